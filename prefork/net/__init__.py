@@ -1,0 +1,1 @@
+"""Sockets: the accept contract, listeners, what waits on them."""

@@ -1,0 +1,1 @@
+"""What the system gives and takes: processes, signals, identity, limits."""

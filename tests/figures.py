@@ -1,0 +1,16 @@
+"""The counts behind every figure, in one table: CI runs a tenth of each, ``scripts/soak figures`` all of it."""
+
+from __future__ import annotations
+
+import os
+
+_FULL = {
+    "sequential-connections": 8_000,
+    "start-stop-cycles": 300,
+}
+
+
+def count(figure: str, *, least: int = 1) -> int:
+    """How often to do what ``figure`` counts: all of it under ``PREFORK_FIGURES=full``, else a tenth."""
+    full = _FULL[figure]
+    return full if os.environ.get("PREFORK_FIGURES") == "full" else max(least, full // 10)
