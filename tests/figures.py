@@ -1,4 +1,4 @@
-"""The counts behind every figure, in one table: CI runs a tenth of each, ``scripts/soak figures`` all of it."""
+"""The counts behind every figure, in one table: CI runs a tenth of each, ``scripts/soak figures`` all."""
 
 from __future__ import annotations
 
