@@ -1,0 +1,65 @@
+"""What prefork raises, and the exit code that the command makes of each.
+
+Every error here says what is wrong in words that a user can act on; the command prints those words and no
+traceback. An exception of another type is a defect, of the application or of prefork, and its traceback is
+shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class PreforkError(Exception):
+    """Base of all errors that prefork raises on purpose.
+
+    Attributes:
+        exit_code: The exit code of the command when this error ends it.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+
+class SettingsError(PreforkError):
+    """A configuration can't be used. All of its problems are reported together.
+
+    Args:
+        problems: One line each, naming the setting, its value and the remedy. A single string is one problem.
+
+    Attributes:
+        problems: Those lines, in the order found.
+    """
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
+
+
+class TargetError(PreforkError):
+    """``module:attribute`` does not lead to something that can be served."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class ListenError(PreforkError):
+    """An address can't be listened on, or an inherited socket can't be adopted."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class ListenerLostError(PreforkError):
+    """A listening socket that worked has stopped being one, and accepting from it can't go on."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class BootError(PreforkError):
+    """The application failed to start in the first generation of workers."""
+
+    exit_code: ClassVar[int] = 4
