@@ -1,0 +1,104 @@
+"""The events pipe: small fixed records from the workers to their master.
+
+One pipe for all workers. A record is written by one write(2) of less than PIPE_BUF bytes, so records never mix
+(pipe(7)), and the pipe is non-blocking at both ends, so a worker is never held up by a master that doesn't read. A record is a
+hint: what it tells stands in the scoreboard as well or will be said again. Workers are not trusted; the master drops
+a record whose pid and seat don't belong together in its own roster.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import struct
+from dataclasses import dataclass
+
+_RECORD = struct.Struct("<HHIQ")
+_CAPACITY = 64 * 1024
+"""What one read asks for: the default size of a pipe (pipe(7))."""
+
+
+class Kind(enum.IntEnum):
+    """What a worker has to tell."""
+
+    READY = 1
+    """Its boot is done and it accepts."""
+    RECYCLE_ME = 2
+    """It wants a replacement; the value is a :class:`Why`."""
+    PRESSURE = 3
+    """accept(2) failed for want of something; the value is the errno."""
+    RELIEF = 4
+    """accept(2) succeeds again."""
+    LAST_IDLE = 5
+    """It took the last idle place; the value is unused."""
+
+
+class Why(enum.IntEnum):
+    """Why a worker asks for a replacement."""
+
+    SIGNALLED = 1
+    """Somebody other than the master sent it SIGTERM or SIGQUIT."""
+    MAX_REQUESTS = 2
+    LEAK = 3
+    """It met EMFILE with no more than one connection in hand."""
+    LISTENER_LOST = 4
+    ASKED = 5
+    """The application called ``worker.recycle()``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One record."""
+
+    kind: Kind
+    seat: int
+    pid: int
+    value: int = 0
+
+
+class EventsPipe:
+    """Both ends of the pipe. Made by the master; each worker keeps the writing end, the master both.
+
+    The master keeps the writing end too, so that the reading end never reports end of file between two workers.
+    """
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def tell(self, kind: Kind, *, seat: int, pid: int, value: int = 0) -> bool:
+        """WORKER. Write one record; never blocks.
+
+        Returns:
+            False when the pipe is full or the master is gone; the fact stands in the scoreboard all the same.
+        """
+        try:
+            os.write(self.writer, _RECORD.pack(kind, seat, pid, value))
+        except OSError:
+            return False
+        return True
+
+    def read(self) -> tuple[list[Event], bool]:
+        """MASTER. All records that wait.
+
+        Returns:
+            The events, and whether the pipe may have overflowed, so that the scoreboard is to be read instead.
+        """
+        data = b""
+        try:
+            data = os.read(self.reader, _CAPACITY)
+        except BlockingIOError:
+            pass
+        events = []
+        for kind, seat, pid, value in _RECORD.iter_unpack(data[: len(data) - len(data) % _RECORD.size]):
+            try:
+                events.append(Event(Kind(kind), seat, pid, value))
+            except ValueError:
+                continue  # not one of ours: a worker wrote something else into its pipe
+        return events, len(data) == _CAPACITY
+
+    def close(self) -> None:
+        """Close both ends. Idempotent."""
+        for fd in (self.reader, self.writer):
+            if fd >= 0:
+                os.close(fd)
+        self.reader = self.writer = -1

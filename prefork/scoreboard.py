@@ -1,0 +1,278 @@
+"""The scoreboard: what master and workers know of each other, in shared memory.
+
+The memory is a memfd of 64-bit words: a header, then one *seat* for each worker that can live at one moment. A slot is
+a worker's stable index and outlives pids; a seat is where one life keeps its words. At a handover the incumbent of a
+slot and its successor live side by side, each in a seat of its own: neither ever writes into the other's words.
+
+Every word has one writer. The first line of a seat is the master's, the rest is the worker's:
+
+====================  =======  ==================================================================================
+word                  writer   meaning
+====================  =======  ==================================================================================
+PID SLOT GENERATION   master   whose seat it is; PID 0 = free
+ORDER                 master   what the master wants of this worker (:class:`Order`)
+BORN                  master   monotonic ns of the fork
+STATE STATE_SINCE     worker   :class:`State` and the monotonic ns at which it was entered
+LAST_ERRNO _AT        worker   errno of the last accept(2) that failed, monotonic ns
+REFUSED               worker   connections shed
+ERRORS + kind         worker   failed accepts, by kind of verdict
+lane BUSY_SINCE       worker   0 = idle, else monotonic ns at which the connection in hand was accepted
+lane DEADLINE         worker   0 = by the settings, else the monotonic ns that a handler asked for
+lane SERVED FAILED    worker   connections whose handler returned / raised
+lane BUSY_TOTAL       worker   ns spent in handlers
+lane BUSY_LONGEST     worker   ns, the longest of them
+lane HISTOGRAM + n    worker   handlers that took less than 2**n * 64 us (and not less than half of it)
+====================  =======  ==================================================================================
+
+A store of an aligned 64-bit word does not tear (CPython copies it with one ``memcpy`` of eight bytes). A lane is one
+accepting thread; there is one today, and the layout has room for several.
+
+The memfd is sealed against growing and shrinking (fcntl(2), F_SEAL_SHRINK): a worker may run as another user than the
+master, and an ``ftruncate`` by it would otherwise kill the master by SIGBUS. For the same reason the master takes no
+word on trust: :meth:`Scoreboard.view` replaces what cannot be true, and no pid is ever read back from here.
+"""
+
+from __future__ import annotations
+
+import enum
+import fcntl
+import mmap
+import os
+import time
+from dataclasses import dataclass
+from typing import TypeVar
+
+MAGIC = 0x6B726F66657270  # "prefork", little endian
+LAYOUT = 1
+
+HEADER_WORDS = 16
+_MAGIC, _LAYOUT, _SEATS, _LANES, _STRIDE, HOLD, PROBER = range(7)
+
+MASTER_WORDS = 8
+PID, SLOT, GENERATION, ORDER, BORN = range(5)
+
+WORKER_WORDS = 24
+STATE, STATE_SINCE, LAST_ERRNO, LAST_ERRNO_AT, REFUSED = range(MASTER_WORDS, MASTER_WORDS + 5)
+ERRORS = MASTER_WORDS + 8
+ERROR_KINDS = 16
+
+LANE = MASTER_WORDS + WORKER_WORDS
+LANE_WORDS = 32
+BUSY_SINCE, DEADLINE, SERVED, FAILED, BUSY_TOTAL, BUSY_LONGEST = range(6)
+HISTOGRAM = 8
+BUCKETS = 20
+BUCKET_SHIFT = 16  # the first bucket ends at 2**16 ns = 65.5 us
+
+_WORD = 8
+
+_E = TypeVar("_E", bound=enum.IntEnum)
+
+
+class Order(enum.IntEnum):
+    """What the master wants of a worker; it stands in the seat before the signal that points to it is sent."""
+
+    RUN = 0
+    """Accept and serve."""
+    SEAL = 1
+    """Accept no more, finish what is in hand, leave. The accept queue is somebody else's."""
+    DRAIN = 2
+    """The server stops: accept until the queue is empty, finish, leave."""
+    QUIT = 3
+    """As SEAL, in a hurry."""
+
+
+class State(enum.IntEnum):
+    """Where a worker is in its life, in its own words."""
+
+    EMPTY = 0
+    """Nothing said yet (forked, not yet running)."""
+    STARTING = 1
+    SERVING = 2
+    BACKING_OFF = 3
+    """Out of the kernel's wait queue after a failed accept."""
+    STOPPING = 4
+    """The order to stop has been seen and acted on."""
+    LEAVING = 5
+    """Past its accept loop."""
+    FAILED_TO_BOOT = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """What one accepting thread of a worker says of itself. Times are monotonic ns."""
+
+    busy_since: int
+    deadline: int
+    served: int
+    failed: int
+    busy_total: int
+    busy_longest: int
+    histogram: tuple[int, ...]
+
+    @property
+    def accepted(self) -> int:
+        """Connections taken from the accept queue: finished ones and the one in hand."""
+        return self.served + self.failed + (1 if self.busy_since else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One seat as the master read it, with every word that can't be true replaced."""
+
+    pid: int
+    slot: int
+    generation: int
+    order: Order
+    born: int
+    state: State
+    state_since: int
+    last_errno: int
+    last_errno_at: int
+    refused: int
+    errors: tuple[int, ...]
+    lanes: tuple[Lane, ...]
+
+
+class Scoreboard:
+    """Shared memory with a header and a fixed number of seats.
+
+    Made by the master before the first fork and inherited by every worker; ``fd`` survives an exec when it is made
+    inheritable, and :meth:`attach` maps it again.
+    """
+
+    def __init__(self, fd: int, memory: mmap.mmap) -> None:
+        self.fd = fd
+        self._memory = memory
+        self.words: memoryview[int] = memoryview(memory).cast("Q")
+        self.seats = self.words[_SEATS]
+        self.lanes = self.words[_LANES]
+        self._stride = self.words[_STRIDE]
+
+    @classmethod
+    def create(cls, seats: int, lanes: int = 1) -> Scoreboard:
+        """MASTER. Make and seal a scoreboard.
+
+        Args:
+            seats: how many workers can live at one moment, retiring ones included (count).
+            lanes: accepting threads a worker has at the most (count).
+
+        Raises:
+            OSError: no descriptor or no memory for it (memfd_create(2)).
+        """
+        stride = LANE + lanes * LANE_WORDS
+        size = (HEADER_WORDS + seats * stride) * _WORD
+        fd = os.memfd_create("prefork-scoreboard", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(fd, size)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+            memory = mmap.mmap(fd, size)
+        except BaseException:
+            os.close(fd)
+            raise
+        with memoryview(memory).cast("Q") as words:
+            words[_SEATS], words[_LANES], words[_STRIDE] = seats, lanes, stride
+            words[_LAYOUT] = LAYOUT
+            words[_MAGIC] = MAGIC
+        return cls(fd, memory)
+
+    @classmethod
+    def attach(cls, fd: int) -> Scoreboard:
+        """MASTER, after an exec. Map a scoreboard that another image made; takes ``fd`` over.
+
+        Raises:
+            ValueError: the memory is not a scoreboard, or one of another layout.
+            OSError: ``fd`` can't be mapped.
+        """
+        memory = mmap.mmap(fd, os.fstat(fd).st_size)
+        with memoryview(memory).cast("Q") as words:
+            known = len(words) >= HEADER_WORDS and words[_MAGIC] == MAGIC and words[_LAYOUT] == LAYOUT
+            whole = known and len(words) >= HEADER_WORDS + words[_SEATS] * words[_STRIDE]
+        if not whole:
+            memory.close()
+            raise ValueError("not a scoreboard of this layout")
+        return cls(fd, memory)
+
+    def close(self) -> None:
+        """MASTER. Unmap and close. Idempotent."""
+        if self.fd >= 0:
+            self.words.release()
+            self._memory.close()
+            os.close(self.fd)
+            self.fd = -1
+
+    @property
+    def hold(self) -> int:
+        """The errno for which every worker holds its accepts (the system is short); 0 = none."""
+        return self.words[HOLD]
+
+    @hold.setter
+    def hold(self, errno: int) -> None:
+        self.words[HOLD] = errno
+
+    @property
+    def prober(self) -> int:
+        """The seat whose worker alone goes on trying while the others hold."""
+        return self.words[PROBER]
+
+    @prober.setter
+    def prober(self, seat: int) -> None:
+        self.words[PROBER] = seat
+
+    def seat(self, index: int) -> memoryview[int]:
+        """The words of seat ``index``, for its writers and for readers of a single word.
+
+        Raises:
+            IndexError: there is no such seat.
+        """
+        if not 0 <= index < self.seats:
+            raise IndexError(f"seat {index} of {self.seats}")
+        start = HEADER_WORDS + index * self._stride
+        return self.words[start : start + self._stride]
+
+    def assign(self, index: int, *, slot: int, generation: int, born: float) -> None:
+        """MASTER, before the fork. Clear seat ``index`` and give it to a worker to come."""
+        words = self.seat(index)
+        start = (HEADER_WORDS + index * self._stride) * _WORD
+        self._memory[start : start + self._stride * _WORD] = bytes(self._stride * _WORD)
+        words[SLOT] = slot
+        words[GENERATION] = generation
+        words[BORN] = int(born * 1e9)
+
+    def view(self, index: int) -> View:
+        """MASTER. Read seat ``index``; a word that can't be true reads as 0, a time in the future as now."""
+        words = self.seat(index)
+        now = time.monotonic_ns()
+        lanes = tuple(self._lane(words, LANE + n * LANE_WORDS, now) for n in range(self.lanes))
+        return View(
+            pid=words[PID],
+            slot=words[SLOT],
+            generation=words[GENERATION],
+            order=_member(Order, words[ORDER], Order.RUN),
+            born=words[BORN],
+            state=_member(State, words[STATE], State.EMPTY),
+            state_since=min(words[STATE_SINCE], now),
+            last_errno=words[LAST_ERRNO] if words[LAST_ERRNO] < 4096 else 0,
+            last_errno_at=min(words[LAST_ERRNO_AT], now),
+            refused=words[REFUSED],
+            errors=tuple(words[ERRORS : ERRORS + ERROR_KINDS]),
+            lanes=lanes,
+        )
+
+    @staticmethod
+    def _lane(words: memoryview[int], at: int, now: int) -> Lane:
+        return Lane(
+            busy_since=min(words[at + BUSY_SINCE], now),
+            deadline=words[at + DEADLINE],
+            served=words[at + SERVED],
+            failed=words[at + FAILED],
+            busy_total=words[at + BUSY_TOTAL],
+            busy_longest=words[at + BUSY_LONGEST],
+            histogram=tuple(words[at + HISTOGRAM : at + HISTOGRAM + BUCKETS]),
+        )
+
+
+def _member(kind: type[_E], value: int, default: _E) -> _E:
+    try:
+        return kind(value)
+    except ValueError:
+        return default

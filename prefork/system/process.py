@@ -1,0 +1,188 @@
+"""Processes: the only fork, the only kill, how a death reads, who dies with whom.
+
+``fork`` is the package's one fork site and has one child exit. Signals are blocked across it until the child has put
+its own handlers in place; what arrives in between waits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import select
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+SOFTWARE = 70
+"""Exit code of a child whose own machinery, not the application, failed (EX_SOFTWARE of sysexits.h)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended, decoded from a wait status, with what it used."""
+
+    code: int | None
+    """Exit code, None when a signal killed it."""
+    signal: int | None = None
+    core: bool = False
+    user: float = 0.0
+    """User CPU time, seconds (getrusage(2))."""
+    system: float = 0.0
+    """System CPU time, seconds."""
+    rss: int = 0
+    """Largest resident set, bytes."""
+
+    @classmethod
+    def from_status(cls, status: int, user: float = 0.0, system: float = 0.0, rss: int = 0) -> Exit:
+        """Decode ``status`` as wait(2) gives it."""
+        if os.WIFSIGNALED(status):
+            return cls(None, os.WTERMSIG(status), os.WCOREDUMP(status), user, system, rss)
+        return cls(os.WEXITSTATUS(status), user=user, system=system, rss=rss)
+
+    @property
+    def clean(self) -> bool:
+        """Whether it left by its own will and without complaint."""
+        return self.code == 0
+
+    def __str__(self) -> str:
+        """The death as one reads it in a log line."""
+        if self.signal is None:
+            return f"exited with code {self.code}"
+        try:
+            name = signal.Signals(self.signal).name
+        except ValueError:
+            name = f"signal {self.signal}"
+        return f"killed by {name}" + (", core dumped" if self.core else "")
+
+
+def fork(child: Callable[[], int]) -> int:
+    """MASTER. Fork; the child runs ``child`` and exits with what it returns.
+
+    The caller has blocked the signals it handles (:func:`prefork.system.signals.blocked`); the child unblocks them.
+    The child never returns from here, whatever ``child`` raises: ``os._exit`` stands in a ``finally``, so that no
+    handler, no ``atexit`` and no test framework of the parent's runs twice.
+
+    Returns:
+        The child's pid, in the parent.
+
+    Raises:
+        OSError: EAGAIN or ENOMEM (fork(2)); nothing has happened.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    code = SOFTWARE
+    try:
+        code = child()
+    except SystemExit as end:
+        code = exit_code(end)
+    except BaseException:  # noqa: BLE001  # the last frame of this process: what is not shown here is lost
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):
+                pass  # closed, or never there; nobody is left to be told
+        os._exit(code)
+
+
+def exit_code(end: SystemExit) -> int:
+    """The exit code that ``end`` asks for, as the interpreter would read it (sys.exit)."""
+    if end.code is None:
+        return 0
+    return end.code & 0xFF if isinstance(end.code, int) else 1
+
+
+def open_pidfd(pid: int) -> int | None:
+    """MASTER. A descriptor that becomes readable when ``pid``, a child of ours, ends (pidfd_open(2)).
+
+    Returns:
+        The descriptor; None when there is none to be had now (EMFILE, ENFILE, ENOMEM): use :func:`reap` to poll.
+    """
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENODEV}:
+            return None
+        raise
+
+
+def reap(pid: int) -> Exit | None:
+    """MASTER. Take the exit of ``pid``, one child of ours and no other; never blocks.
+
+    Returns:
+        How it ended; None while it lives.
+
+    Raises:
+        ChildProcessError: it is no child of ours, or somebody else has taken its exit (a SIGCHLD handler of the
+            host's that waits for every child, SIGCHLD ignored).
+    """
+    done, status, usage = os.wait4(pid, os.WNOHANG)
+    if not done:
+        return None
+    return Exit.from_status(status, usage.ru_utime, usage.ru_stime, usage.ru_maxrss * 1024)
+
+
+def ended(pid: int) -> bool:
+    """MASTER. Whether ``pid``, a child of ours, has ended; its exit stays to be taken (waitid(2), WNOWAIT)."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def kill(pid: int, signum: int) -> bool:
+    """MASTER. Send ``signum`` to ``pid``, a child of ours that has not been reaped (so the pid can't be another's).
+
+    Returns:
+        False when it has ended already.
+    """
+    try:
+        os.kill(pid, signum)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def die_with_parent(signum: int, parent: int) -> bool:
+    """WORKER. Ask the kernel for ``signum`` when the thread that forked us ends (prctl(2), PR_SET_PDEATHSIG).
+
+    To be called after every change of credentials, which clears the request.
+
+    Args:
+        signum: the signal.
+        parent: the pid that getppid(2) gives while the parent lives.
+
+    Returns:
+        False when the parent is gone already, so that the signal will never come.
+    """
+    if _libc.prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return os.getppid() == parent
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    """WORKER. Close the given descriptors, runs of neighbours by one call each; those already closed don't matter."""
+    first = last = -2
+    for fd in sorted(set(descriptors)):
+        if fd != last + 1:
+            if first >= 0:
+                os.closerange(first, last + 1)
+            first = fd
+        last = fd
+    if first >= 0:
+        os.closerange(first, last + 1)
+
+
+def wait_readable(fd: int, seconds: float) -> bool:
+    """Wait until ``fd`` is readable, at most ``seconds``; True when it is."""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(max(0.0, seconds) * 1000))

@@ -1,0 +1,124 @@
+"""Signals: handlers that record, masks across fork, everything given back.
+
+A handler of the master's does one thing: it notes the signal. The wake-up descriptor (signal.set_wakeup_fd) ends the
+loop's sleep, and the loop acts. What the host had installed - handlers, mask, wake-up descriptor - is back
+after the run.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+from typing import Any
+
+Handler = Callable[[int, FrameType | None], Any] | int | None
+
+MASTER = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGWINCH,
+    signal.SIGCONT,
+    signal.SIGCHLD,
+)
+"""What the master may handle. All of it is blocked across fork, so that none is lost between two sets of handlers."""
+
+
+@contextlib.contextmanager
+def blocked(signals: Iterable[int] = MASTER) -> Iterator[set[signal.Signals]]:
+    """Block ``signals`` for the ``with`` block; yields the mask that was there and puts it back after."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield before  # type: ignore[misc]  # typeshed allows numbers that are no Signals (real-time signals); ours are
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Recorder:
+    """MASTER. Notes signals in the order they came and wakes the loop.
+
+    ``fileno()`` becomes readable when something was noted. To be used from the main thread only (signal.signal).
+    """
+
+    def __init__(self) -> None:
+        self._noted: collections.deque[int] = collections.deque()
+        self._before: dict[int, Handler] = {}
+        self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._wakeup_before: int | None = None
+
+    def fileno(self) -> int:
+        """The descriptor that a signal makes readable."""
+        return self._reader
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """Both ends of the wake-up pipe, which a child has to close."""
+        return self._reader, self._writer
+
+    def install(self, signals: Iterable[int]) -> None:
+        """Note ``signals`` from now on; what was installed for them is remembered for :meth:`restore`."""
+        if self._wakeup_before is None:
+            self._wakeup_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        for signum in signals:
+            before = signal.signal(signum, self._note)
+            self._before.setdefault(signum, before)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a handler is given both
+        self._noted.append(signum)
+
+    def take(self) -> list[int]:
+        """The signals noted since the last call, oldest first."""
+        try:
+            while os.read(self._reader, 4096):
+                pass
+        except BlockingIOError:
+            pass
+        taken = []
+        while self._noted:
+            taken.append(self._noted.popleft())
+        return taken
+
+    def restore(self) -> None:
+        """Give handlers and wake-up descriptor back and close the pipe. Idempotent."""
+        for signum, handler in self._before.items():
+            # None: a handler that C code installed; Python can neither call it nor put it back.
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+        self._before.clear()
+        if self._wakeup_before is not None:
+            signal.set_wakeup_fd(self._wakeup_before)
+            self._wakeup_before = None
+        for fd in (self._reader, self._writer):
+            if fd >= 0:
+                os.close(fd)
+        self._reader = self._writer = -1
+
+
+def become_worker(handlers: dict[int, Handler]) -> None:
+    """WORKER, first thing after fork, with all of :data:`MASTER` blocked. Replace the master's handlers and unblock.
+
+    What the worker doesn't handle of the master's signals is given a handler that does nothing: a SIGHUP to the whole
+    process group must not end a worker, and SIG_IGN would be inherited by the programs that the application executes.
+    SIGCHLD and SIGCONT go back to their default.
+    """
+    signal.set_wakeup_fd(-1)
+    for signum in MASTER:
+        if signum in (signal.SIGCHLD, signal.SIGCONT):
+            signal.signal(signum, signal.SIG_DFL)
+        else:
+            signal.signal(signum, handlers.get(signum, _nothing))
+    for extra in handlers.keys() - set(MASTER):
+        signal.signal(extra, handlers[extra])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, MASTER)
+
+
+def _nothing(signum: int, frame: FrameType | None) -> None:
+    """Nothing: see :func:`become_worker`."""
