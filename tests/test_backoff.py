@@ -1,7 +1,6 @@
 import math
 import subprocess
 import sys
-import os
 
 import pytest
 from hypothesis import given
@@ -65,9 +64,7 @@ def test_an_attempt_count_beyond_any_float_is_capped(initial: float) -> None:
         (0, 2, 1, math.nan),
     ],
 )
-def test_parameters_out_of_range_are_refused(
-    initial: float, factor: float, maximum: float, jitter: float
-) -> None:
+def test_parameters_out_of_range_are_refused(initial: float, factor: float, maximum: float, jitter: float) -> None:
     with pytest.raises(ValueError, match=r"give|finite cap"):
         Backoff(initial, factor, maximum, jitter)
 
