@@ -35,23 +35,23 @@ nor kill.
 Table
 =====
 
-====================================================  ==================  =================  ===================
-errno                                                 verdict             a stop is ordered  it does not listen
-====================================================  ==================  =================  ===================
-EAGAIN (EWOULDBLOCK)                                  POLL                STOP
+====================================================  ===================  =================  ===================
+errno                                                 verdict              a stop is ordered  it does not listen
+====================================================  ===================  =================  ===================
+EAGAIN (EWOULDBLOCK)                                  POLL                 STOP
 EINTR, ERESTARTSYS                                    RETRY
 ECONNABORTED, EPROTO, ENETDOWN, ENOPROTOOPT,          DEAD_CONNECTION
 EHOSTDOWN, ENONET, EHOSTUNREACH, ENETUNREACH,
 ETIMEDOUT
-EOPNOTSUPP                                            DEAD_CONNECTION                        LISTENER_LOST
+EOPNOTSUPP                                            DEAD_CONNECTION                         LISTENER_LOST
 EMFILE                                                BACK_OFF_WORKER
 ENFILE, ENOBUFS, ENOMEM, ENOSR                        BACK_OFF_SYSTEM
 EPERM                                                 BACK_OFF_PERMISSION
 ESOCKTNOSUPPORT, EPROTONOSUPPORT                      LISTENER_LOST
-EINVAL                                                FATAL               STOP               LISTENER_LOST
-EBADF, ENOTSOCK, EFAULT                               FATAL               STOP
+EINVAL                                                FATAL                STOP               LISTENER_LOST
+EBADF, ENOTSOCK, EFAULT                               FATAL                STOP
 any other                                             BACK_OFF
-====================================================  ==================  =================  ===================
+====================================================  ===================  =================  ===================
 """
 
 from __future__ import annotations
