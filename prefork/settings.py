@@ -1,0 +1,450 @@
+"""All settings: names, types, defaults, what they mean, and what may not be combined.
+
+`Settings` is the one table. Command-line flags, ``PREFORK_`` variables, TOML keys, their help and their documentation
+derive from it through `fields`. Nothing here reads files, the environment or the system: settings say what is wanted;
+whether it can be had (a user that exists, a port that is free) shows where it is tried.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple
+
+from prefork import fields as kinds
+from prefork.address import Address, parse
+from prefork.backoff import Backoff
+from prefork.errors import SettingsError
+from prefork.fields import Field, Kind
+from prefork.rules import RULES
+
+_LONGEST_WAIT: Final = 2_000_000.0  # seconds; what poll(2) can wait for is 2**31 - 1 milliseconds
+_TEN_YEARS: Final = 315_360_000.0
+_C_INT: Final = 2**31 - 1
+
+_SECONDS: Final = kinds.number("a number of seconds", most=_LONGEST_WAIT)
+
+LISTENING: Final = "Where to listen"
+SOCKETS: Final = "Socket options"
+WORKERS: Final = "Workers"
+TIMES: Final = "Time limits"
+RECYCLING: Final = "Replacing workers"
+FAILURES: Final = "When things fail"
+STOPPING: Final = "Stopping"
+APPLICATION: Final = "Application"
+GROUPS: Final = (LISTENING, WORKERS, APPLICATION, TIMES, RECYCLING, STOPPING, FAILURES, SOCKETS)
+"""The headings, in the order in which help and documentation show them."""
+
+
+def _setting(default: object, group: str, kind: Kind[Any], help: str, short: str = "") -> Any:  # noqa: A002  # the word that argparse and Field use
+    metadata = {"group": group, "kind": kind, "help": help, "short": short}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a server is told. Immutable; checked as a whole when it is made.
+
+    Every field is described in the table below, and by ``prefork serve --help``. Times are seconds, sizes are bytes.
+
+    Raises:
+        SettingsError: With all problems of all fields at once.
+    """
+
+    bind: str | tuple[str, ...] = _setting(
+        "127.0.0.1:8000",
+        LISTENING,
+        kinds.addresses(),
+        "Listen here: host:port, [ipv6]:port, :port (every IPv4 address), unix:/path, unix:@name, seqpacket:/path, "
+        "fd://NUMBER, systemd: or systemd:NAME. Port 0 takes a free one. May be given several times.",
+        "-b",
+    )
+    backlog: int = _setting(
+        2048,
+        LISTENING,
+        kinds.whole("a length of the accept queue", least=1, most=_C_INT),
+        "How many connections may wait to be accepted, on each listening socket. The kernel cuts it to "
+        "net.core.somaxconn.",
+    )
+    reuse_port: bool = _setting(
+        False,
+        LISTENING,
+        kinds.switch(),
+        "Give each worker a listening socket of its own (SO_REUSEPORT), and let a second server start on the same "
+        "port beside this one.",
+    )
+    reuse_port_mode: Literal["hash", "random", "cpu"] = _setting(
+        "hash",
+        LISTENING,
+        kinds.choice("hash", "random", "cpu"),
+        "With reuse_port, how the kernel picks the socket of a new connection: by a hash of its addresses, at random, "
+        "or by the CPU that received it.",
+    )
+
+    workers: int | Literal["auto"] = _setting(
+        "auto",
+        WORKERS,
+        kinds.whole("a count of processes", least=1, most=10_000, auto=True),
+        "How many worker processes to run; auto is one for each CPU that this process may use (affinity and "
+        "cgroup quota).",
+        "-w",
+    )
+    min_workers: int = _setting(
+        0,
+        WORKERS,
+        kinds.whole("a count of processes", most=10_000),
+        "Shrink to no fewer workers than this when there is little to do; 0 means the value of workers.",
+    )
+    max_workers: int = _setting(
+        0,
+        WORKERS,
+        kinds.whole("a count of processes", most=10_000),
+        "Grow to no more workers than this while connections wait and no worker is idle; 0 means the value of workers.",
+    )
+    idle_timeout: float = _setting(
+        30.0,
+        WORKERS,
+        _SECONDS,
+        "How long the workers above min_workers must have been idle before one of them is let go.",
+    )
+
+    preload: bool = _setting(
+        False,
+        APPLICATION,
+        kinds.switch(),
+        "Import the application in the master, before it forks: workers share its memory, but a reload can't bring "
+        "new code.",
+    )
+    hooks: str = _setting(
+        "",
+        APPLICATION,
+        kinds.text(
+            r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*(\.[^\W\d]\w*)*)?",
+            "does not name an object; give module or module:object",
+            metavar="MODULE[:OBJECT]",
+        ),
+        "Where functions are found that are called at points in the server's life; each has the name of its hook: "
+        "on_starting, when_ready, post_fork, worker_exit and so on.",
+    )
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = _setting(
+        "info",
+        APPLICATION,
+        kinds.choice("debug", "info", "warning", "error", "critical"),
+        "The least severe messages that the command writes to its standard error.",
+    )
+
+    timeout: float = _setting(
+        0.0,
+        TIMES,
+        _SECONDS,
+        "End a worker that is busy with one connection for longer than this, after its tracebacks were logged. 0 means "
+        "never.",
+        "-t",
+    )
+    boot_timeout: float = _setting(
+        60.0,
+        TIMES,
+        _SECONDS,
+        "End a worker that is not ready this long after its start. 0 means never.",
+    )
+    graceful_timeout: float = _setting(
+        30.0,
+        TIMES,
+        _SECONDS,
+        "On SIGTERM, on a reload and when a worker is replaced: how long it may take to finish what it has accepted "
+        "before it is killed.",
+    )
+    quick_timeout: float = _setting(
+        2.0,
+        TIMES,
+        _SECONDS,
+        "On SIGINT and SIGQUIT: how long a worker may take to finish the connection in hand before it is killed.",
+    )
+    io_timeout: float = _setting(
+        0.0,
+        TIMES,
+        _SECONDS,
+        "The longest wait of one receive or send on an accepted connection; beyond it the handler gets TimeoutError. 0 "
+        "means no limit.",
+    )
+
+    max_requests: int = _setting(
+        0,
+        RECYCLING,
+        kinds.whole("a count of connections"),
+        "Replace a worker after it has served this many connections. 0 means never.",
+    )
+    max_requests_jitter: int = _setting(
+        0,
+        RECYCLING,
+        kinds.whole("a count of connections"),
+        "Add up to this many at random, for each worker anew, so that workers are not all replaced at once.",
+    )
+    max_age: float = _setting(
+        0.0,
+        RECYCLING,
+        kinds.number("a number of seconds", most=_TEN_YEARS),
+        "Replace a worker this long after its start. 0 means never.",
+    )
+    max_age_jitter: float = _setting(
+        0.0,
+        RECYCLING,
+        kinds.number("a number of seconds", most=_TEN_YEARS),
+        "Add up to this much at random, for each worker anew.",
+    )
+    max_memory: int = _setting(
+        0,
+        RECYCLING,
+        kinds.size(least=1 << 20),
+        "Replace a worker whose resident memory is more than this; K, M and G are understood (1024). 0 means never.",
+    )
+    max_fds: float = _setting(
+        0.0,
+        RECYCLING,
+        kinds.number("a share or a count of descriptors", most=_C_INT, metavar="FRACTION|COUNT", counts=True),
+        "Replace a worker that holds more open descriptors than this: a fraction of its limit, or a count. 0 means "
+        "never.",
+    )
+    max_recycling: int = _setting(
+        1,
+        RECYCLING,
+        kinds.whole("a count of processes", least=1, most=10_000),
+        "How many workers may be in replacement at the same time; each is replaced by a ready one.",
+    )
+    reload_surge: int = _setting(
+        1,
+        RECYCLING,
+        kinds.whole("a count of processes", least=1, most=10_000),
+        "How many workers a reload may run beyond the usual number.",
+    )
+
+    stop: Literal["drain", "close"] = _setting(
+        "drain",
+        STOPPING,
+        kinds.choice("drain", "close"),
+        "On SIGTERM: drain serves all who are connected already, also those not yet accepted; close refuses these at "
+        "once.",
+    )
+    drain_delay: float = _setting(
+        0.0,
+        STOPPING,
+        _SECONDS,
+        "On SIGTERM: go on accepting for so long first, until load balancers have noticed.",
+    )
+
+    crash_limit: int = _setting(
+        10,
+        FAILURES,
+        kinds.whole("a count of deaths", least=1, most=1_000_000),
+        "This many workers that died young within crash_window are a crash loop.",
+    )
+    crash_window: float = _setting(
+        60.0,
+        FAILURES,
+        kinds.number("a number of seconds", least=1.0, most=_LONGEST_WAIT),
+        "The time in which crash_limit counts.",
+    )
+    on_crash_loop: Literal["degrade", "exit"] = _setting(
+        "degrade",
+        FAILURES,
+        kinds.choice("degrade", "exit"),
+        "In a crash loop: degrade goes on with what works and says so, exit ends the server with code 4.",
+    )
+    exhausted: Literal["wait", "shed"] = _setting(
+        "wait",
+        FAILURES,
+        kinds.choice("wait", "shed"),
+        "When descriptors have run out: wait leaves connections in the accept queue; shed accepts and refuses them, "
+        "once all workers are exhausted.",
+    )
+    shed_rate: int = _setting(
+        100,
+        FAILURES,
+        kinds.whole("a count of connections a second", least=1, most=1_000_000),
+        "The most connections a second that the server sheds.",
+    )
+    backoff_initial: float = _setting(
+        0.05,
+        FAILURES,
+        kinds.number("a number of seconds", least=0.001, most=3600.0),
+        "After a failed accept that a retry can't mend: the first wait before the next.",
+    )
+    backoff_factor: float = _setting(
+        2.0,
+        FAILURES,
+        kinds.number("a factor", least=1.0, most=1000.0, metavar="FACTOR"),
+        "How much longer each further wait is.",
+    )
+    backoff_max: float = _setting(
+        0.25,
+        FAILURES,
+        kinds.number("a number of seconds", least=0.001, most=3600.0),
+        "The longest wait.",
+    )
+    backoff_jitter: float = _setting(
+        0.2,
+        FAILURES,
+        kinds.number("a fraction", most=1.0, metavar="FRACTION"),
+        "The part of each wait that chance may take away, so that workers don't try in step.",
+    )
+    raise_nofile: bool = _setting(
+        True,
+        FAILURES,
+        kinds.switch(),
+        "Raise the soft limit of open descriptors (RLIMIT_NOFILE) to the hard limit at the start.",
+    )
+
+    nodelay: bool = _setting(
+        True,
+        SOCKETS,
+        kinds.switch(),
+        "Send small writes at once (TCP_NODELAY, tcp(7)).",
+    )
+    keepalive: bool = _setting(
+        False,
+        SOCKETS,
+        kinds.switch(),
+        "Let the kernel probe idle connections (SO_KEEPALIVE, socket(7)).",
+    )
+    v6only: bool = _setting(
+        False,
+        SOCKETS,
+        kinds.switch(),
+        "Take IPv6 connections alone on an IPv6 address (IPV6_V6ONLY, ipv6(7)).",
+    )
+    defer_accept: int = _setting(
+        0,
+        SOCKETS,
+        kinds.whole("a whole number of seconds", most=_C_INT, metavar="SECONDS"),
+        "Hand a connection to a worker only when its first data is there, or after about so long (TCP_DEFER_ACCEPT, "
+        "tcp(7)). 0 means at once.",
+    )
+    fast_open: int = _setting(
+        0,
+        SOCKETS,
+        kinds.whole("a length of the queue", most=_C_INT),
+        "Accept data in the first packet (TCP_FASTOPEN, tcp(7)), for up to this many connections under way. 0 means "
+        "off.",
+    )
+    socket_mode: int | None = _setting(
+        None,
+        SOCKETS,
+        kinds.mode(),
+        "The permissions of a unix socket's path, in octal; without it the umask decides.",
+    )
+    socket_user: str = _setting(
+        "",
+        SOCKETS,
+        kinds.text(r"[^\s:]{1,255}", "is not a user; give a name or a number", metavar="USER"),
+        "The owner of a unix socket's path, by name or number.",
+    )
+    socket_group: str = _setting(
+        "",
+        SOCKETS,
+        kinds.text(r"[^\s:]{1,255}", "is not a group; give a name or a number", metavar="GROUP"),
+        "The group of a unix socket's path, by name or number.",
+    )
+
+    def __post_init__(self) -> None:
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values, problems = examine(given)
+        if problems:
+            raise SettingsError(problem.text for problem in problems)
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """What `bind` says, read."""
+        return tuple(parse(text) for text in ((self.bind,) if isinstance(self.bind, str) else self.bind))
+
+    @property
+    def backoff(self) -> Backoff:
+        """The delays of a worker whose accept fails."""
+        return Backoff(self.backoff_initial, self.backoff_factor, self.backoff_max, self.backoff_jitter)
+
+    def size(self, cpus: int) -> tuple[int, int, int]:
+        """How many workers to run.
+
+        Args:
+            cpus: How many CPUs this process may use: what "auto" stands for.
+
+        Returns:
+            The counts at the start, at the least and at the most; least <= start <= most.
+        """
+        start = max(1, cpus) if self.workers == "auto" else self.workers
+        start = max(start, self.min_workers)
+        start = min(start, self.max_workers or start)
+        return start, self.min_workers or start, self.max_workers or start
+
+
+@functools.cache
+def fields() -> tuple[Field, ...]:
+    """All settings, in the order of the table."""
+    return tuple(
+        Field(name=field.name, default=field.default, **field.metadata) for field in dataclasses.fields(Settings)
+    )
+
+
+@functools.cache
+def by_name() -> Mapping[str, Field]:
+    """All settings by their names."""
+    return {field.name: field for field in fields()}
+
+
+class Problem(NamedTuple):
+    """Why a configuration can't be used.
+
+    Attributes:
+        names: The settings concerned, the one to change first.
+        text: One line with name, value and remedy.
+    """
+
+    names: tuple[str, ...]
+    text: str
+
+
+def examine(given: Mapping[str, object], bad: Collection[str] = ()) -> tuple[dict[str, Any], list[Problem]]:
+    """Check values against their types and bounds, and against each other. Pure.
+
+    Args:
+        given: Values by name; settings that it doesn't name have their defaults.
+        bad: Names of settings that are known to be wrong already: no rule that needs one of these is applied.
+
+    Returns:
+        The values in their proper types, those of the good settings; and everything that is wrong.
+    """
+    values: dict[str, Any] = {}
+    problems = [Problem((name,), unknown(name)) for name in given if name not in by_name()]
+    for field in fields():
+        try:
+            values[field.name] = field.check(given.get(field.name, field.default))
+        except ValueError as error:
+            problems.append(Problem((field.name,), str(error)))
+    good = values.keys() - set(bad)
+    for names, rule in RULES:
+        if good.issuperset(names):
+            problems.extend(Problem(names, text) for text in rule(values))
+    return values, problems
+
+
+def make(given: Mapping[str, object]) -> Settings:
+    """The settings that a caller named; the way in for keyword arguments, where a name may be wrong too.
+
+    Raises:
+        SettingsError: With all problems at once, unknown names among them.
+    """
+    _, problems = examine(given)
+    if problems:
+        raise SettingsError(problem.text for problem in problems)
+    return Settings(**dict(given))  # type: ignore[arg-type]  # examine() found every value to be of its type
+
+
+def unknown(name: str) -> str:
+    """The line about a name that no setting has."""
+    close = difflib.get_close_matches(name, by_name(), n=2, cutoff=0.6)
+    remedy = f"did you mean {' or '.join(close)}?" if close else "prefork serve --help lists them all"
+    return f"{name}: is not a setting; {remedy}"
