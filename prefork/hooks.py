@@ -1,0 +1,196 @@
+"""Functions of the user's that are called at points in the server's life: their names, who runs each, what it is given.
+
+The names are gunicorn's where the meaning is. A hook runs in the process that its description names, in the main
+thread. One that raises is logged and harms nobody. The master does nothing else while one of its hooks runs, so one
+that takes more than `SLOW` seconds there is logged as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple
+
+from prefork.clock import SYSTEM
+from prefork.errors import SettingsError
+
+SLOW: Final = 1.0
+"""Seconds that a hook of the master's may take before that is worth a warning."""
+
+Role = Literal["master", "worker"]
+
+_log = logging.getLogger("prefork")
+
+
+def _about(runs_in: Role, *arguments: str, help: str) -> dict[str, object]:  # noqa: A002  # as in Field, argparse
+    return {"runs_in": runs_in, "arguments": arguments, "help": help}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """The hooks of one server; None where there is none. `described` says what each is for.
+
+    ``server`` is the `Master`; in a worker it is the worker's copy of it, good for reading settings only. ``worker``
+    is the `Worker`; in the master, before the fork, it has a slot and a generation but no pid yet.
+
+    Raises:
+        SettingsError: A hook can't be called with its arguments. All problems are reported at once.
+    """
+
+    on_starting: Callable[[Any], object] | None = field(
+        default=None,
+        metadata=_about("master", "server", help="Before anything else: nothing listens yet and no worker runs."),
+    )
+    when_ready: Callable[[Any], object] | None = field(
+        default=None,
+        metadata=_about(
+            "master",
+            "server",
+            help="Once, when the first generation of workers is ready and the server has said that it serves.",
+        ),
+    )
+    pre_fork: Callable[[Any, Any], object] | None = field(
+        default=None, metadata=_about("master", "server", "worker", help="Just before a worker is forked.")
+    )
+    post_fork: Callable[[Any, Any], object] | None = field(
+        default=None,
+        metadata=_about(
+            "worker", "server", "worker", help="Just after a worker was forked, before it loads the application."
+        ),
+    )
+    post_worker_init: Callable[[Any], object] | None = field(
+        default=None,
+        metadata=_about("worker", "worker", help="When the worker has loaded the application and init() has returned."),
+    )
+    worker_abort: Callable[[Any], object] | None = field(
+        default=None,
+        metadata=_about(
+            "worker",
+            "worker",
+            help="When the worker is about to be ended for having exceeded its timeout. A worker that hangs in C code "
+            "can't run it.",
+        ),
+    )
+    worker_exit: Callable[[Any, Any], object] | None = field(
+        default=None,
+        metadata=_about(
+            "worker",
+            "server",
+            "worker",
+            help="Last in a worker's life, after exit(). A worker that is killed doesn't get to it.",
+        ),
+    )
+    child_exit: Callable[[Any, Any], object] | None = field(
+        default=None,
+        metadata=_about("master", "server", "exit", help="After a worker's death, with the record of how it ended."),
+    )
+    on_reload: Callable[[Any], object] | None = field(
+        default=None,
+        metadata=_about(
+            "master",
+            "server",
+            help="When a reload (SIGHUP) begins, before the first worker of the new generation is forked.",
+        ),
+    )
+    on_exit: Callable[[Any], object] | None = field(
+        default=None,
+        metadata=_about("master", "server", help="Last, when all workers are gone and nothing listens any more."),
+    )
+    on_pressure: Callable[[Any, Any], object] | None = field(
+        default=None,
+        metadata=_about(
+            "master",
+            "server",
+            "pressure",
+            help="When descriptors or memory have run out, in a worker or in the system, and again when that is over.",
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        found = (_problem(hook, getattr(self, hook.name)) for hook in described())
+        if problems := [problem for problem in found if problem]:
+            raise SettingsError(problems)
+
+    @classmethod
+    def from_namespace(cls, namespace: object) -> Hooks:
+        """The hooks among the attributes of a module or any other object, found by their names.
+
+        Args:
+            namespace: What has them. Attributes with other names, and those that are None, are left alone.
+
+        Raises:
+            SettingsError: It has none at all, or some can't be called with their arguments.
+        """
+        found = {hook.name: getattr(namespace, hook.name, None) for hook in described()}
+        if all(function is None for function in found.values()):
+            shown = getattr(namespace, "__name__", type(namespace).__name__)
+            raise SettingsError(f"hooks: {shown} has no function named as a hook; give one of {', '.join(found)}")
+        return cls(**found)
+
+    def call(self, name: str, *arguments: object) -> None:
+        """Run one hook, if it is set. What it raises is logged, whatever it is, and goes no further.
+
+        Args:
+            name: Which.
+            arguments: What it is given, as described.
+        """
+        function = getattr(self, name)
+        if function is None:
+            return
+        began = SYSTEM.monotonic()
+        try:
+            function(*arguments)
+        except BaseException:  # noqa: BLE001  # sys.exit() in a hook must not end the server either
+            _log.exception("hook %s failed", name)
+        took = SYSTEM.monotonic() - began
+        if took > SLOW and _by_name()[name].runs_in == "master":
+            _log.warning("hook %s kept the master from its work for %.1f s", name, took)
+
+
+class Hook(NamedTuple):
+    """What is known of one hook.
+
+    Attributes:
+        name: The name of the function.
+        runs_in: The process that calls it.
+        arguments: The names of what it is given, in order.
+        help: When it is called.
+    """
+
+    name: str
+    runs_in: Role
+    arguments: tuple[str, ...]
+    help: str
+
+
+@functools.cache
+def described() -> tuple[Hook, ...]:
+    """All hooks there are."""
+    return tuple(Hook(name=found.name, **found.metadata) for found in dataclasses.fields(Hooks))
+
+
+@functools.cache
+def _by_name() -> dict[str, Hook]:
+    return {hook.name: hook for hook in described()}
+
+
+def _problem(hook: Hook, function: object) -> str | None:
+    """Why ``function`` can't be ``hook``, in one line; None when it can."""
+    if function is None:
+        return None
+    usage = f"{hook.name}({', '.join(hook.arguments)})"
+    if not callable(function):
+        return f"hooks: {hook.name} is {type(function).__name__}, not a function; define {usage}"
+    if inspect.iscoroutinefunction(function):
+        return f"hooks: {hook.name} is a coroutine function, which nobody would await; define plain {usage}"
+    try:
+        inspect.signature(function).bind(*hook.arguments)
+    except TypeError as error:
+        return f"hooks: {hook.name} can't be called with ({', '.join(hook.arguments)}): {error}; define {usage}"
+    except ValueError:
+        return None  # a built-in that doesn't say what it takes
+    return None
