@@ -26,8 +26,8 @@ Role = Literal["master", "worker"]
 _log = logging.getLogger("prefork")
 
 
-def _about(runs_in: Role, *arguments: str, help: str) -> dict[str, object]:  # noqa: A002  # as in Field, argparse
-    return {"runs_in": runs_in, "arguments": arguments, "help": help}
+def _about(runs_in: Role, arguments: str, text: str) -> dict[str, object]:
+    return {"runs_in": runs_in, "arguments": tuple(arguments.split(", ")), "help": text}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,70 +43,62 @@ class Hooks:
 
     on_starting: Callable[[Any], object] | None = field(
         default=None,
-        metadata=_about("master", "server", help="Before anything else: nothing listens yet and no worker runs."),
+        metadata=_about("master", "server", "Before anything else: nothing listens yet and no worker runs."),
     )
     when_ready: Callable[[Any], object] | None = field(
         default=None,
-        metadata=_about(
-            "master",
-            "server",
-            help="Once, when the first generation of workers is ready and the server has said that it serves.",
-        ),
+        metadata=_about("master", "server", "Once, when the first generation of workers is ready and serves."),
     )
     pre_fork: Callable[[Any, Any], object] | None = field(
-        default=None, metadata=_about("master", "server", "worker", help="Just before a worker is forked.")
+        default=None,
+        metadata=_about("master", "server, worker", "Just before a worker is forked."),
     )
     post_fork: Callable[[Any, Any], object] | None = field(
         default=None,
-        metadata=_about(
-            "worker", "server", "worker", help="Just after a worker was forked, before it loads the application."
-        ),
+        metadata=_about("worker", "server, worker", "Just after the fork, before the application is loaded."),
     )
     post_worker_init: Callable[[Any], object] | None = field(
         default=None,
-        metadata=_about("worker", "worker", help="When the worker has loaded the application and init() has returned."),
+        metadata=_about("worker", "worker", "When the application is loaded and init() has returned."),
     )
     worker_abort: Callable[[Any], object] | None = field(
         default=None,
         metadata=_about(
             "worker",
             "worker",
-            help="When the worker is about to be ended for having exceeded its timeout. A worker that hangs in C code "
-            "can't run it.",
+            "When the worker is about to be ended for exceeding its timeout. One that hangs in C code can't run it.",
         ),
     )
     worker_exit: Callable[[Any, Any], object] | None = field(
         default=None,
         metadata=_about(
             "worker",
-            "server",
-            "worker",
-            help="Last in a worker's life, after exit(). A worker that is killed doesn't get to it.",
+            "server, worker",
+            "Last in a worker's life, after exit(). A worker that is killed doesn't get to it.",
         ),
     )
     child_exit: Callable[[Any, Any], object] | None = field(
         default=None,
-        metadata=_about("master", "server", "exit", help="After a worker's death, with the record of how it ended."),
+        metadata=_about("master", "server, exit", "After a worker's death, with the record of how it ended."),
     )
     on_reload: Callable[[Any], object] | None = field(
         default=None,
         metadata=_about(
             "master",
             "server",
-            help="When a reload (SIGHUP) begins, before the first worker of the new generation is forked.",
+            "When a reload (SIGHUP) begins, before the first worker of the new generation is forked.",
         ),
     )
     on_exit: Callable[[Any], object] | None = field(
         default=None,
-        metadata=_about("master", "server", help="Last, when all workers are gone and nothing listens any more."),
+        metadata=_about("master", "server", "Last, when all workers are gone and nothing listens any more."),
     )
     on_pressure: Callable[[Any, Any], object] | None = field(
         default=None,
         metadata=_about(
             "master",
-            "server",
-            "pressure",
-            help="When descriptors or memory have run out, in a worker or in the system, and again when that is over.",
+            "server, pressure",
+            "When descriptors or memory have run out, in a worker or in the system, and again when that is over.",
         ),
     )
 

@@ -120,8 +120,10 @@ def test_all_problems_are_reported_at_once() -> None:
     assert problems_of(lambda: Hooks.from_namespace(namespace)) == (
         "hooks: when_ready is str, not a function; define when_ready(server)",
         "hooks: pre_fork is a coroutine function, which nobody would await; define plain pre_fork(server, worker)",
-        "hooks: post_fork can't be called with (server, worker): too many positional arguments"
-        + "; define post_fork(server, worker)",
+        (
+            "hooks: post_fork can't be called with (server, worker): too many positional arguments; "
+            "define post_fork(server, worker)"
+        ),
     )
 
 
