@@ -1,9 +1,9 @@
 """The events pipe: small fixed records from the workers to their master.
 
 One pipe for all workers. A record is written by one write(2) of less than PIPE_BUF bytes, so records never mix
-(pipe(7)), and the pipe is non-blocking at both ends, so a worker is never held up by a master that doesn't read. A record is a
-hint: what it tells stands in the scoreboard as well or will be said again. Workers are not trusted; the master drops
-a record whose pid and seat don't belong together in its own roster.
+(pipe(7)), and the pipe is non-blocking at both ends, so a worker is never held up by a master that doesn't read. A
+record is a hint: what it tells stands in the scoreboard as well or will be said again. Workers are not trusted: the
+master drops a record whose pid and seat don't belong together in its own roster.
 """
 
 from __future__ import annotations

@@ -1,0 +1,161 @@
+"""The master's event loop: descriptors, deadlines and signals that others register; it knows none of them.
+
+One thread, level-triggered epoll(7). It sleeps until something happens or the next deadline comes; an idle server's
+master makes no system call at all. Callbacks are short and never block.
+"""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import itertools
+import logging
+import select
+from collections.abc import Callable, Iterable, Iterator
+
+from prefork.clock import SYSTEM, Clock
+from prefork.system.signals import Recorder
+
+log = logging.getLogger("prefork")
+
+FROZEN = 1.0
+"""Seconds by which a sleep has to overrun for the process to have been frozen."""
+
+
+class Timer:
+    """A deadline; ``cancel()`` it when it is no longer wanted."""
+
+    __slots__ = ("_callback", "cancelled", "when")
+
+    def __init__(self, when: float, callback: Callable[[], None]) -> None:
+        self.when = when
+        self._callback = callback
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Forget the callback. Idempotent."""
+        self.cancelled = True
+
+    def _run(self) -> None:
+        if not self.cancelled:
+            self.cancelled = True
+            self._callback()
+
+
+class Loop:
+    """MASTER. Everything here is called by the master, in its main thread.
+
+    Args:
+        clock: where the time comes from (seconds, monotonic).
+
+    Raises:
+        OSError: no descriptor for epoll or the wake-up pipe.
+    """
+
+    def __init__(self, clock: Clock = SYSTEM) -> None:
+        self.clock = clock
+        self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
+        self._readers: dict[int, Callable[[], None]] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+        self._signals: dict[int, Callable[[], None]] = {}
+        self._recorder = Recorder()
+        self._thaw: list[Callable[[float], None]] = []
+        self._epoll.register(self._recorder.fileno(), select.EPOLLIN)
+        self._readers[self._recorder.fileno()] = self._dispatch_signals
+
+    def register(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call ``callback`` whenever ``fd`` is readable.
+
+        Raises:
+            OSError: no memory, or the limit of watches is reached (epoll_ctl(2)).
+        """
+        self._epoll.register(fd, select.EPOLLIN)
+        self._readers[fd] = callback
+
+    def unregister(self, fd: int) -> None:
+        """Forget ``fd``; to be called before it is closed, since workers hold copies of it. Idempotent."""
+        if self._readers.pop(fd, None) is not None:
+            try:
+                self._epoll.unregister(fd)
+            except OSError as error:
+                if error.errno not in {errno.ENOENT, errno.EBADF}:
+                    raise
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """Call ``callback`` once, at the monotonic second ``when`` or as soon after as the loop comes to it."""
+        timer = Timer(when, callback)
+        heapq.heappush(self._timers, (when, next(self._order), timer))
+        return timer
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call ``callback`` once, ``seconds`` from now."""
+        return self.call_at(self.clock.monotonic() + seconds, callback)
+
+    def on_signal(self, signum: int, callback: Callable[[], None]) -> None:
+        """Call ``callback`` for each ``signum`` that comes; takes the signal's handler until :meth:`close`."""
+        self._signals[signum] = callback
+        self._recorder.install([signum])
+
+    def on_thaw(self, callback: Callable[[float], None]) -> None:
+        """Call ``callback`` with the seconds for which this process was frozen, before anything else is looked at."""
+        self._thaw.append(callback)
+
+    def thawed(self, seconds: float) -> None:
+        """Say that the process was frozen: timers start that much later, and whoever asked is told."""
+        self._timers = [(when + seconds, order, timer) for when, order, timer in self._timers]
+        for _, _, timer in self._timers:
+            timer.when += seconds
+        for callback in self._thaw:
+            callback(seconds)
+
+    @property
+    def descriptors(self) -> Iterator[int]:
+        """Every descriptor that is the loop's or registered with it: what a child has to close."""
+        return itertools.chain((self._epoll.fileno(),), self._recorder.descriptors, self._readers)
+
+    def poll(self, wake_at: float | None) -> None:
+        """Sleep until something happens, the next timer, or ``wake_at``; then call whoever is concerned.
+
+        Args:
+            wake_at: monotonic seconds; None = no deadline of the caller's own.
+        """
+        while self._timers and self._timers[0][2].cancelled:
+            heapq.heappop(self._timers)
+        deadlines = [when for when in (wake_at, self._timers[0][0] if self._timers else None) if when is not None]
+        before = self.clock.monotonic()
+        seconds = max(0.0, min(deadlines) - before) if deadlines else None
+        ready = self._epoll.poll(seconds)
+        if seconds is not None:
+            overrun = self.clock.monotonic() - before - seconds
+            if overrun > FROZEN:
+                log.warning("the master was frozen for %.1f s: every deadline starts anew", overrun)
+                self.thawed(overrun)
+        for fd, _ in ready:
+            callback = self._readers.get(fd)
+            if callback is not None:
+                callback()
+        self._run_timers()
+
+    def _run_timers(self) -> None:
+        now = self.clock.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            heapq.heappop(self._timers)[2]._run()
+
+    def _dispatch_signals(self) -> None:
+        for signum in self._recorder.take():
+            callback = self._signals.get(signum)
+            if callback is not None:
+                callback()
+
+    def close(self) -> None:
+        """Give every signal handler back and close what is the loop's own. Idempotent."""
+        self._recorder.restore()
+        self._epoll.close()
+        self._readers.clear()
+        self._timers.clear()
+
+
+def all_descriptors(loop: Loop, more: Iterable[int]) -> list[int]:
+    """What is the master's alone: the loop's descriptors and ``more``."""
+    return [fd for fd in itertools.chain(loop.descriptors, more) if fd >= 0]

@@ -1,0 +1,394 @@
+"""The master: it owns the listeners, forks the workers, learns of their deaths, and carries out what policy decides.
+
+    facts (exits, records, signals, time) -> roster and goal -> policy.decide -> actions -> facts ...
+
+It is one loop. Each turn asks :func:`prefork.policy.decide` what is to be done, does it, and sleeps until something
+happens or the moment that the decision named. It runs none of the application's code but the hooks that are documented
+as its own, and never blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+from prefork import policy
+from prefork.errors import BootError, ListenError, PreforkError, TargetError
+from prefork.events import Event, EventsPipe, Kind, Why
+from prefork.hooks import Hooks
+from prefork.loop import Loop
+from prefork.net.listener import Listener
+from prefork.net.options import SocketOptions
+from prefork.policy import Crashes, Goal
+from prefork.roster import Death, Member, Roster
+from prefork.scoreboard import Order, Scoreboard, State
+from prefork.settings import Settings
+from prefork.spawner import Spawner
+from prefork.stopping import Phase, Stopping
+from prefork.system import limits, process
+from prefork.worker import DUMP_SIGNAL, Worker
+
+log = logging.getLogger("prefork")
+
+SEATS_BEYOND = 64
+"""Seats beyond twice the workers that the settings ask for: room for SIGTTIN, and for those who retire."""
+
+_RECYCLE_REASONS = {
+    Why.SIGNALLED: "signalled by somebody else",
+    Why.MAX_REQUESTS: "max_requests",
+    Why.LEAK: "it leaks descriptors",
+    Why.LISTENER_LOST: "its listener is lost",
+    Why.ASKED: "it asked for it",
+}
+
+_ERRORS: dict[int, type[PreforkError]] = {error.exit_code: error for error in (TargetError, ListenError, BootError)}
+
+
+class Master:
+    """MASTER. One server: ``Master(MyWorker, Settings(...)).run()``. Everything here runs in the master process.
+
+    Args:
+        worker: a subclass of :class:`~prefork.worker.Worker`, or any function that makes one; called in each worker
+            process.
+        settings: the settings; the defaults when None.
+        hooks: functions to be called at points in the server's life.
+
+    Attributes:
+        settings: the settings.
+        hooks: the hooks.
+        listeners: the listening sockets, while it runs.
+        goal: what is wanted of the workers at present.
+        roster: who lives.
+    """
+
+    _loop: Loop
+    _spawner: Spawner
+    _stopping: Stopping
+    _events: EventsPipe
+
+    def __init__(
+        self, worker: Callable[[], Worker], settings: Settings | None = None, *, hooks: Hooks | None = None
+    ) -> None:
+        self.settings = settings if settings is not None else Settings()
+        self.hooks = hooks if hooks is not None else Hooks()
+        self.listeners: list[Listener] = []
+        self.roster = Roster()
+        start, smallest, largest = self.settings.size(limits.cpus())
+        self.goal = Goal(size=start, smallest=smallest, largest=largest)
+        self._build = worker
+        self._failure: PreforkError | None = None
+        self._crashes = Crashes.NONE
+        self._told_failures: set[str] = set()
+
+    # The run.
+
+    def run(self) -> int:
+        """Serve until a signal ends it. To be called in the main thread of the process that becomes the master.
+
+        Returns:
+            0, after a stop that was asked for.
+
+        Raises:
+            ListenError: an address can't be listened on.
+            TargetError: what the workers were to serve is not there.
+            BootError: the first generation of workers failed to boot, or there was a crash loop and
+                ``on_crash_loop`` is "exit"; the application's traceback is in the log.
+            PreforkError: this is not the main thread.
+        """
+        thread = threading.current_thread()
+        if thread is not threading.main_thread():
+            raise PreforkError(
+                f"run() was called in the thread {thread.name!r}; signals arrive in the main thread only"
+            )
+        others = sorted(other.name for other in threading.enumerate() if other is not thread)
+        if others:
+            log.warning(
+                "other threads run where workers are forked (%s): a lock that one of them holds stays locked in the "
+                "workers; start threads in Worker.init()",
+                ", ".join(others),
+            )
+        self.hooks.call("on_starting", self)
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.hooks.call, "on_exit", self)
+            self._open(stack)
+            self._supervise()
+        if self._failure is not None:
+            raise self._failure
+        return 0
+
+    def _open(self, stack: contextlib.ExitStack) -> None:
+        """Listen, and take what supervision needs; ``stack`` gives it back, last taken first."""
+        settings = self.settings
+        if settings.raise_nofile:
+            limits.raise_nofile()
+        stack.callback(self.listeners.clear)
+        for address in settings.addresses:
+            listener = Listener.open(address, backlog=settings.backlog, options=socket_options(settings))
+            stack.callback(listener.close)
+            self.listeners.append(listener)
+        self._loop = Loop()
+        stack.callback(self._loop.close)
+        board = Scoreboard.create(2 * max(self.goal.size, self.goal.largest) + SEATS_BEYOND)
+        stack.callback(board.close)
+        self._events = EventsPipe()
+        stack.callback(self._events.close)
+        go = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        stack.callback(os.close, go)
+        self._spawner = Spawner(self._loop, board, self._events, go, self._exited)
+        stack.callback(self._spawner.close)
+        self._stopping = Stopping(self._loop, self.goal, settings, self.listeners)
+        if settings.preload and not gc.get_freeze_count():
+            # What is loaded now stays where it is in every worker's memory: a full collection there would otherwise
+            # write to each object's header, and so copy its page.
+            gc.collect()
+            gc.freeze()
+            stack.callback(gc.unfreeze)
+        self._loop.register(self._events.reader, self._read_events)
+        self._loop.on_thaw(self._thawed)
+        for signum, callback in self._signal_table().items():
+            self._loop.on_signal(signum, callback)
+
+    def _supervise(self) -> None:
+        """The loop."""
+        while True:
+            decision = policy.decide(
+                self.settings, self.goal, self.roster, self._spawner.vital, self._loop.clock.monotonic()
+            )
+            self.goal.scan_at = decision.scan_at
+            for action in decision.actions:
+                self._apply(action)
+            if self.goal.order is not Order.RUN and not len(self.roster):
+                return
+            self._loop.poll(decision.wake_at)
+
+    # What others may ask for. Each takes effect at the loop's next turn.
+
+    def reload(self) -> None:
+        """Replace every worker by one of the next generation, each READY before its predecessor leaves (SIGHUP)."""
+        if self._stopping.phase is not Phase.NONE:
+            return
+        if self.settings.preload:
+            log.warning("reload: the application was loaded before the fork (preload); its code stays as it is")
+        self.hooks.call("on_reload", self)
+        self.goal.generation += 1
+        self.goal.rolling = True
+        log.info("reload: generation %d", self.goal.generation)
+
+    def scale(self, size: int) -> None:
+        """Run ``size`` workers from now on (SIGTTIN and SIGTTOU: one more, one less)."""
+        size = max(1, min(size, self._spawner.seats // 2))
+        if size != self.goal.size:
+            log.info("%d workers instead of %d", size, self.goal.size)
+            self.goal.size = size
+
+    def stop(self) -> None:
+        """End the server and lose nobody who has reached it (SIGTERM)."""
+        self._stopping.gracefully()
+
+    def quit(self) -> None:
+        """End the server soon: only what is in hand is finished (SIGINT, SIGQUIT); the second time, at once."""
+        self._stopping.quickly()
+
+    def _signal_table(self) -> dict[int, Callable[[], None]]:
+        return {
+            signal.SIGTERM: self.stop,
+            signal.SIGINT: self.quit,
+            signal.SIGQUIT: self.quit,
+            signal.SIGHUP: self.reload,
+            signal.SIGTTIN: lambda: self.scale(self.goal.size + 1),
+            signal.SIGTTOU: lambda: self.scale(self.goal.size - 1),
+            signal.SIGCONT: lambda: self._loop.thawed(0.0),
+        }
+
+    # Actions.
+
+    def _apply(self, action: policy.Action) -> None:
+        now = self._loop.clock.monotonic()
+        match action:
+            case policy.Spawn(slot, generation):
+                self._spawn(slot, generation)
+            case policy.Retire(member, order, deadline, reason):
+                log.debug("worker %d (pid %d) is told to leave: %s", member.slot, member.pid, reason)
+                self.roster.retired(member, order, deadline, reason, now)
+                self._spawner.order(member, order)
+            case policy.Ring(member):
+                self.roster.rung(member, now)
+                process.kill(member.pid, signal.SIGTERM)
+            case policy.Dump(member, seconds):
+                what = "starting" if member.starting else "busy with one connection"
+                log.error("worker %d (pid %d) has been %s for %.1f s", member.slot, member.pid, what, seconds)
+                member.dumped_at = now
+                process.kill(member.pid, DUMP_SIGNAL)
+            case policy.Pardon(member):
+                log.info("worker %d (pid %d) has finished after all", member.slot, member.pid)
+                self._log_report(member)
+                self.roster.pardoned(member)
+            case policy.Abort(member):
+                self._log_report(member)
+                member.aborted_at = now
+                process.kill(member.pid, signal.SIGABRT)
+            case policy.Kill(member):
+                log.warning("worker %d (pid %d) is killed: %s", member.slot, member.pid, member.reason or "it hangs")
+                member.killed_at = now
+                process.kill(member.pid, signal.SIGKILL)
+            case policy.Replace(member, reason):
+                self.roster.wanted(member, reason)
+
+    def _spawn(self, slot: int, generation: int) -> None:
+        if self.goal.held_until is not None and self._loop.clock.monotonic() < self.goal.held_until:
+            return  # an earlier fork of this decision failed
+        sockets = [listener.socket_for(slot) for listener in self.listeners]
+        private = [fd for listener in self.listeners for fd in listener.private_descriptors()]
+        try:
+            pid, seat = self._spawner.spawn(
+                self._build,
+                sockets,
+                private,
+                slot=slot,
+                generation=generation,
+                settings=self.settings,
+                hooks=self.hooks,
+                server=self,
+            )
+        except OSError as error:
+            delay = self.goal.fork_failed(self._loop.clock.monotonic())
+            log.error("can't fork worker %d: %s; trying again in %.1f s", slot, error, delay)
+            return
+        self.goal.forked()
+        self.roster.forked(slot=slot, seat=seat, pid=pid, generation=generation, now=self._loop.clock.monotonic())
+        log.debug("worker %d (pid %d, generation %d) forked", slot, pid, generation)
+
+    def _log_report(self, member: Member) -> None:
+        """Write a hung worker's tracebacks to the log."""
+        text = self._spawner.take_report(member.pid).rstrip()
+        log.error("worker %d (pid %d): %s", member.slot, member.pid, text or "it gave no traceback")
+
+    # Facts.
+
+    def _read_events(self) -> None:
+        events, overflowed = self._events.read()
+        for event in events:
+            member = self.roster.get(event.pid)
+            if member is not None and member.seat == event.seat:
+                self._told(member, event)
+        if overflowed:
+            for member in self.roster:
+                if member.starting and self._spawner.state(member) == State.SERVING:
+                    self._ready(member)
+
+    def _told(self, member: Member, event: Event) -> None:
+        """A worker has told something."""
+        match event.kind:
+            case Kind.READY:
+                self._ready(member)
+            case Kind.RECYCLE_ME if member.order is Order.RUN:
+                reason = _RECYCLE_REASONS.get(Why(event.value) if event.value in list(Why) else Why.ASKED, "")
+                log.info("worker %d (pid %d) wants to be replaced: %s", member.slot, member.pid, reason)
+                self.roster.wanted(member, reason)
+            case _:
+                pass
+
+    def _ready(self, member: Member) -> None:
+        self.roster.ready(member, self._loop.clock.monotonic())
+        slots = [self.roster.slot(index) for index in range(self.goal.size)]
+        incumbents = [slot.incumbent for slot in slots if slot.incumbent is not None and not slot.incumbent.starting]
+        if len(incumbents) < self.goal.size:
+            return
+        if not self.goal.ready:
+            self.goal.ready = True
+            log.info("%s", self.describe())
+            self.hooks.call("when_ready", self)
+        if self.goal.rolling and all(member.generation == self.goal.generation for member in incumbents):
+            self.goal.rolling = False
+            log.info("reload: generation %d serves", self.goal.generation)
+
+    def describe(self) -> str:
+        """What is served where, in one line."""
+        names = ", ".join(listener.name for listener in self.listeners)
+        return f"serving on {names} with {self.goal.size} workers, pid {os.getpid()}"
+
+    def _exited(self, pid: int) -> None:
+        """A worker's pidfd became readable."""
+        member = self.roster.get(pid)
+        taken = None if member is None else self._spawner.take_exit(pid)
+        if member is None or taken is None:
+            return
+        now = self._loop.clock.monotonic()
+        death = self.roster.exited(member, taken.exit, served=taken.finished, now=now)
+        policy.judge(self.goal, self.roster.slot(member.slot), death)
+        self._log_death(death)
+        if death.boot_failed:
+            self._boot_failed(death, taken.report)
+        self._look_for_crash_loop(now)
+        self.hooks.call("child_exit", self, death)
+
+    def _log_death(self, death: Death) -> None:
+        member = death.member
+        expected = member.order is not Order.RUN and death.exit.clean
+        log.log(
+            logging.INFO if expected else logging.WARNING,
+            "worker %d (pid %d, generation %d) %s after %.1f s, %d connections served%s",
+            member.slot,
+            member.pid,
+            member.generation,
+            death.exit,
+            death.age,
+            death.served,
+            f" ({member.reason})" if member.reason else "",
+        )
+
+    def _boot_failed(self, death: Death, report: str) -> None:
+        """A worker ended before it was READY: fatal at the start, the end of a reload later."""
+        code = death.exit.code or BootError.exit_code
+        said = report.strip() or f"worker {death.member.slot} {death.exit} before it was ready"
+        ours = code in {TargetError.exit_code, ListenError.exit_code}
+        if said not in self._told_failures:
+            self._told_failures.add(said)
+            if not ours or self.goal.ready:
+                log.error("worker %d failed to boot: %s", death.member.slot, said)
+        if not self.goal.ready:
+            if self._failure is None:
+                error = _ERRORS.get(code, BootError)
+                self._failure = error(said if ours else "the application failed to boot; its traceback is in the log")
+                self.goal.order, self.goal.deadline = Order.QUIT, death.at + self.settings.quick_timeout
+        elif self.goal.rolling and death.member.generation == self.goal.generation:
+            self.goal.rolling = False
+            log.error("reload: generation %d failed to boot; the old one goes on", self.goal.generation)
+
+    def _look_for_crash_loop(self, now: float) -> None:
+        crashes = self.goal.crashes(self.settings, now)
+        if crashes is self._crashes or self.goal.order is not Order.RUN:
+            return
+        self._crashes = crashes
+        if crashes is Crashes.NONE:
+            log.warning("the crash loop is over")
+            return
+        count, window = len(self.goal.young_deaths), self.settings.crash_window
+        log.critical("crash loop: %d workers died young within %g s; the server is degraded", count, window)
+        if self.settings.on_crash_loop == "exit" and self._failure is None:
+            self._failure = BootError(f"crash loop: {count} workers died young within {window:g} s")
+            self.goal.order, self.goal.deadline = Order.QUIT, now + self.settings.quick_timeout
+
+    def _thawed(self, seconds: float) -> None:
+        now = self._loop.clock.monotonic()
+        self.roster.thawed(seconds)
+        self.goal.thawed(seconds, now)
+
+
+def socket_options(settings: Settings) -> SocketOptions:
+    """What the settings ask of a listening socket."""
+    return SocketOptions(
+        v6only=settings.v6only,
+        defer_accept=settings.defer_accept,
+        nodelay=settings.nodelay,
+        keepalive=settings.keepalive,
+        fast_open=settings.fast_open,
+        mode=settings.socket_mode,
+        user=settings.socket_user,
+        group=settings.socket_group,
+    )

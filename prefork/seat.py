@@ -1,0 +1,122 @@
+"""A worker's own side of the scoreboard: what it reads of its master there, what it says of itself, how it rings.
+
+Everything here runs in the WORKER; the words' meaning and their writers stand in :mod:`prefork.scoreboard`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+
+from prefork import scoreboard
+from prefork.events import EventsPipe, Kind
+from prefork.scoreboard import BUCKET_SHIFT, BUCKETS, Order, Scoreboard, State
+
+_LANE = scoreboard.LANE
+_LAST_BUCKET = BUCKETS - 1
+
+
+@dataclass(slots=True)
+class Lane:
+    """The marks of one accepting thread.
+
+    Counters live here and are stored, never read back: a word in shared memory that is written and never read by its
+    writer costs one store.
+    """
+
+    words: memoryview[int]
+    base: int = _LANE
+    served: int = 0
+    failed: int = 0
+    total: int = 0
+    longest: int = 0
+    histogram: list[int] = field(default_factory=lambda: [0] * BUCKETS)
+
+    def begin(self) -> int:
+        """Mark this lane busy from now on; returns the moment (monotonic ns), to be given to :meth:`end`."""
+        now = time.monotonic_ns()
+        self.words[self.base] = now
+        return now
+
+    def end(self, began: int, failed: bool) -> None:
+        """Mark this lane idle and count what was in hand."""
+        words, base = self.words, self.base
+        took = time.monotonic_ns() - began
+        if failed:
+            self.failed += 1
+            words[base + scoreboard.FAILED] = self.failed
+        else:
+            self.served += 1
+            words[base + scoreboard.SERVED] = self.served
+        self.total += took
+        words[base + scoreboard.BUSY_TOTAL] = self.total
+        if took > self.longest:
+            self.longest = took
+            words[base + scoreboard.BUSY_LONGEST] = took
+        bucket = min((took >> BUCKET_SHIFT).bit_length(), _LAST_BUCKET)
+        self.histogram[bucket] += 1
+        words[base + scoreboard.HISTOGRAM + bucket] = self.histogram[bucket]
+        if words[base + scoreboard.DEADLINE]:
+            words[base + scoreboard.DEADLINE] = 0
+        words[base] = 0
+
+
+class Seat:
+    """The seat of one worker, as that worker uses it.
+
+    Args:
+        board: the scoreboard.
+        index: which seat of it.
+        events: the pipe to the master.
+        go: a descriptor that is readable while workers may accept; the master empties it when the system is short of
+            descriptors or memory.
+        master: the master's pid.
+    """
+
+    def __init__(self, board: Scoreboard, index: int, events: EventsPipe, go: int, master: int) -> None:
+        self.board = board
+        self.index = index
+        self.words = board.seat(index)
+        self.lane = Lane(self.words)
+        self.go = go
+        self._events = events
+        self._master = master
+        self._pid = os.getpid()
+        self._errors = [0] * scoreboard.ERROR_KINDS
+
+    @property
+    def order(self) -> Order:
+        """What this worker is to do: the master's order, or SEAL when there is no master any more."""
+        order = Order(self.words[scoreboard.ORDER])
+        return Order.SEAL if order is Order.RUN and self.orphaned else order
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the master is gone (getppid(2) gives another process)."""
+        return os.getppid() != self._master
+
+    @property
+    def prober(self) -> bool:
+        """Whether this worker is the one that goes on trying while all others hold."""
+        return self.board.prober == self.index
+
+    def enter(self, state: State) -> None:
+        """Say where this worker is in its life."""
+        self.words[scoreboard.STATE_SINCE] = time.monotonic_ns()
+        self.words[scoreboard.STATE] = state
+
+    def accept_failed(self, errno: int, kind: int) -> None:
+        """Count a failed accept(2) by the kind of its verdict."""
+        self._errors[kind] += 1
+        self.words[scoreboard.ERRORS + kind] = self._errors[kind]
+        self.words[scoreboard.LAST_ERRNO] = errno
+        self.words[scoreboard.LAST_ERRNO_AT] = time.monotonic_ns()
+
+    def tell(self, kind: Kind, value: int = 0) -> None:
+        """Write a record to the events pipe; never blocks."""
+        self._events.tell(kind, seat=self.index, pid=self._pid, value=value)
+
+    def extend_deadline(self, seconds: float) -> None:
+        """Ask not to be taken for hung before ``seconds`` from now."""
+        self.words[_LANE + scoreboard.DEADLINE] = time.monotonic_ns() + int(seconds * 1e9)

@@ -1,0 +1,117 @@
+"""Putting a server together: from what is to be served and the settings to a master that runs."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from prefork import target
+from prefork.errors import TargetError
+from prefork.hooks import Hooks
+from prefork.master import Master
+from prefork.settings import Settings
+from prefork.worker import Worker
+
+Handle = Callable[[socket.socket, Any], object]
+
+
+def serve(handle: Handle | None = None, /, *, main: Callable[[Worker], object] | None = None, **given: Any) -> int:
+    """Serve ``handle`` until a signal ends it. Runs in the process that becomes the master, in its main thread.
+
+    Args:
+        handle: called in a worker process as ``handle(connection, address)`` for one connection at a time, which is
+            closed afterwards; an exception is logged.
+        main: instead of ``handle``, a loop of one's own, called once in each worker as ``main(worker)``; it takes
+            connections from ``worker.accept()`` or listens on ``worker.sockets`` until ``worker.stopping``.
+        given: settings by name (see :class:`~prefork.settings.Settings`), and ``hooks``, a
+            :class:`~prefork.hooks.Hooks`.
+
+    Returns:
+        0, after a stop that was asked for.
+
+    Raises:
+        TypeError: neither or both of ``handle`` and ``main`` were given, or what was given is not callable.
+        PreforkError: as :meth:`prefork.master.Master.run` does; SettingsError for settings that can't be used.
+    """
+    if (handle is None) == (main is None):
+        raise TypeError("serve() takes either handle(connection, address) or main(worker)")
+    hooks = given.pop("hooks", None)
+    if handle is not None:
+        build = handling(handle)
+    else:
+        assert main is not None  # for the type checker: one of the two was given
+        build = running(main)
+    return Master(build, Settings.of(given), hooks=hooks).run()
+
+
+def run(text: str, settings: Settings, *, app_dir: str = ".") -> int:
+    """Serve what ``module:attribute`` names: a handle function or a Worker subclass. MASTER.
+
+    Args:
+        text: the target.
+        settings: the settings. With ``preload`` the target is loaded here, else in each worker.
+        app_dir: the folder that is put first on the import path.
+
+    Returns:
+        0, after a stop that was asked for.
+
+    Raises:
+        PreforkError: as :meth:`prefork.master.Master.run` does; TargetError when the target is not there.
+    """
+    hooks = hooks_of(settings, app_dir)
+    if settings.preload:
+        build = worker_of(target.load(text, app_dir), text)
+    else:
+        target.check(text, app_dir)
+
+        def build() -> Worker:
+            return worker_of(target.load(text, app_dir), text)()
+
+    return Master(build, settings, hooks=hooks).run()
+
+
+def hooks_of(settings: Settings, app_dir: str) -> Hooks:
+    """The hooks that the settings name."""
+    if not settings.hooks:
+        return Hooks()
+    return Hooks.from_namespace(target.load(settings.hooks, app_dir))
+
+
+def worker_of(found: object, name: str) -> Callable[[], Worker]:
+    """What makes a worker of a loaded target.
+
+    Raises:
+        TargetError: it is neither a Worker subclass nor callable.
+    """
+    if isinstance(found, type) and issubclass(found, Worker):
+        return found
+    if callable(found):
+        return handling(found)
+    raise TargetError(f"{name} is {type(found).__name__}, which can't be called; name handle(connection, address)")
+
+
+def handling(handle: Handle) -> Callable[[], Worker]:
+    """What makes a worker that calls ``handle``."""
+    if not callable(handle):
+        raise TypeError(f"handle is {type(handle).__name__}, not a function of connection and address")
+
+    def build() -> Worker:
+        worker = Worker()
+        worker.handle = handle  # type: ignore[method-assign]  # one call less on every connection
+        return worker
+
+    return build
+
+
+def running(main: Callable[[Worker], object]) -> Callable[[], Worker]:
+    """What makes a worker whose loop is ``main``."""
+    if not callable(main):
+        raise TypeError(f"main is {type(main).__name__}, not a function of the worker")
+
+    def build() -> Worker:
+        worker = Worker()
+        worker.run = lambda: main(worker)  # type: ignore[method-assign,assignment]  # its result is nobody's
+        return worker
+
+    return build

@@ -1,0 +1,227 @@
+"""The spawner: everything that one worker's life costs the master, taken at the fork and given back at the exit.
+
+That is a seat of the scoreboard, a pidfd to learn of the death by, and the reading end of the report pipe, through
+which a failed boot and tracebacks arrive. When the system has no pidfd to give (EMFILE), the death is polled for until
+one can be had: a server at its limit of descriptors loses no worker from sight.
+
+All of it runs in the MASTER.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefork.events import EventsPipe
+from prefork.loop import Loop
+from prefork.policy import Vital
+from prefork.roster import Member
+from prefork.scoreboard import BUSY_SINCE, DEADLINE, FAILED, LANE, ORDER, PID, SERVED, STATE, Order, Scoreboard, State
+from prefork.system import process, signals
+from prefork.worker import Assignment, Worker, live
+
+log = logging.getLogger("prefork")
+
+POLL_WITHOUT_PIDFD = 0.1
+"""Seconds between two looks at a worker for which there was no pidfd."""
+
+REPORT_BYTES = 64 * 1024
+"""What is kept of a worker's reports: the latest bytes."""
+
+
+@dataclass(slots=True)
+class _Line:
+    """What ties the master to one worker."""
+
+    seat: int
+    pidfd: int | None
+    report: int
+    text: bytearray = field(default_factory=bytearray)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """What is left of a worker."""
+
+    exit: process.Exit
+    finished: int
+    """Connections."""
+    report: str
+
+
+class Spawner:
+    """MASTER. Forks workers, keeps the line to each, takes their exits.
+
+    Args:
+        loop: where pidfds and report pipes are registered.
+        board: the scoreboard.
+        events: the events pipe.
+        go: readable while workers may accept.
+        on_exit: called with the pid when a worker has ended and its exit can be taken.
+    """
+
+    def __init__(
+        self, loop: Loop, board: Scoreboard, events: EventsPipe, go: int, on_exit: Callable[[int], None]
+    ) -> None:
+        self._loop = loop
+        self._board = board
+        self._events = events
+        self._go = go
+        self._on_exit = on_exit
+        self._lines: dict[int, _Line] = {}
+        self._free = list(range(board.seats - 1, -1, -1))
+
+    @property
+    def seats(self) -> int:
+        """How many workers can live at one moment."""
+        return self._board.seats
+
+    def spawn(
+        self, build: Callable[[], Worker], sockets: Sequence[Any], private: Iterable[int], **given: Any
+    ) -> tuple[int, int]:
+        """Fork a worker.
+
+        Args:
+            build: makes the worker, in the child.
+            sockets: its listening sockets.
+            private: descriptors that are the master's alone, beside those registered with the loop.
+            given: the rest of its :class:`~prefork.worker.Assignment`.
+
+        Returns:
+            Its pid and its seat.
+
+        Raises:
+            OSError: there was no pipe or no process to be had; nothing is left of the attempt.
+        """
+        if not self._free:
+            raise OSError(errno.EAGAIN, "every seat of the scoreboard is taken")
+        seat = self._free[-1]
+        self._board.assign(seat, slot=given["slot"], generation=given["generation"], born=self._loop.clock.monotonic())
+        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            # What a sibling must not hold: the master's side of this and of every other worker's line.
+            close = [fd for fd in (*self._loop.descriptors, *private, reader, self._events.reader) if fd >= 0]
+            assignment = Assignment(
+                sockets=sockets,
+                board=self._board,
+                seat=seat,
+                events=self._events,
+                go=self._go,
+                report=writer,
+                master=os.getpid(),
+                close=close,
+                **given,
+            )
+            with signals.blocked():
+                pid = process.fork(lambda: live(build, assignment))
+        except BaseException:
+            os.close(reader)
+            raise
+        finally:
+            os.close(writer)
+        self._free.pop()
+        self._board.seat(seat)[PID] = pid
+        line = self._lines[pid] = _Line(seat, None, reader)
+        self._loop.register(reader, lambda: self._read_report(line))
+        self._watch(pid, line)
+        return pid, seat
+
+    def _watch(self, pid: int, line: _Line) -> None:
+        """Have the worker's death told: by a pidfd, or by looking until there is one."""
+        if pid not in self._lines:
+            return
+        line.pidfd = process.open_pidfd(pid)
+        if line.pidfd is not None:
+            self._loop.register(line.pidfd, lambda: self._on_exit(pid))
+        elif process.ended(pid):
+            self._on_exit(pid)
+        else:
+            self._loop.call_later(POLL_WITHOUT_PIDFD, lambda: self._watch(pid, line))
+
+    def take_exit(self, pid: int) -> End | None:
+        """Take the exit of a worker that has ended, and give back what its life has cost; None when it lives."""
+        line = self._lines[pid]
+        try:
+            ended = process.reap(pid)
+        except ChildProcessError:
+            log.error("the exit of worker process %d was taken by somebody else's wait()", pid)
+            ended = process.Exit(None)
+        if ended is None:
+            return None
+        self._read_report(line)
+        finished = self._finished(line.seat)
+        self._give_back(pid)
+        return End(ended, finished, line.text.decode(errors="replace"))
+
+    def _give_back(self, pid: int) -> None:
+        line = self._lines.pop(pid)
+        for fd in (line.pidfd, line.report):
+            if fd is not None and fd >= 0:
+                self._loop.unregister(fd)
+                os.close(fd)
+        self._board.seat(line.seat)[PID] = 0
+        self._free.append(line.seat)
+
+    def close(self) -> None:
+        """Kill whoever still lives, take the exits and give everything back; for the end of a run that failed."""
+        for pid in self._lines:
+            process.kill(pid, signal.SIGKILL)
+        for pid in list(self._lines):
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+            self._give_back(pid)
+
+    def order(self, member: Member, order: Order) -> None:
+        """Write ``order`` into the worker's seat, then ring."""
+        self._board.seat(member.seat)[ORDER] = order
+        process.kill(member.pid, signal.SIGTERM)
+
+    def vital(self, member: Member) -> Vital:
+        """What a worker says of itself now, in seconds; a time that can't be true counts as now."""
+        words = self._board.seat(member.seat)
+        now = self._loop.clock.monotonic()
+        busy, deadline = words[LANE + BUSY_SINCE], words[LANE + DEADLINE]
+        return Vital(
+            busy_since=min(busy / 1e9, now) if busy else None,
+            deadline=deadline / 1e9 if deadline else None,
+            obeying=words[STATE] >= State.STOPPING,
+        )
+
+    def state(self, member: Member) -> int:
+        """The state that a worker gives, as a number."""
+        return self._board.seat(member.seat)[STATE]
+
+    def _finished(self, seat: int) -> int:
+        """How many connections the worker in that seat has finished."""
+        words = self._board.seat(seat)
+        return words[LANE + SERVED] + words[LANE + FAILED]
+
+    def take_report(self, pid: int) -> str:
+        """What a worker has reported since the last call."""
+        line = self._lines[pid]
+        self._read_report(line)
+        text = line.text.decode(errors="replace")
+        line.text.clear()
+        return text
+
+    def _read_report(self, line: _Line) -> None:
+        if line.report < 0:
+            return
+        try:
+            data = os.read(line.report, REPORT_BYTES)
+        except BlockingIOError:
+            return
+        if data:
+            line.text += data
+            del line.text[:-REPORT_BYTES]
+        else:
+            # The worker has closed its end, with or without dying: there is nothing more to come.
+            self._loop.unregister(line.report)
+            os.close(line.report)
+            line.report = -1

@@ -1,0 +1,102 @@
+"""What the system allows: descriptors, CPUs. Everything here only reads or raises a limit of this process."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+log = logging.getLogger("prefork")
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def raise_nofile() -> tuple[int, int]:
+    """MASTER. Raise the soft limit of descriptors to the hard one (getrlimit(2), RLIMIT_NOFILE).
+
+    Returns:
+        The soft limit before and after.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as error:
+            log.warning("can't raise the limit of descriptors from %d to %d: %s", soft, hard, error)
+            return soft, soft
+    return soft, hard
+
+
+def cpus() -> int:
+    """How many CPUs this process may use: its affinity, cut by the quota of its cgroup (version 1 or 2); 1 or more."""
+    allowed = len(os.sched_getaffinity(0))
+    quota = cgroup_cpus()
+    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+def cgroup_cpus(root: Path = _CGROUP, membership: Path = Path("/proc/self/cgroup")) -> float | None:
+    """The CPUs' worth of time that the cgroup's quota gives, the least of its own and its ancestors' quotas.
+
+    Args:
+        root: where the cgroup file systems are mounted.
+        membership: the file that names this process's cgroups (cgroups(7)).
+
+    Returns:
+        The quota in CPUs; None where there is none.
+    """
+    quotas = []
+    try:
+        lines = membership.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if not controllers:
+            quotas += _climb(root, path, _quota_v2)
+        elif "cpu" in controllers.split(","):
+            for mount in (root / controllers, root / "cpu"):
+                if mount.is_dir():
+                    quotas += _climb(mount, path, _quota_v1)
+                    break
+    return min(quotas, default=None)
+
+
+def _climb(mount: Path, path: str, read: Callable[[Path], float | None]) -> list[float]:
+    """Quotas from the group ``path`` up to ``mount``. In a container the path may lie outside of what is mounted."""
+    here = mount / path.lstrip("/")
+    found = []
+    while True:
+        quota = read(here)
+        if quota is not None:
+            found.append(quota)
+        if here == mount:
+            return found
+        here = here.parent
+
+
+def _quota_v2(group: Path) -> float | None:
+    words = _words(group / "cpu.max")
+    if len(words) != 2 or words[0] == "max":
+        return None
+    return int(words[0]) / int(words[1])
+
+
+def _quota_v1(group: Path) -> float | None:
+    quota, period = _words(group / "cpu.cfs_quota_us"), _words(group / "cpu.cfs_period_us")
+    if not quota or not period or int(quota[0]) <= 0:
+        return None
+    return int(quota[0]) / int(period[0])
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="ascii").split()
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.EACCES}:
+            log.debug("can't read %s: %s", path, error)
+        return []

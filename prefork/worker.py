@@ -1,0 +1,360 @@
+"""The worker: one process of the server, from its fork to its exit.
+
+:class:`Worker` is what users subclass; everything public there runs in the WORKER process. :func:`live` is the whole
+life of that process, and the only thing that the master's fork calls:
+
+    forked -> handlers, parent-death signal -> application built -> init() -> READY -> run() -> exit() -> os._exit
+
+Orders. What the master wants stands in the seat; a signal only points to it. So a SIGTERM from anybody else, or a
+Ctrl-C to the whole process group, finds the order RUN and ends nothing: the worker asks its master for a replacement
+(SIGTERM, SIGQUIT) or ignores it (SIGINT: the master got it too, and decides). Without a master there is nobody to give
+orders, and the worker leaves when it has finished what it has in hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import gc
+import logging
+import os
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from prefork.acceptor import Acceptor, Blocking, Exclusive
+from prefork.errors import BootError, PreforkError
+from prefork.events import EventsPipe, Kind, Why
+from prefork.hooks import Hooks
+from prefork.net.verdict import Verdict
+from prefork.scoreboard import Order, Scoreboard, State
+from prefork.seat import Seat
+from prefork.settings import Settings
+from prefork.system import process, signals
+
+logger = logging.getLogger("prefork")
+
+
+class _Log(logging.LoggerAdapter[logging.Logger]):
+    """Says which worker speaks."""
+
+    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
+        extra = self.extra or {}
+        return f"worker {extra['slot']}: {msg}", {**kwargs, "extra": extra}
+
+
+DUMP_SIGNAL = signal.SIGRTMIN + 1
+"""Makes a worker write the tracebacks of all its threads to its report pipe (faulthandler)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What the master gives a worker on its way."""
+
+    slot: int
+    generation: int
+    settings: Settings
+    hooks: Hooks
+    sockets: Sequence[socket.socket]
+    board: Scoreboard
+    seat: int
+    events: EventsPipe
+    go: int
+    """Readable while workers may accept."""
+    report: int
+    """Where a failed boot and tracebacks go: the writing end of a pipe of this worker's own."""
+    master: int
+    """The master's pid."""
+    close: Sequence[int]
+    """Descriptors that are the master's alone."""
+    server: object
+    """What hooks are given as the server."""
+
+
+class Worker:
+    """One process of the server; subclass it and override :meth:`handle`, or :meth:`run` for a loop of your own.
+
+    All of it runs in the WORKER process. A subclass that defines ``__init__`` takes no arguments there.
+
+    Attributes:
+        slot: this worker's stable index, 0 to workers - 1; a replacement has the same.
+        generation: grows with every reload.
+        settings: the server's settings.
+        sockets: the listening sockets, shared with the other workers. Don't shut one down: that ends it for all.
+        log: a logger ("prefork") whose messages begin with the slot.
+    """
+
+    slot: int
+    generation: int
+    settings: Settings
+    sockets: tuple[socket.socket, ...]
+    log: logging.LoggerAdapter[logging.Logger]
+    _ready: bool
+    _order: Order
+
+    # What a subclass may override.
+
+    def init(self) -> None:
+        """Prepare this worker; called once, before it is READY. An exception ends the boot."""
+
+    def run(self) -> None:
+        """Serve until it is time to leave.
+
+        A loop of one's own takes connections from :meth:`accept`, or gives :attr:`sockets` to another server and ends
+        that one through :meth:`on_stop` or :attr:`stop_fd`.
+        """
+        lane, handle, timeout = self._seat.lane, self.handle, self.settings.io_timeout
+        limit = self._limit
+        for connection, address in self._accepted():
+            began = lane.begin()
+            failed = True
+            try:
+                if timeout:
+                    connection.settimeout(timeout)
+                handle(connection, address)
+                failed = False
+            except Exception:  # the worker outlives whatever a handler does
+                self.log.exception("the handler failed on a connection from %s", _peer(address))
+            finally:
+                connection.close()
+                lane.end(began, failed)
+            if limit and lane.served + lane.failed >= limit:
+                limit = 0
+                self.recycle(Why.MAX_REQUESTS)
+
+    def handle(self, connection: socket.socket, address: Any) -> None:  # noqa: ARG002  # a subclass uses them
+        """Serve one connection. It is closed afterwards, whatever happens; an exception is logged.
+
+        Args:
+            connection: the accepted socket, blocking, or with ``io_timeout`` as its timeout.
+            address: the peer's address as accept(2) gives it.
+        """
+        raise TypeError(f"{type(self).__name__} overrides neither handle() nor run()")
+
+    def refuse(self, connection: socket.socket) -> None:
+        """Answer a connection that is shed because all workers are out of descriptors; it is closed afterwards."""
+
+    def exit(self) -> None:
+        """Clean up; called once, after :meth:`run` returned or raised."""
+
+    # What a subclass may call.
+
+    def accept(self) -> tuple[socket.socket, Any] | None:
+        """Wait for a connection and take it; backs off by itself when the system call fails.
+
+        Returns:
+            The connection and the peer's address; None when it is time to leave.
+
+        Raises:
+            ListenerLostError: the listener is no listening socket any more.
+        """
+        return next(self._accepted(), None)
+
+    def ready(self) -> None:
+        """Say that this worker serves. Called by itself after :meth:`init`; idempotent."""
+        if not self._ready:
+            self._ready = True
+            self._seat.enter(State.SERVING)
+            self._seat.tell(Kind.READY)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether this worker has been told to leave."""
+        return self._order is not Order.RUN
+
+    @property
+    def stop_fd(self) -> int:
+        """A descriptor that becomes readable when this worker is told to leave, and stays so."""
+        return self._stop_fd
+
+    def on_stop(self, callback: Callable[[], object]) -> None:
+        """Call ``callback`` once when this worker is told to leave, in a signal handler in the main thread.
+
+        If it has been told already, the call is made at once.
+        """
+        self._callbacks.append(callback)
+        if self.stopping:
+            self._run_callbacks()
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """For a loop of one's own: mark this worker busy with one connection for the ``with`` block."""
+        lane = self._seat.lane
+        began, failed = lane.begin(), True
+        try:
+            yield
+            failed = False
+        finally:
+            lane.end(began, failed)
+
+    def extend_deadline(self, seconds: float) -> None:
+        """Ask for ``seconds`` more, from now, before ``timeout`` takes the connection in hand for a hang."""
+        self._seat.extend_deadline(seconds)
+
+    def recycle(self, why: Why = Why.ASKED) -> None:
+        """Ask the master for a replacement; this worker goes on serving until the replacement is READY."""
+        self._seat.tell(Kind.RECYCLE_ME, why)
+
+    # The life of the process.
+
+    def _board(self, given: Assignment, seat: Seat) -> None:
+        self.slot, self.generation = given.slot, given.generation
+        self.settings = given.settings
+        self.sockets = tuple(given.sockets)
+        self.log = _Log(logger, {"slot": given.slot, "generation": given.generation})
+        self._seat = seat
+        self._order = Order.RUN
+        self._ready = False
+        self._callbacks: list[Callable[[], object]] = []
+        self._connections: Iterator[tuple[socket.socket, Any]] | None = None
+        self._acceptor: Acceptor | None = None
+        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._limit = given.settings.max_requests
+        if self._limit and given.settings.max_requests_jitter:
+            # Not from the random module: the application may have seeded it alike in all workers.
+            self._limit += int.from_bytes(os.urandom(4)) % (given.settings.max_requests_jitter + 1)
+
+    def _accepted(self) -> Iterator[tuple[socket.socket, Any]]:
+        """The one generator of this worker's connections."""
+        if self._connections is None:
+            way = Blocking if len(self.sockets) == 1 else Exclusive
+            self._acceptor = way(self.sockets, self._seat, self.settings, self.log, self._in_distress, self._stop_fd)
+            if self._order is not Order.RUN:
+                self._acceptor.obey(self._order)
+            self._connections = self._acceptor.connections()
+        return self._connections
+
+    def _in_distress(self, verdict: Verdict, error: OSError) -> None:
+        """Accept(2) failed for want of something."""
+
+    def _obey(self, order: Order) -> None:
+        """Carry out an order to leave; runs in a signal handler."""
+        if order is Order.RUN or order <= self._order:
+            return
+        self._order = order
+        if self._acceptor is not None:
+            self._acceptor.obey(order)
+        os.eventfd_write(self._stop_fd, 1)
+        self._run_callbacks()
+        self._seat.enter(State.STOPPING)
+
+    def _run_callbacks(self) -> None:
+        while self._callbacks:
+            callback = self._callbacks.pop(0)
+            try:
+                callback()
+            except Exception:  # an exception here would fly out of a signal handler, anywhere
+                self.log.exception("on_stop callback failed")
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a handler is given both
+        order = self._seat.order
+        if order is not Order.RUN:
+            self._obey(order)
+        elif signum != signal.SIGINT:
+            self.recycle(Why.SIGNALLED)
+
+
+def live(build: Callable[[], Worker], given: Assignment) -> int:
+    """WORKER. The whole life of the process, called right after the fork with the master's signals blocked.
+
+    Args:
+        build: makes the worker; with the application not preloaded, this is where it is imported.
+        given: what the master gives.
+
+    Returns:
+        The exit code: 0 after an order to leave; that of the error after a failed boot; 1 when the loop failed.
+    """
+    process.close_all(given.close)
+    seat = Seat(given.board, given.seat, given.events, given.go, given.master)
+    seat.enter(State.STARTING)
+    worker: Worker | None = None
+
+    def on_stop_signal(signum: int, frame: FrameType | None) -> None:
+        if worker is not None:
+            worker._on_signal(signum, frame)
+        elif seat.order is not Order.RUN:
+            raise SystemExit(0)  # still booting: there is nothing in hand to be lost
+
+    def on_abort(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001  # a handler is given both
+        if worker is not None:
+            given.hooks.call("worker_abort", worker)
+        signal.signal(signum, signal.SIG_DFL)
+        os.kill(os.getpid(), signum)
+
+    faulthandler.register(DUMP_SIGNAL, file=given.report, all_threads=True)
+    process.die_with_parent(signal.SIGTERM, given.master)
+    handlers: dict[int, signals.Handler] = {signal.SIGABRT: on_abort}
+    handlers.update(dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT), on_stop_signal))
+    try:
+        signals.become_worker(handlers)
+        given.hooks.call("post_fork", given.server, given)
+        gc.enable()
+        booting = build()
+        booting._board(given, seat)
+        booting.init()
+        given.hooks.call("post_worker_init", booting)
+        worker = booting
+    except BaseException as error:  # noqa: BLE001  # whatever it is, the boot has failed and the master is told why
+        return 0 if seat.order is not Order.RUN else _boot_failed(error, seat, given.report)
+    return _serve(worker, seat, given)
+
+
+def _serve(worker: Worker, seat: Seat, given: Assignment) -> int:
+    """From READY to the exit code."""
+    code = 1
+    try:
+        worker._obey(seat.order)  # it may have come at the last moment of the boot
+        if not worker.stopping:
+            worker.ready()
+            worker.run()
+        code = 0
+    except SystemExit as end:
+        code = process.exit_code(end)
+    except KeyboardInterrupt:
+        # The application has a SIGINT handler of its own that raises this, as Python's default one does.
+        code = 0 if worker.stopping else 130
+    except PreforkError as error:
+        worker.log.critical("%s", error)
+    except Exception:  # logged, and the exit code tells the master
+        worker.log.exception("the worker's loop failed")
+    finally:
+        seat.enter(State.LEAVING)
+        try:
+            worker.exit()
+        except Exception:  # logged; the exit code stays that of the loop
+            worker.log.exception("exit() failed")
+        given.hooks.call("worker_exit", given.server, worker)
+    return code
+
+
+def _boot_failed(error: BaseException, seat: Seat, report: int) -> int:
+    """Tell the master why, through the report pipe, so that it is logged once and not by every worker."""
+    if isinstance(error, PreforkError):
+        text, code = str(error), error.exit_code
+    else:
+        text, code = "".join(traceback.format_exception(error)), BootError.exit_code
+    seat.enter(State.FAILED_TO_BOOT)
+    deadline = time.monotonic() + 1.0
+    data = text.encode(errors="backslashreplace")[-_REPORT_BYTES:]
+    while data and time.monotonic() < deadline:
+        try:
+            data = data[os.write(report, data) :]
+        except BlockingIOError:
+            time.sleep(0.005)  # the pipe is full; the master is reading it
+        except OSError:
+            break
+    return code
+
+
+_REPORT_BYTES = 32 * 1024
+
+
+def _peer(address: Any) -> str:
+    if isinstance(address, tuple) and len(address) >= 2:
+        return f"[{address[0]}]:{address[1]}" if len(address) == 4 else f"{address[0]}:{address[1]}"
+    return str(address or "a unix socket")
