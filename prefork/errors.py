@@ -7,6 +7,7 @@ shown.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -63,3 +64,15 @@ class BootError(PreforkError):
     """The application failed to start in the first generation of workers."""
 
     exit_code: ClassVar[int] = 4
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
+    """The remedy for a word that nobody knows: the known ones that are nearly the same.
+
+    Args:
+        word: What was given.
+        known: What could have been meant.
+        otherwise: The remedy when nothing is close.
+    """
+    close = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
+    return f"did you mean {' or '.join(close)}?" if close else otherwise

@@ -228,13 +228,13 @@ def text(pattern: str, remedy: str, *, metavar: str) -> Kind[str]:
     """A text of one form, or an empty one.
 
     Args:
-        pattern: The regular expression that the whole text matches.
+        pattern: The regular expression that the whole text matches; it is printable besides.
         remedy: The clause about one that doesn't.
         metavar: What stands for it in the help.
     """
 
     def check(value: object) -> str:
-        if not isinstance(value, str) or (value and not re.fullmatch(pattern, value)):
+        if not isinstance(value, str) or (value and not (value.isprintable() and re.fullmatch(pattern, value))):
             raise refusal(value, remedy)
         return value
 

@@ -8,7 +8,6 @@ whether it can be had (a user that exists, a port that is free) shows where it i
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any, Final, Literal, NamedTuple
 from prefork import fields as kinds
 from prefork.address import Address, parse
 from prefork.backoff import Backoff
-from prefork.errors import SettingsError
+from prefork.errors import SettingsError, did_you_mean
 from prefork.fields import Field, Kind
 from prefork.rules import RULES
 
@@ -356,6 +355,21 @@ class Settings:
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Settings:
+        """The settings that a caller named; the way in for keyword arguments, where a name may be wrong too.
+
+        Args:
+            given: Values by name. Settings that it doesn't name have their defaults.
+
+        Raises:
+            SettingsError: With all problems at once, unknown names among them.
+        """
+        _, problems = examine(given)
+        if problems:
+            raise SettingsError(problem.text for problem in problems)
+        return cls(**given)
+
     @property
     def addresses(self) -> tuple[Address, ...]:
         """What `bind` says, read."""
@@ -431,20 +445,6 @@ def examine(given: Mapping[str, object], bad: Collection[str] = ()) -> tuple[dic
     return values, problems
 
 
-def make(given: Mapping[str, object]) -> Settings:
-    """The settings that a caller named; the way in for keyword arguments, where a name may be wrong too.
-
-    Raises:
-        SettingsError: With all problems at once, unknown names among them.
-    """
-    _, problems = examine(given)
-    if problems:
-        raise SettingsError(problem.text for problem in problems)
-    return Settings(**dict(given))  # type: ignore[arg-type]  # examine() found every value to be of its type
-
-
 def unknown(name: str) -> str:
     """The line about a name that no setting has."""
-    close = difflib.get_close_matches(name, by_name(), n=2, cutoff=0.6)
-    remedy = f"did you mean {' or '.join(close)}?" if close else "prefork serve --help lists them all"
-    return f"{name}: is not a setting; {remedy}"
+    return f"{name}: is not a setting; {did_you_mean(name, by_name(), 'prefork serve --help lists them all')}"

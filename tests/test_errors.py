@@ -40,3 +40,9 @@ def test_settings_error_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(errors.SettingsError(["a", "b"])))
     assert error.problems == ("a", "b")
     assert str(error) == "a\nb"
+
+
+def test_a_word_that_is_nearly_right_is_recognised() -> None:
+    known = ["workers", "max_workers", "timeout"]
+    assert errors.did_you_mean("worker", known, "see --help") == "did you mean workers or max_workers?"
+    assert errors.did_you_mean("colour", known, "see --help") == "see --help"

@@ -167,6 +167,7 @@ def test_text_is_read(name: str, text: str, value: object) -> None:
             'socket_mode: 1023 is not a file mode; give octal digits in quotes, such as "0660"',
         ),
         ({"hooks": "a b"}, "hooks: 'a b' does not name an object; give module or module:object"),
+        ({"socket_user": "a\x7f"}, "socket_user: 'a\\x7f' is not a user; give a name or a number"),
         ({"socket_user": "a:b"}, "socket_user: 'a:b' is not a user; give a name or a number"),
         ({"bind": "localhost"}, "bind: 'localhost' has no port; give host:port, [address]:port or unix:/path"),
         ({"bind": ()}, "bind: () is not an address; give host:port or unix:/path, or several of them"),
@@ -297,9 +298,9 @@ def test_the_size_is_always_in_order(workers: Any, least: int, most: int, cpus: 
     assert 1 <= low <= start <= high
 
 
-def test_make_reports_unknown_names_with_the_rest() -> None:
+def test_of_reports_unknown_names_with_the_rest() -> None:
     with pytest.raises(SettingsError) as raised:
-        settings.make({"worker": 2, "colour": "red", "workers": 0})
+        Settings.of({"worker": 2, "colour": "red", "workers": 0})
     assert raised.value.problems == (
         "worker: is not a setting; did you mean workers or min_workers?",
         "colour: is not a setting; prefork serve --help lists them all",
@@ -307,8 +308,8 @@ def test_make_reports_unknown_names_with_the_rest() -> None:
     )
 
 
-def test_make_gives_what_the_caller_named() -> None:
-    assert settings.make({"workers": 3, "max_memory": "1G"}) == Settings(workers=3, max_memory=1 << 30)
+def test_of_gives_what_the_caller_named() -> None:
+    assert Settings.of({"workers": 3, "max_memory": "1G"}) == Settings(workers=3, max_memory=1 << 30)
 
 
 def test_examine_applies_no_rule_to_what_is_known_to_be_wrong() -> None:
