@@ -1,0 +1,281 @@
+"""From an address to listening sockets, or to one line that says why not and what to do.
+
+Everything that can go wrong between a setting and a listening socket is known beforehand: the address is in use, not
+ours, forbidden, unknown; what we inherited is no socket, or does not listen. Each is a `ListenError` whose text names
+the setting, its value and the remedy.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any, Final
+
+from prefork.address import Address
+from prefork.errors import ListenError
+from prefork.net import holder, unixpath
+from prefork.net.options import SocketOptions, apply
+
+_FIRST_FD: Final = 3  # SD_LISTEN_FDS_START (sd_listen_fds(3))
+_UNNAMED: Final = "unknown"  # what sd_listen_fds_with_names(3) calls a socket without a name
+_UNPRIVILEGED: Final = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+
+
+def bind(
+    address: Address, *, count: int, backlog: int, options: SocketOptions, reuse_port: bool
+) -> tuple[list[socket.socket], unixpath.FileId | None]:
+    """Listen on an address of any kind that we make ourselves. MASTER.
+
+    Args:
+        address: Of kind "inet", "inet6", "unix" or "abstract".
+        count: How many sockets; more than one only in a SO_REUSEPORT group.
+        backlog: The length of each accept queue, in connections.
+        options: What to set before they listen.
+        reuse_port: Whether they are a SO_REUSEPORT group.
+
+    Returns:
+        The sockets, in the order in which they began to listen, and what the file of a unix path is.
+
+    Raises:
+        ListenError: It can't be done, and why; nothing is left.
+    """
+    if address.kind in {"unix", "abstract"}:
+        sock, file_id = bind_unix(address, backlog=backlog, options=options)
+        return [sock], file_id
+    sockets: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            sockets.append(
+                bind_inet(
+                    address,
+                    backlog=backlog,
+                    options=options,
+                    reuse_port=reuse_port,
+                    beside=sockets[0] if sockets else None,
+                )
+            )
+    except ListenError:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets, None
+
+
+def bind_inet(
+    address: Address,
+    *,
+    backlog: int,
+    options: SocketOptions,
+    reuse_port: bool = False,
+    beside: socket.socket | None = None,
+) -> socket.socket:
+    """Listen on a TCP address. MASTER.
+
+    Args:
+        address: Of kind "inet" or "inet6"; a host name is resolved (getaddrinfo(3)), IPv4 preferred.
+        backlog: The length of the accept queue, in connections.
+        options: What to set before the socket is bound.
+        reuse_port: Whether the socket joins a SO_REUSEPORT group.
+        beside: A member of the group to join: its name is taken, so that port 0 and a host name give the same twice.
+
+    Raises:
+        ListenError: It can't be done, and why.
+    """
+    family, name = (beside.family, beside.getsockname()) if beside is not None else _resolve(address)
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ListenError(f"bind: {address}: {_plain(error)}; this machine does not speak {family.name}") from error
+    try:
+        sock.settimeout(None)  # whatever socket.setdefaulttimeout says: workers block in accept
+        apply(sock, options, reuse_port=reuse_port)
+        sock.bind(name)
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        raise ListenError(f"bind: {address}: {_inet_clause(error, name, reuse_port)}") from error
+    return sock
+
+
+def bind_unix(
+    address: Address, *, backlog: int, options: SocketOptions
+) -> tuple[socket.socket, unixpath.FileId | None]:
+    """Listen on a unix path, or under an abstract name. MASTER.
+
+    Args:
+        address: Of kind "unix" or "abstract".
+        backlog: The length of the accept queue, in connections.
+        options: Of these mode, user and group, for a path.
+
+    Returns:
+        The socket, and what its file is (None for an abstract name, which has none).
+
+    Raises:
+        ListenError: It can't be done, and why.
+    """
+    try:
+        if address.kind == "unix":
+            return unixpath.take(address, backlog=backlog, options=options)
+        sock = socket.socket(socket.AF_UNIX, address.type)
+        try:
+            sock.settimeout(None)
+            sock.bind("\0" + address.name)
+            sock.listen(backlog)
+        except OSError:
+            sock.close()
+            raise
+    except OSError as error:
+        raise ListenError(f"bind: {address}: {_unix_clause(error, address)}") from error
+    return sock, None
+
+
+def adopt(address: Address, fd: int) -> socket.socket:
+    """Take over a listening socket that this process inherited. MASTER.
+
+    The descriptor becomes close-on-exec; its O_NONBLOCK, which it shares with whoever gave it, stays as it is.
+
+    Args:
+        address: How the user named it, for the messages.
+        fd: The descriptor.
+
+    Raises:
+        ListenError: It is not open, not a socket, or does not listen.
+    """
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError:
+        raise ListenError(f"bind: {address}: descriptor {fd} is not open; pass a listening socket under it") from None
+    if not stat.S_ISSOCK(mode):
+        raise ListenError(f"bind: {address}: descriptor {fd} is not a socket; pass a listening socket under it")
+    sock = _wrap(fd)
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.detach()
+        raise ListenError(f"bind: {address}: the socket of descriptor {fd} does not listen; call listen(2) before")
+    sock.set_inheritable(False)
+    return sock
+
+
+def systemd_sockets(environ: MutableMapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """The descriptors that the service manager passed, by name, in its order (sd_listen_fds_with_names(3)). MASTER.
+
+    They become close-on-exec, and the variables are removed, so that neither reaches a worker's children.
+
+    Args:
+        environ: The environment, usually ``os.environ``.
+
+    Returns:
+        Nothing when the variables are missing or meant for another process.
+
+    Raises:
+        ListenError: The variables contradict themselves.
+    """
+    found = {name: environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES")}
+    if found["LISTEN_PID"] != str(os.getpid()):
+        return {}
+    count = found["LISTEN_FDS"]
+    if not (count.isascii() and count.isdecimal()):
+        raise ListenError(f"bind: systemd: LISTEN_FDS={count!r} is not a count; start through the service manager")
+    fds = range(_FIRST_FD, _FIRST_FD + int(count))
+    names = found["LISTEN_FDNAMES"].split(":") if found["LISTEN_FDNAMES"] else [_UNNAMED] * len(fds)
+    if len(names) != len(fds):
+        raise ListenError(f"bind: systemd: LISTEN_FDNAMES names {len(names)} sockets, LISTEN_FDS counts {len(fds)}")
+    by_name: dict[str, tuple[int, ...]] = {}
+    for name, fd in zip(names, fds, strict=True):
+        try:
+            os.set_inheritable(fd, False)
+        except OSError:
+            raise ListenError(f"bind: systemd: descriptor {fd} is not open, though LISTEN_FDS={count}") from None
+        by_name[name] = (*by_name.get(name, ()), fd)
+    return by_name
+
+
+def chosen(address: Address, passed: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """The descriptors that an address of kind "systemd" means: those of its name, or all. Pure.
+
+    Args:
+        address: The address.
+        passed: What `systemd_sockets` found.
+
+    Raises:
+        ListenError: There is none.
+    """
+    fds = passed.get(address.name, ()) if address.name else tuple(sorted(fd for fds in passed.values() for fd in fds))
+    if fds:
+        return fds
+    if not passed:
+        raise ListenError(
+            f"bind: {address}: the service manager passed no sockets; start through a .socket unit, or give an address"
+        )
+    names = ", ".join(sorted(passed))
+    raise ListenError(f"bind: {address}: the service manager passed no socket of this name; it passed {names}")
+
+
+def _wrap(fd: int) -> socket.socket:
+    """A socket object for a descriptor whose O_NONBLOCK others share: a default timeout must not set it."""
+    blocking = os.get_blocking(fd)
+    sock = socket.socket(fileno=fd)
+    sock.settimeout(None)
+    os.set_blocking(fd, blocking)
+    return sock
+
+
+def _resolve(address: Address) -> tuple[socket.AddressFamily, Any]:
+    family = socket.AF_INET6 if address.kind == "inet6" else socket.AF_UNSPEC
+    try:
+        found = socket.getaddrinfo(
+            address.host or "0.0.0.0", address.port, family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except socket.gaierror as error:
+        raise ListenError(
+            f"bind: {address}: the host name is unknown ({error.strerror}); give one of this machine's addresses"
+        ) from error
+    # A name for both families means the IPv4 one here, as the address's text (host:port) promises.
+    chosen, *_, name = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    return chosen, name
+
+
+def _inet_clause(error: OSError, name: Any, reuse_port: bool) -> str:
+    host, port = name[:2]
+    match error.errno:
+        case errno.EADDRINUSE:
+            by = holder.of_port(host, port)
+            if reuse_port:
+                return f"the address is in use{by}, which must share it (reuse_port) and run as the same user"
+            return f"the address is in use{by}; stop it or choose another port"
+        case errno.EADDRNOTAVAIL:
+            return f"{host} is not an address of this machine; give one of its own, or :{port} for all"
+        case errno.EACCES if port < _first_unprivileged_port():
+            return (
+                f"no permission for port {port}; use {_first_unprivileged_port()} or above, start as root, "
+                "or grant CAP_NET_BIND_SERVICE"
+            )
+    return f"{_plain(error)}; choose another address"
+
+
+def _unix_clause(error: OSError, address: Address) -> str:
+    path = address.path
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"the name is in use{holder.of_unix('@' + address.name)}; stop it or choose another name"
+        case errno.ENOENT:
+            return f"the folder {os.path.dirname(path) or '.'} does not exist; make it"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return f"{_plain(error)}; let this user write to the folder {os.path.dirname(path) or '.'}"
+        case errno.ELOOP:
+            return f"{path}.lock is a symbolic link; remove it"
+    return f"{_plain(error)}; choose another path"
+
+
+def _plain(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def _first_unprivileged_port() -> int:
+    try:
+        return int(_UNPRIVILEGED.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 1024

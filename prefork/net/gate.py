@@ -1,0 +1,107 @@
+"""The gate of a TCP listener: no new handshake begins, and it can be known when the last one of before has ended.
+
+**Which handshakes count.** A handshake under way (SYN_RECV) is a promise: the client holds our SYN-ACK, and is reset
+when nobody listens at its end. It belongs to an address, not to a member of a group, and during a takeover the
+successor's handshakes are on the same address. So the gate remembers those that were there when it had closed: only
+these can still reach us.
+
+**When it has closed.** A SYN that another CPU was looking at when the filter was attached may still become a
+handshake. That is over after one RCU grace period, and membarrier(2) waits for one: some 10 ms, once in a listener's
+life.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import socket
+from collections.abc import Mapping
+from typing import Final
+
+from prefork.net import filters
+from prefork.net.options import defer
+from prefork.net.queue import Diag, Handshake
+
+_SYS_MEMBARRIER: Final = {"x86_64": 324, "aarch64": 283, "riscv64": 283}.get(platform.machine())
+_MEMBARRIER_CMD_GLOBAL: Final = 1
+_syscall: Final = ctypes.CDLL(None).syscall
+
+
+class Gate:
+    """MASTER. The gates of a TCP listener's sockets, by slot.
+
+    Args:
+        diag: Tells the handshakes under way.
+    """
+
+    def __init__(self, diag: Diag) -> None:
+        self._diag = diag
+        self._promised: dict[int, frozenset[Handshake] | None] = {}
+
+    def __contains__(self, slot: int) -> bool:
+        """Whether the socket of a slot is behind a closed gate."""
+        return slot in self._promised
+
+    def close(self, sockets: Mapping[int, socket.socket]) -> None:
+        """Drop the SYNs that come to these sockets from now on.
+
+        TCP_DEFER_ACCEPT goes to 0 with it: a client that would be accepted only once it speaks has a promise too.
+
+        Args:
+            sockets: By slot; members of one listener.
+
+        Raises:
+            OSError: The kernel refused; some may be gated then.
+        """
+        for sock in sockets.values():
+            defer(sock, 0)
+            filters.gate(sock)
+        _wait_for_grace_period()
+        self._promised.update(dict.fromkeys(sockets))
+        self.pending(sockets)
+
+    def open(self, sockets: Mapping[int, socket.socket], *, defer_accept: int) -> None:
+        """Let handshakes begin again.
+
+        Args:
+            sockets: By slot; members of one listener.
+            defer_accept: What TCP_DEFER_ACCEPT was, in seconds.
+        """
+        for slot, sock in sockets.items():
+            filters.ungate(sock)
+            defer(sock, defer_accept)
+            self._promised.pop(slot, None)
+
+    def forget(self, slot: int) -> None:
+        """The socket of this slot is closed."""
+        self._promised.pop(slot, None)
+
+    def pending(self, sockets: Mapping[int, socket.socket]) -> bool:
+        """Whether handshakes are under way that may still reach one of these sockets.
+
+        For a socket without a gate these are all handshakes to its address. True when the kernel does not answer.
+
+        Args:
+            sockets: By slot; members of one listener.
+        """
+        try:
+            now = self._diag.half_open(next(iter(sockets.values())))
+        except OSError:
+            return True
+        found = False
+        for slot in sockets:
+            promised = self._promised.get(slot)  # None: no gate, or never seen since it closed
+            left = now if promised is None else promised & now
+            if slot in self._promised:
+                self._promised[slot] = left
+            found = found or bool(left)
+        return found
+
+
+def _wait_for_grace_period() -> None:
+    """Return when every CPU has finished what it was doing in the kernel's network code at the call.
+
+    Where membarrier(2) is missing or refused, microseconds remain in which a SYN can slip through unseen.
+    """
+    if _SYS_MEMBARRIER is not None:
+        _syscall(_SYS_MEMBARRIER, _MEMBARRIER_CMD_GLOBAL, 0, 0)

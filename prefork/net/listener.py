@@ -1,0 +1,491 @@
+"""A listener: one address, what listens on it, and how it ends without losing anybody.
+
+How it ends::
+
+    gate()       no new handshake begins; those under way go on
+    empty()      true once nothing waits, and no handshake that was under way when the gate closed still is
+    shutdown()   only then, and only if it is ours: accept fails with EINVAL in every process, the port is free
+
+What a gate is depends on the family. TCP drops SYNs, and clients try again by themselves (tcp(7), tcp_syn_retries). A
+unix path is removed, for good: `ungate` can't bring it back; whoever has connected before is still served. An
+abstract name can't be gated: who connects between the last look and the close is reset.
+
+A listener that outlives us (fd://, systemd:) is not *owned*: it is not gated, not shut down, not removed, because
+whoever listens after us serves what waits there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Collection, Iterable, MutableMapping
+from dataclasses import dataclass
+from typing import Final, TypedDict, Unpack
+
+from prefork.address import Address, format_peer, parse
+from prefork.errors import ListenError
+from prefork.net import binding, unixpath
+from prefork.net.gate import Gate
+from prefork.net.group import SHARED, Group, Mode
+from prefork.net.options import SocketOptions, warn
+from prefork.net.queue import Depth, Diag, tcp_depth
+from prefork.net.unixpath import FileId
+
+_log: Final = logging.getLogger("prefork")
+
+_DEFAULTS: Final = SocketOptions()
+_BACKLOG: Final = 2048
+
+
+class How(TypedDict, total=False):
+    """What `Listener.open` takes beside an address."""
+
+    backlog: int
+    reuse_port: bool
+    members: int
+    mode: Mode
+    options: SocketOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a listener is, for the image of this process that follows after exec(2): plain numbers and text.
+
+    Args:
+        address: The address as text, as it was asked for.
+        members: Slot and descriptor of each socket.
+        order: The slots by their index in the group; None when that is not known.
+        owned: Whether it is ours to end.
+        reuse_port: Whether it is a group.
+        mode: How the group spreads connections.
+        file_id: Device and inode of a unix path; None for any other.
+    """
+
+    address: str
+    members: tuple[tuple[int, int], ...]
+    order: tuple[int, ...] | None
+    owned: bool
+    reuse_port: bool
+    mode: Mode
+    file_id: tuple[int, int] | None
+
+
+class Listener:
+    """MASTER opens it before the first fork and ends it; a WORKER has it by fork and calls `after_fork`.
+
+    Made by `open`, `open_all`, `adopt` or `restore`. All descriptors are close-on-exec.
+
+    Attributes:
+        address: The address as it was asked for.
+        name: The address to tell people, with the port that the kernel chose.
+        owned: Whether it is ours to gate and to end.
+        gated: Whether new connections have been stopped.
+        ended: Whether it has been shut down.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        group: Group,
+        diag: Diag,
+        *,
+        owned: bool,
+        backlog: int = _BACKLOG,
+        options: SocketOptions = _DEFAULTS,
+        file_id: FileId | None = None,
+    ) -> None:
+        self.address = address
+        self.owned = owned
+        self.gated = False
+        self.ended = False
+        self.name = str(address) if address.kind in {"unix", "abstract"} else _name(group.any)
+        self._group = group
+        self._diag = diag
+        self._backlog = backlog
+        self._options = options
+        self._tcp = _is_tcp(group.any)
+        self._file_id = file_id
+        self._path = os.path.abspath(address.path)  # the working directory may change before the end
+        self._pid = os.getpid()
+        self._gate = Gate(diag)
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}, {len(self.sockets)} sockets>"
+
+    # Making one.
+
+    @classmethod
+    def open(
+        cls,
+        address: Address,
+        *,
+        backlog: int = _BACKLOG,
+        reuse_port: bool = False,
+        members: int = 1,
+        mode: Mode = "hash",
+        options: SocketOptions = _DEFAULTS,
+    ) -> Listener:
+        """Listen on an address. MASTER.
+
+        Args:
+            address: Any kind but "systemd", which may stand for several listeners: see `open_all`.
+            backlog: The length of each accept queue, in connections (listen(2)).
+            reuse_port: Whether to make a group. Only TCP knows groups; elsewhere it has no effect.
+            members: How many members a group starts with, one for each slot.
+            mode: How a group that is ours alone spreads connections over its members.
+            options: Socket options, and mode and owner of a unix path.
+
+        Raises:
+            ListenError: It can't be done; one line with the remedy.
+            ValueError: The address is of kind "systemd".
+        """
+        if address.kind == "systemd":
+            raise ValueError(f"{address} may stand for several listeners; open_all() takes it")
+        if address.kind == "fd":
+            return cls.adopt(address.fd, address=address)
+        several = reuse_port and address.kind in {"inet", "inet6"}
+        sockets, file_id = binding.bind(
+            address, count=members if several else 1, backlog=backlog, options=options, reuse_port=several
+        )
+        diag = Diag()
+        group = Group(dict(enumerate(sockets)), diag, several=several, mode=mode)
+        listener = cls(address, group, diag, owned=True, backlog=backlog, options=options, file_id=file_id)
+        warn(backlog, options, tcp=listener._tcp)
+        if not group.settle():
+            _log.warning("reuse_port_mode %s has no effect on %s beside another server", mode, listener.name)
+        return listener
+
+    @classmethod
+    def adopt(cls, fd: int, *, address: Address | None = None) -> Listener:
+        """Listen on a socket that this process inherited, and that outlives it. MASTER.
+
+        Args:
+            fd: The descriptor; it becomes ours to close, not to end.
+            address: What the user asked for, for messages; ``fd://N`` when left out.
+
+        Raises:
+            ListenError: It is not open, not a socket, or does not listen.
+        """
+        asked = address if address is not None else Address("fd", fd=fd)
+        sock = binding.adopt(asked, fd)
+        diag = Diag()
+        return cls(asked, Group({SHARED: sock}, diag), diag, owned=False)
+
+    @classmethod
+    def open_all(
+        cls,
+        addresses: Iterable[Address],
+        *,
+        environ: MutableMapping[str, str] = os.environ,
+        **how: Unpack[How],
+    ) -> list[Listener]:
+        """Listen on all of these addresses, or on none. MASTER.
+
+        Args:
+            addresses: Of any kind; "systemd" gives one listener for each socket that was passed under its name.
+            environ: Where the service manager says what it passed; its variables are removed.
+            **how: As for `open`.
+
+        Raises:
+            ListenError: One of them can't be had; the others are closed again.
+        """
+        listeners: list[Listener] = []
+        passed: dict[str, tuple[int, ...]] | None = None
+        try:
+            for address in addresses:
+                if address.kind != "systemd":
+                    listeners.append(cls.open(address, **how))
+                    continue
+                passed = binding.systemd_sockets(environ) if passed is None else passed
+                for fd in binding.chosen(address, passed):
+                    listeners += [cls.adopt(fd, address=address)]
+        except BaseException:
+            for listener in listeners:
+                listener.close()
+            raise
+        return listeners
+
+    @classmethod
+    def restore(cls, record: Record, *, backlog: int = _BACKLOG, options: SocketOptions = _DEFAULTS) -> Listener:
+        """Go on with a listener of the image that was here before exec(2). MASTER.
+
+        Args:
+            record: What `record` said there; its descriptors came through the exec.
+            backlog: For members that are added later.
+            options: For members that are added later.
+
+        Raises:
+            ListenError: A descriptor of the record does not listen.
+        """
+        address = parse(record.address)
+        sockets = {slot: binding.adopt(address, fd) for slot, fd in record.members}
+        diag = Diag()
+        group = Group(sockets, diag, several=record.reuse_port, mode=record.mode, order=record.order)
+        file_id = None if record.file_id is None else FileId(*record.file_id)
+        return cls(address, group, diag, owned=record.owned, backlog=backlog, options=options, file_id=file_id)
+
+    def record(self) -> Record:
+        """What `restore` needs to go on with this listener. MASTER."""
+        group = self._group
+        return Record(
+            address=str(self.address),
+            members=tuple((slot, group.of(slot).fileno()) for slot in group.slots),
+            order=group.order,
+            owned=self.owned,
+            reuse_port=group.several,
+            mode=group.mode,
+            file_id=self._file_id,
+        )
+
+    # What is there.
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """All listening sockets that this process holds, in the order of their slots. MASTER, WORKER."""
+        return self._group.sockets
+
+    @property
+    def reuse_port(self) -> bool:
+        """Whether it is a group with a member for each slot. MASTER, WORKER."""
+        return self._group.several
+
+    @property
+    def slots(self) -> list[int]:
+        """The slots that have a member of the group; ``[0]`` when one socket serves all. MASTER."""
+        return self._group.slots
+
+    @property
+    def limit(self) -> int:
+        """How many connections its accept queues hold together, as the kernel cut it; 0 if unknown. MASTER."""
+        return sum(self._depth(sock).limit for sock in self.sockets)
+
+    def socket_for(self, slot: int) -> socket.socket:
+        """What the worker of a slot accepts on. MASTER, WORKER.
+
+        Raises:
+            KeyError: The group has no member for it: `grow` makes one.
+        """
+        return self._group.of(slot)
+
+    def waiting(self, slot: int | None = None) -> int:
+        """How many connections wait to be accepted. MASTER.
+
+        Args:
+            slot: Whose member to look at; None for all.
+        """
+        return 0 if self.ended else sum(self._depth(sock).waiting for sock in self._chosen(slot).values())
+
+    def empty(self, slot: int | None = None) -> bool:
+        """Whether nothing waits and no handshake is under way that could still end here. MASTER.
+
+        Before the gate has closed, it is about this moment only; after it, it stays true. False when the kernel did not
+        answer: then nothing is proven.
+
+        Args:
+            slot: Whose member to look at; None for all.
+        """
+        # Handshakes first: one that completes between the two looks is then seen in the queue.
+        if self._tcp and not self.ended and self._gate.pending(self._chosen(slot)):
+            return False
+        return self.waiting(slot) == 0
+
+    # How it ends.
+
+    def gate(self, slot: int | None = None) -> bool:
+        """Stop new connections, and no others. MASTER.
+
+        TCP_DEFER_ACCEPT goes to 0 with it: who waits to be accepted until he speaks would be reset in the end.
+
+        Args:
+            slot: The one member to gate, which then can be drained and closed with `close_member`; None for all.
+
+        Returns:
+            Whether it holds: not for what we don't own, not for an abstract name, and not if the kernel refuses.
+        """
+        if not self.owned:
+            return False
+        if not self._tcp:
+            self.gated = self._file_id is not None and self._disappear()
+            return self.gated
+        try:
+            if slot is None:
+                self._group.detach()  # a program that goes on steering to gated members would starve a successor
+            self._gate.close(self._chosen(slot))
+        except OSError as error:
+            _log.warning("can't stop new connections to %s: %s", self.name, error)
+            return False
+        self.gated = self.gated or slot is None
+        return True
+
+    def ungate(self, slot: int | None = None) -> bool:
+        """Let new connections come again. MASTER. A unix path that was removed does not come back.
+
+        Args:
+            slot: The one member; None for all.
+
+        Returns:
+            Whether new connections come.
+        """
+        if not self._tcp or not self.owned:
+            return not self.gated
+        self._gate.open(self._chosen(slot), defer_accept=self._options.defer_accept)
+        if slot is None:
+            self.gated = False
+            self._group.settle()
+        return True
+
+    def nonblocking(self, on: bool = True) -> None:
+        """Set O_NONBLOCK, in every process that shares the sockets (open(2)). MASTER.
+
+        Args:
+            on: False makes them block again.
+        """
+        for sock in self.sockets:
+            os.set_blocking(sock.fileno(), not on)
+
+    def shutdown(self) -> bool:
+        """End the listener in every process, and free its port, if that costs nobody. MASTER.
+
+        Returns:
+            Whether it was done: it is ours, the gate has closed, and it is empty.
+        """
+        if not (self.owned and self.gated and self.empty()):
+            return False
+        if not self.ended:
+            self.ended = True
+            for sock in self.sockets:
+                sock.shutdown(socket.SHUT_RDWR)
+        return True
+
+    def unlink(self) -> bool:
+        """Remove the unix path, while it is still the file that we made. MASTER; elsewhere it does nothing.
+
+        Returns:
+            Whether a file of ours was removed.
+        """
+        if self._file_id is None or os.getpid() != self._pid:
+            return False
+        try:
+            removed = unixpath.give_up(self._path, self._file_id)
+        except (ListenError, OSError) as error:
+            _log.warning("can't remove %s: %s", self._path, error)
+            return False
+        self._file_id = None
+        return removed
+
+    def close(self) -> None:
+        """Close what this process holds; in the MASTER also remove the path and the program that steers. Idempotent.
+
+        What still waits is reset when the last process has closed.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if os.getpid() == self._pid:
+            self.unlink()
+            if not self.ended:
+                self._group.detach()
+        self._group.close()
+        self._diag.close()
+
+    def after_fork(self, slot: int) -> None:
+        """WORKER. Close what is the master's: the other slots' members, the window on queues."""
+        self._group.keep(slot)
+        self._diag.close()
+
+    # The group.
+
+    def grow(self, members: int) -> None:
+        """Give each slot below ``members`` its socket. MASTER. Does nothing for a shared socket.
+
+        A new member gets connections at once: start its worker soon.
+
+        Args:
+            members: How many slots are to have one.
+
+        Raises:
+            ListenError: A socket can't be made; those made before stay.
+        """
+        if not self.reuse_port:
+            return
+        for slot in range(members):
+            if slot not in self._group.slots:
+                self._group.add(
+                    slot,
+                    binding.bind_inet(
+                        self.address,
+                        backlog=self._backlog,
+                        options=self._options,
+                        reuse_port=True,
+                        beside=self._group.any,
+                    ),
+                )
+
+    def close_member(self, slot: int) -> bool:
+        """Take the member of a slot out of the group. MASTER.
+
+        Nobody is lost if it was gated and is empty. Then it leaves the group now, for every process. Else it leaves
+        with its last descriptor, which resets what waits there, and the group can't be steered any more.
+
+        Args:
+            slot: Whose; the group must have another.
+
+        Returns:
+            Whether it was gated and empty.
+
+        Raises:
+            ValueError: It is the only one left, or the socket of all.
+        """
+        if not self.reuse_port or len(self.slots) == 1:
+            raise ValueError(f"{self.name} has no second socket to go on with")
+        proven = slot in self._gate and self.empty(slot)
+        if proven:
+            self.socket_for(slot).shutdown(socket.SHUT_RDWR)
+        self._gate.forget(slot)
+        self._group.remove(slot, ended=proven)
+        return proven
+
+    def steer(self, slots: Collection[int]) -> bool:
+        """Give new connections to the members of these slots alone. MASTER.
+
+        Args:
+            slots: Who takes part; ``range(k)`` for the first k.
+
+        Returns:
+            Whether it holds. It does in a group that is ours alone; beside another server it never will, and a slot
+            that goes is to be gated instead.
+        """
+        return self.reuse_port and self._group.steer(slots)
+
+    def unsteer(self) -> bool:
+        """Give new connections to all members again, in the mode asked for. MASTER.
+
+        Returns:
+            Whether that mode holds.
+        """
+        return self._group.unsteer()
+
+    # Facts.
+
+    def _chosen(self, slot: int | None) -> dict[int, socket.socket]:
+        slots = self._group.slots if slot is None or not self.reuse_port else [slot]
+        return {one: self._group.of(one) for one in slots}
+
+    def _depth(self, sock: socket.socket) -> Depth:
+        return tcp_depth(sock) if self._tcp else self._diag.unix_depth(sock)
+
+    def _disappear(self) -> bool:
+        """Remove the path; whether nobody can connect by it any more."""
+        self.unlink()
+        return self._file_id is None
+
+
+def _is_tcp(sock: socket.socket) -> bool:
+    return sock.family in {socket.AF_INET, socket.AF_INET6}
+
+
+def _name(sock: socket.socket) -> str:
+    name = format_peer(sock.getsockname())
+    return name.replace("unix:", "seqpacket:", 1) if sock.type == socket.SOCK_SEQPACKET else name

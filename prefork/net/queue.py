@@ -1,0 +1,225 @@
+"""What waits on a listener: its accept queue, the handshakes under way, and who else listens there.
+
+The accept queue of a TCP listener is in its TCP_INFO (tcp(7)): ``tcpi_unacked`` connections wait, ``tcpi_sacked`` may.
+That is one system call and right for IPv6 and for members of a SO_REUSEPORT group. It does not hold the handshakes that
+are still under way (SYN_RECV): a client that got our SYN-ACK believes to be connected soon, and a listener that is
+closed now resets it. Those, and the queues of AF_UNIX listeners, come from sock_diag(7), a netlink socket that any user
+may open. `Diag` opens it once, beforehand, because a process at its descriptor limit could not.
+
+Where netlink is forbidden (a service unit with RestrictAddressFamilies, a sandbox), /proc/net/tcp and tcp6 tell the
+same in text, and poll(2) tells whether anything waits on an AF_UNIX listener.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Final, NamedTuple, TypeAlias
+
+Handshake: TypeAlias = tuple[bytes, int, bytes]
+"""A handshake under way: the client's address and port, and the address of ours that it speaks to."""
+
+
+class Depth(NamedTuple):
+    """A listener's accept queue: both are counts of connections."""
+
+    waiting: int
+    limit: int
+
+
+class _Row(NamedTuple):
+    """One TCP socket on a port: addresses are in network order, 4 bytes for AF_INET and 16 for AF_INET6."""
+
+    listening: bool
+    local: bytes
+    peer: bytes
+    peer_port: int
+    inode: int
+
+
+_NETLINK_SOCK_DIAG: Final = 4  # linux/netlink.h
+_SOCK_DIAG_BY_FAMILY: Final = 20  # linux/sock_diag.h
+_REQUEST: Final = 0x1  # NLM_F_REQUEST
+_DUMP: Final = 0x300  # NLM_F_DUMP
+_NLMSG_ERROR: Final = 2
+_NLMSG_DONE: Final = 3
+_HEADER: Final = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
+_INET_REQUEST: Final = struct.Struct("=BBBxI2s46x")  # inet_diag_req_v2, up to the port asked for; no cookie
+_INET_ROW: Final = struct.Struct("=xBxx2xH16s16s4x8x4x4x4x4xI")  # inet_diag_msg
+_UNIX_REQUEST: Final = struct.Struct("=BxxxIIIII")  # unix_diag_req
+_UNIX_ROW_BYTES: Final = 16  # unix_diag_msg
+_ATTRIBUTE: Final = struct.Struct("=HH")  # nlattr: length, type
+_UDIAG_SHOW_RQLEN: Final = 0x10
+_UNIX_DIAG_RQLEN: Final = 4
+_NO_COOKIE: Final = 0xFFFFFFFF
+_SYN_RECV: Final = 3  # net/tcp_states.h
+_LISTEN: Final = 10
+_ANSWER_BYTES: Final = 1 << 16
+_ANSWER_SECONDS: Final = 2.0  # the kernel answers within the call; this is against a kernel that never does
+
+_TCP_INFO_BYTES: Final = 32  # up to and with tcpi_sacked
+_TCPI_UNACKED: Final = 24
+
+
+def tcp_depth(listener: socket.socket) -> Depth:
+    """The accept queue of a TCP listener. Any process that holds it; costs one system call.
+
+    Raises:
+        OSError: It is no TCP socket, or not open.
+    """
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    return Depth(*struct.unpack_from("=II", info, _TCPI_UNACKED))
+
+
+class Diag:
+    """MASTER. The window on sockets: a netlink socket, or the files of /proc where netlink is forbidden.
+
+    All descriptors that a question needs are opened here, so that it can be asked at the descriptor limit. `half_open`
+    and `group` raise OSError when the kernel does not answer (ENOBUFS, ENOMEM, or neither window could be opened):
+    nothing is proven then.
+
+    Args:
+        netlink: False takes the way through /proc at once.
+    """
+
+    def __init__(self, *, netlink: bool = True) -> None:
+        self._netlink: socket.socket | None = None
+        self._tables: dict[int, int] = {}
+        self._sequence = 0
+        if netlink:
+            try:
+                self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
+                self._netlink.settimeout(_ANSWER_SECONDS)
+                self._ask_inet(socket.AF_INET, 0, states=0)  # whether TCP is known there at all
+                return
+            except OSError:
+                self.close()
+        for family, table in ((socket.AF_INET, "/proc/net/tcp"), (socket.AF_INET6, "/proc/net/tcp6")):
+            try:
+                self._tables[family] = os.open(table, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                continue  # whoever asks is told
+
+    def half_open(self, listener: socket.socket) -> frozenset[Handshake]:
+        """The handshakes under way that will end in the accept queue of ``listener``.
+
+        In a SO_REUSEPORT group nothing tells to which member a handshake belongs: all of the group's are returned, of
+        other processes' members too. A client that the kernel answered with a SYN cookie (tcp(7), tcp_syncookies: its
+        queue of handshakes overflowed) is not remembered by it and not found here.
+        """
+        family, port, local = _inet_name(listener)
+        rows = self._inet(family, port, (_SYN_RECV, _LISTEN))
+        # A listener on every address gets only what no listener on one address takes from it.
+        taken = {row.local for row in rows if row.listening and any(row.local)}
+        return frozenset(
+            (row.peer, row.peer_port, row.local)
+            for row in rows
+            if not row.listening and (row.local == local if any(local) else row.local not in taken)
+        )
+
+    def group(self, listener: socket.socket) -> frozenset[int]:
+        """The inodes of all sockets that listen on the address and port of ``listener``, its own among them."""
+        family, port, local = _inet_name(listener)
+        return frozenset(row.inode for row in self._inet(family, port, (_LISTEN,)) if row.local == local)
+
+    def unix_depth(self, listener: socket.socket) -> Depth:
+        """The accept queue of an AF_UNIX listener. Without netlink: 1 or 0 waiting, and a limit of 0 (unknown)."""
+        if self._netlink is not None:
+            request = _UNIX_REQUEST.pack(
+                socket.AF_UNIX,
+                1 << _LISTEN,
+                os.fstat(listener.fileno()).st_ino & 0xFFFFFFFF,
+                _UDIAG_SHOW_RQLEN,
+                _NO_COOKIE,
+                _NO_COOKIE,
+            )
+            try:
+                return next(map(_unix_row, self._ask(request, 0)))
+            except OSError:
+                pass  # a kernel without unix_diag, or without memory for the answer
+        poll = select.poll()
+        poll.register(listener, select.POLLIN)
+        return Depth(len(poll.poll(0)), 0)
+
+    def close(self) -> None:
+        """Give back the descriptors. Idempotent; in a forked worker it leaves the master's open."""
+        if self._netlink is not None:
+            self._netlink.close()
+            self._netlink = None
+        while self._tables:
+            os.close(self._tables.popitem()[1])
+
+    def _inet(self, family: int, port: int, states: tuple[int, ...]) -> list[_Row]:
+        if self._netlink is not None:
+            return self._ask_inet(family, port, sum(1 << state for state in states))
+        return [row for state, row in self._read_inet(family, port) if state in states]
+
+    def _ask_inet(self, family: int, port: int, states: int) -> list[_Row]:
+        request = _INET_REQUEST.pack(family, socket.IPPROTO_TCP, 0, states, port.to_bytes(2, "big"))
+        width = 4 if family == socket.AF_INET else 16
+        rows = []
+        for answer in self._ask(request, _DUMP):
+            state, peer_port, local, peer, inode = _INET_ROW.unpack_from(answer)
+            rows.append(_Row(state == _LISTEN, local[:width], peer[:width], socket.ntohs(peer_port), inode))
+        return rows
+
+    def _ask(self, request: bytes, flags: int) -> Iterator[memoryview]:
+        """Send one question and yield the payload of each answer to it."""
+        assert self._netlink is not None
+        self._sequence = self._sequence % 0xFFFFFFFF + 1
+        length = _HEADER.size + len(request)
+        header = _HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, _REQUEST | flags, self._sequence, 0)
+        self._netlink.send(header + request)
+        while True:
+            answers = memoryview(self._netlink.recv(_ANSWER_BYTES))
+            while answers:
+                length, kind, _, sequence, _ = _HEADER.unpack_from(answers)
+                payload, answers = answers[_HEADER.size : length], answers[(length + 3) & ~3 :]
+                if sequence != self._sequence:
+                    continue  # of a question that was given up
+                if kind == _NLMSG_DONE:
+                    return
+                if kind == _NLMSG_ERROR:
+                    number = -struct.unpack_from("=i", payload)[0]
+                    raise OSError(number, f"sock_diag: {os.strerror(number)}")
+                yield payload
+
+    def _read_inet(self, family: int, port: int) -> Iterator[tuple[int, _Row]]:
+        """The rows of /proc/net/tcp (proc_net_tcp in the kernel's documentation) that are on a port."""
+        table = self._tables.get(family)
+        if table is None:
+            raise OSError(errno.ENOENT, "neither sock_diag nor /proc/net can be asked")
+        os.lseek(table, 0, os.SEEK_SET)
+        text = b"".join(iter(lambda: os.read(table, _ANSWER_BYTES), b""))
+        for line in text.splitlines()[1:]:
+            _, local, peer, state, _, _, _, _, _, inode, *_ = line.split()
+            if int(local[-4:], 16) == port:
+                number = int(state, 16)
+                peer_port = int(peer[-4:], 16)
+                yield number, _Row(number == _LISTEN, _words(local), _words(peer), peer_port, int(inode))
+
+
+def _inet_name(listener: socket.socket) -> tuple[int, int, bytes]:
+    """Family, port and packed address of a listener; a zone (ipv6(7)) does not tell listeners apart here."""
+    host, port, *_ = listener.getsockname()
+    return listener.family, port, socket.inet_pton(listener.family, host.partition("%")[0])
+
+
+def _unix_row(answer: memoryview) -> Depth:
+    attributes = answer[_UNIX_ROW_BYTES:]
+    while attributes:
+        length, kind = _ATTRIBUTE.unpack_from(attributes)
+        if kind == _UNIX_DIAG_RQLEN:
+            return Depth(*struct.unpack_from("=II", attributes, _ATTRIBUTE.size))
+        attributes = attributes[(length + 3) & ~3 :]
+    raise OSError("sock_diag told no queue length")
+
+
+def _words(address: bytes) -> bytes:
+    """An address of /proc/net/tcp, words of 32 bits in hexadecimal and host order, in network order."""
+    digits = address.partition(b":")[0].decode()
+    return b"".join(struct.pack("=I", int(digits[n : n + 8], 16)) for n in range(0, len(digits), 8))
