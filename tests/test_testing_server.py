@@ -19,7 +19,7 @@ from prefork.testing import (
     running_script,
     running_target,
 )
-from prefork.testing.measure import is_gone
+from prefork.testing.processes import is_gone
 from tests.testing_servers import FORKING, GOOD, PREAMBLE
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -69,44 +68,3 @@ def descriptors(pid: int) -> int:
         psutil.NoSuchProcess: When it is gone.
     """
     return psutil.Process(pid).num_fds()
-
-
-def family(leader: int) -> list[int]:
-    """A session's processes and all descendants of its leader.
-
-    Orphans stay in the session when init has adopted them, so they are found; one that has made a session of its
-    own is found as long as its ancestors live.
-
-    Args:
-        leader: The session's id, which is its leader's process id.
-
-    Returns:
-        Process ids, the leader first if it lives; zombies are left out.
-    """
-    found = {}
-    try:
-        found = {child.pid: None for child in psutil.Process(leader).children(recursive=True)}
-    except psutil.NoSuchProcess:
-        pass
-    for pid in psutil.pids():
-        try:
-            if os.getsid(pid) == leader:
-                found[pid] = None
-        except (ProcessLookupError, PermissionError):
-            continue
-    return sorted((pid for pid in found if not is_gone(pid)), key=lambda pid: (pid != leader, pid))
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended, reaped or not.
-
-    Args:
-        pid: Its id.
-
-    Returns:
-        True when it is a zombie or no more.
-    """
-    try:
-        return psutil.Process(pid).status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-    except psutil.NoSuchProcess:
-        return True

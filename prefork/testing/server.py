@@ -23,14 +23,15 @@ import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from signal import SIGKILL, SIGTERM, pidfd_send_signal
+from signal import SIGTERM, pidfd_send_signal
 from typing import IO, Final, TypedDict, Unpack
 
 import psutil
 
 from prefork.testing import measure
+from prefork.testing.faults import Injector
+from prefork.testing.processes import family, is_gone, kill
 from prefork.testing.waiting import TIMEOUT, NotInTimeError, wait_for
 
 READY: Final = r"serving on (?P<addresses>.+) with (?P<workers>\d+) workers?, pid (?P<pid>\d+)"
@@ -57,6 +58,8 @@ class Options(TypedDict, total=False):
     """Descriptors that the server inherits under their numbers."""
     ready: str
     """A regular expression for the line that says it is ready, instead of `READY`; its groups are optional."""
+    faults: Injector
+    """Decides about the system calls of the server."""
     within: float
     """Seconds it has to become ready."""
 
@@ -94,7 +97,7 @@ class Server:
 
     def tree(self) -> list[int]:
         """The ids of all its processes that live: its session, orphans included, and its descendants."""
-        return [] if self._nothing_left else measure.family(self.process.pid)
+        return [] if self._nothing_left else family(self.process.pid)
 
     def workers(self) -> list[int]:
         """The ids of the master's children that live."""
@@ -102,7 +105,7 @@ class Server:
             children = psutil.Process(self.pid).children()
         except psutil.NoSuchProcess:
             return []
-        return sorted(child.pid for child in children if not measure.is_gone(child.pid))
+        return sorted(child.pid for child in children if not is_gone(child.pid))
 
     def survivors(self) -> list[str]:
         """What is left of it: each process as its id and command line. Empty after a clean stop."""
@@ -234,13 +237,7 @@ class Server:
         if self._log.closed:
             return
         while left := self.tree():
-            for pid in left:
-                try:
-                    os.kill(pid, SIGKILL)
-                except ProcessLookupError:
-                    continue
-            for pid in left:
-                wait_for(partial(measure.is_gone, pid), message=f"the end of process {pid}, which was killed")
+            kill(*left)
         self.process.wait()
         for fd in {self._exit_fd, self._master_fd}:
             os.close(fd)
@@ -263,7 +260,7 @@ class Server:
 
         def look() -> bool:
             nonlocal ended, match
-            ended = measure.is_gone(self.process.pid)  # before the log is read: its last words count
+            ended = is_gone(self.process.pid)  # before the log is read: its last words count
             match = compiled.search(self.log())
             return ended or match is not None
 
@@ -406,19 +403,27 @@ def _start(command: Sequence[str], options: Options) -> Server:
             environment.pop(name, None)
         else:
             environment[name] = value
+    command = [*options.get("prefix", ()), *command]
+    pass_fds = tuple(options.get("pass_fds", ()))
+    faults = options.get("faults")
+    if faults is not None:
+        command = faults.command(command)
+        pass_fds += faults.pass_fds
     log = tempfile.TemporaryFile("a+b", buffering=0)  # noqa: SIM115  # lives as long as the server; closed with it
     try:
         process = subprocess.Popen(
-            [*options.get("prefix", ()), *command],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=options.get("cwd"),
             env=environment,
-            pass_fds=options.get("pass_fds", ()),
+            pass_fds=pass_fds,
             start_new_session=True,
         )
     except BaseException:
         log.close()
         raise
+    if faults is not None:
+        faults.started()
     return Server(process, log)

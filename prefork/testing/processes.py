@@ -1,0 +1,176 @@
+"""The processes of a server under test: find them, freeze them, kill them, take their descriptors away."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from signal import SIGCONT, SIGKILL, SIGSTOP
+
+import psutil
+
+from prefork.testing.waiting import TIMEOUT, wait_for
+
+
+def family(leader: int) -> list[int]:
+    """A session's processes and all descendants of its leader.
+
+    Orphans stay in the session when init has adopted them, so they are found; one that has made a session of its
+    own is found as long as its ancestors live.
+
+    Args:
+        leader: The session's id, which is its leader's process id.
+
+    Returns:
+        Process ids, the leader first if it lives; zombies are left out.
+    """
+    found = {}
+    try:
+        found = {child.pid: None for child in psutil.Process(leader).children(recursive=True)}
+    except psutil.NoSuchProcess:
+        pass
+    for pid in psutil.pids():
+        try:
+            if os.getsid(pid) == leader:
+                found[pid] = None
+        except (ProcessLookupError, PermissionError):
+            continue
+    return sorted((pid for pid in found if not is_gone(pid)), key=lambda pid: (pid != leader, pid))
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, reaped or not.
+
+    Args:
+        pid: Its id.
+
+    Returns:
+        True when it is a zombie or no more.
+    """
+    try:
+        return psutil.Process(pid).status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def kill(*pids: int, timeout: float = TIMEOUT) -> None:
+    """Kill processes (SIGKILL) and wait until they have ended; reaping them is left to their parents.
+
+    Args:
+        *pids: Process ids; those that are gone are passed over.
+        timeout: Seconds, for each.
+    """
+    for pid in _signal_all(pids, SIGKILL):
+        wait_for(partial(is_gone, pid), timeout, f"the end of process {pid}, which was killed")
+
+
+def freeze(pids: Iterable[int], timeout: float = TIMEOUT) -> None:
+    """Stop processes where they are (SIGSTOP), in this order, and wait until all have stopped.
+
+    Args:
+        pids: Process ids; those that are gone are passed over.
+        timeout: Seconds.
+    """
+    chosen = _signal_all(pids, SIGSTOP)
+    for pid in chosen:
+        wait_for(partial(_has_stopped, pid), timeout, f"process {pid} to stop")
+
+
+def thaw(pids: Iterable[int]) -> None:
+    """Let frozen processes go on (SIGCONT), in this order.
+
+    Args:
+        pids: Process ids; those that are gone are passed over.
+    """
+    _signal_all(pids, SIGCONT)
+
+
+@contextmanager
+def frozen(pids: Iterable[int], timeout: float = TIMEOUT) -> Iterator[None]:
+    """Keep processes frozen for the block: a worker that hangs, or a whole tree on a host that was suspended.
+
+    Args:
+        pids: Process ids. Of a whole tree, the master first: it must not see its workers stop.
+        timeout: Seconds to wait until all have stopped.
+
+    Yields:
+        None, once all have stopped.
+    """
+    chosen = list(pids)
+    try:
+        freeze(chosen, timeout)
+        yield
+    finally:
+        thaw(chosen)
+
+
+@contextmanager
+def limited_descriptors(pids: Iterable[int] | Callable[[], Iterable[int]], soft: int | None = None) -> Iterator[None]:
+    """Lower the limit of descriptors (soft RLIMIT_NOFILE) of running processes for the block.
+
+    The limit is one on numbers: no descriptor is given out that is not below it (getrlimit(2)), while those that are
+    open stay. A process that waits in accept(2) holds its next descriptor already, and meets the limit one later.
+
+    Args:
+        pids: Process ids, or what gives them: ``server.tree`` is asked again at the end, so that processes which were
+            forked meanwhile, and inherited the limit, are given the old one too.
+        soft: The limit; None is, for each process, the lowest number that is free: its next open(2) fails.
+
+    Yields:
+        None, once all are limited.
+    """
+    look = pids if callable(pids) else partial(list, list(pids))
+    before: dict[int, tuple[int, int]] = {}
+    try:
+        for pid in look():
+            limits = _limits(pid)
+            if limits is not None:
+                before[pid] = limits
+                _set_soft(pid, _lowest_free(pid) if soft is None else soft)
+        yield
+    finally:
+        usual = max((limits[0] for limits in before.values()), default=0)
+        for pid in look():
+            _set_soft(pid, before[pid][0] if pid in before else usual)
+
+
+def _signal_all(pids: Iterable[int], signum: int) -> list[int]:
+    reached = []
+    for pid in pids:
+        try:
+            os.kill(pid, signum)
+        except ProcessLookupError:
+            continue
+        reached.append(pid)
+    return reached
+
+
+def _has_stopped(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_STOPPED or is_gone(pid)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _limits(pid: int) -> tuple[int, int] | None:
+    try:
+        return resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    except ProcessLookupError:
+        return None
+
+
+def _set_soft(pid: int, soft: int) -> None:
+    limits = _limits(pid)
+    if limits is None:
+        return
+    try:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, limits[1]))
+    except ProcessLookupError:
+        pass
+
+
+def _lowest_free(pid: int) -> int:
+    taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    return next(number for number in range(len(taken) + 1) if number not in taken)
