@@ -138,9 +138,14 @@ class Loop:
         self._run_timers()
 
     def _run_timers(self) -> None:
+        # Those due now, and no others: what a callback asks for "at once" comes at the next turn, when what this turn
+        # has decided is done.
         now = self.clock.monotonic()
+        due = []
         while self._timers and self._timers[0][0] <= now:
-            heapq.heappop(self._timers)[2]._run()
+            due.append(heapq.heappop(self._timers)[2])
+        for timer in due:
+            timer._run()
 
     def _dispatch_signals(self) -> None:
         for signum in self._recorder.take():

@@ -22,8 +22,9 @@ from prefork.errors import BootError, ListenError, PreforkError, TargetError
 from prefork.events import Event, EventsPipe, Kind, Why
 from prefork.hooks import Hooks
 from prefork.loop import Loop
-from prefork.net.listener import Listener
+from prefork.net.listener import How, Listener
 from prefork.net.options import SocketOptions
+from prefork.observers import Appetite, Growth
 from prefork.policy import Crashes, Goal
 from prefork.roster import Death, Member, Roster
 from prefork.scoreboard import Order, Scoreboard, State
@@ -70,6 +71,7 @@ class Master:
     _spawner: Spawner
     _stopping: Stopping
     _events: EventsPipe
+    _growth: Growth | None
 
     def __init__(
         self, worker: Callable[[], Worker], settings: Settings | None = None, *, hooks: Hooks | None = None
@@ -84,6 +86,7 @@ class Master:
         self._failure: PreforkError | None = None
         self._crashes = Crashes.NONE
         self._told_failures: set[str] = set()
+        self._oom_kills = limits.oom_kills()
 
     # The run.
 
@@ -126,11 +129,12 @@ class Master:
         settings = self.settings
         if settings.raise_nofile:
             limits.raise_nofile()
-        stack.callback(self.listeners.clear)
-        for address in settings.addresses:
-            listener = Listener.open(address, backlog=settings.backlog, options=socket_options(settings))
-            stack.callback(listener.close)
-            self.listeners.append(listener)
+        how = How(backlog=settings.backlog, options=socket_options(settings))
+        self.listeners += Listener.open_all(settings.addresses, environ=os.environ, **how)
+        stack.callback(self._close_listeners)
+        if len(self.listeners) > 1:
+            for listener in self.listeners:
+                listener.nonblocking()
         self._loop = Loop()
         stack.callback(self._loop.close)
         board = Scoreboard.create(2 * max(self.goal.size, self.goal.largest) + SEATS_BEYOND)
@@ -148,6 +152,13 @@ class Master:
             gc.collect()
             gc.freeze()
             stack.callback(gc.unfreeze)
+        self._growth = None
+        if self.goal.smallest < self.goal.largest:
+            self._growth = Growth(
+                self._loop, settings, self.goal, self.roster, self._spawner, self.listeners, self.scale
+            )
+        if settings.max_memory or settings.max_fds:
+            Appetite(self._loop, settings, self.roster, self._spawner, limits.nofile())
         self._loop.register(self._events.reader, self._read_events)
         self._loop.on_thaw(self._thawed)
         for signum, callback in self._signal_table().items():
@@ -165,6 +176,10 @@ class Master:
             if self.goal.order is not Order.RUN and not len(self.roster):
                 return
             self._loop.poll(decision.wake_at)
+
+    def _close_listeners(self) -> None:
+        while self.listeners:
+            self.listeners.pop().close()
 
     # What others may ask for. Each takes effect at the loop's next turn.
 
@@ -242,17 +257,15 @@ class Master:
     def _spawn(self, slot: int, generation: int) -> None:
         if self.goal.held_until is not None and self._loop.clock.monotonic() < self.goal.held_until:
             return  # an earlier fork of this decision failed
-        sockets = [listener.socket_for(slot) for listener in self.listeners]
-        private = [fd for listener in self.listeners for fd in listener.private_descriptors()]
         try:
             pid, seat = self._spawner.spawn(
                 self._build,
-                sockets,
-                private,
+                self.listeners,
                 slot=slot,
                 generation=generation,
                 settings=self.settings,
                 hooks=self.hooks,
+                elastic=self._growth is not None,
                 server=self,
             )
         except OSError as error:
@@ -290,6 +303,8 @@ class Master:
                 reason = _RECYCLE_REASONS.get(Why(event.value) if event.value in list(Why) else Why.ASKED, "")
                 log.info("worker %d (pid %d) wants to be replaced: %s", member.slot, member.pid, reason)
                 self.roster.wanted(member, reason)
+            case Kind.LAST_IDLE if self._growth is not None:
+                self._growth.look()
             case _:
                 pass
 
@@ -322,6 +337,10 @@ class Master:
         death = self.roster.exited(member, taken.exit, served=taken.finished, now=now)
         policy.judge(self.goal, self.roster.slot(member.slot), death)
         self._log_death(death)
+        oom_kills = limits.oom_kills() if death.exit.signal == signal.SIGKILL else self._oom_kills
+        if oom_kills != self._oom_kills:
+            self._oom_kills = oom_kills
+            log.error("the kernel says that it killed a process of this cgroup for want of memory")
         if death.boot_failed:
             self._boot_failed(death, taken.report)
         self._look_for_crash_loop(now)

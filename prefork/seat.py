@@ -15,6 +15,7 @@ from prefork.scoreboard import BUCKET_SHIFT, BUCKETS, Order, Scoreboard, State
 
 _LANE = scoreboard.LANE
 _LAST_BUCKET = BUCKETS - 1
+_RING_INTERVAL = 100_000_000  # ns
 
 
 @dataclass(slots=True)
@@ -84,6 +85,7 @@ class Seat:
         self._master = master
         self._pid = os.getpid()
         self._errors = [0] * scoreboard.ERROR_KINDS
+        self._rung = 0
 
     @property
     def order(self) -> Order:
@@ -112,6 +114,18 @@ class Seat:
         self.words[scoreboard.ERRORS + kind] = self._errors[kind]
         self.words[scoreboard.LAST_ERRNO] = errno
         self.words[scoreboard.LAST_ERRNO_AT] = time.monotonic_ns()
+
+    def ring_when_nobody_is_idle(self) -> None:
+        """Tell the master when this worker has taken the last idle place; at most every 100 ms."""
+        now = time.monotonic_ns()
+        if now - self._rung < _RING_INTERVAL:
+            return
+        for index in range(self.board.seats):
+            words = self.board.seat(index)
+            if words[scoreboard.PID] and words[scoreboard.STATE] == State.SERVING and not words[_LANE]:
+                return
+        self._rung = now
+        self.tell(Kind.LAST_IDLE)
 
     def tell(self, kind: Kind, value: int = 0) -> None:
         """Write a record to the events pipe; never blocks."""

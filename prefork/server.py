@@ -98,7 +98,7 @@ def handling(handle: Handle) -> Callable[[], Worker]:
 
     def build() -> Worker:
         worker = Worker()
-        worker.handle = handle  # type: ignore[method-assign]  # one call less on every connection
+        worker.handle = handle  # type: ignore[assignment,method-assign]  # one call less a connection
         return worker
 
     return build

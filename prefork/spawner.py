@@ -14,12 +14,13 @@ import errno
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from prefork.events import EventsPipe
 from prefork.loop import Loop
+from prefork.net.listener import Listener
 from prefork.policy import Vital
 from prefork.roster import Member
 from prefork.scoreboard import BUSY_SINCE, DEADLINE, FAILED, LANE, ORDER, PID, SERVED, STATE, Order, Scoreboard, State
@@ -82,15 +83,12 @@ class Spawner:
         """How many workers can live at one moment."""
         return self._board.seats
 
-    def spawn(
-        self, build: Callable[[], Worker], sockets: Sequence[Any], private: Iterable[int], **given: Any
-    ) -> tuple[int, int]:
+    def spawn(self, build: Callable[[], Worker], listeners: Sequence[Listener], **given: Any) -> tuple[int, int]:
         """Fork a worker.
 
         Args:
             build: makes the worker, in the child.
-            sockets: its listening sockets.
-            private: descriptors that are the master's alone, beside those registered with the loop.
+            listeners: the server's listeners.
             given: the rest of its :class:`~prefork.worker.Assignment`.
 
         Returns:
@@ -106,9 +104,9 @@ class Spawner:
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             # What a sibling must not hold: the master's side of this and of every other worker's line.
-            close = [fd for fd in (*self._loop.descriptors, *private, reader, self._events.reader) if fd >= 0]
+            close = [fd for fd in (*self._loop.descriptors, reader, self._events.reader) if fd >= 0]
             assignment = Assignment(
-                sockets=sockets,
+                listeners=listeners,
                 board=self._board,
                 seat=seat,
                 events=self._events,
@@ -196,6 +194,10 @@ class Spawner:
     def state(self, member: Member) -> int:
         """The state that a worker gives, as a number."""
         return self._board.seat(member.seat)[STATE]
+
+    def finished(self, member: Member) -> int:
+        """How many connections a worker has finished so far."""
+        return self._finished(member.seat)
 
     def _finished(self, seat: int) -> int:
         """How many connections the worker in that seat has finished."""

@@ -31,6 +31,7 @@ from prefork.acceptor import Acceptor, Blocking, Exclusive
 from prefork.errors import BootError, PreforkError
 from prefork.events import EventsPipe, Kind, Why
 from prefork.hooks import Hooks
+from prefork.net.listener import Listener
 from prefork.net.verdict import Verdict
 from prefork.scoreboard import Order, Scoreboard, State
 from prefork.seat import Seat
@@ -60,12 +61,14 @@ class Assignment:
     generation: int
     settings: Settings
     hooks: Hooks
-    sockets: Sequence[socket.socket]
+    listeners: Sequence[Listener]
     board: Scoreboard
     seat: int
     events: EventsPipe
     go: int
     """Readable while workers may accept."""
+    elastic: bool
+    """Whether the server grows and shrinks with the load, so that the last idle worker has to ring."""
     report: int
     """Where a failed boot and tracebacks go: the writing end of a pipe of this worker's own."""
     master: int
@@ -109,11 +112,13 @@ class Worker:
         that one through :meth:`on_stop` or :attr:`stop_fd`.
         """
         lane, handle, timeout = self._seat.lane, self.handle, self.settings.io_timeout
-        limit = self._limit
+        limit, elastic = self._limit, self._elastic
         for connection, address in self._accepted():
             began = lane.begin()
             failed = True
             try:
+                if elastic:
+                    self._seat.ring_when_nobody_is_idle()
                 if timeout:
                     connection.settimeout(timeout)
                 handle(connection, address)
@@ -205,7 +210,7 @@ class Worker:
     def _board(self, given: Assignment, seat: Seat) -> None:
         self.slot, self.generation = given.slot, given.generation
         self.settings = given.settings
-        self.sockets = tuple(given.sockets)
+        self.sockets = tuple(listener.socket_for(given.slot) for listener in given.listeners)
         self.log = _Log(logger, {"slot": given.slot, "generation": given.generation})
         self._seat = seat
         self._order = Order.RUN
@@ -214,6 +219,7 @@ class Worker:
         self._connections: Iterator[tuple[socket.socket, Any]] | None = None
         self._acceptor: Acceptor | None = None
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._elastic = given.elastic
         self._limit = given.settings.max_requests
         if self._limit and given.settings.max_requests_jitter:
             # Not from the random module: the application may have seeded it alike in all workers.
@@ -270,6 +276,8 @@ def live(build: Callable[[], Worker], given: Assignment) -> int:
         The exit code: 0 after an order to leave; that of the error after a failed boot; 1 when the loop failed.
     """
     process.close_all(given.close)
+    for listener in given.listeners:
+        listener.after_fork(given.slot)
     seat = Seat(given.board, given.seat, given.events, given.go, given.master)
     seat.enter(State.STARTING)
     worker: Worker | None = None

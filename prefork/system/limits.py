@@ -31,6 +31,33 @@ def raise_nofile() -> tuple[int, int]:
     return soft, hard
 
 
+def nofile() -> int:
+    """How many descriptors this process may have open (the soft limit)."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def oom_kills(root: Path = _CGROUP, membership: Path = Path("/proc/self/cgroup")) -> int | None:
+    """How many processes of this cgroup the kernel has killed for want of memory so far; None when it doesn't say.
+
+    Args:
+        root: where the cgroup file systems are mounted.
+        membership: the file that names this process's cgroups (cgroups(7)).
+    """
+    for controllers, path in _memberships(membership):
+        if not controllers:
+            files = [root / path.lstrip("/") / "memory.events"]
+        elif "memory" in controllers.split(","):
+            mount = root / "memory"
+            files = [mount / path.lstrip("/") / "memory.oom_control", mount / "memory.oom_control"]
+        else:
+            continue
+        for file in files:
+            words = _words(file)
+            if "oom_kill" in words[:-1]:
+                return int(words[words.index("oom_kill") + 1])
+    return None
+
+
 def cpus() -> int:
     """How many CPUs this process may use: its affinity, cut by the quota of its cgroup (version 1 or 2); 1 or more."""
     allowed = len(os.sched_getaffinity(0))
@@ -49,13 +76,7 @@ def cgroup_cpus(root: Path = _CGROUP, membership: Path = Path("/proc/self/cgroup
         The quota in CPUs; None where there is none.
     """
     quotas = []
-    try:
-        lines = membership.read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
+    for controllers, path in _memberships(membership):
         if not controllers:
             quotas += _climb(root, path, _quota_v2)
         elif "cpu" in controllers.split(","):
@@ -64,6 +85,16 @@ def cgroup_cpus(root: Path = _CGROUP, membership: Path = Path("/proc/self/cgroup
                     quotas += _climb(mount, path, _quota_v1)
                     break
     return min(quotas, default=None)
+
+
+def _memberships(file: Path) -> list[tuple[str, str]]:
+    """Controllers and path of each cgroup that ``file`` names; version 2 has no controllers there."""
+    try:
+        lines = file.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return []
+    found = [line.split(":", 2) for line in lines]
+    return [(parts[1], parts[2]) for parts in found if len(parts) == 3]
 
 
 def _climb(mount: Path, path: str, read: Callable[[Path], float | None]) -> list[float]:
