@@ -37,9 +37,7 @@ class Backoff:
     def __post_init__(self) -> None:
         # Each comparison is false for nan, and is written so that false means refused.
         if not 0 <= self.initial <= self.maximum < math.inf:
-            raise ValueError(
-                f"delays of {self.initial} to {self.maximum} s don't grow from 0 or more to a finite cap"
-            )
+            raise ValueError(f"delays of {self.initial} to {self.maximum} s don't grow from 0 or more to a finite cap")
         if not 1 <= self.factor < math.inf:
             raise ValueError(f"a factor of {self.factor} does not grow; give 1 or more")
         if not 0 <= self.jitter <= 1:
