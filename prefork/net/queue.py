@@ -59,7 +59,6 @@ _NO_COOKIE: Final = 0xFFFFFFFF
 _SYN_RECV: Final = 3  # net/tcp_states.h
 _LISTEN: Final = 10
 _ANSWER_BYTES: Final = 1 << 16
-_ANSWER_SECONDS: Final = 2.0  # the kernel answers within the call; this is against a kernel that never does
 
 _TCP_INFO_BYTES: Final = 32  # up to and with tcpi_sacked
 _TCPI_UNACKED: Final = 24
@@ -90,10 +89,11 @@ class Diag:
         self._netlink: socket.socket | None = None
         self._tables: dict[int, int] = {}
         self._sequence = 0
+        self._unread = False
         if netlink:
             try:
                 self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
-                self._netlink.settimeout(_ANSWER_SECONDS)
+                self._netlink.setblocking(False)
                 self._ask_inet(socket.AF_INET, 0, states=0)  # whether TCP is known there at all
                 return
             except OSError:
@@ -138,7 +138,7 @@ class Diag:
                 _NO_COOKIE,
             )
             try:
-                return next(map(_unix_row, self._ask(request, 0)))
+                return _unix_row(*self._ask(request, 0))
             except OSError:
                 pass  # a kernel without unix_diag, or without memory for the answer
         poll = select.poll()
@@ -167,26 +167,41 @@ class Diag:
             rows.append(_Row(state == _LISTEN, local[:width], peer[:width], socket.ntohs(peer_port), inode))
         return rows
 
-    def _ask(self, request: bytes, flags: int) -> Iterator[memoryview]:
-        """Send one question and yield the payload of each answer to it."""
+    def _ask(self, request: bytes, flags: int) -> list[memoryview]:
+        """Send one question; the payload of each answer to it.
+
+        The kernel works the answer out within send(2) and recv(2), so that nothing is ever waited for: an answer that
+        is not there does not come (BlockingIOError).
+        """
         assert self._netlink is not None
+        if self._unread:  # the last question failed half-way; the kernel takes no new one before that is read (EBUSY)
+            self._discard(self._netlink)
         self._sequence = self._sequence % 0xFFFFFFFF + 1
-        length = _HEADER.size + len(request)
-        header = _HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, _REQUEST | flags, self._sequence, 0)
+        header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _REQUEST | flags, self._sequence, 0)
+        self._unread = True
         self._netlink.send(header + request)
-        while True:
+        found = []
+        while self._unread:
             answers = memoryview(self._netlink.recv(_ANSWER_BYTES))
             while answers:
                 length, kind, _, sequence, _ = _HEADER.unpack_from(answers)
                 payload, answers = answers[_HEADER.size : length], answers[(length + 3) & ~3 :]
                 if sequence != self._sequence:
-                    continue  # of a question that was given up
-                if kind == _NLMSG_DONE:
-                    return
+                    continue
+                self._unread = flags == _DUMP and kind not in {_NLMSG_DONE, _NLMSG_ERROR}
                 if kind == _NLMSG_ERROR:
                     number = -struct.unpack_from("=i", payload)[0]
                     raise OSError(number, f"sock_diag: {os.strerror(number)}")
-                yield payload
+                if kind != _NLMSG_DONE:
+                    found.append(payload)
+        return found
+
+    def _discard(self, netlink: socket.socket) -> None:
+        try:
+            while True:
+                netlink.recv(_ANSWER_BYTES)
+        except BlockingIOError:
+            self._unread = False
 
     def _read_inet(self, family: int, port: int) -> Iterator[tuple[int, _Row]]:
         """The rows of /proc/net/tcp (proc_net_tcp in the kernel's documentation) that are on a port."""
@@ -210,6 +225,7 @@ def _inet_name(listener: socket.socket) -> tuple[int, int, bytes]:
 
 
 def _unix_row(answer: memoryview) -> Depth:
+    """The queue of an AF_UNIX listener: unix_diag_msg, then attributes, of which one was asked for."""
     attributes = answer[_UNIX_ROW_BYTES:]
     while attributes:
         length, kind = _ATTRIBUTE.unpack_from(attributes)
