@@ -39,8 +39,8 @@ class Table(Generic[T]):
     Args:
         fields: What they are.
         groups: The headings that they stand under, in order.
-        make: Makes the object that holds them from keyword arguments, for those that are given; raises SettingsError
-            with lines that begin with the name of a setting.
+        make: Makes the object that holds them, from keyword arguments for all of them, each checked by itself; raises
+            SettingsError for what they may not say together, with lines that begin with the name of a setting.
     """
 
     fields: tuple[Field, ...]
@@ -167,12 +167,7 @@ def load(
 
     values, problems = settings.examine(reading.good(settings.fields()), reading.bad)
     reading.problems += problems
-    extra = None
-    if table is not None:
-        try:
-            extra = table.make(**reading.good(table.fields))
-        except SettingsError as error:
-            reading.problems += (Problem((line.split(":")[0],), line) for line in error.problems)
+    extra = _make(reading, table) if table else None
     if wrong := [*complaints, *reading.lines()]:
         raise SettingsError(wrong)
 
@@ -183,6 +178,25 @@ def load(
         fields=fields,
         groups=settings.GROUPS + (table.groups if table else ()),
     )
+
+
+def _make(reading: _Reading, table: Table[T]) -> T | None:
+    """What a command's own table makes of what was given; None when that can't be used."""
+    values = {}
+    for field in table.fields:
+        if field.name in reading.bad:
+            continue
+        try:
+            values[field.name] = reading.settled(field).value
+        except ValueError as error:
+            reading.problems.append(Problem((field.name,), str(error)))
+    if len(values) < len(table.fields):
+        return None
+    try:
+        return table.make(**values)
+    except SettingsError as error:
+        reading.problems += (Problem((line.split(":")[0],), line) for line in error.problems)
+    return None
 
 
 def _read_file(reading: _Reading, file: str | None) -> None:

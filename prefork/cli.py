@@ -1,0 +1,243 @@
+"""The command ``prefork``: picks a subcommand, shows errors in plain lines, and sets up logging.
+
+A subcommand is a function of its arguments that returns an exit code. It is named in `COMMANDS` by module and
+attribute and imported when it is asked for, so that one may live in a module that builds on this one, and none pays
+for the others. One that serves something describes itself as a `Serving` and leaves the rest to `serving`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NamedTuple
+
+import prefork
+from prefork import config, flags, server, settings, target
+from prefork.config import Configuration, Table
+from prefork.errors import PreforkError, did_you_mean
+from prefork.fields import Field
+
+INTERRUPTED: Final = 128 + 2
+"""The exit code after Ctrl-C where nothing has yet begun to serve: what a shell reports for SIGINT."""
+
+
+class Command(NamedTuple):
+    """A subcommand.
+
+    Attributes:
+        name: What is typed.
+        summary: What it does, in a few words.
+        function: ``module:attribute`` of the function that runs it, given the arguments behind its name.
+    """
+
+    name: str
+    summary: str
+    function: str
+
+
+COMMANDS: Final = (Command("serve", "serve a function, or a Worker of your own", "prefork.cli:serve"),)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: The arguments; those of the process by default.
+
+    Returns:
+        The exit code: 0 after a stop that was asked for, 2 for a mistake in the command or the configuration, 3 when
+        an address can't be listened on, 4 when the application failed to start.
+    """
+    try:
+        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except PreforkError as error:
+        sys.stderr.writelines(f"prefork: error: {line}\n" for line in str(error).splitlines())
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _dispatch(argv: list[str]) -> int:
+    name = argv[0] if argv else ""
+    for command in COMMANDS:
+        if command.name == name:
+            module, _, attribute = command.function.partition(":")
+            function: Callable[[Sequence[str]], int] = getattr(importlib.import_module(module), attribute)
+            return function(argv[1:])
+    if name in {"-h", "--help", "help"}:
+        write(_overview())
+        return 0
+    if name in {"-V", "--version"}:
+        write(f"prefork {prefork.__version__}\n")
+        return 0
+    names = [command.name for command in COMMANDS]
+    remedy = did_you_mean(name, names, f"give {' or '.join(names)} (prefork --help)")
+    sys.stderr.write(f"prefork: error: {name!r} is not a command; {remedy}\n" if argv else _overview())
+    return 2
+
+
+def _overview() -> str:
+    lines = [f"  {command.name:<10}  {command.summary}" for command in COMMANDS]
+    return "\n".join(
+        [
+            "usage: prefork COMMAND ...",
+            "",
+            "Servers made of many processes on one listening socket, that lose nothing.",
+            "",
+            *lines,
+            "",
+            "  prefork COMMAND --help tells more, prefork --version says which release this is.",
+            "",
+        ]
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """A subcommand that serves something.
+
+    Args:
+        name: The subcommand's name.
+        target: What stands for its argument in the help.
+        about: What it does, in paragraphs.
+        epilog: The end of its help: examples, signals.
+        run: Serves, given the target, the configuration and the application's folder; returns the exit code.
+        defaults: Where its defaults differ from those of `Settings`.
+        table: Its own settings, if it has any.
+    """
+
+    name: str
+    target: str
+    about: str
+    epilog: str
+    run: Callable[[str, Configuration, str], int]
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    table: Table[Any] | None = None
+
+
+def serving(command: Serving, argv: Sequence[str]) -> int:
+    """Run a subcommand that serves: read its arguments, settle the configuration, log to standard error, serve.
+
+    Args:
+        command: Which.
+        argv: The arguments behind its name.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        SettingsError: With all problems of arguments and configuration at once.
+        PreforkError: As the command's ``run`` raises it.
+    """
+    fields = settings.fields() + (command.table.fields if command.table else ())
+    line = flags.read(argv, fields)
+    if line.help:
+        write(_help(command, fields))
+        return 0
+    complaints = list(line.complaints)
+    if line.target is not None:
+        try:
+            target.check(line.target, line.app_dir)
+        except PreforkError as error:
+            complaints.append(str(error))
+    elif not line.print_config and not complaints:
+        complaints.append(f"there is nothing to serve; give {command.target} (prefork {command.name} --help)")
+    configuration = config.load(
+        line.flags,
+        os.environ,
+        file=line.config,
+        defaults=command.defaults,
+        table=command.table,
+        complaints=complaints,
+    )
+    if line.print_config or line.target is None:
+        write(configuration.toml())
+        return 0
+    configure_logging(configuration.settings.log_level)
+    return command.run(line.target, configuration, line.app_dir)
+
+
+def _help(command: Serving, fields: Sequence[Field]) -> str:
+    own_defaults = [replace(field, default=command.defaults.get(field.name, field.default)) for field in fields]
+    groups = settings.GROUPS + (command.table.groups if command.table else ())
+    usage = f"prefork {command.name} {command.target} [FLAG ...]"
+    return flags.help_text(usage, command.about, own_defaults, groups, command.epilog)
+
+
+def configure_logging(level: str) -> None:
+    """Send the log of prefork to standard error: one line a record, with time, level, process and message.
+
+    The application's own logging is left alone. Called by commands only; the library never configures logging.
+
+    Args:
+        level: The least severe level that is shown, as the setting ``log_level`` has it.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(process)d %(message)s", "%Y-%m-%d %H:%M:%S")
+    )
+    log = logging.getLogger("prefork")
+    log.handlers = [handler]
+    log.propagate = False
+    log.setLevel(level.upper())
+
+
+def write(text: str) -> None:
+    """Write to standard output. A reader that went away, as ``head`` does, has seen enough."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered would fail once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+_SERVE_ABOUT: Final = """\
+Serve what MODULE:ATTRIBUTE names: a function handle(connection, address), called in a worker process with one \
+connection at a time, or a subclass of prefork.Worker. MODULE:FACTORY() serves what the factory returns. The current \
+folder is on the import path.
+
+Every setting is a flag, a variable (PREFORK_MAX_REQUESTS for --max-requests) and a key of the file that --config or \
+PREFORK_CONFIG names (max_requests). A flag beats a variable, and a variable beats the file. Times are in seconds."""
+
+_SERVE_EPILOG: Final = """\
+Signals to the master process:
+  TERM        stop; all who are connected already are served (graceful_timeout)
+  INT, QUIT   stop; the connections in hand are finished (quick_timeout)
+  HUP         replace all workers, one by one; without preload by new code
+  TTIN, TTOU  one worker more, one fewer
+
+Exit codes:
+  0           stopped as asked
+  2           a mistake in the command or the configuration
+  3           an address can't be listened on
+  4           the application didn't start
+
+Examples:
+  prefork serve hello:handle
+  prefork serve hello:handle --bind 0.0.0.0:8000 --workers 4 --timeout 30
+  prefork serve shop.server:ShopWorker --bind unix:/run/shop --socket-mode 0660
+  prefork serve hello:handle --max-requests 10000 --max-requests-jitter 1000
+  PREFORK_WORKERS=8 prefork serve hello:handle -c shop.toml --print-config"""
+
+
+def serve(argv: Sequence[str]) -> int:
+    """``prefork serve``."""
+    return serving(
+        Serving(
+            name="serve",
+            target="MODULE:ATTRIBUTE",
+            about=_SERVE_ABOUT,
+            epilog=_SERVE_EPILOG,
+            run=_run,
+        ),
+        argv,
+    )
+
+
+def _run(text: str, configuration: Configuration, app_dir: str) -> int:
+    return server.run(text, configuration.settings, app_dir=app_dir)
