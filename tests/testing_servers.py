@@ -64,18 +64,16 @@ def work():
             connection.recv(65536)
             answer(connection, b"%d" % os.getpid())
 
-stopping = []
-signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 pids = []
 for _ in range(3):
     pid = os.fork()
     if not pid:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         work()
     pids.append(pid)
 ready(address, 3)
-while not stopping:
-    signal.pause()
+signal.sigwait([signal.SIGTERM])
 for pid in pids:
     os.kill(pid, signal.SIGTERM)
 for pid in pids:
