@@ -256,6 +256,8 @@ def decide(settings: Settings, goal: Goal, roster: Roster, vitals: Callable[[Mem
         hung, scan_at = _scan(case)
         actions += hung
         case.wakes.append(scan_at)
+    if actions:
+        case.wakes.append(now)  # what is done now has deadlines of its own, which only the next decision sees
     return Decision(actions, min(case.wakes, default=None), scan_at)
 
 
@@ -309,7 +311,6 @@ def _spawn(case: _Case) -> Iterator[Spawn]:
         if not case.due(slot.not_before):
             continue
         if forks == SPAWN_BATCH:
-            case.wakes.append(case.now)
             return
         if forks < room:
             forks += 1
