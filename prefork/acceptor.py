@@ -28,9 +28,10 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from prefork.backoff import Retry
+from prefork.distress import QUARANTINE, Distress, Log
 from prefork.errors import ListenerLostError
 from prefork.events import Kind
 from prefork.net import verdict as table
@@ -40,7 +41,6 @@ from prefork.seat import Seat
 from prefork.settings import Settings
 
 Accepted = tuple[socket.socket, Any]
-Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 PATIENCE = 10.0
 """Seconds for which accept may be forbidden (EPERM) before the listener counts as lost."""
@@ -52,13 +52,6 @@ REREGISTER = 16
 """Connections after which an exclusive acceptor goes to the back of the kernel's queue of waiters."""
 
 
-class Distress(Protocol):
-    """What a worker does about scarcity beside waiting; called when accept failed and every time after a wait."""
-
-    def __call__(self, verdict: Verdict, error: OSError) -> None:
-        """Accept failed with ``error``."""
-
-
 class Acceptor:
     """WORKER. What both ways have in common: the recovery from a failed accept, and orders.
 
@@ -67,7 +60,7 @@ class Acceptor:
         seat: this worker's seat.
         settings: for the backoff.
         log: where trouble is told.
-        distress: called for every failure that backs off.
+        distress: what is done about scarcity beside waiting.
         stop_fd: a descriptor that becomes readable when an order to leave has come.
 
     Raises:
@@ -118,21 +111,22 @@ class Acceptor:
             What accept returned; None when it is time to leave.
         """
         spell = _Spell(self._log, Retry(self._settings.backoff))
+        accepted = None
         try:
-            while self._endure(error, listener, spell):
+            while accepted is None and self._endure(error, listener, spell):
                 try:
-                    accepted = accept()
+                    accepted = self._distress.shed(listener, accept) if spell.backs_off else None
+                    accepted = accepted or accept()
                 except OSError as again:
                     error = again
-                else:
-                    return accepted
-            return None
+            return accepted
         finally:
-            if spell.began is not None:
-                self._seat.tell(Kind.RELIEF)
+            if spell.backs_off:
+                self._seat.tell(Kind.RELIEF, spell.errno)
                 if self.order is Order.RUN:
                     self._seat.enter(State.SERVING)
-                spell.end()
+                if accepted is not None:
+                    spell.end()
 
     def _endure(self, error: OSError, listener: socket.socket, spell: _Spell) -> bool:
         """Do once what the table says about ``error``.
@@ -151,12 +145,12 @@ class Acceptor:
         self._seat.accept_failed(number, verdict)
         if verdict is Verdict.POLL:
             return self._nothing_waits(listener)
-        if verdict is Verdict.LISTENER_LOST or spell.lasts(PATIENCE, errno.EPERM, number):
-            raise ListenerLostError(f"accept failed for good: {_describe(error)}") from error
-        if verdict is Verdict.FATAL:
-            raise error
         if verdict is Verdict.DEAD_CONNECTION:
             spell.dead += 1
+        if verdict in _FOR_GOOD and (spell.lasts(PATIENCE, number) or not _listens(listener)):
+            if verdict is Verdict.FATAL:
+                raise error
+            raise ListenerLostError(f"accept fails for good: {_describe(error)}") from error
         if spell.dead > table.DEAD_IN_A_ROW or verdict not in {Verdict.RETRY, Verdict.DEAD_CONNECTION}:
             self._back_off(verdict, error, spell)
         return True
@@ -168,20 +162,20 @@ class Acceptor:
 
     def _back_off(self, verdict: Verdict, error: OSError, spell: _Spell) -> None:
         """Wait a growing time outside the kernel's queue; an order to leave ends the wait at once."""
-        if spell.began is None:
+        system = verdict is Verdict.BACK_OFF_SYSTEM
+        if not spell.backs_off and self.order is Order.RUN:
             self._seat.enter(State.BACKING_OFF)
-        spell.note(error)
-        if spell.worth_telling:
-            self._seat.tell(Kind.PRESSURE, error.errno or 0)
-        self._distress(verdict, error)
+        if spell.note(error, level=_LEVELS.get(verdict, logging.WARNING)):
+            self._seat.tell(Kind.PRESSURE, spell.errno)
+        self._distress.starved(verdict)
         self._wait_for(None, spell.retry.next())
-        if verdict is Verdict.BACK_OFF_SYSTEM:
-            while self.order is Order.RUN and not self._seat.prober and not self._go():
-                self._wait_for(self._seat.go, 1.0)
+        while system and self.order is Order.RUN and not self._seat.prober and not _readable(self._seat.go):
+            self._wait_for(self._seat.go, 1.0)
 
-    def _go(self) -> bool:
-        """Whether workers may accept as far as the system is concerned."""
-        return bool(select.select([self._seat.go], [], [], 0)[0])
+    def _pause(self) -> None:
+        """Take no more connections while a replacement is on its way: this worker leaks, its siblings don't."""
+        if self._distress.near_the_limit():
+            self._wait_for(None, QUARANTINE)
 
     def _wait_for(self, fd: int | None, seconds: float | None) -> None:
         """Sleep until ``fd`` is readable, an order to leave comes, or ``seconds`` are over."""
@@ -191,6 +185,21 @@ class Acceptor:
         if fd is not None:
             poller.register(fd, select.POLLIN)
         poller.poll(None if seconds is None else seconds * 1000)
+
+
+_FOR_GOOD = {Verdict.LISTENER_LOST, Verdict.FATAL, Verdict.BACK_OFF_PERMISSION}
+"""Verdicts that end the worker: at once when the listener does not listen, else when nothing else comes for PATIENCE.
+
+An errno that says the listener is lost while SO_ACCEPTCONN says that it listens is waited out: a worker's end would
+cost more than a wait, and would not mend it.
+"""
+
+_LEVELS = {
+    Verdict.BACK_OFF_SYSTEM: logging.DEBUG,  # said once, by the master, for all workers
+    Verdict.LISTENER_LOST: logging.CRITICAL,
+    Verdict.FATAL: logging.CRITICAL,
+    Verdict.BACK_OFF_PERMISSION: logging.ERROR,
+}
 
 
 class Blocking(Acceptor):
@@ -220,7 +229,7 @@ class Blocking(Acceptor):
         listener = self._listener
         accept = listener._accept  # type: ignore[attr-defined]  # (fd, address), cheaper than socket.accept()
         family, kind, protocol = int(listener.family), int(listener.type), listener.proto
-        make = socket.socket
+        make, distress = socket.socket, self._distress
         while True:
             try:
                 descriptor, address = accept()
@@ -230,6 +239,8 @@ class Blocking(Acceptor):
                     return
                 descriptor, address = recovered
             yield make(family, kind, protocol, descriptor), address
+            if descriptor >= distress.watermark:
+                self._pause()
 
 
 class Exclusive(Acceptor):
@@ -249,8 +260,11 @@ class Exclusive(Acceptor):
                         break
                     accepted = self._take(by_fd[fd])
                     if accepted is not None:
+                        descriptor = accepted[0].fileno()
                         yield accepted
                         since += 1
+                        if descriptor >= self._distress.watermark:
+                            self._pause()
                 if since >= REREGISTER:
                     since = 0
                     for listener in self._sockets:
@@ -293,43 +307,57 @@ class _Spell:
     """One spell of trouble: told in the log when it begins, now and then, and when it ends; not for each retry."""
 
     def __init__(self, log: Log, retry: Retry) -> None:
-        self._log = log
         self.retry = retry
         self.dead = 0
         """Dead connections, in a row."""
-        self.began: float | None = None
+        self.errno = 0
+        """The last failure that made us wait; 0 while there was none."""
+        self._log = log
+        self._level = logging.WARNING
+        self._began = 0.0
+        self._changed = 0.0
         self._told = 0.0
         self._failures = 0
-        self._last: OSError | None = None
-        self._changed = 0.0
-        self.worth_telling = False
 
-    def note(self, error: OSError) -> None:
-        """A failure that made us wait."""
+    @property
+    def backs_off(self) -> bool:
+        """Whether it has come to waiting."""
+        return self.errno != 0
+
+    def note(self, error: OSError, level: int) -> bool:
+        """A failure that makes us wait.
+
+        Returns:
+            Whether it is worth telling: another errno than before, or the same for a long time.
+        """
         now = time.monotonic()
+        number = error.errno or -1
         self._failures += 1
-        changed = self._last is None or self._last.errno != error.errno
-        self.worth_telling = changed or now - self._told >= LOG_INTERVAL
-        if changed:
+        if not self.backs_off:
+            self._began = now
+        if number != self.errno:
             self._changed = now
-        if self.began is None:
-            self.began = now
-        if self.worth_telling:
-            self._told = now
-            self._log.warning("accept fails: %s; waiting (%d failures so far)", _describe(error), self._failures)
-        self._last = error
-
-    def lasts(self, seconds: float, errno: int, number: int) -> bool:
-        """Whether ``errno``, which ``number`` is, has been the only failure for that long."""
-        if number != errno or self._last is None or self._last.errno != errno:
+        elif now - self._told < LOG_INTERVAL:
             return False
-        return time.monotonic() - self._changed >= seconds
+        self.errno, self._told, self._level = number, now, level
+        self._log.log(level, "accept fails: %s; waiting (failure %d)", _describe(error), self._failures)
+        return True
+
+    def lasts(self, seconds: float, number: int) -> bool:
+        """Whether ``number`` has been the only failure for that long."""
+        return number == self.errno and time.monotonic() - self._changed >= seconds
 
     def end(self) -> None:
         """It is over."""
-        if self.began is not None:
-            seconds = time.monotonic() - self.began
-            self._log.warning("accept goes on after %.1f s and %d failures", seconds, self._failures)
+        seconds = time.monotonic() - self._began
+        level = min(self._level, logging.WARNING)
+        self._log.log(level, "accept goes on after %.1f s and %d failures", seconds, self._failures)
+
+
+def _readable(fd: int) -> bool:
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def _listens(listener: socket.socket) -> bool | None:

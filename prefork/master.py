@@ -26,6 +26,7 @@ from prefork.net.listener import How, Listener
 from prefork.net.options import SocketOptions
 from prefork.observers import Appetite, Growth
 from prefork.policy import Crashes, Goal
+from prefork.pressure import Pressure
 from prefork.roster import Death, Member, Roster
 from prefork.scoreboard import Order, Scoreboard, State
 from prefork.settings import Settings
@@ -70,6 +71,7 @@ class Master:
     _loop: Loop
     _spawner: Spawner
     _stopping: Stopping
+    _pressure: Pressure
     _events: EventsPipe
     _growth: Growth | None
 
@@ -145,6 +147,7 @@ class Master:
         stack.callback(os.close, go)
         self._spawner = Spawner(self._loop, board, self._events, go, self._exited)
         stack.callback(self._spawner.close)
+        self._pressure = Pressure(self._loop, board, go, self.goal, self.roster, self.hooks, self)
         self._stopping = Stopping(self._loop, self.goal, settings, self.listeners)
         if settings.preload and not gc.get_freeze_count():
             # What is loaded now stays where it is in every worker's memory: a full collection there would otherwise
@@ -265,6 +268,7 @@ class Master:
                 generation=generation,
                 settings=self.settings,
                 hooks=self.hooks,
+                workers=self.goal.size,
                 elastic=self._growth is not None,
                 server=self,
             )
@@ -303,6 +307,8 @@ class Master:
                 reason = _RECYCLE_REASONS.get(Why(event.value) if event.value in list(Why) else Why.ASKED, "")
                 log.info("worker %d (pid %d) wants to be replaced: %s", member.slot, member.pid, reason)
                 self.roster.wanted(member, reason)
+            case Kind.PRESSURE | Kind.RELIEF:
+                self._pressure.told(member, event)
             case Kind.LAST_IDLE if self._growth is not None:
                 self._growth.look()
             case _:
@@ -335,6 +341,7 @@ class Master:
             return
         now = self._loop.clock.monotonic()
         death = self.roster.exited(member, taken.exit, served=taken.finished, now=now)
+        self._pressure.exited(pid)
         policy.judge(self.goal, self.roster.slot(member.slot), death)
         self._log_death(death)
         oom_kills = limits.oom_kills() if death.exit.signal == signal.SIGKILL else self._oom_kills

@@ -46,7 +46,7 @@ MAGIC = 0x6B726F66657270  # "prefork", little endian
 LAYOUT = 1
 
 HEADER_WORDS = 16
-_MAGIC, _LAYOUT, _SEATS, _LANES, _STRIDE, HOLD, PROBER = range(7)
+_MAGIC, _LAYOUT, _SEATS, _LANES, _STRIDE, HOLD, PROBER, EXHAUSTED = range(8)
 
 MASTER_WORDS = 8
 PID, SLOT, GENERATION, ORDER, BORN = range(5)
@@ -217,6 +217,15 @@ class Scoreboard:
     @prober.setter
     def prober(self, seat: int) -> None:
         self.words[PROBER] = seat
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every worker that serves is out of descriptors or memory."""
+        return bool(self.words[EXHAUSTED])
+
+    @exhausted.setter
+    def exhausted(self, exhausted: bool) -> None:
+        self.words[EXHAUSTED] = exhausted
 
     def seat(self, index: int) -> memoryview[int]:
         """The words of seat ``index``, for its writers and for readers of a single word.

@@ -115,6 +115,10 @@ class Seat:
         self.words[scoreboard.LAST_ERRNO] = errno
         self.words[scoreboard.LAST_ERRNO_AT] = time.monotonic_ns()
 
+    def refused(self, count: int) -> None:
+        """Say how many connections have been shed so far."""
+        self.words[scoreboard.REFUSED] = count
+
     def ring_when_nobody_is_idle(self) -> None:
         """Tell the master when this worker has taken the last idle place; at most every 100 ms."""
         now = time.monotonic_ns()

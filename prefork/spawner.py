@@ -102,6 +102,7 @@ class Spawner:
         seat = self._free[-1]
         self._board.assign(seat, slot=given["slot"], generation=given["generation"], born=self._loop.clock.monotonic())
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        line = _Line(seat, None, reader)
         try:
             # What a sibling must not hold: the master's side of this and of every other worker's line.
             close = [fd for fd in (*self._loop.descriptors, reader, self._events.reader) if fd >= 0]
@@ -116,17 +117,19 @@ class Spawner:
                 close=close,
                 **given,
             )
+            # Before the fork, because it may fail, and a child that was forked must not be lost sight of.
+            self._loop.register(reader, lambda: self._read_report(line))
             with signals.blocked():
                 pid = process.fork(lambda: live(build, assignment))
         except BaseException:
+            self._loop.unregister(reader)
             os.close(reader)
             raise
         finally:
             os.close(writer)
         self._free.pop()
         self._board.seat(seat)[PID] = pid
-        line = self._lines[pid] = _Line(seat, None, reader)
-        self._loop.register(reader, lambda: self._read_report(line))
+        self._lines[pid] = line
         self._watch(pid, line)
         return pid, seat
 
@@ -135,12 +138,23 @@ class Spawner:
         if pid not in self._lines:
             return
         line.pidfd = process.open_pidfd(pid)
+        if line.pidfd is not None and not self._registered(line.pidfd, pid):
+            os.close(line.pidfd)
+            line.pidfd = None
         if line.pidfd is not None:
-            self._loop.register(line.pidfd, lambda: self._on_exit(pid))
-        elif process.ended(pid):
+            return
+        if process.ended(pid):
             self._on_exit(pid)
         else:
             self._loop.call_later(POLL_WITHOUT_PIDFD, lambda: self._watch(pid, line))
+
+    def _registered(self, pidfd: int, pid: int) -> bool:
+        try:
+            self._loop.register(pidfd, lambda: self._on_exit(pid))
+        except OSError as error:
+            log.debug("can't watch worker process %d: %s", pid, error)
+            return False
+        return True
 
     def take_exit(self, pid: int) -> End | None:
         """Take the exit of a worker that has ended, and give back what its life has cost; None when it lives."""

@@ -28,11 +28,11 @@ from types import FrameType
 from typing import Any
 
 from prefork.acceptor import Acceptor, Blocking, Exclusive
+from prefork.distress import Distress
 from prefork.errors import BootError, PreforkError
 from prefork.events import EventsPipe, Kind, Why
 from prefork.hooks import Hooks
 from prefork.net.listener import Listener
-from prefork.net.verdict import Verdict
 from prefork.scoreboard import Order, Scoreboard, State
 from prefork.seat import Seat
 from prefork.settings import Settings
@@ -67,6 +67,8 @@ class Assignment:
     events: EventsPipe
     go: int
     """Readable while workers may accept."""
+    workers: int
+    """How many workers there are to be in all."""
     elastic: bool
     """Whether the server grows and shrinks with the load, so that the last idle worker has to ring."""
     report: int
@@ -220,6 +222,7 @@ class Worker:
         self._acceptor: Acceptor | None = None
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._elastic = given.elastic
+        self._workers = given.workers
         self._limit = given.settings.max_requests
         if self._limit and given.settings.max_requests_jitter:
             # Not from the random module: the application may have seeded it alike in all workers.
@@ -229,14 +232,12 @@ class Worker:
         """The one generator of this worker's connections."""
         if self._connections is None:
             way = Blocking if len(self.sockets) == 1 else Exclusive
-            self._acceptor = way(self.sockets, self._seat, self.settings, self.log, self._in_distress, self._stop_fd)
+            distress = Distress(self._seat, self.settings, self.log, self.refuse, self._workers)
+            self._acceptor = way(self.sockets, self._seat, self.settings, self.log, distress, self._stop_fd)
             if self._order is not Order.RUN:
                 self._acceptor.obey(self._order)
             self._connections = self._acceptor.connections()
         return self._connections
-
-    def _in_distress(self, verdict: Verdict, error: OSError) -> None:
-        """Accept(2) failed for want of something."""
 
     def _obey(self, order: Order) -> None:
         """Carry out an order to leave; runs in a signal handler."""
