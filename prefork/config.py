@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from prefork import settings
 from prefork.errors import SettingsError, did_you_mean
-from prefork.fields import Field
+from prefork.fields import Field, Plain
 from prefork.settings import Problem, Settings
 
 T = TypeVar("T")
@@ -248,7 +248,7 @@ def _read_flags(reading: _Reading, flags: Mapping[str, object]) -> None:
             reading.put(name, value, flag if value else "--no-" + flag.removeprefix("--"))
 
 
-def _toml(value: object) -> str:
+def _toml(value: Plain) -> str:
     """One value in TOML. Text is printable here, and for that JSON's strings and TOML's are the same."""
     match value:
         case bool():
@@ -259,4 +259,3 @@ def _toml(value: object) -> str:
             return json.dumps(value, ensure_ascii=False)
         case tuple():
             return f"[{', '.join(_toml(part) for part in value)}]"
-    raise TypeError(f"{type(value).__name__} has no form in TOML")

@@ -17,6 +17,9 @@ from prefork.address import parse as parse_address
 
 T = TypeVar("T")
 
+Plain = bool | int | float | str | tuple[str, ...]
+"""What a setting's value is in TOML."""
+
 _SHOWN: Final = 60  # characters of a refused value that are repeated in the message about it
 _BIGGEST: Final = 2**63 - 1
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,20}")
@@ -25,6 +28,10 @@ _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _MODE: Final = re.compile(r"(?:0o)?([0-7]{1,6})")
 _YES: Final = frozenset({"1", "true", "yes", "on"})
 _NO: Final = frozenset({"0", "false", "no", "off"})
+
+
+def _unchanged(value: Any) -> Any:
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +43,7 @@ class Kind(Generic[T]):
         parse: Gives the value that a text means, its bounds not yet checked; ValueError when it means none.
         check: Gives a value in its proper type, when type and range are right; else ValueError.
         show: Writes a value as text that ``parse`` reads.
-        plain: Gives a value as TOML knows it (bool, number, string, tuple of strings), which ``check`` takes back.
+        plain: Gives a value as TOML knows it, which ``check`` takes back.
         switch: Whether the flag stands alone, with a second one that begins with ``--no-``.
         repeats: Whether the flag may be given several times, each adding a value.
     """
@@ -45,7 +52,7 @@ class Kind(Generic[T]):
     parse: Callable[[str], T]
     check: Callable[[object], T]
     show: Callable[[T], str] = str
-    plain: Callable[[T], object] = lambda value: value
+    plain: Callable[[T], Plain] = _unchanged
     switch: bool = False
     repeats: bool = False
 

@@ -432,7 +432,7 @@ def examine(given: Mapping[str, object], bad: Collection[str] = ()) -> tuple[dic
         The values in their proper types, those of the good settings; and everything that is wrong.
     """
     values: dict[str, Any] = {}
-    problems = [Problem((name,), unknown(name)) for name in given if name not in by_name()]
+    problems = [Problem((name,), _unknown(name)) for name in given if name not in by_name()]
     for field in fields():
         try:
             values[field.name] = field.check(given.get(field.name, field.default))
@@ -445,6 +445,5 @@ def examine(given: Mapping[str, object], bad: Collection[str] = ()) -> tuple[dic
     return values, problems
 
 
-def unknown(name: str) -> str:
-    """The line about a name that no setting has."""
+def _unknown(name: str) -> str:
     return f"{name}: is not a setting; {did_you_mean(name, by_name(), 'prefork serve --help lists them all')}"

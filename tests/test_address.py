@@ -1,5 +1,8 @@
+import os
 import socket
 import string
+import subprocess
+import sys
 
 import pytest
 from hypothesis import example, given
@@ -177,3 +180,12 @@ def test_names_of_real_sockets_are_shown() -> None:
     left, right = socket.socketpair()
     with left, right:
         assert format_peer(left.getpeername()) == "unix"
+
+
+def test_a_path_that_the_file_system_can_not_write_is_refused() -> None:
+    program = "from prefork.address import parse; parse('unix:/\\xe9')"
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | ascii_only, capture_output=True, timeout=60, check=False
+    )
+    assert b"can't be written in the file system's encoding" in done.stderr

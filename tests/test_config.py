@@ -251,6 +251,10 @@ def test_problems_of_a_commands_own_settings_come_with_the_others() -> None:
         'workers: 0 is not a count of processes; give 1 or more, or "auto" (from --workers)',
         "depth: 'x' is not a depth; give 1 or more (from --depth)",
     )
+    assert problems({"colour": "green", "depth": "0"}, {}, table=EXTRA) == (
+        "colour: 'green' is not known; give red or blue (from --colour)",
+        "depth: 0 is not a depth; give 1 or more (from --depth)",
+    )
     assert problems({"colour": "blue"}, {"PREFORK_DEPTH": "2"}, table=EXTRA) == (
         "depth: 2 is too deep for blue; give 1 (from PREFORK_DEPTH)",
     )
