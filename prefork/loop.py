@@ -19,7 +19,10 @@ from prefork.system.signals import Recorder
 log = logging.getLogger("prefork")
 
 FROZEN = 1.0
-"""Seconds by which a sleep has to overrun for the process to have been frozen."""
+"""Seconds that may pass unexplained; more, and the process was frozen (SIGSTOP, a cgroup's freezer, the host)."""
+
+LONGEST_SLEEP = 1_000_000.0
+"""Seconds; epoll_wait(2) takes a C int of milliseconds."""
 
 
 class Timer:
@@ -61,6 +64,8 @@ class Loop:
         self._signals: dict[int, Callable[[], None]] = {}
         self._recorder = Recorder()
         self._thaw: list[Callable[[float], None]] = []
+        self._looked: float | None = None
+        self._slept = 0.0
         self._epoll.register(self._recorder.fileno(), select.EPOLLIN)
         self._readers[self._recorder.fileno()] = self._dispatch_signals
 
@@ -98,16 +103,44 @@ class Loop:
         self._recorder.install([signum])
 
     def on_thaw(self, callback: Callable[[float], None]) -> None:
-        """Call ``callback`` with the seconds for which this process was frozen, before anything else is looked at."""
+        """Call ``callback`` with the seconds for which this process was frozen, at the most, before anything is due."""
         self._thaw.append(callback)
 
-    def thawed(self, seconds: float) -> None:
-        """Say that the process was frozen: timers start that much later, and whoever asked is told."""
+    def thawed(self, seconds: float | None = None) -> None:
+        """Say that the process was frozen: timers start that much later, and whoever asked is told.
+
+        Args:
+            seconds: for how long at the most; None = somewhere within the last sleep (for a handler of SIGCONT, which
+                says that it happened but not when it began).
+        """
+        if seconds is None:
+            seconds, self._slept = self._slept, 0.0
         self._timers = [(when + seconds, order, timer) for when, order, timer in self._timers]
         for _, _, timer in self._timers:
             timer.when += seconds
         for callback in self._thaw:
             callback(seconds)
+
+    def _look_at_clock(self, expected: float | None) -> float:
+        """Find out whether more time has passed since the last look than can be.
+
+        When a freeze began is unknown: all of the time that passed may have been frozen. Taking it for frozen starts
+        each deadline anew; counting only the excess would leave those that came due meanwhile due at once.
+
+        Args:
+            expected: seconds that were to be slept; None = any number of them.
+
+        Returns:
+            The seconds since the last look for which no thaw was told.
+        """
+        now = self.clock.monotonic()
+        passed = 0.0 if self._looked is None else now - self._looked
+        self._looked = now
+        if expected is None or passed <= expected + FROZEN:
+            return passed
+        log.warning("the master was frozen, or held up, for %.1f s: every deadline starts anew", passed - expected)
+        self.thawed(passed)
+        return 0.0
 
     @property
     def descriptors(self) -> Iterator[int]:
@@ -120,32 +153,33 @@ class Loop:
         Args:
             wake_at: monotonic seconds; None = no deadline of the caller's own.
         """
+        self._look_at_clock(expected=0.0)
         while self._timers and self._timers[0][2].cancelled:
             heapq.heappop(self._timers)
         deadlines = [when for when in (wake_at, self._timers[0][0] if self._timers else None) if when is not None]
-        before = self.clock.monotonic()
-        seconds = max(0.0, min(deadlines) - before) if deadlines else None
+        seconds = None
+        if deadlines:
+            seconds = min(max(0.0, min(deadlines) - self.clock.monotonic()), LONGEST_SLEEP)
         ready = self._epoll.poll(seconds)
-        if seconds is not None:
-            overrun = self.clock.monotonic() - before - seconds
-            if overrun > FROZEN:
-                log.warning("the master was frozen for %.1f s: every deadline starts anew", overrun)
-                self.thawed(overrun)
+        self._slept = self._look_at_clock(expected=seconds)
+        # Chosen before any callback runs: what one asks for "at once" comes at the next turn, when what this turn has
+        # decided is done.
+        timers = self._due()
         for fd, _ in ready:
             callback = self._readers.get(fd)
             if callback is not None:
                 callback()
-        self._run_timers()
+        for timer in timers:
+            timer._run()
+        self._look_at_clock(expected=0.0)
 
-    def _run_timers(self) -> None:
-        # Those due now, and no others: what a callback asks for "at once" comes at the next turn, when what this turn
-        # has decided is done.
+    def _due(self) -> list[Timer]:
+        """Take the timers whose moment has come, the earliest first."""
         now = self.clock.monotonic()
         due = []
         while self._timers and self._timers[0][0] <= now:
             due.append(heapq.heappop(self._timers)[2])
-        for timer in due:
-            timer._run()
+        return due
 
     def _dispatch_signals(self) -> None:
         for signum in self._recorder.take():

@@ -156,7 +156,7 @@ class Goal:
     scan_at: float = 0.0
     """When the vitals are to be read again."""
     epoch: float = 0.0
-    """When the master last came back from being frozen; a handler's time counts from there at the earliest."""
+    """When the master last came back from being frozen; every span of time counts from there at the earliest."""
     young_deaths: deque[float] = field(default_factory=deque)
 
     def fork_failed(self, now: float) -> float:
@@ -171,12 +171,10 @@ class Goal:
         self.fork_failures, self.held_until = 0, None
 
     def thawed(self, seconds: float, now: float) -> None:
-        """The master itself was frozen that long: every deadline starts that much later."""
+        """The master itself was frozen, for ``seconds`` at the most: every deadline starts anew."""
         self.epoch = now
         if self.deadline is not None:
             self.deadline += seconds
-        if self.held_until is not None:
-            self.held_until += seconds
 
     def crashes(self, settings: Settings, now: float) -> Crashes:
         """Whether there were ``crash_limit`` young deaths within the last ``crash_window`` seconds."""
@@ -222,6 +220,10 @@ class _Case:
         self.wakes.append(at)
         return False
 
+    def over(self, began: float, seconds: float) -> bool:
+        """Whether ``seconds`` have passed since ``began``, or since the master was last frozen."""
+        return self.due(max(began, self.goal.epoch) + seconds)
+
 
 def decide(settings: Settings, goal: Goal, roster: Roster, vitals: Callable[[Member], Vital], now: float) -> Decision:
     """What to do next.
@@ -249,7 +251,7 @@ def decide(settings: Settings, goal: Goal, roster: Roster, vitals: Callable[[Mem
             actions += _press(case, member)
         if member.dumped_at is not None:
             actions += _end(case, member)
-        elif member.starting and settings.boot_timeout and case.due(member.born + settings.boot_timeout):
+        elif member.starting and settings.boot_timeout and case.over(member.born, settings.boot_timeout):
             actions.append(Dump(member, now - member.born))
     scan_at = goal.scan_at
     if settings.timeout and case.due(scan_at):
@@ -336,8 +338,9 @@ def _renew(case: _Case, slots: list[Slot], room: int) -> Iterator[Spawn]:
 
 
 def _press(case: _Case, member: Member) -> Iterator[Action]:
-    """Remind a worker that was told to leave; kill it at its deadline."""
-    if member.deadline is not None and case.due(member.deadline):
+    """Remind a worker that was told to leave; kill it at its deadline, or at the server's if that is sooner."""
+    deadline = min((at for at in (member.deadline, case.goal.deadline) if at is not None), default=None)
+    if deadline is not None and case.due(deadline):
         yield Kill(member)
     elif case.due(member.rung_at + RINGS.delay(member.rings, 0.0)) and not case.vitals(member).obeying:
         yield Ring(member)
@@ -346,12 +349,14 @@ def _press(case: _Case, member: Member) -> Iterator[Action]:
 def _end(case: _Case, member: Member) -> Iterator[Action]:
     """The steps for a hung worker whose tracebacks were asked for: SIGABRT, then SIGKILL."""
     if member.aborted_at is not None:
-        if case.due(member.aborted_at + ABORT_TIME):
+        if case.over(member.aborted_at, ABORT_TIME):
             yield Kill(member)
-    elif member.dumped_at is not None and case.due(member.dumped_at + DUMP_TIME):
-        busy_since = case.vitals(member).busy_since
-        finished = not member.starting and (busy_since is None or busy_since > member.dumped_at)
-        yield Pardon(member) if finished else Abort(member)
+    elif member.dumped_at is not None and case.over(member.dumped_at, DUMP_TIME):
+        vital = case.vitals(member)
+        if not member.starting and (vital.busy_since is None or vital.busy_since > member.dumped_at):
+            yield Pardon(member)
+        elif vital.deadline is None or case.due(vital.deadline):
+            yield Abort(member)
 
 
 def _scan(case: _Case) -> tuple[list[Dump], float]:

@@ -223,13 +223,10 @@ class Roster:
         member.dumped_at = None
 
     def thawed(self, seconds: float) -> None:
-        """The master itself was frozen that long: every deadline starts that much later."""
-        for place in self.slots.values():
-            place.not_before += seconds
+        """The master itself was frozen, for ``seconds`` at the most: deadlines to leave come that much later.
+
+        What has happened stays where it was in time; the policy counts spans from the thaw at the earliest.
+        """
         for member in self._by_pid.values():
-            member.born += seconds
-            member.rung_at += seconds
-            for name in ("ready_at", "deadline", "dumped_at", "aborted_at"):
-                value = getattr(member, name)
-                if value is not None:
-                    setattr(member, name, value + seconds)
+            if member.deadline is not None:
+                member.deadline += seconds
