@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 from collections import Counter
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from prefork.testing import Load, NotServingError, Outcome, Server, burst, request, running, running_script
-from prefork.testing.faults import Injector, always, every, first, once, per_process, unavailable
+from prefork.testing.faults import NAMES, Injector, always, every, first, once, per_process, unavailable
 from prefork.testing.processes import is_gone
 from tests.testing_servers import FORKING, GOOD, PREAMBLE
 
@@ -211,10 +212,11 @@ def test_forks_fail_and_threads_and_subprocesses_do_not() -> None:
 
 def test_each_call_has_a_pattern_of_its_own() -> None:
     with (
-        Injector("accept", "fork", "pipe", "open", "pidfd_open") as faults,
+        Injector(*NAMES) as faults,
         running_script(
             PREAMBLE
             + """
+import fcntl, select
 def attempt(name, call, *arguments):
     try:
         call(*arguments)
@@ -225,7 +227,16 @@ signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 signal.sigwait([signal.SIGUSR1])
 attempt("open", os.open, "/dev/null", 0)
 attempt("pipe", os.pipe)
-attempt("pidfd", os.pidfd_open, os.getpid())
+attempt("pidfd_open", os.pidfd_open, os.getpid())
+attempt("dup", os.dup, 0)
+attempt("dup", os.dup2, 0, 9)
+attempt("socket", socket.socket)
+attempt("socketpair", socket.socketpair)
+attempt("epoll_create", select.epoll)
+attempt("eventfd", os.eventfd, 0)
+attempt("memfd_create", os.memfd_create, "x")
+attempt("execve", os.execv, "/bin/true", ["true"])
+fcntl.fcntl(0, fcntl.F_SETFD, 0)  # a fcntl that makes no descriptor
 attempt("fork", lambda: os.fork() or os._exit(0))
 print("done", flush=True)
 signal.pause()
@@ -233,16 +244,21 @@ signal.pause()
             faults=faults,
         ) as server,
     ):
-        faults.fail("open", always(EMFILE))
-        faults.fail("pipe", once(ENFILE))
-        faults.fail("pidfd_open", once(ENOMEM))
+        # Numbers that no kernel gives by itself, one for each name.
+        chosen = {name: 1000 + place for place, name in enumerate(NAMES) if name not in ("accept", "fork")}
+        for name, number in chosen.items():
+            faults.fail(name, always(number))
         server.signal(signal.SIGUSR1)
         server.wait_for_log("^done$")
-        assert f"open {EMFILE}\npipe {ENFILE}\npidfd {ENOMEM}\ndone\n" in server.log()
+        said = re.findall("^([a-z_]+) ([0-9]+)$", server.log(), re.MULTILINE)
+        assert {name: int(number) for name, number in said} == chosen
+        assert faults.failed("dup") == 2
         assert faults.failed("fork") == 0
-        faults.release("open")
-        with pytest.raises(ValueError, match="not socket"):
-            faults.fail("socket", once(EMFILE))
+
+
+def test_only_what_an_injector_is_for_can_be_failed() -> None:
+    with Injector("accept", "fork") as faults, pytest.raises(ValueError, match="accept, fork, not socket"):
+        faults.fail("socket", once(EMFILE))
 
 
 def test_a_server_that_becomes_another_program_stays_under_it() -> None:

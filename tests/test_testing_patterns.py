@@ -5,7 +5,7 @@ from itertools import repeat
 
 import pytest
 
-from prefork.testing.faults import NAMES, Injector, always, every, first, lasting, once, per_process
+from prefork.testing.faults import Injector, always, every, first, lasting, once, per_process
 from prefork.testing.waiting import wait_for
 
 
@@ -46,11 +46,3 @@ def test_per_process_gives_each_its_own() -> None:
 def test_an_injector_is_made_for_calls_that_it_knows(names: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="accept, dup"):
         Injector(*names)
-
-
-def test_every_machine_knows_the_same_names() -> None:
-    from prefork.testing.inject import MACHINES
-
-    for machine in MACHINES.values():
-        assert tuple(sorted(machine.calls)) == NAMES
-        assert machine.clone in machine.calls["fork"]

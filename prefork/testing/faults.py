@@ -26,6 +26,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import TracebackType
 from typing import Final, Self
 
@@ -42,7 +43,7 @@ _RESPONSE: Final = struct.Struct("QqiI")  # struct seccomp_notif_resp: id, value
 
 NAMES: Final = tuple(sorted({name for machine in inject.MACHINES.values() for name in machine.calls}))
 """What can be made to fail. A name stands for its newer kin too ("accept" for accept4(2), "open" for openat(2)), and
-"fork" for the forks of a process, not for the starts of threads or subprocesses."""
+"fork" for the forks of a process, not for the starts of threads or subprocesses; "dup" for fcntl's F_DUPFD too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +79,15 @@ class Injector:
 
     Raises:
         ValueError: When a name is not one of `NAMES`.
+        NotImplementedError: On a machine whose system call numbers are not known here; see `unavailable`.
     """
 
     def __init__(self, *names: str, interruptible: bool = False) -> None:
         if not names or not set(NAMES).issuperset(names):
             raise ValueError(f"not calls that can be made to fail: {names}; there are {', '.join(NAMES)}")
-        machine = inject.MACHINES[os.uname().machine]
+        machine = inject.MACHINES.get(os.uname().machine)
+        if machine is None:
+            raise NotImplementedError(_unknown_machine())
         self._names = names
         self._name_of = {number: name for name in names for number in machine.calls[name]}
         self._interruptible = interruptible
@@ -278,6 +282,11 @@ class Injector:
             return 0
 
 
+def _unknown_machine() -> str:
+    return f"the numbers of system calls are known for {', '.join(inject.MACHINES)}, not for {os.uname().machine}"
+
+
+@cache
 def unavailable() -> str | None:
     """Why injection can't work here; for ``pytest.mark.skipif``.
 
@@ -285,7 +294,7 @@ def unavailable() -> str | None:
         The reason in one line, None when it works.
     """
     if os.uname().machine not in inject.MACHINES:
-        return f"the numbers of system calls on {os.uname().machine} are not known"
+        return _unknown_machine()
     with Injector("accept") as injector:
         done = subprocess.run(
             injector.command(["true"]), pass_fds=injector.pass_fds, capture_output=True, text=True, check=False

@@ -33,9 +33,12 @@ _JUMP_BITS: Final = 0x45
 _RETURN: Final = 0x06
 _NUMBER: Final = 0
 _ARCHITECTURE: Final = 4
-_FIRST_ARGUMENT: Final = 16  # its low half: both machines below are little endian
+_FIRST_ARGUMENT: Final = 16  # the low half of each: both machines below are little endian
+_SECOND_ARGUMENT: Final = 24
 
 _CLONE_VM: Final = 0x100  # set for threads and vfork, not for fork
+_F_DUPFD: Final = 0
+_F_DUPFD_CLOEXEC: Final = 1030
 
 
 class Machine(NamedTuple):
@@ -46,12 +49,14 @@ class Machine(NamedTuple):
         seccomp: The number of seccomp(2).
         calls: For each name that a test knows, the numbers of the system calls that it stands for.
         clone: The number of clone(2), which is a fork only without CLONE_VM.
+        fcntl: The number of fcntl(2), which is a dup only with F_DUPFD or F_DUPFD_CLOEXEC.
     """
 
     audit: int
     seccomp: int
     calls: dict[str, tuple[int, ...]]
     clone: int
+    fcntl: int
 
 
 MACHINES: Final = {
@@ -59,6 +64,7 @@ MACHINES: Final = {
         audit=0xC000003E,
         seccomp=317,
         clone=56,
+        fcntl=72,
         calls={
             "accept": (43, 288),  # accept, accept4
             "fork": (56, 57),  # clone, fork
@@ -68,7 +74,7 @@ MACHINES: Final = {
             "open": (2, 257),  # open, openat
             "socket": (41,),
             "socketpair": (53,),
-            "dup": (32, 292, 33),  # dup, dup3, dup2
+            "dup": (32, 33, 292, 72),  # dup, dup2, dup3, fcntl
             "epoll_create": (213, 291),  # epoll_create, epoll_create1
             "eventfd": (284, 290),  # eventfd, eventfd2
             "memfd_create": (319,),
@@ -78,6 +84,7 @@ MACHINES: Final = {
         audit=0xC00000B7,
         seccomp=277,
         clone=220,
+        fcntl=25,
         calls={
             "accept": (202, 242),
             "fork": (220,),
@@ -87,7 +94,7 @@ MACHINES: Final = {
             "open": (56,),
             "socket": (198,),
             "socketpair": (199,),
-            "dup": (23, 24),
+            "dup": (23, 24, 25),
             "epoll_create": (20,),
             "eventfd": (19,),
             "memfd_create": (279,),
@@ -116,25 +123,33 @@ def build_filter(machine: Machine, names: Iterable[str]) -> bytes:
     def instruction(code: int, operand: int, if_true: int = 0, if_false: int = 0) -> bytes:
         return struct.pack("HBBI", code, if_true, if_false, operand)
 
+    ask = instruction(_RETURN, _RET_USER_NOTIF)
+    allow = instruction(_RETURN, _RET_ALLOW)
+    when_called = {
+        machine.clone: [
+            instruction(_LOAD, _FIRST_ARGUMENT),
+            instruction(_JUMP_BITS, _CLONE_VM, if_false=1),
+            allow,
+            ask,
+        ],
+        machine.fcntl: [
+            instruction(_LOAD, _SECOND_ARGUMENT),
+            instruction(_JUMP_EQUAL, _F_DUPFD, if_true=2),
+            instruction(_JUMP_EQUAL, _F_DUPFD_CLOEXEC, if_true=1),
+            allow,
+            ask,
+        ],
+    }
     program = [
         instruction(_LOAD, _ARCHITECTURE),
         instruction(_JUMP_EQUAL, machine.audit, if_true=1),
-        instruction(_RETURN, _RET_ALLOW),
+        allow,  # a program of the machine's older kind, with numbers of its own
         instruction(_LOAD, _NUMBER),
     ]
     for number in [number for name in names for number in machine.calls[name]]:
-        if number == machine.clone:
-            program += [
-                instruction(_JUMP_EQUAL, number, if_false=4),
-                instruction(_LOAD, _FIRST_ARGUMENT),
-                instruction(_JUMP_BITS, _CLONE_VM, if_false=1),
-                instruction(_RETURN, _RET_ALLOW),
-            ]
-        else:
-            program.append(instruction(_JUMP_EQUAL, number, if_false=1))
-        program.append(instruction(_RETURN, _RET_USER_NOTIF))
-    program.append(instruction(_RETURN, _RET_ALLOW))
-    return b"".join(program)
+        steps = when_called.get(number, [ask])
+        program += [instruction(_JUMP_EQUAL, number, if_false=len(steps)), *steps]
+    return b"".join([*program, allow])
 
 
 def install(machine: Machine, names: Iterable[str], *, interruptible: bool = False) -> int:
