@@ -48,8 +48,9 @@ PATIENCE = 10.0
 LOG_INTERVAL = 30.0
 """Seconds between two log lines about one and the same trouble."""
 
-REREGISTER = 16
-"""Connections after which an exclusive acceptor goes to the back of the kernel's queue of waiters."""
+ROUND = 16
+"""Connections between two looks at what is not worth a system call for each: whether descriptors leak, and, for an
+exclusive acceptor, its place in the kernel's queue of waiters."""
 
 
 class Acceptor:
@@ -172,9 +173,9 @@ class Acceptor:
         while system and self.order is Order.RUN and not self._seat.prober and not _readable(self._seat.go):
             self._wait_for(self._seat.go, 1.0)
 
-    def _pause(self) -> None:
-        """Take no more connections while a replacement is on its way: this worker leaks, its siblings don't."""
-        if self._distress.near_the_limit():
+    def _after_a_round(self) -> None:
+        """A worker that leaks takes no more connections while its replacement is on its way; its siblings serve."""
+        if self._distress.leaks():
             self._wait_for(None, QUARANTINE)
 
     def _wait_for(self, fd: int | None, seconds: float | None) -> None:
@@ -229,18 +230,18 @@ class Blocking(Acceptor):
         listener = self._listener
         accept = listener._accept  # type: ignore[attr-defined]  # (fd, address), cheaper than socket.accept()
         family, kind, protocol = int(listener.family), int(listener.type), listener.proto
-        make, distress = socket.socket, self._distress
+        make, one_round = socket.socket, range(ROUND)
         while True:
-            try:
-                descriptor, address = accept()
-            except OSError as error:
-                recovered = self._recover(error, listener, accept)
-                if recovered is None:
-                    return
-                descriptor, address = recovered
-            yield make(family, kind, protocol, descriptor), address
-            if descriptor >= distress.watermark:
-                self._pause()
+            for _ in one_round:
+                try:
+                    descriptor, address = accept()
+                except OSError as error:
+                    recovered = self._recover(error, listener, accept)
+                    if recovered is None:
+                        return
+                    descriptor, address = recovered
+                yield make(family, kind, protocol, descriptor), address
+            self._after_a_round()
 
 
 class Exclusive(Acceptor):
@@ -260,13 +261,11 @@ class Exclusive(Acceptor):
                         break
                     accepted = self._take(by_fd[fd])
                     if accepted is not None:
-                        descriptor = accepted[0].fileno()
                         yield accepted
                         since += 1
-                        if descriptor >= self._distress.watermark:
-                            self._pause()
-                if since >= REREGISTER:
+                if since >= ROUND:
                     since = 0
+                    self._after_a_round()
                     for listener in self._sockets:
                         epoll.unregister(listener)
                         epoll.register(listener, _EXCLUSIVE)

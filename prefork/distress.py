@@ -1,10 +1,12 @@
 """What a worker does beside waiting when descriptors run out: find a leak, ask for a replacement, shed.
 
-A leak shows before the limit is met. The kernel gives the lowest free number (socket(2)), so the number of an accepted
-descriptor says how many are held below it, at the cost of one comparison. Beyond the watermark the worker asks for its
-replacement and accepts nothing for a while: what is left below the limit is for its handler and for the log, not for
-more connections, and its siblings serve. When the limit is met all the same, the worker backs off like any other; it
-takes itself for leaking only if it holds more than it did after its boot.
+A leak shows before the limit is met. The kernel gives the lowest free number (open(2)), so once the descriptor with a
+high number is open, nearly all below it are, or were. Every few connections the worker looks whether the one at the
+*watermark* is open, for one system call. If it is, the worker asks for its replacement and accepts nothing for a while:
+what is left below the limit is for its handler and for the log, not for more connections, and its siblings serve. (The
+number of an accepted descriptor says nothing: it is the lowest free one again and again, and what the handler leaks
+lies above it.) When the limit is met all the same, the worker backs off like any other; it takes itself for leaking
+only if it holds more than it did after its boot.
 
 All of it runs in the WORKER.
 """
@@ -12,6 +14,7 @@ All of it runs in the WORKER.
 from __future__ import annotations
 
 import logging
+import os
 import select
 import socket
 import time
@@ -25,10 +28,12 @@ from prefork.settings import Settings
 from prefork.system import limits
 from prefork.system.census import Spare, census, descriptors
 
+_NEVER = -1
+
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
-HEADROOM = 8
-"""Descriptors below the limit at which a worker takes no more connections; and what it may hold beyond its boot."""
+HEADROOM = 24
+"""Descriptors below the limit that a leaking worker leaves untouched, so far as the limit has room for so many."""
 
 QUARANTINE = 5.0
 """Seconds for which a leaking worker waits for its replacement before it goes on."""
@@ -56,10 +61,10 @@ class Distress:
         self._interval = max(1, workers) / settings.shed_rate
         self._next_shed = 0.0
         self._shed = 0
-        held = len(self._held())
-        self._usual = held + HEADROOM
-        self.watermark = max(limits.nofile() - HEADROOM, held + HEADROOM // 2)
-        """An accepted descriptor with this number or a higher one says that this worker leaks."""
+        held, limit = len(self._held()), limits.nofile()
+        headroom = min(HEADROOM, max(0, limit - held) // 2)
+        self._usual = held + headroom // 2
+        self._watermark = limit - headroom
 
     def _held(self) -> list[int]:
         with self._spare:
@@ -68,32 +73,35 @@ class Distress:
             except OSError:
                 return []
 
-    def near_the_limit(self) -> bool:
-        """An accepted descriptor was beyond the watermark, and has been served.
+    def leaks(self) -> bool:
+        """Look, for one system call, whether this worker leaks; to be called every few connections.
 
         Returns:
-            Whether to accept nothing for up to :data:`QUARANTINE` seconds, until the replacement is there. Only the
-            first time: without a replacement there is nothing better to do than to go on.
+            Whether to accept nothing for up to :data:`QUARANTINE` seconds, until the replacement is there. True once:
+            without a replacement there is nothing better to do than to go on.
         """
-        self.watermark = 1 << 30
-        self._leaks()
-        return True
+        try:
+            os.fstat(self._watermark)
+        except OSError:
+            return False
+        return self._confess()
 
     def starved(self, verdict: Verdict) -> None:
         """Accept failed for want of something."""
-        if verdict is Verdict.BACK_OFF_WORKER and self.watermark < 1 << 30 and len(self._held()) > self._usual:
-            self.watermark = 1 << 30
-            self._leaks()
+        if verdict is Verdict.BACK_OFF_WORKER and self._watermark >= 0:
+            self._confess()
 
-    def _leaks(self) -> None:
-        """Say what is held, and ask for a replacement."""
+    def _confess(self) -> bool:
+        """If this worker holds more than is usual, say what, and ask for a replacement; once."""
+        self._watermark = _NEVER
+        held = self._held()
+        if len(held) <= self._usual:
+            return False
         with self._spare:
-            try:
-                held = census()
-            except OSError as error:
-                held = [f"unknown: {error}"]
-        self._log.error("this worker leaks descriptors and is to be replaced; it holds %s", "; ".join(held))
+            kinds = census(held)
+        self._log.error("this worker leaks descriptors and is to be replaced; it holds %s", "; ".join(kinds))
         self._seat.tell(Kind.RECYCLE_ME, Why.LEAK)
+        return True
 
     def shed(self, listener: socket.socket, accept: Callable[[], tuple[int, Any]]) -> tuple[int, Any] | None:
         """Accept with the spare descriptor and refuse, while every worker is exhausted.

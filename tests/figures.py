@@ -11,6 +11,6 @@ _FULL = {
 
 
 def count(figure: str, *, least: int = 1) -> int:
-    """How often to do what ``figure`` counts: all of it under ``PREFORK_FIGURES=full``, else a tenth."""
+    """How often to do what ``figure`` counts: all of it under ``FIGURES=full``, else a tenth."""
     full = _FULL[figure]
-    return full if os.environ.get("PREFORK_FIGURES") == "full" else max(least, full // 10)
+    return full if os.environ.get("FIGURES") == "full" else max(least, full // 10)
