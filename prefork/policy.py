@@ -193,12 +193,14 @@ class Decision:
 
 
 def judge(goal: Goal, slot: Slot, death: Death) -> None:
-    """Let a death count: a young one holds its slot back, any other clears the slot's record."""
+    """Let a death count: a young one holds its slot back, that of a worker that had proved itself clears the record."""
+    member = death.member
+    proved = member.ready_at is not None and member.ready_at >= slot.not_before
     if death.young:
         goal.young_deaths.append(death.at)
         slot.not_before = death.at + RESPAWN.delay(slot.young_deaths, 0.0)
         slot.young_deaths += 1
-    elif not death.member.requested:
+    elif proved or member.order is Order.RUN:
         slot.young_deaths, slot.not_before = 0, 0.0
 
 
@@ -245,16 +247,12 @@ def decide(settings: Settings, goal: Goal, roster: Roster, vitals: Callable[[Mem
         actions += _dismiss(case)
     told = {action.member.pid for action in actions if isinstance(action, Retire)}
     for member in roster:
-        if member.killed_at is not None or member.pid in told:
-            continue
-        if member.order is not Order.RUN:
-            actions += _press(case, member)
-        if member.dumped_at is not None:
-            actions += _end(case, member)
-        elif member.starting and settings.boot_timeout and case.over(member.born, settings.boot_timeout):
-            actions.append(Dump(member, now - member.born))
+        if member.killed_at is None and member.pid not in told:
+            actions += _see_to(case, member)
     scan_at = goal.scan_at
-    if settings.timeout and case.due(scan_at):
+    if any(isinstance(action, Pardon) for action in actions):
+        scan_at = now  # the last scan has passed over whoever is pardoned
+    elif settings.timeout and case.due(scan_at):
         hung, scan_at = _scan(case)
         actions += hung
         case.wakes.append(scan_at)
@@ -322,9 +320,12 @@ def _spawn(case: _Case) -> Iterator[Spawn]:
 
 
 def _renew(case: _Case, slots: list[Slot], room: int) -> Iterator[Spawn]:
-    """Fork successors, ``room`` at the most, within ``reload_surge`` and ``max_recycling``."""
+    """Fork successors, ``room`` at the most, within ``reload_surge`` and ``max_recycling``.
+
+    A replacement is over when the one that was replaced is gone: those who still finish what they have count too.
+    """
     goal, settings = case.goal, case.settings
-    successors = sum(slot.successor is not None for slot in slots)
+    extra = sum((slot.successor is not None) + len(slot.retiring) for slot in slots)
     for slot in slots:
         member = slot.incumbent
         if member is None or slot.successor is not None or member.starting:
@@ -332,18 +333,26 @@ def _renew(case: _Case, slots: list[Slot], room: int) -> Iterator[Spawn]:
         rolls = goal.rolling and member.generation < goal.generation
         if not (rolls or member.wanted) or not case.due(slot.not_before):
             continue
-        if room > 0 and successors < (settings.reload_surge if rolls else settings.max_recycling):
-            room, successors = room - 1, successors + 1
+        if room > 0 and extra < (settings.reload_surge if rolls else settings.max_recycling):
+            room, extra = room - 1, extra + 1
             yield Spawn(slot.index, goal.generation)
 
 
-def _press(case: _Case, member: Member) -> Iterator[Action]:
-    """Remind a worker that was told to leave; kill it at its deadline, or at the server's if that is sooner."""
-    deadline = min((at for at in (member.deadline, case.goal.deadline) if at is not None), default=None)
-    if deadline is not None and case.due(deadline):
-        yield Kill(member)
-    elif case.due(member.rung_at + RINGS.delay(member.rings, 0.0)) and not case.vitals(member).obeying:
-        yield Ring(member)
+def _see_to(case: _Case, member: Member) -> Iterator[Action]:
+    """What one worker's own deadlines ask for."""
+    if member.order is not Order.RUN:
+        # The server's deadline may be sooner than the one that the worker was given.
+        deadlines = [at for at in (member.deadline, case.goal.deadline) if at is not None]
+        if deadlines and case.due(min(deadlines)):
+            yield Kill(member)
+            return
+        if case.due(member.rung_at + RINGS.delay(member.rings, 0.0)) and not case.vitals(member).obeying:
+            yield Ring(member)
+    boot_timeout = case.settings.boot_timeout
+    if member.dumped_at is not None:
+        yield from _end(case, member)
+    elif member.starting and boot_timeout and case.over(member.born, boot_timeout):
+        yield Dump(member, case.now - member.born)
 
 
 def _end(case: _Case, member: Member) -> Iterator[Action]:
@@ -372,8 +381,9 @@ def _scan(case: _Case) -> tuple[list[Dump], float]:
         vital = case.vitals(member)
         if vital.busy_since is None:
             continue
-        due = vital.deadline or vital.busy_since + case.settings.timeout
-        due = max(due, case.goal.epoch + case.settings.timeout)
+        due = max(vital.busy_since, case.goal.epoch) + case.settings.timeout
+        if vital.deadline is not None:
+            due = max(due, vital.deadline)
         if case.now >= due:
             hung.append(Dump(member, case.now - vital.busy_since))
         else:

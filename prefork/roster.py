@@ -53,11 +53,6 @@ class Member:
         """Whether it has not said READY yet."""
         return self.ready_at is None
 
-    @property
-    def requested(self) -> bool:
-        """Whether its end is the master's doing."""
-        return self.order is not Order.RUN or self.aborted_at is not None or self.killed_at is not None
-
 
 @dataclass(slots=True, eq=False)
 class Slot:
@@ -107,11 +102,9 @@ class Death:
     @property
     def young(self) -> bool:
         """Whether it died unasked, before READY or so soon after that a replacement would probably do the same."""
-        if self.member.requested and self.member.aborted_at is None:
+        if self.member.order is not Order.RUN:
             return False
-        if self.member.ready_at is None:
-            return True
-        return self.served == 0 and self.at - self.member.ready_at < YOUNG
+        return self.member.ready_at is None or (self.served == 0 and self.at - self.member.ready_at < YOUNG)
 
 
 _FROM_OUTSIDE = frozenset({9, 15, 2})  # SIGKILL, SIGTERM, SIGINT: sent by somebody, unlike SIGSEGV
