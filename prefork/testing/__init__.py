@@ -12,9 +12,14 @@ The package's own tests use nothing else. Everything runs against real processes
             assert load.tally.lost == 0, load.tally
             assert server.stop() == 0
 
-`running`, `running_script` and `running_target` start a server (`Server`); `request`, `burst` and `Load` are clients;
-`prefork.testing.faults` injects errors into system calls, limits descriptors, freezes and kills;
-`prefork.testing.plugin` has the pytest fixtures.
+`running`, `running_script` and `running_target` start a server, which is a `Server`; `request`, `burst` and `Load` are
+its clients, and a `Tally` says what became of them. What else there is:
+
+    prefork.testing.faults      make system calls of the server fail, by pattern, in the kernel
+    prefork.testing.processes   freeze its processes, kill them, take their descriptors away
+    prefork.testing.measure     what it costs: CPU, wake-ups, descriptors
+    prefork.testing.plugin      the pytest fixture `prefork_server`
+    prefork.testing.clock       a clock that a test moves
 """
 
 from prefork.testing.client import ClientError, Load, burst, connect, request
@@ -22,6 +27,7 @@ from prefork.testing.exchange import GET, Outcome
 from prefork.testing.server import (
     READY,
     NotServingError,
+    Options,
     Server,
     hold_port,
     running,
@@ -39,6 +45,7 @@ __all__ = [
     "Load",
     "NotInTimeError",
     "NotServingError",
+    "Options",
     "Outcome",
     "Phase",
     "Server",

@@ -88,7 +88,7 @@ class _Client:
         self.socket: socket.socket | None = None
         self.phase = Phase.CONNECTING
         self.sent = 0
-        self.answer = b""
+        self.answer = bytearray()
 
 
 class Engine:
@@ -310,6 +310,6 @@ class Engine:
             self.sent += 1
         now = time.monotonic()
         took = now - client.started
-        self._report(Answer(outcome, client.answer, took, client.phase, client.started, error))
+        self._report(Answer(outcome, bytes(client.answer), took, client.phase, client.started, error))
         if self._clients and self._wanted():
             self._schedule(now if outcome is Outcome.ANSWERED else now + _AFTER_LOSS_PAUSE, None)

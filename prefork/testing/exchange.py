@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,7 +30,7 @@ class Outcome(enum.Enum):
     """The client's time was up first."""
 
 
-Judge = Callable[[bytes, bool], "Outcome | None"]
+Judge = Callable[[bytearray, bool], Outcome | None]
 """Called with all bytes so far and whether the server has closed; None while the answer is not whole."""
 
 Expect = bytes | Callable[[bytes], object] | None
@@ -45,19 +45,41 @@ class Reply:
         status: The status code.
         headers: Names in lower case; of a name that comes twice, the last.
         body: The body so far; the chunks of a chunked one joined.
-        whole: Whether the body has ended by its own account (its length, its last chunk, or a status without a
-            body); False as well when only the close of the connection can end it.
-        delimited: Whether it can end by its own account at all.
     """
 
     status: int
     headers: dict[str, str]
     body: bytes
-    whole: bool
-    delimited: bool
 
 
-def parse_http(data: bytes) -> Reply | None:
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What stands before the body.
+
+    Args:
+        status: The status code.
+        headers: As in `Reply`.
+        end: Where the body begins in the data.
+    """
+
+    status: int
+    headers: dict[str, str]
+    end: int
+
+    @property
+    def chunked(self) -> bool:
+        return self.headers.get("transfer-encoding", "").lower() == "chunked"
+
+    @property
+    def length(self) -> int | None:
+        """The body's length in bytes; None when it ends with a last chunk or the connection."""
+        if self.status in (204, 304):
+            return 0
+        text = self.headers.get("content-length")
+        return None if text is None or self.chunked else int(text)
+
+
+def parse_http(data: bytes | bytearray) -> Reply | None:
     """Read an HTTP/1 answer to a GET; lenient, for a test looks at what a server sent, well formed or not.
 
     Args:
@@ -69,55 +91,66 @@ def parse_http(data: bytes) -> Reply | None:
     Raises:
         ValueError: When this can't become an HTTP/1 answer.
     """
-    line_end = data.find(b"\r\n")
-    if not data.startswith(b"HTTP/1."[: len(data)]) or (line_end == -1 and len(data) > 4096):
-        raise ValueError(f"not an HTTP/1 answer: {data[:40]!r}")
-    head, separator, rest = data.partition(b"\r\n\r\n")
-    if not separator:
+    head = _parse_head(data, 0)
+    if head is None:
         return None
-    status_line, *lines = head.split(b"\r\n")
-    status = int(status_line.split(None, 2)[1])
+    if head.chunked:
+        body = b"".join(data[start:end] for start, end in _chunks(data, head.end))
+    else:
+        body = bytes(data[head.end : None if head.length is None else head.end + head.length])
+    return Reply(head.status, head.headers, body)
+
+
+def _parse_head(data: bytes | bytearray, start: int) -> _Head | None:
+    if not b"HTTP/1.".startswith(data[start : start + 7]):
+        raise ValueError(f"not an HTTP/1 answer: {bytes(data[start : start + 40])!r}")
+    end = data.find(b"\r\n\r\n", start)
+    if end == -1:
+        return None
+    status_line, *lines = data[start:end].decode("latin-1").split("\r\n")
+    status = int(status_line[8:].split()[0]) if status_line[8:].strip() else 0
     if 100 <= status < 200 and status != 101:
-        return parse_http(rest) if rest else None
-    headers = {}
-    for line in lines:
-        name, _, value = line.decode("latin-1").partition(":")
-        headers[name.lower()] = value.strip()
-    if status in (204, 304):
-        return Reply(status, headers, b"", whole=True, delimited=True)
-    if headers.get("transfer-encoding", "").lower() == "chunked":
-        body, whole = _join_chunks(rest)
-        return Reply(status, headers, body, whole=whole, delimited=True)
-    if "content-length" in headers:
-        length = int(headers["content-length"])
-        return Reply(status, headers, rest[:length], whole=len(rest) >= length, delimited=True)
-    return Reply(status, headers, rest, whole=False, delimited=False)
+        return _parse_head(data, end + 4)
+    pairs = (line.partition(":") for line in lines)
+    return _Head(status, {name.lower(): value.strip() for name, _, value in pairs}, end + 4)
 
 
-def _join_chunks(data: bytes) -> tuple[bytes, bool]:
-    """The body in a chunked coding, as far as it has come, and whether its end has."""
-    chunks: list[bytes] = []
-    at = 0
+def _chunks(data: bytes | bytearray, at: int) -> Iterator[tuple[int, int]]:
+    """Where each chunk begins and ends, as far as they have come; the last is an empty one past its size."""
     while (line_end := data.find(b"\r\n", at)) != -1:
         size = int(data[at:line_end].split(b";")[0], 16)
-        if size == 0:  # trailers may follow, and an empty line ends them
-            return b"".join(chunks), data.find(b"\r\n\r\n", line_end - 2) != -1
-        chunks.append(data[line_end + 2 : line_end + 2 + size])
-        at = line_end + 2 + size + 2
-    return b"".join(chunks), False
+        start = line_end + 2
+        yield start, start + size
+        if size == 0:
+            return
+        at = start + size + 2
 
 
-def http(data: bytes, closed: bool) -> Outcome | None:
-    """The judge of HTTP answers: whole by length, by last chunk, or by the close when nothing else says."""
-    if not data:
-        return None
+def _is_whole(data: bytearray, head: _Head, closed: bool) -> bool:
+    if head.chunked:
+        *_, (start, end) = [(0, 1), *_chunks(data, head.end)]
+        # Trailers may follow the last chunk, and an empty line ends them.
+        return start == end and data.find(b"\r\n\r\n", start - 2) != -1
+    return closed if head.length is None else len(data) >= head.end + head.length
+
+
+def http(data: bytearray, closed: bool) -> Outcome | None:
+    """The judge of HTTP answers: whole by length, by last chunk, or by the close when nothing else says.
+
+    Args:
+        data: All bytes so far; none of the body is copied.
+        closed: Whether the server has closed.
+
+    Returns:
+        The outcome, None while the answer is not whole.
+    """
     try:
-        reply = parse_http(data)
-    except (ValueError, IndexError):
+        head = _parse_head(data, 0)
+        if head is None or not _is_whole(data, head, closed):
+            return None
+    except ValueError:
         return Outcome.FAILED
-    if reply is None or not (reply.whole or (closed and not reply.delimited)):
-        return None
-    return Outcome.ANSWERED if reply.status < 500 else Outcome.FAILED
+    return Outcome.ANSWERED if head.status < 500 else Outcome.FAILED
 
 
 def judge_of(expect: Expect) -> Judge:
@@ -133,17 +166,17 @@ def judge_of(expect: Expect) -> Judge:
     if expect is None:
         return http
     if isinstance(expect, bytes):
-        wanted = expect
+        wanted = memoryview(expect)
 
-        def exactly(data: bytes, closed: bool) -> Outcome | None:
-            if data == wanted and (closed or wanted):
-                return Outcome.ANSWERED
-            return None if wanted.startswith(data) else Outcome.FAILED
+        def exactly(data: bytearray, closed: bool) -> Outcome | None:
+            if wanted[: len(data)] != data:
+                return Outcome.FAILED
+            return Outcome.ANSWERED if len(data) == len(wanted) and (wanted or closed) else None
 
         return exactly
     predicate = expect
 
-    def as_told(data: bytes, closed: bool) -> Outcome | None:  # noqa: ARG001  # a judge's signature
-        return Outcome.ANSWERED if predicate(data) else None
+    def as_told(data: bytearray, _closed: bool) -> Outcome | None:
+        return Outcome.ANSWERED if predicate(bytes(data)) else None
 
     return as_told

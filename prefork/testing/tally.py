@@ -47,7 +47,7 @@ class Answer:
         """The data as an HTTP answer; None when it is none, or not a whole head."""
         try:
             return parse_http(self.data)
-        except (ValueError, IndexError):
+        except ValueError:
             return None
 
     @property
