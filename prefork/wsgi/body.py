@@ -1,0 +1,225 @@
+"""``wsgi.input``: the body of a request, received as the application reads it, or whole before.
+
+A body is a raw stream (`io.RawIOBase`) below `io.BufferedReader`, which has all that PEP 3333 asks of an input, in C.
+A read that meets a defect, a client that is too slow or one that is gone raises; a body that was cut never looks
+whole.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import tempfile
+from typing import IO, Any, Final
+
+from prefork.wsgi.channel import RECEIVE, Channel
+from prefork.wsgi.options import WSGIOptions
+from prefork.wsgi.parser import CHUNKED
+from prefork.wsgi.refusal import RequestError
+
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+# RFC 9112, 7.1; an extension is anything visible. More digits than 15 would be more bytes than anybody stores.
+_CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t -~\x80-\xff]*)?")
+_CHUNK_LINE: Final = 256  # bytes
+_TRAILER: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
+
+
+class Body(io.RawIOBase):
+    """What `LengthBody` and `ChunkedBody` share: where the bytes come from.
+
+    Args:
+        channel: The connection.
+        received: What came behind the head already.
+        expected: Whether the client waits for 100 (Continue) before it sends.
+    """
+
+    def __init__(self, channel: Channel, received: bytes, *, expected: bool) -> None:
+        super().__init__()
+        self._channel = channel
+        self._received = received
+        self._expected = expected
+        self.ended = False
+
+    @property
+    def surplus(self) -> bool:
+        """Whether bytes were received that the body has not used."""
+        return bool(self._received)
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readall(self) -> bytes:
+        """The rest of the body."""
+        return b"".join(iter(lambda: self.read(RECEIVE), b""))
+
+    def forgo_continue(self) -> None:
+        """Don't send 100 (Continue) any more: a response has begun, and nothing may come in between."""
+        self._expected = False
+
+    def _fetch(self, size: int) -> bytes:
+        if self._received:
+            data, self._received = self._received[:size], self._received[size:]
+            return data
+        if self._expected:
+            self._expected = False
+            self._channel.send(_CONTINUE)
+        data = self._channel.receive(size)
+        if not data:
+            raise RequestError(400, "the request ended within its body")
+        return data
+
+
+class LengthBody(Body):
+    """A body of known length.
+
+    Args:
+        channel: The connection.
+        received: What came behind the head already; no more than ``length`` bytes.
+        length: How many bytes the whole body has.
+        expected: Whether the client waits for 100 (Continue) before it sends.
+    """
+
+    def __init__(self, channel: Channel, received: bytes, length: int, *, expected: bool) -> None:
+        super().__init__(channel, received, expected=expected)
+        self._left = length
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill ``buffer`` as far as one receive does."""
+        size = min(len(buffer), self._left)
+        if not size:
+            return 0
+        data = self._fetch(size)
+        buffer[: len(data)] = data
+        self._left -= len(data)
+        self.ended = not self._left
+        return len(data)
+
+
+class ChunkedBody(Body):
+    """A body in chunks (RFC 9112, 7.1). Extensions are ignored; trailer fields are checked and dropped.
+
+    Args:
+        channel: The connection.
+        received: What came behind the head already.
+        options: The limits.
+        expected: Whether the client waits for 100 (Continue) before it sends.
+    """
+
+    def __init__(self, channel: Channel, received: bytes, options: WSGIOptions, *, expected: bool) -> None:
+        super().__init__(channel, received, expected=expected)
+        self._options = options
+        self._buffer = bytearray()
+        self._left = 0  # bytes of the chunk in hand
+        self._total = 0
+        self._begun = False
+
+    @property
+    def surplus(self) -> bool:
+        """Whether bytes were received that the body has not used."""
+        return bool(self._buffer) or super().surplus
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill ``buffer`` from the chunk in hand, or from the next."""
+        if self.ended or not len(buffer):
+            return 0
+        if not self._left and not self._next_chunk():
+            return 0
+        size = min(len(buffer), self._left)
+        if not self._buffer:
+            self._buffer += self._fetch(RECEIVE)
+        with memoryview(self._buffer) as view:
+            size = min(size, len(view))
+            buffer[:size] = view[:size]
+        del self._buffer[:size]
+        self._left -= size
+        return size
+
+    def _next_chunk(self) -> bool:
+        if self._begun and self._line(0):
+            raise RequestError(400, "a chunk is longer than it says")
+        self._begun = True
+        match = _CHUNK.fullmatch(self._line(_CHUNK_LINE))
+        if match is None:
+            raise RequestError(400, "the size of a chunk can't be read")
+        self._left = int(match[1], 16)
+        self._total += self._left
+        limit = self._options.limit_request_body
+        if limit and self._total > limit:
+            raise RequestError(413, "the body is too long")
+        if not self._left:
+            self._trailer()
+            self.ended = True
+        return not self.ended
+
+    def _trailer(self) -> None:
+        for _ in range(self._options.limit_request_fields + 1):
+            line = self._line(self._options.limit_request_field_size)
+            if not line:
+                return
+            if not _TRAILER.fullmatch(line):
+                raise RequestError(400, "a trailer field can't be read")
+        raise RequestError(431, "there are too many trailer fields")
+
+    def _line(self, longest: int) -> bytes:
+        """The next line, without its CRLF."""
+        while (end := self._buffer.find(b"\r\n", 0, longest + 2)) < 0:
+            if len(self._buffer) >= longest + 2 or b"\n" in self._buffer:
+                raise RequestError(400, "a line of the chunked body is too long, or does not end with CR LF")
+            self._buffer += self._fetch(RECEIVE)
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 2]
+        return line
+
+
+def open_body(
+    channel: Channel, received: bytes, length: int, options: WSGIOptions, *, expected: bool
+) -> io.BytesIO | LengthBody | ChunkedBody:
+    """The body of a request.
+
+    Args:
+        channel: The connection.
+        received: What came behind the head already.
+        length: Bytes, or `CHUNKED`.
+        options: The limits.
+        expected: Whether the client waits for 100 (Continue) before it sends.
+
+    Returns:
+        The bytes themselves when they are all there, else a raw stream.
+
+    Raises:
+        RequestError: 413, the body is too long.
+    """
+    if length == CHUNKED:
+        return ChunkedBody(channel, received, options, expected=expected)
+    if options.limit_request_body and length > options.limit_request_body:
+        raise RequestError(413, "the body is too long")
+    if length <= len(received):
+        return io.BytesIO(received[:length])
+    return LengthBody(channel, received, length, expected=expected)
+
+
+def spool(body: Body, memory: int) -> tuple[IO[bytes], int]:
+    """Receive a whole body.
+
+    Args:
+        body: Not read from yet.
+        memory: How many bytes to keep in memory before a temporary file takes over; 0 for all.
+
+    Returns:
+        The body, at its beginning, and its length. Who calls closes it.
+
+    Raises:
+        RequestError: As reading does.
+        OSError: The temporary file can't be written.
+    """
+    spooled = tempfile.SpooledTemporaryFile(max_size=memory)  # noqa: SIM115  # it outlives this function
+    try:
+        shutil.copyfileobj(body, spooled, RECEIVE)
+        length = spooled.tell()
+        spooled.seek(0)
+    except BaseException:
+        spooled.close()
+        raise
+    return spooled, length

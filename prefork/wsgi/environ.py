@@ -1,0 +1,91 @@
+"""The environ of a request, beyond its header fields: what the server says, and where the target leads (PEP 3333)."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from prefork import __version__
+from prefork.wsgi.files import FileWrapper
+from prefork.wsgi.parser import valid_host
+from prefork.wsgi.refusal import RequestError
+
+
+def base_environ(*, tls: bool) -> dict[str, Any]:
+    """What is the same for all requests of a worker."""
+    return {
+        "SERVER_SOFTWARE": f"prefork/{__version__}",
+        "SCRIPT_NAME": "",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "https" if tls else "http",
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": False,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        "wsgi.file_wrapper": FileWrapper,
+        "wsgi.input_terminated": True,  # reading past the end of a body gives b"" and never waits
+    }
+
+
+def server_name(address: Any, *, tls: bool) -> dict[str, str]:
+    """SERVER_NAME and SERVER_PORT, which may not be empty.
+
+    Args:
+        address: A socket's own name as the kernel gives it (getsockname(2)).
+        tls: Whether TLS is spoken there.
+    """
+    if isinstance(address, tuple):
+        return {"SERVER_NAME": address[0], "SERVER_PORT": str(address[1])}
+    return {"SERVER_NAME": "localhost", "SERVER_PORT": "443" if tls else "80"}
+
+
+def set_peer(environ: dict[str, Any], address: Any) -> None:
+    """REMOTE_ADDR and REMOTE_PORT, from what accept(2) gave; a unix socket has "" and no port."""
+    if isinstance(address, tuple):
+        environ["REMOTE_ADDR"] = address[0]
+        environ["REMOTE_PORT"] = str(address[1])
+    else:
+        environ["REMOTE_ADDR"] = ""
+
+
+def set_target(environ: dict[str, Any], target: bytes, script_name: str = "") -> None:
+    """PATH_INFO, QUERY_STRING, SCRIPT_NAME and, as they came, RAW_URI and REQUEST_URI.
+
+    Args:
+        environ: Has the request line and header fields already.
+        target: ASCII without controls and spaces.
+        script_name: The path where the application is mounted, or "".
+
+    Raises:
+        RequestError: The target has none of the forms of RFC 9112, 3.2 that a server takes.
+    """
+    text = target.decode("ascii")
+    environ["RAW_URI"] = environ["REQUEST_URI"] = text
+    if text[0] != "/":
+        text = _origin_form(environ, text)
+    path, _, environ["QUERY_STRING"] = text.partition("?")
+    if "%" in path:
+        path = unquote_to_bytes(path).decode("latin-1")
+    if script_name and (path == script_name or path.startswith(script_name + "/")):
+        environ["SCRIPT_NAME"] = script_name
+        path = path[len(script_name) :]
+    environ["PATH_INFO"] = path
+
+
+def _origin_form(environ: dict[str, Any], text: str) -> str:
+    """Path and query of a target in absolute form or asterisk form; the former replaces Host (RFC 9112, 3.2.2)."""
+    if text == "*" and environ["REQUEST_METHOD"] == "OPTIONS":
+        return ""  # the server as a whole: PEP 3333 knows no other path for it
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme.lower() not in {"http", "https"}:
+        raise RequestError(400, "the target is neither a path nor an http URL")
+    cut = min((at for at in map(rest.find, "/?") if at >= 0), default=len(rest))
+    authority = rest[:cut]
+    if not valid_host(authority):
+        raise RequestError(400, "the target's host can't be one")
+    environ["HTTP_HOST"] = authority
+    rest = rest[cut:]
+    if environ["REQUEST_METHOD"] == "OPTIONS" and not rest:
+        return ""
+    return rest if rest.startswith("/") else f"/{rest}"

@@ -1,0 +1,317 @@
+"""What the application answers: from ``start_response`` and an iterable to the bytes of one HTTP/1.1 response.
+
+The head leaves with the first bytes of the body, in one send. The body's length is the application's Content-Length,
+or that of the only piece, or else each piece is a chunk (RFC 9112, 7.1); to a client of HTTP/1.0 the end of the
+connection ends it.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Final
+
+from prefork.wsgi.channel import Channel
+from prefork.wsgi.files import FileWrapper
+from prefork.wsgi.refusal import answer, date_line
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+
+_STATUS: Final = re.compile(r"[2-9][0-9]{2} [\t -~\x80-\xff]*")
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_LENGTH: Final = re.compile(r"[0-9]{1,18}")
+_HOP_BY_HOP: Final = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "trailers",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_COPIED: Final = 1 << 16  # bytes; a body piece up to this size is joined to what goes before it
+
+
+class Response:
+    """One response. The application is given `start` as ``start_response``.
+
+    Args:
+        channel: Where it goes.
+
+    Attributes:
+        http11: Whether the client speaks HTTP/1.1 and so knows chunks.
+        head_only: Whether the request is HEAD.
+        before: Called once, just before the first byte leaves.
+        status: The status line without the version; "" until there is one.
+        begun: Whether the head has been sent, so that nothing can be taken back.
+        sent: How many bytes of the body were sent, framing not counted.
+    """
+
+    __slots__ = (
+        "_block",
+        "_channel",
+        "_chunked",
+        "_dated",
+        "_left",
+        "_length",
+        "_line",
+        "_mute",
+        "before",
+        "begun",
+        "head_only",
+        "http11",
+        "sent",
+        "status",
+    )
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._line = b""
+        self._block = b""  # header lines
+        self._dated = False
+        self._length: int | None = None  # as the application says, or as can be known
+        self._left: int | None = None  # of that, still to send
+        self._chunked = False
+        self._mute = False  # nothing follows the head
+        self.http11 = True
+        self.head_only = False
+        self.before: Callable[[], None] | None = None
+        self.status = ""
+        self.begun = False
+        self.sent = 0
+
+    @property
+    def until_close(self) -> bool:
+        """Whether the end of the connection is what ends the body."""
+        return self.begun and not self._mute and not self._chunked and self._length is None
+
+    def start(
+        self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
+    ) -> Callable[[bytes], None]:
+        """``start_response``, as PEP 3333 defines it.
+
+        Args:
+            status: Such as "200 OK".
+            headers: Names and values.
+            exc_info: The exception that makes this replace what was started before.
+
+        Returns:
+            ``write(data)``.
+
+        Raises:
+            ValueError: Something would not be one status line and one line for each field, or is the server's to say
+                (hop-by-hop fields).
+            TypeError: Something is not a str.
+            RuntimeError: It was called before, and there is no ``exc_info``.
+            BaseException: That of ``exc_info``, when the head has been sent already.
+        """
+        if exc_info is not None:
+            try:
+                if self.begun:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # it refers to the frame that refers to it
+        elif self.status:
+            raise RuntimeError("start_response() was called again without exc_info")
+        line = _status_line(status)
+        lines = []
+        length = None
+        dated = False
+        for name, value in headers:
+            lowered = _field(name)
+            if lowered == "content-length":
+                length = _parse_length(value, length)
+                continue  # written with the framing
+            if lowered == "date":
+                dated = True
+            lines.append(name + ": " + value + "\r\n")  # a value that is no str raises TypeError here
+            if not value.isprintable() and _CONTROL.search(value):
+                raise ValueError(f"the value of {name} holds a control character: {value!r}")
+        block = "".join(lines).encode("latin-1")
+        self._line, self._block, self._length, self._dated = line, block, length, dated
+        self.status = status
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """``write()`` of PEP 3333: send ``data`` now, after the head if that is still to go.
+
+        Raises:
+            TypeError: ``data`` is not bytes.
+            ValueError: It is more than the Content-Length.
+            RuntimeError: ``start_response`` was not called.
+            RequestError: The client was too slow.
+            ClientGoneError: The connection is lost.
+        """
+        self._write(data, None)
+
+    def send(self, result: Iterable[bytes]) -> None:
+        """Send what the application returned. Closing it is left to who called.
+
+        Raises:
+            Exception: As `write`; ValueError also when there is less than the Content-Length. Whatever iterating
+                raises.
+        """
+        if type(result) is FileWrapper and self._send_file(result):
+            return
+        if type(result) in {list, tuple} and len(result) == 1:  # type: ignore[arg-type]  # these two have a length
+            piece = result[0]  # type: ignore[index]  # as above
+            self._write(piece, len(piece))
+        else:
+            for piece in result:
+                self._write(piece, None)
+                if self._mute:
+                    break
+        self._end()
+
+    def refuse(self, status: int, why: str, fields: str = "") -> None:
+        """Send a response of the server's own in place of the application's, unless that has begun.
+
+        Args:
+            status: The status code.
+            why: One clause in ASCII.
+            fields: Further header lines, each with its CRLF.
+        """
+        if self.begun:
+            return
+        head, body = answer(status, why, fields)
+        self.status = str(status)
+        self.begun = True
+        self._length = len(body)
+        if not self.head_only:
+            head += body
+            self.sent = len(body)
+        self._channel.send(head)
+
+    def _write(self, data: bytes, known: int | None) -> None:
+        """Send ``data``; ``known`` is the whole body's length when this is all of it."""
+        if not isinstance(data, bytes):
+            raise TypeError(f"the body of a response is bytes, not {type(data).__name__}")
+        if not data:
+            return
+        head = b"" if self.begun else self._head(known)
+        if not self._mute:
+            self._send_piece(head, data)
+        elif head:
+            self._channel.send(head)
+
+    def _send_piece(self, head: bytes, data: bytes) -> None:
+        piece = data
+        if self._left is not None:
+            piece = data[: self._left]
+            self._left -= len(piece)
+        self.sent += len(piece)
+        if self._chunked:
+            self._send_chunk(head, piece)
+        elif len(piece) > _COPIED:
+            if head:
+                self._channel.send(head, more=True)
+            self._channel.send(piece)
+        elif head or piece:
+            self._channel.send(head + piece)
+        if len(piece) < len(data):
+            raise ValueError("the response is longer than its Content-Length; the rest was not sent")
+
+    def _send_chunk(self, head: bytes, piece: bytes) -> None:
+        head = b"%b%x\r\n" % (head, len(piece))
+        if len(piece) <= _COPIED:
+            self._channel.send(b"%b%b\r\n" % (head, piece))
+        else:
+            self._channel.send(head, more=True)
+            self._channel.send(piece, more=True)
+            self._channel.send(b"\r\n")
+
+    def _end(self) -> None:
+        if not self.begun:
+            self._channel.send(self._head(0))
+        elif self._chunked:
+            self._channel.send(b"0\r\n\r\n")
+        if self._left and not self._mute:
+            raise ValueError(f"the response is shorter than its Content-Length, by {self._left} bytes")
+
+    def _head(self, known: int | None) -> bytes:
+        """The head, as it has to be for a body whose length is ``known``, or not (None)."""
+        if not self.status:
+            raise RuntimeError("start_response() was not called before the first bytes of the body")
+        code = self.status[:3]
+        self._mute = self.head_only or code in {"204", "304"}
+        if code == "204":
+            self._length = None  # RFC 9110, 8.6
+        framing = b""
+        if self._length is None:
+            if self._mute:
+                # What the body would have been is known only when the application made it nevertheless.
+                if self.head_only and known and code not in {"204", "304"}:
+                    self._length = known
+            elif known is not None:
+                self._length = known
+            elif self.http11:
+                self._chunked = True
+                framing = b"Transfer-Encoding: chunked\r\n"
+        if self._length is not None:
+            framing = b"Content-Length: %d\r\n" % self._length
+        self._left = self._length
+        if self.before is not None:
+            self.before()
+        self.begun = True
+        date = b"" if self._dated else date_line()
+        return b"%b%b%b%bConnection: close\r\n\r\n" % (self._line, self._block, framing, date)
+
+    def _send_file(self, wrapper: FileWrapper) -> bool:
+        """Send a file by the kernel; False when it has to be read instead."""
+        if self.begun or self.head_only or not self._channel.can_sendfile:
+            return False
+        span = wrapper.span()
+        if span is None:
+            return False
+        count = span.count if self._length is None else min(span.count, self._length)
+        head = self._head(span.count)
+        if self._mute or not count:
+            self._channel.send(head)
+            return True
+        self._channel.send(head, more=True)
+        sent = self._channel.sendfile(span.fd, span.offset, count)
+        self.sent += sent
+        if self._left is not None:
+            self._left -= sent
+        self._end()
+        return True
+
+
+@functools.lru_cache(maxsize=256)
+def _status_line(status: str) -> bytes:
+    if not isinstance(status, str):
+        raise TypeError(f"the status is a str, not {type(status).__name__}")
+    if not _STATUS.fullmatch(status):
+        raise ValueError(f'the status is not of the form "200 OK": {status!r}')
+    return f"HTTP/1.1 {status}\r\n".encode("latin-1")
+
+
+@functools.lru_cache(maxsize=1024)
+def _field(name: str) -> str:
+    """The lower-case name of a header field that an application may send."""
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a header field is a str, not {type(name).__name__}")
+    if not _TOKEN.fullmatch(name):
+        raise ValueError(f"the name of a header field is not a token: {name!r}")
+    lowered = name.lower()
+    if lowered in _HOP_BY_HOP:
+        raise ValueError(f"{name} is a hop-by-hop field, which PEP 3333 leaves to the server")
+    return lowered
+
+
+def _parse_length(value: str, before: int | None) -> int:
+    if not isinstance(value, str):
+        raise TypeError(f"the value of a header field is a str, not {type(value).__name__}")
+    if not _LENGTH.fullmatch(value):
+        raise ValueError(f"the Content-Length is not a number: {value!r}")
+    length = int(value)
+    if before not in (None, length):
+        raise ValueError("there are two Content-Lengths")
+    return length

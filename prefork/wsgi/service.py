@@ -1,0 +1,244 @@
+"""The life of one request: read, given to the application, answered, logged.
+
+A `Service` knows nothing of workers. Whoever accepts connections calls `Service.serve_connection` with each, one at a
+time, and closes it afterwards; `prefork.wsgi.WSGIWorker` is one who does.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from typing import IO, TYPE_CHECKING, Any
+
+from prefork.address import format_peer
+from prefork.wsgi.access import AccessLog
+from prefork.wsgi.body import Body, open_body, spool
+from prefork.wsgi.channel import RECEIVE, Channel, Pace
+from prefork.wsgi.environ import base_environ, server_name, set_peer, set_target
+from prefork.wsgi.forwarded import NAMES as FORWARDED
+from prefork.wsgi.forwarded import apply as apply_forwarded
+from prefork.wsgi.forwarded import truster
+from prefork.wsgi.options import WSGIOptions
+from prefork.wsgi.parser import (
+    CHUNKED,
+    check_host,
+    check_strictness,
+    expects_continue,
+    parse_head,
+    read_head,
+    transfer_length,
+)
+from prefork.wsgi.refusal import ClientGoneError, HandshakeError, RequestError, answer
+from prefork.wsgi.response import Response
+
+if TYPE_CHECKING:
+    import ssl
+
+Application = Callable[[dict[str, Any], Callable[..., Callable[[bytes], None]]], Iterable[bytes]]
+"""What PEP 3333 calls an application."""
+
+log = logging.getLogger("prefork")
+
+
+class Service:
+    """Serves an application's requests, one after the other.
+
+    Args:
+        application: The WSGI application.
+        options: Limits and forms.
+        sockets: The listening sockets. The name of a single one with an address of its own is taken once; else that
+            of each connection is asked for.
+        io_timeout: Seconds that a client may make a send or receive wait; 0 for no limit.
+        tls: From `prefork.wsgi.tls.server_context`; None for plain HTTP.
+        waiting: Told before each wait for a client how many seconds it may last at most, so that a limit of the
+            worker's busy time can be put off for the client's part of it.
+
+    Raises:
+        PreforkError: The installed httptools is not safe.
+        OSError: The access log can't be opened.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        options: WSGIOptions | None = None,
+        *,
+        sockets: Iterable[socket.socket] = (),
+        io_timeout: float = 30.0,
+        tls: ssl.SSLContext | None = None,
+        waiting: Callable[[float], None] | None = None,
+    ) -> None:
+        check_strictness()
+        options = options or WSGIOptions()
+        self._application = application
+        self._options = options
+        self._header_timeout = options.header_timeout or math.inf
+        self._pace = Pace(
+            io_timeout=io_timeout or math.inf,
+            seconds_per_byte=1 / options.min_rate if options.min_rate else math.inf,
+            waiting=waiting,
+        )
+        self._tls = tls
+        self._base = base_environ(tls=tls is not None)
+        name = _only_name(tuple(sockets))
+        self._named = name is not None
+        if name is not None:
+            self._base |= server_name(name, tls=tls is not None)
+        self._trusts = truster(options.forwarded_allow_ips)
+        self._access = AccessLog(options.access_log, options.access_log_format) if options.access_log else None
+        tempfile.gettempdir()  # found now, since the search opens files and descriptors may be short later
+
+    def serve_connection(self, connection: socket.socket, address: Any) -> None:
+        """Read one request from a connection and answer it. What a client does wrong never raises.
+
+        Args:
+            connection: As accept(2) gave it; who calls closes it.
+            address: The peer's, as accept(2) gave it.
+
+        Raises:
+            BaseException: Only what the application raises beyond `Exception`.
+        """
+        began = time.monotonic()
+        environ = self._base.copy()
+        set_peer(environ, address)
+        channel = self._channel(connection)
+        channel.deadline = began + self._header_timeout
+        response = Response(channel)
+        stray = False
+        try:
+            if self._tls is not None:
+                environ.update(channel.handshake())
+            stray = self._serve(channel, connection, environ, response)
+        except RequestError as refusal:
+            log.debug("refused %s: %d, %s", format_peer(address), refusal.status, refusal)
+            stray = _refuse(channel, response, refusal.status, refusal.why)
+        except HandshakeError as error:
+            log.info("no TLS with %s: %s", format_peer(address), error)
+        except ClientGoneError as error:
+            log.debug("no answer to %s: %s", format_peer(address), error)
+        finally:
+            if stray:
+                channel.linger()
+            channel.close()
+            if self._access is not None and response.status:
+                self._access.write(environ, response.status, response.sent, time.monotonic() - began)
+
+    def refuse(self, connection: socket.socket) -> None:
+        """Answer 503 (Service Unavailable) to a connection that can't be served now, without waiting for anything.
+
+        Args:
+            connection: As accept(2) gave it; who calls closes it.
+        """
+        if self._tls is not None:
+            return  # a handshake costs as much as a request; that the connection closes says enough
+        head, body = answer(503, "try again later", f"Retry-After: {self._options.retry_after}\r\n")
+        try:
+            connection.setblocking(False)
+            connection.send(head + body)
+            connection.shutdown(socket.SHUT_WR)
+            connection.recv(RECEIVE)  # a close with unread bytes would send RST, and the answer might be lost
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        """Release what was opened: the access log."""
+        if self._access is not None:
+            self._access.close()
+
+    def _channel(self, connection: socket.socket) -> Channel:
+        if self._tls is None:
+            return Channel(connection, self._pace)
+        from prefork.wsgi.tls import TLSChannel
+
+        return TLSChannel(connection, self._pace, self._tls)
+
+    def _serve(self, channel: Channel, connection: socket.socket, environ: dict[str, Any], response: Response) -> bool:
+        """Read the request and answer it; whether bytes may be left that nobody has received."""
+        options = self._options
+        head, rest = read_head(channel, options)
+        channel.deadline = math.inf
+        target = parse_head(head, environ, options)
+        response.http11 = environ["SERVER_PROTOCOL"] == "HTTP/1.1"
+        response.head_only = environ["REQUEST_METHOD"] == "HEAD"
+        check_host(environ)
+        set_target(environ, target, options.script_name)
+        length = transfer_length(environ)
+        expected = expects_continue(environ)
+        if not self._named:
+            environ.update(server_name(connection.getsockname(), tls=self._tls is not None))
+        if not FORWARDED.isdisjoint(environ):
+            apply_forwarded(environ, self._trusts)
+        if options.check_client_connection and channel.hung_up():
+            raise ClientGoneError("it hung up while it waited")
+        body = open_body(channel, rest, length, options, expected=expected)
+        if isinstance(body, io.BytesIO):
+            environ["wsgi.input"] = body
+            whole = self._run(channel, environ, response)
+            stray = len(rest) > length
+        else:
+            if expected:
+                response.before = body.forgo_continue
+            if options.spool == "all" or (options.spool == "chunked" and length == CHUNKED):
+                with self._spool(body, environ) as environ["wsgi.input"]:
+                    whole = self._run(channel, environ, response)
+            else:
+                environ["wsgi.input"] = io.BufferedReader(body, RECEIVE)
+                whole = self._run(channel, environ, response)
+            stray = not body.ended or body.surplus
+        # Who has announced to close sends no second request, which saves the system call of looking for one.
+        return whole and (stray or (environ.get("HTTP_CONNECTION") != "close" and channel.unread()))
+
+    def _spool(self, body: Body, environ: dict[str, Any]) -> IO[bytes]:
+        """Receive a whole body before the application runs, and say how long it is."""
+        try:
+            spooled, length = spool(body, self._options.spool_size)
+        except (RequestError, ClientGoneError):
+            raise
+        except OSError as error:
+            log.error("can't store the body of a request: %s", error)
+            raise RequestError(503, "the body can't be stored") from error
+        environ["CONTENT_LENGTH"] = str(length)
+        return spooled
+
+    def _run(self, channel: Channel, environ: dict[str, Any], response: Response) -> bool:
+        """Run the application and send what it answers; whether the response is whole."""
+        try:
+            result = self._application(environ, response.start)
+            try:
+                response.send(result)
+            finally:
+                close = getattr(result, "close", None)
+                if close is not None:
+                    close()
+        except (RequestError, ClientGoneError):
+            raise
+        except Exception:
+            log.exception("the application failed on %s %s", environ["REQUEST_METHOD"], environ["REQUEST_URI"])
+            return _refuse(channel, response, 500, "the application failed")
+        return True
+
+
+def _refuse(channel: Channel, response: Response, status: int, why: str) -> bool:
+    """Answer in place of the application; whether the client can be expected to read it."""
+    if response.begun:
+        if response.until_close:
+            channel.abort()
+        return False
+    try:
+        response.refuse(status, why)
+    except (RequestError, ClientGoneError):
+        return False
+    return True
+
+
+def _only_name(sockets: tuple[socket.socket, ...]) -> Any:
+    """The address that every connection of these listening sockets has on our side; None when they may differ."""
+    if len(sockets) != 1:
+        return None
+    name = sockets[0].getsockname()
+    return None if isinstance(name, tuple) and name[0] in {"0.0.0.0", "::"} else name

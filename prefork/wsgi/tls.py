@@ -1,0 +1,143 @@
+"""TLS on an accepted connection: the handshake happens in the worker, at the client's pace and no slower.
+
+The context belongs into the master, before it drops its privileges and forks: the key is read as the user who may, and
+the workers share the keys of the session tickets, so that a client resumes with any of them.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+from typing import Any, ClassVar
+
+from prefork.errors import SettingsError
+from prefork.wsgi.channel import Channel, Pace
+from prefork.wsgi.options import WSGIOptions
+from prefork.wsgi.refusal import ClientGoneError, HandshakeError, RequestError
+
+_VERSIONS = {"tlsv1.2": ssl.TLSVersion.TLSv1_2, "tlsv1.3": ssl.TLSVersion.TLSv1_3}
+
+
+def server_context(options: WSGIOptions) -> ssl.SSLContext:
+    """The context for ``certfile``, ``keyfile``, ``ca_certs`` and ``ssl_minimum_version``.
+
+    Raises:
+        SettingsError: A file can't be read, or is not what it should be.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = _VERSIONS[options.ssl_minimum_version]
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        # A key with a passphrase would make OpenSSL ask on the terminal, where nobody may be.
+        context.load_cert_chain(options.certfile, options.keyfile or None, password=lambda: "")
+    except (OSError, ValueError) as error:
+        names = " and ".join(filter(None, (options.certfile, options.keyfile)))
+        raise SettingsError(f"certfile: {names}: {_reason(error)}; give a PEM certificate and its key") from error
+    if options.ca_certs:
+        try:
+            context.load_verify_locations(options.ca_certs)
+        except (OSError, ValueError) as error:
+            raise SettingsError(
+                f"ca_certs: {options.ca_certs}: {_reason(error)}; give a file of PEM certificates"
+            ) from error
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+class TLSChannel(Channel):
+    """A connection under TLS. Takes over the socket: `close` closes it.
+
+    Args:
+        connection: An accepted stream socket.
+        pace: How long its client may make us wait.
+        context: From `server_context`.
+    """
+
+    __slots__ = ("_tls",)
+
+    can_sendfile: ClassVar[bool] = False
+    _flags: ClassVar[int] = 0  # a TLS socket takes none; it is made non-blocking
+
+    def __init__(self, connection: socket.socket, pace: Pace, context: ssl.SSLContext) -> None:
+        connection.setblocking(False)
+        self._tls = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        super().__init__(self._tls, pace)
+
+    def handshake(self) -> dict[str, Any]:
+        """Agree on keys, before `deadline`.
+
+        Returns:
+            What mod_ssl tells an application of the connection, under the same names.
+
+        Raises:
+            HandshakeError: The client is too slow, speaks something else, or there is nothing that both speak.
+        """
+        try:
+            while True:
+                try:
+                    self._tls.do_handshake()
+                    break
+                except OSError as error:
+                    self._block(error, select.POLLIN)
+        except (RequestError, ClientGoneError) as error:
+            raise HandshakeError(str(error)) from error
+        cipher = self._tls.cipher()
+        environ: dict[str, Any] = {"HTTPS": "on", "SSL_PROTOCOL": self._tls.version() or ""}
+        if cipher is not None:
+            environ["SSL_CIPHER"] = cipher[0]
+        certificate = self._tls.getpeercert(binary_form=True)
+        if certificate is not None:
+            environ["SSL_CLIENT_VERIFY"] = "SUCCESS"
+            environ["SSL_CLIENT_CERT"] = ssl.DER_cert_to_PEM_cert(certificate)
+            environ["SSL_CLIENT_S_DN"] = _distinguished_name(self._tls.getpeercert() or {})
+        return environ
+
+    def unread(self) -> bool:
+        """Whether bytes wait that nobody has received; under TLS the client's last record always may."""
+        return False
+
+    def close(self) -> None:
+        """Tell the client that this is the end and no cut (close_notify, RFC 8446, 6.1), and close."""
+        try:
+            self._tls.unwrap()
+        except (OSError, ValueError):
+            pass  # it does not wait for the client to say the same
+        self._tls.close()
+
+    def _end_sending(self) -> None:
+        try:
+            self._tls.unwrap()
+        except OSError:
+            pass
+        socket.socket.shutdown(self._tls, socket.SHUT_WR)
+
+    def _discard(self, size: int) -> bytes:
+        """Receive below TLS, since what comes is of no interest and may be no TLS either."""
+        while True:
+            try:
+                return socket.socket.recv(self._tls, size)
+            except OSError as error:
+                self._block(error, select.POLLIN)
+
+    def _block(self, error: OSError, event: int) -> None:
+        if isinstance(error, ssl.SSLWantReadError):
+            self._wait(select.POLLIN)
+        elif isinstance(error, ssl.SSLWantWriteError):
+            self._wait(select.POLLOUT)
+        elif isinstance(error, ssl.SSLError):
+            raise ClientGoneError(_reason(error)) from error
+        else:
+            super()._block(error, event)
+
+
+def _distinguished_name(certificate: Any) -> str:
+    """The subject of a certificate, as ``getpeercert()`` gives it, in one line (RFC 4514, without its escapes)."""
+    return ",".join(f"{key}={value}" for part in reversed(certificate.get("subject", ())) for key, value in part)
+
+
+def _reason(error: Exception) -> str:
+    """OpenSSL's own words, without the library's name and the line of its source."""
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.lower().replace("_", " ")
+    return getattr(error, "strerror", None) or str(error)

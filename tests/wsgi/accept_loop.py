@@ -1,0 +1,68 @@
+"""A server of one process around `prefork.wsgi.Service`: ``python -m tests.wsgi.accept_loop APP JSON``.
+
+The JSON object: ``bind`` (an address), ``validate`` (false runs the application bare), ``io_timeout``, ``timeout`` (of
+the accepted socket, as a worker may set one), ``waits`` (true logs what the service says before each wait), ``shed``
+(true refuses everybody), ``options`` (those of `WSGIOptions`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sys
+from typing import Any
+from wsgiref.validate import validator
+
+from prefork.address import format_peer, parse
+from prefork.wsgi.options import WSGIOptions
+from prefork.wsgi.service import Service
+from tests.wsgi import apps
+
+
+def listen(text: str) -> socket.socket:
+    address = parse(text)
+    if address.kind == "inet":
+        return socket.create_server((address.host, address.port), backlog=512)
+    if address.kind == "inet6":
+        return socket.create_server((address.host, address.port), family=socket.AF_INET6, backlog=512)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(address.path or f"\0{address.name}")
+    listener.listen(512)
+    return listener
+
+
+def main(name: str, text: str) -> None:
+    logging.basicConfig(level=logging.DEBUG, format="%(levelname)s %(message)s")
+    given: dict[str, Any] = json.loads(text)
+    listener = listen(given.get("bind", "127.0.0.1:0"))
+    application: Any = getattr(apps, name)
+    options = WSGIOptions(**given.get("options", {}))
+    tls = None
+    if options.certfile:
+        from prefork.wsgi.tls import server_context
+
+        tls = server_context(options)
+    service = Service(
+        validator(application) if given.get("validate", True) else application,
+        options,
+        sockets=[listener] if given.get("named", True) else [],
+        io_timeout=given.get("io_timeout", 30.0),
+        tls=tls,
+        waiting=(lambda seconds: print(f"waiting {seconds:.3f}", flush=True)) if given.get("waits") else None,
+    )
+    print(f"serving on {format_peer(listener.getsockname())} with 1 workers, pid {os.getpid()}", flush=True)
+    while True:
+        connection, address = listener.accept()
+        with connection:
+            if "timeout" in given:
+                connection.settimeout(given["timeout"])
+            if given.get("shed"):
+                service.refuse(connection)
+            else:
+                service.serve_connection(connection, address)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "{}")

@@ -1,0 +1,356 @@
+"""Applications for the tests of the WSGI server, by name. Each runs under `wsgiref.validate` unless a test says no."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+Environ = dict[str, Any]
+Start = Callable[..., Callable[[bytes], object]]
+TEXT = ("Content-Type", "text/plain")
+
+
+def hello(environ: Environ, start: Start) -> list[bytes]:
+    start("200 OK", [TEXT, ("Content-Length", "5")])
+    return [b"hello"]
+
+
+def unsized(environ: Environ, start: Start) -> list[bytes]:
+    start("200 OK", [TEXT])
+    return [b"hello"]
+
+
+def show(environ: Environ, start: Start) -> list[bytes]:
+    """The environ as JSON, and the digest and length of the body."""
+    body = environ["wsgi.input"].read(-1) if "wsgi.input" in environ else b""
+    shown: dict[str, object] = {key: value for key, value in environ.items() if isinstance(value, str)}
+    shown["body.length"] = len(body)
+    shown["body.sha256"] = hashlib.sha256(body).hexdigest()
+    start("200 OK", [("Content-Type", "application/json")])
+    return [json.dumps(shown).encode()]
+
+
+def echo(environ: Environ, start: Start) -> list[bytes]:
+    body = environ["wsgi.input"].read(-1)
+    start("200 OK", [TEXT])
+    return [body]
+
+
+def lines(environ: Environ, start: Start) -> list[bytes]:
+    """What readline, readlines and iteration give, as JSON."""
+    source = environ["wsgi.input"]
+    first = source.readline(-1)
+    part = source.readline(3)
+    rest = [line.decode() for line in source]
+    start("200 OK", [("Content-Type", "application/json")])
+    return [json.dumps([first.decode(), part.decode(), rest, source.read(10).decode()]).encode()]
+
+
+def digest(environ: Environ, start: Start) -> list[bytes]:
+    """Reads the body in pieces; answers its digest and the most memory this process has ever held, in bytes."""
+    seen = hashlib.sha256()
+    length = 0
+    for piece in iter(lambda: environ["wsgi.input"].read(1 << 16), b""):
+        seen.update(piece)
+        length += len(piece)
+    with open("/proc/self/status", encoding="ascii") as status:
+        peak = next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM"))
+    start("200 OK", [("Content-Type", "application/json")])
+    return [json.dumps({"sha256": seen.hexdigest(), "length": length, "peak": peak}).encode()]
+
+
+def ignore_body(environ: Environ, start: Start) -> list[bytes]:
+    start("200 OK", [TEXT, ("Content-Length", "7")])
+    return [b"ignored"]
+
+
+def begin_then_read(environ: Environ, start: Start) -> Iterable[bytes]:
+    start("200 OK", [TEXT])
+    yield b"begun,"
+    yield environ["wsgi.input"].read(-1)
+
+
+def pieces(environ: Environ, start: Start) -> Iterator[bytes]:
+    start("200 OK", [TEXT])
+    yield b""
+    yield b"one,"
+    yield b""
+    yield b"two,"
+    yield b"x" * 100_000
+
+
+def nothing(environ: Environ, start: Start) -> list[bytes]:
+    start("200 OK", [TEXT])
+    return []
+
+
+def by_write(environ: Environ, start: Start) -> list[bytes]:
+    write = start("200 OK", [TEXT])
+    write(b"written,")
+    return [b"returned"]
+
+
+def status_of_path(environ: Environ, start: Start) -> list[bytes]:
+    """The status that the path names, and no content."""
+    start(f"{environ['PATH_INFO'][1:4]} Whatever", [("X-Kept", "yes")])
+    return []
+
+
+def exchanged(environ: Environ, start: Start) -> list[bytes]:
+    """Changes its mind before anything was sent."""
+    start("200 OK", [TEXT])
+    try:
+        raise ValueError("a change of mind")
+    except ValueError:
+        start("404 Not Found", [TEXT, ("X-Second", "yes")], sys.exc_info())
+    return [b"second"]
+
+
+def exchanged_late(environ: Environ, start: Start) -> Iterator[bytes]:
+    start("200 OK", [TEXT])
+    yield b"sent"
+    try:
+        raise ValueError("too late")
+    except ValueError:
+        start("500 Oops", [TEXT], sys.exc_info())
+    yield b"never"
+
+
+def started_twice(environ: Environ, start: Start) -> list[bytes]:
+    start("200 OK", [TEXT])
+    start("200 OK", [TEXT])
+    return [b"never"]
+
+
+def never_started(environ: Environ, start: Start) -> list[bytes]:
+    return [b"never"]
+
+
+def raises(environ: Environ, start: Start) -> list[bytes]:
+    raise ZeroDivisionError("on purpose")
+
+
+class Closing:
+    """An iterable that writes to the log when it is closed."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        print("the iterable was closed", flush=True)
+
+
+def closing(environ: Environ, start: Start) -> Closing:
+    """Fails after as many pieces as the path says; "/" doesn't fail."""
+    start("200 OK", [TEXT])
+    count = environ["PATH_INFO"][1:]
+
+    def produce() -> Iterator[bytes]:
+        for number in range(3):
+            if count == str(number):
+                raise ZeroDivisionError("on purpose")
+            yield b"piece,"
+
+    return Closing(produce())
+
+
+def fails_to_close(environ: Environ, start: Start) -> Iterable[bytes]:
+    class Bad(Closing):
+        def close(self) -> None:
+            raise ZeroDivisionError("on purpose")
+
+    start("200 OK", [TEXT])
+    return Bad([b"whole"])
+
+
+def wrong_length(environ: Environ, start: Start) -> list[bytes]:
+    """Five bytes; the path says how many it promises."""
+    start("200 OK", [TEXT, ("Content-Length", environ["PATH_INFO"][1:])])
+    return [b"he", b"llo"]
+
+
+_HEADERS: dict[str, Any] = {
+    "cr": [("X-A", "b\rc")],
+    "lf": [("X-A", "b\nSet-Cookie: c=d")],
+    "crlf": [("X-A", "b\r\nSet-Cookie: c=d")],
+    "nul": [("X-A", "b\0c")],
+    "name-crlf": [("X-A\r\nSet-Cookie", "c=d")],
+    "name-colon": [("X-A:", "c=d")],
+    "name-empty": [("", "c=d")],
+    "name-space": [("X A", "c=d")],
+    "not-latin-1": [("X-A", "\N{SNOWMAN}")],
+    "not-str": [("X-A", 5)],
+    "name-not-str": [(b"X-A", "5")],
+    "connection": [("Connection", "keep-alive")],
+    "transfer-encoding": [("Transfer-Encoding", "chunked")],
+    "length-word": [("Content-Length", "five")],
+    "length-negative": [("Content-Length", "-5")],
+    "length-twice": [("Content-Length", "5"), ("Content-Length", "6")],
+}
+_STATUSES: dict[str, Any] = {
+    "status-crlf": "200 OK\r\nX-A: b",
+    "status-lf": "200 O\nK",
+    "status-short": "200",
+    "status-word": "fine OK",
+    "status-1xx": "101 Switching Protocols",
+    "status-bytes": b"200 OK",
+}
+BAD_STARTS = (*_HEADERS, *_STATUSES)
+
+
+def bad_start(environ: Environ, start: Start) -> list[bytes]:
+    """Gives start_response what the path says, which is wrong."""
+    name = environ["PATH_INFO"][1:]
+    start(_STATUSES.get(name, "200 OK"), _HEADERS.get(name, []))
+    return [b"hello"]
+
+
+def not_bytes(environ: Environ, start: Start) -> list[Any]:
+    start("200 OK", [TEXT])
+    return ["hello"]
+
+
+def latin(environ: Environ, start: Start) -> list[bytes]:
+    start("200 Sch\xf6n", [TEXT, ("X-Name", 'J\xf6rg\t"x"'), ("Date", "Thu, 01 Jan 1970 00:00:00 GMT")])
+    return [b"hello"]
+
+
+def repeats(environ: Environ, start: Start) -> list[bytes]:
+    start("200 OK", [TEXT, ("Set-Cookie", "a=b"), ("Set-Cookie", "c=d")])
+    return [b"hello"]
+
+
+def many(environ: Environ, start: Start) -> Iterator[bytes]:
+    """Megabytes without end, in one kind of framing or another: /chunked, /length, /write."""
+    kind = environ["PATH_INFO"]
+    headers = [TEXT, ("Content-Length", str(1 << 40))] if kind == "/length" else [TEXT]
+    write = start("200 OK", headers)
+    while True:
+        if kind == "/write":
+            write(b"x" * (1 << 20))
+        else:
+            yield b"x" * (1 << 20)
+
+
+def wait_for_fifo(environ: Environ, start: Start) -> list[bytes]:
+    """Returns when somebody writes into the FIFO that the query string names."""
+    with open(environ["QUERY_STRING"], "rb") as fifo:
+        fifo.read()
+    start("200 OK", [TEXT])
+    return [b"waited"]
+
+
+def tell(environ: Environ, start: Start) -> list[bytes]:
+    """Writes the path to the log; /error into wsgi.errors."""
+    if environ["PATH_INFO"] == "/error":
+        environ["wsgi.errors"].write("a word of the application\n")
+        environ["wsgi.errors"].flush()
+    print("application ran:", environ["PATH_INFO"], flush=True)
+    start("200 OK", [TEXT])
+    return [b"told"]
+
+
+def slow(environ: Environ, start: Start) -> list[bytes]:
+    """Takes as many milliseconds as the path says."""
+    time.sleep(int(environ["PATH_INFO"][1:]) / 1000)  # the work of an application
+    start("200 OK", [TEXT])
+    return [b"slow"]
+
+
+def remote_user(environ: Environ, start: Start) -> list[bytes]:
+    environ["REMOTE_USER"] = 'a "quoted" user'
+    start("200 OK", [TEXT])
+    return [b"hello"]
+
+
+CONTENT = bytes(range(256)) * 4096
+
+
+def _in_file(at: int = 0, buffering: int = -1) -> Any:
+    source = tempfile.TemporaryFile(buffering=buffering)  # noqa: SIM115  # the end of the response closes it
+    source.write(CONTENT)
+    source.seek(at)
+    return source
+
+
+def _unflushed() -> Any:
+    source = _in_file(len(CONTENT) - 3)
+    source.write(b"end")
+    source.seek(0)
+    return source
+
+
+def _gzipped() -> Any:
+    return gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(CONTENT)))
+
+
+def _gzipped_in_file() -> Any:
+    packed = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as what reads it
+    packed.write(gzip.compress(CONTENT))
+    packed.seek(0)
+    return gzip.GzipFile(fileobj=packed)
+
+
+def _pipe() -> Any:
+    reading, writing = os.pipe()
+    os.write(writing, b"from a pipe")
+    os.close(writing)
+    return open(reading, "rb")  # the end of the response closes it
+
+
+FILES: dict[str, tuple[Callable[[], Any], dict[str, str]]] = {
+    "buffered": (_in_file, {}),
+    "raw": (lambda: _in_file(buffering=0), {}),
+    "unflushed": (_unflushed, {}),
+    "offset": (lambda: _in_file(1000), {}),
+    "end": (lambda: _in_file(len(CONTENT)), {}),
+    "short": (_in_file, {"Content-Length": "1000"}),
+    "long": (_in_file, {"Content-Length": "2000000"}),
+    "memory": (lambda: io.BytesIO(CONTENT), {}),
+    "gzip": (_gzipped, {}),
+    "gzip-in-file": (_gzipped_in_file, {}),
+    "proc": (lambda: open("/proc/self/cmdline", "rb"), {}),  # noqa: SIM115  # the end of the response closes it
+    "pipe": (_pipe, {}),
+}
+
+
+def file(environ: Environ, start: Start) -> Iterable[bytes]:
+    """A file by wsgi.file_wrapper, of the kind that the path names; with the query "304" as Not Modified."""
+    make, headers = FILES[environ["PATH_INFO"][1:]]
+    status = "304 Not Modified" if environ["QUERY_STRING"] == "304" else "200 OK"
+    start(status, [("Content-Type", "application/octet-stream"), *headers.items()][status[0] == "3" :])
+    wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](make())
+    return wrapped
+
+
+def file_in_pieces(environ: Environ, start: Start) -> Iterable[bytes]:
+    """A file_wrapper that middleware has hidden."""
+    start("200 OK", [("Content-Type", "application/octet-stream")])
+    return Closing(environ["wsgi.file_wrapper"](_in_file(), 4096))
+
+
+def big_file(environ: Environ, start: Start) -> Iterable[bytes]:
+    """A sparse file of 1 GiB; the query is how many milliseconds later it is cut."""
+    source = tempfile.TemporaryFile()  # noqa: SIM115  # the end of the response closes it
+    source.truncate(1 << 30)
+    start("200 OK", [("Content-Type", "application/octet-stream")])
+    if environ["QUERY_STRING"] and os.fork() == 0:
+        time.sleep(int(environ["QUERY_STRING"]) / 1000)  # by then the buffers are full, and most of it still to go
+        os.ftruncate(source.fileno(), 1 << 25)
+        os._exit(0)
+    wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](source)
+    return wrapped
