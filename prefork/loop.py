@@ -11,7 +11,7 @@ import heapq
 import itertools
 import logging
 import select
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from prefork.clock import SYSTEM, Clock
 from prefork.system.signals import Recorder
@@ -193,8 +193,3 @@ class Loop:
         self._epoll.close()
         self._readers.clear()
         self._timers.clear()
-
-
-def all_descriptors(loop: Loop, more: Iterable[int]) -> list[int]:
-    """What is the master's alone: the loop's descriptors and ``more``."""
-    return [fd for fd in itertools.chain(loop.descriptors, more) if fd >= 0]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import select
 import signal
 import sys
 import traceback
@@ -17,7 +16,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 _PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -68,7 +66,8 @@ def fork(child: Callable[[], int]) -> int:
 
     The caller has blocked the signals it handles (:func:`prefork.system.signals.blocked`); the child unblocks them.
     The child never returns from here, whatever ``child`` raises: ``os._exit`` stands in a ``finally``, so that no
-    handler, no ``atexit`` and no test framework of the parent's runs twice.
+    handler, no ``atexit`` and no test framework of the parent's runs twice. The standard streams are flushed on both
+    sides, so that a line that was printed appears, and appears once.
 
     Returns:
         The child's pid, in the parent.
@@ -76,23 +75,38 @@ def fork(child: Callable[[], int]) -> int:
     Raises:
         OSError: EAGAIN or ENOMEM (fork(2)); nothing has happened.
     """
+    _flush()
     pid = os.fork()
     if pid:
         return pid
     code = SOFTWARE
     try:
-        code = child()
+        code = _run(child)
+    finally:
+        # Nothing else stands here: whatever ran before could be left by an exception, a signal handler's for one, and
+        # the child would go on as a second master.
+        os._exit(code)
+
+
+def _run(child: Callable[[], int]) -> int:
+    """The exit code of ``child``, with nothing left to be shown."""
+    code = SOFTWARE
+    try:
+        code = child() & 0xFF
     except SystemExit as end:
         code = exit_code(end)
     except BaseException:  # noqa: BLE001  # the last frame of this process: what is not shown here is lost
         traceback.print_exc()
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (OSError, ValueError, AttributeError):
-                pass  # closed, or never there; nobody is left to be told
-        os._exit(code)
+    _flush()
+    return code
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:  # noqa: BLE001  # closed, replaced, never there: it is the host's, and so is its trouble
+            pass
 
 
 def exit_code(end: SystemExit) -> int:
@@ -171,7 +185,7 @@ def die_with_parent(signum: int, parent: int) -> bool:
 def close_all(descriptors: Iterable[int]) -> None:
     """WORKER. Close the given descriptors, runs of neighbours by one call each; those already closed don't matter."""
     first = last = -2
-    for fd in sorted(set(descriptors)):
+    for fd in sorted({fd for fd in descriptors if fd >= 0}):
         if fd != last + 1:
             if first >= 0:
                 os.closerange(first, last + 1)
@@ -179,10 +193,3 @@ def close_all(descriptors: Iterable[int]) -> None:
         last = fd
     if first >= 0:
         os.closerange(first, last + 1)
-
-
-def wait_readable(fd: int, seconds: float) -> bool:
-    """Wait until ``fd`` is readable, at most ``seconds``; True when it is."""
-    poller = select.poll()
-    poller.register(fd, select.POLLIN)
-    return bool(poller.poll(max(0.0, seconds) * 1000))
