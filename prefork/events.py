@@ -9,13 +9,12 @@ master drops a record whose pid and seat don't belong together in its own roster
 from __future__ import annotations
 
 import enum
+import fcntl
 import os
 import struct
 from dataclasses import dataclass
 
 _RECORD = struct.Struct("<HHIQ")
-_CAPACITY = 64 * 1024
-"""What one read asks for: the default size of a pipe (pipe(7))."""
 
 
 class Kind(enum.IntEnum):
@@ -64,6 +63,8 @@ class EventsPipe:
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        # 64 KiB, or a page or two for a user with many pipes (pipe(7), pipe-user-pages-soft).
+        self._capacity = fcntl.fcntl(self.reader, fcntl.F_GETPIPE_SZ)
 
     def tell(self, kind: Kind, *, seat: int, pid: int, value: int = 0) -> bool:
         """WORKER. Write one record; never blocks.
@@ -81,20 +82,22 @@ class EventsPipe:
         """MASTER. All records that wait.
 
         Returns:
-            The events, and whether the pipe may have overflowed, so that the scoreboard is to be read instead.
+            The events, and whether others may have been lost, so that the scoreboard is to be read instead: the pipe
+            was full, or something in it is no record, and there is no telling where the next one begins.
         """
-        data = b""
         try:
-            data = os.read(self.reader, _CAPACITY)
+            data = os.read(self.reader, self._capacity)
         except BlockingIOError:
-            pass
+            return [], False
         events = []
-        for kind, seat, pid, value in _RECORD.iter_unpack(data[: len(data) - len(data) % _RECORD.size]):
+        whole = len(data) - len(data) % _RECORD.size
+        lost = whole != len(data) or len(data) > self._capacity - _RECORD.size
+        for kind, seat, pid, value in _RECORD.iter_unpack(data[:whole]):
             try:
                 events.append(Event(Kind(kind), seat, pid, value))
             except ValueError:
-                continue  # not one of ours: a worker wrote something else into its pipe
-        return events, len(data) == _CAPACITY
+                lost = True
+        return events, lost
 
     def close(self) -> None:
         """Close both ends. Idempotent."""

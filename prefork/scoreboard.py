@@ -64,6 +64,7 @@ BUCKETS = 20
 BUCKET_SHIFT = 16  # the first bucket ends at 2**16 ns = 65.5 us
 
 _WORD = 8
+_MAX_ERRNO = 4095  # what the kernel can return
 
 _E = TypeVar("_E", bound=enum.IntEnum)
 
@@ -183,20 +184,29 @@ class Scoreboard:
             ValueError: the memory is not a scoreboard, or one of another layout.
             OSError: ``fd`` can't be mapped.
         """
-        memory = mmap.mmap(fd, os.fstat(fd).st_size)
+        size = os.fstat(fd).st_size
+        if size < HEADER_WORDS * _WORD or size % _WORD:
+            raise ValueError(f"{size} bytes are no scoreboard")
+        memory = mmap.mmap(fd, size)
         with memoryview(memory).cast("Q") as words:
-            known = len(words) >= HEADER_WORDS and words[_MAGIC] == MAGIC and words[_LAYOUT] == LAYOUT
-            whole = known and len(words) >= HEADER_WORDS + words[_SEATS] * words[_STRIDE]
-        if not whole:
+            known = words[_MAGIC] == MAGIC and words[_LAYOUT] == LAYOUT
+            lanes, stride = words[_LANES], words[_STRIDE]
+            # The workers could write here: a stride that isn't ours would have seats overlap or end outside.
+            whole = lanes > 0 and stride == LANE + lanes * LANE_WORDS
+            whole = whole and len(words) == HEADER_WORDS + words[_SEATS] * stride
+        if not (known and whole):
             memory.close()
             raise ValueError("not a scoreboard of this layout")
         return cls(fd, memory)
 
     def close(self) -> None:
-        """MASTER. Unmap and close. Idempotent."""
+        """MASTER. Unmap and close. Idempotent. While somebody still holds a seat's words, the memory stays mapped."""
         if self.fd >= 0:
             self.words.release()
-            self._memory.close()
+            try:
+                self._memory.close()
+            except BufferError:
+                pass
             os.close(self.fd)
             self.fd = -1
 
@@ -250,6 +260,7 @@ class Scoreboard:
     def view(self, index: int) -> View:
         """MASTER. Read seat ``index``; a word that can't be true reads as 0, a time in the future as now."""
         words = self.seat(index)
+        errno = words[LAST_ERRNO]
         now = time.monotonic_ns()
         lanes = tuple(self._lane(words, LANE + n * LANE_WORDS, now) for n in range(self.lanes))
         return View(
@@ -260,7 +271,7 @@ class Scoreboard:
             born=words[BORN],
             state=_member(State, words[STATE], State.EMPTY),
             state_since=min(words[STATE_SINCE], now),
-            last_errno=words[LAST_ERRNO] if words[LAST_ERRNO] < 4096 else 0,
+            last_errno=errno if errno <= _MAX_ERRNO else 0,
             last_errno_at=min(words[LAST_ERRNO_AT], now),
             refused=words[REFUSED],
             errors=tuple(words[ERRORS : ERRORS + ERROR_KINDS]),

@@ -16,6 +16,7 @@ from prefork.scoreboard import BUCKET_SHIFT, BUCKETS, Order, Scoreboard, State
 _LANE = scoreboard.LANE
 _LAST_BUCKET = BUCKETS - 1
 _RING_INTERVAL = 100_000_000  # ns
+_EVER = 1e9  # seconds, some thirty years
 
 
 @dataclass(slots=True)
@@ -136,5 +137,5 @@ class Seat:
         self._events.tell(kind, seat=self.index, pid=self._pid, value=value)
 
     def extend_deadline(self, seconds: float) -> None:
-        """Ask not to be taken for hung before ``seconds`` from now."""
-        self.words[_LANE + scoreboard.DEADLINE] = time.monotonic_ns() + int(seconds * 1e9)
+        """Ask not to be taken for hung before ``seconds`` from now, infinity included."""
+        self.words[_LANE + scoreboard.DEADLINE] = time.monotonic_ns() + int(max(0.0, min(seconds, _EVER)) * 1e9)
