@@ -20,6 +20,7 @@ from collections.abc import Callable
 from prefork import policy
 from prefork.errors import BootError, ListenError, PreforkError, TargetError
 from prefork.events import Event, EventsPipe, Kind, Why
+from prefork.groups import Groups
 from prefork.hooks import Hooks
 from prefork.loop import Loop
 from prefork.net.listener import How, Listener
@@ -71,6 +72,7 @@ class Master:
     _loop: Loop
     _spawner: Spawner
     _stopping: Stopping
+    _groups: Groups
     _pressure: Pressure
     _events: EventsPipe
     _growth: Growth | None
@@ -131,7 +133,13 @@ class Master:
         settings = self.settings
         if settings.raise_nofile:
             limits.raise_nofile()
-        how = How(backlog=settings.backlog, options=socket_options(settings))
+        how = How(
+            backlog=settings.backlog,
+            options=socket_options(settings),
+            reuse_port=settings.reuse_port,
+            members=self.goal.size,
+            mode=settings.reuse_port_mode,
+        )
         self.listeners += Listener.open_all(settings.addresses, environ=os.environ, **how)
         stack.callback(self._close_listeners)
         if len(self.listeners) > 1:
@@ -148,7 +156,8 @@ class Master:
         self._spawner = Spawner(self._loop, board, self._events, go, self._exited)
         stack.callback(self._spawner.close)
         self._pressure = Pressure(self._loop, board, go, self.goal, self.roster, self.hooks, self)
-        self._stopping = Stopping(self._loop, self.goal, settings, self.listeners)
+        self._groups = Groups(self._loop, self.goal, self.roster, self.listeners)
+        self._stopping = Stopping(self._loop, self.goal, self.roster, settings, self.listeners)
         if settings.preload and not gc.get_freeze_count():
             # What is loaded now stays where it is in every worker's memory: a full collection there would otherwise
             # write to each object's header, and so copy its page.
@@ -201,6 +210,11 @@ class Master:
         """Run ``size`` workers from now on (SIGTTIN and SIGTTOU: one more, one less)."""
         size = max(1, min(size, self._spawner.seats // 2))
         if size != self.goal.size:
+            try:
+                self._groups.resize(size)
+            except ListenError as error:
+                log.error("can't run %d workers: %s", size, error)
+                return
             log.info("%d workers instead of %d", size, self.goal.size)
             self.goal.size = size
 
@@ -316,6 +330,7 @@ class Master:
 
     def _ready(self, member: Member) -> None:
         self.roster.ready(member, self._loop.clock.monotonic())
+        self._groups.changed()
         slots = [self.roster.slot(index) for index in range(self.goal.size)]
         incumbents = [slot.incumbent for slot in slots if slot.incumbent is not None and not slot.incumbent.starting]
         if len(incumbents) < self.goal.size:
@@ -342,6 +357,7 @@ class Master:
         now = self._loop.clock.monotonic()
         death = self.roster.exited(member, taken.exit, served=taken.finished, now=now)
         self._pressure.exited(pid)
+        self._groups.changed()
         policy.judge(self.goal, self.roster.slot(member.slot), death)
         self._log_death(death)
         oom_kills = limits.oom_kills() if death.exit.signal == signal.SIGKILL else self._oom_kills

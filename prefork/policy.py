@@ -158,6 +158,13 @@ class Goal:
     epoch: float = 0.0
     """When the master last came back from being frozen; every span of time counts from there at the earliest."""
     young_deaths: deque[float] = field(default_factory=deque)
+    draining: set[int] = field(default_factory=set)
+    """Slots beyond the size whose own accept queue is not empty yet: they are kept as if they counted."""
+
+    @property
+    def slots(self) -> list[int]:
+        """The slots that are to have a worker."""
+        return [*range(self.size), *sorted(self.draining)]
 
     def fork_failed(self, now: float) -> float:
         """Hold forks for a growing time; returns the seconds."""
@@ -276,8 +283,9 @@ def _dismiss(case: _Case) -> Iterator[Retire]:
 def _shed_members(case: _Case) -> Iterator[Retire]:
     """Slots beyond the size, and those whose successor has taken over, leave."""
     deadline = case.now + case.settings.graceful_timeout
+    wanted = set(case.goal.slots)
     for slot in case.roster.slots.values():
-        surplus = slot.index >= case.goal.size
+        surplus = slot.index not in wanted
         for member in slot.members() if surplus else slot.retiring:
             if member.order is Order.RUN:
                 reason = "the server shrinks" if surplus else member.reason or "replaced"
@@ -304,7 +312,7 @@ def _spawn(case: _Case) -> Iterator[Spawn]:
     if goal.held or (goal.held_until is not None and not case.due(goal.held_until)):
         return
     room = limit(case.settings, goal) - len(case.roster)
-    slots = [case.roster.slot(index) for index in range(goal.size)]
+    slots = [case.roster.slot(index) for index in goal.slots]
     empty = [slot for slot in slots if slot.incumbent is None]
     forks = 0
     for slot in empty:

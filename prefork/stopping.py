@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from prefork.loop import Loop
 from prefork.net.listener import Listener
 from prefork.policy import Goal
+from prefork.roster import Roster
 from prefork.scoreboard import Order
 from prefork.settings import Settings
 
@@ -51,13 +52,17 @@ class Stopping:
     Args:
         loop: for deadlines.
         goal: whose order and deadline are set.
+        roster: who lives.
         settings: graceful_timeout, quick_timeout, drain_delay in seconds, stop.
         listeners: the server's listeners.
     """
 
-    def __init__(self, loop: Loop, goal: Goal, settings: Settings, listeners: Sequence[Listener]) -> None:
+    def __init__(
+        self, loop: Loop, goal: Goal, roster: Roster, settings: Settings, listeners: Sequence[Listener]
+    ) -> None:
         self._loop = loop
         self._goal = goal
+        self._roster = roster
         self._settings = settings
         self._listeners = listeners
         self.phase = Phase.NONE
@@ -122,8 +127,15 @@ class Stopping:
             log.warning("graceful_timeout: %d connections were still waiting to be accepted and are lost", waiting)
             self._leave(Order.SEAL, now)
         else:
+            self._refill()
             self._loop.call_at(min(now + self._look, self._deadline), self._look_at_queues)
             self._look = min(self._look * 1.5, LOOK_MOST)
+
+    def _refill(self) -> None:
+        """A queue that is not empty needs somebody who serves it, also where workers have died young of late."""
+        for slot in self._roster.slots.values():
+            if slot.incumbent is None and any(listener.waiting(slot.index) for listener in self._ours):
+                slot.not_before = 0.0
 
     def _leave(self, order: Order, deadline: float) -> None:
         self.phase = Phase.LEAVING
