@@ -1,0 +1,71 @@
+"""Short rounds, interleaved: on a machine that is never quite idle, ratios within one round are what can be believed.
+
+Every subject is measured once in each round, in an order that is shuffled anew; a figure is the median over the rounds,
+and a ratio the median of the ratios within each.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What a series of figures comes to."""
+
+    median: float
+    low: float
+    """A quarter of the series lies below."""
+    high: float
+    """A quarter lies above."""
+
+    @classmethod
+    def of(cls, series: Sequence[float]) -> Spread:
+        """Sum a series up; at least one figure."""
+        if len(series) == 1:
+            return cls(series[0], series[0], series[0])
+        low, median, high = statistics.quantiles(series, n=4, method="inclusive")
+        return cls(median, low, high)
+
+
+def interleaved(names: Iterable[str], rounds: int, measure: Callable[[str], T]) -> dict[str, list[T]]:
+    """Measure every subject ``rounds`` times.
+
+    Args:
+        names: the subjects.
+        rounds: how often (count).
+        measure: measures one subject once.
+
+    Returns:
+        The series of each; the n-th entries of all were measured in the same round.
+    """
+    series: dict[str, list[T]] = {name: [] for name in names}
+    for number in range(rounds):
+        order = list(series)
+        random.shuffle(order)
+        for name in order:
+            say(f"round {number + 1} of {rounds}: {name}")
+            series[name].append(measure(name))
+    say("")
+    return series
+
+
+def say(what: str) -> None:
+    """Show on a terminal what is under way, in place of what was."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
+
+
+def ratios(series: Mapping[str, Sequence[float]], base: str) -> dict[str, Spread]:
+    """Each subject's figure as a multiple of ``base``'s in the same round."""
+    return {
+        name: Spread.of([one / other for one, other in zip(figures, series[base], strict=True)])
+        for name, figures in series.items()
+    }
