@@ -129,6 +129,9 @@ class Worker:
                 self.log.exception("the handler failed on a connection from %s", _peer(address))
             finally:
                 connection.close()
+                if connection.fileno() >= 0:
+                    # The handler keeps a file on it (makefile), and the client would wait for the end for as long.
+                    os.close(connection.detach())
                 lane.end(began, failed)
             if limit and lane.served + lane.failed >= limit:
                 limit = 0
@@ -282,18 +285,20 @@ def live(build: Callable[[], Worker], given: Assignment) -> int:
     seat = Seat(given.board, given.seat, given.events, given.go, given.master)
     seat.enter(State.STARTING)
     worker: Worker | None = None
+    pid = os.getpid()
 
     def on_stop_signal(signum: int, frame: FrameType | None) -> None:
-        if worker is not None:
+        if os.getpid() != pid:
+            signals.act_by_default(signum)  # a process that the application forked: it is given no orders
+        elif worker is not None:
             worker._on_signal(signum, frame)
         elif seat.order is not Order.RUN:
             raise SystemExit(0)  # still booting: there is nothing in hand to be lost
 
     def on_abort(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001  # a handler is given both
-        if worker is not None:
+        if worker is not None and os.getpid() == pid:
             given.hooks.call("worker_abort", worker)
-        signal.signal(signum, signal.SIG_DFL)
-        os.kill(os.getpid(), signum)
+        signals.act_by_default(signum)
 
     faulthandler.register(DUMP_SIGNAL, file=given.report, all_threads=True)
     process.die_with_parent(signal.SIGTERM, given.master)

@@ -43,8 +43,17 @@ def blocked(signals: Iterable[int] = MASTER) -> Iterator[set[signal.Signals]]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def act_by_default(signum: int) -> None:
+    """Give ``signum`` its default action (signal(7)) and have it come once more. For a handler to call."""
+    signal.signal(signum, signal.SIG_DFL)
+    os.kill(os.getpid(), signum)
+
+
 class Recorder:
     """MASTER. Notes signals in the order they came and wakes the loop.
+
+    A process that the host program forks meanwhile (multiprocessing in a hook) inherits the handlers. What comes to it
+    is not the master's affair, and takes its default action there.
 
     ``fileno()`` becomes readable when something was noted. To be used from the main thread only (signal.signal).
     """
@@ -54,6 +63,7 @@ class Recorder:
         self._before: dict[int, Handler] = {}
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._wakeup_before: int | None = None
+        self._pid = os.getpid()
 
     def fileno(self) -> int:
         """The descriptor that a signal makes readable."""
@@ -73,7 +83,10 @@ class Recorder:
             self._before.setdefault(signum, before)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a handler is given both
-        self._noted.append(signum)
+        if os.getpid() == self._pid:
+            self._noted.append(signum)
+        else:
+            act_by_default(signum)
 
     def take(self) -> list[int]:
         """The signals noted since the last call, oldest first."""
