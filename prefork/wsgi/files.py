@@ -69,8 +69,10 @@ class FileWrapper:
         raw = file.raw if type(file) in {io.BufferedReader, io.BufferedRandom} else file  # type: ignore[attr-defined]  # both have it
         if type(raw) is not io.FileIO:
             return None
-        offset = file.tell()  # type: ignore[attr-defined]  # FileIO and the two buffers have it
         status = os.fstat(raw.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size <= offset:
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        offset = file.tell()  # type: ignore[attr-defined]  # FileIO and the two buffers have it
+        if status.st_size <= offset:
             return None
         return Span(raw.fileno(), offset, status.st_size - offset)

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from prefork.wsgi.files import FileWrapper
+
 Environ = dict[str, Any]
 Start = Callable[..., Callable[[bytes], object]]
 TEXT = ("Content-Type", "text/plain")
@@ -142,6 +144,7 @@ class Closing:
     """An iterable that writes to the log when it is closed."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._source = pieces
         self._pieces = iter(pieces)
 
     def __iter__(self) -> Iterator[bytes]:
@@ -151,6 +154,8 @@ class Closing:
         return next(self._pieces)
 
     def close(self) -> None:
+        if isinstance(self._source, io.IOBase | FileWrapper):
+            self._source.close()
         print("the iterable was closed", flush=True)
 
 
@@ -299,10 +304,10 @@ def _gzipped() -> Any:
 
 
 def _gzipped_in_file() -> Any:
-    packed = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as what reads it
-    packed.write(gzip.compress(CONTENT))
-    packed.seek(0)
-    return gzip.GzipFile(fileobj=packed)
+    with tempfile.NamedTemporaryFile() as packed:
+        packed.write(gzip.compress(CONTENT))
+        packed.flush()
+        return gzip.open(packed.name)  # which has a fileno() of other bytes than it reads
 
 
 def _pipe() -> Any:
@@ -351,6 +356,7 @@ def big_file(environ: Environ, start: Start) -> Iterable[bytes]:
     if environ["QUERY_STRING"] and os.fork() == 0:
         time.sleep(int(environ["QUERY_STRING"]) / 1000)  # by then the buffers are full, and most of it still to go
         os.ftruncate(source.fileno(), 1 << 25)
+        print("the file is short", flush=True)
         os._exit(0)
     wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](source)
     return wrapped

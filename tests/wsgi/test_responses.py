@@ -1,0 +1,314 @@
+"""What the application answers, and what the client gets of it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from prefork.testing.client import connect
+from prefork.testing.server import Server
+from tests.wsgi.apps import BAD_STARTS, CONTENT
+from tests.wsgi.harness import WITHIN, ask, assert_clean, exchange, get, parse, read_all, serving
+
+
+def _one_dot_zero(target: str = "/") -> bytes:
+    return get(target, version="1.0")
+
+
+def _logged_traceback(server: Server, of: str) -> None:
+    server.wait_for_log(f"(?s)ERROR the application failed on GET /.*Traceback.*{of}")
+
+
+def test_length_given_by_the_application() -> None:
+    with serving("hello", validate=False) as server:
+        raw = exchange(server.address, get())
+        reply = parse(raw)
+        assert raw.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert [name for name, _ in reply.headers] == ["content-type", "content-length", "date", "connection"]
+        assert (reply["content-length"], reply["connection"], reply.body) == ("5", "close", b"hello")
+        assert parse(exchange(server.address, _one_dot_zero())).body == b"hello"
+        assert_clean(server)
+
+
+def test_length_of_the_only_piece() -> None:
+    with serving("unsized", validate=False) as server:
+        for request in (get(), _one_dot_zero()):
+            reply = ask(server, request)
+            assert reply["content-length"] == "5"
+            assert reply.body == b"hello"
+
+
+def test_pieces_are_chunks_or_end_with_the_connection() -> None:
+    """The validator hides that there is only one piece."""
+    for validate in (True, False):
+        with serving("pieces", validate=validate) as server:
+            raw = exchange(server.address, get())
+            reply = parse(raw)
+            assert reply["transfer-encoding"] == "chunked"
+            assert not reply.has("content-length")
+            assert reply.body == b"one,two," + b"x" * 100_000
+            assert b"\r\n\r\n4\r\none,\r\n4\r\ntwo,\r\n186a0\r\n" in raw
+            raw = exchange(server.address, _one_dot_zero())
+            reply = parse(raw)
+            assert not reply.has("transfer-encoding")
+            assert not reply.has("content-length")
+            assert reply.body == b"one,two," + b"x" * 100_000
+            assert_clean(server)
+
+
+def test_pieces_are_not_held_back() -> None:
+    """The first is there while the application has not yet made the second."""
+    with serving("begin_then_read") as server, connect(server.address, timeout=WITHIN) as client:
+        client.sendall(get("/", "Content-Length: 3", method="POST"))
+        raw = b""
+        while b"begun," not in raw:
+            raw += client.recv(1 << 16)
+        client.sendall(b"end")
+        while piece := client.recv(1 << 16):
+            raw += piece
+        assert parse(raw).body == b"begun,end"
+        assert_clean(server)
+
+
+def test_no_pieces_at_all() -> None:
+    with serving("nothing") as server:
+        for request in (get(), _one_dot_zero()):
+            reply = ask(server, request)
+            assert reply["content-length"] == "0"
+            assert reply.body == b""
+        assert_clean(server)
+
+
+def test_write() -> None:
+    with serving("by_write") as server:
+        assert ask(server, get()).body == b"written,returned"
+        assert ask(server, _one_dot_zero()).body == b"written,returned"
+        assert ask(server, get(method="HEAD")).body == b""
+        assert_clean(server)
+
+
+@pytest.mark.parametrize("app", ["hello", "unsized", "pieces", "nothing", "file_in_pieces"])
+def test_head_has_no_body(app: str) -> None:
+    with serving(app) as server:
+        for version in ("1.1", "1.0"):
+            raw = exchange(server.address, get(method="HEAD", version=version))
+            assert raw.endswith(b"\r\n\r\n")
+            assert raw.count(b"\r\n\r\n") == 1
+            assert parse(raw, "HEAD").status == 200
+        assert_clean(server)
+
+
+def test_head_says_the_length_of_a_body_that_was_made() -> None:
+    with serving("unsized", validate=False) as server:
+        assert ask(server, get(method="HEAD"))["content-length"] == "5"
+    with serving("nothing", validate=False) as server:
+        assert not ask(server, get(method="HEAD")).has("content-length")
+    with serving("file", validate=False) as server:
+        assert ask(server, get("/buffered", method="HEAD")).body == b""
+        assert_clean(server)
+
+
+@pytest.mark.parametrize("status", ["204", "304"])
+def test_statuses_without_a_body(status: str) -> None:
+    with serving("status_of_path") as server:
+        for version in ("1.1", "1.0"):
+            reply = ask(server, get(f"/{status}", version=version))
+            assert reply.status == int(status)
+            assert not reply.has("transfer-encoding")
+            assert not reply.has("content-length")
+            assert reply["x-kept"] == "yes"
+    with serving("file", validate=False) as server:
+        raw = exchange(server.address, get("/buffered?304"))
+        assert raw.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("status", ["201", "205", "302", "404", "500", "599", "999"])
+def test_other_statuses(status: str) -> None:
+    with serving("status_of_path", validate=False) as server:
+        reply = ask(server, get(f"/{status}"))
+        assert (reply.status, reply.reason) == (int(status), "Whatever")
+        assert reply["content-length"] == "0"
+
+
+def test_text_beyond_ascii_and_a_date_of_its_own() -> None:
+    with serving("latin", validate=False) as server:
+        raw = exchange(server.address, get())
+        assert raw.startswith(b"HTTP/1.1 200 Sch\xf6n\r\n")
+        assert b'\r\nX-Name: J\xf6rg\t"x"\r\n' in raw
+        assert parse(raw)["date"] == "Thu, 01 Jan 1970 00:00:00 GMT"
+
+
+def test_fields_that_repeat_stay_apart() -> None:
+    with serving("repeats") as server:
+        reply = ask(server, get())
+        assert [value for name, value in reply.headers if name == "set-cookie"] == ["a=b", "c=d"]
+
+
+def test_exc_info_replaces_what_was_not_sent() -> None:
+    with serving("exchanged") as server:
+        reply = ask(server, get())
+        assert (reply.status, reply.body) == (404, b"second")
+        assert reply["x-second"] == "yes"
+        assert_clean(server)
+
+
+def test_exc_info_raises_when_the_head_was_sent() -> None:
+    with serving("exchanged_late") as server:
+        raw = exchange(server.address, get())
+        assert raw.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert raw.endswith(b"4\r\nsent\r\n"), "the last chunk must be missing"
+        _logged_traceback(server, "ValueError: too late")
+
+
+@pytest.mark.parametrize(
+    ("app", "error"),
+    [
+        ("raises", "ZeroDivisionError: on purpose"),
+        ("started_twice", "RuntimeError: start_response"),
+        ("never_started", "RuntimeError: start_response"),
+        ("not_bytes", "TypeError: the body of a response is bytes, not str"),
+    ],
+)
+def test_the_applications_failure(app: str, error: str) -> None:
+    with serving(app, validate=False) as server:
+        for request in (get(), _one_dot_zero()):
+            reply = ask(server, request)
+            assert reply.status == 500
+            assert b"Traceback" not in reply.body
+            assert error.partition(":")[0].encode() not in reply.body
+            _logged_traceback(server, error)
+        assert exchange(server.address, get(method="HEAD")).endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("what", BAD_STARTS)
+def test_what_start_response_does_not_take(what: str) -> None:
+    """A header injection is a 500, with nothing of it on the wire."""
+    with serving("bad_start", validate=False) as server:
+        raw = exchange(server.address, get(f"/{what}"))
+        assert parse(raw).status == 500
+        assert b"Set-Cookie" not in raw
+        assert b"X-A" not in raw
+        _logged_traceback(server, "(ValueError|TypeError|UnicodeEncodeError): ")
+
+
+def test_a_failure_after_the_first_piece_cuts_the_response() -> None:
+    with serving("closing") as server:
+        assert ask(server, get("/0")).status == 500
+        raw = exchange(server.address, get("/2"))
+        assert raw.endswith(b"6\r\npiece,\r\n6\r\npiece,\r\n"), "the last chunk must be missing"
+        # HTTP/1.0 ends a body with the connection: only a reset shows that it is not whole.
+        with connect(server.address, timeout=WITHIN) as client:
+            client.sendall(_one_dot_zero("/2"))
+            with pytest.raises(ConnectionResetError):
+                read_all(client)
+        assert server.log().count("the iterable was closed") == 3
+
+
+def test_the_iterable_is_closed() -> None:
+    with serving("closing") as server:
+        assert ask(server, get()).body == b"piece," * 3
+        server.wait_for_log("the iterable was closed")
+        assert ask(server, get(method="HEAD")).body == b""
+        server.wait_for(lambda: server.log().count("the iterable was closed") == 2)
+        assert_clean(server)
+
+
+def test_the_iterable_is_closed_when_the_client_is_gone() -> None:
+    with serving("many", validate=False) as server:
+        for kind in ("/chunked", "/length", "/write"):
+            with connect(server.address, timeout=WITHIN) as client:
+                client.sendall(get(kind))
+                assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
+            server.wait_for(lambda: "no answer to" in server.log())
+        assert_clean(server)
+    with serving("closing", validate=False) as server:
+        with connect(server.address, timeout=WITHIN) as client:
+            client.sendall(get())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        assert ask(server, get()).body == b"piece," * 3
+        assert_clean(server)
+
+
+def test_an_iterable_that_fails_to_close() -> None:
+    with serving("fails_to_close") as server:
+        assert ask(server, get()).body == b"whole"
+        _logged_traceback(server, "ZeroDivisionError")
+        assert ask(server, get()).body == b"whole"
+
+
+def test_less_than_the_length() -> None:
+    with serving("wrong_length") as server:
+        raw = exchange(server.address, get("/9"))
+        assert raw.endswith(b"\r\n\r\nhello")
+        assert b"Content-Length: 9\r\n" in raw
+        _logged_traceback(server, "ValueError: the response is shorter than its Content-Length, by 4 bytes")
+
+
+def test_more_than_the_length() -> None:
+    with serving("wrong_length") as server:
+        for length, sent in ((4, b"hell"), (2, b"he"), (1, b"h"), (0, b"")):
+            reply = ask(server, get(f"/{length}"))
+            assert reply.body == sent
+            _logged_traceback(server, "ValueError: the response is longer than its Content-Length")
+
+
+@pytest.fixture(scope="module")
+def files() -> Iterator[Server]:
+    with serving("file", validate=False) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("kind", "length", "content"),
+    [
+        ("buffered", True, CONTENT),
+        ("raw", True, CONTENT),
+        ("unflushed", True, CONTENT[:-3] + b"end"),
+        ("offset", True, CONTENT[1000:]),
+        ("end", True, b""),
+        ("short", True, CONTENT[:1000]),
+        ("memory", False, CONTENT),
+        ("gzip", False, CONTENT),
+        ("gzip-in-file", False, CONTENT),
+        ("pipe", False, b"from a pipe"),
+    ],
+)
+def test_file_wrapper(files: Server, kind: str, length: bool, content: bytes) -> None:
+    for request in (get(f"/{kind}"), _one_dot_zero(f"/{kind}")):
+        reply = ask(files, request)
+        assert reply.has("content-length") == length
+        assert reply.body == content
+    assert_clean(files)
+
+
+def test_file_wrapper_of_a_file_without_a_size(files: Server) -> None:
+    assert ask(files, get("/proc")).body.split(b"\0")[0].rpartition(b"/")[2].startswith(b"python")
+
+
+def test_file_wrapper_within_middleware() -> None:
+    with serving("file_in_pieces") as server:
+        assert ask(server, get()).body == CONTENT
+        server.wait_for_log("the iterable was closed")
+        assert_clean(server)
+
+
+def test_a_file_shorter_than_the_length() -> None:
+    with serving("file", validate=False) as server:
+        raw = exchange(server.address, get("/long"))
+        assert raw.endswith(CONTENT)
+        _logged_traceback(server, "ValueError: the response is shorter than its Content-Length")
+
+
+def test_a_file_that_shrinks_on_its_way() -> None:
+    with serving("big_file", validate=False) as server, connect(server.address, timeout=WITHIN) as client:
+        client.sendall(get("/?300"))
+        received = client.recv(1)  # and no more until the file is short
+        server.wait_for_log("the file is short")
+        while piece := client.recv(1 << 20):
+            received += piece
+        head, _, body = received.partition(b"\r\n\r\n")
+        assert b"Content-Length: 1073741824" in head
+        assert len(body) < 1 << 30
+        _logged_traceback(server, "ValueError: the response is shorter than its Content-Length")
