@@ -2,7 +2,7 @@
 
 The JSON object: ``bind`` (an address), ``validate`` (false runs the application bare), ``io_timeout``, ``timeout`` (of
 the accepted socket, as a worker may set one), ``waits`` (true logs what the service says before each wait), ``shed``
-(true refuses everybody), ``options`` (those of `WSGIOptions`).
+(true refuses everybody), ``tmpdir`` (where temporary files go), ``options`` (those of `WSGIOptions`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 from typing import Any
 from wsgiref.validate import validator
 
@@ -36,6 +37,7 @@ def listen(text: str) -> socket.socket:
 def main(name: str, text: str) -> None:
     logging.basicConfig(level=logging.DEBUG, format="%(levelname)s %(message)s")
     given: dict[str, Any] = json.loads(text)
+    tempfile.tempdir = given.get("tmpdir")
     listener = listen(given.get("bind", "127.0.0.1:0"))
     application: Any = getattr(apps, name)
     options = WSGIOptions(**given.get("options", {}))
