@@ -1,7 +1,8 @@
 """SO_REUSEPORT groups and the slots that come and go.
 
 The kernel picks a member of the group when the SYN comes, whether or not anybody serves it, and resets its queue when
-it is closed. So the master keeps every member; a worker accepts on its slot's, and a replacement finds what waits there.
+it is closed. So the master keeps every member; a worker accepts on its slot's, and a replacement finds what waits
+there.
 
 * While a slot has nobody who serves, new connections are steered to the others (in a group that is ours alone).
 * A slot that goes is steered away from, gated, and served by its worker until its member is proven empty. Then the

@@ -18,7 +18,8 @@ import threading
 from collections.abc import Callable
 
 from prefork import policy
-from prefork.errors import BootError, ListenError, PreforkError, TargetError
+from prefork.deaths import Deaths
+from prefork.errors import ListenError, PreforkError
 from prefork.events import Event, EventsPipe, Kind, Why
 from prefork.groups import Groups
 from prefork.hooks import Hooks
@@ -26,9 +27,9 @@ from prefork.loop import Loop
 from prefork.net.listener import How, Listener
 from prefork.net.options import SocketOptions
 from prefork.observers import Appetite, Growth
-from prefork.policy import Crashes, Goal
+from prefork.policy import Goal
 from prefork.pressure import Pressure
-from prefork.roster import Death, Member, Roster
+from prefork.roster import Member, Roster
 from prefork.scoreboard import Order, Scoreboard, State
 from prefork.settings import Settings
 from prefork.spawner import Spawner
@@ -49,8 +50,6 @@ _RECYCLE_REASONS = {
     Why.ASKED: "it asked for it",
 }
 
-_ERRORS: dict[int, type[PreforkError]] = {error.exit_code: error for error in (TargetError, ListenError, BootError)}
-
 
 class Master:
     """MASTER. One server: ``Master(MyWorker, Settings(...)).run()``. Everything here runs in the master process.
@@ -67,6 +66,7 @@ class Master:
         listeners: the listening sockets, while it runs.
         goal: what is wanted of the workers at present.
         roster: who lives.
+        deaths: what deaths have meant so far.
     """
 
     _loop: Loop
@@ -87,10 +87,7 @@ class Master:
         start, smallest, largest = self.settings.size(limits.cpus())
         self.goal = Goal(size=start, smallest=smallest, largest=largest)
         self._build = worker
-        self._failure: PreforkError | None = None
-        self._crashes = Crashes.NONE
-        self._told_failures: set[str] = set()
-        self._oom_kills = limits.oom_kills()
+        self.deaths = Deaths(self.goal, self.settings)
 
     # The run.
 
@@ -124,8 +121,8 @@ class Master:
             stack.callback(self.hooks.call, "on_exit", self)
             self._open(stack)
             self._supervise()
-        if self._failure is not None:
-            raise self._failure
+        if self.deaths.failure is not None:
+            raise self.deaths.failure
         return 0
 
     def _open(self, stack: contextlib.ExitStack) -> None:
@@ -179,9 +176,9 @@ class Master:
     def _supervise(self) -> None:
         """The loop."""
         while True:
-            decision = policy.decide(
-                self.settings, self.goal, self.roster, self._spawner.vital, self._loop.clock.monotonic()
-            )
+            now = self._loop.clock.monotonic()
+            self.deaths.look(now)
+            decision = policy.decide(self.settings, self.goal, self.roster, self._spawner.vital, now)
             self.goal.scan_at = decision.scan_at
             for action in decision.actions:
                 self._apply(action)
@@ -358,63 +355,8 @@ class Master:
         death = self.roster.exited(member, taken.exit, served=taken.finished, now=now)
         self._pressure.exited(pid)
         self._groups.changed()
-        policy.judge(self.goal, self.roster.slot(member.slot), death)
-        self._log_death(death)
-        oom_kills = limits.oom_kills() if death.exit.signal == signal.SIGKILL else self._oom_kills
-        if oom_kills != self._oom_kills:
-            self._oom_kills = oom_kills
-            log.error("the kernel says that it killed a process of this cgroup for want of memory")
-        if death.boot_failed:
-            self._boot_failed(death, taken.report)
-        self._look_for_crash_loop(now)
+        self.deaths.take(self.roster.slot(member.slot), death, taken.report)
         self.hooks.call("child_exit", self, death)
-
-    def _log_death(self, death: Death) -> None:
-        member = death.member
-        expected = member.order is not Order.RUN and death.exit.clean
-        log.log(
-            logging.INFO if expected else logging.WARNING,
-            "worker %d (pid %d, generation %d) %s after %.1f s, %d connections served%s",
-            member.slot,
-            member.pid,
-            member.generation,
-            death.exit,
-            death.age,
-            death.served,
-            f" ({member.reason})" if member.reason else "",
-        )
-
-    def _boot_failed(self, death: Death, report: str) -> None:
-        """A worker ended before it was READY: fatal at the start, the end of a reload later."""
-        code = death.exit.code or BootError.exit_code
-        said = report.strip() or f"worker {death.member.slot} {death.exit} before it was ready"
-        ours = code in {TargetError.exit_code, ListenError.exit_code}
-        if said not in self._told_failures:
-            self._told_failures.add(said)
-            if not ours or self.goal.ready:
-                log.error("worker %d failed to boot: %s", death.member.slot, said)
-        if not self.goal.ready:
-            if self._failure is None:
-                error = _ERRORS.get(code, BootError)
-                self._failure = error(said if ours else "the application failed to boot; its traceback is in the log")
-                self.goal.order, self.goal.deadline = Order.QUIT, death.at + self.settings.quick_timeout
-        elif self.goal.rolling and death.member.generation == self.goal.generation:
-            self.goal.rolling = False
-            log.error("reload: generation %d failed to boot; the old one goes on", self.goal.generation)
-
-    def _look_for_crash_loop(self, now: float) -> None:
-        crashes = self.goal.crashes(self.settings, now)
-        if crashes is self._crashes or self.goal.order is not Order.RUN:
-            return
-        self._crashes = crashes
-        if crashes is Crashes.NONE:
-            log.warning("the crash loop is over")
-            return
-        count, window = len(self.goal.young_deaths), self.settings.crash_window
-        log.critical("crash loop: %d workers died young within %g s; the server is degraded", count, window)
-        if self.settings.on_crash_loop == "exit" and self._failure is None:
-            self._failure = BootError(f"crash loop: {count} workers died young within {window:g} s")
-            self.goal.order, self.goal.deadline = Order.QUIT, now + self.settings.quick_timeout
 
     def _thawed(self, seconds: float) -> None:
         now = self._loop.clock.monotonic()

@@ -263,6 +263,8 @@ def decide(settings: Settings, goal: Goal, roster: Roster, vitals: Callable[[Mem
         hung, scan_at = _scan(case)
         actions += hung
         case.wakes.append(scan_at)
+    if len(goal.young_deaths) >= settings.crash_limit:
+        case.due(goal.young_deaths[0] + settings.crash_window)  # the end of a crash loop is worth saying
     if actions:
         case.wakes.append(now)  # what is done now has deadlines of its own, which only the next decision sees
     return Decision(actions, min(case.wakes, default=None), scan_at)

@@ -1,0 +1,122 @@
+"""What the deaths of workers mean for the server: the log line, a failed boot, a crash loop.
+
+All of it runs in the MASTER.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+
+from prefork import policy
+from prefork.errors import BootError, ListenError, PreforkError, TargetError
+from prefork.policy import Crashes, Goal
+from prefork.roster import Death, Slot
+from prefork.scoreboard import Order
+from prefork.settings import Settings
+from prefork.system import limits
+
+log = logging.getLogger("prefork")
+
+_ERRORS: dict[int, type[PreforkError]] = {error.exit_code: error for error in (TargetError, ListenError, BootError)}
+
+
+class Deaths:
+    """MASTER. The deaths of one server's workers.
+
+    Args:
+        goal: what is wanted; a fatal death changes it.
+        settings: crash_limit, crash_window, on_crash_loop, quick_timeout.
+
+    Attributes:
+        failure: why the server ends, if a death is the reason.
+        crashes: whether there is a crash loop now.
+        recent: the last deaths, oldest first.
+    """
+
+    def __init__(self, goal: Goal, settings: Settings) -> None:
+        self.failure: PreforkError | None = None
+        self.crashes = Crashes.NONE
+        self.recent: list[Death] = []
+        self._goal = goal
+        self._settings = settings
+        self._told: set[str] = set()
+        self._oom_kills = limits.oom_kills()
+
+    def take(self, slot: Slot, death: Death, report: str) -> None:
+        """Judge a death.
+
+        Args:
+            slot: where it happened.
+            death: the death.
+            report: what the worker reported of its boot.
+        """
+        self.recent = [*self.recent[-_RECENT:], death]
+        policy.judge(self._goal, slot, death)
+        self._log(death)
+        if death.boot_failed:
+            self._boot_failed(death, report)
+        self._look_for_crash_loop(death.at)
+
+    def look(self, now: float) -> None:
+        """See whether a crash loop has come to its end."""
+        if self.crashes is not Crashes.NONE:
+            self._look_for_crash_loop(now)
+
+    def end_server(self, failure: PreforkError, now: float) -> None:
+        """End the server for a reason that is an error."""
+        if self.failure is None:
+            self.failure = failure
+            self._goal.order, self._goal.deadline = Order.QUIT, now + self._settings.quick_timeout
+
+    def _log(self, death: Death) -> None:
+        member = death.member
+        expected = member.order is not Order.RUN and death.exit.clean
+        log.log(
+            logging.INFO if expected else logging.WARNING,
+            "worker %d (pid %d, generation %d) %s after %.1f s, %d connections served%s",
+            member.slot,
+            member.pid,
+            member.generation,
+            death.exit,
+            death.age,
+            death.served,
+            f" ({member.reason})" if member.reason else "",
+        )
+        if death.exit.signal == signal.SIGKILL and member.killed_at is None:
+            before, self._oom_kills = self._oom_kills, limits.oom_kills()
+            if self._oom_kills != before:
+                log.error("the kernel says that it killed a process of this cgroup for want of memory")
+
+    def _boot_failed(self, death: Death, report: str) -> None:
+        """A worker ended before it was READY: fatal at the start, the end of a reload later."""
+        goal, code = self._goal, death.exit.code or BootError.exit_code
+        said = report.strip() or f"worker {death.member.slot} {death.exit} before it was ready"
+        plain = code in {TargetError.exit_code, ListenError.exit_code}  # one line, and no traceback
+        if said not in self._told and not (plain and not goal.ready):
+            self._told.add(said)
+            log.error("worker %d failed to boot: %s", death.member.slot, said)
+        if not goal.ready:
+            error = _ERRORS.get(code, BootError)
+            said = said if plain else "the application failed to boot; its traceback is in the log"
+            self.end_server(error(said), death.at)
+        elif goal.rolling and death.member.generation == goal.generation:
+            goal.rolling = False
+            self._told.clear()
+            log.error("reload: generation %d failed to boot; the old one goes on", goal.generation)
+
+    def _look_for_crash_loop(self, now: float) -> None:
+        crashes = self._goal.crashes(self._settings, now)
+        if crashes is self.crashes or self._goal.order is not Order.RUN:
+            return
+        self.crashes = crashes
+        if crashes is Crashes.NONE:
+            log.warning("the crash loop is over")
+            return
+        count, window = len(self._goal.young_deaths), self._settings.crash_window
+        log.critical("crash loop: %d workers died young within %g s; the server is degraded", count, window)
+        if self._settings.on_crash_loop == "exit":
+            self.end_server(BootError(f"crash loop: {count} workers died young within {window:g} s"), now)
+
+
+_RECENT = 15
