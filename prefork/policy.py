@@ -164,7 +164,7 @@ class Goal:
     @property
     def slots(self) -> list[int]:
         """The slots that are to have a worker."""
-        return [*range(self.size), *sorted(self.draining)]
+        return sorted({*range(self.size), *self.draining})
 
     def fork_failed(self, now: float) -> float:
         """Hold forks for a growing time; returns the seconds."""
@@ -270,9 +270,14 @@ def decide(settings: Settings, goal: Goal, roster: Roster, vitals: Callable[[Mem
     return Decision(actions, min(case.wakes, default=None), scan_at)
 
 
-def limit(settings: Settings, goal: Goal) -> int:
-    """How many workers may live at one moment: the size, or the largest configured, and the surge."""
-    return max(goal.size, goal.largest) + max(settings.reload_surge, settings.max_recycling)
+def limit(settings: Settings, goal: Goal, roster: Roster) -> int:
+    """How many workers may live at one moment: the size, or the largest configured or still lived in, and the surge.
+
+    Slots that a larger size has left behind count while somebody lives there: were they not to, workers who finish what
+    they have would take the place of one that died in a slot that stays.
+    """
+    lived_in = max((slot.index + 1 for slot in roster.slots.values() if any(slot.members())), default=0)
+    return max(len(goal.slots), goal.largest, lived_in) + max(settings.reload_surge, settings.max_recycling)
 
 
 def _dismiss(case: _Case) -> Iterator[Retire]:
@@ -313,7 +318,7 @@ def _spawn(case: _Case) -> Iterator[Spawn]:
     goal = case.goal
     if goal.held or (goal.held_until is not None and not case.due(goal.held_until)):
         return
-    room = limit(case.settings, goal) - len(case.roster)
+    room = limit(case.settings, goal, case.roster) - len(case.roster)
     slots = [case.roster.slot(index) for index in goal.slots]
     empty = [slot for slot in slots if slot.incumbent is None]
     forks = 0
