@@ -251,29 +251,17 @@ def many(environ: Environ, start: Start) -> Iterator[bytes]:
             yield b"x" * (1 << 20)
 
 
-def wait_for_fifo(environ: Environ, start: Start) -> list[bytes]:
-    """Returns when somebody writes into the FIFO that the query string names."""
-    with open(environ["QUERY_STRING"], "rb") as fifo:
-        fifo.read()
-    start("200 OK", [TEXT])
-    return [b"waited"]
-
-
 def tell(environ: Environ, start: Start) -> list[bytes]:
-    """Writes the path to the log; /error into wsgi.errors."""
+    """Writes the path to the log, /error into wsgi.errors; then waits for the FIFO that the query names."""
     if environ["PATH_INFO"] == "/error":
         environ["wsgi.errors"].write("a word of the application\n")
         environ["wsgi.errors"].flush()
     print("application ran:", environ["PATH_INFO"], flush=True)
+    if environ["QUERY_STRING"]:
+        with open(environ["QUERY_STRING"], "rb") as fifo:
+            fifo.read()
     start("200 OK", [TEXT])
     return [b"told"]
-
-
-def slow(environ: Environ, start: Start) -> list[bytes]:
-    """Takes as many milliseconds as the path says."""
-    time.sleep(int(environ["PATH_INFO"][1:]) / 1000)  # the work of an application
-    start("200 OK", [TEXT])
-    return [b"slow"]
 
 
 def remote_user(environ: Environ, start: Start) -> list[bytes]:

@@ -1,0 +1,304 @@
+"""Clients that are slow, gone, early or greedy: each costs a worker a bounded time, and none costs the others."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from prefork.testing.client import connect
+from prefork.testing.server import Server
+from tests.wsgi.harness import WITHIN, ask, assert_clean, exchange, get, parse, post, read_all, serving
+
+TOO_SLOW = "refused .*: 408, the client was too slow"
+
+
+@contextmanager
+def trickling(client: socket.socket, data: bytes, interval: float) -> Iterator[None]:
+    """Send a byte each ``interval`` seconds, meanwhile."""
+    stopped = threading.Event()
+
+    def send() -> None:
+        for byte in data:
+            if stopped.wait(interval):
+                return
+            try:
+                client.send(bytes([byte]))
+            except OSError:
+                return
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def test_who_sends_nothing_gets_nothing() -> None:
+    with serving("hello", options={"header_timeout": 0.3}) as server:
+        with connect(server.address, timeout=WITHIN) as client:
+            assert read_all(client) == b""
+        assert ask(server, get()).body == b"hello"
+        assert_clean(server)
+
+
+def test_a_head_that_does_not_end() -> None:
+    with serving("hello", options={"header_timeout": 0.3}) as server:
+        assert ask(server, get()[:-2]).status == 408
+        assert_clean(server)
+
+
+def test_a_head_that_trickles() -> None:
+    """The limit is for the whole head, however alive the client looks."""
+    with serving("hello", options={"header_timeout": 1.0}) as server:
+        with connect(server.address, timeout=WITHIN) as client, trickling(client, get("/" + "a" * 4000), 0.05):
+            began = time.monotonic()
+            assert parse(read_all(client)).status == 408
+            # 200 s would be the whole head; the linger for what is still being sent is bounded too.
+            assert time.monotonic() - began < 15
+        assert_clean(server)
+
+
+@pytest.mark.parametrize("spool", ["all", "none"])
+def test_a_body_that_does_not_come(spool: str) -> None:
+    with serving("echo", options={"spool": spool}, io_timeout=0.3) as server:
+        assert ask(server, post(b"hello")[:-1]).status == 408
+        assert_clean(server)
+
+
+@pytest.mark.parametrize("spool", ["all", "none"])
+def test_a_body_that_trickles(spool: str) -> None:
+    with serving("echo", options={"spool": spool}, io_timeout=0.5) as server:
+        with connect(server.address, timeout=WITHIN) as client:
+            request = post(b"a" * 4000)
+            client.sendall(request[:-4000])
+            with trickling(client, request[-4000:], 0.05):
+                assert parse(read_all(client)).status == 408
+        assert_clean(server)
+
+
+def test_a_body_that_is_merely_slow() -> None:
+    """It takes several times io_timeout; the rate is what counts."""
+    with serving("echo", io_timeout=0.8, options={"min_rate": 20}) as server:
+        request = post(b"a" * 300)
+        with connect(server.address, timeout=WITHIN) as client:
+            client.sendall(request[:-300])
+            with trickling(client, request[-300:], 0.008):
+                assert parse(read_all(client)).body == b"a" * 300
+        assert_clean(server)
+
+
+def test_any_progress_is_enough_without_a_rate() -> None:
+    with serving("echo", io_timeout=1.0, options={"min_rate": 0}) as server:
+        request = post(b"a" * 30)
+        with connect(server.address, timeout=WITHIN) as client:
+            client.sendall(request[:-30])
+            with trickling(client, request[-30:], 0.1):
+                assert parse(read_all(client)).body == b"a" * 30
+        assert_clean(server)
+
+
+RESPONSES = ["big_file", "many/chunked", "many/length", "many/write"]
+
+
+@contextmanager
+def downloading(response: str, **given: object) -> Iterator[tuple[Server, socket.socket]]:
+    """A client with a small buffer that has asked for a response without end, and read its first bytes."""
+    app, _, target = response.partition("/")
+    with serving(app, validate=False, **given) as server, socket.socket() as client:  # type: ignore[arg-type]  # given by name
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(WITHIN)
+        host, _, port = server.address.rpartition(":")
+        client.connect((host, int(port)))
+        client.sendall(get(f"/{target}"))
+        assert client.recv(15) == b"HTTP/1.1 200 OK"
+        yield server, client
+
+
+@pytest.mark.parametrize("response", RESPONSES)
+def test_who_does_not_read_is_cut(response: str) -> None:
+    with downloading(response, io_timeout=0.5) as (server, _):
+        server.wait_for_log(TOO_SLOW)
+        assert_clean(server)
+
+
+@pytest.mark.parametrize("response", RESPONSES)
+def test_who_reads_a_trickle_is_cut(response: str) -> None:
+    with downloading(response, io_timeout=0.5) as (server, client):
+
+        def cut() -> bool:
+            client.recv(1)
+            return "408, the client was too slow" in server.log()
+
+        server.wait_for(cut)
+        assert_clean(server)
+
+
+@pytest.mark.parametrize("response", RESPONSES)
+def test_who_reads_slowly_but_steadily_is_not_cut(response: str) -> None:
+    """Even when the kernel has no room to report for longer than io_timeout, since it holds megabytes already."""
+    with downloading(response, io_timeout=0.5, options={"min_rate": 240}) as (server, client):
+        end = time.monotonic() + 3.0
+        while time.monotonic() < end:
+            assert client.recv(4096)
+            time.sleep(0.02)  # about 200 kB a second
+        assert "too slow" not in server.log()
+        server.wait_for_log(TOO_SLOW)
+        assert_clean(server)
+
+
+def test_a_timeout_that_the_socket_had_before() -> None:
+    """As a worker with io_timeout sets one: the service's own limits hold, and no other."""
+    with serving("echo", io_timeout=WITHIN, timeout=0.05) as server:
+        request = post(b"hello")
+        with connect(server.address, timeout=WITHIN) as client:
+            for piece in (request[:10], request[10:-3], request[-3:]):
+                client.sendall(piece)
+                time.sleep(0.2)  # well beyond that timeout
+            assert parse(read_all(client)).body == b"hello"
+        assert_clean(server)
+
+
+def test_each_wait_is_announced() -> None:
+    with serving("echo", waits=True, io_timeout=WITHIN, options={"header_timeout": 20}) as server:
+        request = post(b"hello")
+        with connect(server.address, timeout=WITHIN) as client:
+            server.wait_for_log(r"^waiting (19|20)\.", after=0)
+            client.sendall(request[:-3])
+            server.wait_for_log(r"^waiting (29|30)\.")
+            client.sendall(request[-3:])
+            assert parse(read_all(client)).body == b"hello"
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> str:
+    path = str(tmp_path / "fifo")
+    os.mkfifo(path)
+    return path
+
+
+def release(fifo: str) -> None:
+    with open(fifo, "wb") as writing:
+        writing.write(b"go")
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0", "unix:{}/socket"])
+@pytest.mark.parametrize("check", [True, False])
+def test_who_hung_up_while_waiting_is_skipped(tmp_path: Path, fifo: str, bind: str, check: bool) -> None:
+    with serving("tell", bind=bind.format(tmp_path), options={"check_client_connection": check}) as server:
+        with (
+            connect(server.address, timeout=WITHIN) as first,
+            connect(server.address, timeout=WITHIN) as gone,
+            connect(server.address, timeout=WITHIN) as half,
+        ):
+            first.sendall(get(f"/first?{fifo}"))
+            server.wait_for_log("application ran: /first")
+            gone.sendall(get("/gone"))
+            half.sendall(get("/half"))
+            half.shutdown(socket.SHUT_WR)  # it has no more to say, and listens
+            time.sleep(0.3)  # a client that loses patience does so some time after its request
+            gone.close()
+            release(fifo)
+            for client in (first, half):
+                assert parse(read_all(client)).body == b"told"
+        assert ("application ran: /gone" in server.log()) == (not check)
+        assert_clean(server)
+
+
+def test_who_reset_the_connection_is_skipped(fifo: str) -> None:
+    with serving("tell") as server:
+        with connect(server.address, timeout=WITHIN) as first, connect(server.address, timeout=WITHIN) as gone:
+            first.sendall(get(f"/first?{fifo}"))
+            server.wait_for_log("application ran: /first")
+            gone.sendall(get("/gone"))
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            gone.close()
+            release(fifo)
+            assert parse(read_all(first)).body == b"told"
+        assert ask(server, get("/last")).body == b"told"
+        assert "application ran: /gone" not in server.log()
+        assert_clean(server)
+
+
+def test_a_second_request_on_the_connection_does_not_cost_the_first_answer(fifo: str) -> None:
+    """It comes while the application runs, so that it lies unread when the connection is closed."""
+    with serving("tell") as server:
+        with connect(server.address, timeout=WITHIN) as client:
+            client.sendall(get(f"/first?{fifo}"))
+            server.wait_for_log("application ran: /first")
+            client.sendall(get("/second"))
+            release(fifo)
+            assert parse(read_all(client)).body == b"told"
+        assert "application ran: /second" not in server.log()
+        assert_clean(server)
+
+
+@pytest.mark.parametrize("size", [100_000, 8_000_000])
+def test_an_early_answer_reaches_who_is_still_sending(size: int) -> None:
+    """Whether the body is refused or ignored: no reset, though the client sends all of it before it reads."""
+    for app, options, status in (("echo", {"limit_request_body": 1000}, 413), ("ignore_body", {}, 200)):
+        with serving(app, options=options) as server:
+            for framing in (
+                post(b"a" * size),
+                get("/", "Transfer-Encoding: chunked", method="POST")
+                + b"%x\r\n" % size
+                + b"a" * size
+                + b"\r\n0\r\n\r\n",
+            ):
+                if app == "ignore_body" and b"chunked" in framing:
+                    continue  # that one is received whole
+                assert parse(exchange(server.address, framing)).status == status
+            assert_clean(server)
+
+
+def test_who_never_stops_sending_is_left() -> None:
+    with serving("echo", options={"limit_request_body": 1000}) as server:
+        with connect(server.address, timeout=WITHIN) as client:
+            client.sendall(post(b"a" * 2000)[:-1000])
+            stopped = threading.Event()
+
+            def pour() -> None:
+                try:
+                    while not stopped.is_set():
+                        client.sendall(b"a" * 1000)
+                        stopped.wait(0.001)
+                except OSError:
+                    pass
+
+            thread = threading.Thread(target=pour)
+            thread.start()
+            try:
+                assert ask(server, post(b"hello")).body == b"hello"
+            finally:
+                stopped.set()
+                thread.join()
+        assert_clean(server)
+
+
+def test_resets_in_the_middle() -> None:
+    with serving("echo", options={"spool": "none"}) as server:
+        for request in (get()[:-5], post(b"hello")[:-2], post(b"a" * 100_000)[:-1]):
+            with connect(server.address, timeout=WITHIN) as client:
+                client.sendall(request)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert ask(server, post(b"hello")).body == b"hello"
+        assert_clean(server)
+
+
+def test_shed() -> None:
+    with serving("hello", shed=True, options={"retry_after": 7}) as server:
+        for _ in range(5):
+            reply = ask(server, get())
+            assert (reply.status, reply["retry-after"]) == (503, "7")
+        with connect(server.address, timeout=WITHIN) as client:
+            assert parse(read_all(client)).status == 503
+        assert_clean(server)
