@@ -61,7 +61,7 @@ class Loop:
         self._readers: dict[int, Callable[[], None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
-        self._signals: dict[int, Callable[[], None]] = {}
+        self._signals: dict[int, Callable[[], object]] = {}
         self._recorder = Recorder()
         self._thaw: list[Callable[[float], None]] = []
         self._looked: float | None = None
@@ -97,7 +97,7 @@ class Loop:
         """Call ``callback`` once, ``seconds`` from now."""
         return self.call_at(self.clock.monotonic() + seconds, callback)
 
-    def on_signal(self, signum: int, callback: Callable[[], None]) -> None:
+    def on_signal(self, signum: int, callback: Callable[[], object]) -> None:
         """Call ``callback`` for each ``signum`` that comes; takes the signal's handler until :meth:`close`."""
         self._signals[signum] = callback
         self._recorder.install([signum])

@@ -15,9 +15,9 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from prefork import policy
+from prefork import policy, windows
 from prefork.deaths import Deaths
 from prefork.errors import ListenError, PreforkError
 from prefork.events import Event, EventsPipe, Kind, Why
@@ -28,13 +28,14 @@ from prefork.net.listener import How, Listener
 from prefork.net.options import SocketOptions
 from prefork.observers import Appetite, Growth
 from prefork.policy import Goal
-from prefork.pressure import Pressure
+from prefork.pressure import Pressure, Shortage
 from prefork.roster import Member, Roster
 from prefork.scoreboard import Order, Scoreboard, State
 from prefork.settings import Settings
 from prefork.spawner import Spawner
 from prefork.stopping import Phase, Stopping
 from prefork.system import limits, process
+from prefork.windows import Inside, Window, Windows
 from prefork.worker import DUMP_SIGNAL, Worker
 
 log = logging.getLogger("prefork")
@@ -59,6 +60,7 @@ class Master:
             process.
         settings: the settings; the defaults when None.
         hooks: functions to be called at points in the server's life.
+        looking_in: the windows through which it is seen and steered.
 
     Attributes:
         settings: the settings.
@@ -78,7 +80,12 @@ class Master:
     _growth: Growth | None
 
     def __init__(
-        self, worker: Callable[[], Worker], settings: Settings | None = None, *, hooks: Hooks | None = None
+        self,
+        worker: Callable[[], Worker],
+        settings: Settings | None = None,
+        *,
+        hooks: Hooks | None = None,
+        looking_in: Iterable[Window] = (),
     ) -> None:
         self.settings = settings if settings is not None else Settings()
         self.hooks = hooks if hooks is not None else Hooks()
@@ -86,8 +93,10 @@ class Master:
         self.roster = Roster()
         start, smallest, largest = self.settings.size(limits.cpus())
         self.goal = Goal(size=start, smallest=smallest, largest=largest)
+        self._windows = Windows(looking_in)
         self._build = worker
         self.deaths = Deaths(self.goal, self.settings)
+        self._told_of_the_end = False
 
     # The run.
 
@@ -152,7 +161,7 @@ class Master:
         stack.callback(os.close, go)
         self._spawner = Spawner(self._loop, board, self._events, go, self._exited)
         stack.callback(self._spawner.close)
-        self._pressure = Pressure(self._loop, board, go, self.goal, self.roster, self.hooks, self)
+        self._pressure = Pressure(self._loop, board, go, self.goal, self.roster, self._short)
         self._groups = Groups(self._loop, self.goal, self.roster, self.listeners)
         self._stopping = Stopping(self._loop, self.goal, self.roster, settings, self.listeners)
         if settings.preload and not gc.get_freeze_count():
@@ -172,12 +181,34 @@ class Master:
         self._loop.on_thaw(self._thawed)
         for signum, callback in self._signal_table().items():
             self._loop.on_signal(signum, callback)
+        stack.callback(self._windows.detach)
+        self._windows.attach(self._inside())
+
+    def _inside(self) -> Inside:
+        """What windows are given."""
+        return Inside(
+            settings=self.settings,
+            loop=self._loop,
+            goal=self.goal,
+            roster=self.roster,
+            listeners=self.listeners,
+            spawner=self._spawner,
+            pressure=self._pressure,
+            deaths=self.deaths,
+            reload=self.reload,
+            scale=self.scale,
+            stop=self.stop,
+            quit=self.quit,
+        )
 
     def _supervise(self) -> None:
         """The loop."""
         while True:
             now = self._loop.clock.monotonic()
             self.deaths.look(now)
+            if self.stopping and not self._told_of_the_end:
+                self._told_of_the_end = True
+                self._windows.tell(windows.Stopping())
             decision = policy.decide(self.settings, self.goal, self.roster, self._spawner.vital, now)
             self.goal.scan_at = decision.scan_at
             for action in decision.actions:
@@ -192,28 +223,40 @@ class Master:
 
     # What others may ask for. Each takes effect at the loop's next turn.
 
-    def reload(self) -> None:
-        """Replace every worker by one of the next generation, each READY before its predecessor leaves (SIGHUP)."""
-        if self._stopping.phase is not Phase.NONE:
-            return
+    def reload(self) -> bool:
+        """Replace every worker by one of the next generation, each READY before its predecessor leaves (SIGHUP).
+
+        Returns:
+            False when the server stops and nothing was begun.
+        """
+        if self.stopping:
+            return False
         if self.settings.preload:
             log.warning("reload: the application was loaded before the fork (preload); its code stays as it is")
         self.hooks.call("on_reload", self)
         self.goal.generation += 1
         self.goal.rolling = True
         log.info("reload: generation %d", self.goal.generation)
+        self._windows.tell(windows.Reloading(self.goal.generation))
+        return True
 
-    def scale(self, size: int) -> None:
-        """Run ``size`` workers from now on (SIGTTIN and SIGTTOU: one more, one less)."""
+    def scale(self, size: int) -> int:
+        """Run ``size`` workers from now on (SIGTTIN and SIGTTOU: one more, one less).
+
+        Returns:
+            How many are wanted now: at least one, at most what the scoreboard has room for.
+        """
         size = max(1, min(size, self._spawner.seats // 2))
         if size != self.goal.size:
             try:
                 self._groups.resize(size)
             except ListenError as error:
                 log.error("can't run %d workers: %s", size, error)
-                return
+                return self.goal.size
             log.info("%d workers instead of %d", size, self.goal.size)
             self.goal.size = size
+            self._windows.tell(windows.Scaled(size))
+        return self.goal.size
 
     def stop(self) -> None:
         """End the server and lose nobody who has reached it (SIGTERM)."""
@@ -223,7 +266,12 @@ class Master:
         """End the server soon: only what is in hand is finished (SIGINT, SIGQUIT); the second time, at once."""
         self._stopping.quickly()
 
-    def _signal_table(self) -> dict[int, Callable[[], None]]:
+    @property
+    def stopping(self) -> bool:
+        """Whether the server is going to end."""
+        return self._stopping.phase is not Phase.NONE or self.goal.order is not Order.RUN
+
+    def _signal_table(self) -> dict[int, Callable[[], object]]:
         return {
             signal.SIGTERM: self.stop,
             signal.SIGINT: self.quit,
@@ -281,6 +329,7 @@ class Master:
                 hooks=self.hooks,
                 workers=self.goal.size,
                 elastic=self._growth is not None,
+                after_fork=self._windows.after_fork,
                 server=self,
             )
         except OSError as error:
@@ -328,6 +377,7 @@ class Master:
     def _ready(self, member: Member) -> None:
         self.roster.ready(member, self._loop.clock.monotonic())
         self._groups.changed()
+        self._windows.tell(windows.WorkerReady(member))
         slots = [self.roster.slot(index) for index in range(self.goal.size)]
         incumbents = [slot.incumbent for slot in slots if slot.incumbent is not None and not slot.incumbent.starting]
         if len(incumbents) < self.goal.size:
@@ -336,9 +386,11 @@ class Master:
             self.goal.ready = True
             log.info("%s", self.describe())
             self.hooks.call("when_ready", self)
+            self._windows.tell(windows.Serving())
         if self.goal.rolling and all(member.generation == self.goal.generation for member in incumbents):
             self.goal.rolling = False
             log.info("reload: generation %d serves", self.goal.generation)
+            self._windows.tell(windows.Reloaded(self.goal.generation))
 
     def describe(self) -> str:
         """What is served where, in one line."""
@@ -355,8 +407,17 @@ class Master:
         death = self.roster.exited(member, taken.exit, served=taken.finished, now=now)
         self._pressure.exited(pid)
         self._groups.changed()
+        rolling = self.goal.rolling
         self.deaths.take(self.roster.slot(member.slot), death, taken.report)
         self.hooks.call("child_exit", self, death)
+        self._windows.tell(windows.Died(death, taken.last))
+        if rolling and not self.goal.rolling:
+            self._windows.tell(windows.ReloadFailed(self.goal.generation, taken.report.strip() or str(death.exit)))
+
+    def _short(self, shortage: Shortage) -> None:
+        """Descriptors or memory have run out, or that is over."""
+        self.hooks.call("on_pressure", self, shortage)
+        self._windows.tell(windows.Short(shortage))
 
     def _thawed(self, seconds: float) -> None:
         now = self._loop.clock.monotonic()

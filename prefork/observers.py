@@ -52,7 +52,7 @@ class Growth:
         roster: Roster,
         spawner: Spawner,
         listeners: Sequence[Listener],
-        scale: Callable[[int], None],
+        scale: Callable[[int], object],
     ) -> None:
         self._loop = loop
         self._goal = goal

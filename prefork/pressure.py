@@ -15,10 +15,10 @@ from __future__ import annotations
 import errno as errnos
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from prefork.events import Event, Kind
-from prefork.hooks import Hooks
 from prefork.loop import Loop
 from prefork.net.verdict import Verdict, row
 from prefork.policy import Goal
@@ -30,7 +30,7 @@ log = logging.getLogger("prefork")
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """What the hook ``on_pressure`` is given.
+    """One want of descriptors or memory; what the hook ``on_pressure`` is given.
 
     Attributes:
         errno: what failed for want of something; EMFILE, ENFILE, ENOBUFS, ENOMEM ...
@@ -57,8 +57,7 @@ class Pressure:
         go: the eventfd at which workers wait.
         goal: whose forks are held.
         roster: who lives.
-        hooks: ``on_pressure``.
-        server: what the hook is given as the server.
+        tell: called when a shortage begins, and when it is over.
     """
 
     loop: Loop
@@ -66,8 +65,7 @@ class Pressure:
     go: int
     goal: Goal
     roster: Roster
-    hooks: Hooks
-    server: object
+    tell: Callable[[Shortage], None]
     shortages: dict[int, Shortage] = field(default_factory=dict)
     """By the pid of the worker that is exhausted."""
     episodes: int = 0
@@ -100,9 +98,9 @@ class Pressure:
             os.eventfd_read(self.go)
             name = errnos.errorcode.get(number, str(number))
             log.warning("the system is short (%s, %s): workers and forks hold", name, row(number).reason)
-            self.hooks.call("on_pressure", self.server, shortage)
+            self.tell(shortage)
         elif not system and len(self.shortages) == 1:
-            self.hooks.call("on_pressure", self.server, shortage)
+            self.tell(shortage)
 
     def _ends(self, pid: int) -> None:
         shortage = self.shortages.pop(pid, None)
@@ -117,9 +115,9 @@ class Pressure:
             os.eventfd_write(self.go, 1)
             seconds = self.loop.clock.monotonic() - shortage.since
             log.warning("workers and forks go on after %.1f s", seconds)
-            self.hooks.call("on_pressure", self.server, over)
+            self.tell(over)
         elif not shortage.system and not self.shortages:
-            self.hooks.call("on_pressure", self.server, over)
+            self.tell(over)
 
     def _judge(self) -> None:
         """Say in the scoreboard whether every worker that serves is exhausted."""

@@ -23,7 +23,20 @@ from prefork.loop import Loop
 from prefork.net.listener import Listener
 from prefork.policy import Vital
 from prefork.roster import Member
-from prefork.scoreboard import BUSY_SINCE, DEADLINE, FAILED, LANE, ORDER, PID, SERVED, STATE, Order, Scoreboard, State
+from prefork.scoreboard import (
+    BUSY_SINCE,
+    DEADLINE,
+    FAILED,
+    LANE,
+    ORDER,
+    PID,
+    SERVED,
+    STATE,
+    Order,
+    Scoreboard,
+    State,
+    View,
+)
 from prefork.system import process, signals
 from prefork.worker import Assignment, Worker, live
 
@@ -54,6 +67,8 @@ class End:
     finished: int
     """Connections."""
     report: str
+    last: View
+    """Its seat, as it left it."""
 
 
 class Spawner:
@@ -168,8 +183,9 @@ class Spawner:
             return None
         self._read_report(line)
         finished = self._finished(line.seat)
+        last = self._board.view(line.seat)
         self._give_back(pid)
-        return End(ended, finished, line.text.decode(errors="replace"))
+        return End(ended, finished, line.text.decode(errors="replace"), last)
 
     def _give_back(self, pid: int) -> None:
         line = self._lines.pop(pid)

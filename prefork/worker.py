@@ -77,6 +77,8 @@ class Assignment:
     """The master's pid."""
     close: Sequence[int]
     """Descriptors that are the master's alone."""
+    after_fork: Callable[[int, int], None]
+    """Closes what else is the master's; called with slot and generation."""
     server: object
     """What hooks are given as the server."""
 
@@ -282,6 +284,7 @@ def live(build: Callable[[], Worker], given: Assignment) -> int:
     process.close_all(given.close)
     for listener in given.listeners:
         listener.after_fork(given.slot)
+    given.after_fork(given.slot, given.generation)
     seat = Seat(given.board, given.seat, given.events, given.go, given.master)
     seat.enter(State.STARTING)
     worker: Worker | None = None

@@ -1,0 +1,184 @@
+"""Windows: what looks into the master from outside, and how it is told what happens.
+
+A control socket, the service manager's notifications, a pidfile: each is a :class:`Window`. Windows register with the
+master, which knows none of them. It attaches them when it has all that it needs to fork, tells them the news, and
+detaches them at the end. A window registers descriptors and deadlines with the loop and asks for things through
+:class:`Inside`; like everything in the master it never blocks. What it raises is logged and harms nobody, except at
+the start: there a window that can't do its work ends the run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from prefork.deaths import Deaths
+from prefork.loop import Loop
+from prefork.net.listener import Listener
+from prefork.policy import Goal
+from prefork.pressure import Pressure, Shortage
+from prefork.roster import Death, Member, Roster
+from prefork.scoreboard import View
+from prefork.settings import Settings
+from prefork.spawner import Spawner
+
+log = logging.getLogger("prefork")
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """The first generation of workers is complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """A worker accepts."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class Reloading:
+    """A reload has begun, to this generation."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """Every worker is of this generation."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadFailed:
+    """A worker of this generation failed to boot; the old generation goes on."""
+
+    generation: int
+    reason: str
+    """What the worker reported, or how it ended: one line or a traceback."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """Another number of workers is wanted."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """The server is going to end. Told once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """A worker is gone; ``last`` is its seat as it left it."""
+
+    death: Death
+    last: View
+
+
+@dataclass(frozen=True, slots=True)
+class Short:
+    """Descriptors or memory have run out, or that is over."""
+
+    shortage: Shortage
+
+
+News = Serving | WorkerReady | Reloading | Reloaded | ReloadFailed | Scaled | Stopping | Died | Short
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What a window sees of the master and may ask of it. What it asks for takes effect at the loop's next turn.
+
+    Attributes:
+        settings: the settings.
+        loop: for descriptors and deadlines.
+        goal: what is wanted of the workers; not for a window to change.
+        roster: who lives; a window may have somebody replaced (``wanted``).
+        listeners: the listening sockets.
+        spawner: what workers say of themselves.
+        pressure: what is short.
+        deaths: the last ones, and whether there is a crash loop.
+        reload: replace every worker by one of the next generation. False when the server stops.
+        scale: run another number of workers; returns the number that is wanted now.
+        stop: end the server, losing nobody.
+        quit: end it soon; the second time, at once.
+    """
+
+    settings: Settings
+    loop: Loop
+    goal: Goal
+    roster: Roster
+    listeners: Sequence[Listener]
+    spawner: Spawner
+    pressure: Pressure
+    deaths: Deaths
+    reload: Callable[[], bool]
+    scale: Callable[[int], int]
+    stop: Callable[[], None]
+    quit: Callable[[], None]
+
+
+class Window:
+    """Something that looks into the master. Override what is needed; by itself it does nothing."""
+
+    def attach(self, inside: Inside) -> None:
+        """MASTER. The listeners are open and nobody has been forked yet.
+
+        Raises:
+            PreforkError: it can't do its work; the server does not start.
+        """
+
+    def told(self, news: News) -> None:
+        """MASTER. Something has happened."""
+
+    def after_fork(self, slot: int, generation: int) -> None:
+        """WORKER, before anything of the application's runs: close what is the master's alone."""
+
+    def detach(self) -> None:
+        """MASTER. The workers are gone; give everything back. Called once for each that attached."""
+
+
+class Windows:
+    """MASTER. All windows of one server.
+
+    Args:
+        windows: those that are to be attached, in order.
+    """
+
+    def __init__(self, windows: Iterable[Window]) -> None:
+        self._windows = list(windows)
+        self._attached: list[Window] = []
+
+    def attach(self, inside: Inside) -> None:
+        """Attach all of them; :meth:`detach` gives back what was attached when one fails."""
+        for window in self._windows:
+            window.attach(inside)
+            self._attached.append(window)
+
+    def tell(self, news: News) -> None:
+        """Tell all of them."""
+        for window in self._attached:
+            try:
+                window.told(news)
+            except Exception:  # a broken window must not end the server
+                log.exception("%s failed to take note of %s", type(window).__name__, news)
+
+    def after_fork(self, slot: int, generation: int) -> None:
+        """WORKER. Have each close what is the master's alone."""
+        for window in self._attached:
+            window.after_fork(slot, generation)
+
+    def detach(self) -> None:
+        """Detach those that attached, the last one first. Idempotent."""
+        while self._attached:
+            window = self._attached.pop()
+            try:
+                window.detach()
+            except Exception:  # the others have something to give back as well
+                log.exception("%s failed to end", type(window).__name__)
