@@ -143,7 +143,7 @@ class Acceptor:
         verdict = table.resolve(number, stopping=stopping, listening=listening)
         if verdict is Verdict.STOP or self.sealed:
             return False
-        self._seat.accept_failed(number, verdict)
+        self._seat.accept_failed(number, table.place(number))
         if verdict is Verdict.POLL:
             return self._nothing_waits(listener)
         if verdict is Verdict.DEAD_CONNECTION:

@@ -15,7 +15,7 @@ BORN                  master   monotonic ns of the fork
 STATE STATE_SINCE     worker   :class:`State` and the monotonic ns at which it was entered
 LAST_ERRNO _AT        worker   errno of the last accept(2) that failed, monotonic ns
 REFUSED               worker   connections shed
-ERRORS + kind         worker   failed accepts, by kind of verdict
+ERRORS + place        worker   failed accepts, by errno (:func:`prefork.net.verdict.place`)
 lane BUSY_SINCE       worker   0 = idle, else monotonic ns at which the connection in hand was accepted
 lane DEADLINE         worker   0 = by the settings, else the monotonic ns that a handler asked for
 lane SERVED FAILED    worker   connections whose handler returned / raised
@@ -51,10 +51,10 @@ _MAGIC, _LAYOUT, _SEATS, _LANES, _STRIDE, HOLD, PROBER, EXHAUSTED = range(8)
 MASTER_WORDS = 8
 PID, SLOT, GENERATION, ORDER, BORN = range(5)
 
-WORKER_WORDS = 24
+WORKER_WORDS = 40
 STATE, STATE_SINCE, LAST_ERRNO, LAST_ERRNO_AT, REFUSED = range(MASTER_WORDS, MASTER_WORDS + 5)
 ERRORS = MASTER_WORDS + 8
-ERROR_KINDS = 16
+ERROR_PLACES = 32
 
 LANE = MASTER_WORDS + WORKER_WORDS
 LANE_WORDS = 32
@@ -274,7 +274,7 @@ class Scoreboard:
             last_errno=errno if errno <= _MAX_ERRNO else 0,
             last_errno_at=min(words[LAST_ERRNO_AT], now),
             refused=words[REFUSED],
-            errors=tuple(words[ERRORS : ERRORS + ERROR_KINDS]),
+            errors=tuple(words[ERRORS : ERRORS + ERROR_PLACES]),
             lanes=lanes,
         )
 

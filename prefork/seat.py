@@ -85,7 +85,7 @@ class Seat:
         self._events = events
         self._master = master
         self._pid = os.getpid()
-        self._errors = [0] * scoreboard.ERROR_KINDS
+        self._errors = [0] * scoreboard.ERROR_PLACES
         self._rung = 0
 
     @property
@@ -109,10 +109,10 @@ class Seat:
         self.words[scoreboard.STATE_SINCE] = time.monotonic_ns()
         self.words[scoreboard.STATE] = state
 
-    def accept_failed(self, errno: int, kind: int) -> None:
-        """Count a failed accept(2) by the kind of its verdict."""
-        self._errors[kind] += 1
-        self.words[scoreboard.ERRORS + kind] = self._errors[kind]
+    def accept_failed(self, errno: int, place: int) -> None:
+        """Count a failed accept(2) in its errno's place."""
+        self._errors[place] += 1
+        self.words[scoreboard.ERRORS + place] = self._errors[place]
         self.words[scoreboard.LAST_ERRNO] = errno
         self.words[scoreboard.LAST_ERRNO_AT] = time.monotonic_ns()
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prefork import scoreboard
-from prefork.net.verdict import Verdict
+from prefork.net.verdict import COUNTED
 from prefork.scoreboard import Order, Scoreboard, State
 from tests.programs import facts
 
@@ -40,7 +40,7 @@ def spoilt() -> Iterator[Scoreboard]:
 def test_no_two_words_of_a_seat_are_one() -> None:
     words = [scoreboard.PID, scoreboard.SLOT, scoreboard.GENERATION, scoreboard.ORDER, scoreboard.BORN]
     words += [scoreboard.STATE, scoreboard.STATE_SINCE, scoreboard.LAST_ERRNO, scoreboard.LAST_ERRNO_AT]
-    words += [scoreboard.REFUSED, *range(scoreboard.ERRORS, scoreboard.ERRORS + scoreboard.ERROR_KINDS)]
+    words += [scoreboard.REFUSED, *range(scoreboard.ERRORS, scoreboard.ERRORS + scoreboard.ERROR_PLACES)]
     lane = [scoreboard.BUSY_SINCE, scoreboard.DEADLINE, scoreboard.SERVED, scoreboard.FAILED]
     lane += [scoreboard.BUSY_TOTAL, scoreboard.BUSY_LONGEST]
     lane += range(scoreboard.HISTOGRAM, scoreboard.HISTOGRAM + scoreboard.BUCKETS)
@@ -59,8 +59,8 @@ def test_master_and_worker_write_to_cache_lines_of_their_own() -> None:
     assert (scoreboard.LANE + scoreboard.LANE_WORDS) * WORD % CACHE_LINE == 0
 
 
-def test_there_is_a_counter_for_every_verdict() -> None:
-    assert max(Verdict) < scoreboard.ERROR_KINDS
+def test_there_is_a_counter_for_every_errno() -> None:
+    assert len(COUNTED) <= scoreboard.ERROR_PLACES
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
@@ -144,8 +144,8 @@ def test_every_word_is_viewed_under_its_name(board: Scoreboard) -> None:
     words[scoreboard.STATE], words[scoreboard.STATE_SINCE] = State.STOPPING, now - 3
     words[scoreboard.LAST_ERRNO], words[scoreboard.LAST_ERRNO_AT] = errno.EMFILE, now - 2
     words[scoreboard.REFUSED] = 6
-    for kind in range(scoreboard.ERROR_KINDS):
-        words[scoreboard.ERRORS + kind] = 100 + kind
+    for place in range(scoreboard.ERROR_PLACES):
+        words[scoreboard.ERRORS + place] = 100 + place
     lane = scoreboard.LANE
     words[lane + scoreboard.BUSY_SINCE], words[lane + scoreboard.DEADLINE] = now - 1, now + 10**12
     words[lane + scoreboard.SERVED], words[lane + scoreboard.FAILED] = 40, 2
@@ -163,7 +163,7 @@ def test_every_word_is_viewed_under_its_name(board: Scoreboard) -> None:
         last_errno=errno.EMFILE,
         last_errno_at=now - 2,
         refused=6,
-        errors=tuple(range(100, 100 + scoreboard.ERROR_KINDS)),
+        errors=tuple(range(100, 100 + scoreboard.ERROR_PLACES)),
         lanes=(
             scoreboard.Lane(
                 busy_since=now - 1,

@@ -93,12 +93,12 @@ def test_a_state_is_entered_at_a_moment(board: Scoreboard, seat: Seat, state: St
     assert before <= board.view(1).state_since <= time.monotonic_ns()
 
 
-def test_failed_accepts_are_counted_by_kind(board: Scoreboard, seat: Seat) -> None:
+def test_failed_accepts_are_counted_by_place(board: Scoreboard, seat: Seat) -> None:
     before = time.monotonic_ns()
-    for number, kind in ((errno.EINTR, 0), (errno.EMFILE, 3), (errno.ENFILE, 3), (errno.ENFILE, 15)):
-        seat.accept_failed(number, kind)
+    for number, place in ((errno.EINTR, 0), (errno.EMFILE, 3), (errno.ENFILE, 3), (errno.ENFILE, 15)):
+        seat.accept_failed(number, place)
     view = board.view(1)
-    assert view.errors == (1, 0, 0, 2, *[0] * 11, 1)
+    assert view.errors == (1, 0, 0, 2, *[0] * 11, 1, *[0] * 16)
     assert view.last_errno == errno.ENFILE
     assert before <= view.last_errno_at <= time.monotonic_ns()
 

@@ -11,7 +11,7 @@ import pytest
 
 from prefork import scoreboard
 from prefork.net import verdict as net
-from prefork.net.verdict import DEAD_IN_A_ROW, ERESTARTSYS, KINDS, OTHER, TABLE, Verdict, resolve, row, verdict
+from prefork.net.verdict import COUNTED, DEAD_IN_A_ROW, ERESTARTSYS, OTHER, TABLE, Verdict, place, resolve, row, verdict
 
 # Every symbol in the ERRORS and "Error Handling" sections of accept(2) and of IPSocket.accept.
 ACCEPT_2 = re.findall(
@@ -123,9 +123,10 @@ def test_asking_so_acceptconn_pays_only_where_a_row_says_so() -> None:
         assert (len(answers) > 1) == (row(key).deaf is not None)
 
 
-def test_kinds_number_the_verdicts_and_fit_the_scoreboard() -> None:
-    assert [KINDS[v] for v in Verdict] == [v.name.lower() for v in Verdict]
-    assert len(KINDS) <= scoreboard.ERROR_KINDS
+def test_every_errno_has_a_counter_of_its_own_and_all_others_share_one() -> None:
+    assert [COUNTED[place(number)] for number in TABLE] == [found.name for found in TABLE.values()]
+    assert {COUNTED[place(number)] for number in range(4096) if number not in TABLE} == {OTHER.name}
+    assert len(COUNTED) <= scoreboard.ERROR_PLACES
 
 
 def test_a_row_of_dead_connections_is_bounded() -> None:

@@ -71,7 +71,7 @@ DEAD_IN_A_ROW: Final = 64
 
 
 class Verdict(enum.IntEnum):
-    """What to do next. The values are stable small numbers: the scoreboard counts failures by them."""
+    """What to do next."""
 
     RETRY = 0
     """Look at the order, then accept again at once."""
@@ -93,10 +93,6 @@ class Verdict(enum.IntEnum):
     """This is no listening socket any more: say so loudly, the worker can't go on."""
     FATAL = 9
     """A programming error: say so loudly, this worker ends and is replaced."""
-
-
-KINDS: Final = tuple(verdict.name.lower() for verdict in Verdict)
-"""The verdicts' names by their number: what the counters of failed accepts in the scoreboard are called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +175,17 @@ TABLE: Final[Mapping[int, Row]] = MappingProxyType(
 
 OTHER: Final = Row("other", Verdict.BACK_OFF, "accept(2) does not document this error")
 """The row of every errno that is not in `TABLE`."""
+
+
+COUNTED: Final = (*(found.name for found in TABLE.values()), OTHER.name)
+"""What the scoreboard's counters of failed accepts are called, by their place."""
+
+_PLACES: Final = {number: place for place, number in enumerate(TABLE)}
+
+
+def place(number: int) -> int:
+    """Where an errno is counted: its place in `COUNTED`. Pure."""
+    return _PLACES.get(number, len(TABLE))
 
 
 def row(number: int) -> Row:
