@@ -11,7 +11,20 @@ from dataclasses import dataclass, field
 
 from prefork import scoreboard
 from prefork.events import EventsPipe, Kind
-from prefork.scoreboard import BUCKET_SHIFT, BUCKETS, Order, Scoreboard, State
+from prefork.scoreboard import (
+    BUCKET_SHIFT,
+    BUCKETS,
+    BUSY_LONGEST,
+    BUSY_SINCE,
+    BUSY_TOTAL,
+    DEADLINE,
+    FAILED,
+    HISTOGRAM,
+    SERVED,
+    Order,
+    Scoreboard,
+    State,
+)
 
 _LANE = scoreboard.LANE
 _LAST_BUCKET = BUCKETS - 1
@@ -23,45 +36,50 @@ _EVER = 1e9  # seconds, some thirty years
 class Lane:
     """The marks of one accepting thread.
 
-    Counters live here and are stored, never read back: a word in shared memory that is written and never read by its
-    writer costs one store.
+    This is on the path of every connection. Counters live here and are stored, never read back: a word in shared memory
+    that is written and never read by its writer costs one store.
+
+    Args:
+        words: this lane's words of the scoreboard.
     """
 
     words: memoryview[int]
-    base: int = _LANE
     served: int = 0
     failed: int = 0
     total: int = 0
     longest: int = 0
     histogram: list[int] = field(default_factory=lambda: [0] * BUCKETS)
+    extended: bool = False
+    """Whether the handler has asked for a deadline of its own."""
 
     def begin(self) -> int:
         """Mark this lane busy from now on; returns the moment (monotonic ns), to be given to :meth:`end`."""
-        now = time.monotonic_ns()
-        self.words[self.base] = now
+        now = self.words[BUSY_SINCE] = time.monotonic_ns()
         return now
 
     def end(self, began: int, failed: bool) -> None:
         """Mark this lane idle and count what was in hand."""
-        words, base = self.words, self.base
-        took = time.monotonic_ns() - began
+        words, took = self.words, time.monotonic_ns() - began
         if failed:
-            self.failed += 1
-            words[base + scoreboard.FAILED] = self.failed
+            self.failed = words[FAILED] = self.failed + 1
         else:
-            self.served += 1
-            words[base + scoreboard.SERVED] = self.served
-        self.total += took
-        words[base + scoreboard.BUSY_TOTAL] = self.total
+            self.served = words[SERVED] = self.served + 1
+        self.total = words[BUSY_TOTAL] = self.total + took
         if took > self.longest:
-            self.longest = took
-            words[base + scoreboard.BUSY_LONGEST] = took
-        bucket = min((took >> BUCKET_SHIFT).bit_length(), _LAST_BUCKET)
-        self.histogram[bucket] += 1
-        words[base + scoreboard.HISTOGRAM + bucket] = self.histogram[bucket]
-        if words[base + scoreboard.DEADLINE]:
-            words[base + scoreboard.DEADLINE] = 0
-        words[base] = 0
+            self.longest = words[BUSY_LONGEST] = took
+        bucket = (took >> BUCKET_SHIFT).bit_length()
+        if bucket > _LAST_BUCKET:  # min() would cost as much as the stores
+            bucket = _LAST_BUCKET
+        self.histogram[bucket] = words[HISTOGRAM + bucket] = self.histogram[bucket] + 1
+        if self.extended:
+            self.extended = False
+            words[DEADLINE] = 0
+        words[BUSY_SINCE] = 0
+
+    def extend_deadline(self, seconds: float) -> None:
+        """Ask for a deadline of one's own; see :meth:`Seat.extend_deadline`."""
+        self.words[DEADLINE] = time.monotonic_ns() + int(max(0.0, min(seconds, _EVER)) * 1e9)
+        self.extended = True
 
 
 class Seat:
@@ -80,7 +98,7 @@ class Seat:
         self.board = board
         self.index = index
         self.words = board.seat(index)
-        self.lane = Lane(self.words)
+        self.lane = Lane(self.words[_LANE:])
         self.go = go
         self._events = events
         self._master = master
@@ -138,4 +156,4 @@ class Seat:
 
     def extend_deadline(self, seconds: float) -> None:
         """Ask not to be taken for hung before ``seconds`` from now, infinity included."""
-        self.words[_LANE + scoreboard.DEADLINE] = time.monotonic_ns() + int(max(0.0, min(seconds, _EVER)) * 1e9)
+        self.lane.extend_deadline(seconds)
