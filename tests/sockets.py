@@ -42,7 +42,11 @@ def connect(address: Any, *, blocking: bool = True) -> socket.socket:
     client = socket.socket(socket.AF_INET6 if len(address) == 4 else socket.AF_INET)
     client.settimeout(PATIENCE)
     if blocking:
-        client.connect(address)
+        try:
+            client.connect(address)
+        except OSError:
+            client.close()
+            raise
     else:
         client.setblocking(False)
         with contextlib.suppress(BlockingIOError):

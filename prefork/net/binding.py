@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -188,21 +188,38 @@ def systemd_sockets(environ: MutableMapping[str, str]) -> dict[str, tuple[int, .
         try:
             os.set_inheritable(fd, False)
         except OSError:
-            raise ListenError(f"bind: systemd: descriptor {fd} is not open, though LISTEN_FDS={count}") from None
+            raise ListenError(f"bind: systemd: LISTEN_FDS={count}, but descriptor {fd} is not open") from None
         by_name[name] = (*by_name.get(name, ()), fd)
     return by_name
 
 
-def chosen(address: Address, passed: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
-    """The descriptors that an address of kind "systemd" means: those of its name, or all. Pure.
+def descriptors(
+    addresses: Iterable[Address], environ: MutableMapping[str, str]
+) -> Iterator[tuple[Address, int | None]]:
+    """Each address and the descriptor that it stands for. MASTER.
 
     Args:
-        address: The address.
-        passed: What `systemd_sockets` found.
+        addresses: Of any kind.
+        environ: For `systemd_sockets`, which is asked when the first "systemd" address comes.
+
+    Yields:
+        One pair for each address, and for "systemd" one for each socket that was passed; None where there is no
+        descriptor yet.
 
     Raises:
-        ListenError: There is none.
+        ListenError: The service manager did not pass what is asked for.
     """
+    passed: dict[str, tuple[int, ...]] | None = None
+    for address in addresses:
+        if address.kind == "systemd":
+            passed = systemd_sockets(environ) if passed is None else passed
+            for fd in _passed_under(address, passed):
+                yield address, fd
+        else:
+            yield address, address.fd if address.kind == "fd" else None
+
+
+def _passed_under(address: Address, passed: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
     fds = passed.get(address.name, ()) if address.name else tuple(sorted(fd for fds in passed.values() for fd in fds))
     if fds:
         return fds
@@ -226,9 +243,9 @@ def _wrap(fd: int) -> socket.socket:
 def _resolve(address: Address) -> tuple[socket.AddressFamily, Any]:
     family = socket.AF_INET6 if address.kind == "inet6" else socket.AF_UNSPEC
     try:
-        found = socket.getaddrinfo(
-            address.host or "0.0.0.0", address.port, family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        # As bytes: for text Python looks for its idna codec first, and an address has only ASCII letters.
+        host = (address.host or "0.0.0.0").encode("ascii")
+        found = socket.getaddrinfo(host, address.port, family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
         raise ListenError(
             f"bind: {address}: the host name is unknown ({error.strerror}); give one of this machine's addresses"

@@ -148,7 +148,7 @@ class Group:
         """
         wanted = self._wanted()
         alone = self.several and self.alone()  # asked even if nothing is wanted: what is seen now is not seen later
-        if wanted and alone and self._order is not None:
+        if wanted is not None and alone and self._order is not None:
             indices = [index for index, slot in enumerate(self._order) if slot in wanted]
             if 0 < len(indices) <= filters.MEMBERS_MAX:
                 with contextlib.suppress(OSError):  # no memory for it: the hash goes on
@@ -156,7 +156,7 @@ class Group:
                     self._attached = True
                     return True
         self.detach()
-        return not wanted
+        return wanted is None
 
     def detach(self) -> None:
         """Leave the choice to the kernel's hash. Takes away our own program only."""
@@ -174,10 +174,10 @@ class Group:
         while self._sockets:
             self._sockets.popitem()[1].close()
 
-    def _wanted(self) -> frozenset[int]:
-        """The slots that a program is to choose among; none when the hash is what is wanted."""
+    def _wanted(self) -> frozenset[int] | None:
+        """The slots that a program is to choose among; None when the kernel's hash is what is wanted."""
         if not self.several:
-            return frozenset()
+            return None
         if self._steered is not None:
             return self._steered
-        return frozenset() if self.mode == "hash" else frozenset(self._sockets)
+        return None if self.mode == "hash" else frozenset(self._sockets)

@@ -192,15 +192,16 @@ class Listener:
             ListenError: One of them can't be had; the others are closed again.
         """
         listeners: list[Listener] = []
-        passed: dict[str, tuple[int, ...]] | None = None
+        adopted: set[int] = set()
         try:
-            for address in addresses:
-                if address.kind != "systemd":
+            for address, fd in binding.descriptors(addresses, environ):
+                if fd is None:
                     listeners.append(cls.open(address, **how))
                     continue
-                passed = binding.systemd_sockets(environ) if passed is None else passed
-                for fd in binding.chosen(address, passed):
-                    listeners += [cls.adopt(fd, address=address)]
+                if fd in adopted:
+                    raise ListenError(f"bind: {address}: descriptor {fd} is given twice; leave one of them out")
+                adopted.add(fd)
+                listeners.append(cls.adopt(fd, address=address))
         except BaseException:
             for listener in listeners:
                 listener.close()
@@ -220,7 +221,14 @@ class Listener:
             ListenError: A descriptor of the record does not listen.
         """
         address = parse(record.address)
-        sockets = {slot: binding.adopt(address, fd) for slot, fd in record.members}
+        sockets: dict[int, socket.socket] = {}
+        try:
+            for slot, fd in record.members:
+                sockets[slot] = binding.adopt(address, fd)
+        except ListenError:
+            for sock in sockets.values():
+                sock.close()
+            raise
         diag = Diag()
         group = Group(sockets, diag, several=record.reuse_port, mode=record.mode, order=record.order)
         file_id = None if record.file_id is None else FileId(*record.file_id)
@@ -280,8 +288,9 @@ class Listener:
     def empty(self, slot: int | None = None) -> bool:
         """Whether nothing waits and no handshake is under way that could still end here. MASTER.
 
-        Before the gate has closed, it is about this moment only; after it, it stays true. False when the kernel did not
-        answer: then nothing is proven.
+        Before the gate has closed this is about the moment only; after it, it stays true. False when the kernel did not
+        answer: then nothing is proven. Who blocks in connect(2) because an AF_UNIX queue is full is not seen; room in
+        the queue wakes him.
 
         Args:
             slot: Whose member to look at; None for all.
@@ -307,7 +316,7 @@ class Listener:
         if not self.owned:
             return False
         if not self._tcp:
-            self.gated = self._file_id is not None and self._disappear()
+            self.gated = self.gated or (self._file_id is not None and self._disappear())
             return self.gated
         try:
             if slot is None:
