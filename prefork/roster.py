@@ -10,6 +10,8 @@ place, not READY yet) and any number of *retiring* workers, who have been or are
     retired W       -                     I retires, slot empty         the one that is W retires
     exited W        -                     slot empty                    I gone: S is incumbent; S gone: I stays
 
+When the incumbent is gone and whom it replaced has not been told to leave yet, that one is the incumbent again.
+
 Nothing here calls the system or reads a clock; times are monotonic seconds that the caller gives.
 """
 
@@ -205,6 +207,10 @@ class Roster:
         del self._by_pid[member.pid]
         if place.incumbent is member:
             place.incumbent, place.successor = place.successor, None
+            replaced = next((old for old in place.retiring if old.order is Order.RUN), None)
+            if place.incumbent is None and replaced is not None:
+                place.retiring.remove(replaced)
+                place.incumbent = replaced
         elif place.successor is member:
             place.successor = None
         else:
