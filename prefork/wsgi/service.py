@@ -119,6 +119,7 @@ class Service:
             stray = _refuse(channel, response, refusal.status, refusal.why)
         except HandshakeError as error:
             log.info("no TLS with %s: %s", format_peer(address), error)
+            stray = True  # the alert that says why must not be lost
         except ClientGoneError as error:
             log.debug("no answer to %s: %s", format_peer(address), error)
         finally:

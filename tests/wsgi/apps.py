@@ -265,7 +265,7 @@ def tell(environ: Environ, start: Start) -> list[bytes]:
 
 
 def remote_user(environ: Environ, start: Start) -> list[bytes]:
-    environ["REMOTE_USER"] = 'a "quoted" user'
+    environ["REMOTE_USER"] = 'a "quoted" \u263a user'
     start("200 OK", [TEXT])
     return [b"hello"]
 

@@ -260,7 +260,9 @@ def test_an_early_answer_reaches_who_is_still_sending(size: int) -> None:
             assert_clean(server)
 
 
-def test_who_never_stops_sending_is_left() -> None:
+@pytest.mark.parametrize("interval", [0.001, 0])
+def test_who_never_stops_sending_is_left(interval: float) -> None:
+    """After two seconds, or 16 MiB."""
     with serving("echo", options={"limit_request_body": 1000}) as server:
         with connect(server.address, timeout=WITHIN) as client:
             client.sendall(post(b"a" * 2000)[:-1000])
@@ -269,8 +271,8 @@ def test_who_never_stops_sending_is_left() -> None:
             def pour() -> None:
                 try:
                     while not stopped.is_set():
-                        client.sendall(b"a" * 1000)
-                        stopped.wait(0.001)
+                        client.sendall(b"a" * (1000 if interval else 1 << 20))
+                        stopped.wait(interval)
                 except OSError:
                     pass
 

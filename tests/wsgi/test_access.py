@@ -1,0 +1,178 @@
+"""The access log: one line for each answer, in a form that programs read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from prefork.testing.server import Server
+from prefork.testing.waiting import wait_for
+from prefork.wsgi.access import AccessLog
+from tests.wsgi.harness import ask, assert_clean, exchange, get, post, serving
+
+COMBINED = re.compile(
+    r'(?P<addr>\S+) - (?P<user>\S.*?) \[(?P<time>[^\]]+)\] "(?P<request>[^"]*)" (?P<status>\d{3}) (?P<bytes>\d+|-) '
+    r'"(?P<referer>[^"]*)" "(?P<agent>[^"]*)"'
+)
+
+
+def lines(path: Path, count: int) -> list[str]:
+    """The log's lines, once there are ``count``: they are written after the answer."""
+    wait_for(lambda: path.exists() and path.read_bytes().count(b"\n") >= count, 20, f"{count} lines")
+    return path.read_text().splitlines()
+
+
+def test_combined(tmp_path: Path) -> None:
+    path = tmp_path / "access"
+    before = time.time()
+    with serving("unsized", options={"access_log": str(path)}) as server:
+        ask(server, get("/a%20b?c", "Referer: http://x/", "User-Agent: test/1 (a)"))
+        ask(server, get("/", 'User-Agent: a"b\\c\t\xe9'))
+        ask(server, get(method="HEAD"))
+        exchange(server.address, b"nonsense\r\n\r\n")
+        exchange(server.address, b"", half_close=True)
+        ask(server, post(b"hello"))
+        first, second, head, refused, last = lines(path, 5)
+        assert_clean(server)
+    match = COMBINED.fullmatch(first)
+    assert match is not None, first
+    assert match["request"] == "GET /a%20b?c HTTP/1.1"
+    assert (match["addr"], match["user"], match["status"], match["bytes"]) == ("127.0.0.1", "-", "200", "5")
+    assert (match["referer"], match["agent"]) == ("http://x/", "test/1 (a)")
+    said = datetime.strptime(match["time"], "%d/%b/%Y:%H:%M:%S %z")
+    assert before - 1 <= said.timestamp() <= time.time()
+    assert second.endswith(r' "-" "a\x22b\x5cc\x09\xe9"'), second
+    assert '"HEAD / HTTP/1.1" 200 - ' in head
+    assert re.search(r'"-" 400 \d+ "-" "-"$', refused), refused
+    assert '"POST / HTTP/1.1" 200 5 ' in last
+
+
+@pytest.mark.parametrize(("zone", "offset"), [("UTC0", 0), ("XXX-5:30", 330), ("YYY3:30", -210)])
+def test_the_zone(tmp_path: Path, zone: str, offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        log = AccessLog(str(tmp_path / "access"), "combined")
+        log.write({}, "200 OK", 0, 0.0)
+        log.close()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    match = COMBINED.fullmatch((tmp_path / "access").read_text().rstrip())
+    assert match is not None
+    said = datetime.strptime(match["time"], "%d/%b/%Y:%H:%M:%S %z")
+    assert said.utcoffset() == timedelta(minutes=offset)
+    assert abs(said - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+def test_json(tmp_path: Path) -> None:
+    path = tmp_path / "access"
+    options = {"access_log": str(path), "access_log_format": "json"}
+    with serving("unsized", options=options) as server:
+        ask(server, get("/a?b", 'User-Agent: "\xe9', "Referer: r"))
+        exchange(server.address, b"nonsense\r\n\r\n")
+        first, refused = map(json.loads, lines(path, 2))
+        pid = server.pid
+        assert_clean(server)
+    assert abs(datetime.fromisoformat(first.pop("time")) - datetime.now(UTC)) < timedelta(minutes=1)
+    assert 0 < first.pop("seconds") < 20
+    assert first == {
+        "pid": pid,
+        "remote_addr": "127.0.0.1",
+        "remote_user": None,
+        "scheme": "http",
+        "host": "test",
+        "method": "GET",
+        "uri": "/a?b",
+        "protocol": "HTTP/1.1",
+        "status": 200,
+        "bytes": 5,
+        "referer": "r",
+        "user_agent": '"\xe9',
+    }
+    assert (refused["status"], refused["method"]) == (400, None)
+
+
+def test_the_user_that_the_application_names(tmp_path: Path) -> None:
+    path = tmp_path / "access"
+    with serving("remote_user", validate=False, options={"access_log": str(path)}) as server:
+        ask(server, get())
+        assert r" - a \x22quoted\x22 \u263a user [" in lines(path, 1)[0]
+
+
+def test_an_application_that_failed(tmp_path: Path) -> None:
+    path = tmp_path / "access"
+    with serving("raises", options={"access_log": str(path)}) as server:
+        ask(server, get())
+        assert '"GET / HTTP/1.1" 500 ' in lines(path, 1)[0]
+
+
+def test_standard_output() -> None:
+    with serving("hello", options={"access_log": "-"}) as server:
+        ask(server, get("/to-stdout"))
+        server.wait_for_log(r'^127\.0\.0\.1 - - \[.*\] "GET /to-stdout HTTP/1.1" 200 5 "-" "-"$')
+
+
+def test_rotation(tmp_path: Path) -> None:
+    """Without a signal: the lines follow the name, within a second."""
+    path, moved = tmp_path / "access", tmp_path / "access.1"
+    with serving("hello", options={"access_log": str(path)}) as server:
+        ask(server, get("/before"))
+        assert "/before" in lines(path, 1)[0]
+        path.rename(moved)
+        server.wait_for(lambda: bool(ask(server, get("/after"))) and path.exists())
+        assert "/after" in lines(path, 1)[-1]
+        assert "/before" in moved.read_text()
+        assert "/before" not in path.read_text()
+        assert_clean(server)
+
+
+def _refused(server: Server) -> bool:
+    return ask(server, get()).status == 200 and "ERROR can't write the access log" in server.log()
+
+
+def test_a_full_disk_costs_no_answer() -> None:
+    """/dev/full takes nothing (full(4)). It is said once."""
+    with serving("hello", options={"access_log": "/dev/full"}) as server:
+        server.wait_for(lambda: _refused(server))
+        for _ in range(5):
+            assert ask(server, get()).status == 200
+        assert server.log().count("can't write the access log") == 1
+
+
+def test_a_folder_that_vanishes(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with serving("hello", options={"access_log": str(folder / "access")}) as server:
+        ask(server, get("/before"))
+        lines(folder / "access", 1)
+        (folder / "access").unlink()
+        folder.rmdir()
+        server.wait_for(lambda: _refused(server))
+        folder.mkdir()
+        server.wait_for(lambda: bool(ask(server, get("/after"))) and (folder / "access").exists())
+        assert "/after" in lines(folder / "access", 1)[-1]
+        server.wait_for_log("INFO the access log can be written again")
+
+
+def test_a_file_that_can_not_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        AccessLog(str(tmp_path / "nowhere" / "access"), "combined")
+
+
+def test_two_writers_share_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "access"
+    one, two = AccessLog(str(path), "combined"), AccessLog(str(path), "combined")
+    for number in range(20):
+        (one, two)[number % 2].write({"REMOTE_ADDR": str(number)}, "200 OK", 1, 0.0)
+    assert [line.split()[0] for line in lines(path, 20)] == [str(number) for number in range(20)]
+    before = len(os.listdir("/proc/self/fd"))
+    one.close()
+    two.close()
+    assert len(os.listdir("/proc/self/fd")) == before - 2

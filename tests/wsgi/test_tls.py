@@ -1,0 +1,204 @@
+"""HTTPS: the same server under TLS, and handshakes that come to nothing."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from prefork.errors import SettingsError
+from prefork.testing.client import connect
+from prefork.testing.server import Server
+from prefork.wsgi.options import WSGIOptions
+from prefork.wsgi.tls import server_context
+from tests.wsgi.apps import CONTENT
+from tests.wsgi.harness import WITHIN, assert_clean, get, parse, post, read_all, serving
+
+CERTS = Path(__file__).parent / "certs"
+SERVER = {"certfile": str(CERTS / "server.pem"), "keyfile": str(CERTS / "server.key")}
+
+
+def client_context(certificate: str = "") -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(CERTS / "ca.pem"))
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    if certificate:
+        context.load_cert_chain(CERTS / certificate)
+    return context
+
+
+def secured(
+    server: Server, context: ssl.SSLContext | None = None, session: ssl.SSLSession | None = None
+) -> ssl.SSLSocket:
+    """A connection on which a missing close_notify is an error."""
+    return (context or client_context()).wrap_socket(
+        connect(server.address, timeout=WITHIN),
+        server_hostname="localhost",
+        suppress_ragged_eofs=False,
+        session=session,
+    )
+
+
+def exchange(server: Server, request: bytes, context: ssl.SSLContext | None = None) -> bytes:
+    with secured(server, context) as client:
+        client.sendall(request)
+        return read_all(client)
+
+
+@pytest.fixture(scope="module")
+def show() -> Iterator[Server]:
+    with serving("show", options=SERVER) as server:
+        yield server
+        assert_clean(server)
+
+
+def test_environ(show: Server) -> None:
+    with secured(show) as client:
+        assert client.selected_alpn_protocol() == "http/1.1"
+        client.sendall(get("/a?b"))
+        environ = parse(read_all(client)).json()
+        assert environ["SSL_CIPHER"] == client.cipher()[0]  # type: ignore[index]  # the handshake is done
+        assert environ["SSL_PROTOCOL"] == client.version()
+    assert (environ["wsgi.url_scheme"], environ["HTTPS"]) == ("https", "on")
+    assert (environ["PATH_INFO"], environ["QUERY_STRING"]) == ("/a", "b")
+    assert environ["SERVER_PORT"] == show.address.rpartition(":")[2]
+    assert "SSL_CLIENT_VERIFY" not in environ
+
+
+def test_bodies_both_ways() -> None:
+    body = CONTENT * 8
+    with serving("echo", options=SERVER) as server:
+        for spool in (post(body), post(b"")):
+            assert parse(exchange(server, spool)).body == spool.partition(b"\r\n\r\n")[2]
+        assert_clean(server)
+
+
+def test_a_file() -> None:
+    """Sendfile(2) would send it in the clear."""
+    with serving("file", validate=False, options=SERVER) as server:
+        assert parse(exchange(server, get("/buffered"))).body == CONTENT
+        assert_clean(server)
+
+
+def test_a_session_is_resumed(show: Server) -> None:
+    context = client_context()
+    with secured(show, context) as client:
+        client.sendall(get())
+        assert read_all(client)
+        assert not client.session_reused
+        session = client.session
+    with secured(show, context, session) as client:
+        client.sendall(get())
+        assert read_all(client)
+        assert client.session_reused
+
+
+def test_an_early_answer_reaches_who_is_still_sending() -> None:
+    with serving("echo", options={**SERVER, "limit_request_body": 1000}) as server:
+        assert parse(exchange(server, post(b"a" * 2_000_000))).status == 413
+        assert_clean(server)
+
+
+@pytest.mark.parametrize("sent", [get(), b"\x16\x03\x01\x00\x05nonsense", b"\0"])
+def test_who_does_not_speak_tls_costs_a_log_line(sent: bytes) -> None:
+    with serving("hello", options=SERVER) as server:
+        with connect(server.address, timeout=WITHIN) as client:
+            client.sendall(sent)
+            client.shutdown(socket.SHUT_WR)
+            assert b"HTTP" not in read_all(client)
+        server.wait_for_log(r"^INFO no TLS with 127\.0\.0\.1:\d+: .+$")
+        assert server.log().count("no TLS with") == 1
+        assert parse(exchange(server, get())).body == b"hello"
+        assert_clean(server)
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01"])
+def test_a_handshake_that_does_not_go_on(sent: bytes) -> None:
+    with serving("hello", options={**SERVER, "header_timeout": 0.4}) as server:
+        with connect(server.address, timeout=WITHIN) as client:
+            client.sendall(sent)
+            assert read_all(client) == b""
+        server.wait_for_log("INFO no TLS with .*: the client was too slow")
+        assert parse(exchange(server, get())).body == b"hello"
+        assert_clean(server)
+
+
+def test_who_hangs_up_instead_of_shaking_hands() -> None:
+    with serving("hello", options=SERVER) as server:
+        connect(server.address).close()
+        server.wait_for_log("INFO no TLS with")
+        assert_clean(server)
+
+
+def test_who_is_silent_after_the_handshake() -> None:
+    with serving("hello", options={**SERVER, "header_timeout": 0.5}) as server:
+        with secured(server) as client:
+            assert read_all(client) == b""
+        with secured(server) as client:
+            client.sendall(get()[:-1])
+            assert parse(read_all(client)).status == 408
+        assert_clean(server)
+
+
+def test_who_does_not_read_is_cut() -> None:
+    with serving("many", validate=False, options=SERVER, io_timeout=0.5) as server:
+        with secured(server) as client:
+            client.sendall(get("/length"))
+            assert client.recv(15) == b"HTTP/1.1 200 OK"
+            server.wait_for_log("408, the client was too slow")
+        assert_clean(server)
+
+
+def test_a_body_that_does_not_come() -> None:
+    with serving("echo", options=SERVER, io_timeout=0.5) as server:
+        assert parse(exchange(server, post(b"hello")[:-1])).status == 408
+        assert_clean(server)
+
+
+def test_the_oldest_version() -> None:
+    old = client_context()
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with serving("hello", options={**SERVER, "ssl_minimum_version": "tlsv1.3"}) as server:
+        with pytest.raises(ssl.SSLError):
+            secured(server, old)
+        server.wait_for_log("INFO no TLS with .*: unsupported protocol")
+        assert parse(exchange(server, get())).body == b"hello"
+    with serving("hello", options=SERVER) as server:
+        assert parse(exchange(server, get(), old)).body == b"hello"
+
+
+def test_clients_certificates() -> None:
+    with serving("show", options={**SERVER, "ca_certs": str(CERTS / "ca.pem")}) as server:
+        environ = parse(exchange(server, get(), client_context("client.pem"))).json()
+        assert environ["SSL_CLIENT_VERIFY"] == "SUCCESS"
+        assert environ["SSL_CLIENT_S_DN"] == "commonName=test client,organizationName=prefork"
+        pem = environ["SSL_CLIENT_CERT"]
+        assert pem.strip() in (CERTS / "client.pem").read_text()
+        for certificate in ("", "stranger.pem"):
+            with pytest.raises(ssl.SSLError, match="ALERT"):
+                exchange(server, get(), client_context(certificate))
+        server.wait_for_log("no TLS with .*: peer did not return a certificate")
+        server.wait_for_log("no TLS with .*: certificate verify failed")
+        assert_clean(server)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"certfile": "{certs}/missing.pem"}, "certfile: .*missing.pem: No such file"),
+        ({"certfile": "{certs}/README.md"}, "certfile: .*README.md: "),
+        ({"certfile": "{certs}/server.pem"}, "certfile: .*server.pem: "),
+        ({"certfile": "{certs}/server.pem", "keyfile": "{certs}/locked.key"}, "certfile: .* and .*locked.key: "),
+        ({"certfile": "{certs}/ca.pem", "keyfile": "{certs}/server.key"}, "key values mismatch"),
+        ({**SERVER, "ca_certs": "{certs}/missing.pem"}, "ca_certs: .*missing.pem: No such file"),
+        ({**SERVER, "ca_certs": "{certs}/README.md"}, "ca_certs: .*README.md: "),
+    ],
+)
+def test_files_that_are_no_use(options: dict[str, str], problem: str) -> None:
+    given = {name: value.format(certs=CERTS) for name, value in options.items()}
+    with pytest.raises(SettingsError, match=problem) as caught:
+        server_context(WSGIOptions(**given))  # type: ignore[arg-type]  # all of them are texts
+    assert len(caught.value.problems) == 1
+    assert "\n" not in str(caught.value)
