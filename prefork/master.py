@@ -87,14 +87,25 @@ class Master:
         hooks: Hooks | None = None,
         looking_in: Iterable[Window] = (),
     ) -> None:
-        self.settings = settings if settings is not None else Settings()
-        self.hooks = hooks if hooks is not None else Hooks()
+        settings = Settings() if settings is None else settings
+        hooks = Hooks() if hooks is None else hooks
+        if not callable(worker):
+            raise TypeError(f"worker is {type(worker).__name__}, not a subclass of Worker or a function that makes one")
+        if not isinstance(settings, Settings):
+            raise TypeError(f"settings is {type(settings).__name__}, not Settings; give Settings(workers=4, ...)")
+        if not isinstance(hooks, Hooks):
+            raise TypeError(
+                f"hooks is {type(hooks).__name__}, not Hooks; Hooks.from_namespace() makes some of a module"
+            )
+        self.settings = settings
+        self.hooks = hooks
         self.listeners: list[Listener] = []
         self.roster = Roster()
         start, smallest, largest = self.settings.size(limits.cpus())
         self.goal = Goal(size=start, smallest=smallest, largest=largest)
         self._windows = Windows(looking_in)
         self._build = worker
+        self._ran = False
         self.deaths = Deaths(self.goal, self.settings)
         self._told_of_the_end = False
 
@@ -111,8 +122,10 @@ class Master:
             TargetError: what the workers were to serve is not there.
             BootError: the first generation of workers failed to boot, or there was a crash loop and
                 ``on_crash_loop`` is "exit"; the application's traceback is in the log.
-            PreforkError: this is not the main thread.
+            PreforkError: this is not the main thread, or this master has run before.
         """
+        if self._ran:
+            raise PreforkError("a Master runs once; make another")
         thread = threading.current_thread()
         if thread is not threading.main_thread():
             raise PreforkError(
@@ -125,6 +138,7 @@ class Master:
                 "workers; start threads in Worker.init()",
                 ", ".join(others),
             )
+        self._ran = True
         self.hooks.call("on_starting", self)
         with contextlib.ExitStack() as stack:
             stack.callback(self.hooks.call, "on_exit", self)
@@ -137,6 +151,11 @@ class Master:
     def _open(self, stack: contextlib.ExitStack) -> None:
         """Listen, and take what supervision needs; ``stack`` gives it back, last taken first."""
         settings = self.settings
+        # First, so that a signal that comes meanwhile finds a server that can be stopped, and leaves no unix path.
+        self._loop = Loop()
+        stack.callback(self._loop.close)
+        for signum, callback in self._signal_table().items():
+            self._loop.on_signal(signum, callback)
         if settings.raise_nofile:
             limits.raise_nofile()
         how = How(
@@ -151,8 +170,6 @@ class Master:
         if len(self.listeners) > 1:
             for listener in self.listeners:
                 listener.nonblocking()
-        self._loop = Loop()
-        stack.callback(self._loop.close)
         board = Scoreboard.create(2 * max(self.goal.size, self.goal.largest) + SEATS_BEYOND)
         stack.callback(board.close)
         self._events = EventsPipe()
@@ -163,7 +180,7 @@ class Master:
         stack.callback(self._spawner.close)
         self._pressure = Pressure(self._loop, board, go, self.goal, self.roster, self._short)
         self._groups = Groups(self._loop, self.goal, self.roster, self.listeners)
-        self._stopping = Stopping(self._loop, self.goal, self.roster, settings, self.listeners)
+        self._stopping = Stopping(self._loop, self.goal, self.roster, settings, self.listeners, self._spawner.accepts)
         if settings.preload and not gc.get_freeze_count():
             # What is loaded now stays where it is in every worker's memory: a full collection there would otherwise
             # write to each object's header, and so copy its page.
@@ -179,8 +196,8 @@ class Master:
             Appetite(self._loop, settings, self.roster, self._spawner, limits.nofile())
         self._loop.register(self._events.reader, self._read_events)
         self._loop.on_thaw(self._thawed)
-        for signum, callback in self._signal_table().items():
-            self._loop.on_signal(signum, callback)
+        if os.getpid() == 1:
+            self._loop.on_signal(signal.SIGCHLD, self._spawner.reap_strangers)
         stack.callback(self._windows.detach)
         self._windows.attach(self._inside())
 
@@ -319,6 +336,7 @@ class Master:
     def _spawn(self, slot: int, generation: int) -> None:
         if self.goal.held_until is not None and self._loop.clock.monotonic() < self.goal.held_until:
             return  # an earlier fork of this decision failed
+        self.hooks.call("pre_fork", self, policy.Spawn(slot, generation))
         try:
             pid, seat = self._spawner.spawn(
                 self._build,

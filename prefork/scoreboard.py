@@ -15,6 +15,7 @@ BORN                  master   monotonic ns of the fork
 STATE STATE_SINCE     worker   :class:`State` and the monotonic ns at which it was entered
 LAST_ERRNO _AT        worker   errno of the last accept(2) that failed, monotonic ns
 REFUSED               worker   connections shed
+ACCEPTS               worker   1 = by Worker.accept(); 0 = in a loop of its own, on the sockets themselves
 ERRORS + place        worker   failed accepts, by errno (:func:`prefork.net.verdict.place`)
 lane BUSY_SINCE       worker   0 = idle, else monotonic ns at which the connection in hand was accepted
 lane DEADLINE         worker   0 = by the settings, else the monotonic ns that a handler asked for
@@ -52,7 +53,7 @@ MASTER_WORDS = 8
 PID, SLOT, GENERATION, ORDER, BORN = range(5)
 
 WORKER_WORDS = 40
-STATE, STATE_SINCE, LAST_ERRNO, LAST_ERRNO_AT, REFUSED = range(MASTER_WORDS, MASTER_WORDS + 5)
+STATE, STATE_SINCE, LAST_ERRNO, LAST_ERRNO_AT, REFUSED, ACCEPTS = range(MASTER_WORDS, MASTER_WORDS + 6)
 ERRORS = MASTER_WORDS + 8
 ERROR_PLACES = 32
 

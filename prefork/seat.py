@@ -134,6 +134,10 @@ class Seat:
         self.words[scoreboard.LAST_ERRNO] = errno
         self.words[scoreboard.LAST_ERRNO_AT] = time.monotonic_ns()
 
+    def accepts(self) -> None:
+        """Say that connections are taken in our way, which knows what an order does to a listener."""
+        self.words[scoreboard.ACCEPTS] = 1
+
     def refused(self, count: int) -> None:
         """Say how many connections have been shed so far."""
         self.words[scoreboard.REFUSED] = count

@@ -24,6 +24,7 @@ from prefork.net.listener import Listener
 from prefork.policy import Vital
 from prefork.roster import Member
 from prefork.scoreboard import (
+    ACCEPTS,
     BUSY_SINCE,
     DEADLINE,
     FAILED,
@@ -196,6 +197,14 @@ class Spawner:
         self._board.seat(line.seat)[PID] = 0
         self._free.append(line.seat)
 
+    def reap_strangers(self) -> None:
+        """As pid 1: take the exits of processes that were left to us when their parents died, or they stay zombies."""
+        while (pid := process.any_ended()) is not None:
+            if pid in self._lines:
+                self._on_exit(pid)
+            else:
+                log.debug("process %d, which was left to pid 1, %s", pid, process.reap(pid))
+
     def close(self) -> None:
         """Kill whoever still lives, take the exits and give everything back; for the end of a run that failed."""
         for pid in self._lines:
@@ -220,6 +229,10 @@ class Spawner:
             deadline=deadline / 1e9 if deadline else None,
             obeying=words[STATE] >= State.STOPPING,
         )
+
+    def accepts(self, member: Member) -> bool:
+        """Whether a worker takes connections by Worker.accept(), not in a loop of its own."""
+        return self._board.seat(member.seat)[ACCEPTS] == 1
 
     def state(self, member: Member) -> int:
         """The state that a worker gives, as a number."""

@@ -8,7 +8,8 @@ workers, while no new connection can get in:
               workers go on as before, dead ones are replaced, until TCP_INFO shows an empty queue and sock_diag no
               handshake
     leaving   O_NONBLOCK on the listeners of ours, DRAIN to every worker: each accepts until there is nothing,
-              finishes what it has, exits. The emptied listeners are shut down, so that a successor can have the port
+              finishes what it has, exits. The emptied listeners are shut down, so that a successor can have the port; not
+              under a loop that is not ours, where the port is free when the last worker has left
 
 ``graceful_timeout`` bounds all of it; what was left then is counted in the log. A listener that outlives us (inherited)
 is never gated, shut down or drained: its queue is the next one's.
@@ -20,12 +21,12 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from prefork.loop import Loop
 from prefork.net.listener import Listener
 from prefork.policy import Goal
-from prefork.roster import Roster
+from prefork.roster import Member, Roster
 from prefork.scoreboard import Order
 from prefork.settings import Settings
 
@@ -55,16 +56,24 @@ class Stopping:
         roster: who lives.
         settings: graceful_timeout, quick_timeout, drain_delay in seconds, stop.
         listeners: the server's listeners.
+        accepts: whether a worker takes connections by Worker.accept(), not in a loop of its own.
     """
 
     def __init__(
-        self, loop: Loop, goal: Goal, roster: Roster, settings: Settings, listeners: Sequence[Listener]
+        self,
+        loop: Loop,
+        goal: Goal,
+        roster: Roster,
+        settings: Settings,
+        listeners: Sequence[Listener],
+        accepts: Callable[[Member], bool],
     ) -> None:
         self._loop = loop
         self._goal = goal
         self._roster = roster
         self._settings = settings
         self._listeners = listeners
+        self._accepts = accepts
         self.phase = Phase.NONE
         self._deadline = 0.0
         self._look = LOOK
@@ -143,6 +152,12 @@ class Stopping:
         self._goal.deadline = deadline
 
     def _shut_down_ours(self) -> None:
+        """Free the addresses, unless that would get in the way of another server's loop, which is still closing.
+
+        To it, a listener that was shut down is ready all the time, and accept fails with an error that it doesn't know.
+        """
+        if not all(self._accepts(member) for member in self._roster if not member.starting):
+            return
         for listener in self._ours:
             listener.shutdown()
 

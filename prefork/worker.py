@@ -241,6 +241,7 @@ class Worker:
             self._acceptor = way(self.sockets, self._seat, self.settings, self.log, distress, self._stop_fd)
             if self._order is not Order.RUN:
                 self._acceptor.obey(self._order)
+            self._seat.accepts()
             self._connections = self._acceptor.connections()
         return self._connections
 

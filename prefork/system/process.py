@@ -151,6 +151,19 @@ def ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
+def any_ended() -> int | None:
+    """MASTER, as pid 1 only. The pid of some child that has ended; its exit stays to be taken (waitid(2), WNOWAIT).
+
+    As pid 1 we are given every orphan of the pid namespace (pid_namespaces(7)), and nobody else can wait for those. A
+    child that a hook has started can't be told from them.
+    """
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return None if found is None else found.si_pid
+
+
 def kill(pid: int, signum: int) -> bool:
     """MASTER. Send ``signum`` to ``pid``, a child of ours that has not been reaped (so the pid can't be another's).
 
