@@ -8,8 +8,8 @@ workers, while no new connection can get in:
               workers go on as before, dead ones are replaced, until TCP_INFO shows an empty queue and sock_diag no
               handshake
     leaving   O_NONBLOCK on the listeners of ours, DRAIN to every worker: each accepts until there is nothing,
-              finishes what it has, exits. The emptied listeners are shut down, so that a successor can have the port; not
-              under a loop that is not ours, where the port is free when the last worker has left
+              finishes what it has, exits. The emptied listeners are shut down, so that a successor can have the port;
+              not under a loop that is not ours, where the port is free when the last worker has left
 
 ``graceful_timeout`` bounds all of it; what was left then is counted in the log. A listener that outlives us (inherited)
 is never gated, shut down or drained: its queue is the next one's.

@@ -1,0 +1,129 @@
+"""What tests of whole servers share: requests to `apps/probe.py`, connections in hand, who serves."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from prefork.testing import Server, call_until, connect, request, wait_for
+from prefork.testing.plugin import ServerFactory
+
+APPS: Final = Path(__file__).resolve().parent / "apps"
+PATIENCE: Final = 30.0
+"""Seconds that a test waits for a fact before it fails."""
+
+LOGGING: Final = """
+import logging
+logging.basicConfig(level=logging.INFO, format="%(levelname)s %(process)d %(message)s")
+"""
+"""For scripts: the log on standard error, where `Server` finds it."""
+
+
+def get(path: str) -> bytes:
+    """A request for ``path``."""
+    return b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % path.encode()
+
+
+def probe(factory: ServerFactory, **settings: Any) -> Server:
+    """The probe, served."""
+    return factory("probe:Probe", app_dir=APPS, **settings)
+
+
+def ask(server: Server, path: str = "/") -> str:
+    """The body that the server answers; losing the request is a failure."""
+    answer = request(server.address, get(path), timeout=PATIENCE)
+    assert answer.status == 200, answer
+    return answer.body.decode()
+
+
+def talk(server: Server, path: str, *, timeout: float = PATIENCE) -> socket.socket:
+    """A connection whose request has been sent."""
+    client = connect(server.address, timeout=timeout)
+    client.sendall(get(path))
+    return client
+
+
+def line(client: socket.socket) -> str:
+    """The next line that the server sends; "" at the end of the stream."""
+    text = b""
+    while not text.endswith(b"\n"):
+        byte = client.recv(1)
+        if not byte:
+            break
+        text += byte
+    return text.decode().rstrip()
+
+
+class Held:
+    """A connection that a worker has in hand, for as long as the test likes."""
+
+    def __init__(self, server: Server) -> None:
+        self.client = talk(server, "/hold")
+        word, pid = line(self.client).split()
+        assert word == "held"
+        self.pid = int(pid)
+        """Of the worker that has it."""
+
+    def finish(self) -> None:
+        """Have the worker finish it; fails unless the answer is whole."""
+        with self.client:
+            self.client.sendall(b"go\n")
+            assert line(self.client) == f"done {self.pid}"
+            assert self.client.recv(1) == b""
+
+    def lost(self) -> bool:
+        """Whether the server ends it without an answer."""
+        with self.client:
+            try:
+                return self.client.recv(1) == b""
+            except ConnectionResetError:
+                return True
+
+
+@contextmanager
+def held(server: Server, count: int = 1) -> Iterator[list[Held]]:
+    """Connections in hand, closed in the end whatever became of them."""
+    connections: list[Held] = []
+    try:
+        for _ in range(count):
+            connections.append(Held(server))  # noqa: PERF401  # those made so far are to be closed when one fails
+        yield connections
+    finally:
+        for connection in connections:
+            connection.client.close()
+
+
+def replaced(server: Server, before: list[int], timeout: float = PATIENCE) -> list[int]:
+    """The workers, once none of ``before`` lives and as many others serve."""
+    return call_until(
+        server.workers,
+        lambda now: len(now) == len(before) and not set(now) & set(before),
+        timeout=timeout,
+        message=f"other workers than {before}",
+    )
+
+
+def steady(server: Server, count: int, timeout: float = PATIENCE) -> list[int]:
+    """The workers, once there are ``count``."""
+    return call_until(server.workers, lambda now: len(now) == count, timeout=timeout, message=f"{count} workers")
+
+
+def importing(folder: Path) -> dict[str, str]:
+    """The environment of a script that imports from ``folder``."""
+    return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
+def told(server: Server, pattern: str) -> list[str]:
+    """Every match of ``pattern`` in the log."""
+    return [match.group() for match in re.finditer(pattern, server.log(), re.MULTILINE)]
+
+
+def wait_gone(*pids: int) -> None:
+    """Wait until none of these processes is there any more, not even as a zombie."""
+    for pid in pids:
+        wait_for(lambda pid=pid: not Path(f"/proc/{pid}").exists(), message=f"the end of {pid}")  # type: ignore[misc]  # mypy can't infer a lambda with a default
