@@ -10,7 +10,8 @@ place, not READY yet) and any number of *retiring* workers, who have been or are
     retired W       -                     I retires, slot empty         the one that is W retires
     exited W        -                     slot empty                    I gone: S is incumbent; S gone: I stays
 
-When the incumbent is gone and whom it replaced has not been told to leave yet, that one is the incumbent again.
+When the incumbent is gone and whom it replaced has not been told to leave yet, that one is the incumbent again, and
+still to be replaced.
 
 Nothing here calls the system or reads a clock; times are monotonic seconds that the caller gives.
 """
@@ -211,6 +212,7 @@ class Roster:
             if place.incumbent is None and replaced is not None:
                 place.retiring.remove(replaced)
                 place.incumbent = replaced
+                replaced.wanted = True
         elif place.successor is member:
             place.successor = None
         else:
