@@ -39,6 +39,7 @@ from prefork.net.verdict import Verdict
 from prefork.scoreboard import Order, State
 from prefork.seat import Seat
 from prefork.settings import Settings
+from prefork.system.waiting import readable
 
 Accepted = tuple[socket.socket, Any]
 
@@ -170,7 +171,7 @@ class Acceptor:
             self._seat.tell(Kind.PRESSURE, spell.errno)
         self._distress.starved(verdict)
         self._wait_for(None, spell.retry.next())
-        while system and self.order is Order.RUN and not self._seat.prober and not _readable(self._seat.go):
+        while system and self.order is Order.RUN and not self._seat.prober and not readable(self._seat.go):
             self._wait_for(self._seat.go, 1.0)
 
     def _after_a_round(self) -> None:
@@ -180,12 +181,10 @@ class Acceptor:
 
     def _wait_for(self, fd: int | None, seconds: float | None) -> None:
         """Sleep until ``fd`` is readable, an order to leave comes, or ``seconds`` are over."""
-        poller = select.poll()
+        descriptors = [] if fd is None else [fd]
         if self.order is Order.RUN:
-            poller.register(self._stop_fd, select.POLLIN)
-        if fd is not None:
-            poller.register(fd, select.POLLIN)
-        poller.poll(None if seconds is None else seconds * 1000)
+            descriptors.append(self._stop_fd)
+        readable(*descriptors, seconds=seconds)
 
 
 _FOR_GOOD = {Verdict.LISTENER_LOST, Verdict.FATAL, Verdict.BACK_OFF_PERMISSION}
@@ -351,12 +350,6 @@ class _Spell:
         seconds = time.monotonic() - self._began
         level = min(self._level, logging.WARNING)
         self._log.log(level, "accept goes on after %.1f s and %d failures", seconds, self._failures)
-
-
-def _readable(fd: int) -> bool:
-    poller = select.poll()
-    poller.register(fd, select.POLLIN)
-    return bool(poller.poll(0))
 
 
 def _listens(listener: socket.socket) -> bool | None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import socket
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from prefork.seat import Seat
 from prefork.settings import Settings
 from prefork.system import limits
 from prefork.system.census import Spare, census, descriptors
+from prefork.system.waiting import readable
 
 _NEVER = -1
 
@@ -111,7 +111,7 @@ class Distress:
         """
         if not self._sheds:
             return None
-        while self._seat.board.exhausted and self._spare.held and _waits(listener):
+        while self._seat.board.exhausted and self._spare.held and readable(listener.fileno()):
             now = time.monotonic()
             if now < self._next_shed:
                 return None
@@ -137,10 +137,3 @@ class Distress:
                 self._log.exception("refuse() failed")
         self._shed += 1
         self._seat.refused(self._shed)
-
-
-def _waits(listener: socket.socket) -> bool:
-    """Whether a connection waits now; a sibling may be faster all the same."""
-    poller = select.poll()
-    poller.register(listener.fileno(), select.POLLIN)
-    return bool(poller.poll(0))

@@ -61,8 +61,9 @@ class EventsPipe:
     The master keeps the writing end too, so that the reading end never reports end of file between two workers.
     """
 
-    def __init__(self) -> None:
-        self.reader, self.writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    def __init__(self, ends: tuple[int, int] | None = None) -> None:
+        """Make a pipe, or take over the ends of one that an earlier image of this process made."""
+        self.reader, self.writer = ends or os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         # 64 KiB, or a page or two for a user with many pipes (pipe(7), pipe-user-pages-soft).
         self._capacity = fcntl.fcntl(self.reader, fcntl.F_GETPIPE_SZ)
 

@@ -14,34 +14,36 @@ import gc
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable
+from typing import NoReturn
 
-from prefork import policy, windows
+from prefork import holdings, policy, succession, upgrade, windows
 from prefork.deaths import Deaths
-from prefork.errors import ListenError, PreforkError
-from prefork.events import Event, EventsPipe, Kind, Why
+from prefork.errors import ListenError, PreforkError, SettingsError
+from prefork.events import Event, Kind, Why
 from prefork.groups import Groups
+from prefork.handover import Handover, HandoverError
+from prefork.holdings import SEATS_BEYOND, Holdings
 from prefork.hooks import Hooks
 from prefork.loop import Loop
-from prefork.net.listener import How, Listener
-from prefork.net.options import SocketOptions
+from prefork.net.listener import Listener
 from prefork.observers import Appetite, Growth
 from prefork.policy import Goal
 from prefork.pressure import Pressure, Shortage
 from prefork.roster import Member, Roster
-from prefork.scoreboard import Order, Scoreboard, State
+from prefork.scoreboard import Order, State
 from prefork.settings import Settings
 from prefork.spawner import Spawner
 from prefork.stopping import Phase, Stopping
 from prefork.system import limits, process
+from prefork.takeover import Takeover
+from prefork.upgrade import Launch, Upgrade
 from prefork.windows import Inside, Window, Windows
 from prefork.worker import DUMP_SIGNAL, Worker
 
 log = logging.getLogger("prefork")
-
-SEATS_BEYOND = 64
-"""Seats beyond twice the workers that the settings ask for: room for SIGTTIN, and for those who retire."""
 
 _RECYCLE_REASONS = {
     Why.SIGNALLED: "signalled by somebody else",
@@ -61,6 +63,8 @@ class Master:
         settings: the settings; the defaults when None.
         hooks: functions to be called at points in the server's life.
         looking_in: the windows through which it is seen and steered.
+        load: loads what ``worker`` would load in a worker process; called in the rehearsal of an upgrade, to find out
+            whether it can be loaded.
 
     Attributes:
         settings: the settings.
@@ -76,7 +80,8 @@ class Master:
     _stopping: Stopping
     _groups: Groups
     _pressure: Pressure
-    _events: EventsPipe
+    _held: Holdings
+    _upgrade: Upgrade
     _growth: Growth | None
 
     def __init__(
@@ -86,6 +91,7 @@ class Master:
         *,
         hooks: Hooks | None = None,
         looking_in: Iterable[Window] = (),
+        load: Callable[[], object] | None = None,
     ) -> None:
         settings = Settings() if settings is None else settings
         hooks = Hooks() if hooks is None else hooks
@@ -105,6 +111,9 @@ class Master:
         self.goal = Goal(size=start, smallest=smallest, largest=largest)
         self._windows = Windows(looking_in)
         self._build = worker
+        self._load = load
+        self._launch = Launch.of_this_process()
+        self._takeover: Takeover | None = None
         self._ran = False
         self.deaths = Deaths(self.goal, self.settings)
         self._told_of_the_end = False
@@ -139,6 +148,12 @@ class Master:
                 ", ".join(others),
             )
         self._ran = True
+        try:
+            record = upgrade.rehearsed()
+            if record is not None:
+                self._rehearse(record)
+        except HandoverError as error:
+            raise PreforkError(str(error)) from None
         self.hooks.call("on_starting", self)
         with contextlib.ExitStack() as stack:
             stack.callback(self.hooks.call, "on_exit", self)
@@ -147,6 +162,18 @@ class Master:
         if self.deaths.failure is not None:
             raise self.deaths.failure
         return 0
+
+    def _rehearse(self, record: Handover) -> NoReturn:
+        """This process is a rehearsal of an upgrade: the code is loaded, the record can be read; go no further."""
+        difference = holdings.differs(self.settings, record)
+        if difference:
+            raise SettingsError(difference)
+        if self._load is not None:
+            self._load()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        # Not sys.exit(): threads that the application has started must not keep the rehearsal alive.
+        os._exit(0)
 
     def _open(self, stack: contextlib.ExitStack) -> None:
         """Listen, and take what supervision needs; ``stack`` gives it back, last taken first."""
@@ -158,29 +185,25 @@ class Master:
             self._loop.on_signal(signum, callback)
         if settings.raise_nofile:
             limits.raise_nofile()
-        how = How(
-            backlog=settings.backlog,
-            options=socket_options(settings),
-            reuse_port=settings.reuse_port,
-            members=self.goal.size,
-            mode=settings.reuse_port_mode,
-        )
-        self.listeners += Listener.open_all(settings.addresses, environ=os.environ, **how)
-        stack.callback(self._close_listeners)
-        if len(self.listeners) > 1:
-            for listener in self.listeners:
-                listener.nonblocking()
-        board = Scoreboard.create(2 * max(self.goal.size, self.goal.largest) + SEATS_BEYOND)
-        stack.callback(board.close)
-        self._events = EventsPipe()
-        stack.callback(self._events.close)
-        go = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        stack.callback(os.close, go)
-        self._spawner = Spawner(self._loop, board, self._events, go, self._exited)
+        record = upgrade.received()
+        seats = 2 * max(self.goal.size, self.goal.largest) + SEATS_BEYOND
+        if record is None:
+            held = holdings.make(settings, self.goal.size, seats, stack)
+        else:
+            held = holdings.adopt(settings, record, seats, stack)
+        self._held = held
+        if settings.takeover and record is None:
+            self._takeover = Takeover(self._loop, settings.takeover)
+            stack.callback(self._takeover.close)
+        self.listeners += held.listeners
+        stack.callback(self.listeners.clear)
+        self._spawner = Spawner(self._loop, held.board, held.events, held.go, self._exited)
         stack.callback(self._spawner.close)
-        self._pressure = Pressure(self._loop, board, go, self.goal, self.roster, self._short)
+        self._pressure = Pressure(self._loop, held.board, held.go, self.goal, self.roster, self._short)
         self._groups = Groups(self._loop, self.goal, self.roster, self.listeners)
-        self._stopping = Stopping(self._loop, self.goal, self.roster, settings, self.listeners, self._spawner.accepts)
+        self._stopping = Stopping(
+            self._loop, self.goal, self.roster, settings, self.listeners, self._spawner.accepts
+        )
         if settings.preload and not gc.get_freeze_count():
             # What is loaded now stays where it is in every worker's memory: a full collection there would otherwise
             # write to each object's header, and so copy its page.
@@ -194,12 +217,23 @@ class Master:
             )
         if settings.max_memory or settings.max_fds:
             Appetite(self._loop, settings, self.roster, self._spawner, limits.nofile())
-        self._loop.register(self._events.reader, self._read_events)
+        self._loop.register(held.events.reader, self._read_events)
         self._loop.on_thaw(self._thawed)
         if os.getpid() == 1:
             self._loop.on_signal(signal.SIGCHLD, self._spawner.reap_strangers)
         stack.callback(self._windows.detach)
         self._windows.attach(self._inside())
+        self._upgrade = Upgrade(self._loop, self._launch, self._record, settings.boot_timeout)
+        stack.callback(self._upgrade.cancel)
+        if record is not None:
+            size = self.goal.size
+            succession.read(record, self.goal, self.roster, self._spawner, held)
+            self.scale(size)
+            self._roll("upgrade")
+            signal.pthread_sigmask(signal.SIG_SETMASK, record.mask)
+
+    def _record(self, mask: Iterable[int]) -> Handover:
+        return succession.write(self.settings, self.goal, self.roster, self._spawner, self._held, mask)
 
     def _inside(self) -> Inside:
         """What windows are given."""
@@ -234,10 +268,6 @@ class Master:
                 return
             self._loop.poll(decision.wake_at)
 
-    def _close_listeners(self) -> None:
-        while self.listeners:
-            self.listeners.pop().close()
-
     # What others may ask for. Each takes effect at the loop's next turn.
 
     def reload(self) -> bool:
@@ -249,13 +279,29 @@ class Master:
         if self.stopping:
             return False
         if self.settings.preload:
-            log.warning("reload: the application was loaded before the fork (preload); its code stays as it is")
+            self._upgrade.begin()  # what was loaded before the fork is renewed only with the master
+        else:
+            self._roll("reload")
+        return True
+
+    def upgrade(self) -> bool:
+        """Execute the new code in this process, then do as :meth:`reload` does (SIGUSR2).
+
+        Returns:
+            False when the server starts or stops and nothing was begun.
+        """
+        if self.stopping or not self.goal.ready:
+            log.warning("upgrade: not while the server %s", "stops" if self.stopping else "starts")
+            return False
+        self._upgrade.begin()
+        return True
+
+    def _roll(self, what: str) -> None:
         self.hooks.call("on_reload", self)
         self.goal.generation += 1
         self.goal.rolling = True
-        log.info("reload: generation %d", self.goal.generation)
+        log.info("%s: generation %d", what, self.goal.generation)
         self._windows.tell(windows.Reloading(self.goal.generation))
-        return True
 
     def scale(self, size: int) -> int:
         """Run ``size`` workers from now on (SIGTTIN and SIGTTOU: one more, one less).
@@ -294,6 +340,7 @@ class Master:
             signal.SIGINT: self.quit,
             signal.SIGQUIT: self.quit,
             signal.SIGHUP: self.reload,
+            signal.SIGUSR2: self.upgrade,
             signal.SIGTTIN: lambda: self.scale(self.goal.size + 1),
             signal.SIGTTOU: lambda: self.scale(self.goal.size - 1),
             signal.SIGCONT: lambda: self._loop.thawed(0.0),
@@ -366,7 +413,7 @@ class Master:
     # Facts.
 
     def _read_events(self) -> None:
-        events, overflowed = self._events.read()
+        events, overflowed = self._held.events.read()
         for event in events:
             member = self.roster.get(event.pid)
             if member is not None and member.seat == event.seat:
@@ -402,6 +449,8 @@ class Master:
             return
         if not self.goal.ready:
             self.goal.ready = True
+            if self._takeover is not None:
+                self._takeover.complete(self._held)
             log.info("%s", self.describe())
             self.hooks.call("when_ready", self)
             self._windows.tell(windows.Serving())
@@ -441,17 +490,3 @@ class Master:
         now = self._loop.clock.monotonic()
         self.roster.thawed(seconds)
         self.goal.thawed(seconds, now)
-
-
-def socket_options(settings: Settings) -> SocketOptions:
-    """What the settings ask of a listening socket."""
-    return SocketOptions(
-        v6only=settings.v6only,
-        defer_accept=settings.defer_accept,
-        nodelay=settings.nodelay,
-        keepalive=settings.keepalive,
-        fast_open=settings.fast_open,
-        mode=settings.socket_mode,
-        user=settings.socket_user,
-        group=settings.socket_group,
-    )

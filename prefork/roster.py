@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 from prefork.scoreboard import Order
 from prefork.system.process import Exit
@@ -157,6 +158,24 @@ class Roster:
             raise ValueError(f"slot {slot} has an incumbent and a successor already")
         self._by_pid[pid] = member
         return member
+
+    def restored(self, member: Member, role: str) -> None:
+        """A worker of an earlier image of the master lives on; ``role`` is its place in its slot."""
+        place = self.slot(member.slot)
+        if role == "incumbent":
+            place.incumbent = member
+        elif role == "successor":
+            place.successor = member
+        else:
+            place.retiring.append(member)
+        self._by_pid[member.pid] = member
+
+    def role(self, member: Member) -> Literal["incumbent", "successor", "retiring"]:
+        """A worker's place in its slot."""
+        place = self.slots[member.slot]
+        if place.incumbent is member:
+            return "incumbent"
+        return "successor" if place.successor is member else "retiring"
 
     def ready(self, member: Member, now: float) -> Member | None:
         """``member`` accepts.

@@ -82,6 +82,11 @@ def _reuse_port(values: Values) -> Iterator[str]:
         yield "reuse_port: True has no use without a TCP address in bind; leave it out"
 
 
+def _takeover(values: Values) -> Iterator[str]:
+    if values["takeover"] and not values["reuse_port"]:
+        yield "takeover: two servers can share a port only with reuse_port; set it here, and in the predecessor"
+
+
 RULES: Final[tuple[tuple[tuple[str, ...], Callable[[Values], Iterator[str]]], ...]] = (
     (("bind", "v6only"), _addresses),
     (("reuse_port", "bind"), _reuse_port),
@@ -89,5 +94,6 @@ RULES: Final[tuple[tuple[tuple[str, ...], Callable[[Values], Iterator[str]]], ..
     (("max_requests_jitter", "max_requests"), _jitter("max_requests")),
     (("max_age_jitter", "max_age"), _jitter("max_age")),
     (("backoff_initial", "backoff_max"), _backoff),
+    (("takeover", "reuse_port"), _takeover),
 )
 """Each rule behind the names of the settings it looks at; it runs only where all of these are good by themselves."""

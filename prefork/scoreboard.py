@@ -200,6 +200,11 @@ class Scoreboard:
             raise ValueError("not a scoreboard of this layout")
         return cls(fd, memory)
 
+    def detach(self) -> None:
+        """MASTER. Unmap, and leave the descriptor open: somebody else goes on with it."""
+        self.words.release()
+        self._memory.close()
+
     def close(self) -> None:
         """MASTER. Unmap and close. Idempotent. While somebody still holds a seat's words, the memory stays mapped."""
         if self.fd >= 0:
@@ -249,6 +254,14 @@ class Scoreboard:
         start = HEADER_WORDS + index * self._stride
         return self.words[start : start + self._stride]
 
+    def index(self, seat: int, word: int) -> int:
+        """Where ``word`` of ``seat`` stands among all words."""
+        return HEADER_WORDS + seat * self._stride + word
+
+    def blank(self) -> memoryview[int]:
+        """The words of a seat about which nothing is known, outside the shared memory."""
+        return memoryview(bytearray(self._stride * _WORD)).cast("Q")
+
     def assign(self, index: int, *, slot: int, generation: int, born: float) -> None:
         """MASTER, before the fork. Clear seat ``index`` and give it to a worker to come."""
         words = self.seat(index)
@@ -259,8 +272,11 @@ class Scoreboard:
         words[BORN] = int(born * 1e9)
 
     def view(self, index: int) -> View:
-        """MASTER. Read seat ``index``; a word that can't be true reads as 0, a time in the future as now."""
-        words = self.seat(index)
+        """MASTER. Read seat ``index``; see :meth:`read`."""
+        return self.read(self.seat(index))
+
+    def read(self, words: memoryview[int]) -> View:
+        """MASTER. Read the words of a seat; one that can't be true reads as 0, a time in the future as now."""
         errno = words[LAST_ERRNO]
         now = time.monotonic_ns()
         lanes = tuple(self._lane(words, LANE + n * LANE_WORDS, now) for n in range(self.lanes))

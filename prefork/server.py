@@ -60,15 +60,18 @@ def run(text: str, settings: Settings, *, app_dir: str = ".") -> int:
         PreforkError: as :meth:`prefork.master.Master.run` does; TargetError when the target is not there.
     """
     hooks = hooks_of(settings, app_dir)
+
+    def load() -> Callable[[], Worker]:
+        return worker_of(target.load(text, app_dir), text)
+
     if settings.preload:
-        build = worker_of(target.load(text, app_dir), text)
-    else:
-        target.check(text, app_dir)
+        return Master(load(), settings, hooks=hooks).run()
+    target.check(text, app_dir)
 
-        def build() -> Worker:
-            return worker_of(target.load(text, app_dir), text)()
+    def build() -> Worker:
+        return load()()
 
-    return Master(build, settings, hooks=hooks).run()
+    return Master(build, settings, hooks=hooks, load=load).run()
 
 
 def hooks_of(settings: Settings, app_dir: str) -> Hooks:

@@ -83,6 +83,14 @@ class Settings:
         "or by the CPU that received it.",
     )
 
+    takeover: str = _setting(
+        "",
+        LISTENING,
+        kinds.text(r"[^\0\n]+", "is no path of a file; name the predecessor's pidfile", metavar="PIDFILE"),
+        "Take the port over from the server whose pidfile this is: start beside it (both with reuse_port), and when "
+        "all workers are ready, stop it without losing anybody. If they fail to boot, it goes on.",
+    )
+
     workers: int | Literal["auto"] = _setting(
         "auto",
         WORKERS,

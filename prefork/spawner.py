@@ -16,9 +16,10 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefork.events import EventsPipe
+from prefork.handover import Life
 from prefork.loop import Loop
 from prefork.net.listener import Listener
 from prefork.policy import Vital
@@ -52,12 +53,36 @@ REPORT_BYTES = 64 * 1024
 
 @dataclass(slots=True)
 class _Line:
-    """What ties the master to one worker."""
+    """What ties the master to one worker.
+
+    Attributes:
+        seat: its seat; -1 when it lives on a scoreboard of another layout.
+        board: the descriptor of its scoreboard.
+        words: what it says of itself; nothing but zeros when that can't be read.
+        order: the one word that it reads.
+        order_at: that word's index in its scoreboard.
+        pidfd: tells of its death; None while there is none to be had.
+        report: the reading end of its report pipe; -1 when it has closed its end.
+        text: what came through that.
+    """
 
     seat: int
+    board: int
+    words: memoryview[int]
+    order: memoryview[int]
+    order_at: int
     pidfd: int | None
     report: int
     text: bytearray = field(default_factory=bytearray)
+
+
+class Line(NamedTuple):
+    """What ties the master to a worker, as descriptors; None where there is none."""
+
+    pidfd: int | None
+    report: int | None
+    board: int
+    order_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +143,7 @@ class Spawner:
         seat = self._free[-1]
         self._board.assign(seat, slot=given["slot"], generation=given["generation"], born=self._loop.clock.monotonic())
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        line = _Line(seat, None, reader)
+        line = self._line(seat, reader)
         try:
             # What a sibling must not hold: the master's side of this and of every other worker's line.
             close = [fd for fd in (*self._loop.descriptors, reader, self._events.reader) if fd >= 0]
@@ -148,6 +173,38 @@ class Spawner:
         self._lines[pid] = line
         self._watch(pid, line)
         return pid, seat
+
+    def _line(self, seat: int, report: int) -> _Line:
+        words = self._board.seat(seat)
+        order_at = self._board.index(seat, ORDER)
+        return _Line(seat, self._board.fd, words, words[ORDER : ORDER + 1], order_at, None, report)
+
+    def adopt(self, life: Life, old: memoryview[int] | None) -> None:
+        """Take over a worker that an earlier image of this process forked.
+
+        Args:
+            life: what that image wrote down of it.
+            old: the words of its scoreboard when that is not ours: then nothing of it is read but what the record
+                says, and nothing written but its order.
+        """
+        report = -1 if life.report is None else life.report
+        if old is None:
+            line = self._line(life.seat, report)
+            self._free.remove(life.seat)
+        else:
+            order = old[life.order_at : life.order_at + 1]
+            line = _Line(-1, life.board, self._board.blank(), order, life.order_at, None, report)
+        self._lines[life.pid] = line
+        if report >= 0:
+            self._loop.register(report, lambda: self._read_report(line))
+        if life.pidfd is not None:
+            os.close(life.pidfd)
+        self._watch(life.pid, line)
+
+    def line(self, member: Member) -> Line:
+        """What ties us to a worker, for the next image of this process."""
+        line = self._lines[member.pid]
+        return Line(line.pidfd, line.report if line.report >= 0 else None, line.board, line.order_at)
 
     def _watch(self, pid: int, line: _Line) -> None:
         """Have the worker's death told: by a pidfd, or by looking until there is one."""
@@ -183,8 +240,8 @@ class Spawner:
         if ended is None:
             return None
         self._read_report(line)
-        finished = self._finished(line.seat)
-        last = self._board.view(line.seat)
+        finished = _finished(line.words)
+        last = self._board.read(line.words)
         self._give_back(pid)
         return End(ended, finished, line.text.decode(errors="replace"), last)
 
@@ -194,8 +251,9 @@ class Spawner:
             if fd is not None and fd >= 0:
                 self._loop.unregister(fd)
                 os.close(fd)
-        self._board.seat(line.seat)[PID] = 0
-        self._free.append(line.seat)
+        if line.seat >= 0:
+            line.words[PID] = 0
+            self._free.append(line.seat)
 
     def reap_strangers(self) -> None:
         """As pid 1: take the exits of processes that were left to us when their parents died, or they stay zombies."""
@@ -216,12 +274,12 @@ class Spawner:
 
     def order(self, member: Member, order: Order) -> None:
         """Write ``order`` into the worker's seat, then ring."""
-        self._board.seat(member.seat)[ORDER] = order
+        self._lines[member.pid].order[0] = order
         process.kill(member.pid, signal.SIGTERM)
 
     def vital(self, member: Member) -> Vital:
         """What a worker says of itself now, in seconds; a time that can't be true counts as now."""
-        words = self._board.seat(member.seat)
+        words = self._lines[member.pid].words
         now = self._loop.clock.monotonic()
         busy, deadline = words[LANE + BUSY_SINCE], words[LANE + DEADLINE]
         return Vital(
@@ -230,22 +288,21 @@ class Spawner:
             obeying=words[STATE] >= State.STOPPING,
         )
 
+    def view(self, member: Member) -> View:
+        """All that a worker says of itself."""
+        return self._board.read(self._lines[member.pid].words)
+
     def accepts(self, member: Member) -> bool:
         """Whether a worker takes connections by Worker.accept(), not in a loop of its own."""
-        return self._board.seat(member.seat)[ACCEPTS] == 1
+        return self._lines[member.pid].words[ACCEPTS] == 1
 
     def state(self, member: Member) -> int:
         """The state that a worker gives, as a number."""
-        return self._board.seat(member.seat)[STATE]
+        return self._lines[member.pid].words[STATE]
 
     def finished(self, member: Member) -> int:
         """How many connections a worker has finished so far."""
-        return self._finished(member.seat)
-
-    def _finished(self, seat: int) -> int:
-        """How many connections the worker in that seat has finished."""
-        words = self._board.seat(seat)
-        return words[LANE + SERVED] + words[LANE + FAILED]
+        return _finished(self._lines[member.pid].words)
 
     def take_report(self, pid: int) -> str:
         """What a worker has reported since the last call."""
@@ -270,3 +327,7 @@ class Spawner:
             self._loop.unregister(line.report)
             os.close(line.report)
             line.report = -1
+
+
+def _finished(words: memoryview[int]) -> int:
+    return words[LANE + SERVED] + words[LANE + FAILED]

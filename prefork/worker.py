@@ -37,6 +37,7 @@ from prefork.scoreboard import Order, Scoreboard, State
 from prefork.seat import Seat
 from prefork.settings import Settings
 from prefork.system import process, signals
+from prefork.system.waiting import readable
 
 logger = logging.getLogger("prefork")
 
@@ -173,6 +174,9 @@ class Worker:
             self._ready = True
             self._seat.enter(State.SERVING)
             self._seat.tell(Kind.READY)
+            # In a takeover nobody accepts before all are ready; while the system is short, nobody new does.
+            while not self.stopping and not readable(self._seat.go):
+                readable(self._seat.go, self._stop_fd, seconds=None)
 
     @property
     def stopping(self) -> bool:

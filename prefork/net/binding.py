@@ -26,7 +26,7 @@ _UNPRIVILEGED: Final = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
 def bind(
-    address: Address, *, count: int, backlog: int, options: SocketOptions, reuse_port: bool
+    address: Address, *, count: int, backlog: int, options: SocketOptions, reuse_port: bool, listen: bool = True
 ) -> tuple[list[socket.socket], unixpath.FileId | None]:
     """Listen on an address of any kind that we make ourselves. MASTER.
 
@@ -36,6 +36,7 @@ def bind(
         backlog: The length of each accept queue, in connections.
         options: What to set before they listen.
         reuse_port: Whether they are a SO_REUSEPORT group.
+        listen: Whether TCP sockets listen already, or that is left to the caller.
 
     Returns:
         The sockets, in the order in which they began to listen, and what the file of a unix path is.
@@ -56,6 +57,7 @@ def bind(
                     options=options,
                     reuse_port=reuse_port,
                     beside=sockets[0] if sockets else None,
+                    listen=listen,
                 )
             )
     except ListenError:
@@ -72,6 +74,7 @@ def bind_inet(
     options: SocketOptions,
     reuse_port: bool = False,
     beside: socket.socket | None = None,
+    listen: bool = True,
 ) -> socket.socket:
     """Listen on a TCP address. MASTER.
 
@@ -81,6 +84,7 @@ def bind_inet(
         options: What to set before the socket is bound.
         reuse_port: Whether the socket joins a SO_REUSEPORT group.
         beside: A member of the group to join: its name is taken, so that port 0 and a host name give the same twice.
+        listen: Whether to listen already, or to leave that to the caller.
 
     Raises:
         ListenError: It can't be done, and why.
@@ -94,7 +98,8 @@ def bind_inet(
         sock.settimeout(None)  # whatever socket.setdefaulttimeout says: workers block in accept
         apply(sock, options, reuse_port=reuse_port)
         sock.bind(name)
-        sock.listen(backlog)
+        if listen:
+            sock.listen(backlog)
     except OSError as error:
         sock.close()
         raise ListenError(f"bind: {address}: {_inet_clause(error, name, reuse_port)}") from error

@@ -46,6 +46,7 @@ class How(TypedDict, total=False):
     members: int
     mode: Mode
     options: SocketOptions
+    listen: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,7 @@ class Listener:
         members: int = 1,
         mode: Mode = "hash",
         options: SocketOptions = _DEFAULTS,
+        listen: bool = True,
     ) -> Listener:
         """Listen on an address. MASTER.
 
@@ -136,6 +138,7 @@ class Listener:
             members: How many members a group starts with, one for each slot.
             mode: How a group that is ours alone spreads connections over its members.
             options: Socket options, and mode and owner of a unix path.
+            listen: False leaves TCP sockets bound, and silent, until `listen`.
 
         Raises:
             ListenError: It can't be done; one line with the remedy.
@@ -147,7 +150,12 @@ class Listener:
             return cls.adopt(address.fd, address=address)
         several = reuse_port and address.kind in {"inet", "inet6"}
         sockets, file_id = binding.bind(
-            address, count=members if several else 1, backlog=backlog, options=options, reuse_port=several
+            address,
+            count=members if several else 1,
+            backlog=backlog,
+            options=options,
+            reuse_port=several,
+            listen=listen,
         )
         diag = Diag()
         group = Group(dict(enumerate(sockets)), diag, several=several, mode=mode)
@@ -156,6 +164,19 @@ class Listener:
         if not group.settle():
             _log.warning("reuse_port_mode %s has no effect on %s beside another server", mode, listener.name)
         return listener
+
+    def listen(self) -> None:
+        """Begin to listen, after `open` with ``listen=False``. MASTER. On a socket that listens it does nothing.
+
+        Raises:
+            ListenError: Another socket listens on the address, outside of a group that we could join.
+        """
+        try:
+            for sock in self.sockets:
+                sock.listen(self._backlog)
+        except OSError as error:
+            raise ListenError(f"bind: {self.name}: {error.strerror}; stop what listens there") from error
+        self._group.settle()
 
     @classmethod
     def adopt(cls, fd: int, *, address: Address | None = None) -> Listener:

@@ -133,5 +133,13 @@ def become_worker(handlers: dict[int, Handler]) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, MASTER)
 
 
+def give_up() -> None:
+    """In a child that will execute another program, with all of :data:`MASTER` blocked: defaults, and unblock."""
+    signal.set_wakeup_fd(-1)
+    for signum in MASTER:
+        signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, MASTER)
+
+
 def _nothing(signum: int, frame: FrameType | None) -> None:
     """Nothing: see :func:`become_worker`."""

@@ -1,0 +1,88 @@
+"""Takeover: a successor on the same port, beside its predecessor, and nobody refused in between.
+
+The successor binds with SO_REUSEPORT but does not listen yet, so the kernel gives it nothing. Its workers boot, say
+READY and wait. Only then it listens, lets them accept, and stops the predecessor losslessly: new handshakes that the
+gated predecessor drops are tried again by their clients and reach the successor. A successor that fails to boot has
+never listened, so it takes nobody with it, and the predecessor goes on.
+
+All of it runs in the MASTER of the successor.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+from pathlib import Path
+
+from prefork.errors import SettingsError
+from prefork.holdings import Holdings
+from prefork.loop import Loop
+
+log = logging.getLogger("prefork")
+
+
+class Takeover:
+    """MASTER. The takeover from one predecessor.
+
+    Args:
+        loop: tells of the predecessor's end.
+        pidfile: the predecessor's.
+
+    Raises:
+        SettingsError: the file is not there, or no process has the pid in it.
+    """
+
+    def __init__(self, loop: Loop, pidfile: str) -> None:
+        self._loop = loop
+        self._pid = _pid_in(pidfile)
+        try:
+            self._pidfd = os.pidfd_open(self._pid)
+        except OSError as error:
+            if error.errno not in {errno.ESRCH, errno.EINVAL}:
+                raise
+            raise SettingsError(
+                f"takeover: no process has the pid {self._pid} of {pidfile}; start without takeover"
+            ) from None
+
+    def complete(self, held: Holdings) -> None:
+        """Every worker is READY: listen, let them accept, and stop the predecessor."""
+        for listener in held.listeners:
+            listener.listen()
+        os.eventfd_write(held.go, 1)
+        log.info("takeover: stopping the predecessor, pid %d", self._pid)
+        try:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGTERM)
+        except ProcessLookupError:
+            self._ended()
+        except PermissionError as error:
+            log.error("takeover: can't stop the predecessor, pid %d: %s; both serve", self._pid, error)
+            self.close()
+        else:
+            self._loop.register(self._pidfd, self._ended)
+
+    def _ended(self) -> None:
+        log.info("takeover: the predecessor, pid %d, has ended", self._pid)
+        self.close()
+
+    def close(self) -> None:
+        """Look no more. Idempotent."""
+        if self._pidfd >= 0:
+            self._loop.unregister(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+def _pid_in(pidfile: str) -> int:
+    try:
+        text = Path(pidfile).read_text(encoding="ascii", errors="replace").strip()
+    except OSError as error:
+        raise SettingsError(
+            f"takeover: can't read {pidfile}: {error.strerror}; name the predecessor's pidfile"
+        ) from None
+    if not text.isdecimal() or not 0 < int(text) < 1 << 22:
+        raise SettingsError(f"takeover: {pidfile} holds {text[:40]!r}, not a pid; name the predecessor's pidfile")
+    if int(text) == os.getpid():
+        raise SettingsError(f"takeover: {pidfile} holds the pid of this very process; start without takeover")
+    return int(text)

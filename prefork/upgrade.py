@@ -1,0 +1,276 @@
+"""Upgrade in place: new code in the same master process, and nobody lost.
+
+    rehearse   a child executes the same command with the same interpreter, environment and folder. It loads the new
+               code, decodes the real hand-over record and exits. Whatever goes wrong there has cost nothing
+    exec       every signal that the master handles is blocked, the record is written, the descriptors in it lose their
+               close-on-exec flag, and the process executes itself. Children stay children, the pid stays
+    adopt      the new image finds the record, takes listeners, scoreboard and workers over, puts its handlers in place,
+               unblocks the signals, and rolls the workers to the next generation as a reload does
+
+What can still go wrong is an image that rehearsed well and dies after the exec: then the listeners are closed and the
+workers, orphaned, finish what they have in hand and leave.
+
+All of it runs in the MASTER.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from prefork.handover import REHEARSAL, VARIABLE, Handover, HandoverError, locate
+from prefork.loop import Loop, Timer
+from prefork.system import process, signals
+
+log = logging.getLogger("prefork")
+
+_SAID_BYTES = 16 * 1024
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+_NOT_INHERITED = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", VARIABLE, REHEARSAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How this process was started, so that it can be started again."""
+
+    executable: str
+    arguments: tuple[str, ...]
+    folder: str
+    environment: dict[str, str]
+
+    @classmethod
+    def of_this_process(cls) -> Launch:
+        """As it is now; to be called before anything changes the folder or the environment."""
+        environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+        return cls(sys.executable, tuple(sys.orig_argv), os.getcwd(), environment)
+
+    def execute(self, variable: str, value: str) -> None:
+        """Become that command, with one variable more; returns only by an exception.
+
+        Raises:
+            OSError: the folder or the interpreter is gone, or there is no memory (execve(2)).
+        """
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        os.chdir(self.folder)
+        os.execve(self.executable, self.arguments, {**self.environment, variable: value})
+
+
+class Upgrade:
+    """MASTER. The upgrade of one server.
+
+    Args:
+        loop: for the rehearsal's end and its deadline.
+        launch: how the process was started.
+        record: makes the hand-over record, given the signal mask to be restored.
+        seconds: how long a rehearsal may take.
+    """
+
+    def __init__(self, loop: Loop, launch: Launch, record: Callable[[Iterable[int]], Handover], seconds: float) -> None:
+        self._loop = loop
+        self._launch = launch
+        self._record = record
+        self._seconds = seconds
+        self._rehearsal: _Rehearsal | None = None
+
+    def begin(self) -> None:
+        """Rehearse, and then execute the new code. Asked for again meanwhile, it changes nothing."""
+        if self._rehearsal is not None:
+            log.info("upgrade: the last one is still being rehearsed")
+            return
+        try:
+            self._rehearsal = self._rehearse()
+        except OSError as error:
+            log.error("upgrade: can't rehearse: %s; the old code goes on", error)
+
+    def cancel(self) -> None:
+        """Give a rehearsal up; for the end of the server. Idempotent."""
+        if self._rehearsal is not None:
+            self._rehearsal.end()
+            self._rehearsal = None
+
+    def _rehearse(self) -> _Rehearsal:
+        log.info("upgrade: rehearsing %s", " ".join(self._launch.arguments))
+        record = _write(self._record(()).encode())
+        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        parent = os.getpid()
+
+        def play() -> int:
+            process.die_with_parent(signal.SIGKILL, parent)
+            signals.give_up()
+            os.set_inheritable(record, True)
+            os.set_blocking(writer, True)
+            os.dup2(writer, 1)
+            os.dup2(writer, 2)
+            self._launch.execute(REHEARSAL, f"{record}:{parent}")
+            return process.SOFTWARE
+
+        try:
+            with signals.blocked():
+                pid = process.fork(play)
+        except OSError:
+            os.close(reader)
+            raise
+        finally:
+            os.close(writer)
+            os.close(record)
+        return _Rehearsal(self._loop, pid, reader, self._seconds, self._rehearsed)
+
+    def _rehearsed(self, ended: process.Exit, said: str) -> None:
+        self._rehearsal = None
+        if not ended.clean:
+            lines = [line for line in said.splitlines() if line.strip()]
+            log.debug("upgrade: the rehearsal said: %s", said)
+            last = lines[-1].strip() if lines else "it said nothing"
+            log.error("upgrade: the new code %s: %s; the old code goes on", ended, last)
+            return
+        log.info("upgrade: executing the new code")
+        try:
+            self._execute()
+        except OSError as error:
+            log.error("upgrade: can't execute the new code: %s; the old code goes on", error)
+
+    def _execute(self) -> None:
+        folder = os.getcwd()
+        with signals.blocked() as mask:
+            record = self._record(mask)
+            memory = _write(record.encode())
+            passed = [*record.descriptors, memory]
+            try:
+                for fd in passed:
+                    os.set_inheritable(fd, True)
+                self._launch.execute(VARIABLE, f"{memory}:{os.getpid()}")
+            finally:
+                for fd in passed:
+                    os.set_inheritable(fd, False)
+                os.close(memory)
+                os.chdir(folder)
+
+
+class _Rehearsal:
+    """One run of the new code in a child."""
+
+    def __init__(
+        self, loop: Loop, pid: int, reader: int, seconds: float, done: Callable[[process.Exit, str], None]
+    ) -> None:
+        self._loop = loop
+        self._pid = pid
+        self._reader = reader
+        self._done = done
+        self._said = bytearray()
+        self._pidfd = process.open_pidfd(pid)
+        self._deadline: Timer | None = loop.call_later(seconds, self._too_long) if seconds else None
+        loop.register(reader, self._read)
+        if self._pidfd is None:
+            self._poll()
+        else:
+            loop.register(self._pidfd, self._look)
+
+    def _poll(self) -> None:
+        if self._reader >= 0:
+            self._look()
+            self._loop.call_later(0.1, self._poll)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._reader, _SAID_BYTES)
+        except BlockingIOError:
+            return
+        if data:
+            self._said += data
+            del self._said[:-_SAID_BYTES]
+        else:
+            self._loop.unregister(self._reader)
+
+    def _look(self) -> None:
+        if self._reader < 0:
+            return
+        ended = process.reap(self._pid)
+        if ended is not None:
+            self._read()
+            self._close()
+            self._done(ended, self._said.decode(errors="replace"))
+
+    def _too_long(self) -> None:
+        self._said += b"\nit took longer than boot_timeout"
+        process.kill(self._pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Kill it and take its exit."""
+        process.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+        self._close()
+
+    def _close(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        for fd in (self._reader, self._pidfd):
+            if fd is not None:
+                self._loop.unregister(fd)
+                os.close(fd)
+        self._reader = -1
+
+
+def received() -> Handover | None:
+    """The record that an earlier image of this process left, if there is one; taken from the environment.
+
+    Raises:
+        HandoverError: it can't be read.
+    """
+    value = os.environ.pop(VARIABLE, None)
+    if value is None:
+        return None
+    memory, pid = locate(value)
+    if pid != os.getpid():
+        return None  # of a process whose environment we have inherited
+    try:
+        record = _decode(memory, pid)
+    finally:
+        os.close(memory)
+    for fd in record.descriptors:
+        os.set_inheritable(fd, False)
+    return record
+
+
+def rehearsed() -> Handover | None:
+    """The record that this process is to rehearse with, if it is a rehearsal; taken from the environment.
+
+    Raises:
+        HandoverError: it can't be read.
+    """
+    value = os.environ.pop(REHEARSAL, None)
+    if value is None:
+        return None
+    memory, pid = locate(value)
+    return _decode(memory, pid) if pid == os.getppid() else None
+
+
+def _write(data: bytes) -> int:
+    """A sealed memfd with ``data``: nobody can change it any more."""
+    memory = os.memfd_create("prefork-handover", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        written = os.pwrite(memory, data, 0)
+        if written != len(data):
+            raise OSError(f"the hand-over record has {len(data)} bytes, of which {written} could be written")
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError:
+        os.close(memory)
+        raise
+    return memory
+
+
+def _decode(memory: int, pid: int) -> Handover:
+    try:
+        data = os.pread(memory, os.fstat(memory).st_size, 0)
+    except OSError as error:
+        raise HandoverError(f"the hand-over record can't be read: {error}") from None
+    record = Handover.decode(data)
+    if record.pid != pid:
+        raise HandoverError(f"the hand-over record is of process {record.pid}, not of {pid}")
+    return record
