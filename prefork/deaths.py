@@ -72,8 +72,11 @@ class Deaths:
     def _log(self, death: Death) -> None:
         member = death.member
         expected = member.order is not Order.RUN and death.exit.clean
+        level = logging.INFO if expected else logging.WARNING
+        if not self._goal.ready and (death.boot_failed or self.failure is not None):
+            level = logging.DEBUG  # the server ends before it began, with an error that says why
         log.log(
-            logging.INFO if expected else logging.WARNING,
+            level,
             "worker %d (pid %d, generation %d) %s after %.1f s, %d connections served%s",
             member.slot,
             member.pid,
