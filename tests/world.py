@@ -1,7 +1,7 @@
 """A master's world without processes: the test says what the workers do, and time is a number.
 
-:class:`World` carries out what the policy decides as the master does, and holds each action to what is promised: one that
-comes too early, too late, to the wrong worker or beyond a limit fails the test on the spot.
+:class:`World` carries out what the policy decides as the master does, and holds each action to what is promised: one
+that comes too early, too late, to the wrong worker or beyond a limit fails the test on the spot.
 """
 
 from __future__ import annotations
