@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from prefork import policy
 from prefork.policy import Decision, Goal, Vital
@@ -16,6 +17,11 @@ from prefork.roster import Death, Member, Roster, Slot
 from prefork.scoreboard import Order
 from prefork.settings import Settings
 from prefork.system.process import Exit
+
+_A = TypeVar("_A", bound=policy.Action)
+
+START = 1000.0
+"""The first moment."""
 
 SOON = 1e-6
 """Seconds: what adding floats may cost."""
@@ -57,11 +63,13 @@ class World:
     """
 
     settings: Settings
-    now: float = 1000.0
+    now: float = START
     fork_fails: bool = False
     failed: bool = False
     """Whether the first generation has failed to boot."""
     log: list[policy.Action] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    """When each of ``log`` was done."""
     decisions: int = 0
 
     def __post_init__(self) -> None:
@@ -172,6 +180,7 @@ class World:
             decision = self._decide()
             for action in decision.actions:
                 self.log.append(action)
+                self.times.append(self.now)
                 self._apply(action)
             if not decision.actions:
                 assert decision.wake_at is None or decision.wake_at > self.now, "it would be asked again at once"
@@ -191,19 +200,24 @@ class World:
     def wakes(self, seconds: float) -> Iterator[float]:
         """Let time go on; yields the moment at each wake, before the turn, and at the end."""
         until = self.now + seconds
-        self.turn()
+        self._learn()
         count = 0
         while self.wake_at is not None and self.wake_at < until:
             count += 1
             assert count < 1000 + 20 * seconds, "the master does not sleep"
             self.now = self.wake_at
             yield self.now
-            self.reap()
-            self.turn()
+            self._learn()
         self.now = until
         yield self.now
+        self._learn()
+
+    def _learn(self) -> None:
+        """Take turns until nobody has ended whose exit was not taken."""
         self.reap()
         self.turn()
+        while self.reap():
+            self.turn()
 
     def advance(self, seconds: float) -> int:
         """Let time go on while the workers do nothing new; returns how often the master woke."""
@@ -409,3 +423,59 @@ class World:
         elif settings.timeout and process.busy_since is not None:
             due = max(process.busy_since, self.goal.epoch) + settings.timeout
             assert self.now < max(due, process.asked or 0.0) + SOON, "it hangs and nobody looks"
+
+
+# To say it shortly.
+
+
+def started(workers: int = 1, **given: Any) -> World:
+    """A server whose first workers are forked and boot."""
+    made = World(Settings(workers=workers, **given), now=START)
+    made.turn()
+    return made
+
+
+def serving(workers: int = 1, **given: Any) -> World:
+    """A server whose first workers are READY."""
+    made = started(workers, **given)
+    for process in made.booting:
+        made.ready(process)
+    made.turn()
+    clear(made)
+    return made
+
+
+def clear(world: World) -> None:
+    """Forget what was done."""
+    world.log.clear()
+    world.times.clear()
+
+
+def done(world: World, kind: type[_A]) -> list[_A]:
+    """What was done of that kind."""
+    return [action for action in world.log if isinstance(action, kind)]
+
+
+def kinds(world: World) -> list[str]:
+    """What was done, by kind."""
+    return [type(action).__name__ for action in world.log]
+
+
+def moments(world: World, seconds: float, *kinds: type[policy.Action]) -> list[tuple[str, float]]:
+    """What is done in the next seconds, and how long after now."""
+    began, before = world.now, len(world.log)
+    world.advance(seconds)
+    done = zip(world.log[before:], world.times[before:], strict=True)
+    return [(type(action).__name__, round(at - began, 6)) for action, at in done if isinstance(action, kinds)]
+
+
+def incumbent(world: World, slot: int = 0) -> Process:
+    """Who serves in that slot."""
+    return world.of(world.slot(slot).incumbent)
+
+
+def busy(world: World, slot: int = 0) -> Process:
+    """Whoever serves in that slot has taken a connection now."""
+    process = incumbent(world, slot)
+    process.busy_since = world.now
+    return process
