@@ -5,6 +5,12 @@ from __future__ import annotations
 import os
 
 _FULL = {
+    "stops-in-an-upgrade": 30,
+    "upgrades": 100,
+    "takeover-arrivals": 10_000,
+    "takeovers": 30,
+    "lossless-stops": 20,
+    "mutated-requests": 10_000,
     "sequential-connections": 8_000,
     "start-stop-cycles": 300,
 }

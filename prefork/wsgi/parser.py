@@ -128,6 +128,8 @@ def _gather(channel: Channel, buffer: bytearray, options: WSGIOptions) -> bytes:
             # RFC 9112, 2.2: some clients end the body of one request with an empty line too many.
             del buffer[:2]
             blank = True
+        if buffer and buffer != bytearray(b"\r") and not 0x21 <= buffer[0] <= 0x7E:
+            raise RequestError(400, "this is not HTTP")
         if buffer.find(_END, max(0, seen - 3)) >= 0:
             break
         _refuse_early(buffer, seen, options)
@@ -141,10 +143,6 @@ def _gather(channel: Channel, buffer: bytearray, options: WSGIOptions) -> bytes:
 
 def _refuse_early(buffer: bytearray, seen: int, options: WSGIOptions) -> None:
     """Refuse what can't become a good head whatever follows, so that nobody waits for the rest of it."""
-    if not buffer.rstrip(b"\r"):
-        return  # nothing yet, or the half of an empty line
-    if not 0x21 <= buffer[0] <= 0x7E:
-        raise RequestError(400, "this is not HTTP")
     at = buffer.find(b"\n", seen)
     while at >= 0:
         if buffer[at - 1] != 0x0D:

@@ -163,9 +163,9 @@ class Service:
         options = self._options
         head, rest = read_head(channel, options)
         channel.deadline = math.inf
+        response.head_only = head.startswith(b"HEAD ")
         target = parse_head(head, environ, options)
         response.http11 = environ["SERVER_PROTOCOL"] == "HTTP/1.1"
-        response.head_only = environ["REQUEST_METHOD"] == "HEAD"
         check_host(environ)
         set_target(environ, target, options.script_name)
         length = transfer_length(environ)

@@ -46,10 +46,12 @@ class Reply(NamedTuple):
 
 
 @contextmanager
-def serving(app: str, *, options: dict[str, Any] | None = None, **given: Any) -> Iterator[Server]:
+def serving(
+    app: str, *, options: dict[str, Any] | None = None, warnings: str = "error", **given: Any
+) -> Iterator[Server]:
     """A server of one process around ``app``; see `tests.wsgi.accept_loop`. Any warning there is an error."""
     text = json.dumps({"options": options or {}, **given})
-    command = [sys.executable, "-W", "error", "-m", "tests.wsgi.accept_loop", app, text]
+    command = [sys.executable, "-W", warnings, "-m", "tests.wsgi.accept_loop", app, text]
     with running(command, cwd=ROOT, within=WITHIN) as server:
         yield server
 
