@@ -11,9 +11,10 @@ import heapq
 import itertools
 import logging
 import select
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from prefork.clock import SYSTEM, Clock
+from prefork.system.process import Descriptors
 from prefork.system.signals import Recorder
 
 log = logging.getLogger("prefork")
@@ -51,6 +52,9 @@ class Loop:
     Args:
         clock: where the time comes from (seconds, monotonic).
 
+    Attributes:
+        descriptors: every descriptor that is the loop's or registered with it: what a child has to close.
+
     Raises:
         OSError: no descriptor for epoll or the wake-up pipe.
     """
@@ -66,8 +70,10 @@ class Loop:
         self._thaw: list[Callable[[float], None]] = []
         self._looked: float | None = None
         self._slept = 0.0
-        self._epoll.register(self._recorder.fileno(), select.EPOLLIN)
-        self._readers[self._recorder.fileno()] = self._dispatch_signals
+        self.descriptors = Descriptors()
+        for fd in (self._epoll.fileno(), *self._recorder.descriptors):
+            self.descriptors.add(fd)
+        self.register(self._recorder.fileno(), self._dispatch_signals)
 
     def register(self, fd: int, callback: Callable[[], None]) -> None:
         """Call ``callback`` whenever ``fd`` is readable.
@@ -77,10 +83,12 @@ class Loop:
         """
         self._epoll.register(fd, select.EPOLLIN)
         self._readers[fd] = callback
+        self.descriptors.add(fd)
 
     def unregister(self, fd: int) -> None:
         """Forget ``fd``; to be called before it is closed, since workers hold copies of it. Idempotent."""
         if self._readers.pop(fd, None) is not None:
+            self.descriptors.discard(fd)
             try:
                 self._epoll.unregister(fd)
             except OSError as error:
@@ -101,6 +109,11 @@ class Loop:
         """Call ``callback`` for each ``signum`` that comes; takes the signal's handler until :meth:`close`."""
         self._signals[signum] = callback
         self._recorder.install([signum])
+
+    @property
+    def noted(self) -> bool:
+        """Whether a signal has been noted whose callback has not been called."""
+        return self._recorder.pending
 
     def on_thaw(self, callback: Callable[[float], None]) -> None:
         """Call ``callback`` with the seconds for which this process was frozen, at the most, before anything is due."""
@@ -141,11 +154,6 @@ class Loop:
         log.warning("the master was frozen, or held up, for %.1f s: every deadline starts anew", passed - expected)
         self.thawed(passed)
         return 0.0
-
-    @property
-    def descriptors(self) -> Iterator[int]:
-        """Every descriptor that is the loop's or registered with it: what a child has to close."""
-        return itertools.chain((self._epoll.fileno(),), self._recorder.descriptors, self._readers)
 
     def poll(self, wake_at: float | None) -> None:
         """Sleep until something happens, the next timer, or ``wake_at``; then call whoever is concerned.

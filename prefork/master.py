@@ -201,9 +201,7 @@ class Master:
         stack.callback(self._spawner.close)
         self._pressure = Pressure(self._loop, held.board, held.go, self.goal, self.roster, self._short)
         self._groups = Groups(self._loop, self.goal, self.roster, self.listeners)
-        self._stopping = Stopping(
-            self._loop, self.goal, self.roster, settings, self.listeners, self._spawner.accepts
-        )
+        self._stopping = Stopping(self._loop, self.goal, self.roster, settings, self.listeners, self._spawner.accepts)
         if settings.preload and not gc.get_freeze_count():
             # What is loaded now stays where it is in every worker's memory: a full collection there would otherwise
             # write to each object's header, and so copy its page.
@@ -223,7 +221,7 @@ class Master:
             self._loop.on_signal(signal.SIGCHLD, self._spawner.reap_strangers)
         stack.callback(self._windows.detach)
         self._windows.attach(self._inside())
-        self._upgrade = Upgrade(self._loop, self._launch, self._record, settings.boot_timeout)
+        self._upgrade = Upgrade(self._loop, self._launch, self._record, lambda: self.stopping, settings.boot_timeout)
         stack.callback(self._upgrade.cancel)
         if record is not None:
             size = self.goal.size
@@ -259,6 +257,7 @@ class Master:
             self.deaths.look(now)
             if self.stopping and not self._told_of_the_end:
                 self._told_of_the_end = True
+                self._upgrade.cancel()
                 self._windows.tell(windows.Stopping())
             decision = policy.decide(self.settings, self.goal, self.roster, self._spawner.vital, now)
             self.goal.scan_at = decision.scan_at
@@ -310,7 +309,7 @@ class Master:
             How many are wanted now: at least one, at most what the scoreboard has room for.
         """
         size = max(1, min(size, self._spawner.seats // 2))
-        if size != self.goal.size:
+        if size != self.goal.size and not self.stopping:
             try:
                 self._groups.resize(size)
             except ListenError as error:

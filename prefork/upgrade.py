@@ -69,15 +69,25 @@ class Upgrade:
         loop: for the rehearsal's end and its deadline.
         launch: how the process was started.
         record: makes the hand-over record, given the signal mask to be restored.
+        stopping: whether the server is going to end, so that there is nothing to upgrade any more.
         seconds: how long a rehearsal may take.
     """
 
-    def __init__(self, loop: Loop, launch: Launch, record: Callable[[Iterable[int]], Handover], seconds: float) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        launch: Launch,
+        record: Callable[[Iterable[int]], Handover],
+        stopping: Callable[[], bool],
+        seconds: float,
+    ) -> None:
         self._loop = loop
         self._launch = launch
+        self._stopping = stopping
         self._record = record
         self._seconds = seconds
         self._rehearsal: _Rehearsal | None = None
+        self._turn: Timer | None = None
 
     def begin(self) -> None:
         """Rehearse, and then execute the new code. Asked for again meanwhile, it changes nothing."""
@@ -90,10 +100,12 @@ class Upgrade:
             log.error("upgrade: can't rehearse: %s; the old code goes on", error)
 
     def cancel(self) -> None:
-        """Give a rehearsal up; for the end of the server. Idempotent."""
+        """Give the upgrade up: the server stops. Idempotent."""
         if self._rehearsal is not None:
             self._rehearsal.end()
             self._rehearsal = None
+        if self._turn is not None:
+            self._turn.cancel()
 
     def _rehearse(self) -> _Rehearsal:
         log.info("upgrade: rehearsing %s", " ".join(self._launch.arguments))
@@ -131,26 +143,35 @@ class Upgrade:
             log.error("upgrade: the new code %s: %s; the old code goes on", ended, last)
             return
         log.info("upgrade: executing the new code")
+        self._turn = self._loop.call_later(0, self._execute)
+
+    def _execute(self) -> None:
+        if self._stopping():
+            return
         try:
-            self._execute()
+            with signals.blocked() as mask:
+                if self._loop.noted:
+                    # A signal that has been noted and not acted on would be forgotten by the next image; one that
+                    # comes from here on waits in the mask. Act on it first, it may be the end.
+                    self._turn = self._loop.call_later(0, self._execute)
+                    return
+                self._become(mask)
         except OSError as error:
             log.error("upgrade: can't execute the new code: %s; the old code goes on", error)
 
-    def _execute(self) -> None:
-        folder = os.getcwd()
-        with signals.blocked() as mask:
-            record = self._record(mask)
-            memory = _write(record.encode())
-            passed = [*record.descriptors, memory]
-            try:
-                for fd in passed:
-                    os.set_inheritable(fd, True)
-                self._launch.execute(VARIABLE, f"{memory}:{os.getpid()}")
-            finally:
-                for fd in passed:
-                    os.set_inheritable(fd, False)
-                os.close(memory)
-                os.chdir(folder)
+    def _become(self, mask: Iterable[int]) -> None:
+        folder, record = os.getcwd(), self._record(mask)
+        memory = _write(record.encode())
+        passed = [*record.descriptors, memory]
+        try:
+            for fd in passed:
+                os.set_inheritable(fd, True)
+            self._launch.execute(VARIABLE, f"{memory}:{os.getpid()}")
+        finally:
+            for fd in passed:
+                os.set_inheritable(fd, False)
+            os.close(memory)
+            os.chdir(folder)
 
 
 class _Rehearsal:

@@ -88,6 +88,11 @@ class Recorder:
         else:
             act_by_default(signum)
 
+    @property
+    def pending(self) -> bool:
+        """Whether signals were noted since :meth:`take` was last called."""
+        return bool(self._noted)
+
     def take(self) -> list[int]:
         """The signals noted since the last call, oldest first."""
         try:

@@ -1,0 +1,95 @@
+"""A successor on the same port beside its predecessor: nobody is refused, and one that fails takes nobody with it."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from prefork.testing import Load, Server, hold_port
+from prefork.testing.plugin import ServerFactory
+from tests.figures import count
+from tests.probing import probe
+
+GONE = r"the predecessor, pid (\d+), has ended"
+
+
+def server_on(factory: ServerFactory, address: str, pidfile: Path, *, first: bool = False) -> Server:
+    more = {} if first else {"takeover": pidfile}
+    server = probe(factory, workers=3, bind=address, reuse_port=True, **more)
+    pidfile.write_text(f"{server.pid}\n")
+    return server
+
+
+def test_takeovers_under_open_loop_arrivals_lose_nobody(prefork_server: ServerFactory, tmp_path: Path) -> None:
+    pidfile = tmp_path / "pid"
+    with hold_port(reuse_port=True) as address:
+        server = server_on(prefork_server, address, pidfile, first=True)
+        with Load(address, interval=0.004) as load:
+            for _ in range(count("takeovers")):
+                successor = server_on(prefork_server, address, pidfile)
+                assert server.wait() == 0
+                server = successor
+            load.wait_for(lambda tally: tally.total >= count("takeover-arrivals"), 120)
+        assert load.tally.lost == 0, load.tally
+        assert server.stop() == 0
+
+
+def test_a_successor_that_fails_to_boot_takes_nobody_with_it(prefork_server: ServerFactory, tmp_path: Path) -> None:
+    pidfile = tmp_path / "pid"
+    (tmp_path / "slow_and_broken.py").write_text("import time\ntime.sleep(0.3)\nraise RuntimeError('as asked')\n")
+    with hold_port(reuse_port=True) as address:
+        server = server_on(prefork_server, address, pidfile, first=True)
+        with Load(address, interval=0.004) as load:
+            for _ in range(3):
+                failed = prefork_server(
+                    "slow_and_broken:handle",
+                    app_dir=tmp_path,
+                    bind=address,
+                    workers=3,
+                    reuse_port=True,
+                    takeover=pidfile,
+                    options={"ready": "failed to boot"},
+                )
+                assert failed.wait() == 4
+        assert load.tally.lost == 0, load.tally
+        assert load.tally.answered > 100
+        assert server.stop() == 0
+
+
+def test_a_pidfile_without_a_process_is_one_clear_line(prefork_server: ServerFactory, tmp_path: Path) -> None:
+    pidfile = tmp_path / "pid"
+    for text, said in (("4194303", "no process has the pid"), ("soon", "not a pid")):
+        pidfile.write_text(text)
+        server = prefork_server(
+            "probe:Probe",
+            app_dir=Path(__file__).parent / "apps",
+            reuse_port=True,
+            takeover=pidfile,
+            options={"ready": "prefork: error: takeover: "},
+        )
+        assert server.wait() == 2
+        assert said in server.log()
+        assert "Traceback" not in server.log()
+
+
+def test_a_predecessor_that_is_gone_meanwhile_hinders_nobody(prefork_server: ServerFactory, tmp_path: Path) -> None:
+    pidfile = tmp_path / "pid"
+    (tmp_path / "waits.py").write_text(
+        "import pathlib, time\n"
+        f"pathlib.Path({str(tmp_path)!r}, 'boots').touch()\n"
+        f"while not pathlib.Path({str(tmp_path)!r}, 'go').exists():\n    time.sleep(0.01)\n"
+        "def handle(connection, address):\n    connection.sendall(b'ok')\n"
+    )
+    with hold_port(reuse_port=True) as address:
+        server = server_on(prefork_server, address, pidfile, first=True)
+        server.signal(signal.SIGKILL)
+        server.wait()
+        # A zombie's pid still names a process; the file now holds that of a live one that will not live long.
+        (tmp_path / "go").touch()
+        other = server_on(prefork_server, address, pidfile, first=True)
+        successor = prefork_server(
+            "waits:handle", app_dir=tmp_path, bind=address, workers=2, reuse_port=True, takeover=pidfile
+        )
+        assert other.wait() == 0
+        successor.wait_for_log(GONE)
+        assert successor.stop() == 0
