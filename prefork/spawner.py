@@ -145,8 +145,9 @@ class Spawner:
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         line = self._line(seat, reader)
         try:
-            # What a sibling must not hold: the master's side of this and of every other worker's line.
-            close = [fd for fd in (*self._loop.descriptors, reader, self._events.reader) if fd >= 0]
+            # Before the fork, because it may fail, and a child that was forked must not be lost sight of; and because
+            # what is registered is closed in the child, the master's side of its own line included.
+            self._loop.register(reader, lambda: self._read_report(line))
             assignment = Assignment(
                 listeners=listeners,
                 board=self._board,
@@ -155,11 +156,9 @@ class Spawner:
                 go=self._go,
                 report=writer,
                 master=os.getpid(),
-                close=close,
+                private=self._loop.descriptors,
                 **given,
             )
-            # Before the fork, because it may fail, and a child that was forked must not be lost sight of.
-            self._loop.register(reader, lambda: self._read_report(line))
             with signals.blocked():
                 pid = process.fork(lambda: live(build, assignment))
         except BaseException:

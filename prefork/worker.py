@@ -76,7 +76,7 @@ class Assignment:
     """Where a failed boot and tracebacks go: the writing end of a pipe of this worker's own."""
     master: int
     """The master's pid."""
-    close: Sequence[int]
+    private: process.Descriptors
     """Descriptors that are the master's alone."""
     after_fork: Callable[[int, int], None]
     """Closes what else is the master's; called with slot and generation."""
@@ -286,7 +286,7 @@ def live(build: Callable[[], Worker], given: Assignment) -> int:
     Returns:
         The exit code: 0 after an order to leave; that of the error after a failed boot; 1 when the loop failed.
     """
-    process.close_all(given.close)
+    given.private.close()
     for listener in given.listeners:
         listener.after_fork(given.slot)
     given.after_fork(given.slot, given.generation)

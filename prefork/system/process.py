@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 _PR_SET_PDEATHSIG = 1
@@ -195,14 +195,32 @@ def die_with_parent(signum: int, parent: int) -> bool:
     return os.getppid() == parent
 
 
-def close_all(descriptors: Iterable[int]) -> None:
-    """WORKER. Close the given descriptors, runs of neighbours by one call each; those already closed don't matter."""
-    first = last = -2
-    for fd in sorted({fd for fd in descriptors if fd >= 0}):
-        if fd != last + 1:
-            if first >= 0:
-                os.closerange(first, last + 1)
-            first = fd
-        last = fd
-    if first >= 0:
-        os.closerange(first, last + 1)
+class Descriptors:
+    """MASTER. A set of descriptors that a child closes right after the fork: those that are the master's alone.
+
+    One byte for each number, and no object: in a child, looking at a thousand numbers would write to the reference
+    count of each and so copy the pages that they lie in (fork(2), copy on write).
+    """
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+
+    def add(self, fd: int) -> None:
+        """Hold ``fd``. Idempotent."""
+        if fd >= len(self._held):
+            self._held.extend(bytes(fd + 1 - len(self._held)))
+        self._held[fd] = 1
+
+    def discard(self, fd: int) -> None:
+        """Forget ``fd``. Idempotent."""
+        if fd < len(self._held):
+            self._held[fd] = 0
+
+    def close(self) -> None:
+        """WORKER. Close them, runs of neighbours by one call each; those already closed don't matter."""
+        end = 0
+        while (first := self._held.find(1, end)) >= 0:
+            end = self._held.find(0, first)
+            if end < 0:
+                end = len(self._held)
+            os.closerange(first, end)
