@@ -6,22 +6,27 @@ with ``prefork[wsgi]``, is not installed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import importlib
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from prefork.wsgi.options import WSGIOptions
     from prefork.wsgi.service import Service
+    from prefork.wsgi.worker import WSGIWorker, serve, serving
 
-__all__ = ["Service", "WSGIOptions"]
+_HOMES: Final = {
+    "Service": "service",
+    "WSGIOptions": "options",
+    "WSGIWorker": "worker",
+    "serve": "worker",
+    "serving": "worker",
+}
+
+__all__ = ["Service", "WSGIOptions", "WSGIWorker", "serve", "serving"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "WSGIOptions":
-        from prefork.wsgi.options import WSGIOptions
-
-        return WSGIOptions
-    if name == "Service":
-        from prefork.wsgi.service import Service
-
-        return Service
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)

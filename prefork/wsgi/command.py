@@ -1,0 +1,86 @@
+"""``prefork wsgi``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from prefork import cli, target
+from prefork.config import Configuration, Table
+from prefork.errors import TargetError
+from prefork.master import Master
+from prefork.server import hooks_of
+from prefork.worker import Worker
+from prefork.wsgi import options
+from prefork.wsgi.options import WSGIOptions
+
+_ABOUT: Final = """\
+Serve the WSGI application (PEP 3333) that MODULE:ATTRIBUTE names, or that MODULE:FACTORY() returns: one request a \
+connection, one request at a time in each worker. The current folder is on the import path.
+
+Every setting is a flag, a variable (PREFORK_LIMIT_REQUEST_BODY for --limit-request-body) and a key of the file that \
+--config or PREFORK_CONFIG names (limit_request_body). A flag beats a variable, and a variable beats the file. Times \
+are in seconds.
+
+A client that is slow keeps a worker for as long as it is slow, within header_timeout, io_timeout and min_rate. Where \
+many are, put a proxy in front that takes requests in and answers out at its own pace, or at least set defer_accept."""
+
+_EPILOG: Final = """\
+Signals, exit codes: as prefork serve (prefork serve --help).
+
+Examples:
+  prefork wsgi shop:application
+  prefork wsgi 'shop:create_app()' --bind 0.0.0.0:8000 --workers 4
+  prefork wsgi shop.wsgi:application --bind unix:/run/shop --forwarded-allow-ips ''
+  prefork wsgi shop:application --access-log - --limit-request-body 10M
+  prefork wsgi shop:application --bind 0.0.0.0:443 --certfile shop.pem --keyfile shop.key"""
+
+
+def wsgi(argv: Sequence[str]) -> int:
+    """``prefork wsgi``.
+
+    Args:
+        argv: The arguments behind the command's name.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        PreforkError: As `prefork.cli.serving` does, and when httptools is missing or not safe.
+    """
+    return cli.serving(
+        cli.Serving(
+            name="wsgi",
+            target="MODULE:ATTRIBUTE",
+            about=_ABOUT,
+            epilog=_EPILOG,
+            run=_run,
+            defaults=options.DEFAULTS,
+            table=Table(fields=options.fields(), groups=options.GROUPS, make=WSGIOptions),
+        ),
+        argv,
+    )
+
+
+def _run(text: str, configuration: Configuration, app_dir: str) -> int:
+    """Serve. MASTER."""
+    from prefork.wsgi.worker import context_of, serving
+
+    settings, extra = configuration.settings, configuration.extra
+    tls = context_of(extra)
+    hooks = hooks_of(settings, app_dir)
+
+    def load() -> Callable[[], Worker]:
+        found = target.load(text, app_dir)
+        if not callable(found):
+            raise TargetError(f"{text} is {type(found).__name__}, which can't be called; name a WSGI application")
+        return serving(found, extra, tls)
+
+    if settings.preload:
+        return Master(load(), settings, hooks=hooks).run()
+    target.check(text, app_dir)
+
+    def build() -> Worker:
+        return load()()
+
+    return Master(build, settings, hooks=hooks, load=load).run()

@@ -1,0 +1,121 @@
+"""The worker that serves a WSGI application, and the ways to run a server of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from prefork.hooks import Hooks
+from prefork.master import Master
+from prefork.settings import Settings
+from prefork.worker import Worker
+from prefork.wsgi.options import DEFAULTS, WSGIOptions
+from prefork.wsgi.service import Application, Service
+
+if TYPE_CHECKING:
+    import ssl
+
+
+class WSGIWorker(Worker):
+    """Serves one request a connection, one at a time. Made by `serving`. WORKER.
+
+    The setting ``timeout`` limits the application alone: while the worker waits for a client, ``header_timeout``,
+    ``io_timeout`` and ``min_rate`` hold.
+
+    Args:
+        application: What PEP 3333 calls an application.
+        options: Limits and forms.
+        tls: From `prefork.wsgi.tls.server_context`; None for plain HTTP.
+    """
+
+    def __init__(self, application: Application, options: WSGIOptions, tls: ssl.SSLContext | None = None) -> None:
+        self._application = application
+        self._options = options
+        self._tls = tls
+
+    def init(self) -> None:
+        """Open what requests need."""
+        timeout = self.settings.timeout
+
+        def put_off(seconds: float) -> None:
+            self.extend_deadline(seconds + timeout)
+
+        self._service = Service(
+            self._application,
+            self._options,
+            sockets=self.sockets,
+            io_timeout=self.settings.io_timeout,
+            tls=self._tls,
+            waiting=put_off if timeout else None,
+        )
+        # The service waits with a limit of its own, and only where it has to; a timeout on every socket that is
+        # accepted would be a system call more for each connection.
+        self.settings = dataclasses.replace(self.settings, io_timeout=0.0)
+
+    def handle(self, connection: socket.socket, address: Any) -> None:
+        """Serve one request."""
+        self._service.serve_connection(connection, address)
+
+    def refuse(self, connection: socket.socket) -> None:
+        """Answer 503 to a connection that is shed."""
+        self._service.refuse(connection)
+
+    def exit(self) -> None:
+        """Close the access log."""
+        self._service.close()
+
+
+def serving(application: Application, options: WSGIOptions, tls: ssl.SSLContext | None) -> Callable[[], WSGIWorker]:
+    """What makes the workers of a `prefork.Master` that serves ``application``.
+
+    Args:
+        application: What PEP 3333 calls an application.
+        options: Limits and forms.
+        tls: From `context_of`.
+
+    Raises:
+        TypeError: ``application`` can't be called.
+    """
+    if not callable(application):
+        raise TypeError(
+            f"the application is {type(application).__name__}, not a function of environ and start_response"
+        )
+    return lambda: WSGIWorker(application, options, tls)
+
+
+def context_of(options: WSGIOptions) -> ssl.SSLContext | None:
+    """The TLS context that the options ask for, if any. MASTER: the key is read as the user who may.
+
+    Raises:
+        SettingsError: As `prefork.wsgi.tls.server_context` does.
+    """
+    if not options.certfile:
+        return None
+    from prefork.wsgi.tls import server_context
+
+    return server_context(options)
+
+
+def serve(
+    application: Application, *, options: WSGIOptions | None = None, hooks: Hooks | None = None, **given: Any
+) -> int:
+    """Serve a WSGI application until a signal ends it. Runs in the process that becomes the master, in its main thread.
+
+    Args:
+        application: What PEP 3333 calls an application; loaded in the master, as with ``preload``.
+        options: Limits and forms.
+        hooks: What to call at points in the server's life.
+        given: `prefork.Settings` by name; ``timeout`` and ``io_timeout`` are 30 seconds unless given.
+
+    Returns:
+        0, after a stop that was asked for.
+
+    Raises:
+        TypeError: ``application`` can't be called.
+        PreforkError: As `prefork.Master.run` does; SettingsError for settings that can't be used.
+    """
+    options = options or WSGIOptions()
+    build = serving(application, options, context_of(options))
+    return Master(build, Settings.of({"preload": True, **DEFAULTS, **given}), hooks=hooks).run()
