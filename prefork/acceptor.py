@@ -145,6 +145,8 @@ class Acceptor:
         if verdict is Verdict.STOP or self.sealed:
             return False
         self._seat.accept_failed(number, table.place(number))
+        if stopping and not (readable(listener.fileno()) and _listens(listener)):
+            return False  # accept fails for want of a descriptor whether somebody waits or not
         if verdict is Verdict.POLL:
             return self._nothing_waits(listener)
         if verdict is Verdict.DEAD_CONNECTION:

@@ -353,9 +353,9 @@ class Master:
             case policy.Spawn(slot, generation):
                 self._spawn(slot, generation)
             case policy.Retire(member, order, deadline, reason):
-                log.debug("worker %d (pid %d) is told to leave: %s", member.slot, member.pid, reason)
                 self.roster.retired(member, order, deadline, reason, now)
                 self._spawner.order(member, order)
+                log.debug("worker %d (pid %d) is told to leave: %s", member.slot, member.pid, reason)
             case policy.Ring(member):
                 self.roster.rung(member, now)
                 process.kill(member.pid, signal.SIGTERM)
