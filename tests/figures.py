@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 
 _FULL = {
+    "resizes": 20,
+    "killed-queues": 20,
+    "alternating-connections": 8_000,
     "stops-in-an-upgrade": 30,
     "upgrades": 100,
     "takeover-arrivals": 10_000,

@@ -1,0 +1,100 @@
+"""SO_REUSEPORT: each slot has its own socket and queue, which outlive its workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from prefork.testing import Load, Server, burst, call_until, hold_port, request
+from prefork.testing.plugin import ServerFactory
+from tests.figures import count
+from tests.probing import Held, ask, get, probe, replaced, steady
+
+
+def test_a_killed_workers_queue_is_served_by_its_replacement(prefork_server: ServerFactory) -> None:
+    for _ in range(count("killed-queues", least=2)):
+        server = probe(prefork_server, workers=1, reuse_port=True)
+        connection = Held(server)
+        with burst(server.address, 50, payload=get("/pid")) as load:
+            os.kill(connection.pid, signal.SIGKILL)
+            tally = load.wait(30)
+        assert tally.answered == 50, tally
+        assert connection.pid not in {int(body) for body in tally.bodies}
+        assert connection.lost()
+        assert server.stop() == 0
+
+
+def resize(server: Server, signum: int, size: int) -> None:
+    wanted = len(server.workers())
+    while wanted != size:
+        wanted += 1 if signum == signal.SIGTTIN else -1
+        begin = len(server.log())
+        server.signal(signum)
+        server.wait_for_log(rf"{wanted} workers instead of", after=begin)  # signals of one kind don't queue
+    steady(server, size)
+
+
+def test_growing_and_shrinking_under_load_loses_nobody(prefork_server: ServerFactory) -> None:
+    server = probe(prefork_server, workers=2, reuse_port=True)
+    with Load(server.address, clients=16, payload=get("/pid")) as load:
+        for _ in range(count("resizes", least=2)):
+            resize(server, signal.SIGTTIN, 8)
+            grown = load.tally.answered
+            load.wait_for(lambda tally, grown=grown: tally.answered > grown + 200)  # type: ignore[misc]  # mypy can't infer a lambda with a default
+            resize(server, signal.SIGTTOU, 2)
+            shrunk = load.tally.answered
+            load.wait_for(lambda tally, shrunk=shrunk: tally.answered > shrunk + 200)  # type: ignore[misc]  # mypy can't infer a lambda with a default
+    assert load.tally.lost == 0, load.tally
+    assert server.stop() == 0
+
+
+def test_shrinking_beside_a_second_server_loses_nobody(prefork_server: ServerFactory) -> None:
+    with hold_port(reuse_port=True) as address:
+        server = probe(prefork_server, workers=4, reuse_port=True, bind=address)
+        other = probe(prefork_server, workers=2, reuse_port=True, bind=address)
+        with Load(address, clients=16, payload=get("/pid")) as load:
+            resize(server, signal.SIGTTOU, 1)
+            shrunk = load.tally.answered
+            load.wait_for(lambda tally: tally.answered > shrunk + 500)
+        assert load.tally.lost == 0, load.tally
+        assert server.stop() == 0
+        assert {int(request(address, get("/pid")).body) for _ in range(50)} <= set(other.workers())
+        assert other.stop() == 0
+
+
+@pytest.mark.parametrize("mode", ["hash", "random", "cpu"])
+def test_modes(prefork_server: ServerFactory, mode: str) -> None:
+    server = probe(prefork_server, workers=2, reuse_port=True, reuse_port_mode=mode)
+    with burst(server.address, 200, payload=get("/pid")) as load:
+        assert load.wait(30).answered == 200
+    if mode != "cpu":  # which CPU receives is the machine's affair
+        assert sorted(int(body) for body in load.tally.bodies) == server.workers()
+    assert server.stop() == 0
+
+
+def test_new_connections_avoid_a_slot_that_nobody_serves(prefork_server: ServerFactory) -> None:
+    server = probe(prefork_server, workers=3, reuse_port=True)
+    before = server.workers()
+    with Load(server.address, clients=8, payload=get("/pid")) as load:
+        load.wait_for(lambda tally: tally.answered > 50)
+        os.kill(before[0], signal.SIGKILL)
+        call_until(server.workers, lambda now: len(now) == 3 and before[0] not in now)
+        answered = load.tally.answered
+        load.wait_for(lambda tally: tally.answered > answered + 100)
+    assert load.tally.lost <= 1, load.tally
+    assert server.stop() == 0
+
+
+def test_a_reload_keeps_sockets_and_queues(prefork_server: ServerFactory) -> None:
+    server = probe(prefork_server, workers=4, reuse_port=True)
+    before = server.workers()
+    with Load(server.address, clients=16, payload=get("/pid")) as load:
+        server.signal(signal.SIGHUP)
+        replaced(server, before)
+        answered = load.tally.answered
+        load.wait_for(lambda tally: tally.answered > answered + 100)
+    assert load.tally.lost == 0, load.tally
+    assert int(ask(server)) in server.workers()
+    assert server.stop() == 0

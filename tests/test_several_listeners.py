@@ -1,0 +1,114 @@
+"""One worker serves several listeners, without a herd, and kinds of sockets that are not TCP."""
+
+from __future__ import annotations
+
+import collections
+import errno
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from prefork.testing import burst, connect, measure
+from prefork.testing.faults import Injector, once, unavailable
+from prefork.testing.plugin import ServerFactory
+from prefork.testing.processes import limited_descriptors
+from tests.figures import count
+from tests.probing import APPS, ask, get, line, probe, replaced
+
+
+def greet(address: str) -> int:
+    """Who greets a client."""
+    with connect(address, timeout=30) as client:
+        return int(line(client))
+
+
+def test_two_listeners_are_served_fairly_and_wake_one_worker(prefork_server: ServerFactory) -> None:
+    total = count("alternating-connections")
+    server = prefork_server("greeter:handle", app_dir=APPS, workers=8, bind=("127.0.0.1:0", "127.0.0.1:0"))
+    for address in server.addresses:
+        greet(address)
+    workers = server.workers()
+    before = measure.voluntary_switches(workers)
+    served = collections.Counter(greet(server.addresses[number % 2]) for number in range(total))
+    switches = measure.voluntary_switches(workers) - before
+    assert sum(served.values()) == total
+    assert sorted(served) == workers
+    assert max(served.values()) <= 1.3 * min(served.values()), served
+    assert switches <= 1.2 * total, (switches, total)
+
+
+def test_mixed_families(prefork_server: ServerFactory, tmp_path: Path) -> None:
+    abstract = f"unix:@prefork-test-{os.getpid()}"
+    bind = ("127.0.0.1:0", "[::1]:0", f"unix:{tmp_path}/socket", abstract)
+    server = prefork_server("greeter:handle", app_dir=APPS, workers=2, bind=bind)
+    assert len(server.addresses) == 4
+    for address in server.addresses:
+        assert {greet(address) for _ in range(20)} <= set(server.workers())
+    assert server.stop() == 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["path", "abstract"])
+def test_seqpacket(prefork_server: ServerFactory, tmp_path: Path, kind: str) -> None:
+    name = f"\0prefork-test-seq-{os.getpid()}" if kind == "abstract" else f"{tmp_path}/socket"
+    bind = f"seqpacket:@{name[1:]}" if kind == "abstract" else f"seqpacket:{name}"
+    server = prefork_server("greeter:handle", app_dir=APPS, workers=2, bind=bind)
+    assert server.address == bind
+    for _ in range(20):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+            client.settimeout(30)
+            client.connect(name)
+            assert int(client.recv(100)) in server.workers()
+            assert client.recv(100) == b""
+    assert server.stop() == 0
+
+
+def test_a_replacement_serves_all_listeners(prefork_server: ServerFactory) -> None:
+    server = probe(prefork_server, workers=2, bind=("127.0.0.1:0", "127.0.0.1:0"))
+    before = server.workers()
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    replaced(server, before)
+    with burst(list(server.addresses), 40) as load:
+        assert load.wait(30).answered == 40
+
+
+def test_a_reload_loses_nobody(prefork_server: ServerFactory) -> None:
+    server = probe(prefork_server, workers=4, bind=("127.0.0.1:0", "127.0.0.1:0"))
+    for generation in range(1, 4):
+        with burst(list(server.addresses), 100, payload=get("/sleep/0.005")) as load:
+            server.signal(signal.SIGHUP)
+            server.wait_for_log(f"generation {generation} serves")
+            assert load.wait(30).answered == 100
+
+
+def test_at_the_limit_of_descriptors_both_listeners_wait(prefork_server: ServerFactory) -> None:
+    server = probe(prefork_server, workers=2, bind=("127.0.0.1:0", "127.0.0.1:0"))
+    ask(server)
+    with limited_descriptors(server.tree), burst(list(server.addresses), 20) as load:
+        server.wait_for_log("accept fails: EMFILE")
+        assert load.tally.total == 0
+        before = server.cpu_seconds()
+        server.wait_for_log(r"EMFILE(.|\n)*EMFILE")
+        # leaving the block aborts the clients; what they leave in the queue harms nobody
+    with burst(list(server.addresses), 20) as load:
+        assert load.wait(30).answered == 20
+    assert server.cpu_seconds() - before < 5
+    assert server.stop() == 0
+
+
+@pytest.mark.skipif(unavailable() is not None, reason=f"no fault injection here: {unavailable()}")
+@pytest.mark.parametrize("error", [errno.ECONNABORTED, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.EPERM])
+def test_a_failed_accept_loses_nobody(prefork_server: ServerFactory, error: int) -> None:
+    with Injector("accept") as faults:
+        server = prefork_server(
+            "greeter:handle", app_dir=APPS, workers=2, bind=("127.0.0.1:0", "127.0.0.1:0"), options={"faults": faults}
+        )
+        faults.fail("accept", once(error))
+        for number in range(20):
+            assert greet(server.addresses[number % 2]) in server.workers()
+        assert faults.failed("accept") == 1
+        assert server.stop() == 0
