@@ -14,8 +14,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from prefork import fdstore
 from prefork.events import EventsPipe
 from prefork.handover import Handover
+from prefork.net.binding import systemd_sockets
 from prefork.net.listener import How, Listener
 from prefork.net.options import SocketOptions
 from prefork.scoreboard import LAYOUT, Scoreboard
@@ -81,8 +83,11 @@ def make(settings: Settings, size: int, seats: int, stack: contextlib.ExitStack)
         mode=settings.reuse_port_mode,
         listen=not settings.takeover,
     )
-    listeners = Listener.open_all(settings.addresses, environ=os.environ, **how)
+    stored, passed = fdstore.split(systemd_sockets(os.environ))
+    kept = fdstore.records(settings.addresses, stored, reuse_port=settings.reuse_port, mode=settings.reuse_port_mode)
+    listeners = Listener.open_all(settings.addresses, passed=passed, kept=kept, **how)
     _close_at_the_end(listeners, stack)
+    fdstore.keep(listeners)
     if len(listeners) > 1:
         for listener in listeners:
             listener.nonblocking()

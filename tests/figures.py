@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 _FULL = {
+    "killed-masters": 30,
     "resizes": 20,
     "killed-queues": 20,
     "alternating-connections": 8_000,

@@ -16,7 +16,9 @@ import pytest
 
 from prefork.address import Address, parse
 from prefork.errors import ListenError
+from prefork.net import filters
 from prefork.net import options as net_options
+from prefork.net.decoy import Decoy
 from prefork.net.listener import Listener, Record
 from prefork.net.options import SocketOptions
 from prefork.net.queue import Diag
@@ -26,13 +28,33 @@ LOOPBACK = "127.0.0.1:0"
 
 
 @pytest.fixture
-def listener() -> Iterator[Listener]:
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How TCP is gated: by a filter, as with CAP_NET_ADMIN, or by a decoy, as without it."""
+    chosen: str = getattr(request, "param", "whatever this process may")
+    if chosen == "decoy":
+
+        def refuse(_: socket.socket) -> None:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+        monkeypatch.setattr(filters, "gate", refuse)
+    elif chosen == "filter":
+        with socket.socket() as sock:
+            if not filters.may_gate(sock):
+                pytest.skip("this kernel lets only CAP_NET_ADMIN attach a filter")
+    return chosen
+
+
+both_ways = pytest.mark.parametrize("way", ["filter", "decoy"], indirect=True)
+
+
+@pytest.fixture
+def listener(way: str) -> Iterator[Listener]:
     with closing(made := Listener.open(parse(LOOPBACK), backlog=64)):
         yield made
 
 
 @pytest.fixture
-def group() -> Iterator[Listener]:
+def group(way: str) -> Iterator[Listener]:
     with closing(made := Listener.open(parse(LOOPBACK), backlog=64, reuse_port=True, members=3)):
         yield made
 
@@ -361,6 +383,7 @@ SYSTEMD = """
 import json, os, socket, sys
 from prefork.address import parse
 from prefork.errors import PreforkError
+from prefork.net import binding
 from prefork.net.listener import Listener
 os.dup2(os.open("/dev/null", os.O_RDONLY), 5)
 for fd in (3, 4):
@@ -373,7 +396,7 @@ for fd in (3, 4):
 os.set_inheritable(3, True)
 environ = {"LISTEN_PID": str(os.getpid()), "KEPT": "yes"} | dict(x.split("=") for x in sys.argv[2:])
 try:
-    listeners = Listener.open_all([parse(x) for x in sys.argv[1].split()], environ=environ)
+    listeners = Listener.open_all([parse(x) for x in sys.argv[1].split()], passed=binding.systemd_sockets(environ))
     found = [[x.sockets[0].fileno(), x.owned, x.sockets[0].get_inheritable()] for x in listeners]
     for listener in listeners:
         listener.close()
@@ -461,6 +484,7 @@ def test_a_service_manager_s_address_may_be_several(foreign: socket.socket) -> N
 # How it ends: TCP.
 
 
+@both_ways
 def test_the_gate_lets_finish_what_has_begun(listener: Listener) -> None:
     address = where(listener)
     with connect(address), closing(slow := deaf_client(address)):
@@ -483,6 +507,8 @@ def test_the_gate_lets_finish_what_has_begun(listener: Listener) -> None:
             assert (listener.waiting(), listener.empty()) == (0, True)
 
 
+@both_ways
+@pytest.mark.usefixtures("way")
 def test_a_client_that_was_to_speak_first_is_let_in_silent_behind_the_gate() -> None:
     listener = Listener.open(parse(LOOPBACK), options=SocketOptions(defer_accept=30))
     with closing(listener), connect(where(listener)):
@@ -502,6 +528,8 @@ def test_without_a_gate_nothing_is_shut_down(listener: Listener) -> None:
         arrived(listener, 1)
 
 
+@both_ways
+@pytest.mark.usefixtures("way")
 def test_an_opened_gate_lets_clients_in_again() -> None:
     listener = Listener.open(parse(LOOPBACK), options=SocketOptions(defer_accept=30))
     with closing(listener):
@@ -515,6 +543,7 @@ def test_an_opened_gate_lets_clients_in_again() -> None:
             arrived(listener, 1)
 
 
+@both_ways
 def test_a_successor_s_handshakes_do_not_keep_the_predecessor(group: Listener) -> None:
     """As in a takeover: both on one port, the predecessor gated, the successor under way with a slow client."""
     address = where(group)
@@ -571,14 +600,17 @@ os.close(tell)
     assert answers == [[errno.EINVAL] * 3, errno.EINVAL, True]
 
 
-def test_it_all_works_at_the_descriptor_limit_and_without_membarrier() -> None:
+@pytest.mark.parametrize("way", ["filter", "decoy"], indirect=True)
+def test_it_all_works_at_the_descriptor_limit_and_without_membarrier(way: str) -> None:
     answers = script(
         """
-import errno, json, os, resource
+import errno, json, os, resource, sys
 from prefork.address import parse
 from prefork.net.listener import Listener
 from tests.seccomp import deny
 from tests.sockets import connect, until
+if sys.argv[1] == "decoy":
+    deny("setsockopt", errno.EPERM, argument=2, equal=26)  # SO_ATTACH_FILTER
 listener = Listener.open(parse("127.0.0.1:0"), reuse_port=True, members=2)
 client = connect(listener.sockets[0].getsockname())
 until(lambda: listener.waiting() == 1, "it waits")
@@ -594,7 +626,8 @@ answers += [listener.empty(), listener.shutdown()]
 print(json.dumps(answers))
 client.close()
 listener.close()
-"""
+""",
+        way,
     )
     assert answers == [True, 1, False, True, False, True, True]
 
@@ -606,12 +639,20 @@ def test_nothing_is_proven_when_the_kernel_does_not_answer(listener: Listener) -
     assert not listener.shutdown()
 
 
-def test_a_gate_that_the_kernel_refuses_is_told(listener: Listener, caplog: pytest.LogCaptureFixture) -> None:
-    listener.sockets[0].setsockopt(socket.SOL_SOCKET, 44, 1)  # SO_LOCK_FILTER
+@pytest.mark.parametrize("way", ["decoy"], indirect=True)
+def test_a_gate_that_the_kernel_refuses_is_told(
+    listener: Listener, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+    monkeypatch.setattr(Decoy, "join", refuse)
     assert not listener.gate()
     assert not listener.gated
     assert not listener.shutdown()
-    assert f"can't stop new connections to {listener.name}" in caplog.text
+    assert f"can't stop new connections to {listener.name}: " in caplog.text
+    with connect(where(listener)):
+        arrived(listener, 1)
 
 
 def test_nonblocking_holds_in_every_process_that_shares_it(listener: Listener) -> None:
@@ -768,6 +809,7 @@ def test_steering_away_from_a_slot_and_back(group: Listener) -> None:
     assert all(spread(group, 90).values())
 
 
+@both_ways
 def test_growing_and_shrinking_keep_the_order(group: Listener) -> None:
     assert group.gate(1)
     assert not group.gated
@@ -786,6 +828,7 @@ def test_growing_and_shrinking_keep_the_order(group: Listener) -> None:
         alone(group, slot)
 
 
+@both_ways
 def test_a_member_that_is_closed_while_steered_to_leaves_the_others_their_share(group: Listener) -> None:
     assert group.steer([0, 1])
     assert group.gate(0)
@@ -793,6 +836,7 @@ def test_a_member_that_is_closed_while_steered_to_leaves_the_others_their_share(
     assert spread(group, 6) == {1: 6, 2: 0}
 
 
+@both_ways
 def test_a_gated_member_is_drained_alone_while_the_others_go_on(group: Listener) -> None:
     address = where(group)
     assert group.steer([1])
@@ -817,10 +861,14 @@ def test_a_gated_member_is_drained_alone_while_the_others_go_on(group: Listener)
             until(lambda: group.waiting(0) + group.waiting(2) == 4, "nobody else was lost")
 
 
-def test_a_member_closed_without_proof_ends_steering(group: Listener) -> None:
-    assert not group.close_member(1)
-    assert not group.steer([0])
-    assert all(spread(group, 60).values())
+def test_a_member_closed_without_proof_is_steered_around_all_the_same(group: Listener) -> None:
+    """It stays in the group for as long as a worker holds it; then the order is found out anew."""
+    worker = socket.socket(fileno=os.dup(group.socket_for(1).fileno()))
+    with worker:
+        assert not group.close_member(1)
+        assert not group.steer([0])
+    alone(group, 2)
+    alone(group, 0)
 
 
 def test_the_last_member_stays(group: Listener) -> None:
@@ -848,10 +896,13 @@ def test_beside_a_second_server_nobody_steers(group: Listener) -> None:
                     sock.accept()[0].close()
                 except BlockingIOError:
                     break
-    # Its members have left holes into which others moved: the order is not known any more.
-    assert not group.steer([0])
+    # Its members have left holes into which others may have moved: the order is found out anew.
+    for slot in group.slots:
+        alone(group, slot)
 
 
+@both_ways
+@pytest.mark.usefixtures("way")
 def test_a_gate_takes_its_program_along_so_that_a_successor_gets_clients() -> None:
     predecessor = Listener.open(parse(LOOPBACK), reuse_port=True, members=2, mode="random")
     successor = Listener.open(parse(predecessor.name), reuse_port=True, members=2)
@@ -859,6 +910,33 @@ def test_a_gate_takes_its_program_along_so_that_a_successor_gets_clients() -> No
         assert predecessor.gate()
         assert predecessor.shutdown()
         assert sum(spread(successor, 10).values()) == 10
+
+
+@pytest.mark.parametrize("way", ["decoy"], indirect=True)
+def test_without_privilege_a_successor_gets_the_clients_at_once(group: Listener) -> None:
+    """They are steered to it; no SYN is dropped. And a second takeover, whose order nobody has followed, as well."""
+    predecessor = group
+    for _ in range(2):
+        successor = Listener.open(parse(group.name), reuse_port=True, members=2)
+        with closing(slow := deaf_client(where(predecessor))):
+            until(lambda one=predecessor: not one.empty(), "its SYN has come")
+            assert predecessor.gate()
+            waited = predecessor.waiting()
+            shares = spread(successor, 40)
+            assert all(shares.values())
+            assert predecessor.waiting() == waited
+            hear(slow)
+            owner = until(lambda one=predecessor: one.waiting() or successor.waiting(), "its handshake is through")
+            for listener in (predecessor, successor):
+                for slot in listener.slots:
+                    while listener.waiting(slot):
+                        take(listener, slot)
+            assert owner == 1
+            assert predecessor.shutdown()
+        predecessor.close()
+        assert all(spread(successor, 40).values())
+        predecessor = successor
+    predecessor.close()
 
 
 @pytest.mark.parametrize("mode", ["random", "cpu"])
@@ -971,6 +1049,7 @@ def test_a_record_of_what_is_gone_is_refused() -> None:
         Listener.restore(record)
 
 
+@both_ways
 def test_clients_of_a_gate_reach_a_listener_that_comes_later(listener: Listener) -> None:
     """A stop followed by a start: who came to the closed gate, and had no answer, is served by the successor."""
     listener.gate()

@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -199,13 +199,13 @@ def systemd_sockets(environ: MutableMapping[str, str]) -> dict[str, tuple[int, .
 
 
 def descriptors(
-    addresses: Iterable[Address], environ: MutableMapping[str, str]
+    addresses: Iterable[Address], passed: Mapping[str, tuple[int, ...]]
 ) -> Iterator[tuple[Address, int | None]]:
     """Each address and the descriptor that it stands for. MASTER.
 
     Args:
         addresses: Of any kind.
-        environ: For `systemd_sockets`, which is asked when the first "systemd" address comes.
+        passed: What the service manager passed, by name: see `systemd_sockets`.
 
     Yields:
         One pair for each address, and for "systemd" one for each socket that was passed; None where there is no
@@ -214,17 +214,15 @@ def descriptors(
     Raises:
         ListenError: The service manager did not pass what is asked for.
     """
-    passed: dict[str, tuple[int, ...]] | None = None
     for address in addresses:
         if address.kind == "systemd":
-            passed = systemd_sockets(environ) if passed is None else passed
             for fd in _passed_under(address, passed):
                 yield address, fd
         else:
             yield address, address.fd if address.kind == "fd" else None
 
 
-def _passed_under(address: Address, passed: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+def _passed_under(address: Address, passed: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
     fds = passed.get(address.name, ()) if address.name else tuple(sorted(fd for fds in passed.values() for fd in fds))
     if fds:
         return fds

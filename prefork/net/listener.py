@@ -19,9 +19,10 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Collection, Iterable, MutableMapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, TypedDict, Unpack
+from types import MappingProxyType
+from typing import Any, Final, TypedDict, Unpack
 
 from prefork.address import Address, format_peer, parse
 from prefork.errors import ListenError
@@ -36,6 +37,7 @@ _log: Final = logging.getLogger("prefork")
 
 _DEFAULTS: Final = SocketOptions()
 _BACKLOG: Final = 2048
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class How(TypedDict, total=False):
@@ -109,7 +111,9 @@ class Listener:
         self._file_id = file_id
         self._path = os.path.abspath(address.path)  # the working directory may change before the end
         self._pid = os.getpid()
-        self._gate = Gate(diag)
+        self._gate = Gate(group, diag)
+        if self._tcp and owned:
+            group.prepare()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -199,14 +203,16 @@ class Listener:
         cls,
         addresses: Iterable[Address],
         *,
-        environ: MutableMapping[str, str] = os.environ,
+        passed: Mapping[str, tuple[int, ...]] = _NOTHING,
+        kept: Mapping[str, Record] = _NOTHING,
         **how: Unpack[How],
     ) -> list[Listener]:
         """Listen on all of these addresses, or on none. MASTER.
 
         Args:
             addresses: Of any kind; "systemd" gives one listener for each socket that was passed under its name.
-            environ: Where the service manager says what it passed; its variables are removed.
+            passed: What the service manager passed, by name (`prefork.net.binding.systemd_sockets`).
+            kept: What to go on with instead of listening anew, by address.
             **how: As for `open`.
 
         Raises:
@@ -215,7 +221,16 @@ class Listener:
         listeners: list[Listener] = []
         adopted: set[int] = set()
         try:
-            for address, fd in binding.descriptors(addresses, environ):
+            for address, fd in binding.descriptors(addresses, passed):
+                if str(address) in kept:
+                    listeners.append(
+                        cls.restore(
+                            kept[str(address)],
+                            backlog=how.get("backlog", _BACKLOG),
+                            options=how.get("options", _DEFAULTS),
+                        )
+                    )
+                    continue
                 if fd is None:
                     listeners.append(cls.open(address, **how))
                     continue
@@ -304,7 +319,7 @@ class Listener:
         Args:
             slot: Whose member to look at; None for all.
         """
-        return 0 if self.ended else sum(self._depth(sock).waiting for sock in self._chosen(slot).values())
+        return 0 if self.ended else sum(self._depth(self._group.of(one)).waiting for one in self._slots(slot))
 
     def empty(self, slot: int | None = None) -> bool:
         """Whether nothing waits and no handshake is under way that could still end here. MASTER.
@@ -317,7 +332,7 @@ class Listener:
             slot: Whose member to look at; None for all.
         """
         # Handshakes first: one that completes between the two looks is then seen in the queue.
-        if self._tcp and not self.ended and self._gate.pending(self._chosen(slot)):
+        if self._tcp and not self.ended and self._gate.pending(self._slots(slot)):
             return False
         return self.waiting(slot) == 0
 
@@ -340,13 +355,14 @@ class Listener:
             self.gated = self.gated or (self._file_id is not None and self._disappear())
             return self.gated
         try:
-            if slot is None:
-                self._group.detach()  # a program that goes on steering to gated members would starve a successor
-            self._gate.close(self._chosen(slot))
+            self._gate.close(self._slots(slot))
         except OSError as error:
             _log.warning("can't stop new connections to %s: %s", self.name, error)
             return False
-        self.gated = self.gated or slot is None
+        if slot is None:
+            self.gated = True
+            if not self._group.excluding:
+                self._group.detach()  # a program that goes on steering to gated members would starve a successor
         return True
 
     def ungate(self, slot: int | None = None) -> bool:
@@ -360,7 +376,7 @@ class Listener:
         """
         if not self._tcp or not self.owned:
             return not self.gated
-        self._gate.open(self._chosen(slot), defer_accept=self._options.defer_accept)
+        self._gate.open(self._slots(slot), defer_accept=self._options.defer_accept)
         if slot is None:
             self.gated = False
             self._group.settle()
@@ -385,8 +401,7 @@ class Listener:
             return False
         if not self.ended:
             self.ended = True
-            for sock in self.sockets:
-                sock.shutdown(socket.SHUT_RDWR)
+            self._group.end()
         return True
 
     def unlink(self) -> bool:
@@ -415,8 +430,7 @@ class Listener:
         self._closed = True
         if os.getpid() == self._pid:
             self.unlink()
-            if not self.ended:
-                self._group.detach()
+            self._group.withdraw()
         self._group.close()
         self._diag.close()
 
@@ -471,10 +485,8 @@ class Listener:
         if not self.reuse_port or len(self.slots) == 1:
             raise ValueError(f"{self.name} has no second socket to go on with")
         proven = slot in self._gate and self.empty(slot)
-        if proven:
-            self.socket_for(slot).shutdown(socket.SHUT_RDWR)
         self._gate.forget(slot)
-        self._group.remove(slot, ended=proven)
+        self._group.remove(slot, end=proven)
         return proven
 
     def steer(self, slots: Collection[int]) -> bool:
@@ -499,9 +511,8 @@ class Listener:
 
     # Facts.
 
-    def _chosen(self, slot: int | None) -> dict[int, socket.socket]:
-        slots = self._group.slots if slot is None or not self.reuse_port else [slot]
-        return {one: self._group.of(one) for one in slots}
+    def _slots(self, slot: int | None) -> list[int]:
+        return self._group.slots if slot is None or not self.reuse_port else [slot]
 
     def _depth(self, sock: socket.socket) -> Depth:
         return tcp_depth(sock) if self._tcp else self._diag.unix_depth(sock)
