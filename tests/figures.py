@@ -17,6 +17,7 @@ _FULL = {
     "mutated-requests": 10_000,
     "sequential-connections": 8_000,
     "start-stop-cycles": 300,
+    "stops-at-random-moments": 500,
 }
 
 

@@ -62,8 +62,8 @@ def line(client: socket.socket) -> str:
 class Held:
     """A connection that a worker has in hand, for as long as the test likes."""
 
-    def __init__(self, server: Server) -> None:
-        self.client = talk(server, "/hold")
+    def __init__(self, server: Server, path: str = "/hold") -> None:
+        self.client = talk(server, path)
         word, pid = line(self.client).split()
         assert word == "held"
         self.pid = int(pid)
@@ -86,12 +86,12 @@ class Held:
 
 
 @contextmanager
-def held(server: Server, count: int = 1) -> Iterator[list[Held]]:
+def held(server: Server, count: int = 1, path: str = "/hold") -> Iterator[list[Held]]:
     """Connections in hand, closed in the end whatever became of them."""
     connections: list[Held] = []
     try:
         for _ in range(count):
-            connections.append(Held(server))  # noqa: PERF401  # those made so far are to be closed when one fails
+            connections.append(Held(server, path))  # noqa: PERF401  # those made so far are to be closed when one fails
         yield connections
     finally:
         for connection in connections:

@@ -84,6 +84,11 @@ class Probe(prefork.Worker):
         time.sleep(float(seconds))  # the handler's work, which the test asked for
         return os.getpid()
 
+    def do_deaf(self, connection: socket.socket, request: IO[bytes], argument: str) -> None:
+        before = signal.signal(signal.SIGTERM, lambda *_: None)
+        self.do_hold(connection, request, argument)
+        signal.signal(signal.SIGTERM, before)
+
     # Ways to end.
 
     def do_fail(self, *_: Any) -> None:

@@ -1,0 +1,41 @@
+"""Workers that take their time to boot, for tests that stop or reload a server meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import time
+
+import prefork
+
+
+class Asleep(prefork.Worker):
+    """Boots for ever, in a call that a signal interrupts."""
+
+    def init(self) -> None:
+        os.write(1, b"boots\n")
+        while True:
+            time.sleep(60)  # the boot that the test stops
+
+
+class Deaf(prefork.Worker):
+    """Boots for ever, in C code that no signal interrupts, and that catches whatever it is told before."""
+
+    def init(self) -> None:
+        os.write(1, b"boots\n")
+        hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 1_000_000_000)
+
+
+class Stubborn(prefork.Worker):
+    """Catches the first request to leave, and goes on with its boot."""
+
+    def init(self) -> None:
+        os.write(1, b"boots\n")
+        try:
+            time.sleep(60)  # the boot that the test stops
+        except BaseException:  # noqa: BLE001  # as careless code does
+            os.write(1, b"caught\n")
+
+    def handle(self, connection: socket.socket, _: object) -> None:
+        connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
