@@ -442,9 +442,7 @@ class Master:
         self.roster.ready(member, self._loop.clock.monotonic())
         self._groups.changed()
         self._windows.tell(windows.WorkerReady(member))
-        slots = [self.roster.slot(index) for index in range(self.goal.size)]
-        incumbents = [slot.incumbent for slot in slots if slot.incumbent is not None and not slot.incumbent.starting]
-        if len(incumbents) < self.goal.size:
+        if not self._every_incumbent(lambda incumbent: not incumbent.starting):
             return
         if not self.goal.ready:
             self.goal.ready = True
@@ -453,10 +451,19 @@ class Master:
             log.info("%s", self.describe())
             self.hooks.call("when_ready", self)
             self._windows.tell(windows.Serving())
-        if self.goal.rolling and all(member.generation == self.goal.generation for member in incumbents):
+        if self.goal.rolling and self._every_incumbent(lambda incumbent: incumbent.generation == self.goal.generation):
             self.goal.rolling = False
             log.info("reload: generation %d serves", self.goal.generation)
             self._windows.tell(windows.Reloaded(self.goal.generation))
+
+    def _every_incumbent(self, fit: Callable[[Member], bool]) -> bool:
+        """Whether every slot has an incumbent who is ``fit``."""
+        # From the last slot, which is filled last: while there is something to wait for, one look is enough.
+        for index in reversed(range(self.goal.size)):
+            incumbent = self.roster.slot(index).incumbent
+            if incumbent is None or not fit(incumbent):
+                return False
+        return True
 
     def describe(self) -> str:
         """What is served where, in one line."""
