@@ -5,8 +5,6 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-pytest_plugins = ["prefork.testing.plugin"]
-
 
 @pytest.fixture(autouse=True)
 def _no_process_is_left() -> Iterator[None]:

@@ -33,7 +33,7 @@ def test_faults_outlive_the_server_they_are_for(prefork_server: ServerFactory) -
 
 
 def test_a_failure_is_reported_with_the_logs_and_nothing_is_left(pytester: pytest.Pytester) -> None:
-    pytester.makeconftest('pytest_plugins = ["prefork.testing.plugin"]')
+    # The plugin comes by its entry point, as for any project that has prefork installed.
     pytester.makepyfile(
         f"""
         import sys
