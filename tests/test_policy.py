@@ -160,6 +160,24 @@ def test_so_many_young_deaths_within_the_window_are_a_crash_loop() -> None:
     assert goal.young_deaths == collections.deque([104.0, 109.9])
 
 
+def test_the_master_wakes_for_the_end_of_a_crash_loop() -> None:
+    made = serving(2, crash_limit=3, crash_window=60.0)
+    crashed = []
+    for _ in range(4):
+        crashed.append(made.now)
+        incumbent(made, 0).end(signal=SIGSEGV)
+        made.reap()
+        made.advance(2.0)
+        made.ready(incumbent(made, 0))
+
+    def looping() -> bool:
+        return made.judge.crashes is Crashes.LOOP
+
+    assert looping()
+    ends = [at for at in made.wakes(100.0) if looping()][-1]
+    assert ends == crashed[1] + 60.0  # three are a loop until the second of the four is old
+
+
 # The size.
 
 
@@ -332,6 +350,15 @@ def test_a_second_reload_during_the_first_ends_with_the_last_generation() -> Non
     assert {process.member.generation for process in made.alive} == {2}
 
 
+def test_a_failure_of_the_generation_before_does_not_end_a_reload() -> None:
+    made = reloaded(2)
+    made.reload()
+    made.booting[0].end(4)
+    made.reap()
+    made.calm(10.0, lambda: made.full and not made.goal.rolling)
+    assert {process.member.generation for process in made.alive} == {2}
+
+
 def test_a_worker_that_boots_is_not_replaced_before_it_is_ready() -> None:
     made = started(2)
     made.ready(made.booting[0])
@@ -352,16 +379,22 @@ def test_an_empty_slot_has_precedence_over_a_reload() -> None:
 
 
 def test_a_place_is_kept_for_a_slot_that_holds_back() -> None:
-    made = serving(2)
+    made = serving(2, graceful_timeout=100.0)
+    for _ in range(2):  # two who finish what they have beyond the size
+        made.resize(3)
+        made.turn()
+        made.ready(made.booting[0])
+        busy(made, 2)
+        made.resize(2)
+        made.turn()
     incumbent(made, 1).end(signal=SIGKILL)  # young
     made.reap()
-    made.reload()
+    made.roster.wanted(incumbent(made, 0).member, "it asked for it")
+    clear(made)
     made.turn()
-    assert made.slot(1).incumbent is None
-    assert made.slot(0).successor is not None  # one for the surge ...
-    made.now = made.slot(1).not_before
-    made.turn()
-    assert made.slot(1).incumbent is not None  # ... and the place was kept
+    assert done(made, Spawn) == []  # there is room for one
+    assert moments(made, 1.0, Spawn) == [("Spawn", 0.1)]
+    assert done(made, Spawn) == [Spawn(1, 0)]
 
 
 def test_a_successor_that_died_young_is_not_forked_again_at_once() -> None:
@@ -486,6 +519,8 @@ def test_vitals_are_read_only_where_they_matter() -> None:
         made.goal.scan_at = decision.scan_at
         return list(read)
 
+    made.resize(6)
+    made.turn()  # and one that starts
     assert len(decided(made.goal.scan_at)) == 5
     assert decided(made.goal.scan_at - 0.001) == []
     assert len(decided(made.goal.scan_at)) == 5

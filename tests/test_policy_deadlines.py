@@ -19,7 +19,7 @@ def test_a_boot_that_hangs_is_shown_aborted_and_killed() -> None:
     ]
     assert done(made, Dump)[0].seconds == 5.0
     assert made.deaths[0].boot_failed
-    assert made.failed
+    assert made.judge.failure is not None
 
 
 def test_a_boot_that_hangs_ends_by_the_abort() -> None:
@@ -113,6 +113,23 @@ def test_a_worker_that_finishes_while_its_tracebacks_are_taken_is_pardoned_and_l
         ("Dump", 2.0),
         ("Abort", 2.0 + DUMP_TIME),
     ]
+
+
+def test_a_worker_that_hangs_again_while_it_is_passed_over_is_found_at_its_moment() -> None:
+    made = serving(2, timeout=2.0)
+    busy(made, 0)
+    made.advance(0.3)
+    busy(made, 1)
+    made.advance(1.8)  # the first has been dumped
+    incumbent(made, 0).busy_since = None
+    made.advance(0.05)
+    busy(made, 0)  # and at the scan for the second it is passed over
+    again = made.of(made.slot(0).incumbent).member
+    moments(made, 10.0)
+    found = [
+        round(at - START, 6) for action, at in zip(made.log, made.times, strict=True) if action == Dump(again, 2.0)
+    ]
+    assert found == [2.0, 4.15]
 
 
 def test_a_worker_that_is_told_to_leave_may_hang_too() -> None:
@@ -243,6 +260,12 @@ def test_nobody_is_killed_twice() -> None:
     made.turn()
     made.turn()
     assert len(done(made, Kill)) == 1
+
+
+def test_who_is_killed_at_its_deadline_is_asked_for_nothing_more() -> None:
+    made = started(boot_timeout=5.0)
+    made.stop(Order.QUIT, 5.0)
+    assert moments(made, 6.0, Kill, Dump, Abort) == [("Kill", 5.0)]
 
 
 # The end.

@@ -5,6 +5,8 @@ The rules below are the facts; what each action has to keep to stands in :mod:`t
 
 from __future__ import annotations
 
+from typing import Literal
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -33,6 +35,8 @@ class Server(RuleBasedStateMachine):
         max_age=st.sampled_from([0.0, 7.0]),
         jitter=st.sampled_from([0.0, 3.0]),
         grace=st.sampled_from([0.0, GRACE]),
+        crash_limit=st.sampled_from([4, 1000]),
+        on_crash_loop=st.sampled_from(["degrade", "degrade", "exit"]),
         patient=st.booleans(),
         complete=st.sampled_from([True, True, True, False]),
     )
@@ -47,6 +51,8 @@ class Server(RuleBasedStateMachine):
         max_age: float,
         jitter: float,
         grace: float,
+        crash_limit: int,
+        on_crash_loop: Literal["degrade", "exit"],
         patient: bool,
         complete: bool,
     ) -> None:
@@ -61,6 +67,8 @@ class Server(RuleBasedStateMachine):
                 max_age=max_age,
                 max_age_jitter=jitter if max_age else 0.0,
                 graceful_timeout=grace,
+                crash_limit=crash_limit,
+                on_crash_loop=on_crash_loop,
             )
         )
         self.patient = patient
@@ -95,7 +103,7 @@ class Server(RuleBasedStateMachine):
             process.end(code)
             self.world.reap()
             self.world.turn()
-            if not self.world.failed:
+            if self.world.judge.failure is None:
                 assert {other.member.pid for other in self.world.serving} == served_before
 
     @rule(which=PICK, signal=st.sampled_from([SIGKILL, SIGSEGV, SIGTERM]), reaped=st.booleans())

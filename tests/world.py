@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from prefork import policy
+from prefork.deaths import Deaths
 from prefork.policy import Decision, Goal, Vital
 from prefork.roster import Death, Member, Roster, Slot
 from prefork.scoreboard import Order
@@ -65,8 +66,6 @@ class World:
     settings: Settings
     now: float = START
     fork_fails: bool = False
-    failed: bool = False
-    """Whether the first generation has failed to boot."""
     log: list[policy.Action] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     """When each of ``log`` was done."""
@@ -76,6 +75,7 @@ class World:
         size, smallest, largest = self.settings.size(4)
         self.goal = Goal(size=size, smallest=smallest, largest=largest)
         self.roster = Roster()
+        self.judge = Deaths(self.goal, self.settings)
         self.processes: dict[int, Process] = {}
         self.deaths: list[Death] = []
         self.wake_at: float | None = None
@@ -141,14 +141,8 @@ class World:
         member = process.member
         death = self.roster.exited(member, process.ended, served=process.served, now=self.now)
         del self.processes[member.pid]
-        policy.judge(self.goal, self.slot(member.slot), death)
         self.deaths.append(death)
-        if death.boot_failed:
-            if not self.goal.ready:
-                self.failed = True
-                self.stop(Order.QUIT, self.settings.quick_timeout)
-            elif self.goal.rolling and member.generation == self.goal.generation:
-                self.goal.rolling = False
+        self.judge.take(self.slot(member.slot), death, "")
         return death
 
     def resize(self, size: int) -> None:
@@ -193,6 +187,7 @@ class World:
 
     def _decide(self) -> Decision:
         self.decisions += 1
+        self.judge.look(self.now)
         decision = policy.decide(self.settings, self.goal, self.roster, self.vital, self.now)
         self.goal.scan_at = decision.scan_at
         return decision
