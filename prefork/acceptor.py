@@ -112,7 +112,7 @@ class Acceptor:
         Returns:
             What accept returned; None when it is time to leave.
         """
-        spell = _Spell(self._log, Retry(self._settings.backoff))
+        spell = Spell(self._log, Retry(self._settings.backoff))
         accepted = None
         try:
             while accepted is None and self._endure(error, listener, spell):
@@ -123,14 +123,19 @@ class Acceptor:
                     error = again
             return accepted
         finally:
-            if spell.backs_off:
-                self._seat.tell(Kind.RELIEF, spell.errno)
-                if self.order is Order.RUN:
-                    self._seat.enter(State.SERVING)
-                if accepted is not None:
-                    spell.end()
+            self._relieved(spell, accepted=accepted is not None)
 
-    def _endure(self, error: OSError, listener: socket.socket, spell: _Spell) -> bool:
+    def _relieved(self, spell: Spell, *, accepted: bool) -> None:
+        """A spell of trouble is over: accept succeeds again, or it is time to leave."""
+        if not spell.backs_off:
+            return
+        self._seat.tell(Kind.RELIEF, spell.errno)
+        if self.order is Order.RUN:
+            self._seat.enter(State.SERVING)
+        if accepted:
+            spell.end()
+
+    def _endure(self, error: OSError, listener: socket.socket, spell: Spell) -> bool:
         """Do once what the table says about ``error``.
 
         Returns:
@@ -164,22 +169,30 @@ class Acceptor:
         self._wait_for(listener.fileno(), None)
         return True
 
-    def _back_off(self, verdict: Verdict, error: OSError, spell: _Spell) -> None:
+    def _back_off(self, verdict: Verdict, error: OSError, spell: Spell) -> None:
         """Wait a growing time outside the kernel's queue; an order to leave ends the wait at once."""
-        system = verdict is Verdict.BACK_OFF_SYSTEM
         if not spell.backs_off and self.order is Order.RUN:
             self._seat.enter(State.BACKING_OFF)
         if spell.note(error, level=_LEVELS.get(verdict, logging.WARNING)):
             self._seat.tell(Kind.PRESSURE, spell.errno)
         self._distress.starved(verdict)
-        self._wait_for(None, spell.retry.next())
-        while system and self.order is Order.RUN and not self._seat.prober and not readable(self._seat.go):
+        self._rest(spell.retry.next(), system=verdict is Verdict.BACK_OFF_SYSTEM)
+
+    @property
+    def _held(self) -> bool:
+        """Whether it is for another worker to find out that the system's shortage is over."""
+        return self.order is Order.RUN and not self._seat.prober and not readable(self._seat.go)
+
+    def _rest(self, seconds: float, *, system: bool = False) -> None:
+        """Accept nothing for ``seconds``, and when the ``system`` is short not before that is over."""
+        self._wait_for(None, seconds)
+        while system and self._held:
             self._wait_for(self._seat.go, 1.0)
 
     def _after_a_round(self) -> None:
         """A worker that leaks takes no more connections while its replacement is on its way; its siblings serve."""
         if self._distress.leaks():
-            self._wait_for(None, QUARANTINE)
+            self._rest(QUARANTINE)
 
     def _wait_for(self, fd: int | None, seconds: float | None) -> None:
         """Sleep until ``fd`` is readable, an order to leave comes, or ``seconds`` are over."""
@@ -303,7 +316,7 @@ class Exclusive(Acceptor):
 _EXCLUSIVE = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 
-class _Spell:
+class Spell:
     """One spell of trouble: told in the log when it begins, now and then, and when it ends; not for each retry."""
 
     def __init__(self, log: Log, retry: Retry) -> None:

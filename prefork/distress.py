@@ -48,10 +48,18 @@ class Distress:
         log: where a leak is told.
         refuse: answers a connection that is shed; it is closed afterwards.
         workers: how many workers share ``shed_rate`` (count).
+        many: whether this worker holds many connections at once, and nothing about its descriptors tells a leak.
     """
 
     def __init__(
-        self, seat: Seat, settings: Settings, log: Log, refuse: Callable[[socket.socket], object], workers: int
+        self,
+        seat: Seat,
+        settings: Settings,
+        log: Log,
+        refuse: Callable[[socket.socket], object],
+        workers: int,
+        *,
+        many: bool = False,
     ) -> None:
         self._seat = seat
         self._log = log
@@ -64,7 +72,7 @@ class Distress:
         held, limit = len(self._held()), limits.nofile()
         headroom = min(HEADROOM, max(0, limit - held) // 2)
         self._usual = held + headroom // 2
-        self._watermark = limit - headroom
+        self._watermark = _NEVER if many else limit - headroom
 
     def _held(self) -> list[int]:
         with self._spare:

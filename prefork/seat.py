@@ -6,6 +6,7 @@ Everything here runs in the WORKER; the words' meaning and their writers stand i
 from __future__ import annotations
 
 import os
+import threading
 import time
 from dataclasses import dataclass, field
 
@@ -80,6 +81,73 @@ class Lane:
         """Ask for a deadline of one's own; see :meth:`Seat.extend_deadline`."""
         self.words[DEADLINE] = time.monotonic_ns() + int(max(0.0, min(seconds, _EVER)) * 1e9)
         self.extended = True
+
+    def count(self) -> None:
+        """Count a connection as served of which nobody will tell how long it took."""
+        self.served = self.words[SERVED] = self.served + 1
+
+
+class Crowd:
+    """A lane that several threads or tasks share: it is busy since the oldest of what they have in hand began.
+
+    Args:
+        lane: the lane; nobody else marks it.
+    """
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._lock = threading.Lock()
+        self._begun: dict[object, int] = {}  # in the order in which they began
+
+    def begin(self) -> object:
+        """Something more is in hand; returns what :meth:`end` is to be given."""
+        token = object()
+        with self._lock:
+            self._begun[token] = self._lane.begin()
+            self._mark()
+        return token
+
+    def end(self, token: object, failed: bool) -> None:
+        """That is done; count it."""
+        lane = self._lane
+        with self._lock:
+            began = self._begun.pop(token)
+            # A deadline that was asked for holds for all, until the last of them is done.
+            extended, lane.extended = lane.extended, lane.extended and not self._begun
+            lane.end(began, failed)
+            lane.extended = extended and bool(self._begun)
+            self._mark()
+
+    def _mark(self) -> None:
+        for began in self._begun.values():
+            self._lane.words[BUSY_SINCE] = began
+            break
+
+
+class Pause:
+    """The wait of an event loop: its lane is idle within the block and busy from its end on. To be used many times.
+
+    Args:
+        seat: whose lane.
+        ring: whether to tell the master when nobody is idle any more.
+    """
+
+    def __init__(self, seat: Seat, *, ring: bool) -> None:
+        self._seat = seat
+        self._ring = ring
+        self._lane = seat.lane
+
+    def __enter__(self) -> None:
+        lane = self._lane
+        if lane.extended:
+            lane.extended = False
+            lane.words[DEADLINE] = 0
+        lane.words[BUSY_SINCE] = 0
+
+    def __exit__(self, *_: object) -> None:
+        self._lane.begin()
+        if self._ring:
+            self._seat.ring_when_nobody_is_idle()
 
 
 class Seat:

@@ -32,9 +32,10 @@ from prefork.distress import Distress
 from prefork.errors import BootError, PreforkError
 from prefork.events import EventsPipe, Kind, Why
 from prefork.hooks import Hooks
+from prefork.inlet import Inlet, Intake
 from prefork.net.listener import Listener
 from prefork.scoreboard import Order, Scoreboard, State
-from prefork.seat import Seat
+from prefork.seat import Crowd, Pause, Seat
 from prefork.settings import Settings
 from prefork.system import process, signals
 from prefork.system.waiting import readable
@@ -113,7 +114,7 @@ class Worker:
     def run(self) -> None:
         """Serve until it is time to leave.
 
-        A loop of one's own takes connections from :meth:`accept`, or gives :attr:`sockets` to another server and ends
+        A loop of one's own takes connections from :meth:`accept`, or gives :meth:`inlets` to another server and ends
         that one through :meth:`on_stop` or :attr:`stop_fd`.
         """
         lane, handle, timeout = self._seat.lane, self.handle, self.settings.io_timeout
@@ -166,7 +167,49 @@ class Worker:
         Raises:
             ListenerLostError: the listener is no listening socket any more.
         """
-        return next(self._accepted(), None)
+        accepted = next(self._accepted(), None)
+        if accepted is not None:
+            self._took()
+        return accepted
+
+    def inlets(self, *, one_at_a_time: bool = False, served: bool = True) -> tuple[Inlet, ...]:
+        """Listening sockets for somebody else's event loop, one for each of :attr:`sockets`.
+
+        They are ``socket.socket`` objects to wait on and to accept from without blocking; see :mod:`prefork.inlet` for
+        what they leave out. They are silent until this worker is READY and once it has been told to leave. Nothing
+        more is accepted then; what becomes of the connections in hand is the server's affair.
+
+        Args:
+            one_at_a_time: for a loop that accepts until nothing waits: give it one connection at a turn, so that its
+                siblings get some of a burst.
+            served: count each connection as served when it is taken, because nobody tells when it has ended. False
+                for a server that marks what it serves with :meth:`busy`.
+
+        Raises:
+            OSError: no descriptors to be had.
+        """
+        self._seat.accepts()
+        distress = Distress(self._seat, self.settings, self.log, self.refuse, self._workers, many=True)
+        taken = self._took_and_served if served else self._took
+        made = []
+        for listener in self.sockets:
+            listener.setblocking(False)
+            intake = Intake(
+                listener,
+                self._seat,
+                self.settings,
+                self.log,
+                distress,
+                self._stop_fd,
+                one_at_a_time=one_at_a_time,
+                taken=taken,
+            )
+            intake.obey(self._order)
+            self._intakes.append(intake)
+            if self._ready:
+                intake.open()
+            made.append(Inlet(intake, listener))
+        return tuple(made)
 
     def ready(self) -> None:
         """Say that this worker serves. Called by itself after :meth:`init`; idempotent."""
@@ -177,6 +220,8 @@ class Worker:
             # In a takeover nobody accepts before all are ready; while the system is short, nobody new does.
             while not self.stopping and not readable(self._seat.go):
                 readable(self._seat.go, self._stop_fd, seconds=None)
+            for intake in self._intakes:
+                intake.open()
 
     @property
     def stopping(self) -> bool:
@@ -199,14 +244,26 @@ class Worker:
 
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:
-        """For a loop of one's own: mark this worker busy with one connection for the ``with`` block."""
-        lane = self._seat.lane
-        began, failed = lane.begin(), True
+        """For a loop of one's own: mark this worker busy with one connection for the ``with`` block.
+
+        Several threads or tasks may be in such a block at once: the worker is busy since the oldest of them began.
+        """
+        token, failed = self._crowd.begin(), True
         try:
+            if self._elastic:
+                self._seat.ring_when_nobody_is_idle()
             yield
             failed = False
         finally:
-            lane.end(began, failed)
+            self._crowd.end(token, failed)
+
+    def idle(self) -> Pause:
+        """For an event loop: a context manager for its wait. All that it does outside of it counts as busy.
+
+        So a call that blocks the loop for longer than ``timeout`` is taken for a hang. To be used by one thread, again
+        and again, and not along with :meth:`busy`.
+        """
+        return Pause(self._seat, ring=self._elastic)
 
     def extend_deadline(self, seconds: float) -> None:
         """Ask for ``seconds`` more, from now, before ``timeout`` takes the connection in hand for a hang."""
@@ -229,6 +286,9 @@ class Worker:
         self._callbacks: list[Callable[[], object]] = []
         self._connections: Iterator[tuple[socket.socket, Any]] | None = None
         self._acceptor: Acceptor | None = None
+        self._intakes: list[Intake] = []
+        self._crowd = Crowd(seat.lane)
+        self._taken = 0
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._elastic = given.elastic
         self._workers = given.workers
@@ -249,6 +309,16 @@ class Worker:
             self._connections = self._acceptor.connections()
         return self._connections
 
+    def _took(self) -> None:
+        """A loop of one's own has taken a connection."""
+        self._taken += 1
+        if self._taken == self._limit:
+            self.recycle(Why.MAX_REQUESTS)
+
+    def _took_and_served(self) -> None:
+        self._seat.lane.count()
+        self._took()
+
     def _obey(self, order: Order) -> None:
         """Carry out an order to leave; runs in a signal handler."""
         if order is Order.RUN or order <= self._order:
@@ -256,6 +326,8 @@ class Worker:
         self._order = order
         if self._acceptor is not None:
             self._acceptor.obey(order)
+        for intake in self._intakes:
+            intake.obey(order)
         os.eventfd_write(self._stop_fd, 1)
         self._run_callbacks()
         self._seat.enter(State.STOPPING)

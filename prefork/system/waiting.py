@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import select
+from select import POLLIN, poll  # bound now: gevent's patches put a poll of their own into the module
 
 
 def readable(*descriptors: int, seconds: float | None = 0.0) -> bool:
@@ -15,7 +15,7 @@ def readable(*descriptors: int, seconds: float | None = 0.0) -> bool:
     Returns:
         Whether one is. A signal handler that returns does not end the wait (PEP 475).
     """
-    poller = select.poll()
+    poller = poll()
     for descriptor in descriptors:
-        poller.register(descriptor, select.POLLIN)
+        poller.register(descriptor, POLLIN)
     return bool(poller.poll(None if seconds is None else max(0.0, seconds) * 1000))

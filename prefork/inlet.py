@@ -1,0 +1,239 @@
+"""The inlet: a worker's listening socket, as somebody else's event loop can use it.
+
+A foreign loop takes connections in its own way: it waits until the listener is readable, calls accept, and knows
+neither orders nor what to do when descriptors run out. An inlet is what it is given in the listener's place. It is a
+``socket.socket`` in everything but this:
+
+* ``fileno()`` is an epoll descriptor that watches the listener (epoll(7): it is readable whenever the listener is, and
+  can itself be watched by select, poll, epoll). So the inlet decides what the loop sees. It is silent before the worker
+  is READY, while accept is to rest after a failure (a timer in the same epoll ends that), and once the worker has been
+  told to leave. dup2, which seals a listener for a blocking accept, would not do: an epoll registration stays behind
+  on the open file description.
+* accept never blocks and fails with EAGAIN only. What else goes wrong is dealt with as :mod:`prefork.acceptor` does.
+* ``listen()``, ``setblocking()``, ``settimeout()`` and ``shutdown()`` do nothing to the listener, because all workers
+  share it: servers that are given a socket set its backlog anew, or shut it down when they stop.
+
+All of it runs in the WORKER, in the thread of the loop.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from select import EPOLL_CLOEXEC, EPOLLIN, epoll  # bound now: gevent's patches take epoll out of the module
+from typing import Any
+
+from prefork.acceptor import Acceptor, Spell
+from prefork.backoff import Retry
+from prefork.distress import Distress, Log
+from prefork.errors import PreforkError
+from prefork.events import Kind, Why
+from prefork.scoreboard import Order
+from prefork.seat import Seat
+from prefork.settings import Settings
+from prefork.system.timer import Timer
+
+
+class Intake(Acceptor):
+    """WORKER. The third way to accept: when a loop says that there may be something, without ever waiting.
+
+    Args:
+        listener: the listening socket; non-blocking.
+        seat: this worker's seat.
+        settings: for the backoff.
+        log: where trouble is told.
+        distress: what is done about scarcity beside waiting.
+        stop_fd: a descriptor that becomes readable when an order to leave has come.
+        one_at_a_time: whether a call that has given a connection is followed by one that gives none, for a loop that
+            otherwise calls until nothing waits, and so would leave nothing to its siblings.
+        taken: called after each connection.
+
+    Raises:
+        OSError: no descriptor for what it needs.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        seat: Seat,
+        settings: Settings,
+        log: Log,
+        distress: Distress,
+        stop_fd: int,
+        *,
+        one_at_a_time: bool,
+        taken: Callable[[], object],
+    ) -> None:
+        super().__init__((listener,), seat, settings, log, distress, stop_fd)
+        self._listener = listener
+        self._taken = taken
+        self._one_at_a_time = one_at_a_time
+        self._pausing = False
+        self._timer = Timer()
+        self._epoll = epoll(flags=EPOLL_CLOEXEC)
+        self._watched: set[int] = set()
+        self._closed = False
+        self._spell: Spell | None = None
+        self._resting = False
+        self._system = False
+
+    def fileno(self) -> int:
+        """What the loop is to watch; -1 once it is closed."""
+        return -1 if self._closed else self._epoll.fileno()
+
+    def open(self) -> None:
+        """Let connections come. Idempotent."""
+        if not self._closed:
+            self._watch(self._stop_fd, self._timer.fileno(), self._listener.fileno())
+
+    def take(self) -> tuple[int, Any]:
+        """Accept.
+
+        Returns:
+            A descriptor and the peer's address, as accept(2) gives them.
+
+        Raises:
+            BlockingIOError: there is nothing for this worker at present.
+        """
+        if self._pausing or not self._watched or self.sealed or not self._rested():
+            self._pausing = False
+            if self.sealed:
+                self._retire()
+            raise _nothing()
+        accepted = None
+        try:
+            while accepted is None:
+                accepted = self._try()
+        except BlockingIOError:
+            raise
+        except (PreforkError, OSError) as error:
+            # Not for the loop to make something of: this worker is to be replaced.
+            self._log.critical("%s", error)
+            self._seat.tell(Kind.RECYCLE_ME, Why.LISTENER_LOST)
+            self._retire()
+            raise _nothing() from error
+        self._relieve(accepted=True)
+        self._pausing = self._one_at_a_time
+        self._taken()
+        return accepted
+
+    def close(self) -> None:
+        """Stop for good and give the descriptors back. Idempotent."""
+        if not self._closed:
+            self._retire()
+            self._closed = True
+            self._epoll.close()
+            self._timer.close()
+
+    def _try(self) -> tuple[int, Any] | None:
+        """Accept once; None when it is to be tried again at once."""
+        listener = self._listener
+        accept = listener._accept  # type: ignore[attr-defined]  # (fd, address), as in the other ways
+        try:
+            shed = self._distress.shed(listener, accept) if self._spell is not None and self._spell.backs_off else None
+            return shed or accept()
+        except BlockingIOError:
+            if self.order is not Order.RUN:
+                self._retire()
+            raise _nothing() from None
+        except OSError as error:
+            self._spell = self._spell or Spell(self._log, Retry(self._settings.backoff))
+            if not self._endure(error, listener, self._spell):
+                self._retire()
+            if self._resting or not self._watched:
+                raise _nothing() from error
+        return None
+
+    def _rest(self, seconds: float, *, system: bool = False) -> None:
+        """Begin to accept nothing for ``seconds``, and when the ``system`` is short not before that is over."""
+        self._resting, self._system = True, system
+        self._unwatch(self._listener.fileno())
+        self._timer.set(seconds)
+
+    def _rested(self) -> bool:
+        """Whether there is no rest to be taken any more; who asks has been woken by something."""
+        if not self._resting or self.order is not Order.RUN:
+            return True
+        go = self._seat.go
+        if not self._timer.take() and go not in self._watched:
+            return False
+        if self._system and self._held:
+            self._watch(go)
+            self._timer.set(1.0)
+            return False
+        self._unwatch(go)
+        self._resting = False
+        self._watch(self._listener.fileno())
+        return True
+
+    def _relieve(self, *, accepted: bool) -> None:
+        if self._spell is not None:
+            self._relieved(self._spell, accepted=accepted)
+            self._spell = None
+
+    def _retire(self) -> None:
+        """Be silent from now on."""
+        self._unwatch(*self._watched)
+        self._relieve(accepted=False)
+
+    def _watch(self, *descriptors: int) -> None:
+        for fd in descriptors:
+            if fd not in self._watched:
+                self._epoll.register(fd, EPOLLIN)
+                self._watched.add(fd)
+
+    def _unwatch(self, *descriptors: int) -> None:
+        for fd in descriptors:
+            if fd in self._watched:
+                self._watched.discard(fd)
+                self._epoll.unregister(fd)
+
+
+class Inlet(socket.socket):
+    """WORKER. What a foreign loop takes for its listening socket; made by :meth:`prefork.Worker.inlets`.
+
+    Args:
+        intake: accepts.
+        listener: the listening socket, which stays the worker's.
+
+    Raises:
+        OSError: no descriptor for a copy of the listener's.
+    """
+
+    def __init__(self, intake: Intake, listener: socket.socket) -> None:
+        # A descriptor of its own, so that getsockname() and the like work, and close() costs the worker nothing.
+        super().__init__(listener.family, listener.type, listener.proto, fileno=os.dup(listener.fileno()))
+        super().setblocking(False)
+        self._intake = intake
+
+    def fileno(self) -> int:
+        """The descriptor to wait on; never to accept on."""
+        return self._intake.fileno()
+
+    def _accept(self) -> tuple[int, Any]:
+        """What ``accept()``, and gevent, build upon."""
+        return self._intake.take()
+
+    def listen(self, backlog: int = 0, /) -> None:
+        """Do nothing: it listens, and the length of its queue is a setting (``backlog``)."""
+
+    def setblocking(self, flag: bool, /) -> None:
+        """Do nothing: it never blocks."""
+
+    def settimeout(self, value: float | None, /) -> None:
+        """Do nothing: it never blocks."""
+
+    def shutdown(self, how: int, /) -> None:  # noqa: ARG002  # the socket's own signature
+        """Take no more connections in this worker, whatever ``how``: all of them share the listener."""
+        self._intake.close()
+
+    def close(self) -> None:
+        """Take no more connections in this worker."""
+        self._intake.close()
+        super().close()
+
+
+def _nothing() -> BlockingIOError:
+    return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
