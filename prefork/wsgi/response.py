@@ -197,11 +197,11 @@ class Response:
             return
         head = b"" if self.begun else self._head(known)
         if not self._mute:
-            self._send_piece(head, data)
+            self._send_piece(head, data, last=known is not None)
         elif head:
             self._channel.send(head)
 
-    def _send_piece(self, head: bytes, data: bytes) -> None:
+    def _send_piece(self, head: bytes, data: bytes, *, last: bool) -> None:
         piece = data
         if self._left is not None:
             piece = data[: self._left]
@@ -214,7 +214,8 @@ class Response:
                 self._channel.send(head, more=True)
             self._channel.send(piece)
         elif head or piece:
-            self._channel.send(head + piece)
+            # What is held back leaves in one packet with the FIN of the close that follows at once.
+            self._channel.send(head + piece, more=last)
         if len(piece) < len(data):
             raise ValueError("the response is longer than its Content-Length; the rest was not sent")
 

@@ -1,7 +1,7 @@
 """The life of one request: read, given to the application, answered, logged.
 
 A `Service` knows nothing of workers. Whoever accepts connections calls `Service.serve_connection` with each, one at a
-time, and closes it afterwards; `prefork.wsgi.WSGIWorker` is one who does.
+time, and closes it at once afterwards; `prefork.wsgi.WSGIWorker` is one who does.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Service:
         """Read one request from a connection and answer it. What a client does wrong never raises.
 
         Args:
-            connection: As accept(2) gave it; who calls closes it.
+            connection: As accept(2) gave it. Who calls closes it at once: the end of the response may leave with that.
             address: The peer's, as accept(2) gave it.
 
         Raises:
@@ -127,6 +127,7 @@ class Service:
                 channel.linger()
             channel.close()
             if self._access is not None and response.status:
+                connection.close()  # nobody waits for a disk
                 self._access.write(environ, response.status, response.sent, time.monotonic() - began)
 
     def refuse(self, connection: socket.socket) -> None:

@@ -79,9 +79,7 @@ def serving(application: Application, options: WSGIOptions, tls: ssl.SSLContext 
         TypeError: ``application`` can't be called.
     """
     if not callable(application):
-        raise TypeError(
-            f"the application is {type(application).__name__}, not a function of environ and start_response"
-        )
+        raise TypeError(f"the application is {type(application).__name__}, which can't be called")
     return lambda: WSGIWorker(application, options, tls)
 
 

@@ -264,6 +264,25 @@ def tell(environ: Environ, start: Start) -> list[bytes]:
     return [b"told"]
 
 
+def slow(environ: Environ, start: Start) -> list[bytes]:
+    """Takes as many milliseconds as the path says."""
+    time.sleep(int(environ["PATH_INFO"][1:]) / 1000)  # the work of an application
+    start("200 OK", [TEXT])
+    return [b"slow"]
+
+
+def slow_to_close(environ: Environ, start: Start) -> Iterable[bytes]:
+    """Its iterable closes once the FIFO that the query names was written to."""
+
+    class Slow(Closing):
+        def close(self) -> None:
+            with open(environ["QUERY_STRING"], "rb") as fifo:
+                fifo.read()
+
+    start("200 OK", [TEXT, ("Content-Length", "5")] if environ["PATH_INFO"] == "/length" else [TEXT])
+    return Slow([b"hello"])
+
+
 def remote_user(environ: Environ, start: Start) -> list[bytes]:
     environ["REMOTE_USER"] = 'a "quoted" \u263a user'
     start("200 OK", [TEXT])

@@ -242,6 +242,17 @@ def test_a_second_request_on_the_connection_does_not_cost_the_first_answer(fifo:
         assert_clean(server)
 
 
+@pytest.mark.parametrize("path", ["/length", "/chunked"])
+def test_a_slow_close_of_the_applications_does_not_hold_the_response_back(fifo: str, path: str) -> None:
+    with serving("slow_to_close", validate=False) as server, connect(server.address, timeout=WITHIN) as client:
+        client.sendall(get(f"{path}?{fifo}"))
+        raw = b""
+        while not raw.endswith((b"\r\n\r\nhello", b"\r\n0\r\n\r\n")):
+            raw += client.recv(1 << 16)
+        release(fifo)
+        assert parse(raw + read_all(client)).body == b"hello"
+
+
 @pytest.mark.parametrize("size", [100_000, 8_000_000])
 def test_an_early_answer_reaches_who_is_still_sending(size: int) -> None:
     """Whether the body is refused or ignored: no reset, though the client sends all of it before it reads."""

@@ -1,0 +1,243 @@
+"""``prefork wsgi`` and `prefork.wsgi.serve`: the service in workers, under a master."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from prefork.testing.client import Load, connect
+from prefork.testing.server import Server, running, running_script
+from tests.wsgi.harness import ROOT, WITHIN, ask, assert_clean, get, parse, post, read_all
+from tests.wsgi.test_tls import SERVER, client_context
+
+# The same command with or without the row in `prefork.cli.COMMANDS`.
+COMMAND = """\
+import sys
+from prefork import cli
+cli.COMMANDS = (*cli.COMMANDS, cli.Command("wsgi", "serve a WSGI application", "prefork.wsgi.command:wsgi"))
+sys.exit(cli.main())
+"""
+CREATE = """\
+def create():
+    def application(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"created"]
+    return application
+
+nothing = None
+"""
+
+
+def command(*arguments: str, before: str = "") -> list[str]:
+    return [sys.executable, "-c", before + COMMAND, "wsgi", *arguments]
+
+
+@contextmanager
+def serving(target: str, *flags: str, cwd: Path = ROOT) -> Iterator[Server]:
+    with running(command(target, "--bind", "127.0.0.1:0", "--workers", "2", *flags), cwd=cwd, within=WITHIN) as server:
+        yield server
+
+
+def failed(*arguments: str, cwd: Path = ROOT, before: str = "") -> tuple[int, str]:
+    """The exit code and the standard error of a command that does not come to serving."""
+    done = subprocess.run(
+        command(*arguments, before=before), cwd=cwd, capture_output=True, text=True, timeout=WITHIN, check=False
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("preload", ["--preload", "--no-preload"])
+def test_requests_and_a_stop(preload: str) -> None:
+    with serving("tests.wsgi.apps:show", preload) as server:
+        environ = ask(server, post(b"hello", target="/a?b")).json()
+        assert (environ["PATH_INFO"], environ["body.length"]) == ("/a", 5)
+        assert environ["SERVER_PORT"] == server.address.rpartition(":")[2]
+        assert ask(server, b"nonsense\r\n\r\n").status == 400
+        assert server.stop() == 0
+        assert_clean(server)
+
+
+def test_a_factory(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(CREATE)
+    with serving("shop:create()", cwd=tmp_path) as server:
+        assert ask(server, get()).body == b"created"
+
+
+def test_a_stop_with_a_request_in_hand() -> None:
+    with serving("tests.wsgi.apps:slow", "--workers", "1") as server, connect(server.address, timeout=WITHIN) as client:
+        client.sendall(get("/700"))
+        with connect(server.address, timeout=WITHIN) as waiting:
+            waiting.sendall(get("/1"))
+            server.signal(signal.SIGTERM)
+            assert parse(read_all(client)).body == b"slow"
+            assert parse(read_all(waiting)).body == b"slow"
+        assert server.wait() == 0
+
+
+def test_reloads_under_load_lose_nothing() -> None:
+    with serving("tests.wsgi.apps:hello", "--no-preload") as server:
+        with Load(server.address, clients=8) as load:
+            for generation in range(1, 3):
+                server.signal(signal.SIGHUP)
+                server.wait_for_log(f"generation {generation} serves")
+            load.wait_for(lambda tally: tally.answered > 200)
+        assert load.tally.lost == 0, load.tally
+        assert_clean(server)
+
+
+def test_a_hang_ends_with_a_traceback() -> None:
+    with serving("tests.wsgi.apps:slow", "--timeout", "1") as server:
+        with connect(server.address, timeout=WITHIN) as client:
+            client.sendall(get("/600000"))
+            server.wait_for_log(r"in slow\b")  # the application's frame
+            with pytest.raises((ConnectionResetError, AssertionError)):
+                assert read_all(client)
+        server.wait_for(lambda: len(server.workers()) == 2)
+        assert ask(server, get("/1")).body == b"slow"
+
+
+def test_a_slow_client_is_no_hang() -> None:
+    """It takes twice the worker's timeout, which is the application's alone."""
+    with serving("tests.wsgi.apps:echo", "--timeout", "1", "--min-rate", "5") as server:
+        workers = server.workers()
+        with connect(server.address, timeout=WITHIN) as client:
+            request = post(b"a" * 50)
+            client.sendall(request[:-50])
+            stop = threading.Event()
+            for at in range(50):
+                client.sendall(request[-50:][at : at + 1])
+                stop.wait(0.05)  # the client's slowness
+            assert parse(read_all(client)).body == b"a" * 50
+        assert server.workers() == workers
+        assert_clean(server)
+
+
+def test_tls() -> None:
+    flags = [f"--{name}={value}" for name, value in SERVER.items()]
+    with serving("tests.wsgi.apps:show", *flags) as server:
+        with client_context().wrap_socket(
+            connect(server.address, timeout=WITHIN), server_hostname="localhost"
+        ) as client:
+            client.sendall(get())
+            environ = parse(read_all(client)).json()
+        assert environ["wsgi.url_scheme"] == "https"
+        with pytest.raises(ssl.SSLError):
+            ssl.create_default_context().wrap_socket(connect(server.address), server_hostname="localhost")
+        server.wait_for_log("INFO .* no TLS with")
+
+
+def test_a_session_is_resumed_by_the_other_worker() -> None:
+    """The keys of the tickets are made before the fork."""
+    flags = [f"--{name}={value}" for name, value in SERVER.items()]
+    context = client_context()
+    with serving("tests.wsgi.apps:hello", *flags) as server:
+        session, reused = None, 0
+        for _ in range(10):
+            with context.wrap_socket(
+                connect(server.address, timeout=WITHIN), server_hostname="localhost", session=session
+            ) as client:
+                client.sendall(get())
+                assert read_all(client)
+                reused += bool(client.session_reused)
+                session = client.session
+        assert reused == 9
+
+
+def test_a_certificate_that_is_not_there() -> None:
+    code, said = failed("tests.wsgi.apps:hello", "--certfile", "missing.pem")
+    assert (code, said) == (
+        2,
+        "prefork: error: certfile: missing.pem: No such file or directory; give a PEM certificate and its key\n",
+    )
+
+
+def test_several_addresses(tmp_path: Path) -> None:
+    with serving("tests.wsgi.apps:show", "--bind", f"unix:{tmp_path}/socket") as server:
+        names = set()
+        for address in server.addresses:
+            with connect(address, timeout=WITHIN) as client:
+                client.sendall(get())
+                environ = parse(read_all(client)).json()
+                names.add((environ["SERVER_NAME"], environ["REMOTE_ADDR"]))
+        assert names == {("127.0.0.1", "127.0.0.1"), ("localhost", "")}
+        assert_clean(server)
+
+
+def test_without_httptools() -> None:
+    missing = "import sys; sys.modules['httptools'] = None\n"
+    code, said = failed("tests.wsgi.apps:hello", before=missing)
+    assert code == 1
+    assert said == ("prefork: error: the WSGI server needs httptools; install it with: pip install 'prefork[wsgi]'\n")
+    shown = subprocess.run(
+        command("--help", before=missing), cwd=ROOT, capture_output=True, text=True, timeout=WITHIN, check=True
+    )
+    assert "--limit-request-body" in shown.stdout
+
+
+@pytest.mark.parametrize("preload", ["--preload", "--no-preload"])
+def test_what_is_no_application(tmp_path: Path, preload: str) -> None:
+    (tmp_path / "shop.py").write_text(CREATE)
+    code, said = failed("shop:nothing", "--bind", "127.0.0.1:0", preload, cwd=tmp_path)
+    assert code == 2
+    assert "shop:nothing is NoneType, which can't be called; name a WSGI application" in said
+    assert "Traceback" not in said
+
+
+def test_the_configuration() -> None:
+    done = subprocess.run(
+        command("--print-config", "--limit-request-line", "100"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=WITHIN,
+        check=True,
+        env={**os.environ, "PREFORK_LIMIT_REQUEST_BODY": "2M"},
+    )
+    assert "\nlimit_request_line = 100  # --limit-request-line\n" in done.stdout
+    assert '\nlimit_request_body = "2M"  # PREFORK_LIMIT_REQUEST_BODY\n' in done.stdout
+    assert "\ntimeout = 30.0  # default\n" in done.stdout
+    code, said = failed("tests.wsgi.apps:hello", "--keyfile", "x", "--min-rate", "-1", "--workers", "0")
+    assert code == 2
+    assert said.count("prefork: error: ") == 2, said
+    code, said = failed("tests.wsgi.apps:hello", "--keyfile", "x")
+    assert (code, said.count("keyfile: 'x' has no use without certfile")) == (2, 1)
+
+
+def test_serve_from_python() -> None:
+    script = """
+        import logging, sys
+        import prefork.wsgi
+
+        def application(environ, start_response):
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return [environ["wsgi.input"].read()]
+
+        logging.basicConfig(level=logging.INFO)
+        options = prefork.wsgi.WSGIOptions(limit_request_body=10)
+        sys.exit(prefork.wsgi.serve(application, options=options, bind="127.0.0.1:0", workers=1))
+    """
+    with running_script(textwrap.dedent(script), within=WITHIN) as server:
+        assert ask(server, post(b"hello")).body == b"hello"
+        assert ask(server, post(b"hello, world")).status == 413
+        assert server.stop() == 0
+
+
+def test_serve_refuses_what_is_no_application() -> None:
+    import prefork.wsgi
+
+    with pytest.raises(TypeError, match="the application is int, which can't be called"):
+        prefork.wsgi.serve(5)  # type: ignore[arg-type]  # that is the point
+    assert json.dumps(sorted(prefork.wsgi.__all__))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        prefork.wsgi.nothing  # noqa: B018  # looking it up is the test
