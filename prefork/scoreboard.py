@@ -22,6 +22,7 @@ lane DEADLINE         worker   0 = by the settings, else the monotonic ns that a
 lane SERVED FAILED    worker   connections whose handler returned / raised
 lane BUSY_TOTAL       worker   ns spent in handlers
 lane BUSY_LONGEST     worker   ns, the longest of them
+lane IDLE_SINCE       worker   monotonic ns at which the last connection was finished
 lane HISTOGRAM + n    worker   handlers that took less than 2**n * 64 us (and not less than half of it)
 ====================  =======  ==================================================================================
 
@@ -59,7 +60,7 @@ ERROR_PLACES = 32
 
 LANE = MASTER_WORDS + WORKER_WORDS
 LANE_WORDS = 32
-BUSY_SINCE, DEADLINE, SERVED, FAILED, BUSY_TOTAL, BUSY_LONGEST = range(6)
+BUSY_SINCE, DEADLINE, SERVED, FAILED, BUSY_TOTAL, BUSY_LONGEST, IDLE_SINCE = range(7)
 HISTOGRAM = 8
 BUCKETS = 20
 BUCKET_SHIFT = 16  # the first bucket ends at 2**16 ns = 65.5 us
@@ -109,6 +110,7 @@ class Lane:
     failed: int
     busy_total: int
     busy_longest: int
+    idle_since: int
     histogram: tuple[int, ...]
 
     @property
@@ -304,6 +306,7 @@ class Scoreboard:
             failed=words[at + FAILED],
             busy_total=words[at + BUSY_TOTAL],
             busy_longest=words[at + BUSY_LONGEST],
+            idle_since=min(words[at + IDLE_SINCE], now),
             histogram=tuple(words[at + HISTOGRAM : at + HISTOGRAM + BUCKETS]),
         )
 

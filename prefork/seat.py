@@ -21,6 +21,7 @@ from prefork.scoreboard import (
     DEADLINE,
     FAILED,
     HISTOGRAM,
+    IDLE_SINCE,
     SERVED,
     Order,
     Scoreboard,
@@ -60,7 +61,9 @@ class Lane:
 
     def end(self, began: int, failed: bool) -> None:
         """Mark this lane idle and count what was in hand."""
-        words, took = self.words, time.monotonic_ns() - began
+        words = self.words
+        now = words[IDLE_SINCE] = time.monotonic_ns()
+        took = now - began
         if failed:
             self.failed = words[FAILED] = self.failed + 1
         else:

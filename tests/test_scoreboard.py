@@ -42,7 +42,7 @@ def test_no_two_words_of_a_seat_are_one() -> None:
     words += [scoreboard.STATE, scoreboard.STATE_SINCE, scoreboard.LAST_ERRNO, scoreboard.LAST_ERRNO_AT]
     words += [scoreboard.REFUSED, *range(scoreboard.ERRORS, scoreboard.ERRORS + scoreboard.ERROR_PLACES)]
     lane = [scoreboard.BUSY_SINCE, scoreboard.DEADLINE, scoreboard.SERVED, scoreboard.FAILED]
-    lane += [scoreboard.BUSY_TOTAL, scoreboard.BUSY_LONGEST]
+    lane += [scoreboard.BUSY_TOTAL, scoreboard.BUSY_LONGEST, scoreboard.IDLE_SINCE]
     lane += range(scoreboard.HISTOGRAM, scoreboard.HISTOGRAM + scoreboard.BUCKETS)
     assert len(set(lane)) == len(lane)
     assert max(lane) < scoreboard.LANE_WORDS
@@ -150,6 +150,7 @@ def test_every_word_is_viewed_under_its_name(board: Scoreboard) -> None:
     words[lane + scoreboard.BUSY_SINCE], words[lane + scoreboard.DEADLINE] = now - 1, now + 10**12
     words[lane + scoreboard.SERVED], words[lane + scoreboard.FAILED] = 40, 2
     words[lane + scoreboard.BUSY_TOTAL], words[lane + scoreboard.BUSY_LONGEST] = 5000, 3000
+    words[lane + scoreboard.IDLE_SINCE] = now - 7
     for bucket in range(scoreboard.BUCKETS):
         words[lane + scoreboard.HISTOGRAM + bucket] = 200 + bucket
     assert board.view(1) == scoreboard.View(
@@ -172,6 +173,7 @@ def test_every_word_is_viewed_under_its_name(board: Scoreboard) -> None:
                 failed=2,
                 busy_total=5000,
                 busy_longest=3000,
+                idle_since=now - 7,
                 histogram=tuple(range(200, 200 + scoreboard.BUCKETS)),
             ),
         ),
