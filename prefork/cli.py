@@ -32,14 +32,25 @@ class Command(NamedTuple):
         name: What is typed.
         summary: What it does, in a few words.
         function: ``module:attribute`` of the function that runs it, given the arguments behind its name.
+        serves: Whether it is made by `serving`.
     """
 
     name: str
     summary: str
     function: str
+    serves: bool = False
 
 
-COMMANDS: Final = (Command("serve", "serve a function, or a Worker of your own", "prefork.cli:serve"),)
+COMMANDS: Final = (
+    Command("serve", "serve a function, or a Worker of your own", "prefork.cli:serve", serves=True),
+    Command("check", "say whether that would start, or with --live whether it runs well", "prefork.cli:check"),
+    Command("status", "show what a running server does", "prefork.commands:status"),
+    Command("reload", "replace all workers, by new code", "prefork.commands:reload"),
+    Command("scale", "run another number of workers", "prefork.commands:scale"),
+    Command("recycle", "replace one worker", "prefork.commands:recycle"),
+    Command("dump", "print the tracebacks of a worker", "prefork.commands:dump"),
+    Command("stop", "stop a running server", "prefork.commands:stop"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,9 +76,7 @@ def _dispatch(argv: list[str]) -> int:
     name = argv[0] if argv else ""
     for command in COMMANDS:
         if command.name == name:
-            module, _, attribute = command.function.partition(":")
-            function: Callable[[Sequence[str]], int] = getattr(importlib.import_module(module), attribute)
-            return function(argv[1:])
+            return _call(command.function, argv[1:])
     if name in {"-h", "--help", "help"}:
         write(_overview())
         return 0
@@ -75,9 +84,15 @@ def _dispatch(argv: list[str]) -> int:
         write(f"prefork {prefork.__version__}\n")
         return 0
     names = [command.name for command in COMMANDS]
-    remedy = did_you_mean(name, names, f"give {' or '.join(names)} (prefork --help)")
+    remedy = did_you_mean(name, names, "prefork --help lists them")
     sys.stderr.write(f"prefork: error: {name!r} is not a command; {remedy}\n" if argv else _overview())
     return 2
+
+
+def _call(name: str, argv: Sequence[str]) -> int:
+    module, _, attribute = name.partition(":")
+    function: Callable[[Sequence[str]], int] = getattr(importlib.import_module(module), attribute)
+    return function(argv)
 
 
 def _overview() -> str:
@@ -118,6 +133,11 @@ class Serving:
     defaults: Mapping[str, object] = field(default_factory=dict)
     table: Table[Any] | None = None
 
+    @property
+    def all_defaults(self) -> Mapping[str, object]:
+        """Its own defaults and those of every command: a library makes no control socket unasked, a command does."""
+        return {"control": "auto", **self.defaults}
+
 
 def serving(command: Serving, argv: Sequence[str]) -> int:
     """Run a subcommand that serves: read its arguments, settle the configuration, log to standard error, serve.
@@ -150,19 +170,23 @@ def serving(command: Serving, argv: Sequence[str]) -> int:
         line.flags,
         os.environ,
         file=line.config,
-        defaults=command.defaults,
+        defaults=command.all_defaults,
         table=command.table,
         complaints=complaints,
     )
     if line.print_config or line.target is None:
         write(configuration.toml())
         return 0
+    if line.check:
+        server.check(line.target, configuration.settings, app_dir=line.app_dir)
+        write(f"{line.target} can be served\n")
+        return 0
     configure_logging(configuration.settings.log_level)
     return command.run(line.target, configuration, line.app_dir)
 
 
 def _help(command: Serving, fields: Sequence[Field]) -> str:
-    own_defaults = [replace(field, default=command.defaults.get(field.name, field.default)) for field in fields]
+    own_defaults = [replace(field, default=command.all_defaults.get(field.name, field.default)) for field in fields]
     groups = settings.GROUPS + (command.table.groups if command.table else ())
     usage = f"prefork {command.name} {command.target} [FLAG ...]"
     return flags.help_text(usage, command.about, own_defaults, groups, command.epilog)
@@ -237,6 +261,36 @@ def serve(argv: Sequence[str]) -> int:
         ),
         argv,
     )
+
+
+_CHECK_HELP: Final = """\
+usage: prefork check [COMMAND] TARGET [FLAG ...]
+       prefork check --live [--control PATH] [--timeout SECONDS]
+
+Say whether a server would start, without listening: settle the configuration and load the application, in a process
+of its own and as the user that workers would run as. COMMAND is the one that would serve (without it, serve); TARGET
+and flags are those that it would be given. Exit codes: 0 fine, 2 a mistake in the command or the configuration, 4 the
+application doesn't start.
+
+With --live, ask the server that runs here whether it is ready. Exit codes: 0 ready, 1 not.
+
+Examples:
+  prefork check serve hello:handle --config hello.toml
+  prefork check --live
+"""
+
+
+def check(argv: Sequence[str]) -> int:
+    """``prefork check``."""
+    if "--live" in argv:
+        return _call("prefork.commands:live", [argument for argument in argv if argument != "--live"])
+    if not argv or argv[0] in {"-h", "--help"}:
+        write(_CHECK_HELP)
+        return 0 if argv else 2
+    named = argv[0] if argv[0] in {command.name for command in COMMANDS if command.serves} else ""
+    rest = list(argv[1:] if named else argv)
+    function = next(command.function for command in COMMANDS if command.name == (named or "serve"))
+    return _call(function, [*rest, "--check"])
 
 
 def _run(text: str, configuration: Configuration, app_dir: str) -> int:

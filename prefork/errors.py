@@ -66,6 +66,10 @@ class BootError(PreforkError):
     exit_code: ClassVar[int] = 4
 
 
+class ControlError(PreforkError):
+    """A running server can't be reached, or did not do what it was asked for."""
+
+
 def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
     """The remedy for a word that nobody knows: the known ones that are nearly the same.
 

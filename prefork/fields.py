@@ -248,6 +248,15 @@ def text(pattern: str, remedy: str, *, metavar: str) -> Kind[str]:
     return Kind(metavar, str.strip, check)
 
 
+def path(noun: str) -> Kind[str]:
+    """The path of a file; nothing for none.
+
+    Args:
+        noun: What it is the path of.
+    """
+    return text(r".*[^/]", f"is not the path of a {noun}; name one", metavar="PATH")
+
+
 def mode() -> Kind[int | None]:
     """Permission bits, written in octal; None (as text: nothing) leaves them alone."""
     clause = 'is not a file mode; give octal digits in quotes, such as "0660"'

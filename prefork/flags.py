@@ -22,6 +22,7 @@ _OWN: Final = (
     ("-c, --config FILE", "Read settings from this TOML file; its keys are the names of the flags with underscores."),
     ("--app-dir FOLDER", "Look for the application here first. (default: the current folder)"),
     ("--print-config", "Print what holds and where each value came from, as TOML, and exit."),
+    ("--check", "Say whether it would start, without listening, and exit."),
     ("-h, --help", "Print this and exit."),
 )
 
@@ -35,6 +36,7 @@ class CommandLine:
         config: The file that ``--config`` names.
         app_dir: The folder that ``--app-dir`` names.
         print_config: Whether the configuration is asked for.
+        check: Whether only a check is asked for.
         help: Whether the help is asked for.
         flags: What was given for each setting: text, a bool, a list of texts, or None.
         complaints: One line for each thing that is wrong.
@@ -44,6 +46,7 @@ class CommandLine:
     config: str | None
     app_dir: str
     print_config: bool
+    check: bool
     help: bool
     flags: Mapping[str, object]
     complaints: tuple[str, ...]
@@ -73,6 +76,7 @@ def read(argv: Sequence[str], fields: Iterable[Field]) -> CommandLine:
     parser.add_argument("-c", "--config")
     parser.add_argument("--app-dir", default=".")
     parser.add_argument("--print-config", action="store_true")
+    parser.add_argument("--check", action="store_true")
     parser.add_argument("-h", "--help", action="store_true")
     for field in fields:
         action: Any = "store"
@@ -90,6 +94,7 @@ def read(argv: Sequence[str], fields: Iterable[Field]) -> CommandLine:
         config=found.config,
         app_dir=found.app_dir,
         print_config=found.print_config,
+        check=found.check,
         help=found.help,
         flags={field.name: getattr(found, field.name) for field in fields},
         complaints=tuple(_complaints(strange, found.target, fields)),
@@ -99,7 +104,12 @@ def read(argv: Sequence[str], fields: Iterable[Field]) -> CommandLine:
 def _complaints(strange: Sequence[str], target: str | None, fields: Iterable[Field]) -> Iterable[str]:
     flags = [argument.partition("=")[0] for argument in strange if argument.startswith("-") and argument != "-"]
     if flags:
-        known = [name for field in fields for name in _names(field)] + ["--config", "--app-dir", "--print-config"]
+        known = [name for field in fields for name in _names(field)] + [
+            "--config",
+            "--app-dir",
+            "--print-config",
+            "--check",
+        ]
         for flag in flags:
             yield f"{flag!r} is not a flag; {did_you_mean(flag, known, '--help lists them all')}"
         return  # what else is left over may be their values

@@ -75,13 +75,13 @@ class Loop:
             self.descriptors.add(fd)
         self.register(self._recorder.fileno(), self._dispatch_signals)
 
-    def register(self, fd: int, callback: Callable[[], None]) -> None:
-        """Call ``callback`` whenever ``fd`` is readable.
+    def register(self, fd: int, callback: Callable[[], None], events: int = select.EPOLLIN) -> None:
+        """Call ``callback`` whenever ``fd`` is readable, or what else ``events`` says (epoll_ctl(2)).
 
         Raises:
             OSError: no memory, or the limit of watches is reached (epoll_ctl(2)).
         """
-        self._epoll.register(fd, select.EPOLLIN)
+        self._epoll.register(fd, events)
         self._readers[fd] = callback
         self.descriptors.add(fd)
 

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
-from prefork import holdings, policy, succession, upgrade, windows
+from prefork import holdings, openings, policy, succession, upgrade, windows
 from prefork.deaths import Deaths
 from prefork.errors import ListenError, PreforkError, SettingsError
 from prefork.events import Event, Kind, Why
@@ -62,7 +62,7 @@ class Master:
             process.
         settings: the settings; the defaults when None.
         hooks: functions to be called at points in the server's life.
-        looking_in: the windows through which it is seen and steered.
+        looking_in: the windows through which it is seen and steered; those that the settings ask for when None.
         load: loads what ``worker`` would load in a worker process; called in the rehearsal of an upgrade, to find out
             whether it can be loaded.
 
@@ -90,7 +90,7 @@ class Master:
         settings: Settings | None = None,
         *,
         hooks: Hooks | None = None,
-        looking_in: Iterable[Window] = (),
+        looking_in: Iterable[Window] | None = None,
         load: Callable[[], object] | None = None,
     ) -> None:
         settings = Settings() if settings is None else settings
@@ -109,7 +109,7 @@ class Master:
         self.roster = Roster()
         start, smallest, largest = self.settings.size(limits.cpus())
         self.goal = Goal(size=start, smallest=smallest, largest=largest)
-        self._windows = Windows(looking_in)
+        self._windows = Windows(openings.windows_of(self.settings) if looking_in is None else looking_in)
         self._build = worker
         self._load = load
         self._launch = Launch.of_this_process()
@@ -244,6 +244,7 @@ class Master:
             spawner=self._spawner,
             pressure=self._pressure,
             deaths=self.deaths,
+            stopping=lambda: self.stopping,
             reload=self.reload,
             scale=self.scale,
             stop=self.stop,

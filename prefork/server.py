@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 from prefork import target
-from prefork.errors import TargetError
+from prefork.errors import BootError, PreforkError, SettingsError, TargetError
 from prefork.hooks import Hooks
 from prefork.master import Master
 from prefork.settings import Settings
+from prefork.system import process
 from prefork.worker import Worker
 
 Handle = Callable[[socket.socket, Any], object]
@@ -72,6 +75,46 @@ def run(text: str, settings: Settings, *, app_dir: str = ".") -> int:
         return load()()
 
     return Master(build, settings, hooks=hooks, load=load).run()
+
+
+def check(text: str, settings: Settings, *, app_dir: str = ".") -> None:
+    """Load what ``module:attribute`` names and the hooks, in a process of its own that ends then.
+
+    Args:
+        text: the target.
+        settings: the settings.
+        app_dir: the folder that is put first on the import path.
+
+    Raises:
+        PreforkError: as :func:`run` would raise it: TargetError when the target or a hook is not there, BootError
+            when the application fails to load; its traceback is on standard error.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+
+    def load() -> int:
+        try:
+            hooks_of(settings, app_dir)
+            worker_of(target.load(text, app_dir), text)
+        except PreforkError as error:
+            os.write(writer, str(error).encode(errors="backslashreplace"))
+            return error.exit_code
+        except BaseException:  # noqa: BLE001  # whatever the application raises is shown, and is why it can't start
+            traceback.print_exc()
+            return BootError.exit_code
+        return 0
+
+    try:
+        pid = process.fork(load)
+    finally:
+        os.close(writer)
+    with os.fdopen(reader, errors="replace") as pipe:
+        said = pipe.read()
+    ended = process.Exit.from_status(os.waitpid(pid, 0)[1])
+    if not ended.clean:
+        error = next(
+            (kind for kind in (TargetError, SettingsError) if said and kind.exit_code == ended.code), BootError
+        )
+        raise error(said or f"the application failed to load: the process that tried {ended}")
 
 
 def hooks_of(settings: Settings, app_dir: str) -> Hooks:

@@ -34,7 +34,8 @@ RECYCLING: Final = "Replacing workers"
 FAILURES: Final = "When things fail"
 STOPPING: Final = "Stopping"
 APPLICATION: Final = "Application"
-GROUPS: Final = (LISTENING, WORKERS, APPLICATION, TIMES, RECYCLING, STOPPING, FAILURES, SOCKETS)
+OPERATIONS: Final = "Operations"
+GROUPS: Final = (LISTENING, WORKERS, APPLICATION, TIMES, RECYCLING, STOPPING, OPERATIONS, FAILURES, SOCKETS)
 """The headings, in the order in which help and documentation show them."""
 
 
@@ -240,6 +241,21 @@ class Settings:
         STOPPING,
         _SECONDS,
         "On SIGTERM: go on accepting for so long first, until load balancers have noticed.",
+    )
+
+    control: str = _setting(
+        "",
+        OPERATIONS,
+        kinds.path("control socket"),
+        "Make a unix socket here by which prefork status, reload, stop and so on reach this server; auto chooses a "
+        "place (RUNTIME_DIRECTORY, /run/prefork, or a folder of the user's own), nothing or off makes none.",
+    )
+    pidfile: str = _setting(
+        "",
+        OPERATIONS,
+        kinds.path("file"),
+        "Write the master's process id into this file, and remove it at the end.",
+        "-p",
     )
 
     crash_limit: int = _setting(

@@ -303,6 +303,12 @@ class Spawner:
         """How many connections a worker has finished so far."""
         return _finished(self._lines[member.pid].words)
 
+    def report(self, pid: int) -> str:
+        """What a worker has reported and nobody has taken yet."""
+        line = self._lines[pid]
+        self._read_report(line)
+        return line.text.decode(errors="replace")
+
     def take_report(self, pid: int) -> str:
         """What a worker has reported since the last call."""
         line = self._lines[pid]

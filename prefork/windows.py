@@ -104,6 +104,7 @@ class Inside:
         spawner: what workers say of themselves.
         pressure: what is short.
         deaths: the last ones, and whether there is a crash loop.
+        stopping: whether the server is going to end.
         reload: replace every worker by one of the next generation. False when the server stops.
         scale: run another number of workers; returns the number that is wanted now.
         stop: end the server, losing nobody.
@@ -118,6 +119,7 @@ class Inside:
     spawner: Spawner
     pressure: Pressure
     deaths: Deaths
+    stopping: Callable[[], bool]
     reload: Callable[[], bool]
     scale: Callable[[int], int]
     stop: Callable[[], None]

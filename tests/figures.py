@@ -16,6 +16,7 @@ _FULL = {
     "lossless-stops": 20,
     "mutated-requests": 10_000,
     "sequential-connections": 8_000,
+    "mutated-messages": 5_000,
     "start-stop-cycles": 300,
     "stops-at-random-moments": 500,
 }

@@ -86,7 +86,7 @@ def test_no_command_at_all_is_a_mistake_that_shows_the_overview() -> None:
 
 def test_an_unknown_command_is_named() -> None:
     assert problems(run("srve")) == ["'srve' is not a command; did you mean serve?"]
-    assert problems(run("--workers", "4")) == ["'--workers' is not a command; give serve (prefork --help)"]
+    assert problems(run("--workers", "4")) == ["'--workers' is not a command; prefork --help lists them"]
 
 
 def test_every_command_can_be_found() -> None:

@@ -1,0 +1,173 @@
+"""What can be asked for through the control socket, and how it is done.
+
+Some things are done at once; others (a reload, a worker's tracebacks) take until the news comes, and are answered
+then. All of it runs in the MASTER.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from prefork import windows
+from prefork.control.protocol import Request
+from prefork.roster import Member
+from prefork.survey import Survey
+from prefork.system import process
+from prefork.windows import Inside, News
+from prefork.worker import DUMP_SIGNAL
+
+log = logging.getLogger("prefork")
+
+Done = Callable[[object], None]
+Failed = Callable[[str], None]
+
+DUMP_LOOK: Final = 0.05
+"""Seconds between two looks at a worker's report; it is complete when it has not grown between two."""
+
+DUMP_TIME: Final = 3.0
+"""Seconds that a worker has for its tracebacks."""
+
+_STOPS: Final = "the server stops"
+
+
+@dataclass(eq=False, slots=True)
+class _Wait:
+    """Somebody who waits for news: ``hears`` answers him and returns True when the news is his."""
+
+    hears: Callable[[News], bool]
+    failed: Failed
+
+
+class Operations:
+    """MASTER. Carries requests out.
+
+    Args:
+        inside: the master as windows see it.
+        survey: takes the status.
+    """
+
+    def __init__(self, inside: Inside, survey: Survey) -> None:
+        self._inside = inside
+        self._survey = survey
+        self._waits: list[_Wait] = []
+
+    def begin(self, request: Request, done: Done, failed: Failed) -> None:
+        """Carry ``request`` out; one of ``done`` and ``failed`` is called once, now or later."""
+        operation: Callable[..., None] = getattr(self, f"_{request.do}")
+        try:
+            operation(done, failed, **request.arguments)
+        except Exception:  # a defect here must not end the server
+            log.exception("control: %s failed", request.do)
+            failed("it failed by a defect of the server's; its log has the traceback")
+
+    def told(self, news: News) -> None:
+        """Something has happened; whoever waited for it is answered."""
+        if isinstance(news, windows.Stopping):
+            waits, self._waits = self._waits, []
+            for wait in waits:
+                wait.failed(_STOPS)
+        self._waits = [wait for wait in self._waits if not wait.hears(news)]
+
+    def _health(self, done: Done, failed: Failed) -> None:  # noqa: ARG002  # every operation is given both
+        done(self._survey.health())
+
+    def _status(self, done: Done, failed: Failed, processes: bool) -> None:  # noqa: ARG002  # as above
+        done(self._survey.status(processes=processes))
+
+    def _stop(self, done: Done, failed: Failed, quick: bool) -> None:  # noqa: ARG002  # as above
+        done({"state": "stopping"})
+        (self._inside.quit if quick else self._inside.stop)()
+
+    def _scale(self, done: Done, failed: Failed, workers: int) -> None:
+        if self._inside.stopping():
+            failed(_STOPS)
+            return
+        before = self._inside.goal.size
+        now = self._inside.scale(workers)
+        if now != workers:
+            failed(f"{workers} workers can't be had; there are {now} now")
+        else:
+            done({"workers": now, "before": before})
+
+    def _reload(self, done: Done, failed: Failed, wait: bool) -> None:
+        if not self._inside.reload():
+            failed(_STOPS)
+            return
+        generation = self._inside.goal.generation
+
+        def hears(news: News) -> bool:
+            match news:
+                case windows.Reloaded(reached) if reached >= generation:
+                    done({"generation": reached})
+                case windows.ReloadFailed(reached, reason) if reached >= generation:
+                    last = reason.splitlines()[-1]
+                    failed(f"generation {reached} failed to boot, the old one goes on: {last}")
+                case _:
+                    return False
+            return True
+
+        if wait:
+            self._waits.append(_Wait(hears, failed))
+        else:
+            done({"generation": generation})
+
+    def _recycle(self, done: Done, failed: Failed, slot: int, wait: bool) -> None:
+        member = self._incumbent(slot)
+        if member is None:
+            failed(f"slot {slot} has no worker")
+            return
+        if self._inside.stopping():
+            failed(_STOPS)
+            return
+        old = member.pid
+        self._inside.roster.wanted(member, "recycled by hand")
+
+        def hears(news: News) -> bool:
+            match news:
+                case windows.WorkerReady(new) if new.slot == slot and new.pid != old:
+                    done({"slot": slot, "pid": new.pid, "before": old})
+                case windows.Died(death, _) if death.member.slot == slot and death.successor and death.boot_failed:
+                    failed(f"the replacement (pid {death.member.pid}) failed to boot; pid {old} goes on")
+                case _:
+                    return False
+            return True
+
+        if wait:
+            self._waits.append(_Wait(hears, failed))
+        else:
+            done({"slot": slot, "before": old})
+
+    def _dump(self, done: Done, failed: Failed, slot: int) -> None:
+        member = self._incumbent(slot)
+        if member is None:
+            failed(f"slot {slot} has no worker")
+            return
+        spawner, clock = self._inside.spawner, self._inside.loop.clock
+        if member.dumped_at is None:
+            spawner.take_report(member.pid)
+        before = len(spawner.report(member.pid))  # the report of a hang is on its way, and the log's to take
+        deadline = clock.monotonic() + DUMP_TIME
+        process.kill(member.pid, DUMP_SIGNAL)
+
+        def look(seen: int) -> None:
+            if self._inside.roster.get(member.pid) is not member:
+                failed(f"worker {slot} (pid {member.pid}) ended meanwhile")
+                return
+            report = spawner.report(member.pid)
+            if len(report) > before and len(report) == seen:
+                if member.dumped_at is None:
+                    spawner.take_report(member.pid)
+                done({"slot": slot, "pid": member.pid, "text": report[before:]})
+            elif clock.monotonic() >= deadline:
+                failed(f"worker {slot} (pid {member.pid}) gave no traceback within {DUMP_TIME:g} s; it may be frozen")
+            else:
+                self._inside.loop.call_later(DUMP_LOOK, lambda: look(len(report)))
+
+        look(before)
+
+    def _incumbent(self, slot: int) -> Member | None:
+        found = self._inside.roster.slots.get(slot)
+        return found.incumbent if found else None

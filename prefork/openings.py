@@ -1,0 +1,15 @@
+"""Which windows a server has, by its settings and its environment."""
+
+from __future__ import annotations
+
+from prefork.control.service import Control
+from prefork.settings import Settings
+from prefork.windows import Window
+
+
+def windows_of(settings: Settings) -> list[Window]:
+    """The windows that the settings ask for, not yet attached. MASTER."""
+    found: list[Window] = []
+    if settings.control not in {"", "off"}:
+        found.append(Control(settings.control))
+    return found

@@ -1,0 +1,223 @@
+"""What a server tells of itself: plain data, and the JSON that carries it.
+
+A reader leaves out names that it doesn't know and takes the default for those that are missing, so that a command of
+one release reads the server of another. Times are seconds, sizes are bytes. Pure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+
+_NONE: Final = type(None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """What the system says of a process; None for what it doesn't tell."""
+
+    rss: int | None = None
+    """Resident memory, bytes."""
+    cpu: float | None = None
+    """CPU time so far, user and system, seconds."""
+    descriptors: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """One listener."""
+
+    address: str
+    waiting: int = 0
+    """Connections in the accept queue."""
+    backlog: int = 0
+    """How many may wait there, as the kernel cut it; 0 if unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Working:
+    """One worker that lives."""
+
+    slot: int
+    pid: int
+    generation: int = 0
+    state: str = ""
+    """starting, idle, busy, backing off, or leaving (told to leave, perhaps busy still)."""
+    seconds: float = 0.0
+    """How long it has been in that state; while it is busy, how long with the connection in hand."""
+    age: float = 0.0
+    served: int = 0
+    failed: int = 0
+    refused: int = 0
+    mean: float = 0.0
+    """Handling time of a connection, seconds."""
+    longest: float = 0.0
+    reason: str = ""
+    """Why it leaves or is to be replaced."""
+    error: str = ""
+    """The last failure of accept(2) while it backs off."""
+    process: Process = dataclasses.field(default_factory=Process)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """One worker that died."""
+
+    slot: int
+    pid: int
+    generation: int = 0
+    how: str = ""
+    reason: str = ""
+    age: float = 0.0
+    served: int = 0
+    ago: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """What has been counted since the start, by workers dead and alive. Nothing here ever goes down."""
+
+    served: int = 0
+    failed: int = 0
+    """Connections whose handler raised."""
+    interrupted: int = 0
+    """Connections that were in hand when their worker died."""
+    refused: int = 0
+    """Connections shed."""
+    busy: float = 0.0
+    """Seconds spent in handlers."""
+    histogram: tuple[int, ...] = ()
+    """Handlers that took less than ``bounds[n]`` seconds and not less than the bound before; the last is without
+    bound."""
+    bounds: tuple[float, ...] = ()
+    accept_errors: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Failed accepts by errno."""
+    deaths: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Workers that ended, by cause."""
+    forks: int = 0
+    """Workers that became ready."""
+    reloads: int = 0
+    failed_reloads: int = 0
+    pressure: float = 0.0
+    """Seconds during which descriptors or memory were short."""
+    cpu: float = 0.0
+    """CPU time of all workers, the dead ones included, seconds; of the living only when processes were asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """One server at one moment."""
+
+    version: str
+    pid: int
+    state: str
+    """starting, serving, reloading or stopping."""
+    started: float = 0.0
+    """When the master began to run: seconds since the epoch."""
+    uptime: float = 0.0
+    generation: int = 0
+    size: int = 0
+    """How many workers are wanted."""
+    smallest: int = 0
+    largest: int = 0
+    listeners: tuple[Listening, ...] = ()
+    workers: tuple[Working, ...] = ()
+    shortages: tuple[str, ...] = ()
+    """What is short at present, one line each."""
+    crash_loop: bool = False
+    deaths: tuple[Ended, ...] = ()
+    """The last ones, the latest first."""
+    totals: Totals = dataclasses.field(default_factory=Totals)
+    process: Process = dataclasses.field(default_factory=Process)
+    """The master."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """Whether a server is fit for work."""
+
+    state: str
+    serving: int = 0
+    """Workers that accept."""
+    size: int = 0
+    crash_loop: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes connections and means to go on."""
+        return self.state in {"serving", "reloading"} and self.serving > 0
+
+
+def dumps(thing: object) -> str:
+    """``thing``, of the classes here or of what JSON knows, as JSON in one line."""
+    return json.dumps(thing, default=_plain, separators=(",", ":"))
+
+
+def load(kind: type[T], data: object) -> T:
+    """Make an object of a class that stands here from what ``json.loads`` gave.
+
+    Args:
+        kind: the class.
+        data: a JSON object; names that the class doesn't have are left out.
+
+    Raises:
+        ValueError: something is of another type than the class says, or is missing and has no default.
+    """
+    made = _read(kind, data, kind.__name__)
+    return typing.cast("T", made)
+
+
+def _plain(thing: Any) -> dict[str, object]:
+    if not dataclasses.is_dataclass(thing):
+        raise TypeError(f"{type(thing).__name__} has no form in JSON")
+    kind: type = type(thing)
+    return {name: getattr(thing, name) for name in _names(kind)}
+
+
+@functools.cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
+@functools.cache
+def _types(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _read(kind: Any, data: object, where: str) -> object:
+    """``data`` as ``kind``: a dataclass, a tuple, a dict, a union with None, or a plain type."""
+    if dataclasses.is_dataclass(kind):
+        return _read_record(typing.cast("type", kind), data, where)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:
+        if data is None:
+            return None
+        (kind,) = (argument for argument in arguments if argument is not _NONE)
+        return _read(kind, data, where)
+    if origin is tuple and isinstance(data, list):
+        return tuple(_read(arguments[0], item, where) for item in data)
+    if origin is dict and isinstance(data, dict):
+        return {str(name): _read(arguments[1], value, where) for name, value in data.items()}
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if origin is None and isinstance(data, kind) and (kind is bool or not isinstance(data, bool)):
+        return data
+    raise ValueError(f"{where}: {type(data).__name__} where {getattr(kind, '__name__', kind)} was expected")
+
+
+def _read_record(kind: type, data: object, where: str) -> object:
+    if not isinstance(data, dict):
+        raise ValueError(f"{where}: {type(data).__name__} where an object was expected")
+    hints = _types(kind)
+    given = {name: _read(hints[name], data[name], f"{where}.{name}") for name in _names(kind) if name in data}
+    try:
+        return kind(**given)
+    except TypeError:
+        raise ValueError(f"{where}: something is missing") from None
