@@ -13,17 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from prefork.net import filters
-
 ROOT: Final = Path(__file__).resolve().parent.parent
 PATIENCE: Final = 20.0
 """Seconds that a test waits for a fact before it fails; SYNs are repeated after 1, 3 and 7 s."""
 
 SYN_SENT: Final = 2
 ESTABLISHED: Final = 1
-
-_DROP_ALL: Final = ((0x06, 0, 0, 0),)
-_SO_ATTACH_FILTER: Final = 26
 
 
 def until(fact: Callable[[], Any], what: str) -> Any:
@@ -58,7 +53,7 @@ def connect(address: Any, *, blocking: bool = True) -> socket.socket:
 def deaf_client(address: Any) -> socket.socket:
     """A client that sends its SYN and drops every answer: its handshake stays half-way until `hear`."""
     client = socket.socket(socket.AF_INET6 if len(address) == 4 else socket.AF_INET)
-    filters._attach(client, _SO_ATTACH_FILTER, _DROP_ALL)
+    _drop_below(client, 255)
     client.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         client.connect(address)
@@ -68,7 +63,14 @@ def deaf_client(address: Any) -> socket.socket:
 
 def hear(client: socket.socket) -> None:
     """Let a deaf client hear; the server's next SYN-ACK (within seconds) completes its handshake."""
-    filters.ungate(client)
+    _drop_below(client, 0)
+
+
+def _drop_below(client: socket.socket, ttl: int) -> None:
+    """Drop what has a lower TTL (ip(7), IP_MINTTL); over loopback that is 64."""
+    client.setsockopt(socket.IPPROTO_IP, 21, ttl)
+    if client.family == socket.AF_INET6:
+        client.setsockopt(socket.IPPROTO_IPV6, 73, ttl)
 
 
 def state(client: socket.socket) -> int:

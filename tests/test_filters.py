@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prefork.net import filters
 from prefork.net.filters import MEMBERS_MAX, SYN_GATE, Program, Spread, steering
 from prefork.net.queue import Diag, tcp_depth
-from tests.sockets import SYN_SENT, closing, connect, deaf_client, hear, retries, state, until
+from tests.sockets import SYN_SENT, closing, connect, deaf_client, hear, retries, script, state, until
 
 _RANDOM, _CPU = 0xFFFFF038, 0xFFFFF024
 
@@ -63,6 +63,16 @@ def test_steering_refuses_what_no_program_can_hold(count: int) -> None:
         steering(range(count), "random")
 
 
+def _may_gate() -> bool:
+    with socket.socket() as sock:
+        return filters.may_gate(sock)
+
+
+gates = pytest.mark.skipif(
+    not _may_gate(), reason="this kernel lets only CAP_NET_ADMIN attach a filter to a TCP socket"
+)
+
+
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as made:
@@ -75,6 +85,7 @@ def listener6() -> Iterator[socket.socket]:
         yield made
 
 
+@gates
 @pytest.mark.parametrize("name", ["listener", "listener6"])
 def test_a_client_at_the_gate_retries_by_itself_and_gets_in_later(name: str, request: pytest.FixtureRequest) -> None:
     listener: socket.socket = request.getfixturevalue(name)
@@ -91,6 +102,7 @@ def test_a_client_at_the_gate_retries_by_itself_and_gets_in_later(name: str, req
             assert accepted.recv(10) == b"hello"
 
 
+@gates
 def test_a_handshake_under_way_completes_behind_the_gate(listener: socket.socket) -> None:
     with closing(diag := Diag()), closing(client := deaf_client(listener.getsockname())):
         until(lambda: diag.half_open(listener), "its SYN has come")
@@ -103,6 +115,7 @@ def test_a_handshake_under_way_completes_behind_the_gate(listener: socket.socket
             assert accepted.recv(10) == b"hello"
 
 
+@gates
 def test_what_was_accepted_behind_the_gate_lives_a_normal_life(listener: socket.socket) -> None:
     """It inherits the filter, which must not touch data, FIN, or what comes after."""
     with closing(client := connect(listener.getsockname())):
@@ -118,6 +131,7 @@ def test_what_was_accepted_behind_the_gate_lives_a_normal_life(listener: socket.
                 assert received == 200_000
 
 
+@gates
 def test_opening_a_gate_that_is_not_there_is_no_error(listener: socket.socket) -> None:
     filters.ungate(listener)
     filters.gate(listener)
@@ -126,6 +140,27 @@ def test_opening_a_gate_that_is_not_there_is_no_error(listener: socket.socket) -
     filters.ungate(listener)
     with connect(listener.getsockname()):
         until(lambda: tcp_depth(listener).waiting == 1, "a client gets in")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the test becomes nobody, which only root can")
+def test_who_may_gate_is_found_out_by_trying() -> None:
+    answers = script(
+        """
+import json, os, socket
+from prefork.net import filters
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+with socket.socket() as sock:
+    answers = [filters.may_gate(sock)]
+    try:
+        filters.gate(sock)
+        answers.append(True)
+    except PermissionError:
+        answers.append(False)
+    filters.ungate(sock)
+print(json.dumps(answers))
+"""
+    )
+    assert answers in ([True, True], [False, False])
 
 
 def test_other_errors_of_opening_are_told() -> None:
@@ -209,6 +244,7 @@ def test_unsteered_the_kernel_s_hash_chooses_among_all(group: list[socket.socket
     assert all(share > 3 for share in spread(group, 120))  # one in 10**15 falls short
 
 
+@gates
 def test_a_member_behind_a_gate_gets_nothing_and_the_others_go_on(group: list[socket.socket]) -> None:
     filters.gate(group[0])
     filters.steer(group[0], [1, 2], "random")

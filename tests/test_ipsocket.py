@@ -348,16 +348,16 @@ except KeyError as error:
 
 
 def test_connect_survives_a_signal_in_the_middle_of_its_handshake() -> None:
-    """The handler opens the gate behind which the handshake waits; a second connect(2) would fail with EALREADY."""
+    """The handler lets the client hear the server's answer; a second connect(2) would fail with EALREADY."""
     answer = script(
         """
 import json, signal, socket
-from prefork.net import filters
 from prefork.net.ipsocket import IPSocket
+IP_MINTTL = 21
 with socket.create_server(("127.0.0.1", 0)) as listener, IPSocket() as client, IPSocket() as accepted:
-    filters.gate(listener)
-    signal.signal(signal.SIGALRM, lambda *_: filters.ungate(listener))
+    signal.signal(signal.SIGALRM, lambda *_: client.setsockopt(socket.IPPROTO_IP, IP_MINTTL, 0))
     client.tcp_socket()
+    client.setsockopt(socket.IPPROTO_IP, IP_MINTTL, 255)
     signal.setitimer(signal.ITIMER_REAL, 0.1)
     client.connect(*listener.getsockname())
     accepted.accept(listener)

@@ -1,7 +1,8 @@
 """Classic BPF on listening sockets: the SYN gate, and steering inside a SO_REUSEPORT group.
 
-Both are socket options (socket(7)); they need no privilege, and the kernel runs the programs itself. A program is a
-list of instructions of eight bytes (linux/filter.h), checked by the kernel when it is attached.
+Both are socket options (socket(7)), and the kernel runs the programs itself. A program is a list of instructions of
+eight bytes (linux/filter.h), checked by the kernel when it is attached. Steering needs no privilege. For the gate
+recent kernels ask for CAP_NET_ADMIN; who does not have it gets the same by a decoy (`prefork.net.decoy`).
 
 **The gate** is attached to a listener (SO_ATTACH_FILTER) and drops segments that carry SYN and nothing else: clients
 that come now get no answer and try again by themselves a second later (tcp(7), tcp_syn_retries), while handshakes that
@@ -87,6 +88,19 @@ def gate(listener: socket.socket) -> None:
         OSError: The kernel refused the filter (ENOMEM, or EPERM when somebody locked it, SO_LOCK_FILTER).
     """
     _attach(listener, _SO_ATTACH_FILTER, SYN_GATE)
+
+
+def may_gate(sock: socket.socket) -> bool:
+    """Whether this process may gate a TCP socket; tried on one that is not in use.
+
+    Recent kernels (6.18.44 among them) ask for CAP_NET_ADMIN; to others everybody may.
+    """
+    try:
+        gate(sock)
+    except OSError:
+        return False
+    ungate(sock)
+    return True
 
 
 def ungate(listener: socket.socket) -> None:

@@ -1,24 +1,26 @@
 """The gate of a TCP listener: no new handshake begins, and it can be known when the last one of before has ended.
 
+**How it closes.** By a filter on the listener that drops SYNs; or, for those whom the kernel does not let attach one,
+by steering SYNs to other members of the group, or to a decoy that drops them.
+
 **Which handshakes count.** A handshake under way (SYN_RECV) is a promise: the client holds our SYN-ACK, and is reset
 when nobody listens at its end. It belongs to an address, not to a member of a group, and during a takeover the
 successor's handshakes are on the same address. So the gate remembers those that were there when it had closed: only
 these can still reach us.
 
-**When it has closed.** A SYN that another CPU was looking at when the filter was attached may still become a
-handshake. That is over after one RCU grace period, and membarrier(2) waits for one: some 10 ms, once in a listener's
-life.
+**When it has closed.** A SYN that another CPU was looking at when the gate closed may still become a handshake. That is
+over after one RCU grace period, and membarrier(2) waits for one: some 10 ms, once in a listener's life.
 """
 
 from __future__ import annotations
 
 import ctypes
 import platform
-import socket
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Final
 
 from prefork.net import filters
+from prefork.net.group import Group
 from prefork.net.options import defer
 from prefork.net.queue import Diag, Handshake
 
@@ -31,10 +33,12 @@ class Gate:
     """MASTER. The gates of a TCP listener's sockets, by slot.
 
     Args:
+        group: The sockets.
         diag: Tells the handshakes under way.
     """
 
-    def __init__(self, diag: Diag) -> None:
+    def __init__(self, group: Group, diag: Diag) -> None:
+        self._group = group
         self._diag = diag
         self._promised: dict[int, frozenset[Handshake] | None] = {}
 
@@ -42,32 +46,41 @@ class Gate:
         """Whether the socket of a slot is behind a closed gate."""
         return slot in self._promised
 
-    def close(self, sockets: Mapping[int, socket.socket]) -> None:
-        """Drop the SYNs that come to these sockets from now on.
+    def close(self, slots: Collection[int]) -> None:
+        """Let no more SYNs reach the sockets of these slots.
 
         TCP_DEFER_ACCEPT goes to 0 with it: a client that would be accepted only once it speaks has a promise too.
 
-        Args:
-            sockets: By slot; members of one listener.
-
         Raises:
-            OSError: The kernel refused; some may be gated then.
+            OSError: The kernel refused. New connections come as before.
         """
-        for sock in sockets.values():
+        sockets = [self._group.of(slot) for slot in slots]
+        try:
+            for sock in sockets:
+                filters.gate(sock)
+        except PermissionError as error:
+            if not self._group.exclude(slots):
+                raise OSError(error.errno, "the kernel wants CAP_NET_ADMIN for it") from error
+        except OSError:
+            for sock in sockets:
+                filters.ungate(sock)
+            raise
+        for sock in sockets:
             defer(sock, 0)
-            filters.gate(sock)
         _wait_for_grace_period()
-        self._promised.update(dict.fromkeys(sockets))
-        self.pending(sockets)
+        self._promised.update(dict.fromkeys(slots))
+        self.pending(slots)
 
-    def open(self, sockets: Mapping[int, socket.socket], *, defer_accept: int) -> None:
+    def open(self, slots: Collection[int], *, defer_accept: int) -> None:
         """Let handshakes begin again.
 
         Args:
-            sockets: By slot; members of one listener.
+            slots: Whose.
             defer_accept: What TCP_DEFER_ACCEPT was, in seconds.
         """
-        for slot, sock in sockets.items():
+        self._group.include(slots)
+        for slot in slots:
+            sock = self._group.of(slot)
             filters.ungate(sock)
             defer(sock, defer_accept)
             self._promised.pop(slot, None)
@@ -76,20 +89,18 @@ class Gate:
         """The socket of this slot is closed."""
         self._promised.pop(slot, None)
 
-    def pending(self, sockets: Mapping[int, socket.socket]) -> bool:
-        """Whether handshakes are under way that may still reach one of these sockets.
+    def pending(self, slots: Collection[int]) -> bool:
+        """Whether handshakes are under way that may still reach the sockets of these slots.
 
         For a socket without a gate these are all handshakes to its address. True when the kernel does not answer.
-
-        Args:
-            sockets: By slot; members of one listener.
         """
         try:
-            now = self._diag.half_open(next(iter(sockets.values())))
+            self._group.follow()
+            now = self._diag.half_open(self._group.any)
         except OSError:
             return True
         found = False
-        for slot in sockets:
+        for slot in slots:
             promised = self._promised.get(slot)  # None: no gate, or never seen since it closed
             left = now if promised is None else promised & now
             if slot in self._promised:
