@@ -5,6 +5,12 @@ from __future__ import annotations
 import os
 
 _FULL = {
+    "reloads": 100,
+    "seconds-of-kills": 20,
+    "seconds-of-storm": 30,
+    "preloaded-mebibytes": 160,
+    "idle-seconds": 10,
+    "masters-killed-idle": 100,
     "killed-masters": 30,
     "resizes": 20,
     "killed-queues": 20,

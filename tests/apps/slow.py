@@ -39,3 +39,16 @@ class Stubborn(prefork.Worker):
 
     def handle(self, connection: socket.socket, _: object) -> None:
         connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+
+class Slowly(prefork.Worker):
+    """Boots in a third of a second, and says when."""
+
+    def init(self) -> None:
+        time.sleep(0.3)  # the boot itself
+        os.write(1, b"booted %d\n" % os.getpid())
+
+    def handle(self, connection: socket.socket, _: object) -> None:
+        connection.recv(65536)
+        body = b"%d" % os.getpid()
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
