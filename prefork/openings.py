@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from prefork.control.service import Control
+from prefork.notify import Notify
 from prefork.settings import Settings
 from prefork.windows import Window
 
@@ -10,6 +13,9 @@ from prefork.windows import Window
 def windows_of(settings: Settings) -> list[Window]:
     """The windows that the settings ask for, not yet attached. MASTER."""
     found: list[Window] = []
+    notify = Notify.of(os.environ, os.getpid())
+    if notify is not None:
+        found.append(notify)
     if settings.control not in {"", "off"}:
         found.append(Control(settings.control))
     return found
