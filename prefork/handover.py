@@ -127,7 +127,7 @@ def locate(value: str) -> tuple[int, int]:
         HandoverError: it is not "FD:PID".
     """
     fd, _, pid = value.partition(":")
-    if not (fd.isdecimal() and pid.isdecimal()):
+    if not (value.isascii() and fd.isdecimal() and pid.isdecimal()):
         raise HandoverError(f"{value!r} does not name a hand-over record")
     return int(fd), int(pid)
 

@@ -45,6 +45,7 @@ class Sizer:
         self._window: float | None = None
         self._spare = 0
         self._finished = 0
+        self._resting = False
 
     def observe(self, sample: Sample, now: float) -> tuple[int, float | None]:
         """Take a sample.
@@ -60,18 +61,21 @@ class Sizer:
         active = bool(sample.busy or sample.waiting or sample.finished != self._finished)
         self._finished = sample.finished
         size = self._grown(sample)
-        spare = sample.size - sample.busy if not sample.waiting else 0
-        if size > sample.size or spare <= 0 or self._window is None:
-            self._window, self._spare = now, max(spare, 0)
+        spare = 0 if sample.waiting else sample.size - sample.busy
+        if size > sample.size or spare == 0 or (active and self._resting):
+            # Nobody was idle, or something has happened since nobody looked: what was seen before proves nothing.
+            self._window = None
+        if self._window is None and spare:
+            self._window, self._spare = now, spare
         self._spare = min(self._spare, spare)
-        if now - self._window >= self._idle_timeout and self._spare > 0:
+        if self._window is not None and now - self._window >= self._idle_timeout:
             size = max(self._smallest, sample.size - self._spare)
             self._window, self._spare = now, max(size - sample.busy, 0)
+        self._resting = not active
         if active and (size > self._smallest or sample.busy >= sample.size):
             return size, now + LOOK
-        if size > self._smallest:
-            # Nothing happens: the window may close unobserved. If something has happened by then, it is seen in
-            # `finished`, and the window starts anew.
+        if size > self._smallest and self._window is not None:
+            # Nothing happens: no need to look before the window closes.
             return size, self._window + self._idle_timeout
         self._window = None
         return size, None
