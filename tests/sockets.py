@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import struct
 import subprocess
@@ -99,12 +100,12 @@ def linger_reset(client: socket.socket) -> None:
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def script(code: str, *arguments: str, env: dict[str, str] | None = None) -> Any:
+def script(code: str, *arguments: str) -> Any:
     """Run a program of its own on prefork and the tests' helpers; what it prints as JSON comes back."""
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-c", code, *arguments],
         cwd=ROOT,
-        env=env,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},  # also after the script has gone to another folder
         capture_output=True,
         text=True,
         timeout=60,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import logging
 import os
@@ -1039,6 +1040,29 @@ print(json.dumps([answers, kept, os.listdir(".")]))
         text,
     )
     assert answers == [[True, 1, True, False, True, text == "group", True, True], ["s"] * (text == "unix:s"), []]
+
+
+def successor_of(listener: Listener, options: SocketOptions) -> Listener:
+    """What a new master makes of the sockets of one that was killed."""
+    record = listener.record()
+    members = tuple((slot, os.dup(fd)) for slot, fd in record.members)
+    return Listener.restore(dataclasses.replace(record, members=members), options=options)
+
+
+@both_ways
+def test_what_a_killed_master_had_stopped_goes_on_under_the_next(group: Listener, way: str) -> None:
+    """Its steering, its gate and its deferring are in the sockets, and would stay."""
+    assert group.steer([0])
+    with closing(second := successor_of(group, SocketOptions(defer_accept=0))):
+        assert all(spread(second, 90).values())
+    assert group.gate()
+    if way == "decoy":
+        group._group._dismiss()  # its descriptors went with the master
+    with closing(third := successor_of(group, SocketOptions())):
+        assert not third.gated
+        assert all(spread(third, 90).values())
+        assert third.gate()
+        assert third.shutdown()
 
 
 def test_a_record_of_what_is_gone_is_refused() -> None:

@@ -296,6 +296,6 @@ def _plain(error: OSError) -> str:
 
 def _first_unprivileged_port() -> int:
     try:
-        return int(_UNPRIVILEGED.read_text(encoding="ascii"))
+        return int(_UNPRIVILEGED.read_bytes())
     except (OSError, ValueError):
         return 1024

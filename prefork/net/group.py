@@ -80,6 +80,12 @@ class Group:
         except OSError:
             pass  # it is tried again when it is needed
 
+    def inherit(self) -> None:
+        """Take what is attached for ours: it is of the process that had these sockets before."""
+        if self.several:
+            self._attached = True
+            self.settle()
+
     @property
     def order(self) -> tuple[int, ...] | None:
         """The slots by their index in the group; None when that is not known any more."""

@@ -20,58 +20,26 @@ import logging
 import os
 import socket
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, TypedDict, Unpack
+from typing import Any, Final, Unpack
 
 from prefork.address import Address, format_peer, parse
 from prefork.errors import ListenError
-from prefork.net import binding, unixpath
+from prefork.net import binding
 from prefork.net.gate import Gate
 from prefork.net.group import SHARED, Group, Mode
 from prefork.net.options import SocketOptions, warn
 from prefork.net.queue import Depth, Diag, tcp_depth
-from prefork.net.unixpath import FileId
+from prefork.net.record import How, Record
+from prefork.net.unixpath import Claim, FileId
+
+__all__ = ["How", "Listener", "Record"]
 
 _log: Final = logging.getLogger("prefork")
 
 _DEFAULTS: Final = SocketOptions()
 _BACKLOG: Final = 2048
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
-
-
-class How(TypedDict, total=False):
-    """What `Listener.open` takes beside an address."""
-
-    backlog: int
-    reuse_port: bool
-    members: int
-    mode: Mode
-    options: SocketOptions
-    listen: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What a listener is, for the image of this process that follows after exec(2): plain numbers and text.
-
-    Args:
-        address: The address as text, as it was asked for.
-        members: Slot and descriptor of each socket.
-        order: The slots by their index in the group; None when that is not known.
-        owned: Whether it is ours to end.
-        reuse_port: Whether it is a group.
-        mode: How the group spreads connections.
-        file_id: Device and inode of a unix path; None for any other.
-    """
-
-    address: str
-    members: tuple[tuple[int, int], ...]
-    order: tuple[int, ...] | None
-    owned: bool
-    reuse_port: bool
-    mode: Mode
-    file_id: tuple[int, int] | None
 
 
 class Listener:
@@ -96,7 +64,7 @@ class Listener:
         owned: bool,
         backlog: int = _BACKLOG,
         options: SocketOptions = _DEFAULTS,
-        file_id: FileId | None = None,
+        claim: Claim | None = None,
     ) -> None:
         self.address = address
         self.owned = owned
@@ -108,8 +76,7 @@ class Listener:
         self._backlog = backlog
         self._options = options
         self._tcp = _is_tcp(group.any)
-        self._file_id = file_id
-        self._path = os.path.abspath(address.path)  # the working directory may change before the end
+        self._claim = claim
         self._pid = os.getpid()
         self._gate = Gate(group, diag)
         if self._tcp and owned:
@@ -163,7 +130,8 @@ class Listener:
         )
         diag = Diag()
         group = Group(dict(enumerate(sockets)), diag, several=several, mode=mode)
-        listener = cls(address, group, diag, owned=True, backlog=backlog, options=options, file_id=file_id)
+        claim = None if file_id is None else Claim(address.path, file_id)
+        listener = cls(address, group, diag, owned=True, backlog=backlog, options=options, claim=claim)
         warn(backlog, options, tcp=listener._tcp)
         if not group.settle():
             _log.warning("reuse_port_mode %s has no effect on %s beside another server", mode, listener.name)
@@ -246,12 +214,14 @@ class Listener:
 
     @classmethod
     def restore(cls, record: Record, *, backlog: int = _BACKLOG, options: SocketOptions = _DEFAULTS) -> Listener:
-        """Go on with a listener of the image that was here before exec(2). MASTER.
+        """Go on with a listener of the image that was here before exec(2), or of a master that was killed. MASTER.
+
+        A gate that it had closed is open again, and its steering is forgotten.
 
         Args:
             record: What `record` said there; its descriptors came through the exec.
             backlog: For members that are added later.
-            options: For members that are added later.
+            options: For members that are added later; ``defer_accept`` for all.
 
         Raises:
             ListenError: A descriptor of the record does not listen.
@@ -267,8 +237,12 @@ class Listener:
             raise
         diag = Diag()
         group = Group(sockets, diag, several=record.reuse_port, mode=record.mode, order=record.order)
-        file_id = None if record.file_id is None else FileId(*record.file_id)
-        return cls(address, group, diag, owned=record.owned, backlog=backlog, options=options, file_id=file_id)
+        claim = None if record.file_id is None else Claim(address.path, FileId(*record.file_id))
+        listener = cls(address, group, diag, owned=record.owned, backlog=backlog, options=options, claim=claim)
+        if record.owned and listener._tcp:
+            group.inherit()
+            listener.ungate()
+        return listener
 
     def record(self) -> Record:
         """What `restore` needs to go on with this listener. MASTER."""
@@ -280,7 +254,7 @@ class Listener:
             owned=self.owned,
             reuse_port=group.several,
             mode=group.mode,
-            file_id=self._file_id,
+            file_id=None if self._claim is None else self._claim.file_id,
         )
 
     # What is there.
@@ -352,7 +326,9 @@ class Listener:
         if not self.owned:
             return False
         if not self._tcp:
-            self.gated = self.gated or (self._file_id is not None and self._disappear())
+            if self._claim is not None:
+                self._claim.release()
+                self.gated = not self._claim.held
             return self.gated
         try:
             self._gate.close(self._slots(slot))
@@ -410,15 +386,7 @@ class Listener:
         Returns:
             Whether a file of ours was removed.
         """
-        if self._file_id is None or os.getpid() != self._pid:
-            return False
-        try:
-            removed = unixpath.give_up(self._path, self._file_id)
-        except (ListenError, OSError) as error:
-            _log.warning("can't remove %s: %s", self._path, error)
-            return False
-        self._file_id = None
-        return removed
+        return self._claim is not None and self._claim.release()
 
     def close(self) -> None:
         """Close what this process holds; in the MASTER also remove the path and the program that steers. Idempotent.
@@ -516,11 +484,6 @@ class Listener:
 
     def _depth(self, sock: socket.socket) -> Depth:
         return tcp_depth(sock) if self._tcp else self._diag.unix_depth(sock)
-
-    def _disappear(self) -> bool:
-        """Remove the path; whether nobody can connect by it any more."""
-        self.unlink()
-        return self._file_id is None
 
 
 def _is_tcp(sock: socket.socket) -> bool:

@@ -106,6 +106,6 @@ def warn(backlog: int, options: SocketOptions, *, tcp: bool) -> None:
 def _sysctl(path: Path) -> int | None:
     """A kernel parameter; None where it can't be read, as in a container that hides it."""
     try:
-        return int(path.read_text(encoding="ascii"))
+        return int(path.read_bytes())
     except (OSError, ValueError):
         return None

@@ -28,6 +28,7 @@ import contextlib
 import errno
 import fcntl
 import grp
+import logging
 import os
 import pwd
 import socket
@@ -40,6 +41,8 @@ from prefork.address import Address
 from prefork.errors import ListenError
 from prefork.net import holder
 from prefork.net.options import SocketOptions
+
+_log: Final = logging.getLogger("prefork")
 
 _LOCK_SECONDS: Final = 5.0  # taking and giving up last milliseconds; beyond this the holder is stopped or stuck
 _LOCK_POLL_SECONDS: Final = 0.01
@@ -100,6 +103,44 @@ def give_up(path: str, file_id: FileId) -> bool:
         except FileNotFoundError:
             return False
     return True
+
+
+class Claim:
+    """MASTER. A path that we took, to be given up once; by the process that made this and by no child of it.
+
+    Args:
+        path: The path, from where the process is now.
+        file_id: What `take` made there.
+
+    Attributes:
+        file_id: The same; None once the path is given up.
+    """
+
+    def __init__(self, path: str, file_id: FileId) -> None:
+        self.file_id: FileId | None = file_id
+        self._path = os.path.abspath(path)  # the working directory may change before the end
+        self._pid = os.getpid()
+
+    @property
+    def held(self) -> bool:
+        """Whether the path may still lead to us."""
+        return self.file_id is not None
+
+    def release(self) -> bool:
+        """Remove the path, while it is still the file that we made.
+
+        Returns:
+            Whether a file of ours was removed; when that fails, the log says why.
+        """
+        if self.file_id is None or os.getpid() != self._pid:
+            return False
+        try:
+            removed = give_up(self._path, self.file_id)
+        except (ListenError, OSError) as error:
+            _log.warning("can't remove %s: %s", self._path, error)
+            return False
+        self.file_id = None
+        return removed
 
 
 @contextlib.contextmanager
