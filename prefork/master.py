@@ -23,6 +23,7 @@ from prefork import holdings, openings, policy, succession, upgrade, windows
 from prefork.deaths import Deaths
 from prefork.errors import ListenError, PreforkError, SettingsError
 from prefork.events import Event, Kind, Why
+from prefork.executor import Executor
 from prefork.groups import Groups
 from prefork.handover import Handover, HandoverError
 from prefork.holdings import SEATS_BEYOND, Holdings
@@ -37,11 +38,11 @@ from prefork.scoreboard import Order, State
 from prefork.settings import Settings
 from prefork.spawner import Spawner
 from prefork.stopping import Phase, Stopping
-from prefork.system import limits, process
+from prefork.system import limits
 from prefork.takeover import Takeover
 from prefork.upgrade import Launch, Upgrade
 from prefork.windows import Inside, Window, Windows
-from prefork.worker import DUMP_SIGNAL, Worker
+from prefork.worker import Worker
 
 log = logging.getLogger("prefork")
 
@@ -77,6 +78,7 @@ class Master:
 
     _loop: Loop
     _spawner: Spawner
+    _executor: Executor
     _stopping: Stopping
     _groups: Groups
     _pressure: Pressure
@@ -200,6 +202,7 @@ class Master:
         self._spawner = Spawner(self._loop, held.board, held.events, held.go, self._exited)
         stack.callback(self._spawner.close)
         self._pressure = Pressure(self._loop, held.board, held.go, self.goal, self.roster, self._short)
+        self._executor = Executor(self._loop, self.goal, self.roster, self._spawner, self._spawn)
         self._groups = Groups(self._loop, self.goal, self.roster, self.listeners)
         self._stopping = Stopping(self._loop, self.goal, self.roster, settings, self.listeners, self._spawner.accepts)
         if settings.preload and not gc.get_freeze_count():
@@ -263,7 +266,7 @@ class Master:
             decision = policy.decide(self.settings, self.goal, self.roster, self._spawner.vital, now)
             self.goal.scan_at = decision.scan_at
             for action in decision.actions:
-                self._apply(action)
+                self._executor.apply(action)
             if self.goal.order is not Order.RUN and not len(self.roster):
                 return
             self._loop.poll(decision.wake_at)
@@ -346,69 +349,21 @@ class Master:
             signal.SIGCONT: lambda: self._loop.thawed(0.0),
         }
 
-    # Actions.
-
-    def _apply(self, action: policy.Action) -> None:
-        now = self._loop.clock.monotonic()
-        match action:
-            case policy.Spawn(slot, generation):
-                self._spawn(slot, generation)
-            case policy.Retire(member, order, deadline, reason):
-                self.roster.retired(member, order, deadline, reason, now)
-                self._spawner.order(member, order)
-                log.debug("worker %d (pid %d) is told to leave: %s", member.slot, member.pid, reason)
-            case policy.Ring(member):
-                self.roster.rung(member, now)
-                process.kill(member.pid, signal.SIGTERM)
-            case policy.Dump(member, seconds):
-                what = "starting" if member.starting else "busy with one connection"
-                log.error("worker %d (pid %d) has been %s for %.1f s", member.slot, member.pid, what, seconds)
-                member.dumped_at = now
-                process.kill(member.pid, DUMP_SIGNAL)
-            case policy.Pardon(member):
-                log.info("worker %d (pid %d) has finished after all", member.slot, member.pid)
-                self._log_report(member)
-                self.roster.pardoned(member)
-            case policy.Abort(member):
-                self._log_report(member)
-                member.aborted_at = now
-                process.kill(member.pid, signal.SIGABRT)
-            case policy.Kill(member):
-                log.warning("worker %d (pid %d) is killed: %s", member.slot, member.pid, member.reason or "it hangs")
-                member.killed_at = now
-                process.kill(member.pid, signal.SIGKILL)
-            case policy.Replace(member, reason):
-                self.roster.wanted(member, reason)
-
-    def _spawn(self, slot: int, generation: int) -> None:
-        if self.goal.held_until is not None and self._loop.clock.monotonic() < self.goal.held_until:
-            return  # an earlier fork of this decision failed
+    def _spawn(self, slot: int, generation: int) -> tuple[int, int]:
+        """Fork a worker; returns its pid and its seat."""
         self.hooks.call("pre_fork", self, policy.Spawn(slot, generation))
-        try:
-            pid, seat = self._spawner.spawn(
-                self._build,
-                self.listeners,
-                slot=slot,
-                generation=generation,
-                settings=self.settings,
-                hooks=self.hooks,
-                workers=self.goal.size,
-                elastic=self._growth is not None,
-                after_fork=self._windows.after_fork,
-                server=self,
-            )
-        except OSError as error:
-            delay = self.goal.fork_failed(self._loop.clock.monotonic())
-            log.error("can't fork worker %d: %s; trying again in %.1f s", slot, error, delay)
-            return
-        self.goal.forked()
-        self.roster.forked(slot=slot, seat=seat, pid=pid, generation=generation, now=self._loop.clock.monotonic())
-        log.debug("worker %d (pid %d, generation %d) forked", slot, pid, generation)
-
-    def _log_report(self, member: Member) -> None:
-        """Write a hung worker's tracebacks to the log."""
-        text = self._spawner.take_report(member.pid).rstrip()
-        log.error("worker %d (pid %d): %s", member.slot, member.pid, text or "it gave no traceback")
+        return self._spawner.spawn(
+            self._build,
+            self.listeners,
+            slot=slot,
+            generation=generation,
+            settings=self.settings,
+            hooks=self.hooks,
+            workers=self.goal.size,
+            elastic=self._growth is not None,
+            after_fork=self._windows.after_fork,
+            server=self,
+        )
 
     # Facts.
 
