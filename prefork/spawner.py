@@ -13,6 +13,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -307,14 +308,12 @@ class Spawner:
         """What a worker has reported and nobody has taken yet."""
         line = self._lines[pid]
         self._read_report(line)
-        return line.text.decode(errors="replace")
+        return _own_frames(line.text.decode(errors="replace"))
 
     def take_report(self, pid: int) -> str:
         """What a worker has reported since the last call."""
-        line = self._lines[pid]
-        self._read_report(line)
-        text = line.text.decode(errors="replace")
-        line.text.clear()
+        text = self.report(pid)
+        self._lines[pid].text.clear()
         return text
 
     def _read_report(self, line: _Line) -> None:
@@ -332,6 +331,20 @@ class Spawner:
             self._loop.unregister(line.report)
             os.close(line.report)
             line.report = -1
+
+
+def _own_frames(text: str) -> str:
+    """Tracebacks without what lies below :func:`~prefork.worker.live`: how the master came to fork is no news."""
+    lines, ours = [], True
+    for line in text.splitlines(keepends=True):
+        ours = ours or not line.startswith("  File ")
+        if ours:
+            lines.append(line)
+        ours = ours and not _LAST_FRAME.search(line)
+    return "".join(lines)
+
+
+_LAST_FRAME = re.compile(rf'^  File "{re.escape(live.__code__.co_filename)}", line \d+ in live$')
 
 
 def _finished(words: memoryview[int]) -> int:
