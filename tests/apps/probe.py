@@ -140,7 +140,7 @@ class Probe(prefork.Worker):
 
     def do_match(self, connection: socket.socket, *_: Any) -> None:
         connection.sendall(b"matching\n")
-        re.match(r"(a+)+$", "a" * 64 + "b")  # exponential, and it never lets the interpreter in
+        re.match(r"(a+)+$", "a" * 64 + "b")  # exponential
 
     def do_extend(self, _: socket.socket, __: IO[bytes], argument: str) -> int:
         more, work = argument.split("/")
