@@ -29,7 +29,9 @@ from prefork.wsgi.refusal import ClientGoneError, RequestError
 
 RECEIVE: Final = 1 << 16  # bytes asked for in one receive
 
-_DONTWAIT: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+# Plain numbers: an operation on an enumeration's members costs as much as a system call.
+_DONTWAIT: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_MORE: Final = int(socket.MSG_MORE)
 _LINGER_SECONDS: Final = 2.0
 _LINGER_BYTES: Final = 1 << 24
 _SENDFILE_BYTES: Final = 1 << 30  # at once; sendfile(2) moves at most 0x7ffff000
@@ -115,7 +117,7 @@ class Channel:
             RequestError: 408, the client was too slow.
             ClientGoneError: The connection is lost.
         """
-        flags = self._flags | socket.MSG_MORE if more and self._flags else self._flags
+        flags = self._flags | _MORE if more and self._flags else self._flags
         while True:
             try:
                 sent = self._connection.send(data, flags)

@@ -25,8 +25,12 @@ TLS: Final = "TLS"
 GROUPS: Final = (LIMITS, BODIES, PROXIES, LOGGING, TLS)
 """The headings, in the order in which help and documentation show them."""
 
-DEFAULTS: Final = {"timeout": 30.0, "io_timeout": 30.0}
-"""Where a WSGI server's defaults differ from those of `prefork.settings.Settings`."""
+DEFAULTS: Final = {"timeout": 30.0, "io_timeout": 30.0, "defer_accept": 5}
+"""Where a WSGI server's defaults differ from those of `prefork.settings.Settings`.
+
+HTTP clients speak first. With TCP_DEFER_ACCEPT a connection comes to a worker together with its request, so that a
+silent one occupies nobody, and no worker waits a second time for what is not there yet.
+"""
 
 _LONGEST_WAIT: Final = 2_000_000.0  # seconds; what poll(2) can wait for is 2**31 - 1 milliseconds
 _BIGGEST_HEAD: Final = 1 << 24

@@ -249,7 +249,7 @@ class _Fields:
         environ[key] = text
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=512)
 def _key(name: bytes) -> str:
     """The environ's name of a header field; "" for one that is left out."""
     if not _TOKEN.fullmatch(name):
@@ -260,7 +260,7 @@ def _key(name: bytes) -> str:
     return key if key in _UNPREFIXED else f"HTTP_{key}"
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=512)
 def valid_host(host: str) -> bool:
     """Whether ``host`` is a host with or without a port. Pure."""
     return _HOST.fullmatch(host) is not None

@@ -22,7 +22,7 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 _STATUS: Final = re.compile(r"[2-9][0-9]{2} [\t -~\x80-\xff]*")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_LENGTH: Final = re.compile(r"[0-9]{1,18}")
+_LENGTH_DIGITS: Final = 18
 _HOP_BY_HOP: Final = frozenset(
     {
         "connection",
@@ -125,11 +125,11 @@ class Response:
         length = None
         dated = False
         for name, value in headers:
-            lowered = _field(name)
-            if lowered == "content-length":
+            special = _special(name)
+            if special == "content-length":
                 length = _parse_length(value, length)
                 continue  # written with the framing
-            if lowered == "date":
+            if special:
                 dated = True
             lines.append(name + ": " + value + "\r\n")  # a value that is no str raises TypeError here
             if not value.isprintable() and _CONTROL.search(value):
@@ -158,9 +158,10 @@ class Response:
             Exception: As `write`; ValueError also when there is less than the Content-Length. Whatever iterating
                 raises.
         """
-        if type(result) is FileWrapper and self._send_file(result):
+        kind = type(result)
+        if kind is FileWrapper and self._send_file(result):  # type: ignore[arg-type]  # its type has just been looked at
             return
-        if type(result) in {list, tuple} and len(result) == 1:  # type: ignore[arg-type]  # these two have a length
+        if (kind is list or kind is tuple) and len(result) == 1:  # type: ignore[arg-type]  # as above
             piece = result[0]  # type: ignore[index]  # as above
             self._write(piece, len(piece))
         else:
@@ -294,9 +295,9 @@ def _status_line(status: str) -> bytes:
     return f"HTTP/1.1 {status}\r\n".encode("latin-1")
 
 
-@functools.lru_cache(maxsize=1024)
-def _field(name: str) -> str:
-    """The lower-case name of a header field that an application may send."""
+@functools.lru_cache(maxsize=512)
+def _special(name: str) -> str:
+    """The lower-case name of a header field that the server looks at itself; "" for any other that may be sent."""
     if not isinstance(name, str):
         raise TypeError(f"the name of a header field is a str, not {type(name).__name__}")
     if not _TOKEN.fullmatch(name):
@@ -304,13 +305,13 @@ def _field(name: str) -> str:
     lowered = name.lower()
     if lowered in _HOP_BY_HOP:
         raise ValueError(f"{name} is a hop-by-hop field, which PEP 3333 leaves to the server")
-    return lowered
+    return lowered if lowered in {"content-length", "date"} else ""
 
 
 def _parse_length(value: str, before: int | None) -> int:
     if not isinstance(value, str):
         raise TypeError(f"the value of a header field is a str, not {type(value).__name__}")
-    if not _LENGTH.fullmatch(value):
+    if not (value.isascii() and value.isdecimal() and len(value) <= _LENGTH_DIGITS):
         raise ValueError(f"the Content-Length is not a number: {value!r}")
     length = int(value)
     if before not in (None, length):

@@ -105,7 +105,8 @@ def serve(
         application: What PEP 3333 calls an application; loaded in the master, as with ``preload``.
         options: Limits and forms.
         hooks: What to call at points in the server's life.
-        given: `prefork.Settings` by name; ``timeout`` and ``io_timeout`` are 30 seconds unless given.
+        given: `prefork.Settings` by name; unless given, ``timeout`` and ``io_timeout`` are 30 seconds, ``defer_accept``
+            is 5 seconds, and ``preload`` is on.
 
     Returns:
         0, after a stop that was asked for.
