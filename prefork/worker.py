@@ -169,7 +169,7 @@ class Worker:
         """
         accepted = next(self._accepted(), None)
         if accepted is not None:
-            self._took()
+            self.took()
         return accepted
 
     def inlets(self, *, one_at_a_time: bool = False, served: bool = True) -> tuple[Inlet, ...]:
@@ -190,7 +190,7 @@ class Worker:
         """
         self._seat.accepts()
         distress = Distress(self._seat, self.settings, self.log, self.refuse, self._workers, many=True)
-        taken = self._took_and_served if served else self._took
+        taken = self._took_and_served if served else self.took
         made = []
         for listener in self.sockets:
             listener.setblocking(False)
@@ -265,6 +265,15 @@ class Worker:
         """
         return Pause(self._seat, ring=self._elastic)
 
+    def took(self) -> None:
+        """For a loop that accepts on :attr:`sockets` by itself: say that it has taken a connection.
+
+        :meth:`accept` and :meth:`inlets` do it; ``max_requests`` counts what was taken.
+        """
+        self._taken += 1
+        if self._taken == self._limit:
+            self.recycle(Why.MAX_REQUESTS)
+
     def extend_deadline(self, seconds: float) -> None:
         """Ask for ``seconds`` more, from now, before ``timeout`` takes the connection in hand for a hang."""
         self._seat.extend_deadline(seconds)
@@ -309,15 +318,9 @@ class Worker:
             self._connections = self._acceptor.connections()
         return self._connections
 
-    def _took(self) -> None:
-        """A loop of one's own has taken a connection."""
-        self._taken += 1
-        if self._taken == self._limit:
-            self.recycle(Why.MAX_REQUESTS)
-
     def _took_and_served(self) -> None:
         self._seat.lane.count()
-        self._took()
+        self.took()
 
     def _obey(self, order: Order) -> None:
         """Carry out an order to leave; runs in a signal handler."""

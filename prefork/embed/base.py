@@ -1,0 +1,128 @@
+"""What the workers of all embedded servers have in common: where the application and the server come from.
+
+Both are imported in the worker, after the fork: a server that was imported in the master would have made its threads,
+event loops and patches there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, Self
+
+from prefork import target
+from prefork.errors import TargetError
+from prefork.worker import Worker
+
+NO_OPTIONS: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the user said.
+
+    Attributes:
+        application: What is served, or its name as ``module:attribute`` (see `prefork.target`).
+        options: The server's own options, by name.
+    """
+
+    application: object = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Embedded(Worker):
+    """Serves an application with somebody else's server. WORKER; the functions of `prefork.embed` make subclasses.
+
+    Attributes:
+        server: What the server is called, in messages.
+        reserved: Options of the server that are prefork's to say, and what to do instead.
+        given: What the user said.
+    """
+
+    server: ClassVar[str] = ""
+    reserved: ClassVar[Mapping[str, str]] = NO_OPTIONS
+    given: ClassVar[Given] = Given()
+
+    @classmethod
+    def of(cls, application: object, options: Mapping[str, Any]) -> type[Self]:
+        """A Worker class that serves ``application``. Any process; nothing is imported.
+
+        Args:
+            application: What is served, or ``module:attribute``.
+            options: The server's own options, by name.
+
+        Raises:
+            TargetError: The application is a text of another form.
+            TypeError: An option is prefork's to say, or there is nothing to serve.
+        """
+        for name in options:
+            if name in cls.reserved:
+                raise TypeError(f"{cls.server}: {name} is no option here: {cls.reserved[name]}")
+        if isinstance(application, str):
+            target.parse(application)
+        elif not callable(application) and not hasattr(application, "router"):
+            kind = type(application).__name__
+            raise TypeError(
+                f"{cls.server}: the application is {kind}; give the object, or its name as module:attribute"
+            )
+        made: type[Self] = type(cls.__name__, (cls,), {"given": Given(application, dict(options))})
+        return made
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The server's own options; a copy."""
+        return dict(self.given.options)
+
+    def application(self) -> Any:
+        """What is served, loaded if it was given by name.
+
+        Raises:
+            TargetError: It is not there, or an import failed. Anything else that the application raises passes through.
+        """
+        if not isinstance(self.given.application, str):
+            return self.given.application
+        first = sys.path[0] if sys.path else ""
+        return target.load(self.given.application, first if os.path.isdir(first) else ".")
+
+    def only(self, listeners: tuple[socket.socket, ...]) -> socket.socket:
+        """The one listener of a server that takes no more.
+
+        Raises:
+            TargetError: There are several.
+        """
+        if len(listeners) != 1:
+            raise TargetError(f"{self.server} serves one address, and there are {len(listeners)}; give one --bind")
+        return listeners[0]
+
+    def installed(self, module: str, package: str = "") -> Any:
+        """Import a module of the server's.
+
+        Args:
+            module: Its dotted name.
+            package: What to install it by, where that has another name.
+
+        Raises:
+            TargetError: It is not installed.
+        """
+        try:
+            return importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            top = module.partition(".")[0]
+            if error.name != top:
+                raise
+            raise TargetError(f"{self.server} is not installed; pip install {package or top}") from error
+
+
+def refuse_seqpacket(server: str, listeners: tuple[socket.socket, ...]) -> None:
+    """See to it that all listeners are streams.
+
+    Raises:
+        TargetError: One is not.
+    """
+    if any(listener.type is not socket.SOCK_STREAM for listener in listeners):
+        raise TargetError(f"{server} serves byte streams, and one address is seqpacket; bind unix: instead")

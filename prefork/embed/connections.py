@@ -1,0 +1,206 @@
+"""What the kernel knows about a worker's connections, for stopping servers that don't tell.
+
+A server that is told to stop closes the connections that are idle, and means those on which it has no request. To it,
+a connection that was accepted a millisecond ago and whose request lies unread in the kernel is idle; it is closed, and
+somebody has been lost. And a server that waits for its connections to end waits for clients who keep theirs open for a
+next request that may never come. Both can be told from outside, by who has spoken last (tcp(7), TCP_INFO):
+
+    nobody has spoken          the client is still to send its request; it has `GRACE` seconds for that
+    there are unread bytes     the server is about to look; it has as long
+    the client spoke last      a request is in hand
+    the server spoke last      the connection is idle, or an answer is being sent
+
+`unread` waits for the first two to pass, and then a server may be told to stop. `hang_up` ends the last kind, for
+servers that don't: it shuts the connection down for reading (shutdown(2)), so that the server, when it next looks for
+a request, finds the end of the connection. Bytes that had arrived before are still read, and nothing is cut short that
+is being sent.
+
+The connections are found among this process's descriptors: whatever has the listener's address, and a peer.
+AF_UNIX counts unread bytes only: there a connection is idle that had none for `QUIET` seconds.
+
+Both give pauses, in seconds, because only the caller knows how its loop sleeps::
+
+    for pause in unread(worker.sockets):
+        await asyncio.sleep(pause)
+
+WORKER, any thread. Every connection is looked at through a duplicate of its descriptor: the server may close its own
+at any moment, and the number be given to something else.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import socket
+import struct
+import termios
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+GRACE: Final = 1.0
+"""Seconds for clients to send, and for the server to read, what decides whether there is a request."""
+
+QUIET: Final = 1.0
+"""Seconds without unread bytes after which an AF_UNIX connection counts as idle."""
+
+_LOOK: Final = 0.01  # seconds between two looks, at first
+_LOOK_MOST: Final = 0.1
+_SHARE: Final = 10  # of the time, a look may take one part
+
+# struct tcp_info (linux/tcp.h): offsets of what is looked at, all of 32 bits but the state.
+_LAST_SENT: Final = 44
+_LAST_RECEIVED: Final = 52
+_SEGMENTS_IN: Final = 152
+_SEGMENTS_OUT: Final = 156
+_TCP_INFO_BYTES: Final = 160
+_TCP_ESTABLISHED: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known about a connection.
+
+    Attributes:
+        unheard: Whether its client may yet say its first word.
+        unread: Bytes that the server has not read.
+        idle: Whether nothing is unread and the server spoke last, or nobody has spoken; None when that can't be known.
+    """
+
+    unheard: bool
+    unread: int
+    idle: bool | None
+
+
+def unread(listeners: Iterable[socket.socket]) -> Iterator[float]:
+    """Wait, for `GRACE` seconds at the most, until every client has been heard and everything was read.
+
+    Args:
+        listeners: Whose connections; of this process alone.
+
+    Returns:
+        Seconds to sleep, again and again.
+    """
+    names = _names(listeners)
+    end = time.monotonic() + GRACE
+
+    def something_is() -> bool:
+        return time.monotonic() < end and any(facts.unheard or facts.unread for facts in _facts(names))
+
+    return _while(something_is)
+
+
+def hang_up(listeners: Iterable[socket.socket]) -> Iterator[float]:
+    """Wait until no connection is left, and end those that become idle meanwhile.
+
+    Args:
+        listeners: Whose connections; of this process alone.
+
+    Returns:
+        Seconds to sleep, again and again.
+    """
+    names = _names(listeners)
+    quiet: dict[int, float] = {}
+
+    def some_are_left() -> bool:
+        left = 0
+        for connection in _accepted(names):
+            left += 1
+            try:
+                if _is_idle(connection, quiet):
+                    connection.shutdown(socket.SHUT_RD)
+            except OSError:
+                continue  # it has ended by itself
+        return left > 0
+
+    return _while(some_are_left)
+
+
+def look(connection: socket.socket) -> Facts:
+    """What is known about a connection.
+
+    Raises:
+        OSError: It is none any more.
+    """
+    size = array.array("i", [0])
+    fcntl.ioctl(connection.fileno(), termios.FIONREAD, size)
+    if connection.family == socket.AF_UNIX:
+        return Facts(unheard=False, unread=size[0], idle=False if size[0] else None)
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    if len(info) < _TCP_INFO_BYTES:
+        return Facts(unheard=False, unread=size[0], idle=None)  # a kernel before 4.6
+    sent_ago, received_ago, received, sent = (
+        struct.unpack_from("=I", info, offset)[0]
+        for offset in (_LAST_SENT, _LAST_RECEIVED, _SEGMENTS_IN, _SEGMENTS_OUT)
+    )
+    heard = received > 0
+    spoke_last = sent > 0 and (sent_ago <= received_ago or not heard)
+    return Facts(
+        unheard=not heard and not sent and info[0] == _TCP_ESTABLISHED,
+        unread=size[0],
+        idle=not size[0] and (spoke_last or not heard),
+    )
+
+
+def _while(fact: Callable[[], bool]) -> Iterator[float]:
+    """Pauses until ``fact`` is no more: ever longer ones, and such that looking takes a small part of the time."""
+    pause = _LOOK
+    while True:
+        began = time.monotonic()
+        if not fact():
+            return
+        yield max(pause, _SHARE * (time.monotonic() - began))
+        pause = min(1.5 * pause, _LOOK_MOST)
+
+
+def _is_idle(connection: socket.socket, quiet: dict[int, float]) -> bool:
+    """Whether a connection is idle; where that can't be seen, whether it has been quiet for long enough."""
+    facts = look(connection)
+    if facts.idle is not None:
+        return facts.idle
+    now = time.monotonic()
+    return now - quiet.setdefault(os.fstat(connection.fileno()).st_ino, now) >= QUIET
+
+
+def _facts(names: frozenset[_Name]) -> Iterator[Facts]:
+    for connection in _accepted(names):
+        try:
+            yield look(connection)
+        except OSError:
+            continue  # it has ended meanwhile
+
+
+_Name = int | str | bytes
+"""What a connection has in common with its listener: the port, or the path or abstract name."""
+
+
+def _names(listeners: Iterable[socket.socket]) -> frozenset[_Name]:
+    return frozenset(_name(listener) for listener in listeners)
+
+
+def _name(sock: socket.socket) -> _Name:
+    name: tuple[str, int] | str | bytes = sock.getsockname()
+    return name[1] if isinstance(name, tuple) else name
+
+
+def _accepted(names: frozenset[_Name]) -> Iterator[socket.socket]:
+    """Every connection of this process that has one of these names; a duplicate, closed when the next is asked for."""
+    try:
+        numbers = os.listdir("/proc/self/fd")
+    except OSError:
+        return  # no descriptor to look with: nothing is known
+    for number in numbers:
+        try:
+            if not os.readlink(f"/proc/self/fd/{number}").startswith("socket:"):
+                continue
+            with socket.socket(fileno=os.dup(int(number))) as found:
+                if found.family in _FAMILIES and _name(found) in names:
+                    found.getpeername()  # raises for a listener, also for one that was shut down
+                    yield found
+        except OSError:
+            continue  # it was closed meanwhile, or is a socket of another kind
+
+
+_FAMILIES: Final = frozenset({socket.AF_INET, socket.AF_INET6, socket.AF_UNIX})

@@ -1,0 +1,68 @@
+"""gevent's WSGI server.
+
+gevent is imported, and the standard library patched, after the fork and before the application is loaded: a hub that
+was made in the master would be shared, and what the application imports must be patched already. A Pool lets the
+server wait at its stop for what is in hand; a connection that is kept alive would be waited for as well, so it is ended
+when it is idle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from prefork.embed.base import Embedded, refuse_seqpacket
+from prefork.embed.connections import hang_up, unread
+
+CONNECTIONS = 1000
+"""How many connections a worker serves at a time, unless ``connections`` says so."""
+
+
+class GeventWorker(Embedded):
+    """Serves a WSGI application with ``gevent.pywsgi.WSGIServer``, whose options are taken. WORKER.
+
+    ``connections`` limits how many are served at a time. ``patch=False`` leaves the standard library as it is.
+    """
+
+    server = "gevent"
+    reserved: ClassVar[Mapping[str, str]] = {
+        "listener": "prefork listens; give the setting bind",
+        "backlog": "prefork listens; give the setting",
+        "spawn": "a pool is needed to wait for what is in hand; give connections, its size",
+    }
+
+    def init(self) -> None:
+        """Patch, load the application, make a server on each inlet."""
+        refuse_seqpacket(self.server, self.sockets)
+        options = self.options
+        if options.pop("patch", True):
+            self.installed("gevent.monkey", "gevent").patch_all()
+        self._gevent = self.installed("gevent")
+        self._pool = self.installed("gevent.pool").Pool(options.pop("connections", CONNECTIONS))
+        # It also makes the server accept one connection at a turn.
+        options["environ"] = {"wsgi.multiprocess": True, **(options.get("environ") or {})}
+        server_class = self.installed("gevent.pywsgi").WSGIServer
+        application = self.application()
+        self._servers: list[Any] = [
+            server_class(inlet, application, spawn=self._pool, **options) for inlet in self.inlets()
+        ]
+
+    def run(self) -> None:
+        """Serve until it is time to leave, then until no connection is left."""
+        self._mark()
+        for server in self._servers:
+            server.start()
+        self.installed("gevent.socket").wait_read(self.stop_fd)
+        for waiting in (unread, hang_up):
+            for pause in waiting(self.sockets):
+                self._gevent.sleep(pause)
+        for server in self._servers:
+            server.stop(timeout=self.settings.graceful_timeout)
+
+    def _mark(self) -> None:
+        """The hub's loop is idle while it waits; last before that, and first after, whatever else is to be done."""
+        loop, pause = self._gevent.get_hub().loop, self.idle()
+        self._before, self._after = loop.prepare(), loop.check()
+        self._before.priority, self._after.priority = loop.MINPRI, loop.MAXPRI
+        self._before.start(pause.__enter__)
+        self._after.start(pause.__exit__)

@@ -1,0 +1,66 @@
+"""hypercorn.
+
+It makes its listening sockets when the application has started up, and so that is when inlets are given to it. Its
+``graceful_timeout`` (3 s) cancels what is in hand; here it is that of prefork, unless it is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from prefork.embed.loops import AsyncioWorker
+
+_LISTENS = "prefork listens; give the setting bind"
+_RUNS = "prefork runs the processes; give the setting"
+
+
+class HypercornWorker(AsyncioWorker):
+    """Serves an ASGI or WSGI application with hypercorn; the options are attributes of ``hypercorn.Config``. WORKER."""
+
+    server = "hypercorn"
+    reserved: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("bind", "insecure_bind", "quic_bind"), _LISTENS),
+        **dict.fromkeys(("workers", "worker_class", "backlog", "use_reloader", "pid_path", "umask"), _RUNS),
+        **dict.fromkeys(("user", "group"), "give the setting of the same name, or socket_user and socket_group"),
+        "max_requests": "a replacement has to be ready first; give the setting max_requests",
+        "max_requests_jitter": "give the setting max_requests_jitter",
+    }
+
+    async def boot(self) -> None:
+        """Start hypercorn and wait until the application has started up (lifespan)."""
+        serve = self.installed("hypercorn.asyncio").serve
+        listening = asyncio.get_running_loop().create_future()
+        options = self.options
+        mode = options.pop("mode", None)
+        config = self._config(options, listening)
+        self._serving = asyncio.create_task(
+            serve(self.application(), config, shutdown_trigger=self.told_to_leave, mode=mode)
+        )
+        await asyncio.wait((self._serving, listening), return_when=asyncio.FIRST_COMPLETED)
+        if self._serving.done():
+            self._serving.result()
+
+    async def serve(self) -> None:
+        """Wait until hypercorn has ended."""
+        await self._serving
+
+    def _config(self, options: dict[str, Any], listening: asyncio.Future[None]) -> Any:
+        module = self.installed("hypercorn.config")
+        inlets = list(self.open_inlets())
+
+        class Config(module.Config):  # type: ignore[misc,name-defined]  # hypercorn is imported at run time
+            """hypercorn's, with our listeners."""
+
+            def create_sockets(self) -> Any:
+                if not listening.done():
+                    listening.set_result(None)
+                secure = self.ssl_enabled
+                return module.Sockets(inlets if secure else [], [] if secure else inlets, [])
+
+        config = Config()
+        config.graceful_timeout = self.settings.graceful_timeout
+        for name, value in options.items():
+            setattr(config, name, value)
+        return config

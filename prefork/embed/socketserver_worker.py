@@ -1,0 +1,160 @@
+"""The servers of the standard library's `socketserver`, and those that are made of it: wsgiref's and werkzeug's.
+
+Their own loop waits and accepts on a listener, and its ``shutdown()`` deadlocks in the thread that it runs in. It is
+short, and public parts of a server do all of its work; so here is a loop in its place that takes connections from
+``worker.accept()``, with a blocking accept and all that comes with it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from prefork.embed.base import Embedded
+from prefork.embed.connections import hang_up, unread
+
+_LISTENS = "prefork listens; give the setting"
+
+
+class SocketserverWorker(Embedded):
+    """Serves with a ``socketserver`` class; ``handler`` is its request handler class. WORKER.
+
+    The other options become attributes of the server, before it is activated: ``daemon_threads`` and the like.
+    """
+
+    server = "socketserver"
+    reserved: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("allow_reuse_address", "allow_reuse_port", "request_queue_size"), _LISTENS),
+        **dict.fromkeys(("socket", "server_address", "address_family", "socket_type"), _LISTENS),
+        "timeout": "prefork waits for connections; the time of one is the setting timeout",
+    }
+
+    def init(self) -> None:
+        """Make the server on the listener."""
+        self._socketserver = self.make()
+
+    def run(self) -> None:
+        """Serve until it is time to leave, then wait for what is in hand."""
+        server = self._socketserver
+        forks = isinstance(server, socketserver.ForkingMixIn)
+        if isinstance(server, socketserver.ThreadingMixIn):
+            # Threads that are daemons are not waited for, and what they have in hand is lost.
+            server.daemon_threads, server.block_on_close = False, True
+            server.finish_request = self._marked(server.finish_request)  # type: ignore[attr-defined]  # a mix-in's
+        elif not forks:
+            server.process_request = self._marked(server.process_request)
+        if not forks:  # a child would copy the thread's locks
+            self.on_stop(threading.Thread(target=self._end_idle, name="prefork-stop", daemon=True).start)
+        while (accepted := self.accept()) is not None:
+            self._serve(*accepted)
+            server.service_actions()
+        server.server_close()
+
+    def make(self) -> Any:
+        """The server, bound and active on the first listener."""
+        options = self.options
+        server_class = self.application()
+        server = server_class(self.sockets[0].getsockname(), options.pop("handler"), bind_and_activate=False)
+        self.activate(server, options)
+        return server
+
+    def activate(self, server: Any, options: dict[str, Any]) -> None:
+        """Let the server bind and activate, on a listener that is and does both."""
+        for name, value in options.items():
+            setattr(server, name, value)
+        server.socket.close()
+        server.socket = _Bound(self.sockets[0])
+        server.server_bind()
+        server.server_activate()
+
+    def _serve(self, request: socket.socket, address: Any) -> None:
+        """What a server's own loop does with a connection (socketserver.BaseServer)."""
+        server = self._socketserver
+        try:
+            if server.verify_request(request, address):
+                server.process_request(request, address)
+            else:
+                server.shutdown_request(request)
+        except Exception:  # noqa: BLE001  # it is the server that says what is done about it
+            server.handle_error(request, address)
+            server.shutdown_request(request)
+        except BaseException:
+            server.shutdown_request(request)
+            raise
+
+    def _marked(self, method: Any) -> Any:
+        def marked(*args: Any) -> None:
+            with self.busy():
+                method(*args)
+
+        return marked
+
+    def _end_idle(self) -> None:
+        """In a thread of its own: a handler may wait for the next request of a connection that is kept alive."""
+        for waiting in (unread, hang_up):
+            for pause in waiting(self.sockets):
+                time.sleep(pause)  # while the handlers go on
+
+
+class WsgirefWorker(SocketserverWorker):
+    """Serves a WSGI application with the standard library's ``wsgiref``. WORKER.
+
+    ``server_class`` and ``handler_class`` are those of ``wsgiref.simple_server.make_server``.
+    """
+
+    server = "wsgiref"
+
+    def make(self) -> Any:
+        """The server with its application."""
+        from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+        options = self.options
+        server_class = options.pop("server_class", WSGIServer)
+        handler_class = options.pop("handler_class", WSGIRequestHandler)
+        server = server_class(self.sockets[0].getsockname(), handler_class, bind_and_activate=False)
+        self.activate(server, options)
+        server.set_app(self.application())
+        return server
+
+
+class WerkzeugWorker(SocketserverWorker):
+    """Serves a WSGI application with werkzeug's development server. WORKER.
+
+    The options are those of ``werkzeug.serving.make_server``: ``threaded``, ``processes``, ``request_handler``,
+    ``passthrough_errors``.
+    """
+
+    server = "werkzeug"
+    reserved: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("host", "port", "fd"), _LISTENS),
+        "ssl_context": "its handshake would keep the worker from accepting; use prefork wsgi, or a proxy in front",
+    }
+
+    def make(self) -> Any:
+        """The server with its application."""
+        serving = self.installed("werkzeug.serving", "werkzeug")
+        listener = self.sockets[0]
+        name = listener.getsockname()
+        host, port = name[:2] if isinstance(name, tuple) else (f"unix://{os.fsdecode(name)}", 0)
+        return serving.make_server(host, port, self.application(), fd=listener.fileno(), **self.options)
+
+
+class _Bound(socket.socket):
+    """A listener that lets a server bind and listen, and does neither anew."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        super().__init__(listener.family, listener.type, listener.proto, fileno=os.dup(listener.fileno()))
+
+    def bind(self, address: Any, /) -> None:
+        """Do nothing: it is bound."""
+
+    def listen(self, backlog: int = 0, /) -> None:
+        """Do nothing: it listens, and the length of its queue is a setting (``backlog``)."""
+
+    def setsockopt(self, *_: Any) -> None:
+        """Do nothing: its options are settings."""
