@@ -1,23 +1,57 @@
-"""``python -m bench``; started by scripts/bench, in an environment of its own."""
+"""The command: measures the parts that are named, or all, and writes RESULTS.md with what is known by then.
+
+Each part leaves its figures under bench/.work, so that a part which is measured again replaces its own and no others.
+"""
+
+from __future__ import annotations
 
 import argparse
+import sys
+import time
+from pathlib import Path
 
-from bench import cost
+from bench import anatomy, cost, latency, losses, report, results, scale
+from bench.effort import FULL, SMOKE
+from bench.rounds import say
+
+PARTS = {
+    "cost": cost.measure,
+    "latency": latency.measure,
+    "losses": losses.measure,
+    "boot": scale.boot,
+    "scale": scale.measure,
+    "profile": anatomy.measure,
+}
 
 
-def main() -> None:
+def main() -> int:
     """Measure what the command line names."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=["cost"], default="cost")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        metavar="PART",
+        help=f"one of {', '.join(PARTS)}; all by default. smoke: a little of everything, to see that it works, "
+        "judged by nobody. report: write RESULTS.md anew from what was measured before",
+    )
+    parser.add_argument("--into", type=Path, metavar="FOLDER", help="leave figures, RESULTS.md and plots there")
     arguments = parser.parse_args()
-    for row in cost.measure(rounds=arguments.rounds).values():
-        spread, ratio = row["cost"], row["ratio"]
-        print(
-            f"{row['title']:32} {spread['median']:7.1f} us a connection  x {ratio['median']:.3f} "
-            f"({ratio['low']:.3f} to {ratio['high']:.3f})  {row['rate']['median']:8.0f}/s  {row['errors']} errors"
-        )
+    unknown = set(arguments.parts) - PARTS.keys() - {"smoke", "report"}
+    if unknown:
+        parser.error(f"there is no part {', '.join(sorted(unknown))}")
+    smoke = "smoke" in arguments.parts
+    chosen = [part for part in arguments.parts if part in PARTS] or ([] if "report" in arguments.parts else list(PARTS))
+    folder = arguments.into or (results.SMOKE if smoke else results.FULL)
+    for part in chosen:
+        began = time.monotonic()
+        facts = results.Facts.begin()
+        figures = PARTS[part](SMOKE if smoke else FULL)
+        say("")
+        results.save(folder, part, figures, facts)
+        print(f"{part}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+    print(report.write(folder))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

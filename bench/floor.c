@@ -15,7 +15,7 @@ static const char hello[] =
 
 static void work(int listener, int echoes)
 {
-    char data[65536];
+    char data[4096];
     for (;;) {
         int connection = accept(listener, NULL, NULL);
         ssize_t got = read(connection, data, sizeof data);

@@ -19,7 +19,7 @@ class MissingError(Exception):
 
 
 @cache
-def compiled(source: str) -> Path:
+def compiled(source: str) -> str:
     """The program made from ``source``, a C file beside this module.
 
     Raises:
@@ -28,20 +28,39 @@ def compiled(source: str) -> Path:
     """
     origin, program = HERE / source, WORK / Path(source).stem
     if not program.exists() or program.stat().st_mtime < origin.stat().st_mtime:
-        compiler = found("cc")
         program.parent.mkdir(exist_ok=True)
-        subprocess.run([compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, origin], check=True)
-    return program
+        flags = ["-O2", "-Wall", "-Wextra", "-Werror"]
+        subprocess.run([found("cc"), *flags, "-o", str(program), str(origin), "-lm"], check=True)
+    return str(program)
 
 
 @cache
 def found(program: str) -> str:
-    """The path of a program that the machine has.
+    """The path of a program that the machine, or the environment of the bench, has.
 
     Raises:
-        MissingError: it has not.
+        MissingError: neither has.
     """
-    path = shutil.which(program)
+    path = shutil.which(program, path=str(Path(PYTHON).parent)) or shutil.which(program)
     if path is None:
         raise MissingError(f"{program} is not installed")
     return path
+
+
+@cache
+def unpacked(package: str) -> Path:
+    """A Debian package's files, unpacked and not installed: the folder that stands for the root.
+
+    Raises:
+        MissingError: this is no Debian, or the package can't be had.
+    """
+    root = WORK / "debian" / package
+    if not root.exists():
+        root.parent.mkdir(parents=True, exist_ok=True)
+        command = [found("apt-get"), "download", "--quiet", package]
+        done = subprocess.run(command, cwd=root.parent, capture_output=True, text=True, check=False)
+        archives = sorted(root.parent.glob(f"{package}_*.deb"))
+        if done.returncode or not archives:
+            raise MissingError(f"the Debian package {package} can't be had")
+        subprocess.run([found("dpkg-deb"), "--extract", archives[-1], root], check=True)
+    return root

@@ -38,15 +38,16 @@ def run(server: Server, seconds: float, clients: int = CLIENTS) -> Run:
 
     Args:
         server: what is measured.
-        seconds: how long; wrk knows whole seconds only.
+        seconds: how long; wrk knows whole seconds only, and no less than one.
         clients: how many requests are under way at any time (count).
 
     Raises:
         RuntimeError: wrk failed, or got no answer at all.
     """
+    seconds = max(1.0, seconds)
     before = server.cpu_seconds()
     done = subprocess.run(
-        ["wrk", "-t1", f"-c{clients}", f"-d{seconds:g}s", "-H", "Connection: close", f"http://{server.address}/"],
+        ["wrk", "-t1", f"-c{clients}", f"-d{seconds:.0f}s", "-H", "Connection: close", f"http://{server.address}/"],
         capture_output=True,
         text=True,
         check=False,

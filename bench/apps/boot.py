@@ -1,0 +1,109 @@
+"""Boot and stop many workers once, in this process; prints seconds as JSON.
+
+``python boot.py prefork WORKERS`` does it with prefork, ``python boot.py fork WORKERS`` as a server can at
+the least: fork in a loop, install the same handlers, say so through a pipe, block in accept; then a signal to each, and
+a wait for each. ``python boot.py respawn`` is the least that a supervisor can do: fork one worker, wait for its end,
+fork the next.
+"""
+
+import faulthandler
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from types import FrameType
+
+import handlers
+
+import prefork
+from prefork.system import process, signals
+
+
+def leave(_signum: int, _frame: FrameType | None) -> None:
+    """What the handlers of a bare worker do."""
+    os._exit(0)
+
+
+def spawn(listener: socket.socket, told: int) -> int:
+    """Fork one bare worker; it writes a byte to ``told`` and accepts."""
+    master = os.getpid()
+
+    def child() -> int:
+        faulthandler.register(signal.SIGRTMIN + 1, all_threads=True)
+        process.die_with_parent(signal.SIGTERM, master)
+        signals.become_worker(dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT), leave))
+        gc.enable()
+        os.write(told, b"x")
+        while True:
+            connection, address = listener.accept()
+            handlers.hello(connection, address)
+            connection.close()
+
+    with signals.blocked():
+        return process.fork(child)
+
+
+def bare(workers: int) -> tuple[float, float, float]:
+    """Fork, wait until all accept, stop; returns the moments."""
+    began = time.monotonic()
+    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    pids = [spawn(listener, writer) for _ in range(workers)]
+    told = 0
+    while told < workers:
+        told += len(os.read(reader, 4096))
+    ready = time.monotonic()
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
+    for pid in pids:
+        os.waitpid(pid, 0)
+    return began, ready, time.monotonic()
+
+
+def respawn() -> None:
+    """Keep one bare worker alive."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    _, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    host, port = listener.getsockname()
+    print(f"serving on {host}:{port} with 1 workers, pid {os.getpid()}", flush=True)
+    while True:
+        os.waitpid(spawn(listener, writer), 0)
+
+
+def served(workers: int) -> tuple[float, float, float]:
+    """The same with prefork."""
+    moments = []
+
+    def when_ready(_server: object) -> None:
+        moments.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    began = time.monotonic()
+    prefork.serve(handlers.hello, bind="127.0.0.1:0", workers=workers, hooks=prefork.Hooks(when_ready=when_ready))
+    return began, moments[0], time.monotonic()
+
+
+def main() -> None:
+    """Do what the command line says."""
+    if sys.argv[1] == "respawn":
+        respawn()
+    began, ready, ended = {"fork": bare, "prefork": served}[sys.argv[1]](int(sys.argv[2]))
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print(
+        json.dumps(
+            {
+                "boot": ready - began,
+                "stop": ended - ready,
+                "cpu": sum(each.ru_utime + each.ru_stime for each in usage),
+                "faults": sum(each.ru_minflt for each in usage),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

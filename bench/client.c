@@ -1,0 +1,204 @@
+/* The measuring client: one thread, epoll, latencies counted from the moment at which a request was due.
+ *
+ *   client PORT open RATE SECONDS SEED SLOW   arrivals as a Poisson process, whatever the server does; one request in
+ *                                             SLOW asks for /slow (0: none). Prints how they ended, then one line for
+ *                                             each answered request: microseconds, and an s when it was a slow one.
+ *   client PORT echo MESSAGES CLIENTS SECONDS closed loop: each connection sends so many messages and reads them back.
+ *                                             Prints connections, messages, errors, seconds.
+ *
+ * Connections come from 127.0.0.2 to 127.0.0.251 in turn, so that no port is wanted twice within TIME_WAIT. */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <math.h>
+#include <netinet/tcp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PATIENCE 5000000000 /* ns that a request may take before it counts as timed out */
+#define MESSAGE 64          /* bytes of an echoed message */
+
+enum { CONNECTING, TALKING };
+enum { ANSWERED, REFUSED, RESET, EMPTY, TIMED_OUT, OUTCOMES };
+
+struct client {
+    int fd, state, slow, left;
+    uint32_t got;
+    int64_t due, last;
+    struct client *next, *previous; /* under way, oldest first */
+};
+
+static struct client under_way = {.next = &under_way, .previous = &under_way};
+static struct sockaddr_in server = {.sin_family = AF_INET};
+static int epoll, count[OUTCOMES];
+static char buffer[65536];
+
+static int64_t now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+static void die(const char *what)
+{
+    perror(what);
+    exit(2);
+}
+
+static struct client *start(int64_t due, int slow, int left)
+{
+    static uint32_t from;
+    int on = 1;
+    struct client *c = calloc(1, sizeof *c);
+    struct sockaddr_in source = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7f000002 + from++ % 250)};
+    struct epoll_event event = {.events = EPOLLOUT, .data.ptr = c};
+    if (!c || (c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)) < 0)
+        die("socket");
+    c->due = due, c->slow = slow, c->left = left, c->state = CONNECTING;
+    setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    if (bind(c->fd, (struct sockaddr *)&source, sizeof source))
+        die("bind");
+    connect(c->fd, (struct sockaddr *)&server, sizeof server); /* how it went, epoll will tell */
+    if (epoll_ctl(epoll, EPOLL_CTL_ADD, c->fd, &event))
+        die("epoll_ctl");
+    c->previous = under_way.previous, c->next = &under_way;
+    c->previous->next = c, under_way.previous = c;
+    return c;
+}
+
+static void end(struct client *c, int outcome)
+{
+    count[outcome]++;
+    close(c->fd);
+    c->previous->next = c->next, c->next->previous = c->previous;
+    free(c);
+}
+
+static int failure(int error, struct client *c)
+{
+    return error == ECONNREFUSED ? REFUSED : error == ECONNRESET || error == EPIPE || c->got ? RESET : EMPTY;
+}
+
+/* Connected: send the request or the first message; then listen to what comes. */
+static int speak(struct client *c, int echoes)
+{
+    static const char *const request[] = {"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+                                          "GET /slow HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"};
+    const char *data = echoes ? buffer : request[c->slow];
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
+    int error = 0;
+    socklen_t length = sizeof error;
+    getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &length);
+    if (error || write(c->fd, data, echoes ? MESSAGE : strlen(data)) < 0)
+        return end(c, failure(error ? error : errno, c)), 0;
+    c->state = TALKING;
+    return epoll_ctl(epoll, EPOLL_CTL_MOD, c->fd, &event), 1;
+}
+
+/* The answer, or a part of it: HTTP ends when the server closes. */
+static void listen_to(struct client *c, int64_t *latencies, char *slow, size_t *answered)
+{
+    ssize_t got = read(c->fd, buffer, sizeof buffer);
+    if (got > 0) {
+        c->got += got, c->last = now();
+    } else if (got == 0 && c->got) {
+        latencies[*answered] = c->last - c->due, slow[(*answered)++] = c->slow;
+        end(c, ANSWERED);
+    } else if (got == 0 || errno != EAGAIN) {
+        end(c, got == 0 ? EMPTY : failure(errno, c));
+    }
+}
+
+static int open_loop(double rate, double seconds, long seed, int slow_every)
+{
+    size_t most = rate * seconds * 1.5 + 1000, sent = 0, answered = 0;
+    int64_t *latencies = malloc(most * sizeof *latencies), due = now(), last = due + seconds * 1e9;
+    char *slow = malloc(most);
+    struct epoll_event events[256];
+    if (!latencies || !slow)
+        die("malloc");
+    srand48(seed);
+    while (due < last || under_way.next != &under_way) {
+        int64_t at = now();
+        while (due <= at && due < last && sent < most) {
+            sent++;
+            start(due, slow_every && sent % slow_every == 0, 0);
+            due += -log1p(-drand48()) * 1e9 / rate;
+        }
+        while (under_way.next != &under_way && at - under_way.next->due > PATIENCE)
+            end(under_way.next, TIMED_OUT);
+        int64_t wait = due >= last ? 100000000 : due > at ? due - at : 0;
+        struct timespec until = {.tv_sec = wait / 1000000000, .tv_nsec = wait % 1000000000};
+        int ready = epoll_pwait2(epoll, events, 256, &until, NULL);
+        for (int n = 0; n < ready; n++) {
+            struct client *c = events[n].data.ptr;
+            if (c->state == TALKING)
+                listen_to(c, latencies, slow, &answered);
+            else
+                speak(c, 0);
+        }
+    }
+    printf("answered %d refused %d reset %d empty %d timeout %d\n", count[ANSWERED], count[REFUSED], count[RESET],
+           count[EMPTY], count[TIMED_OUT]);
+    for (size_t n = 0; n < answered; n++)
+        printf("%lld%s\n", (long long)latencies[n] / 1000, slow[n] ? "s" : "");
+    return 0;
+}
+
+/* One message has come back, or a part of it; whether the client has ended. */
+static int echoed(struct client *c, long *messages)
+{
+    ssize_t got = read(c->fd, buffer, sizeof buffer);
+    if (got <= 0)
+        return end(c, RESET), 1;
+    if ((c->got += got) < MESSAGE)
+        return 0;
+    ++*messages, c->got = 0;
+    if (--c->left == 0)
+        return end(c, ANSWERED), 1;
+    if (write(c->fd, buffer, MESSAGE) != MESSAGE)
+        return end(c, RESET), 1;
+    return 0;
+}
+
+static int echo(int messages, int clients, double seconds)
+{
+    long done = 0;
+    struct epoll_event events[256];
+    int64_t begin = now(), last = begin + seconds * 1e9;
+    for (int n = 0; n < clients; n++)
+        start(begin, 0, messages);
+    while (under_way.next != &under_way) {
+        int ready = epoll_wait(epoll, events, 256, 1000);
+        if (ready == 0 && now() > last + PATIENCE)
+            return fprintf(stderr, "the server answers no more\n"), 1;
+        for (int n = 0; n < ready; n++) {
+            struct client *c = events[n].data.ptr;
+            int ended = c->state == TALKING ? echoed(c, &done) : !speak(c, 1);
+            if (ended && now() < last)
+                start(0, 0, messages);
+        }
+    }
+    printf("connections %d messages %ld errors %d seconds %.3f\n", count[ANSWERED], done,
+           count[REFUSED] + count[RESET] + count[EMPTY], (now() - begin) / 1e9);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 6 && argc != 7)
+        return fprintf(stderr, "usage: client PORT open RATE SECONDS SEED SLOW | PORT echo MESSAGES CLIENTS SECONDS\n"), 2;
+    server.sin_addr.s_addr = htonl(INADDR_LOOPBACK), server.sin_port = htons(atoi(argv[1]));
+    if ((epoll = epoll_create1(EPOLL_CLOEXEC)) < 0)
+        die("epoll_create1");
+    if (!strcmp(argv[2], "open") && argc == 7)
+        return open_loop(atof(argv[3]), atof(argv[4]), atol(argv[5]), atoi(argv[6]));
+    return echo(atoi(argv[3]), atoi(argv[4]), atof(argv[5]));
+}

@@ -1,0 +1,71 @@
+"""client.c from here: open-loop load with latencies, and echoes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from array import array
+from dataclasses import dataclass
+
+from bench.workshop import compiled
+from bench.wrk import CLIENTS, Run
+from prefork.testing import Server
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """How long answers took, from the moment that their request was due; microseconds."""
+
+    quick: array[int]
+    slow: array[int]
+    """Of requests for /slow."""
+    outcomes: dict[str, int]
+
+    @property
+    def lost(self) -> int:
+        """Requests that were not answered."""
+        return sum(self.outcomes.values()) - self.outcomes["answered"]
+
+
+def open_loop(server: Server, rate: float, seconds: float, *, seed: int, slow_every: int = 0) -> Latencies:
+    """Send requests at random moments, ``rate`` a second on the average, whatever the server does.
+
+    Args:
+        server: what is measured.
+        rate: requests a second.
+        seconds: how long.
+        seed: of the random moments; the same for servers that are compared.
+        slow_every: one request in so many asks for /slow; 0 for none.
+    """
+    out = _run(server, "open", f"{rate:.1f}", f"{seconds:g}", str(seed), str(slow_every)).split("\n")
+    counts = dict(zip(*[iter(out[0].split())] * 2, strict=True))
+    quick, slow = array("l"), array("l")
+    for line in out[1:]:
+        if line.endswith("s"):
+            slow.append(int(line[:-1]))
+        elif line:
+            quick.append(int(line))
+    return Latencies(quick, slow, {name: int(count) for name, count in counts.items()})
+
+
+def echo(server: Server, messages: int, seconds: float) -> Run:
+    """Let clients send ``messages`` a connection and read each back, connection after connection.
+
+    Raises:
+        RuntimeError: the server answers no more.
+    """
+    before = server.cpu_seconds()
+    out = _run(server, "echo", str(messages), str(CLIENTS), f"{seconds:g}")
+    cpu = server.cpu_seconds() - before
+    found = re.match(r"connections (\d+) messages \d+ errors (\d+) seconds ([\d.]+)", out)
+    if found is None or int(found[1]) == 0:
+        raise RuntimeError(f"echo from {server.address}: {out}")
+    return Run(int(found[1]), int(found[2]), float(found[3]), cpu)
+
+
+def _run(server: Server, *arguments: str) -> str:
+    command = [compiled("client.c"), server.address.rpartition(":")[2], *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
+    return done.stdout

@@ -1,0 +1,253 @@
+"""What is lost: requests that had reached a server and were not answered, when it stops, reloads, crashes, runs dry.
+
+The clients are prefork.testing's. They never repeat a request, so each that is refused, reset, cut or kept waiting for
+ten seconds counts. Every scenario is the same for all servers that can play it, each told in its own way.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import psutil
+
+from bench.effort import Effort
+from bench.rounds import say
+from bench.subjects import (
+    APACHE,
+    BJOERN,
+    CHEROOT,
+    GRANIAN,
+    GTHREAD,
+    GUNICORN,
+    HANDLER,
+    NET_SERVER,
+    UVICORN,
+    UWSGI,
+    WAITRESS,
+    WSGI,
+    Action,
+    Subject,
+    available,
+    by_signal,
+)
+from prefork.testing import Load, NotInTimeError, Outcome, Server, Tally, burst, hold_port, request, wait_for
+from prefork.testing.processes import is_gone, limited_descriptors
+
+SLOW = b"GET /slow HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+PATIENCE = 10.0
+"""Seconds that a client waits for its answer."""
+
+CLIENTS = 8
+
+
+def measure(effort: Effort) -> dict[str, Any]:
+    """Play every scenario with every server that can.
+
+    Returns:
+        For each scenario and server what was counted; a server that failed to play it has an ``error``.
+    """
+    peers = (GUNICORN, GTHREAD, UWSGI, UVICORN, GRANIAN, BJOERN, WAITRESS, CHEROOT, APACHE, NET_SERVER)
+    subjects, missing = available((HANDLER, WSGI, *peers) if effort.peers else (HANDLER,))
+    results: dict[str, Any] = {"missing": missing}
+    for name, (play, can) in SCENARIOS.items():
+        results[name] = {}
+        for subject in subjects:
+            if can(subject):
+                say(f"losses: {name}, {subject.name}")
+                results[name][subject.name] = {"title": subject.title, **_played(play, subject, effort)}
+    return results
+
+
+def _played(play: Callable[[Subject, Effort], dict[str, Any]], subject: Subject, effort: Effort) -> dict[str, Any]:
+    try:
+        return play(subject, effort)
+    except (AssertionError, OSError, RuntimeError) as error:
+        return {"error": str(error).split("\n")[0][:200]}
+
+
+def _counts(tally: Tally) -> dict[str, Any]:
+    outcomes = {outcome.value: count for outcome, count in tally.counts.items() if outcome.value != "answered"}
+    return {"requests": tally.total, "answered": tally.answered, "lost": tally.lost, "outcomes": outcomes}
+
+
+def stop(subject: Subject, effort: Effort) -> dict[str, Any]:
+    """A graceful stop while clients wait for a slow answer."""
+    with subject.serving() as server:
+        waiting = burst(server.address, effort.waiting, payload=SLOW, timeout=PATIENCE)
+        began = time.monotonic()
+        subject.stop(server)
+        tally = waiting.wait()
+        try:
+            server.wait(PATIENCE)
+            seconds: float | None = time.monotonic() - began
+        except NotInTimeError:
+            seconds = None
+        return {**_counts(tally), "seconds": seconds}
+
+
+def reload(subject: Subject, effort: Effort) -> dict[str, Any]:
+    """Reloads, one after the other, under a closed loop of clients; each is over when no old worker is left."""
+    assert subject.reload is not None
+    done = 0
+    began = time.monotonic()
+    with subject.serving() as server, Load(server.address, clients=CLIENTS, timeout=PATIENCE) as load:
+        for _ in range(effort.reloads):
+            if not _renewed(server, subject.reload):
+                break
+            done += 1
+        load.stop()
+    return {**_counts(load.tally), "reloads": done, "seconds": (time.monotonic() - began) / max(1, done)}
+
+
+def crash(subject: Subject, effort: Effort) -> dict[str, Any]:
+    """A worker killed every 100 ms; a connection in its hand is lost with it, and no other need be."""
+    kills = 0
+    with subject.serving() as server, Load(server.address, clients=CLIENTS, timeout=PATIENCE) as load:
+        strength = len(_workers(server))
+        until = time.monotonic() + effort.kill_seconds
+        while time.monotonic() < until:
+            workers = _workers(server)
+            if workers:
+                kills += _kill(random.choice(workers))
+            time.sleep(0.1)  # the interval between kills is what the scenario is about
+        load.stop()
+        try:
+            wait_for(lambda: len(_workers(server)) >= strength, PATIENCE)
+            whole = True
+        except NotInTimeError:
+            whole = False
+        return {**_counts(load.tally), "kills": kills, "whole": whole}
+
+
+def orphans(subject: Subject, effort: Effort) -> dict[str, Any]:  # noqa: ARG001  # all scenarios are called alike
+    """The master killed while its workers are idle: how long they outlive it."""
+    with subject.serving() as server:
+        workers = _workers(server)
+        began = time.monotonic()
+        os.kill(server.pid, signal.SIGKILL)
+        try:
+            wait_for(lambda: all(is_gone(pid) for pid in workers), PATIENCE)
+            seconds: float | None = time.monotonic() - began
+        except NotInTimeError:
+            seconds = None
+        left = sum(not is_gone(pid) for pid in workers)
+        return {"workers": len(workers), "left": left, "seconds": seconds}
+
+
+def limit(subject: Subject, effort: Effort) -> dict[str, Any]:
+    """No descriptors for some seconds, while clients arrive; then there are again."""
+    with subject.serving() as server:
+        before = set(server.tree())
+        with Load(server.address, interval=0.05, timeout=effort.limit_seconds + PATIENCE) as load:
+            with limited_descriptors(server.tree):
+                cpu, log = server.cpu_seconds(), server.log_size()
+                time.sleep(effort.limit_seconds)  # how long it lasts is what the scenario is about
+                cpu, log = server.cpu_seconds() - cpu, server.log_size() - log
+                deaths = sum(is_gone(pid) for pid in before)
+            recovered = request(server.address, timeout=PATIENCE).status == 200 if not _ended(server) else False
+            load.stop()
+        counts = _counts(load.tally)
+        return {**counts, "cpu": cpu / effort.limit_seconds, "log": log, "deaths": deaths, "recovered": recovered}
+
+
+def restart(subject: Subject, effort: Effort) -> dict[str, Any]:
+    """Stop and start again on the same port, while clients arrive every 4 ms whatever happens."""
+    with hold_port() as address, Load(address, interval=0.004, timeout=PATIENCE) as load:
+        tally = load.tally
+        # Arrivals before the first server was there, and after the last was told to stop, are nobody's.
+        marks = []
+        for _ in range(effort.restarts + 1):
+            with subject.serving(address=address) as server:
+                first = tally.answered
+                load.wait_for(partial(_has_answered, first + 100))
+                marks.append(Counter({outcome.value: count for outcome, count in tally.counts.items()}))
+                subject.stop(server)
+                server.wait(PATIENCE)
+    between = marks[-1] - marks[0]
+    answered = between.pop(Outcome.ANSWERED.value, 0)
+    return {
+        "requests": between.total() + answered,
+        "lost": between.total(),
+        "outcomes": between,
+        "restarts": effort.restarts,
+    }
+
+
+def renew(subject: Subject, effort: Effort) -> dict[str, Any]:
+    """The same without a gap, where a server knows how: an upgrade in place."""
+    with subject.serving() as server, Load(server.address, interval=0.004, timeout=PATIENCE) as load:
+        done = 0
+        for _ in range(effort.restarts):
+            if not _renewed(server, _RENEWALS[subject.name]):
+                break
+            done += 1
+        load.stop()
+    return {**_counts(load.tally), "restarts": done}
+
+
+_RENEWALS: dict[str, Action] = {
+    HANDLER.name: by_signal(signal.SIGUSR2),
+    WSGI.name: by_signal(signal.SIGUSR2),
+}
+
+SCENARIOS: dict[str, tuple[Callable[[Subject, Effort], dict[str, Any]], Callable[[Subject], object]]] = {
+    "stop": (stop, lambda _: True),
+    "reload": (reload, lambda subject: subject.reload),
+    "crash": (crash, lambda subject: subject.supervises),
+    "orphans": (orphans, lambda subject: subject.supervises),
+    "limit": (limit, lambda _: True),
+    "restart": (restart, lambda _: True),
+    "renew": (renew, lambda subject: subject.name in _RENEWALS),
+}
+
+
+def _workers(server: Server) -> list[int]:
+    return [pid for pid in server.tree() if pid != server.pid and not _helps(pid)]
+
+
+def _helps(pid: int) -> bool:
+    """Whether it is no worker: multiprocessing has a process of its own that looks after semaphores."""
+    try:
+        return any("resource_tracker" in word for word in psutil.Process(pid).cmdline())
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _renewed(server: Server, tell: Action) -> bool:
+    """Tell a server to replace its workers; whether there were others, and none of the old, in time."""
+    old = set(_workers(server))
+
+    def replaced() -> bool:
+        now = set(_workers(server))
+        return bool(now) and not now & old
+
+    tell(server)
+    try:
+        wait_for(replaced, PATIENCE)
+    except NotInTimeError:
+        return False
+    return True
+
+
+def _has_answered(goal: int, tally: Tally) -> bool:
+    return tally.answered >= goal
+
+
+def _ended(server: Server) -> bool:
+    return is_gone(server.process.pid)
+
+
+def _kill(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
