@@ -103,6 +103,7 @@ def test_the_port_is_free_while_a_long_request_is_finished(prefork_server: Serve
         server = probe(prefork_server, workers=2, bind=address)
         with held(server) as [connection]:
             server.signal(signal.SIGTERM)
+            server.wait_for_log("exited with code 0")  # the idle one: the queue is empty, the listener ended
             successor = probe(prefork_server, workers=2, bind=address)
             with burst(successor.address, 20) as load:
                 assert load.wait(30).answered == 20

@@ -305,7 +305,10 @@ class Engine:
         del self._in_flight[client]
         if client.socket is not None:
             del self._by_fd[client.socket.fileno()]
-            client.socket.close()  # which takes it off the epoll as well: nobody else has this descriptor
+            # Closing alone would not do: a child that is being started at this moment holds a copy, and with it the
+            # registration stays (epoll(7)).
+            self._epoll.unregister(client.socket)
+            client.socket.close()
         if client.phase is not Phase.RECEIVING:
             self.sent += 1
         now = time.monotonic()
