@@ -307,7 +307,10 @@ class Engine:
             del self._by_fd[client.socket.fileno()]
             # Closing alone would not do: a child that is being started at this moment holds a copy, and with it the
             # registration stays (epoll(7)).
-            self._epoll.unregister(client.socket)
+            try:
+                self._epoll.unregister(client.socket)
+            except FileNotFoundError:
+                pass  # refused at once, and never registered
             client.socket.close()
         if client.phase is not Phase.RECEIVING:
             self.sent += 1
