@@ -11,7 +11,7 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
@@ -20,6 +20,7 @@ from prefork import config, flags, server, settings, target
 from prefork.config import Configuration, Table
 from prefork.errors import PreforkError, did_you_mean
 from prefork.fields import Field
+from prefork.flags import CommandLine
 
 INTERRUPTED: Final = 128 + 2
 """The exit code after Ctrl-C where nothing has yet begun to serve: what a shell reports for SIGINT."""
@@ -159,12 +160,7 @@ def serving(command: Serving, argv: Sequence[str]) -> int:
         write(_help(command, fields))
         return 0
     complaints = list(line.complaints)
-    if line.target is not None:
-        try:
-            target.check(line.target, line.app_dir)
-        except PreforkError as error:
-            complaints.append(str(error))
-    elif not line.print_config and not complaints:
+    if line.target is None and not line.print_config and not complaints:
         complaints.append(f"there is nothing to serve; give {command.target} (prefork {command.name} --help)")
     configuration = config.load(
         line.flags,
@@ -173,16 +169,30 @@ def serving(command: Serving, argv: Sequence[str]) -> int:
         defaults=command.all_defaults,
         table=command.table,
         complaints=complaints,
+        checks=lambda values: _problems_of_the_target(line, values),
     )
     if line.print_config or line.target is None:
         write(configuration.toml())
         return 0
+    folder = os.path.abspath(os.path.join(configuration.settings.chdir, line.app_dir))
     if line.check:
-        server.check(line.target, configuration.settings, app_dir=line.app_dir)
+        server.check(line.target, configuration.settings, app_dir=folder)
         write(f"{line.target} can be served\n")
         return 0
     configure_logging(configuration.settings.log_level)
-    return command.run(line.target, configuration, line.app_dir)
+    return command.run(line.target, configuration, folder)
+
+
+def _problems_of_the_target(line: CommandLine, values: Mapping[str, object]) -> Iterator[str]:
+    """What can be seen to be wrong with the target before anything runs."""
+    folder = str(values.get("chdir", ""))
+    if folder and not os.path.isdir(folder):
+        yield f"chdir: {folder!r} is not a folder; name one"
+    elif line.target is not None:
+        try:
+            target.check(line.target, os.path.join(folder, line.app_dir))
+        except PreforkError as error:
+            yield str(error)
 
 
 def _help(command: Serving, fields: Sequence[Field]) -> str:

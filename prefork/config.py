@@ -18,7 +18,8 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 from prefork import settings
 from prefork.errors import SettingsError, did_you_mean
 from prefork.fields import Field, Plain
-from prefork.settings import Problem, Settings
+from prefork.rules import Problem
+from prefork.settings import Settings
 
 T = TypeVar("T")
 
@@ -138,6 +139,7 @@ def load(
     defaults: Mapping[str, object] | None = None,
     table: Table[Any] | None = None,
     complaints: Iterable[str] = (),
+    checks: Callable[[Mapping[str, object]], Iterable[str]] = lambda _: (),
 ) -> Configuration:
     """Settle every setting.
 
@@ -149,6 +151,7 @@ def load(
         defaults: Where a command's defaults differ from the tables'.
         table: The command's own settings, if it has any.
         complaints: Problems known already, to be reported with those found here.
+        checks: Finds problems that depend on settings: given those that are good by themselves, it yields lines.
 
     Returns:
         The configuration.
@@ -168,7 +171,7 @@ def load(
     values, problems = settings.examine(reading.good(settings.fields()), reading.bad)
     reading.problems += problems
     extra = _make(reading, table) if table else None
-    if wrong := [*complaints, *reading.lines()]:
+    if wrong := [*complaints, *checks(values), *reading.lines()]:
         raise SettingsError(wrong)
 
     return Configuration(

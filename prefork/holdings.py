@@ -57,8 +57,8 @@ def socket_options(settings: Settings) -> SocketOptions:
         keepalive=settings.keepalive,
         fast_open=settings.fast_open,
         mode=settings.socket_mode,
-        user=settings.socket_user,
-        group=settings.socket_group,
+        user=settings.socket_user or settings.user,
+        group=settings.socket_group or settings.group,
     )
 
 

@@ -14,14 +14,12 @@ import gc
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable
-from typing import NoReturn
 
-from prefork import holdings, openings, policy, succession, upgrade, windows
+from prefork import holdings, openings, policy, succession, surroundings, upgrade, windows
 from prefork.deaths import Deaths
-from prefork.errors import ListenError, PreforkError, SettingsError
+from prefork.errors import ListenError, PreforkError
 from prefork.events import Event, Kind, Why
 from prefork.executor import Executor
 from prefork.groups import Groups
@@ -38,7 +36,8 @@ from prefork.scoreboard import Order, State
 from prefork.settings import Settings
 from prefork.spawner import Spawner
 from prefork.stopping import Phase, Stopping
-from prefork.system import limits
+from prefork.system import identity, limits
+from prefork.system.identity import Identity
 from prefork.takeover import Takeover
 from prefork.upgrade import Launch, Upgrade
 from prefork.windows import Inside, Window, Windows
@@ -85,6 +84,7 @@ class Master:
     _held: Holdings
     _upgrade: Upgrade
     _growth: Growth | None
+    _identity: Identity | None
 
     def __init__(
         self,
@@ -133,6 +133,7 @@ class Master:
             TargetError: what the workers were to serve is not there.
             BootError: the first generation of workers failed to boot, or there was a crash loop and
                 ``on_crash_loop`` is "exit"; the application's traceback is in the log.
+            SettingsError: the system can't give what a setting asks for: a user, a folder, a pidfile.
             PreforkError: this is not the main thread, or this master has run before.
         """
         if self._ran:
@@ -150,32 +151,21 @@ class Master:
                 ", ".join(others),
             )
         self._ran = True
-        try:
-            record = upgrade.rehearsed()
-            if record is not None:
-                self._rehearse(record)
-        except HandoverError as error:
-            raise PreforkError(str(error)) from None
-        self.hooks.call("on_starting", self)
+        settings = self.settings
         with contextlib.ExitStack() as stack:
+            stack.enter_context(surroundings.entered(settings))
+            self._identity = identity.resolve(settings.user, settings.group, settings.no_new_privs)
+            try:
+                upgrade.rehearse(settings, self._load, self._identity)
+            except HandoverError as error:
+                raise PreforkError(str(error)) from None
+            self.hooks.call("on_starting", self)
             stack.callback(self.hooks.call, "on_exit", self)
             self._open(stack)
             self._supervise()
         if self.deaths.failure is not None:
             raise self.deaths.failure
         return 0
-
-    def _rehearse(self, record: Handover) -> NoReturn:
-        """This process is a rehearsal of an upgrade: the code is loaded, the record can be read; go no further."""
-        difference = holdings.differs(self.settings, record)
-        if difference:
-            raise SettingsError(difference)
-        if self._load is not None:
-            self._load()
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        # Not sys.exit(): threads that the application has started must not keep the rehearsal alive.
-        os._exit(0)
 
     def _open(self, stack: contextlib.ExitStack) -> None:
         """Listen, and take what supervision needs; ``stack`` gives it back, last taken first."""
@@ -362,6 +352,7 @@ class Master:
             workers=self.goal.size,
             elastic=self._growth is not None,
             after_fork=self._windows.after_fork,
+            identity=self._identity,
             server=self,
         )
 

@@ -6,6 +6,7 @@ import os
 
 from prefork.control.service import Control
 from prefork.notify import Notify
+from prefork.pidfile import Pidfile
 from prefork.settings import Settings
 from prefork.windows import Window
 
@@ -13,6 +14,8 @@ from prefork.windows import Window
 def windows_of(settings: Settings) -> list[Window]:
     """The windows that the settings ask for, not yet attached. MASTER."""
     found: list[Window] = []
+    if settings.pidfile:
+        found.append(Pidfile(settings.pidfile))
     notify = Notify.of(os.environ, os.getpid())
     if notify is not None:
         found.append(notify)

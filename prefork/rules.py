@@ -1,11 +1,16 @@
-"""What settings may not say together. Each rule is a pure function of all values; the table stands at the end."""
+"""What settings may not say, each by itself and together. Pure.
+
+Each rule is a function of all values; the table of rules stands after them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 from prefork.address import Address, parse
+from prefork.errors import did_you_mean
+from prefork.fields import Field
 
 Values = Mapping[str, Any]
 """Checked values by the names of their settings."""
@@ -87,13 +92,64 @@ def _takeover(values: Values) -> Iterator[str]:
         yield "takeover: two servers can share a port only with reuse_port; set it here, and in the predecessor"
 
 
+def _preload(values: Values) -> Iterator[str]:
+    for name in ("user", "group"):
+        if values[name] and values["preload"]:
+            yield f"preload: True loads the application before {name} {values[name]!r} holds; leave one of them out"
+            return
+
+
 RULES: Final[tuple[tuple[tuple[str, ...], Callable[[Values], Iterator[str]]], ...]] = (
     (("bind", "v6only"), _addresses),
     (("reuse_port", "bind"), _reuse_port),
     (("min_workers", "max_workers", "workers"), _workers),
     (("max_requests_jitter", "max_requests"), _jitter("max_requests")),
     (("max_age_jitter", "max_age"), _jitter("max_age")),
+    (("preload", "user", "group"), _preload),
     (("backoff_initial", "backoff_max"), _backoff),
     (("takeover", "reuse_port"), _takeover),
 )
 """Each rule behind the names of the settings it looks at; it runs only where all of these are good by themselves."""
+
+
+class Problem(NamedTuple):
+    """Why a configuration can't be used.
+
+    Attributes:
+        names: The settings concerned, the one to change first.
+        text: One line with name, value and remedy.
+    """
+
+    names: tuple[str, ...]
+    text: str
+
+
+def examine(
+    fields: Mapping[str, Field], given: Mapping[str, object], bad: Collection[str]
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Check values against their types and bounds, and against each other.
+
+    Args:
+        fields: All settings there are, by their names.
+        given: Values by name; settings that it doesn't name have their defaults.
+        bad: Names of settings that are known to be wrong already: no rule that needs one of these is applied.
+
+    Returns:
+        The values in their proper types, those of the good settings; and everything that is wrong.
+    """
+    values: dict[str, Any] = {}
+    problems = [Problem((name,), _unknown(name, fields)) for name in given if name not in fields]
+    for field in fields.values():
+        try:
+            values[field.name] = field.check(given.get(field.name, field.default))
+        except ValueError as error:
+            problems.append(Problem((field.name,), str(error)))
+    good = values.keys() - set(bad)
+    for names, rule in RULES:
+        if good.issuperset(names):
+            problems.extend(Problem(names, text) for text in rule(values))
+    return values, problems
+
+
+def _unknown(name: str, fields: Mapping[str, Field]) -> str:
+    return f"{name}: is not a setting; {did_you_mean(name, fields, 'prefork serve --help lists them all')}"

@@ -8,12 +8,12 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from prefork import target
+from prefork import surroundings, target
 from prefork.errors import BootError, PreforkError, SettingsError, TargetError
 from prefork.hooks import Hooks
 from prefork.master import Master
 from prefork.settings import Settings
-from prefork.system import process
+from prefork.system import identity, process
 from prefork.worker import Worker
 
 Handle = Callable[[socket.socket, Any], object]
@@ -62,13 +62,16 @@ def run(text: str, settings: Settings, *, app_dir: str = ".") -> int:
     Raises:
         PreforkError: as :meth:`prefork.master.Master.run` does; TargetError when the target is not there.
     """
-    hooks = hooks_of(settings, app_dir)
+    app_dir = os.path.abspath(app_dir)
 
     def load() -> Callable[[], Worker]:
         return worker_of(target.load(text, app_dir), text)
 
-    if settings.preload:
-        return Master(load(), settings, hooks=hooks).run()
+    with surroundings.entered(settings):
+        hooks = hooks_of(settings, app_dir)
+        loaded = load() if settings.preload else None
+    if loaded is not None:
+        return Master(loaded, settings, hooks=hooks).run()
     target.check(text, app_dir)
 
     def build() -> Worker:
@@ -89,11 +92,13 @@ def check(text: str, settings: Settings, *, app_dir: str = ".") -> None:
         PreforkError: as :func:`run` would raise it: TargetError when the target or a hook is not there, BootError
             when the application fails to load; its traceback is on standard error.
     """
+    who = identity.resolve(settings.user, settings.group, settings.no_new_privs)
     reader, writer = os.pipe2(os.O_CLOEXEC)
 
     def load() -> int:
         try:
-            hooks_of(settings, app_dir)
+            hooks_of(settings, app_dir)  # as the master would load them
+            identity.assume(who)
             worker_of(target.load(text, app_dir), text)
         except PreforkError as error:
             os.write(writer, str(error).encode(errors="backslashreplace"))
@@ -104,7 +109,8 @@ def check(text: str, settings: Settings, *, app_dir: str = ".") -> None:
         return 0
 
     try:
-        pid = process.fork(load)
+        with surroundings.entered(settings):
+            pid = process.fork(load)
     finally:
         os.close(writer)
     with os.fdopen(reader, errors="replace") as pipe:

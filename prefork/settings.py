@@ -11,14 +11,15 @@ import dataclasses
 import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 from prefork import fields as kinds
+from prefork import rules
 from prefork.address import Address, parse
 from prefork.backoff import Backoff
-from prefork.errors import SettingsError, did_you_mean
+from prefork.errors import SettingsError
 from prefork.fields import Field, Kind
-from prefork.rules import RULES
+from prefork.rules import Problem
 
 _LONGEST_WAIT: Final = 2_000_000.0  # seconds; what poll(2) can wait for is 2**31 - 1 milliseconds
 _TEN_YEARS: Final = 315_360_000.0
@@ -257,6 +258,40 @@ class Settings:
         "Write the master's process id into this file, and remove it at the end.",
         "-p",
     )
+    user: str = _setting(
+        "",
+        OPERATIONS,
+        kinds.text(r"[^\s:]{1,255}", "is not a user; give a name or a number", metavar="USER"),
+        "Run workers as this user, by name or number, with the user's groups and without capabilities. The master "
+        "stays root, and so do the hooks that it runs.",
+        "-u",
+    )
+    group: str = _setting(
+        "",
+        OPERATIONS,
+        kinds.text(r"[^\s:]{1,255}", "is not a group; give a name or a number", metavar="GROUP"),
+        "Run workers with this group, by name or number, instead of the user's own.",
+        "-g",
+    )
+    no_new_privs: Literal["auto", "yes", "no"] = _setting(
+        "auto",
+        OPERATIONS,
+        kinds.choice("auto", "yes", "no"),
+        "Keep workers, and all that they execute, from gaining privileges through setuid programs and file "
+        "capabilities (PR_SET_NO_NEW_PRIVS, prctl(2)); auto is yes with user and else no.",
+    )
+    umask: int | None = _setting(
+        None,
+        OPERATIONS,
+        kinds.mode(),
+        "The permissions that new files don't get, in octal; without it that of whoever starts the server.",
+    )
+    chdir: str = _setting(
+        "",
+        OPERATIONS,
+        kinds.text(r".+", "is not a folder; name one", metavar="FOLDER"),
+        "Change to this folder first: the application is looked for there, and relative paths are relative to it.",
+    )
 
     crash_limit: int = _setting(
         10,
@@ -362,13 +397,13 @@ class Settings:
         "",
         SOCKETS,
         kinds.text(r"[^\s:]{1,255}", "is not a user; give a name or a number", metavar="USER"),
-        "The owner of a unix socket's path, by name or number.",
+        "The owner of a unix socket's path, by name or number; without it user.",
     )
     socket_group: str = _setting(
         "",
         SOCKETS,
         kinds.text(r"[^\s:]{1,255}", "is not a group; give a name or a number", metavar="GROUP"),
-        "The group of a unix socket's path, by name or number.",
+        "The group of a unix socket's path, by name or number; without it group.",
     )
 
     def __post_init__(self) -> None:
@@ -433,18 +468,6 @@ def by_name() -> Mapping[str, Field]:
     return {field.name: field for field in fields()}
 
 
-class Problem(NamedTuple):
-    """Why a configuration can't be used.
-
-    Attributes:
-        names: The settings concerned, the one to change first.
-        text: One line with name, value and remedy.
-    """
-
-    names: tuple[str, ...]
-    text: str
-
-
 def examine(given: Mapping[str, object], bad: Collection[str] = ()) -> tuple[dict[str, Any], list[Problem]]:
     """Check values against their types and bounds, and against each other. Pure.
 
@@ -455,19 +478,4 @@ def examine(given: Mapping[str, object], bad: Collection[str] = ()) -> tuple[dic
     Returns:
         The values in their proper types, those of the good settings; and everything that is wrong.
     """
-    values: dict[str, Any] = {}
-    problems = [Problem((name,), _unknown(name)) for name in given if name not in by_name()]
-    for field in fields():
-        try:
-            values[field.name] = field.check(given.get(field.name, field.default))
-        except ValueError as error:
-            problems.append(Problem((field.name,), str(error)))
-    good = values.keys() - set(bad)
-    for names, rule in RULES:
-        if good.issuperset(names):
-            problems.extend(Problem(names, text) for text in rule(values))
-    return values, problems
-
-
-def _unknown(name: str) -> str:
-    return f"{name}: is not a setting; {did_you_mean(name, by_name(), 'prefork serve --help lists them all')}"
+    return rules.examine(by_name(), given, bad)

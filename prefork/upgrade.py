@@ -23,9 +23,13 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from prefork import holdings
+from prefork.errors import SettingsError
 from prefork.handover import REHEARSAL, VARIABLE, Handover, HandoverError, locate
 from prefork.loop import Loop, Timer
-from prefork.system import process, signals
+from prefork.settings import Settings
+from prefork.system import identity, process, signals
+from prefork.system.identity import Identity
 
 log = logging.getLogger("prefork")
 
@@ -259,12 +263,36 @@ def received() -> Handover | None:
     return record
 
 
-def rehearsed() -> Handover | None:
-    """The record that this process is to rehearse with, if it is a rehearsal; taken from the environment.
+def rehearse(settings: Settings, load: Callable[[], object] | None, who: Identity | None) -> None:
+    """If this process is a rehearsal, play it and end: the code is loaded, the record can be read; else do nothing.
+
+    Args:
+        settings: as this process, with the new code, has settled them.
+        load: loads what workers would load, if anything.
+        who: what workers become before they do so, and this process too.
 
     Raises:
-        HandoverError: it can't be read.
+        HandoverError: the record can't be read.
+        SettingsError: something can't be changed in place.
+        BootError: privileges can't be given up.
     """
+    record = _rehearsed()
+    if record is None:
+        return
+    difference = holdings.differs(settings, record)
+    if difference:
+        raise SettingsError(difference)
+    if load is not None:
+        identity.assume(who)
+        load()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    # Not sys.exit(): threads that the application has started must not keep the rehearsal alive.
+    os._exit(0)
+
+
+def _rehearsed() -> Handover | None:
+    """The record that this process is to rehearse with, if it is a rehearsal; taken from the environment."""
     value = os.environ.pop(REHEARSAL, None)
     if value is None:
         return None

@@ -37,7 +37,8 @@ from prefork.net.listener import Listener
 from prefork.scoreboard import Order, Scoreboard, State
 from prefork.seat import Crowd, Pause, Seat
 from prefork.settings import Settings
-from prefork.system import process, signals
+from prefork.system import identity, process, signals
+from prefork.system.identity import Identity
 from prefork.system.waiting import readable
 
 logger = logging.getLogger("prefork")
@@ -73,6 +74,8 @@ class Assignment:
     """How many workers there are to be in all."""
     elastic: bool
     """Whether the server grows and shrinks with the load, so that the last idle worker has to ring."""
+    identity: Identity | None
+    """Who to become before the application is loaded; None changes nothing."""
     report: int
     """Where a failed boot and tracebacks go: the writing end of a pipe of this worker's own."""
     master: int
@@ -384,10 +387,11 @@ def live(build: Callable[[], Worker], given: Assignment) -> int:
         signals.act_by_default(signum)
 
     faulthandler.register(DUMP_SIGNAL, file=given.report, all_threads=True)
-    process.die_with_parent(signal.SIGTERM, given.master)
     handlers: dict[int, signals.Handler] = {signal.SIGABRT: on_abort}
     handlers.update(dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT), on_stop_signal))
     try:
+        identity.assume(given.identity)
+        process.die_with_parent(signal.SIGTERM, given.master)  # a change of identity would have cleared it
         signals.become_worker(handlers)
         given.hooks.call("post_fork", given.server, given)
         gc.enable()
