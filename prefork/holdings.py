@@ -22,6 +22,7 @@ from prefork.net.listener import How, Listener
 from prefork.net.options import SocketOptions
 from prefork.scoreboard import LAYOUT, Scoreboard
 from prefork.settings import Settings
+from prefork.system import identity
 
 log = logging.getLogger("prefork")
 
@@ -49,7 +50,9 @@ class Holdings:
 
 
 def socket_options(settings: Settings) -> SocketOptions:
-    """What the settings ask of a listening socket."""
+    """What the settings ask of a listening socket. A unix path is the workers' unless told otherwise."""
+    who = identity.resolve(settings.user, settings.group, "no")
+    uid, gid = (who.uid, who.gid) if who else (None, None)
     return SocketOptions(
         v6only=settings.v6only,
         defer_accept=settings.defer_accept,
@@ -57,8 +60,8 @@ def socket_options(settings: Settings) -> SocketOptions:
         keepalive=settings.keepalive,
         fast_open=settings.fast_open,
         mode=settings.socket_mode,
-        user=settings.socket_user or settings.user,
-        group=settings.socket_group or settings.group,
+        user=settings.socket_user or ("" if uid is None else str(uid)),
+        group=settings.socket_group or ("" if gid is None else str(gid)),
     )
 
 

@@ -397,13 +397,13 @@ class Settings:
         "",
         SOCKETS,
         kinds.text(r"[^\s:]{1,255}", "is not a user; give a name or a number", metavar="USER"),
-        "The owner of a unix socket's path, by name or number; without it user.",
+        "The owner of a unix socket's path, by name or number; without it the workers' user.",
     )
     socket_group: str = _setting(
         "",
         SOCKETS,
         kinds.text(r"[^\s:]{1,255}", "is not a group; give a name or a number", metavar="GROUP"),
-        "The group of a unix socket's path, by name or number; without it group.",
+        "The group of a unix socket's path, by name or number; without it the workers' group.",
     )
 
     def __post_init__(self) -> None:

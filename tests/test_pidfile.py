@@ -1,0 +1,160 @@
+"""The pidfile: whose it is, when it is stale, who removes it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prefork.testing import Server, call_until, hold_port
+from prefork.testing.plugin import ServerFactory
+from prefork.testing.processes import kill
+from tests.probing import APPS, ask, probe
+
+
+def start(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A server that is to fail."""
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "prefork",
+            "serve",
+            "probe:Probe",
+            "--app-dir",
+            str(APPS),
+            "--bind=127.0.0.1:0",
+            *arguments,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "shop.pid"
+
+
+def test_the_file_has_the_master_s_pid_as_long_as_it_lives(prefork_server: ServerFactory, path: Path) -> None:
+    server = probe(prefork_server, workers=2, pidfile=path)
+    assert path.read_text() == f"{server.pid}\n"
+    for pid in server.workers():
+        assert str(path) not in [os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")]
+    assert server.stop() == 0
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("stale", ["", "1\n", "4194304\n", "not a number at all, and longer than any\n"])
+def test_a_stale_one_is_replaced_whatever_it_says(prefork_server: ServerFactory, path: Path, stale: str) -> None:
+    """Also the pid of a process that lives: the number may be anybody's by now."""
+    path.write_text(stale)
+    server = probe(prefork_server, workers=1, pidfile=path)
+    assert path.read_text() == f"{server.pid}\n"
+
+
+def test_one_that_a_killed_server_left_is_replaced(prefork_server: ServerFactory, path: Path) -> None:
+    server = probe(prefork_server, workers=1, pidfile=path)
+    kill(*server.tree())
+    assert path.read_text() == f"{server.pid}\n"
+    server = probe(prefork_server, workers=1, pidfile=path)
+    assert path.read_text() == f"{server.pid}\n"
+
+
+def test_a_living_server_s_is_refused(prefork_server: ServerFactory, path: Path) -> None:
+    server = probe(prefork_server, workers=1, pidfile=path)
+    done = start("--pidfile", str(path))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        f"prefork: error: pidfile: '{path}' is a living server's, pid {server.pid}; stop it, or name another file"
+    )
+    assert path.read_text() == f"{server.pid}\n"
+    ask(server)
+
+
+def test_workers_that_outlive_the_master_for_a_moment_hold_no_lock(prefork_server: ServerFactory, path: Path) -> None:
+    server = probe(prefork_server, workers=2, pidfile=path)
+    os.kill(server.pid, signal.SIGSTOP)  # the workers live, and nobody else holds the file's lock
+    try:
+        for pid in server.workers():
+            locks = [line for line in Path("/proc/locks").read_text().splitlines() if f" {pid} " in line]
+            assert not locks
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: path.mkdir(), "can't be written: Is a directory"),
+        (lambda path: path.symlink_to("/dev/null"), "can't be written: Too many levels of symbolic links"),
+        (os.mkfifo, "is not a plain file; name another"),
+    ],
+    ids=["folder", "link", "pipe"],
+)
+def test_what_is_no_plain_file_is_refused(path: Path, make: object, said: str) -> None:
+    assert callable(make)
+    make(path)
+    done = start("--pidfile", str(path))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"prefork: error: pidfile: '{path}' {said}"
+    assert os.path.lexists(path)
+
+
+def test_a_folder_that_is_not_there_is_told_of(tmp_path: Path) -> None:
+    path = tmp_path / "no" / "shop.pid"
+    done = start("--pidfile", str(path))
+    assert done.returncode == 2
+    assert f"prefork: error: pidfile: '{path}' can't be written: No such file or directory" in done.stderr
+
+
+def test_a_file_that_is_another_s_by_now_is_left(prefork_server: ServerFactory, path: Path) -> None:
+    server = probe(prefork_server, workers=1, pidfile=path)
+    path.unlink()
+    path.write_text("another's\n")
+    assert server.stop() == 0
+    assert path.read_text() == "another's\n"
+
+
+def test_a_file_that_somebody_removed_holds_nobody_up(prefork_server: ServerFactory, path: Path) -> None:
+    server = probe(prefork_server, workers=1, pidfile=path)
+    path.unlink()
+    assert server.stop() == 0
+
+
+def test_a_relative_path_is_removed_from_where_it_was_made(
+    prefork_server: ServerFactory, tmp_path: Path, path: Path
+) -> None:
+    server = probe(prefork_server, workers=1, pidfile="shop.pid", chdir=tmp_path, options={"cwd": "/"})
+    assert path.read_text() == f"{server.pid}\n"
+    assert server.stop() == 0
+    assert not path.exists()
+
+
+def test_an_upgrade_keeps_it(prefork_server: ServerFactory, path: Path) -> None:
+    server = probe(prefork_server, workers=1, pidfile=path)
+    (before,) = server.workers()
+    server.signal(signal.SIGUSR2)
+    call_until(server.workers, lambda now: before not in now and len(now) == 1)
+    assert path.read_text() == f"{server.pid}\n"
+    with path.open() as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert server.stop() == 0
+    assert not path.exists()
+
+
+def test_a_successor_takes_the_same_file_over_when_it_serves(prefork_server: ServerFactory, path: Path) -> None:
+    with hold_port(reuse_port=True) as address:
+        first = probe(prefork_server, workers=1, pidfile=path, bind=address, reuse_port=True)
+        second: Server = probe(prefork_server, workers=1, pidfile=path, bind=address, reuse_port=True, takeover=path)
+        assert first.wait() == 0
+        assert path.read_text() == f"{second.pid}\n"
+        assert second.stop() == 0
+    assert list(path.parent.iterdir()) == []
