@@ -28,8 +28,8 @@ def run_program(text: str, *arguments: str, fds: Iterable[int] = ()) -> subproce
 
 
 def command(text: str, *arguments: str) -> list[str]:
-    """What starts ``text``, for a test that talks to it while it runs. To be run in :data:`ROOT`."""
-    return [sys.executable, "-W", "error", "-c", textwrap.dedent(text), *arguments]
+    """What starts ``text``, in :data:`ROOT`, untouched by PYTHONUNBUFFERED and its like."""
+    return [sys.executable, "-E", "-W", "error", "-c", textwrap.dedent(text), *arguments]
 
 
 def facts(text: str, *arguments: str, fds: Iterable[int] = ()) -> Any:

@@ -28,7 +28,7 @@ class Exit:
     """How a process ended, decoded from a wait status, with what it used."""
 
     code: int | None
-    """Exit code, None when a signal killed it."""
+    """Exit code; None when a signal killed it, or somebody else has taken the exit."""
     signal: int | None = None
     core: bool = False
     user: float = 0.0
@@ -52,8 +52,10 @@ class Exit:
 
     def __str__(self) -> str:
         """The death as one reads it in a log line."""
-        if self.signal is None:
+        if self.code is not None:
             return f"exited with code {self.code}"
+        if self.signal is None:
+            return "ended, and somebody else's wait() took how"
         try:
             name = signal.Signals(self.signal).name
         except ValueError:
