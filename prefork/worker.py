@@ -28,6 +28,7 @@ from types import FrameType
 from typing import Any
 
 from prefork.acceptor import Acceptor, Blocking, Exclusive
+from prefork.address import format_peer
 from prefork.distress import Distress
 from prefork.errors import BootError, PreforkError
 from prefork.events import EventsPipe, Kind, Why
@@ -133,7 +134,7 @@ class Worker:
                 handle(connection, address)
                 failed = False
             except Exception:  # the worker outlives whatever a handler does
-                self.log.exception("the handler failed on a connection from %s", _peer(address))
+                self.log.exception("the handler failed on a connection from %s", format_peer(address))
             finally:
                 connection.close()
                 if connection.fileno() >= 0:
@@ -453,9 +454,3 @@ def _boot_failed(error: BaseException, seat: Seat, report: int) -> int:
 
 
 _REPORT_BYTES = 32 * 1024
-
-
-def _peer(address: Any) -> str:
-    if isinstance(address, tuple) and len(address) >= 2:
-        return f"[{address[0]}]:{address[1]}" if len(address) == 4 else f"{address[0]}:{address[1]}"
-    return str(address or "a unix socket")
