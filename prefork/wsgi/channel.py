@@ -23,7 +23,7 @@ import termios
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from prefork.wsgi.refusal import ClientGoneError, RequestError
 
@@ -85,10 +85,6 @@ class Channel:
         self._pace = pace
         self._patience = pace.io_timeout
         self.deadline = math.inf
-
-    def handshake(self) -> dict[str, Any]:
-        """What has to be agreed on before the first request, and what of it goes into the environ: nothing here."""
-        return {}
 
     def receive(self, size: int) -> bytes:
         """Up to ``size`` bytes, as soon as there are any; b"" when the client has ended its side.

@@ -295,6 +295,8 @@ def transfer_length(environ: dict[str, Any]) -> int:
             raise RequestError(400, "there are both Content-Length and Transfer-Encoding")
         if environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
             raise RequestError(400, "HTTP/1.0 has no Transfer-Encoding")
+        if not coding:
+            raise RequestError(400, "the Transfer-Encoding is empty")
         if coding.lower() != "chunked":
             raise RequestError(501, "the Transfer-Encoding is not known")
         return CHUNKED

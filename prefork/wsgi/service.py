@@ -106,20 +106,18 @@ class Service:
         began = time.monotonic()
         environ = self._base.copy()
         set_peer(environ, address)
-        channel = self._channel(connection)
-        channel.deadline = began + self._header_timeout
+        try:
+            channel = self._channel(connection, environ, began + self._header_timeout)
+        except HandshakeError as error:
+            log.info("no TLS with %s: %s", format_peer(address), error)
+            return
         response = Response(channel)
         stray = False
         try:
-            if self._tls is not None:
-                environ.update(channel.handshake())
             stray = self._serve(channel, connection, environ, response)
         except RequestError as refusal:
             log.debug("refused %s: %d, %s", format_peer(address), refusal.status, refusal)
             stray = _refuse(channel, response, refusal.status, refusal.why)
-        except HandshakeError as error:
-            log.info("no TLS with %s: %s", format_peer(address), error)
-            stray = True  # the alert that says why must not be lost
         except ClientGoneError as error:
             log.debug("no answer to %s: %s", format_peer(address), error)
         finally:
@@ -152,12 +150,23 @@ class Service:
         if self._access is not None:
             self._access.close()
 
-    def _channel(self, connection: socket.socket) -> Channel:
+    def _channel(self, connection: socket.socket, environ: dict[str, Any], deadline: float) -> Channel:
+        """What the request comes through; under TLS the handshake is done, and the environ says so."""
         if self._tls is None:
-            return Channel(connection, self._pace)
+            channel = Channel(connection, self._pace)
+            channel.deadline = deadline
+            return channel
         from prefork.wsgi.tls import TLSChannel
 
-        return TLSChannel(connection, self._pace, self._tls)
+        secured = TLSChannel(connection, self._pace, self._tls)
+        secured.deadline = deadline
+        try:
+            environ.update(secured.handshake())
+        except BaseException:
+            secured.linger()  # the alert that says why must not be lost
+            secured.close()
+            raise
+        return secured
 
     def _serve(self, channel: Channel, connection: socket.socket, environ: dict[str, Any], response: Response) -> bool:
         """Read the request and answer it; whether bytes may be left that nobody has received."""

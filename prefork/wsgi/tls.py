@@ -52,6 +52,9 @@ class TLSChannel(Channel):
         connection: An accepted stream socket.
         pace: How long its client may make us wait.
         context: From `server_context`.
+
+    Raises:
+        HandshakeError: The connection is gone already.
     """
 
     __slots__ = ("_tls",)
@@ -60,8 +63,12 @@ class TLSChannel(Channel):
     _flags: ClassVar[int] = 0  # a TLS socket takes none; it is made non-blocking
 
     def __init__(self, connection: socket.socket, pace: Pace, context: ssl.SSLContext) -> None:
-        connection.setblocking(False)
-        self._tls = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        try:
+            connection.setblocking(False)
+            connection.getpeername()  # wrap_socket() meets the failure of this too, and forgets to close its socket
+            self._tls = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        except OSError as error:
+            raise HandshakeError(_reason(error)) from error
         super().__init__(self._tls, pace)
 
     def handshake(self) -> dict[str, Any]:

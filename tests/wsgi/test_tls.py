@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,6 +130,20 @@ def test_who_hangs_up_instead_of_shaking_hands() -> None:
     with serving("hello", options=SERVER) as server:
         connect(server.address).close()
         server.wait_for_log("INFO no TLS with")
+        assert_clean(server)
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01"])
+def test_who_reset_the_connection_before_the_handshake(sent: bytes) -> None:
+    with serving("hello", options={**SERVER, "header_timeout": 0.5}) as server:
+        # The first keeps the server busy until the second is gone.
+        with connect(server.address, timeout=WITHIN) as first, connect(server.address) as gone:
+            gone.sendall(sent)
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            gone.close()
+            assert read_all(first) == b""
+        server.wait_for(lambda: server.log().count("INFO no TLS with") == 2)
+        assert parse(exchange(server, get())).body == b"hello"
         assert_clean(server)
 
 

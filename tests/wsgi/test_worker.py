@@ -214,6 +214,15 @@ def test_the_configuration() -> None:
     assert (code, said.count("keyfile: 'x' has no use without certfile")) == (2, 1)
 
 
+def test_the_example() -> None:
+    with serving("wsgi_app:application", "--app-dir", "examples") as server:
+        assert ask(server, get("/?name=you")).body == b"Hello, you!\n"
+        assert ask(server, post(b"a" * 1000, target="/upload")).body.startswith(b"1000 bytes, sha256 41edece42d63e8d9b")
+        assert ask(server, get("/source")).body == (ROOT / "examples" / "wsgi_app.py").read_bytes()
+        assert ask(server, get("/nothing")).status == 404
+        assert_clean(server)
+
+
 def test_serve_from_python() -> None:
     script = """
         import logging, sys
