@@ -305,10 +305,11 @@ class Listener:
         Args:
             slot: Whose member to look at; None for all.
         """
-        # Handshakes first: one that completes between the two looks is then seen in the queue.
+        if self.waiting(slot):
+            return False  # most often, and a hundred times cheaper than the next question
         if self._tcp and not self.ended and self._gate.pending(self._slots(slot)):
             return False
-        return self.waiting(slot) == 0
+        return self.waiting(slot) == 0  # once more: a handshake may have completed between the two questions
 
     # How it ends.
 
