@@ -93,15 +93,19 @@ class Deaths:
 
     def _boot_failed(self, death: Death, report: str) -> None:
         """A worker ended before it was READY: fatal at the start, the end of a reload later."""
-        goal, code = self._goal, death.exit.code or BootError.exit_code
-        said = report.strip() or f"worker {death.member.slot} {death.exit} before it was ready"
-        plain = code in {TargetError.exit_code, ListenError.exit_code}  # one line, and no traceback
+        goal, report = self._goal, report.strip()
+        # An exit code tells the kind of error only together with a report: an application may exit with any.
+        error = _ERRORS.get(death.exit.code or 0, BootError) if report else BootError
+        said = report or f"{death.exit} before it was ready"
+        plain = error is not BootError or not report  # one line, and no traceback
         if said not in self._told and not (plain and not goal.ready):
             self._told.add(said)
             log.error("worker %d failed to boot: %s", death.member.slot, said)
         if not goal.ready:
-            error = _ERRORS.get(code, BootError)
-            said = said if plain else "the application failed to boot; its traceback is in the log"
+            if not report:
+                said = f"the application failed to boot: a worker was {said}"
+            elif not plain:
+                said = "the application failed to boot; its traceback is in the log"
             self.end_server(error(said), death.at)
         elif goal.rolling and death.member.generation == goal.generation:
             goal.rolling = False
