@@ -10,7 +10,7 @@ _FULL = {
     "seconds-of-storm": 30,
     "preloaded-mebibytes": 160,
     "idle-seconds": 10,
-    "masters-killed-idle": 100,
+    "masters-killed-idle": 50,
     "killed-masters": 30,
     "resizes": 20,
     "killed-queues": 20,

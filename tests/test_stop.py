@@ -15,7 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from prefork.testing import Load, NotInTimeError, Outcome, Server, burst, call_until, request, running_target, wait_for
+from prefork.testing import (
+    Load,
+    NotInTimeError,
+    Options,
+    Outcome,
+    Server,
+    burst,
+    call_until,
+    request,
+    running_target,
+    wait_for,
+)
 from prefork.testing.faults import always, unavailable
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import family, kill
@@ -292,7 +303,8 @@ def test_a_connection_in_flight_is_answered_in_every_cycle_and_nothing_is_left(t
     threads = len(os.listdir("/proc/self/task"))
     for cycle in range(count("start-stop-cycles")):
         bind = f"unix:{path}" if cycle % 2 else "127.0.0.1:0"
-        with running_target("probe:Probe", app_dir=APPS, workers=2, bind=bind) as server:
+        options: Options = {"env": {"RUNTIME_DIRECTORY": str(tmp_path)}}  # where the control socket is to lie
+        with running_target("probe:Probe", app_dir=APPS, workers=2, bind=bind, options=options) as server:
             connection = Held(server)
             waiting = waiting_clients(server, 2)
             server.signal(signal.SIGTERM)
@@ -345,12 +357,15 @@ def test_a_stop_ends_a_backoff_at_once(prefork_server: ServerFactory, signum: si
     assert server.stop(SOON, signum=signum) == 0
 
 
-def stop_at(seconds: float, *arguments: str, before: tuple[int, ...] = (), ready: bool = False) -> tuple[int, str]:
+def stop_at(
+    seconds: float, *arguments: str, folder: Path, before: tuple[int, ...] = (), ready: bool = False
+) -> tuple[int, str]:
     """Start a server, stop it after so many seconds, and say how it ended and what it logged; nothing may be left.
 
     Args:
         seconds: From its start, or from the moment that it is ready, until SIGTERM.
         *arguments: Of ``prefork serve``.
+        folder: Where its control socket is to lie.
         before: Signals that are sent when it is ready.
         ready: Whether to wait for that.
     """
@@ -361,6 +376,7 @@ def stop_at(seconds: float, *arguments: str, before: tuple[int, ...] = (), ready
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env={**os.environ, "RUNTIME_DIRECTORY": str(folder)},
         )
 
         def said() -> str:
@@ -395,10 +411,10 @@ def test_a_stop_at_any_moment_ends_and_leaves_nothing(tmp_path: Path) -> None:
         arguments.append(f"--bind=unix:{path}" if number % 2 else "--bind=127.0.0.1:0")
         if number % 3:
             # In its boot, and a little after: what is to be met is the master's start and its first forks.
-            code, log = stop_at(moments.uniform(0.05, 0.3), *arguments)
+            code, log = stop_at(moments.uniform(0.05, 0.3), *arguments, folder=tmp_path)
         else:
             signals = moments.choice([(), (signal.SIGHUP,), (signal.SIGHUP, signal.SIGTTIN), (signal.SIGTTOU,)])
-            code, log = stop_at(moments.uniform(0.0, 0.05), *arguments, before=signals, ready=True)
+            code, log = stop_at(moments.uniform(0.0, 0.05), *arguments, folder=tmp_path, before=signals, ready=True)
         served += "serving on" in log
         context = f"seed {seed}, run {number}: {code}\n{log}"
         # Before there are handlers the signal does what it does to any program.

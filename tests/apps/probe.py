@@ -172,5 +172,16 @@ class Probe(prefork.Worker):
     def do_terminated(self, *_: Any) -> int | None:
         return terminated()
 
+    def do_orphan(self, *_: Any) -> str:
+        """Leave a process behind that process 1 adopts, and that ends soon after."""
+        if not os.fork():
+            if not os.fork():
+                while os.getppid() != 1:
+                    time.sleep(0.001)  # until it is adopted
+                os.write(1, b"orphan of %d ends\n" % os.getppid())
+            os._exit(0)
+        os.wait()
+        return "left"
+
     def do_signal(self, *_: Any) -> str:
         return str(signal.getsignal(signal.SIGHUP))
