@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from prefork import cli, target
+from prefork import cli, server
 from prefork.config import Configuration, Table
 from prefork.errors import TargetError
-from prefork.master import Master
-from prefork.server import hooks_of
 from prefork.worker import Worker
 from prefork.wsgi import options
 from prefork.wsgi.options import WSGIOptions
@@ -66,21 +64,11 @@ def _run(text: str, configuration: Configuration, app_dir: str) -> int:
     """Serve. MASTER."""
     from prefork.wsgi.worker import context_of, serving
 
-    settings, extra = configuration.settings, configuration.extra
-    tls = context_of(extra)
-    hooks = hooks_of(settings, app_dir)
+    tls = context_of(configuration.extra)
 
-    def load() -> Callable[[], Worker]:
-        found = target.load(text, app_dir)
+    def make(found: object, name: str) -> Callable[[], Worker]:
         if not callable(found):
-            raise TargetError(f"{text} is {type(found).__name__}, which can't be called; name a WSGI application")
-        return serving(found, extra, tls)
+            raise TargetError(f"{name} is {type(found).__name__}, which can't be called; name a WSGI application")
+        return serving(found, configuration.extra, tls)
 
-    if settings.preload:
-        return Master(load(), settings, hooks=hooks).run()
-    target.check(text, app_dir)
-
-    def build() -> Worker:
-        return load()()
-
-    return Master(build, settings, hooks=hooks, load=load).run()
+    return server.run(text, configuration.settings, app_dir=app_dir, make=make)

@@ -229,8 +229,13 @@ class Service:
         except (RequestError, ClientGoneError):
             raise
         except Exception:
-            log.exception("the application failed on %s %s", environ["REQUEST_METHOD"], environ["REQUEST_URI"])
+            # The environ is the application's to change.
+            log.exception("the application failed on %s %s", environ.get("REQUEST_METHOD"), environ.get("REQUEST_URI"))
             return _refuse(channel, response, 500, "the application failed")
+        except BaseException:
+            if response.until_close:
+                channel.abort()
+            raise
         return True
 
 

@@ -140,6 +140,17 @@ def raises(environ: Environ, start: Start) -> list[bytes]:
     raise ZeroDivisionError("on purpose")
 
 
+def clears(environ: Environ, start: Start) -> list[bytes]:
+    environ.clear()
+    raise ZeroDivisionError("on purpose")
+
+
+def exits(environ: Environ, start: Start) -> Iterator[bytes]:
+    start("200 OK", [TEXT])
+    yield b"sent"
+    sys.exit(5)
+
+
 class Closing:
     """An iterable that writes to the log when it is closed."""
 

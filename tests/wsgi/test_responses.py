@@ -214,6 +214,22 @@ def test_a_failure_after_the_first_piece_cuts_the_response() -> None:
         assert server.log().count("the iterable was closed") == 3
 
 
+def test_an_application_that_leaves_nothing_of_the_environ() -> None:
+    with serving("clears", validate=False, options={"access_log": "-"}) as server:
+        assert ask(server, get()).status == 500
+        server.wait_for_log("ERROR the application failed on None None")
+        assert ask(server, get()).status == 500
+
+
+def test_an_application_that_exits() -> None:
+    """What it began does not look whole, and who runs the service is told."""
+    with serving("exits", validate=False) as server, connect(server.address, timeout=WITHIN) as client:
+        client.sendall(_one_dot_zero())
+        with pytest.raises(ConnectionResetError):
+            read_all(client)
+        assert server.wait() == 5
+
+
 def test_the_iterable_is_closed() -> None:
     with serving("closing") as server:
         assert ask(server, get()).body == b"piece," * 3
