@@ -44,6 +44,7 @@ class Command(NamedTuple):
 
 COMMANDS: Final = (
     Command("serve", "serve a function, or a Worker of your own", "prefork.cli:serve", serves=True),
+    Command("wsgi", "serve a WSGI application", "prefork.wsgi.command:wsgi", serves=True),
     Command("check", "say whether that would start, or with --live whether it runs well", "prefork.cli:check"),
     Command("status", "show what a running server does", "prefork.commands:status"),
     Command("reload", "replace all workers, by new code", "prefork.commands:reload"),

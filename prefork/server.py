@@ -48,13 +48,20 @@ def serve(handle: Handle | None = None, /, *, main: Callable[[Worker], object] |
     return Master(build, Settings.of(given), hooks=hooks).run()
 
 
-def run(text: str, settings: Settings, *, app_dir: str = ".") -> int:
+def run(
+    text: str,
+    settings: Settings,
+    *,
+    app_dir: str = ".",
+    make: Callable[[object, str], Callable[[], Worker]] | None = None,
+) -> int:
     """Serve what ``module:attribute`` names: a handle function or a Worker subclass. MASTER.
 
     Args:
         text: the target.
         settings: the settings. With ``preload`` the target is loaded here, else in each worker.
         app_dir: the folder that is put first on the import path.
+        make: makes of the loaded target, and of its name, what makes a worker; :func:`worker_of` when None.
 
     Returns:
         0, after a stop that was asked for.
@@ -63,9 +70,10 @@ def run(text: str, settings: Settings, *, app_dir: str = ".") -> int:
         PreforkError: as :meth:`prefork.master.Master.run` does; TargetError when the target is not there.
     """
     app_dir = os.path.abspath(app_dir)
+    make = worker_of if make is None else make
 
     def load() -> Callable[[], Worker]:
-        return worker_of(target.load(text, app_dir), text)
+        return make(target.load(text, app_dir), text)
 
     with surroundings.entered(settings):
         hooks = hooks_of(settings, app_dir)
