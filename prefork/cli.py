@@ -1,4 +1,4 @@
-"""The command ``prefork``: picks a subcommand, shows errors in plain lines, and sets up logging.
+"""The command ``prefork``: picks a subcommand, shows errors in plain lines, and sets up the log.
 
 A subcommand is a function of its arguments that returns an exit code. It is named in `COMMANDS` by module and
 attribute and imported when it is asked for, so that one may live in a module that builds on this one, and none pays
@@ -8,7 +8,6 @@ for the others. One that serves something describes itself as a `Serving` and le
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,11 +15,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 import prefork
-from prefork import config, flags, server, settings, target
+from prefork import config, flags, logs, server, settings, target
 from prefork.config import Configuration, Table
 from prefork.errors import PreforkError, did_you_mean
 from prefork.fields import Field
 from prefork.flags import CommandLine
+from prefork.settings import Settings
 
 INTERRUPTED: Final = 128 + 2
 """The exit code after Ctrl-C where nothing has yet begun to serve: what a shell reports for SIGINT."""
@@ -142,7 +142,7 @@ class Serving:
 
 
 def serving(command: Serving, argv: Sequence[str]) -> int:
-    """Run a subcommand that serves: read its arguments, settle the configuration, log to standard error, serve.
+    """Run a subcommand that serves: read its arguments, settle the configuration, set up the log, serve.
 
     Args:
         command: Which.
@@ -180,7 +180,8 @@ def serving(command: Serving, argv: Sequence[str]) -> int:
         server.check(line.target, configuration.settings, app_dir=folder)
         write(f"{line.target} can be served\n")
         return 0
-    configure_logging(configuration.settings.log_level)
+    settled = configuration.settings
+    logs.configure(settled.log_level, _log_path(settled), settled.log_format)
     return command.run(line.target, configuration, folder)
 
 
@@ -203,22 +204,10 @@ def _help(command: Serving, fields: Sequence[Field]) -> str:
     return flags.help_text(usage, command.about, own_defaults, groups, command.epilog)
 
 
-def configure_logging(level: str) -> None:
-    """Send the log of prefork to standard error: one line a record, with time, level, process and message.
-
-    The application's own logging is left alone. Called by commands only; the library never configures logging.
-
-    Args:
-        level: The least severe level that is shown, as the setting ``log_level`` has it.
-    """
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(process)d %(message)s", "%Y-%m-%d %H:%M:%S")
-    )
-    log = logging.getLogger("prefork")
-    log.handlers = [handler]
-    log.propagate = False
-    log.setLevel(level.upper())
+def _log_path(settled: Settings) -> str:
+    """Where the log goes; a relative path is relative to the folder that the server will change to."""
+    path = settled.log_file
+    return path if path in {"", "-"} else os.path.join(settled.chdir, path)
 
 
 def write(text: str) -> None:
@@ -245,6 +234,8 @@ Signals to the master process:
   INT, QUIT   stop; the connections in hand are finished (quick_timeout)
   HUP         replace all workers, one by one; without preload by new code
   TTIN, TTOU  one worker more, one fewer
+  USR1        open the log file anew
+  USR2        upgrade: execute the new code in this process, then replace all workers
 
 Exit codes:
   0           stopped as asked

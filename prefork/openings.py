@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from prefork import logs
 from prefork.control.service import Control
 from prefork.notify import Notify
 from prefork.pidfile import Pidfile
@@ -21,4 +22,5 @@ def windows_of(settings: Settings) -> list[Window]:
         found.append(notify)
     if settings.control not in {"", "off"}:
         found.append(Control(settings.control))
+    found += logs.windows()
     return found

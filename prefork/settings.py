@@ -142,7 +142,20 @@ class Settings:
         "info",
         APPLICATION,
         kinds.choice("debug", "info", "warning", "error", "critical"),
-        "The least severe messages that the command writes to its standard error.",
+        "The least severe messages that the command logs.",
+    )
+    log_file: str = _setting(
+        "",
+        APPLICATION,
+        kinds.path("file"),
+        "Where the command logs to: a file, opened anew on SIGUSR1 and after a rotation; - is standard output, nothing "
+        "standard error.",
+    )
+    log_format: Literal["text", "json"] = _setting(
+        "text",
+        APPLICATION,
+        kinds.choice("text", "json"),
+        "How the command logs: text for people, or a JSON object a line.",
     )
 
     timeout: float = _setting(

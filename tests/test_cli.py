@@ -230,7 +230,7 @@ def test_serve_serves_and_says_so_in_one_line(folder: Path) -> None:
     with running_target("hello:handle", app_dir=folder, workers=2) as server:
         assert request(server.address).body == b"hi\n"
         log = server.log().splitlines()
-        stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}"
+        stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
         assert re.fullmatch(
             rf"{stamp} INFO {server.pid} serving on 127\.0\.0\.1:\d+ with 2 workers, pid {server.pid}", log[0]
         )
@@ -280,9 +280,9 @@ def test_an_address_in_use_is_exit_code_3(folder: Path) -> None:
 
 LOGS = """if True:
     import logging
-    from prefork import cli
-    cli.configure_logging("warning")
-    cli.configure_logging("warning")
+    from prefork import logs
+    logs.configure("warning")
+    logs.configure("warning")
     logging.getLogger("prefork").info("unseen")
     logging.getLogger("prefork").warning("seen")
     logging.getLogger("app").warning("mine")
@@ -294,7 +294,7 @@ def test_the_log_goes_to_standard_error_and_leaves_the_applications_alone() -> N
     done = program(LOGS)
     assert (done.returncode, done.stdout) == (0, "")
     ours, others = done.stderr.splitlines()
-    assert re.fullmatch(r"\S+ \S+ WARNING \d+ seen", ours)
+    assert re.fullmatch(r"\S+ WARNING \d+ seen", ours)
     assert others == "mine"
 
 

@@ -1,0 +1,266 @@
+"""The log as the commands write it: one record, one write, whoever else writes; text or JSON; a file or a stream.
+
+The library only logs to "prefork" and configures nothing. A command attaches one :class:`Output`, which master and
+workers share after the fork:
+
+* A record is one write(2), or as many as it takes to keep each within PIPE_BUF, cut where lines end: so lines of
+  several processes never mix (pipe(7); a file is opened for appending, open(2)).
+* The master never waits for whoever reads the log. When a pipe is full the record is dropped and counted, and the
+  count is logged when there is room again. A worker waits: its log is the application's.
+* A file is looked up by its name before a record is written, once a second at most. After a rotation the next record
+  goes to the new file; SIGUSR1 to the master makes it at once. Workers of another user can do so because the file is
+  theirs too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import select
+import signal
+import stat
+import sys
+import time
+from typing import Final, Literal
+
+from prefork.errors import SettingsError
+from prefork.system import identity
+from prefork.windows import Inside, Window
+
+_PIPE_BUF: Final = select.PIPE_BUF
+_STDOUT: Final = 1
+_STDERR: Final = 2
+
+LOGGER: Final = "prefork"
+
+log = logging.getLogger(LOGGER)
+
+
+def timestamp(seconds: float) -> str:
+    """A time of day as every log has it: RFC 3339, in UTC, with milliseconds.
+
+    Args:
+        seconds: since the epoch.
+    """
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(seconds * 1000) % 1000:03d}Z"
+
+
+class _Text(logging.Formatter):
+    """Time, level, process, message; in a worker also its slot and generation. A traceback follows on more lines."""
+
+    speaker: tuple[int, int] | None = None
+
+    def format(self, record: logging.LogRecord) -> str:
+        who = str(record.process)
+        if self.speaker is not None:
+            who += ":{}.{}".format(*self.speaker)
+        record.message = record.getMessage()
+        text = f"{timestamp(record.created)} {record.levelname} {who} {record.message}"
+        trace = _trace(self, record)
+        return f"{text}\n{trace}" if trace else text
+
+
+class _JSON(_Text):
+    """The same as an object in one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        slot, generation = self.speaker or (None, None)
+        data: dict[str, object] = {
+            "time": timestamp(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "pid": record.process,
+            "slot": slot,
+            "generation": generation,
+            "message": record.getMessage(),
+        }
+        trace = _trace(self, record)
+        if trace:
+            data["traceback"] = trace
+        return json.dumps(data, separators=(",", ":"), ensure_ascii=False)
+
+
+def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    parts = [formatter.formatException(record.exc_info)] if record.exc_info else []
+    if record.stack_info:
+        parts.append(formatter.formatStack(record.stack_info))
+    return "\n".join(parts)
+
+
+class Output(logging.Handler):
+    """Where the log goes.
+
+    Args:
+        path: a file's name, "-" for standard output, "" for standard error.
+        form: text or json.
+
+    Raises:
+        OSError: the file can't be opened.
+    """
+
+    def __init__(self, path: str = "", form: Literal["text", "json"] = "text") -> None:
+        super().__init__()
+        self._path = None if path in {"", "-"} else os.path.abspath(path)
+        self._fd = _STDOUT if path == "-" else _STDERR
+        self._owner: tuple[int, int] | None = None
+        self._looked = 0
+        self._lost = 0
+        self._waits = False
+        self._form = _JSON() if form == "json" else _Text()
+        self.setFormatter(self._form)
+        if self._path is not None:
+            self._fd = _open(self._path)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write ``record``; never raises, and in the master never waits."""
+        try:
+            data = self._line(record)
+        except Exception:  # noqa: BLE001  # a message whose arguments don't fit; logging's own way to tell of it
+            self.handleError(record)
+            return
+        if self._path is not None and int(record.created) != self._looked:
+            self._looked = int(record.created)
+            self._follow(self._path)
+        if self._lost:
+            data = self._line(_record(f"{self._lost} records of this log were lost: it could not be written")) + data
+        try:
+            written = self._write(data)
+        except OSError:
+            written = False
+        self._lost = 0 if written else self._lost + 1
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        return f"{self.format(record)}\n".encode(errors="backslashreplace")
+
+    def _write(self, data: bytes) -> bool:
+        """Write all of it, or nothing that would have to be waited for; whether it was written."""
+        if stat.S_ISREG(os.fstat(self._fd).st_mode):
+            return os.write(self._fd, data) == len(data)
+        poller = select.poll()
+        poller.register(self._fd, select.POLLOUT)
+        for part in pieces(data, _PIPE_BUF):
+            # Writable means that there is room for PIPE_BUF bytes (poll(2)), so this write does not wait.
+            if not poller.poll(None if self._waits else 0):
+                return False
+            os.write(self._fd, part)
+        return True
+
+    def reopen(self) -> None:
+        """MASTER. Open the file anew, by its name; for streams nothing."""
+        if self._path is not None:
+            self._follow(self._path)
+
+    def _follow(self, path: str) -> None:
+        """Open the file anew if its name does not lead to it any more; when that fails, stay with the old one."""
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(path), os.fstat(self._fd)):
+                    return
+            fd = _open(path)
+        except OSError:
+            return
+        os.close(self._fd)
+        self._fd = fd
+        self._give()
+
+    def belongs_to(self, uid: int, gid: int) -> None:
+        """MASTER. Make the file that user's, now and after each rotation, so that workers can open it."""
+        self._owner = (uid, gid)
+        self._give()
+
+    def _give(self) -> None:
+        if self._owner is not None and self._path is not None and os.geteuid() == 0:
+            os.fchown(self._fd, *self._owner)
+
+    def after_fork(self, slot: int, generation: int) -> None:
+        """WORKER. From now on records are this worker's."""
+        self._form.speaker = (slot, generation)
+        self._waits = True
+        self._lost = 0
+
+    def close(self) -> None:
+        """Close the file, if it is ours."""
+        if self._path is not None and self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        super().close()
+
+
+def _record(message: str) -> logging.LogRecord:
+    return log.makeRecord(LOGGER, logging.WARNING, __file__, 0, message, (), None)
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+def pieces(data: bytes, most: int) -> list[bytes]:
+    """``data`` cut after line ends into pieces of ``most`` bytes or less; a longer line is cut where it has to be."""
+    found = []
+    start = 0
+    while len(data) - start > most:
+        end = data.rfind(b"\n", start, start + most) + 1
+        end = end if end > start else start + most
+        found.append(data[start:end])
+        start = end
+    found.append(data[start:])
+    return found
+
+
+class LogWindow(Window):
+    """MASTER. Has an output reopened by SIGUSR1, and made over to workers after the fork.
+
+    Args:
+        output: which.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    def attach(self, inside: Inside) -> None:
+        """Listen to SIGUSR1."""
+        settings = inside.settings
+        who = identity.resolve(settings.user, settings.group, "no")
+        if who is not None and who.uid is not None and who.gid is not None:
+            self._output.belongs_to(who.uid, who.gid)
+        inside.loop.on_signal(signal.SIGUSR1, self._output.reopen)
+
+    def after_fork(self, slot: int, generation: int) -> None:
+        """WORKER. Let records say who speaks, and prints leave in whole lines."""
+        self._output.after_fork(slot, generation)
+        for stream in (sys.stdout, sys.stderr):
+            # Unbuffered, print() would write each of its arguments by itself; buffered by blocks, lines end up in two
+            # writes. Between either, a sibling's could come.
+            with contextlib.suppress(AttributeError, ValueError):
+                stream.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]  # a host's own kind of stream is left as it is
+
+
+def configure(level: str, path: str = "", form: Literal["text", "json"] = "text") -> Output:
+    """Send the log of prefork to one output. The application's own logging is left alone. For commands only.
+
+    Args:
+        level: the least severe level that is written, as the setting ``log_level`` has it.
+        path: as :class:`Output` has it.
+        form: text or json.
+
+    Raises:
+        SettingsError: the file can't be opened.
+    """
+    try:
+        output = Output(path, form)
+    except OSError as error:
+        raise SettingsError(f"log_file: {path!r} can't be opened: {error.strerror}") from None
+    for handler in log.handlers[:]:
+        log.removeHandler(handler)
+        handler.close()
+    log.addHandler(output)
+    log.propagate = False
+    log.setLevel(level.upper())
+    return output
+
+
+def windows() -> list[LogWindow]:
+    """A window for each output that the log has."""
+    return [LogWindow(handler) for handler in log.handlers if isinstance(handler, Output)]
