@@ -10,6 +10,7 @@ import signal
 
 from prefork import policy
 from prefork.errors import BootError, ListenError, PreforkError, TargetError
+from prefork.notice import Notice
 from prefork.policy import Crashes, Goal
 from prefork.roster import Death, Slot
 from prefork.scoreboard import Order
@@ -41,6 +42,7 @@ class Deaths:
         self._goal = goal
         self._settings = settings
         self._told: set[str] = set()
+        self._starved = Notice(log)
         self._oom_kills = limits.oom_kills()
 
     def take(self, slot: Slot, death: Death, report: str) -> None:
@@ -53,21 +55,37 @@ class Deaths:
         """
         self.recent = [*self.recent[-_RECENT:], death]
         policy.judge(self._goal, slot, death)
+        if death.starved and self._goal.ready:
+            why = report.strip().rpartition("\n")[2] or str(death.exit)
+            self._starved.tell(logging.WARNING, "boot", "worker %d can't boot for now: %s", death.member.slot, why)
+            return
         self._log(death)
         if death.boot_failed:
             self._boot_failed(death, report)
         self._look_for_crash_loop(death.at)
+
+    def booted(self) -> None:
+        """A worker is READY."""
+        self._goal.booted()
+        self._starved.end("workers boot again")
 
     def look(self, now: float) -> None:
         """See whether a crash loop has come to its end."""
         if self.crashes is not Crashes.NONE:
             self._look_for_crash_loop(now)
 
-    def end_server(self, failure: PreforkError, now: float) -> None:
-        """End the server for a reason that is an error."""
+    def end_server(self, failure: PreforkError, now: float, *, order: Order = Order.QUIT) -> None:
+        """End the server for a reason that is an error.
+
+        Args:
+            failure: the reason, which the run will raise.
+            now: monotonic seconds.
+            order: what the workers are told: QUIT, or SEAL to leave them ``graceful_timeout`` for what they have.
+        """
         if self.failure is None:
+            seconds = self._settings.quick_timeout if order is Order.QUIT else self._settings.graceful_timeout
             self.failure = failure
-            self._goal.order, self._goal.deadline = Order.QUIT, now + self._settings.quick_timeout
+            self._goal.order, self._goal.deadline = order, now + seconds
 
     def _log(self, death: Death) -> None:
         member = death.member
@@ -87,9 +105,10 @@ class Deaths:
             f" ({member.reason})" if member.reason else "",
         )
         if death.exit.signal == signal.SIGKILL and member.killed_at is None:
-            before, self._oom_kills = self._oom_kills, limits.oom_kills()
-            if self._oom_kills != before:
+            kills = limits.oom_kills()
+            if kills is not None and self._oom_kills is not None and kills > self._oom_kills:
                 log.error("the kernel says that it killed a process of this cgroup for want of memory")
+            self._oom_kills = kills if kills is not None else self._oom_kills
 
     def _boot_failed(self, death: Death, report: str) -> None:
         """A worker ended before it was READY: fatal at the start, the end of a reload later."""

@@ -8,35 +8,43 @@ number of an accepted descriptor says nothing: it is the lowest free one again a
 lies above it.) When the limit is met all the same, the worker backs off like any other; it takes itself for leaking
 only if it holds more than it did after its boot.
 
+A loop of the application's own may have many connections in hand, each with descriptors of its own, and that is no
+leak: such a worker takes itself for leaking only while it has no more than one.
+
 All of it runs in the WORKER.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from prefork.events import Kind, Why
 from prefork.net.verdict import Verdict
+from prefork.notice import Log
 from prefork.seat import Seat
 from prefork.settings import Settings
 from prefork.system import limits
-from prefork.system.census import Spare, census, descriptors
+from prefork.system.census import Spare, accepted, census, descriptors
 from prefork.system.waiting import readable
 
 _NEVER = -1
-
-Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 HEADROOM = 24
 """Descriptors below the limit that a leaking worker leaves untouched, so far as the limit has room for so many."""
 
 QUARANTINE = 5.0
 """Seconds for which a leaking worker waits for its replacement before it goes on."""
+
+
+LOOK_AGAIN = 5.0
+"""Seconds between two looks for a leak at the limit of descriptors; a look costs some system calls a descriptor."""
+
+ANSWER_TIME = 1.0
+"""Seconds that the answer to a connection that is shed may take to send."""
 
 
 class Distress:
@@ -48,7 +56,7 @@ class Distress:
         log: where a leak is told.
         refuse: answers a connection that is shed; it is closed afterwards.
         workers: how many workers share ``shed_rate`` (count).
-        many: whether this worker holds many connections at once, and nothing about its descriptors tells a leak.
+        listeners: what this worker listens on, if it may have several connections in hand; else nothing.
     """
 
     def __init__(
@@ -58,28 +66,26 @@ class Distress:
         log: Log,
         refuse: Callable[[socket.socket], object],
         workers: int,
-        *,
-        many: bool = False,
+        listeners: Sequence[socket.socket] = (),
     ) -> None:
         self._seat = seat
         self._log = log
         self._refuse = refuse
+        self._listeners = listeners
         self._spare = Spare()
         self._sheds = settings.exhausted == "shed"
-        self._interval = max(1, workers) / settings.shed_rate
+        self._rate = settings.shed_rate
+        self._workers = max(1, workers)
         self._next_shed = 0.0
         self._shed = 0
         held, limit = len(self._held()), limits.nofile()
         headroom = min(HEADROOM, max(0, limit - held) // 2)
         self._usual = held + headroom // 2
-        self._watermark = _NEVER if many else limit - headroom
+        self._watermark = limit - headroom
+        self._confessed = False
+        self._next_look = 0.0
 
-    def _held(self) -> list[int]:
-        with self._spare:
-            try:
-                return descriptors()
-            except OSError:
-                return []
+    # Leaks.
 
     def leaks(self) -> bool:
         """Look, for one system call, whether this worker leaks; to be called every few connections.
@@ -92,56 +98,108 @@ class Distress:
             os.fstat(self._watermark)
         except OSError:
             return False
-        return self._confess()
+        if self._listeners and not self._look_now():
+            return False
+        held = self._held()
+        if self._confess(held):
+            self._watermark = _NEVER
+            return True
+        if not self._listeners:
+            # The application uses a number up there on purpose (dup2): look at one that it doesn't.
+            self._watermark = next(number for number in range(self._watermark, _NEVER - 1, -1) if number not in held)
+        return False
 
     def starved(self, verdict: Verdict) -> None:
-        """Accept failed for want of something."""
-        if verdict is Verdict.BACK_OFF_WORKER and self._watermark >= 0:
-            self._confess()
+        """Accept failed for want of something: if it is descriptors of this process, look for a leak."""
+        if verdict is Verdict.BACK_OFF_WORKER and self._look_now():
+            self._confess(self._held())
 
-    def _confess(self) -> bool:
-        """If this worker holds more than is usual, say what, and ask for a replacement; once."""
-        self._watermark = _NEVER
-        held = self._held()
-        if len(held) <= self._usual:
+    def _look_now(self) -> bool:
+        """Whether it is time to look at all descriptors again."""
+        now = time.monotonic()
+        if now < self._next_look:
             return False
+        self._next_look = now + LOOK_AGAIN
+        return True
+
+    def _held(self) -> set[int]:
+        """The descriptors that are open; nothing when that can't be told."""
         with self._spare:
-            kinds = census(held)
+            try:
+                return set(descriptors())
+            except OSError:
+                return set()
+
+    def _confess(self, held: set[int]) -> bool:
+        """If this worker holds more than is usual, say what, and ask for a replacement; once."""
+        if self._confessed or len(held) <= self._usual:
+            return False
+        if accepted(held, self._listeners) > 1:
+            return False
+        kinds = census(held)
+        self._confessed = True
         self._log.error("this worker leaks descriptors and is to be replaced; it holds %s", "; ".join(kinds))
         self._seat.tell(Kind.RECYCLE_ME, Why.LEAK)
         return True
 
-    def shed(self, listener: socket.socket, accept: Callable[[], tuple[int, Any]]) -> tuple[int, Any] | None:
-        """Accept with the spare descriptor and refuse, while every worker is exhausted.
+    # Shedding.
+
+    @property
+    def sheds(self) -> bool:
+        """Whether connections are to be refused now: it is wanted, and every worker is exhausted."""
+        return self._sheds and self._seat.board.exhausted and self._spare.take()
+
+    @property
+    def may_shed(self) -> bool:
+        """Whether one is to be refused at this moment."""
+        return self.sheds and not self.pause
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next may be shed."""
+        return max(0.0, self._next_shed - time.monotonic())
+
+    def shed(self, listener: socket.socket) -> tuple[int, Any] | None:
+        """Accept one connection with the spare descriptor and refuse it.
 
         Returns:
-            A connection that is to be served after all, because there are descriptors again; else None.
+            The connection's descriptor and its peer's address if it is to be served after all, because there are
+            descriptors again; else None.
         """
-        if not self._sheds:
+        if not readable(listener.fileno()):
             return None
-        while self._seat.board.exhausted and self._spare.held and readable(listener.fileno()):
-            now = time.monotonic()
-            if now < self._next_shed:
-                return None
-            self._next_shed = now + self._interval
-            self._spare.give()
-            try:
-                accepted = accept()
-            except OSError:
-                self._spare.take()
-                return None
-            if self._spare.take():
-                return accepted
-            self._turn_away(socket.socket(listener.family, listener.type, listener.proto, accepted[0]))
+        # While the system is short, one worker probes and all others hold: it has the rate of all.
+        sharers = 1 if self._seat.board.hold else self._workers
+        self._next_shed = time.monotonic() + sharers / self._rate
+        self._spare.give()
+        try:
+            raw: tuple[int, Any] = listener._accept()  # type: ignore[attr-defined]  # as the acceptor does
+        except OSError:
             self._spare.take()
+            return None
+        # A sibling may have been faster, and accept has blocked: it is another day then.
+        if self._spare.take() or not self._seat.board.exhausted:
+            return raw
+        self._turn_away(socket.socket(listener.family, listener.type, listener.proto, raw[0]))
+        self._spare.take()
         return None
 
     def _turn_away(self, connection: socket.socket) -> None:
         with connection:
             try:
-                connection.settimeout(1.0)
+                connection.settimeout(ANSWER_TIME)
                 self._refuse(connection)
             except Exception:  # noqa: BLE001  # whatever the application's answer fails of, the connection is closed
                 self._log.exception("refuse() failed")
+            _read_what_is_there(connection)
         self._shed += 1
         self._seat.refused(self._shed)
+
+
+def _read_what_is_there(connection: socket.socket) -> None:
+    """Closed with data unread, a connection is reset, and its peer may lose the answer (tcp(7))."""
+    try:
+        connection.setblocking(False)
+        connection.recv(1 << 16)
+    except OSError:
+        pass  # nothing is there, or nobody

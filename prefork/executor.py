@@ -12,6 +12,7 @@ from collections.abc import Callable
 from prefork import policy
 from prefork.loop import Loop
 from prefork.policy import Goal
+from prefork.pressure import Pressure
 from prefork.roster import Member, Roster
 from prefork.spawner import Spawner
 from prefork.system import process
@@ -28,16 +29,24 @@ class Executor:
         goal: is told of forks that failed.
         roster: is fed the facts.
         spawner: has the line to each worker.
+        pressure: is told whether forks succeed.
         spawn: forks a worker into a slot, of a generation; gives its pid and its seat.
     """
 
     def __init__(
-        self, loop: Loop, goal: Goal, roster: Roster, spawner: Spawner, spawn: Callable[[int, int], tuple[int, int]]
+        self,
+        loop: Loop,
+        goal: Goal,
+        roster: Roster,
+        spawner: Spawner,
+        pressure: Pressure,
+        spawn: Callable[[int, int], tuple[int, int]],
     ) -> None:
         self._loop = loop
         self._goal = goal
         self._roster = roster
         self._spawner = spawner
+        self._pressure = pressure
         self._fork = spawn
 
     def apply(self, action: policy.Action) -> None:
@@ -79,10 +88,11 @@ class Executor:
         try:
             pid, seat = self._fork(slot, generation)
         except OSError as error:
-            delay = self._goal.fork_failed(self._loop.clock.monotonic())
-            log.error("can't fork worker %d: %s; trying again in %.1f s", slot, error, delay)
+            self._goal.fork_failed(self._loop.clock.monotonic())
+            self._pressure.fork_failed(slot, error)
             return
         self._goal.forked()
+        self._pressure.forked()
         born = self._loop.clock.monotonic()
         self._roster.forked(slot=slot, seat=seat, pid=pid, generation=generation, now=born)
         log.debug("worker %d (pid %d, generation %d) forked", slot, pid, generation)

@@ -9,7 +9,7 @@ neither orders nor what to do when descriptors run out. An inlet is what it is g
   is READY, while accept is to rest after a failure (a timer in the same epoll ends that), and once the worker has been
   told to leave. dup2, which seals a listener for a blocking accept, would not do: an epoll registration stays behind
   on the open file description.
-* accept never blocks and fails with EAGAIN only. What else goes wrong is dealt with as :mod:`prefork.acceptor` does.
+* accept never blocks and fails with EAGAIN only. What else goes wrong is dealt with as :mod:`prefork.recovery` says.
 * ``listen()``, ``setblocking()``, ``settimeout()`` and ``shutdown()`` do nothing to the listener, because all workers
   share it: servers that are given a socket set its backlog anew, or shut it down when they stop.
 
@@ -25,12 +25,11 @@ from collections.abc import Callable
 from select import EPOLL_CLOEXEC, EPOLLIN, epoll  # bound now: gevent's patches take epoll out of the module
 from typing import Any
 
-from prefork.acceptor import Acceptor, Spell
-from prefork.backoff import Retry
-from prefork.distress import Distress, Log
-from prefork.errors import PreforkError
+from prefork.acceptor import HOLD_LOOK, Acceptor
+from prefork.distress import Distress
 from prefork.events import Kind, Why
-from prefork.scoreboard import Order
+from prefork.notice import Log
+from prefork.recovery import Do, Rest
 from prefork.seat import Seat
 from prefork.settings import Settings
 from prefork.system.timer import Timer
@@ -75,9 +74,7 @@ class Intake(Acceptor):
         self._epoll = epoll(flags=EPOLL_CLOEXEC)
         self._watched: set[int] = set()
         self._closed = False
-        self._spell: Spell | None = None
-        self._resting = False
-        self._system = False
+        self._rest_taken: Rest | None = None
 
     def fileno(self) -> int:
         """What the loop is to watch; -1 once it is closed."""
@@ -97,9 +94,9 @@ class Intake(Acceptor):
         Raises:
             BlockingIOError: there is nothing for this worker at present.
         """
-        if self._pausing or not self._watched or self.sealed or not self._rested():
+        if self._pausing or not self._watched or self._recovery.sealed or not self._rested():
             self._pausing = False
-            if self.sealed:
+            if self._recovery.sealed:
                 self._retire()
             raise _nothing()
         accepted = None
@@ -108,13 +105,13 @@ class Intake(Acceptor):
                 accepted = self._try()
         except BlockingIOError:
             raise
-        except (PreforkError, OSError) as error:
+        except OSError as error:
             # Not for the loop to make something of: this worker is to be replaced.
             self._log.critical("%s", error)
             self._seat.tell(Kind.RECYCLE_ME, Why.LISTENER_LOST)
             self._retire()
             raise _nothing() from error
-        self._relieve(accepted=True)
+        self._recovery.over()
         self._pausing = self._one_at_a_time
         self._taken()
         return accepted
@@ -129,54 +126,51 @@ class Intake(Acceptor):
 
     def _try(self) -> tuple[int, Any] | None:
         """Accept once; None when it is to be tried again at once."""
-        listener = self._listener
-        accept = listener._accept  # type: ignore[attr-defined]  # (fd, address), as in the other ways
+        listener, recovery = self._listener, self._recovery
         try:
-            shed = self._distress.shed(listener, accept) if self._spell is not None and self._spell.backs_off else None
-            return shed or accept()
+            shed = self._distress.shed(listener) if recovery.scarce and self._distress.may_shed else None
+            return shed or listener._accept()  # type: ignore[attr-defined]  # (fd, address), as in the other ways
         except BlockingIOError:
-            if self.order is not Order.RUN:
+            recovery.over()
+            if recovery.leaving:
                 self._retire()
             raise _nothing() from None
         except OSError as error:
-            self._spell = self._spell or Spell(self._log, Retry(self._settings.backoff))
-            if not self._endure(error, listener, self._spell):
+            step = recovery.decide(error, listener)
+            if step is Do.AGAIN:
+                return None
+            if isinstance(step, Rest):
+                self._begin(step)
+            elif step is not Do.NOTHING:
                 self._retire()
-            if self._resting or not self._watched:
-                raise _nothing() from error
-        return None
+            raise _nothing() from error
 
-    def _rest(self, seconds: float, *, system: bool = False) -> None:
-        """Begin to accept nothing for ``seconds``, and when the ``system`` is short not before that is over."""
-        self._resting, self._system = True, system
+    def _begin(self, rest: Rest) -> None:
+        """Accept nothing for as long as ``rest`` says."""
+        self._rest_taken = rest
         self._unwatch(self._listener.fileno())
-        self._timer.set(seconds)
+        self._timer.set(rest.seconds)
 
     def _rested(self) -> bool:
         """Whether there is no rest to be taken any more; who asks has been woken by something."""
-        if not self._resting or self.order is not Order.RUN:
+        rest, go = self._rest_taken, self._seat.go
+        if rest is None or self._recovery.leaving:
             return True
-        go = self._seat.go
         if not self._timer.take() and go not in self._watched:
             return False
-        if self._system and self._held:
+        if rest.system and self._recovery.held:
             self._watch(go)
-            self._timer.set(1.0)
+            self._timer.set(HOLD_LOOK)
             return False
         self._unwatch(go)
-        self._resting = False
+        self._rest_taken = None
+        self._recovery.rested()
         self._watch(self._listener.fileno())
         return True
-
-    def _relieve(self, *, accepted: bool) -> None:
-        if self._spell is not None:
-            self._relieved(self._spell, accepted=accepted)
-            self._spell = None
 
     def _retire(self) -> None:
         """Be silent from now on."""
         self._unwatch(*self._watched)
-        self._relieve(accepted=False)
 
     def _watch(self, *descriptors: int) -> None:
         for fd in descriptors:

@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterable
 
 from prefork import holdings, openings, policy, succession, surroundings, upgrade, windows
 from prefork.deaths import Deaths
-from prefork.errors import ListenError, PreforkError
+from prefork.distress import HEADROOM
+from prefork.errors import ListenerLostError, ListenError, PreforkError
 from prefork.events import Event, Kind, Why
 from prefork.executor import Executor
 from prefork.groups import Groups
@@ -37,6 +38,7 @@ from prefork.settings import Settings
 from prefork.spawner import Spawner
 from prefork.stopping import Phase, Stopping
 from prefork.system import identity, limits
+from prefork.system.census import Spare, descriptors
 from prefork.system.identity import Identity
 from prefork.takeover import Takeover
 from prefork.upgrade import Launch, Upgrade
@@ -44,6 +46,13 @@ from prefork.windows import Inside, Window, Windows
 from prefork.worker import Worker
 
 log = logging.getLogger("prefork")
+
+BESIDE_WORKERS = 4
+"""Descriptors that the master needs for a moment: the other end of a pipe, a file of /proc, a client of a window."""
+
+WORKER_DESCRIPTORS = 11
+"""Descriptors of a worker beside its listeners and what the application opens: standard streams, scoreboard, events
+pipe, ``go``, report pipe, the end of its waiting, the inert socket or epoll, the spare, a connection."""
 
 _RECYCLE_REASONS = {
     Why.SIGNALLED: "signalled by somebody else",
@@ -85,6 +94,7 @@ class Master:
     _upgrade: Upgrade
     _growth: Growth | None
     _identity: Identity | None
+    _spare: Spare
 
     def __init__(
         self,
@@ -133,6 +143,7 @@ class Master:
             TargetError: what the workers were to serve is not there.
             BootError: the first generation of workers failed to boot, or there was a crash loop and
                 ``on_crash_loop`` is "exit"; the application's traceback is in the log.
+            ListenerLostError: somebody has shut a listening socket down, and nobody can accept from it any more.
             SettingsError: the system can't give what a setting asks for: a user, a folder, a pidfile.
             PreforkError: this is not the main thread, or this master has run before.
         """
@@ -189,10 +200,14 @@ class Master:
             stack.callback(self._takeover.close)
         self.listeners += held.listeners
         stack.callback(self.listeners.clear)
+        self._spare = Spare()
+        stack.callback(self._spare.give)
         self._spawner = Spawner(self._loop, held.board, held.events, held.go, self._exited)
         stack.callback(self._spawner.close)
-        self._pressure = Pressure(self._loop, held.board, held.go, self.goal, self.roster, self._short)
-        self._executor = Executor(self._loop, self.goal, self.roster, self._spawner, self._spawn)
+        self._pressure = Pressure(
+            self._loop, held.board, held.go, self.goal, self.roster, self._short, settings.backoff_max
+        )
+        self._executor = Executor(self._loop, self.goal, self.roster, self._spawner, self._pressure, self._spawn)
         self._groups = Groups(self._loop, self.goal, self.roster, self.listeners)
         self._stopping = Stopping(self._loop, self.goal, self.roster, settings, self.listeners, self._spawner.accepts)
         if settings.preload and not gc.get_freeze_count():
@@ -222,6 +237,21 @@ class Master:
             self.scale(size)
             self._roll("upgrade")
             signal.pthread_sigmask(signal.SIG_SETMASK, record.mask)
+        self._look_at_limit()
+
+    def _look_at_limit(self) -> None:
+        """Warn, once, when the limit of descriptors is too small for what is configured."""
+        try:
+            held = len(descriptors())
+        except OSError:
+            return  # no /proc
+        tight = limits.shortfall(
+            limits.nofile(),
+            master=held + 2 * policy.limit(self.settings, self.goal, self.roster) + BESIDE_WORKERS,
+            worker=len(self.listeners) + WORKER_DESCRIPTORS + HEADROOM,
+        )
+        if tight:
+            log.warning("%s", tight)
 
     def _record(self, mask: Iterable[int]) -> Handover:
         return succession.write(self.settings, self.goal, self.roster, self._spawner, self._held, mask)
@@ -252,6 +282,7 @@ class Master:
             if self.stopping and not self._told_of_the_end:
                 self._told_of_the_end = True
                 self._upgrade.cancel()
+                self._spare.give()  # the end has files to remove and to look at, whatever the limit
                 self._windows.tell(windows.Stopping())
             decision = policy.decide(self.settings, self.goal, self.roster, self._spawner.vital, now)
             self.goal.scan_at = decision.scan_at
@@ -366,6 +397,7 @@ class Master:
                 self._told(member, event)
         if overflowed:
             for member in self.roster:
+                self._pressure.reread(member)
                 if member.starting and self._spawner.state(member) == State.SERVING:
                     self._ready(member)
 
@@ -375,7 +407,10 @@ class Master:
             case Kind.READY:
                 self._ready(member)
             case Kind.RECYCLE_ME if member.order is Order.RUN:
-                reason = _RECYCLE_REASONS.get(Why(event.value) if event.value in list(Why) else Why.ASKED, "")
+                why = Why(event.value) if event.value in list(Why) else Why.ASKED
+                if why is Why.LISTENER_LOST and self._lost():
+                    return
+                reason = _RECYCLE_REASONS.get(why, "")
                 log.info("worker %d (pid %d) wants to be replaced: %s", member.slot, member.pid, reason)
                 self.roster.wanted(member, reason)
             case Kind.PRESSURE | Kind.RELIEF:
@@ -385,8 +420,19 @@ class Master:
             case _:
                 pass
 
+    def _lost(self) -> bool:
+        """A worker can't accept any more. If the reason is the master's too, no replacement can: end the server."""
+        lost = [listener.name for listener in self.listeners if listener.lost]
+        if lost and not self.stopping:
+            failure = ListenerLostError(f"{', '.join(lost)}: nothing listens there any more; somebody has shut it down")
+            log.critical("%s", failure)
+            self.deaths.end_server(failure, self._loop.clock.monotonic(), order=Order.SEAL)
+        return bool(lost)
+
     def _ready(self, member: Member) -> None:
         self.roster.ready(member, self._loop.clock.monotonic())
+        self.deaths.booted()
+        self._pressure.judge()
         self._groups.changed()
         self._windows.tell(windows.WorkerReady(member))
         if not self._every_incumbent(lambda incumbent: not incumbent.starting):

@@ -28,6 +28,9 @@ SAMPLE = 1.0
 
 SAMPLE_MOST = 60.0
 
+HELD_LOOK = 1.0
+"""Seconds until the load is looked at again after forks were found to be held."""
+
 
 class Growth:
     """MASTER. Keeps the size between ``min_workers`` and ``max_workers``, by the load.
@@ -66,7 +69,10 @@ class Growth:
     def look(self) -> None:
         """Take a sample, now."""
         self._timer.cancel()
-        if self._goal.order is not Order.RUN or self._goal.held:
+        if self._goal.order is not Order.RUN:
+            return
+        if self._goal.held:
+            self._timer = self._loop.call_later(HELD_LOOK, self.look)
             return
         now = self._loop.clock.monotonic()
         incumbents = [slot.incumbent for slot in self._roster.slots.values() if slot.incumbent is not None]

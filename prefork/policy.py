@@ -151,6 +151,8 @@ class Goal:
     held_until: float | None = None
     """No fork before that moment: the system refused one."""
     fork_failures: int = 0
+    starved_boots: int = 0
+    """Boots in a row that failed for want of descriptors or memory."""
     held: bool = False
     """No fork, no reload and no growth at all: the system is out of descriptors or memory."""
     scan_at: float = 0.0
@@ -177,6 +179,19 @@ class Goal:
         """A fork succeeded."""
         self.fork_failures, self.held_until = 0, None
 
+    def boot_starved(self, now: float) -> None:
+        """A worker's boot failed for want of descriptors or memory: hold forks for a growing time.
+
+        Those that were under way together fail together, and count once.
+        """
+        if self.held_until is None or now >= self.held_until:
+            self.held_until = now + FORK_RETRY.delay(self.starved_boots, 0.0)
+            self.starved_boots += 1
+
+    def booted(self) -> None:
+        """A worker is READY."""
+        self.starved_boots = 0
+
     def thawed(self, seconds: float, now: float) -> None:
         """The master itself was frozen, for ``seconds`` at the most: every deadline starts anew."""
         self.epoch = now
@@ -200,10 +215,15 @@ class Decision:
 
 
 def judge(goal: Goal, slot: Slot, death: Death) -> None:
-    """Let a death count: a young one holds its slot back, that of a worker that had proved itself clears the record."""
+    """Let a death count: a young one holds its slot back, that of a worker that had proved itself clears the record.
+
+    One that starved in its boot says nothing of the application, once that has booted: all forks are held instead.
+    """
     member = death.member
     proved = member.ready_at is not None and member.ready_at >= slot.not_before
-    if death.young:
+    if death.starved and goal.ready:
+        goal.boot_starved(death.at)
+    elif death.young:
         goal.young_deaths.append(death.at)
         slot.not_before = death.at + RESPAWN.delay(slot.young_deaths, 0.0)
         slot.young_deaths += 1

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from prefork.scoreboard import Order
-from prefork.system.process import Exit
+from prefork.system.process import STARVED, Exit
 
 YOUNG = 1.0
 """Seconds: a worker that dies sooner after its boot, with nothing served, died young."""
@@ -102,6 +102,11 @@ class Death:
         if self.member.ready_at is not None or self.member.order is not Order.RUN:
             return False
         return self.exit.signal not in _FROM_OUTSIDE or self.member.aborted_at is not None
+
+    @property
+    def starved(self) -> bool:
+        """Whether its boot failed for want of descriptors or memory, which may be there in a moment."""
+        return self.boot_failed and self.exit.code == STARVED
 
     @property
     def young(self) -> bool:

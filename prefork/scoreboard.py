@@ -4,6 +4,9 @@ The memory is a memfd of 64-bit words: a header, then one *seat* for each worker
 a worker's stable index and outlives pids; a seat is where one life keeps its words. At a handover the incumbent of a
 slot and its successor live side by side, each in a seat of its own: neither ever writes into the other's words.
 
+The header, which is the master's, says what holds for all: how the memory is laid out, whether the workers hold because
+the system is short, who probes meanwhile, what is short since when (:class:`Strain`).
+
 Every word has one writer. The first line of a seat is the master's, the rest is the worker's:
 
 ====================  =======  ==================================================================================
@@ -42,13 +45,13 @@ import mmap
 import os
 import time
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 MAGIC = 0x6B726F66657270  # "prefork", little endian
 LAYOUT = 1
 
 HEADER_WORDS = 16
-_MAGIC, _LAYOUT, _SEATS, _LANES, _STRIDE, HOLD, PROBER, EXHAUSTED = range(8)
+_MAGIC, _LAYOUT, _SEATS, _LANES, _STRIDE, HOLD, PROBER, EXHAUSTED, SHORT_OF, SHORT_SINCE, SHORTAGES = range(11)
 
 MASTER_WORDS = 8
 PID, SLOT, GENERATION, ORDER, BORN = range(5)
@@ -135,6 +138,17 @@ class View:
     refused: int
     errors: tuple[int, ...]
     lanes: tuple[Lane, ...]
+
+
+class Strain(NamedTuple):
+    """Whether descriptors or memory are short, as the master said it last."""
+
+    errno: int
+    """What fails for want of something; 0 = nothing is short."""
+    since: int
+    """Monotonic ns at which it began; 0 likewise."""
+    shortages: int
+    """How many there have been since the start, this one included."""
 
 
 class Scoreboard:
@@ -244,6 +258,15 @@ class Scoreboard:
     @exhausted.setter
     def exhausted(self, exhausted: bool) -> None:
         self.words[EXHAUSTED] = exhausted
+
+    @property
+    def strain(self) -> Strain:
+        """What is short."""
+        return Strain(self.words[SHORT_OF], self.words[SHORT_SINCE], self.words[SHORTAGES])
+
+    @strain.setter
+    def strain(self, strain: Strain) -> None:
+        self.words[SHORT_OF], self.words[SHORT_SINCE], self.words[SHORTAGES] = strain
 
     def seat(self, index: int) -> memoryview[int]:
         """The words of seat ``index``, for its writers and for readers of a single word.

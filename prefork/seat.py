@@ -209,6 +209,15 @@ class Seat:
         """Say that connections are taken in our way, which knows what an order does to a listener."""
         self.words[scoreboard.ACCEPTS] = 1
 
+    def relieved(self, errno: int) -> None:
+        """Say that the shortage is over that ``errno`` told of.
+
+        The prober lets its siblings go on by itself as well: the master may be frozen.
+        """
+        if self.board.hold and self.prober:
+            os.eventfd_write(self.go, 1)
+        self.tell(Kind.RELIEF, errno)
+
     def refused(self, count: int) -> None:
         """Say how many connections have been shed so far."""
         self.words[scoreboard.REFUSED] = count

@@ -34,10 +34,12 @@ from prefork.errors import BootError, PreforkError
 from prefork.events import EventsPipe, Kind, Why
 from prefork.hooks import Hooks
 from prefork.inlet import Inlet, Intake
+from prefork.net import verdict as table
 from prefork.net.listener import Listener
 from prefork.scoreboard import Order, Scoreboard, State
 from prefork.seat import Crowd, Pause, Seat
 from prefork.settings import Settings
+from prefork.spell import SCARCITY
 from prefork.system import identity, process, signals
 from prefork.system.identity import Identity
 from prefork.system.waiting import readable
@@ -123,7 +125,7 @@ class Worker:
         """
         lane, handle, timeout = self._seat.lane, self.handle, self.settings.io_timeout
         limit, elastic = self._limit, self._elastic
-        for connection, address in self._accepted():
+        for connection, address in self._accepted(one_at_a_time=True):
             began = lane.begin()
             failed = True
             try:
@@ -171,7 +173,7 @@ class Worker:
         Raises:
             ListenerLostError: the listener is no listening socket any more.
         """
-        accepted = next(self._accepted(), None)
+        accepted = next(self._accepted(one_at_a_time=False), None)
         if accepted is not None:
             self.took()
         return accepted
@@ -193,7 +195,7 @@ class Worker:
             OSError: no descriptors to be had.
         """
         self._seat.accepts()
-        distress = Distress(self._seat, self.settings, self.log, self.refuse, self._workers, many=True)
+        distress = Distress(self._seat, self.settings, self.log, self.refuse, self._workers, self.sockets)
         taken = self._took_and_served if served else self.took
         made = []
         for listener in self.sockets:
@@ -310,11 +312,17 @@ class Worker:
             # Not from the random module: the application may have seeded it alike in all workers.
             self._limit += int.from_bytes(os.urandom(4)) % (given.settings.max_requests_jitter + 1)
 
-    def _accepted(self) -> Iterator[tuple[socket.socket, Any]]:
-        """The one generator of this worker's connections."""
+    def _prepare(self) -> None:
+        """Take what the usual loop needs before READY is said: if it can't be had, it is the boot that has failed."""
+        if getattr(self.run, "__func__", None) is Worker.run:
+            self._accepted(one_at_a_time=True)
+
+    def _accepted(self, *, one_at_a_time: bool) -> Iterator[tuple[socket.socket, Any]]:
+        """The one generator of this worker's connections; who asks first says how many it has in hand."""
         if self._connections is None:
             way = Blocking if len(self.sockets) == 1 else Exclusive
-            distress = Distress(self._seat, self.settings, self.log, self.refuse, self._workers)
+            many = () if one_at_a_time else self.sockets
+            distress = Distress(self._seat, self.settings, self.log, self.refuse, self._workers, many)
             self._acceptor = way(self.sockets, self._seat, self.settings, self.log, distress, self._stop_fd)
             if self._order is not Order.RUN:
                 self._acceptor.obey(self._order)
@@ -400,6 +408,7 @@ def live(build: Callable[[], Worker], given: Assignment) -> int:
         booting._board(given, seat)
         booting.init()
         given.hooks.call("post_worker_init", booting)
+        booting._prepare()
         worker = booting
     except BaseException as error:  # noqa: BLE001  # whatever it is, the boot has failed and the master is told why
         return 0 if seat.order is not Order.RUN else _boot_failed(error, seat, given.report)
@@ -422,6 +431,7 @@ def _serve(worker: Worker, seat: Seat, given: Assignment) -> int:
         code = 0 if worker.stopping else 130
     except PreforkError as error:
         worker.log.critical("%s", error)
+        code = error.exit_code
     except Exception:  # logged, and the exit code tells the master
         worker.log.exception("the worker's loop failed")
     finally:
@@ -440,6 +450,8 @@ def _boot_failed(error: BaseException, seat: Seat, report: int) -> int:
         text, code = str(error), error.exit_code
     else:
         text, code = "".join(traceback.format_exception(error)), BootError.exit_code
+    if _starved(error):
+        code = process.STARVED
     seat.enter(State.FAILED_TO_BOOT)
     deadline = time.monotonic() + 1.0
     data = text.encode(errors="backslashreplace")[-_REPORT_BYTES:]
@@ -454,3 +466,15 @@ def _boot_failed(error: BaseException, seat: Seat, report: int) -> int:
 
 
 _REPORT_BYTES = 32 * 1024
+
+
+def _starved(error: BaseException) -> bool:
+    """Whether want of descriptors or memory is behind ``error``: it may be there in a moment."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, MemoryError):
+            return True
+        if isinstance(link, OSError) and table.verdict(link.errno or 0) in SCARCITY:
+            return True
+        link = link.__cause__ or link.__context__
+    return False

@@ -265,6 +265,13 @@ class Listener:
         return self._group.sockets
 
     @property
+    def lost(self) -> bool:
+        """Whether a socket of it does not listen any more, and not by our doing (SO_ACCEPTCONN, socket(7)). MASTER."""
+        return not self.ended and not all(
+            sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for sock in self.sockets
+        )
+
+    @property
     def reuse_port(self) -> bool:
         """Whether it is a group with a member for each slot. MASTER, WORKER."""
         return self._group.several

@@ -9,9 +9,13 @@ from __future__ import annotations
 import collections
 import os
 import socket
+from collections.abc import Callable, Collection, Iterable
 from types import TracebackType
+from typing import TypeVar
 
 from prefork.address import format_peer
+
+T = TypeVar("T")
 
 MOST = 10
 """Lines of a census."""
@@ -77,7 +81,7 @@ def _is_open(fd: int) -> bool:
     return True
 
 
-def census(found: list[int] | None = None) -> list[str]:
+def census(found: Collection[int] | None = None) -> list[str]:
     """What the descriptors are, most frequent first, ``MOST`` lines: "37 file /var/data.csv".
 
     Args:
@@ -86,11 +90,19 @@ def census(found: list[int] | None = None) -> list[str]:
     Raises:
         OSError: as :func:`descriptors`.
     """
-    counts = collections.Counter(_describe(fd) for fd in (descriptors() if found is None else found))
+    found = descriptors() if found is None else found
+    places = {_look(fd, _listening_place) for fd in found}
+    counts = collections.Counter(_describe(fd, places) for fd in found)
     return [f"{count} {what}" for what, count in counts.most_common(MOST)]
 
 
-def _describe(fd: int) -> str:
+def accepted(found: Iterable[int], listeners: Iterable[socket.socket]) -> int:
+    """How many of the descriptors are connections that came through one of ``listeners``."""
+    places: set[object] = {_place(listener) for listener in listeners}
+    return sum(bool(_look(fd, lambda sock: _peer(sock) is not None and _place(sock) in places)) for fd in found)
+
+
+def _describe(fd: int, places: Collection[object]) -> str:
     """Kind and target of one descriptor, such that those that leak by one cause read the same."""
     try:
         link = os.readlink(f"/proc/self/fd/{fd}")
@@ -98,30 +110,61 @@ def _describe(fd: int) -> str:
         return "unknown"
     kind, _, rest = link.partition(":")
     if kind == "socket":
-        return _socket(fd)
+        return _look(fd, lambda sock: _socket(sock, places)) or "socket"
     if kind == "pipe":
         return "pipe"
     if kind == "anon_inode":
         return rest.strip("[]")
-    return f"file {link}"
+    return "file " + "".join(char if char.isprintable() else "?" for char in link)
 
 
-def _socket(fd: int) -> str:
+def _look(fd: int, at: Callable[[socket.socket], T]) -> T | None:
+    """What ``at`` makes of a socket, which stays open and as it is; None for what is not a socket, or gone."""
+    default = socket.getdefaulttimeout()
+    if default is not None:
+        # It would make the socket non-blocking, for every process that shares it.
+        socket.setdefaulttimeout(None)
     try:
-        with socket.socket(fileno=os.dup(fd)) as copy:
-            return _connected(copy)
+        sock = socket.socket(fileno=fd)
     except OSError:
-        return "socket"
-
-
-def _connected(sock: socket.socket) -> str:
-    family = sock.family.name
+        return None
+    finally:
+        if default is not None:
+            socket.setdefaulttimeout(default)
     try:
-        peer = sock.getpeername()
+        return at(sock)
     except OSError:
-        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        return f"socket {family} {'listening' if listens else 'not connected'}"
-    if isinstance(peer, tuple):
-        # Without the port: the connections to one database are one kind of leak.
-        return f"socket {family} to {peer[0]}" if sock.getsockname()[1] != peer[1] else f"socket {family}"
+        return None
+    finally:
+        sock.detach()
+
+
+def _listening_place(sock: socket.socket) -> object:
+    return _place(sock) if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) else None
+
+
+def _place(sock: socket.socket) -> object:
+    """What a listener and the connections accepted from it have in common: the port, or the path."""
+    name = sock.getsockname()
+    return (sock.type, name[1] if isinstance(name, tuple) else name)
+
+
+def _peer(sock: socket.socket) -> object:
+    try:
+        return sock.getpeername()
+    except OSError:
+        return None
+
+
+def _socket(sock: socket.socket, places: Collection[object]) -> str:
+    """Family and peer. Who has connected to us is named by the host, whom we have connected to by the port as well."""
+    family, place, peer = sock.family.name, _listening_place(sock), _peer(sock)
+    if place is not None:
+        return f"socket {family} listening"
+    if peer is None:
+        return f"socket {family} not connected"
+    if sock.family not in {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}:
+        return f"socket {family}"
+    if _place(sock) in places:
+        return f"socket {family} from {peer[0] if isinstance(peer, tuple) else 'a client'}"
     return f"socket {family} to {format_peer(peer)}"

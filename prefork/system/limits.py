@@ -36,6 +36,23 @@ def nofile() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
+def shortfall(limit: int, *, master: int, worker: int) -> str:
+    """Why a limit of descriptors is too small, in one line; "" when it is not. Pure.
+
+    Args:
+        limit: how many a process may have open (count).
+        master: how many the master will need.
+        worker: how many a worker will need beside the application's own.
+    """
+    needs = [f"{who} {count}" for who, count in (("the master", master), ("a worker", worker)) if count > limit]
+    if not needs:
+        return ""
+    return (
+        f"the limit of open descriptors is {limit}, but {' and '.join(needs)} will be needed; raise it "
+        "(ulimit -n, LimitNOFILE=) or run fewer workers"
+    )
+
+
 def oom_kills(root: Path = _CGROUP, membership: Path = Path("/proc/self/cgroup")) -> int | None:
     """How many processes of this cgroup the kernel has killed for want of memory so far; None when it doesn't say.
 

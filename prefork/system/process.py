@@ -7,7 +7,6 @@ its own handlers in place; what arrives in between waits.
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import signal
 import sys
@@ -18,6 +17,9 @@ from dataclasses import dataclass
 _PR_SET_PDEATHSIG = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+STARVED = 75
+"""Exit code of a worker whose boot failed for want of descriptors or memory (EX_TEMPFAIL of sysexits.h)."""
 
 SOFTWARE = 70
 """Exit code of a child whose own machinery, not the application, failed (EX_SOFTWARE of sysexits.h)."""
@@ -122,14 +124,13 @@ def open_pidfd(pid: int) -> int | None:
     """MASTER. A descriptor that becomes readable when ``pid``, a child of ours, ends (pidfd_open(2)).
 
     Returns:
-        The descriptor; None when there is none to be had now (EMFILE, ENFILE, ENOMEM): use :func:`reap` to poll.
+        The descriptor; None when there is none to be had now (EMFILE, ENFILE, ENOMEM) or ever (a sandbox without that
+        system call): use :func:`ended` to poll.
     """
     try:
         return os.pidfd_open(pid)
-    except OSError as error:
-        if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENODEV}:
-            return None
-        raise
+    except OSError:
+        return None
 
 
 def reap(pid: int) -> Exit | None:
