@@ -24,11 +24,17 @@ _FULL = {
     "sequential-connections": 8_000,
     "mutated-messages": 5_000,
     "start-stop-cycles": 300,
+    "burst-of-failures": 100,
     "stops-at-random-moments": 500,
 }
 
 
 def count(figure: str, *, least: int = 1) -> int:
     """How often to do what ``figure`` counts: all of it under ``FIGURES=full``, else a tenth."""
-    full = _FULL[figure]
-    return full if os.environ.get("FIGURES") == "full" else max(least, full // 10)
+    of_all = _FULL[figure]
+    return of_all if full() else max(least, of_all // 10)
+
+
+def full() -> bool:
+    """Whether all of every figure is wanted."""
+    return os.environ.get("FIGURES") == "full"
