@@ -343,6 +343,7 @@ class Master:
             log.info("%d workers instead of %d", size, self.goal.size)
             self.goal.size = size
             self._windows.tell(windows.Scaled(size))
+            self._look_for_completion()  # those who were waited for may be among those who leave
         return self.goal.size
 
     def stop(self) -> None:
@@ -435,6 +436,10 @@ class Master:
         self._pressure.judge()
         self._groups.changed()
         self._windows.tell(windows.WorkerReady(member))
+        self._look_for_completion()
+
+    def _look_for_completion(self) -> None:
+        """See whether the first generation, or one that is being reloaded, has all of its workers READY."""
         if not self._every_incumbent(lambda incumbent: not incumbent.starting):
             return
         if not self.goal.ready:
