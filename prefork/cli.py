@@ -52,6 +52,7 @@ COMMANDS: Final = (
     Command("recycle", "replace one worker", "prefork.commands:recycle"),
     Command("dump", "print the tracebacks of a worker", "prefork.commands:dump"),
     Command("stop", "stop a running server", "prefork.commands:stop"),
+    Command("exporter", "serve its metrics for Prometheus", "prefork.exporter:exporter"),
 )
 
 
