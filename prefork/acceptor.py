@@ -283,12 +283,12 @@ class Exclusive(Acceptor):
             for listener in self._sockets:
                 epoll.register(listener, _EXCLUSIVE)
             since = 0
-            by_fd = {listener.fileno(): listener for listener in self._sockets}
+            takers = {listener.fileno(): self._taker(listener) for listener in self._sockets}
             while self._recovery.order is Order.RUN:
                 for fd, _ in epoll.poll(maxevents=1):
                     if fd == self._stop_fd:
                         break
-                    accepted = self._take(by_fd[fd])
+                    accepted = takers[fd]()
                     if accepted is not None:
                         yield accepted
                         since += 1
@@ -300,23 +300,32 @@ class Exclusive(Acceptor):
                         epoll.register(listener, _EXCLUSIVE)
         yield from self._drain()
 
-    def _take(self, listener: socket.socket) -> Accepted | None:
-        """Accept one connection if there still is one: a sibling may have been faster."""
+    def _taker(self, listener: socket.socket) -> Callable[[], Accepted | None]:
+        """What accepts one connection if there still is one: a sibling may have been faster.
+
+        Made once for each listener: to ask a socket object for its family and type costs as much as a system call.
+        """
         accept = listener._accept  # type: ignore[attr-defined]  # see Blocking
-        try:
-            descriptor, address = accept()
-        except OSError as error:
-            recovered = self._recover(error, listener, accept)
-            if recovered is None:
-                return None
-            descriptor, address = recovered
-        return socket.socket(listener.family, listener.type, listener.proto, descriptor), address
+        family, kind, protocol = int(listener.family), int(listener.type), listener.proto
+
+        def take() -> Accepted | None:
+            try:
+                descriptor, address = accept()
+            except OSError as error:
+                recovered = self._recover(error, listener, accept)
+                if recovered is None:
+                    return None
+                descriptor, address = recovered
+            return socket.socket(family, kind, protocol, descriptor), address
+
+        return take
 
     def _drain(self) -> Iterator[Accepted]:
         """After an order to leave: for DRAIN, whatever still waits on any listener."""
         for listener in self._sockets:
+            take = self._taker(listener)
             while not self._recovery.sealed:
-                accepted = self._take(listener)
+                accepted = take()
                 if accepted is None:
                     break
                 yield accepted
