@@ -47,6 +47,7 @@ COMMANDS: Final = (
     Command("wsgi", "serve a WSGI application", "prefork.wsgi.command:wsgi", serves=True),
     Command("check", "say whether that would start, or with --live whether it runs well", "prefork.cli:check"),
     Command("status", "show what a running server does", "prefork.commands:status"),
+    Command("top", "show it live", "prefork.top:top"),
     Command("reload", "replace all workers, by new code", "prefork.commands:reload"),
     Command("scale", "run another number of workers", "prefork.commands:scale"),
     Command("recycle", "replace one worker", "prefork.commands:recycle"),
