@@ -47,6 +47,10 @@ PATIENCE = 10.0
 
 CLIENTS = 8
 
+PAUSE = 0.5
+"""Seconds between two reloads or restarts, as an operator may well leave: some servers lose an order that comes while
+they are still carrying out the last."""
+
 
 def measure(effort: Effort) -> dict[str, Any]:
     """Play every scenario with every server that can.
@@ -97,14 +101,16 @@ def reload(subject: Subject, effort: Effort) -> dict[str, Any]:
     """Reloads, one after the other, under a closed loop of clients; each is over when no old worker is left."""
     assert subject.reload is not None
     done = 0
-    began = time.monotonic()
     with subject.serving() as server, Load(server.address, clients=CLIENTS, timeout=PATIENCE) as load:
+        began = time.monotonic()
         for _ in range(effort.reloads):
             if not _renewed(server, subject.reload):
                 break
             done += 1
+            time.sleep(PAUSE)  # see there
+        seconds = (time.monotonic() - began) / done - PAUSE if done else None
         load.stop()
-    return {**_counts(load.tally), "reloads": done, "seconds": (time.monotonic() - began) / max(1, done)}
+    return {**_counts(load.tally), "reloads": done, "seconds": seconds}
 
 
 def crash(subject: Subject, effort: Effort) -> dict[str, Any]:
@@ -150,12 +156,15 @@ def limit(subject: Subject, effort: Effort) -> dict[str, Any]:
             with limited_descriptors(server.tree):
                 cpu, log = server.cpu_seconds(), server.log_size()
                 time.sleep(effort.limit_seconds)  # how long it lasts is what the scenario is about
-                cpu, log = server.cpu_seconds() - cpu, server.log_size() - log
                 deaths = sum(is_gone(pid) for pid in before)
-            recovered = request(server.address, timeout=PATIENCE).status == 200 if not _ended(server) else False
+                ended = is_gone(server.process.pid)
+                # What a tree that has ended had used can't be asked for.
+                cpus = None if ended else max(0.0, server.cpu_seconds() - cpu) / effort.limit_seconds
+                log = server.log_size() - log
+            recovered = not ended and request(server.address, timeout=PATIENCE).status == 200
             load.stop()
         counts = _counts(load.tally)
-        return {**counts, "cpu": cpu / effort.limit_seconds, "log": log, "deaths": deaths, "recovered": recovered}
+        return {**counts, "cpus": cpus, "log": log, "deaths": deaths, "recovered": recovered}
 
 
 def restart(subject: Subject, effort: Effort) -> dict[str, Any]:
@@ -168,6 +177,7 @@ def restart(subject: Subject, effort: Effort) -> dict[str, Any]:
             with subject.serving(address=address) as server:
                 first = tally.answered
                 load.wait_for(partial(_has_answered, first + 100))
+                time.sleep(PAUSE)  # see there
                 marks.append(Counter({outcome.value: count for outcome, count in tally.counts.items()}))
                 subject.stop(server)
                 server.wait(PATIENCE)
@@ -189,6 +199,7 @@ def renew(subject: Subject, effort: Effort) -> dict[str, Any]:
             if not _renewed(server, _RENEWALS[subject.name]):
                 break
             done += 1
+            time.sleep(PAUSE)  # see there
         load.stop()
     return {**_counts(load.tally), "restarts": done}
 
@@ -239,10 +250,6 @@ def _renewed(server: Server, tell: Action) -> bool:
 
 def _has_answered(goal: int, tally: Tally) -> bool:
     return tally.answered >= goal
-
-
-def _ended(server: Server) -> bool:
-    return is_gone(server.process.pid)
 
 
 def _kill(pid: int) -> bool:

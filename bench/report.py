@@ -210,7 +210,7 @@ _SCENARIOS: dict[str, tuple[str, Sequence[str], Callable[[dict[str, Any]], Seque
         lambda row: (
             f"{row['lost']} of {row['requests']}",
             _outcomes(row),
-            f"{row['cpu']:.2f}",
+            "-" if row["cpus"] is None else f"{row['cpus']:.2f}",
             _bytes(row["log"]),
             str(row["deaths"]),
             "yes" if row["recovered"] else "no",
@@ -247,7 +247,7 @@ def _losses(figures: dict[str, Any]) -> list[str]:
         rows = []
         for row in figures[name].values():
             if "error" in row:
-                rows.append([row["title"], f"it failed to play: {row['error']}", *[""] * (len(head) - 1)])
+                rows.append([row["title"], f"could not be played: {row['error']}", *[""] * (len(head) - 1)])
             else:
                 rows.append([row["title"], *cells(row)])
         lines += ["", says, "", *_table(("server", *head), rows)]
