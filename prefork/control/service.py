@@ -61,6 +61,7 @@ class Control(Window):
         self._peers: list[Peer] = []
         self._ledger = Ledger()
         self._accepting = False
+        self._failing = False
 
     def attach(self, inside: Inside) -> None:
         """Listen.
@@ -126,11 +127,14 @@ class Control(Window):
             return
         except OSError as error:
             # Without a pause the loop would spin: the connection goes on waiting.
-            log.warning("the control socket can't accept: %s", error)
+            if not self._failing:
+                log.warning("the control socket can't accept: %s; trying again every %g s", error, _PAUSE)
+            self._failing = True
             self._loop.unregister(self._sock.fileno())
             self._accepting = False
             self._loop.call_later(_PAUSE, self._accept_again)
             return
+        self._failing = False
         connection.setblocking(False)
         self._make_room()
         peer = Peer(connection, self._loop, self._operations, self._peers.remove)
