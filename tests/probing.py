@@ -30,8 +30,8 @@ def get(path: str) -> bytes:
 
 
 def probe(factory: ServerFactory, **settings: Any) -> Server:
-    """The probe, served."""
-    return factory("probe:Probe", app_dir=APPS, **settings)
+    """The probe, served. Without a control socket: other servers of the machine knock there, to see who lives."""
+    return factory("probe:Probe", app_dir=APPS, **{"control": "off", **settings})
 
 
 def ask(server: Server, path: str = "/") -> str:
@@ -121,6 +121,12 @@ def importing(folder: Path) -> dict[str, str]:
 def told(server: Server, pattern: str) -> list[str]:
     """Every match of ``pattern`` in the log."""
     return [match.group() for match in re.finditer(pattern, server.log(), re.MULTILINE)]
+
+
+def complaints(server: Server) -> list[str]:
+    """What it has warned of, but for what a busy machine does to any master."""
+    found = told(server, r"^.*\b(WARNING|ERROR|CRITICAL)\b.*$")
+    return [text for text in found if "frozen, or held up" not in text]
 
 
 def wait_gone(*pids: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 from prefork.testing import Load, Server, call_until
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import frozen
-from tests.probing import APPS, ask, held, line, probe, talk, told, wait_gone
+from tests.probing import APPS, ask, complaints, held, line, probe, talk, told, wait_gone
 
 TIMEOUT = 0.5
 
@@ -113,7 +113,7 @@ def test_idle_workers_are_healthy_however_long(prefork_server: ServerFactory) ->
     before = server.workers()
     time.sleep(2)  # ten times the timeout: nothing is to happen in it
     assert server.workers() == before
-    assert told(server, "ERROR|WARNING") == []
+    assert complaints(server) == []
 
 
 def test_without_a_timeout_nothing_is_a_hang(prefork_server: ServerFactory) -> None:

@@ -14,7 +14,7 @@ import pytest
 from prefork.testing import Load, Outcome, Server, burst, connect, request
 from prefork.testing.plugin import ServerFactory
 from tests.figures import count
-from tests.probing import APPS, LOGGING, ask, get, held, importing, line, probe, replaced, talk, told
+from tests.probing import APPS, LOGGING, ask, complaints, get, held, importing, line, probe, replaced, talk, told
 
 # One connection, one call.
 
@@ -54,7 +54,7 @@ def test_an_exception_is_logged_with_its_traceback_and_the_worker_lives_on(prefo
         host, port = client.getsockname()
         assert client.recv(1) == b""
     assert ask(server) == pid
-    found = server.wait_for_log(rf"ERROR {pid} worker 0: .*{host}:{port}\n(.*\n)*RuntimeError: failed as asked")
+    found = server.wait_for_log(rf"ERROR {pid}:0.0 worker 0: .*{host}:{port}\n(.*\n)*RuntimeError: failed as asked")
     assert 'connection.makefile("rb")' not in found.group()  # innermost frames, not pages
     assert "do_fail" in found.group()
     assert ask(server) == pid
@@ -288,7 +288,7 @@ def test_a_loop_of_ones_own_serves_reloads_and_stops(prefork_server: ServerFacto
         load.wait_for(lambda tally, so_far=load.tally.answered: tally.answered > so_far + 20)  # type: ignore[misc]  # mypy can't infer a lambda with a default
     assert load.tally.lost == 0, load.tally
     assert server.stop() == 0
-    assert told(server, "is killed|WARNING|ERROR") == []
+    assert complaints(server) == []
 
 
 # A program around the server.

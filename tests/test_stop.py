@@ -31,7 +31,7 @@ from prefork.testing.faults import always, unavailable
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import family, kill
 from tests.figures import count
-from tests.probing import APPS, PATIENCE, Held, ask, get, held, line, probe, replaced, talk, told
+from tests.probing import APPS, PATIENCE, Held, ask, complaints, get, held, line, probe, replaced, talk, told
 
 SOON = 10.0
 """Seconds within which what happens at once has happened, on any machine; far less than what it is told apart from."""
@@ -69,7 +69,7 @@ def test_term_finishes_what_is_in_hand_and_what_waits(prefork_server: ServerFact
             connection.finish()
         assert answers(waiting) == [OK] * 20
     assert server.wait(SOON) == 0
-    assert told(server, "WARNING|ERROR|is killed") == []
+    assert complaints(server) == []
     assert server.survivors() == []
 
 
