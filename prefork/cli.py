@@ -49,6 +49,9 @@ COMMANDS: Final = (
     Command("status", "show what a running server does", "prefork.commands:status"),
     Command("top", "show it live", "prefork.top:top"),
     Command("reload", "replace all workers, by new code", "prefork.commands:reload"),
+    Command(
+        "upgrade", "execute new code in the master's process, then replace all workers", "prefork.commands:upgrade"
+    ),
     Command("scale", "run another number of workers", "prefork.commands:scale"),
     Command("recycle", "replace one worker", "prefork.commands:recycle"),
     Command("dump", "print the tracebacks of a worker", "prefork.commands:dump"),

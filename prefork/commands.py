@@ -108,6 +108,25 @@ def reload(argv: Sequence[str]) -> int:
     return 0
 
 
+def upgrade(argv: Sequence[str]) -> int:
+    """``prefork upgrade``."""
+    parser = Parser(
+        "upgrade",
+        "Have the master execute the same command anew in its own process - a new interpreter, new packages, a new\n"
+        "prefork - and then replace every worker; wait until all have been replaced. Nobody is lost. The new code is\n"
+        "tried in another process first; exit code 1 says that it failed there, and the old code goes on.",
+    )
+    parser.add_argument("--no-wait", action="store_true", help="don't wait, only ask")
+    parser.seconds(None, "how long to wait")
+    arguments = parser.read(argv)
+    if arguments is None:
+        return 0
+    with Client(arguments.control) as client:
+        generation = client.upgrade(wait=not arguments.no_wait, timeout=arguments.timeout)
+    write(f"generation {generation} {'is on its way' if arguments.no_wait else 'serves'}\n")
+    return 0
+
+
 def scale(argv: Sequence[str]) -> int:
     """``prefork scale``."""
     parser = Parser("scale", "Run another number of workers.")

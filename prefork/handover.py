@@ -73,6 +73,7 @@ class Handover:
         generation size: of the workers.
         draining: slots that go.
         mask: the signal mask that the process had before it blocked what it handles.
+        windows: what the windows pass on, for them alone to read.
         workers: who lives.
     """
 
@@ -88,6 +89,7 @@ class Handover:
     size: int
     draining: tuple[int, ...]
     mask: tuple[int, ...]
+    windows: str
     workers: tuple[Life, ...]
 
     @property

@@ -7,9 +7,10 @@ of the dead and the views of the living, and never go down. All of it runs in th
 from __future__ import annotations
 
 import collections
+import json
 from collections.abc import Iterable
 
-from prefork import windows
+from prefork import status, windows
 from prefork.clock import SYSTEM, Clock
 from prefork.net.verdict import COUNTED
 from prefork.roster import Death
@@ -73,6 +74,28 @@ class Ledger:
         self._short_since = 0.0
         self._pressure = 0.0
 
+    def save(self) -> dict[str, object]:
+        """What :meth:`restore` needs, as JSON has it: the sums of the dead."""
+        found: dict[str, object] = json.loads(status.dumps(self.totals([])))
+        return found
+
+    def restore(self, saved: object) -> None:
+        """Go on with the sums of an earlier image of this process.
+
+        Raises:
+            ValueError: they are none.
+        """
+        sums = status.load(Totals, saved)
+        self._served, self._failed = sums.served, sums.failed
+        self._interrupted, self._refused = sums.interrupted, sums.refused
+        self._busy = round(sums.busy * 1e9)
+        if sums.bounds == BOUNDS:
+            self._histogram = list(sums.histogram)
+        self._errors = [sums.accept_errors.get(name, 0) for name in COUNTED]
+        self._deaths.update(sums.deaths)
+        self._forks, self._reloads, self._failed_reloads = sums.forks, sums.reloads, sums.failed_reloads
+        self._pressure, self._cpu = sums.pressure, sums.cpu
+
     def told(self, news: News) -> None:
         """Enter what has happened."""
         match news:
@@ -82,7 +105,7 @@ class Ledger:
                 self._forks += 1
             case windows.Reloaded():
                 self._reloads += 1
-            case windows.ReloadFailed():
+            case windows.ReloadFailed() | windows.UpgradeFailed():
                 self._failed_reloads += 1
             case windows.Short(shortage):
                 self._shortage(shortage.system, over=shortage.over)

@@ -14,7 +14,6 @@ import gc
 import logging
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterable
 
 from prefork import holdings, openings, policy, succession, surroundings, upgrade, windows
@@ -149,18 +148,7 @@ class Master:
         """
         if self._ran:
             raise PreforkError("a Master runs once; make another")
-        thread = threading.current_thread()
-        if thread is not threading.main_thread():
-            raise PreforkError(
-                f"run() was called in the thread {thread.name!r}; signals arrive in the main thread only"
-            )
-        others = sorted(other.name for other in threading.enumerate() if other is not thread)
-        if others:
-            log.warning(
-                "other threads run where workers are forked (%s): a lock that one of them holds stays locked in the "
-                "workers; start threads in Worker.init()",
-                ", ".join(others),
-            )
+        surroundings.check_threads()
         self._ran = True
         settings = self.settings
         with contextlib.ExitStack() as stack:
@@ -228,8 +216,15 @@ class Master:
         if os.getpid() == 1:
             self._loop.on_signal(signal.SIGCHLD, self._spawner.reap_strangers)
         stack.callback(self._windows.detach)
-        self._windows.attach(self._inside())
-        self._upgrade = Upgrade(self._loop, self._launch, self._record, lambda: self.stopping, settings.boot_timeout)
+        self._windows.attach(self._inside(), record.windows if record else None)
+        self._upgrade = Upgrade(
+            self._loop,
+            self._launch,
+            self._record,
+            lambda: self.stopping,
+            lambda reason: self._windows.tell(windows.UpgradeFailed(reason)),
+            settings.boot_timeout,
+        )
         stack.callback(self._upgrade.cancel)
         if record is not None:
             size = self.goal.size
@@ -254,7 +249,8 @@ class Master:
             log.warning("%s", tight)
 
     def _record(self, mask: Iterable[int]) -> Handover:
-        return succession.write(self.settings, self.goal, self.roster, self._spawner, self._held, mask)
+        saved = self._windows.save()
+        return succession.write(self.settings, self.goal, self.roster, self._spawner, self._held, mask, saved)
 
     def _inside(self) -> Inside:
         """What windows are given."""
@@ -269,6 +265,7 @@ class Master:
             deaths=self.deaths,
             stopping=lambda: self.stopping,
             reload=self.reload,
+            upgrade=self.upgrade,
             scale=self.scale,
             stop=self.stop,
             quit=self.quit,

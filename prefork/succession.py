@@ -19,7 +19,7 @@ from prefork.spawner import Spawner
 
 
 def write(
-    settings: Settings, goal: Goal, roster: Roster, spawner: Spawner, held: Holdings, mask: Iterable[int]
+    settings: Settings, goal: Goal, roster: Roster, spawner: Spawner, held: Holdings, mask: Iterable[int], windows: str
 ) -> Handover:
     """What the next image of this process needs to go on."""
     return Handover(
@@ -35,6 +35,7 @@ def write(
         size=goal.size,
         draining=tuple(goal.draining),
         mask=tuple(int(signum) for signum in mask),
+        windows=windows,
         workers=tuple(_life(member, roster, spawner) for member in roster),
     )
 

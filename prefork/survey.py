@@ -49,6 +49,16 @@ class Survey:
         self._processes: dict[int, Process] = {}
         self._processes_at = float("-inf")
 
+    @property
+    def started(self) -> float:
+        """When the master began to run, seconds since the epoch."""
+        return self._started
+
+    def began_at(self, started: float) -> None:
+        """The master is older than this image of it."""
+        self._began -= max(0.0, self._started - started)
+        self._started = started
+
     def health(self) -> Health:
         """Whether the server is fit for work."""
         serving = sum(not member.starting and member.order is Order.RUN for member in self._inside.roster)

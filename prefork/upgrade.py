@@ -74,6 +74,7 @@ class Upgrade:
         launch: how the process was started.
         record: makes the hand-over record, given the signal mask to be restored.
         stopping: whether the server is going to end, so that there is nothing to upgrade any more.
+        failed: called with the reason when the old code goes on.
         seconds: how long a rehearsal may take.
     """
 
@@ -83,11 +84,13 @@ class Upgrade:
         launch: Launch,
         record: Callable[[Iterable[int]], Handover],
         stopping: Callable[[], bool],
+        failed: Callable[[str], None],
         seconds: float,
     ) -> None:
         self._loop = loop
         self._launch = launch
         self._stopping = stopping
+        self._failed = failed
         self._record = record
         self._seconds = seconds
         self._rehearsal: _Rehearsal | None = None
@@ -101,7 +104,11 @@ class Upgrade:
         try:
             self._rehearsal = self._rehearse()
         except OSError as error:
-            log.error("upgrade: can't rehearse: %s; the old code goes on", error)
+            self._give_up(f"can't rehearse: {error}")
+
+    def _give_up(self, reason: str) -> None:
+        log.error("upgrade: %s; the old code goes on", reason)
+        self._failed(reason)
 
     def cancel(self) -> None:
         """Give the upgrade up: the server stops. Idempotent."""
@@ -144,7 +151,7 @@ class Upgrade:
             lines = [line for line in said.splitlines() if line.strip()]
             log.debug("upgrade: the rehearsal said: %s", said)
             last = lines[-1].strip() if lines else "it said nothing"
-            log.error("upgrade: the new code %s: %s; the old code goes on", ended, last)
+            self._give_up(f"the new code {ended}: {last}")
             return
         log.info("upgrade: executing the new code")
         self._turn = self._loop.call_later(0, self._execute)
@@ -161,7 +168,7 @@ class Upgrade:
                     return
                 self._become(mask)
         except OSError as error:
-            log.error("upgrade: can't execute the new code: %s; the old code goes on", error)
+            self._give_up(f"can't execute the new code: {error}")
 
     def _become(self, mask: Iterable[int]) -> None:
         folder, record = os.getcwd(), self._record(mask)

@@ -9,11 +9,13 @@ the start: there a window that can't do its work ends the run.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from prefork.deaths import Deaths
+from prefork.errors import PreforkError
 from prefork.loop import Loop
 from prefork.net.listener import Listener
 from prefork.policy import Goal
@@ -62,6 +64,13 @@ class ReloadFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class UpgradeFailed:
+    """The new code was not executed; the old code goes on. Of one that succeeds nobody here can be told."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Scaled:
     """Another number of workers is wanted."""
 
@@ -88,7 +97,7 @@ class Short:
     shortage: Shortage
 
 
-News = Serving | WorkerReady | Reloading | Reloaded | ReloadFailed | Scaled | Stopping | Died | Short
+News = Serving | WorkerReady | Reloading | Reloaded | ReloadFailed | UpgradeFailed | Scaled | Stopping | Died | Short
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +115,7 @@ class Inside:
         deaths: the last ones, and whether there is a crash loop.
         stopping: whether the server is going to end.
         reload: replace every worker by one of the next generation. False when the server stops.
+        upgrade: execute the new code in this process, and then replace every worker. False when it starts or stops.
         scale: run another number of workers; returns the number that is wanted now.
         stop: end the server, losing nobody.
         quit: end it soon; the second time, at once.
@@ -121,6 +131,7 @@ class Inside:
     deaths: Deaths
     stopping: Callable[[], bool]
     reload: Callable[[], bool]
+    upgrade: Callable[[], bool]
     scale: Callable[[int], int]
     stop: Callable[[], None]
     quit: Callable[[], None]
@@ -142,6 +153,13 @@ class Window:
     def after_fork(self, slot: int, generation: int) -> None:
         """WORKER, before anything of the application's runs: close what is the master's alone."""
 
+    def save(self) -> object:
+        """MASTER. What the same window is to know in the image after an upgrade, as JSON has it; None = nothing."""
+        return None
+
+    def restore(self, saved: object) -> None:
+        """MASTER, after :meth:`attach`. What the window of the image before has saved; of another release, perhaps."""
+
     def detach(self) -> None:
         """MASTER. The workers are gone; give everything back. Called once for each that attached."""
 
@@ -157,11 +175,40 @@ class Windows:
         self._windows = list(windows)
         self._attached: list[Window] = []
 
-    def attach(self, inside: Inside) -> None:
-        """Attach all of them; :meth:`detach` gives back what was attached when one fails."""
+    def attach(self, inside: Inside, saved: str | None) -> None:
+        """Attach all of them; :meth:`detach` gives back what was attached when one fails.
+
+        Args:
+            inside: the master.
+            saved: what :meth:`save` gave in the image before an upgrade; None without one. After an upgrade a window
+                that can't do its work is done without: the server serves already.
+        """
         for window in self._windows:
-            window.attach(inside)
-            self._attached.append(window)
+            try:
+                window.attach(inside)
+            except PreforkError as error:
+                if saved is None:
+                    raise
+                log.error("after the upgrade: %s", error)
+            else:
+                self._attached.append(window)
+        if saved is not None:
+            self._restore(saved)
+
+    def _restore(self, saved: str) -> None:
+        try:
+            data = json.loads(saved)
+            for window in self._attached:
+                name = type(window).__name__
+                if name in data:
+                    window.restore(data[name])
+        except (ValueError, TypeError) as error:
+            log.warning("what the code before the upgrade has counted can't be read: %s", error)
+
+    def save(self) -> str:
+        """What all of them pass on to the next image."""
+        found = {type(window).__name__: window.save() for window in self._attached}
+        return json.dumps({name: data for name, data in found.items() if data is not None})
 
     def tell(self, news: News) -> None:
         """Tell all of them."""

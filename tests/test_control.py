@@ -27,7 +27,7 @@ from prefork.control.service import MOST, PATIENCE, Peer
 from prefork.errors import ControlError
 from prefork.loop import Loop
 from prefork.status import Health, Status
-from prefork.testing import Load, Server, call_until, request, wait_for
+from prefork.testing import Load, Server, call_until, hold_port, request, wait_for
 from prefork.testing.clock import FakeClock
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import frozen, kill
@@ -438,6 +438,64 @@ def test_a_reload_to_broken_code_answers_with_the_reason(
     assert (done.returncode, done.stdout, done.stderr) == (0, "generation 2 serves\n", "")
     with Client(path) as client:
         assert client.status().totals.failed_reloads == 1
+
+
+def test_an_upgrade_keeps_the_pid_and_the_sums(server: Server, client: Client, path: str) -> None:
+    for _ in range(5):
+        ask(server)
+    kill(server.workers()[0])
+    call_until(client.status, lambda found: found.totals.forks == 3 and found.totals.served == 5)
+    before = client.status()
+    with Load(server.address, clients=2) as load:
+        done = run("upgrade", "--control", path)
+        load.wait_for(lambda tally: tally.answered > 20)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "generation 1 serves\n", "")
+    assert load.tally.lost == 0, load.tally
+    with Client(path) as again:
+        now = call_until(again.status, lambda found: found.totals.served >= before.totals.served + load.tally.answered)
+        assert (now.pid, now.started, now.generation) == (before.pid, before.started, 1)
+        assert now.uptime > before.uptime
+        assert now.totals.deaths["crash"] == 1
+        assert now.totals.forks == 5
+        assert sum(now.totals.histogram) == now.totals.served
+        assert now.totals.served == 5 + load.tally.answered
+    with pytest.raises(ControlError, match="the server closed the connection"):
+        client.status()
+
+
+@pytest.mark.parametrize("command", ["upgrade", "reload"])
+def test_an_upgrade_to_broken_code_answers_with_the_reason(
+    prefork_server: ServerFactory, tmp_path: Path, path: str, command: str
+) -> None:
+    """A reload of what was loaded before the fork is an upgrade."""
+    app = tmp_path / "shop.py"
+    app.write_text("def handle(connection, address): connection.sendall(b'fine')\n")
+    server = prefork_server("shop:handle", app_dir=tmp_path, workers=1, control=path, preload=command == "reload")
+    before = server.workers()
+    app.write_text("raise RuntimeError('the new code is broken')\n")
+    done = run(command, "--control", path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "prefork: error: the new code exited with code 1: RuntimeError: the new code is broken; the old code goes on\n"
+    )
+    assert server.workers() == before
+    app.write_text("def handle(connection, address): connection.sendall(b'better')\n")
+    done = run(command, "--control", path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "generation 1 serves\n", "")
+    with Client(path) as client:
+        assert client.status().totals.failed_reloads == 1
+        assert client.upgrade(wait=False) == 2
+
+
+def test_a_successor_takes_the_predecessor_s_place(prefork_server: ServerFactory, path: str, tmp_path: Path) -> None:
+    with hold_port(reuse_port=True) as address:
+        same = {"workers": 1, "bind": address, "reuse_port": True, "control": path, "pidfile": tmp_path / "pid"}
+        first = probe(prefork_server, **same)
+        second = probe(prefork_server, **same, takeover=tmp_path / "pid")
+        assert first.wait() == 0
+        wait_for(lambda: place.alive(Path(path)))
+        with Client(path) as client:
+            assert client.status().pid == second.pid
 
 
 def test_scaling(server: Server, client: Client) -> None:
@@ -897,7 +955,7 @@ def test_a_check_tells_what_is_wrong(folder: Path, arguments: list[str], code: i
 
 def test_the_records_are_what_the_protocol_says() -> None:
     """The documentation promises these names; a change of them is a change of the protocol's version."""
-    assert set(REQUESTS) == {"health", "status", "reload", "scale", "recycle", "dump", "stop"}
+    assert set(REQUESTS) == {"health", "status", "reload", "upgrade", "scale", "recycle", "dump", "stop"}
     assert {*Health.__slots__} == {"state", "serving", "size", "crash_loop"}
     assert {"version", "pid", "state", "uptime", "generation", "listeners", "workers", "totals"} <= {*Status.__slots__}
 

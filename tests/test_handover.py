@@ -46,6 +46,7 @@ RECORD = Handover(
     size=4,
     draining=(),
     mask=(2, 15),
+    windows='{"Control":{}}',
     workers=(LIFE, dataclasses.replace(LIFE, pid=4712, seat=-1, role="retiring", pidfd=None, report=12, board=13)),
 )
 

@@ -356,6 +356,37 @@ def test_totals_never_go_down(steps: list[tuple[bool, int, int, bool]]) -> None:
         before = now
 
 
+@given(data=st.data())
+def test_sums_outlive_an_upgrade(data: st.DataObject) -> None:
+    sums = Ledger(FakeClock())
+    for _ in range(data.draw(st.integers(0, 4))):
+        seat = view(
+            lane_of(served=data.draw(st.integers(0, 99)), failed=1, busy=data.draw(st.booleans()), total=10**9),
+            refused=2,
+            errors={"EMFILE": 3},
+        )
+        sums.told(windows.Died(death(exit=Exit(1, user=0.5)), seat))
+        sums.told(windows.WorkerReady(death().member))
+    sums.told(windows.Reloaded(1))
+    sums.told(windows.UpgradeFailed("no"))
+    again = Ledger(FakeClock())
+    again.restore(json.loads(json.dumps(sums.save())))
+    assert again.totals([]) == sums.totals([])
+
+
+@pytest.mark.parametrize("saved", [None, [], {"served": "many"}])
+def test_sums_that_are_none_are_refused(saved: object) -> None:
+    with pytest.raises(ValueError, match="Totals"):
+        Ledger(FakeClock()).restore(saved)
+
+
+def test_sums_of_another_release_are_taken_as_far_as_they_are_known() -> None:
+    sums = Ledger(FakeClock())
+    sums.restore({"served": 5, "accept_errors": {"EMFILE": 2, "ENEW": 1}, "bounds": [1.0], "histogram": [1, 2], "x": 1})
+    found = sums.totals([])
+    assert (found.served, found.accept_errors, sum(found.histogram)) == (5, {"EMFILE": 2}, 0)
+
+
 def test_the_names_of_the_causes_are_words_for_labels() -> None:
     assert len(set(ledger.CAUSES)) == len(ledger.CAUSES)
     assert all(word.isidentifier() and word.islower() for word in ledger.CAUSES)

@@ -19,6 +19,12 @@ from prefork.status import Health, Status
 
 T = TypeVar("T")
 
+_LOOK = 0.05  # seconds
+
+
+class _GoneError(ControlError):
+    """The connection has ended where an answer was expected."""
+
 
 class Client:
     """A connection to one server. Every call waits for its answer; use one client in one thread.
@@ -35,10 +41,13 @@ class Client:
     def __init__(self, path: str | os.PathLike[str] = "", *, timeout: float = 10.0) -> None:
         self.path = place.find(os.fspath(path))
         self._timeout = timeout
+        self._open()
+
+    def _open(self) -> None:
         self._input = b""
         self._sock = socket.socket(socket.AF_UNIX)
         try:
-            self._sock.settimeout(timeout)
+            self._sock.settimeout(self._timeout)
             self._sock.connect(self.path)
         except OSError as error:
             self.close()
@@ -67,7 +76,7 @@ class Client:
         return self._load(Status, self.ask("status", processes=processes))
 
     def reload(self, *, wait: bool = True, timeout: float | None = None) -> int:
-        """Replace every worker.
+        """Replace every worker; by an upgrade when the application was loaded before the fork (preload).
 
         Args:
             wait: until the new generation serves.
@@ -79,7 +88,54 @@ class Client:
         Raises:
             ControlError: it failed to boot, and the old one goes on.
         """
-        return int(self.ask("reload", wait=wait, timeout=timeout if wait else self._timeout)["generation"])
+        return self._renew("reload", wait, timeout)
+
+    def upgrade(self, *, wait: bool = True, timeout: float | None = None) -> int:
+        """Execute the new code in the master's process, and then replace every worker.
+
+        Args:
+            wait: until the new generation serves.
+            timeout: seconds to wait for that; None waits as long as it takes.
+
+        Returns:
+            The new generation.
+
+        Raises:
+            ControlError: the new code did not start, and the old one goes on.
+        """
+        return self._renew("upgrade", wait, timeout)
+
+    def _renew(self, do: str, wait: bool, timeout: float | None) -> int:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        before = self.status(processes=False)
+        try:
+            result = self.ask(do, wait=wait, timeout=timeout if wait else self._timeout)
+        except _GoneError:
+            if not wait:
+                raise
+            return self._follow(before, deadline)
+        return int(result["generation"])
+
+    def _follow(self, before: Status, deadline: float | None) -> int:
+        """The master has become another image of itself: find it again, and wait until its workers are there."""
+        while True:
+            try:
+                self.close()
+                self._open()
+                now = self.status(processes=False)
+            except ControlError as error:
+                now = before
+                if not isinstance(error, _GoneError) and not _lives(before.pid):
+                    raise ControlError(f"the server (pid {before.pid}) has ended in the upgrade") from None
+            if now.totals.failed_reloads > before.totals.failed_reloads:
+                raise ControlError(f"generation {now.generation} failed to boot, the old one goes on; see the log")
+            if now.state == "stopping":
+                raise ControlError("the server stops")
+            if now.generation > before.generation and now.state != "reloading":
+                return now.generation
+            if deadline is not None and time.monotonic() >= deadline:
+                raise self._too_slow()
+            time.sleep(_LOOK)  # the socket of the next image is not there yet; nothing tells when it is
 
     def scale(self, workers: int) -> int:
         """Run another number of workers.
@@ -143,7 +199,7 @@ class Client:
             pass  # it may have said why before it closed
         line = self._line(None if seconds is None else time.monotonic() + seconds)
         if line is None:
-            raise ControlError(f"{self.path}: the server closed the connection")
+            raise _GoneError(f"{self.path}: the server closed the connection")
         try:
             answer = json.loads(line)
             if answer["ok"]:
@@ -181,6 +237,16 @@ class Client:
             return status.load(kind, result)
         except ValueError as error:
             raise ControlError(f"{self.path}: a server of another release? {error}") from None
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _why(path: str, error: OSError) -> str:

@@ -96,6 +96,9 @@ class Operations:
         if not self._inside.reload():
             failed(_STOPS)
             return
+        if self._inside.settings.preload:
+            self._await_upgrade(done, failed, wait)
+            return
         generation = self._inside.goal.generation
 
         def hears(news: News) -> bool:
@@ -113,6 +116,26 @@ class Operations:
             self._waits.append(_Wait(hears, failed))
         else:
             done({"generation": generation})
+
+    def _upgrade(self, done: Done, failed: Failed, wait: bool) -> None:
+        if self._inside.upgrade():
+            self._await_upgrade(done, failed, wait)
+        else:
+            failed(_STOPS if self._inside.stopping() else "the server is still starting")
+
+    def _await_upgrade(self, done: Done, failed: Failed, wait: bool) -> None:
+        """An upgrade that fails is answered; one that succeeds ends the connection along with the image."""
+
+        def hears(news: News) -> bool:
+            if isinstance(news, windows.UpgradeFailed):
+                failed(f"{news.reason}; the old code goes on")
+                return True
+            return False
+
+        if wait:
+            self._waits.append(_Wait(hears, failed))
+        else:
+            done({"generation": self._inside.goal.generation + 1})
 
     def _recycle(self, done: Done, failed: Failed, slot: int, wait: bool) -> None:
         member = self._incumbent(slot)

@@ -46,6 +46,7 @@ REQUESTS: Final[Mapping[str, Mapping[str, Argument]]] = {
     "health": {},
     "status": {"processes": Argument(bool, False)},
     "reload": {"wait": Argument(bool, True)},
+    "upgrade": {"wait": Argument(bool, True)},
     "scale": {"workers": Argument(int, least=1)},
     "recycle": {"slot": Argument(int), "wait": Argument(bool, True)},
     "dump": {"slot": Argument(int)},

@@ -70,17 +70,30 @@ class Control(Window):
             ListenError: the path can't be had, and it was asked for by name.
         """
         self._loop = inside.loop
-        self._operations = Operations(inside, Survey(inside, self._ledger, prefork.__version__))
+        self._pidfile = inside.settings.pidfile
+        self._survey = Survey(inside, self._ledger, prefork.__version__)
+        self._operations = Operations(inside, self._survey)
         try:
-            self._listen(inside.settings.pidfile)
+            self._listen()
         except (ListenError, OSError, ValueError) as error:
+            if inside.settings.takeover:
+                log.info("the control socket is the predecessor's until that has ended")
+                self._loop.call_later(_PAUSE, self._listen_later)
+                return
             said = str(error).removeprefix("bind: ")
             if self._wanted != "auto":
                 raise ListenError(f"control: {self._wanted!r} can't be listened on: {said}") from None
             log.info("no control socket: %s", said)
 
-    def _listen(self, pidfile: str) -> None:
-        path = os.fspath(place.default(pidfile)) if self._wanted == "auto" else os.path.abspath(self._wanted)
+    def _listen_later(self) -> None:
+        """Take the predecessor's place as soon as it is free."""
+        try:
+            self._listen()
+        except (ListenError, OSError):
+            self._loop.call_later(_PAUSE, self._listen_later)
+
+    def _listen(self) -> None:
+        path = os.fspath(place.default(self._pidfile)) if self._wanted == "auto" else os.path.abspath(self._wanted)
         self._sock, self._file_id = unixpath.take(
             address.parse(f"unix:{path}"), backlog=_BACKLOG, options=SocketOptions(mode=0o600)
         )
@@ -93,6 +106,21 @@ class Control(Window):
         """Enter it into the ledger; it may be what somebody waits for."""
         self._ledger.told(news)
         self._operations.told(news)
+
+    def save(self) -> object:
+        """The sums so far, and since when."""
+        return {"started": self._survey.started, "totals": self._ledger.save()}
+
+    def restore(self, saved: object) -> None:
+        """Go on with the sums of the image before.
+
+        Raises:
+            ValueError: they can't be read.
+        """
+        if not isinstance(saved, dict) or not isinstance(saved.get("started"), float):
+            raise ValueError("no sums")
+        self._ledger.restore(saved.get("totals"))
+        self._survey.began_at(saved["started"])
 
     def after_fork(self, slot: int, generation: int) -> None:  # noqa: ARG002  # others need them
         """WORKER. Close the sockets. Those that the loop watches have been closed with all that is the loop's."""
