@@ -350,6 +350,7 @@ FAMILY = """
     from prefork.system import process, signals
 
     def child(parent):
+        signal.alarm(30)  # a child that is never told ends all the same
         alive = process.die_with_parent(signal.SIGTERM, parent)
         def told(signum, frame):
             os.write(1, b"told\\n")
