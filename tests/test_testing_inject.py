@@ -18,6 +18,7 @@ from prefork.testing.inject import MACHINES, Machine, build_filter
 
 ALLOW, ASK = 0x7FFF0000, 0x7FC00000
 F_GETFD, F_DUPFD_CLOEXEC = 1, 1030
+EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD = 1, 2, 3
 CLONE_VM, SIGCHLD = 0x100, 17
 
 
@@ -51,10 +52,16 @@ def machine(request: pytest.FixtureRequest) -> Machine:
 def test_only_the_named_calls_are_asked_about(machine: Machine) -> None:
     for name in NAMES:
         program = build_filter(machine, [name])
-        asked = {
-            number for number in range(512) if verdict(program, machine.audit, number, SIGCHLD, F_DUPFD_CLOEXEC) == ASK
-        }
+        second = EPOLL_CTL_ADD if name == "epoll_add" else F_DUPFD_CLOEXEC
+        asked = {number for number in range(512) if verdict(program, machine.audit, number, SIGCHLD, second) == ASK}
         assert asked == set(machine.calls[name])
+
+
+def test_a_watch_that_is_added_is_told_from_one_that_is_changed_or_removed(machine: Machine) -> None:
+    program = build_filter(machine, NAMES)
+    assert verdict(program, machine.audit, machine.epoll_ctl, 3, EPOLL_CTL_ADD) == ASK
+    assert verdict(program, machine.audit, machine.epoll_ctl, 3, EPOLL_CTL_DEL) == ALLOW
+    assert verdict(program, machine.audit, machine.epoll_ctl, 3, EPOLL_CTL_MOD) == ALLOW
 
 
 def test_a_fork_is_told_from_a_thread_and_a_dup_from_other_fcntls(machine: Machine) -> None:

@@ -44,12 +44,14 @@ def shortfall(limit: int, *, master: int, worker: int) -> str:
         master: how many the master will need.
         worker: how many a worker will need beside the application's own.
     """
-    needs = [f"{who} {count}" for who, count in (("the master", master), ("a worker", worker)) if count > limit]
+    needs = [
+        f"{who} needs about {count}" for who, count in (("the master", master), ("a worker", worker)) if count > limit
+    ]
     if not needs:
         return ""
     return (
-        f"the limit of open descriptors is {limit}, but {' and '.join(needs)} will be needed; raise it "
-        "(ulimit -n, LimitNOFILE=) or run fewer workers"
+        f"the limit of open descriptors is {limit}, and {' and '.join(needs)}; raise it (ulimit -n, LimitNOFILE=) "
+        "or run fewer workers"
     )
 
 

@@ -43,7 +43,8 @@ _RESPONSE: Final = struct.Struct("QqiI")  # struct seccomp_notif_resp: id, value
 
 NAMES: Final = tuple(sorted({name for machine in inject.MACHINES.values() for name in machine.calls}))
 """What can be made to fail. A name stands for its newer kin too ("accept" for accept4(2), "open" for openat(2)), and
-"fork" for the forks of a process, not for the starts of threads or subprocesses; "dup" for fcntl's F_DUPFD too."""
+"fork" for the forks of a process, not for the starts of threads or subprocesses; "dup" for fcntl's F_DUPFD too;
+"epoll_add" for EPOLL_CTL_ADD of epoll_ctl(2)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ _SECOND_ARGUMENT: Final = 24
 _CLONE_VM: Final = 0x100  # set for threads and vfork, not for fork
 _F_DUPFD: Final = 0
 _F_DUPFD_CLOEXEC: Final = 1030
+_EPOLL_CTL_ADD: Final = 1
 
 
 class Machine(NamedTuple):
@@ -50,6 +51,7 @@ class Machine(NamedTuple):
         calls: For each name that a test knows, the numbers of the system calls that it stands for.
         clone: The number of clone(2), which is a fork only without CLONE_VM.
         fcntl: The number of fcntl(2), which is a dup only with F_DUPFD or F_DUPFD_CLOEXEC.
+        epoll_ctl: The number of epoll_ctl(2), which adds only with EPOLL_CTL_ADD; no other fails for want of something.
     """
 
     audit: int
@@ -57,6 +59,7 @@ class Machine(NamedTuple):
     calls: dict[str, tuple[int, ...]]
     clone: int
     fcntl: int
+    epoll_ctl: int
 
 
 MACHINES: Final = {
@@ -65,6 +68,7 @@ MACHINES: Final = {
         seccomp=317,
         clone=56,
         fcntl=72,
+        epoll_ctl=233,
         calls={
             "accept": (43, 288),  # accept, accept4
             "fork": (56, 57),  # clone, fork
@@ -76,6 +80,7 @@ MACHINES: Final = {
             "socketpair": (53,),
             "dup": (32, 33, 292, 72),  # dup, dup2, dup3, fcntl
             "epoll_create": (213, 291),  # epoll_create, epoll_create1
+            "epoll_add": (233,),  # epoll_ctl
             "eventfd": (284, 290),  # eventfd, eventfd2
             "memfd_create": (319,),
         },
@@ -85,6 +90,7 @@ MACHINES: Final = {
         seccomp=277,
         clone=220,
         fcntl=25,
+        epoll_ctl=21,
         calls={
             "accept": (202, 242),
             "fork": (220,),
@@ -96,6 +102,7 @@ MACHINES: Final = {
             "socketpair": (199,),
             "dup": (23, 24, 25),
             "epoll_create": (20,),
+            "epoll_add": (21,),
             "eventfd": (19,),
             "memfd_create": (279,),
         },
@@ -136,6 +143,12 @@ def build_filter(machine: Machine, names: Iterable[str]) -> bytes:
             instruction(_LOAD, _SECOND_ARGUMENT),
             instruction(_JUMP_EQUAL, _F_DUPFD, if_true=2),
             instruction(_JUMP_EQUAL, _F_DUPFD_CLOEXEC, if_true=1),
+            allow,
+            ask,
+        ],
+        machine.epoll_ctl: [
+            instruction(_LOAD, _SECOND_ARGUMENT),
+            instruction(_JUMP_EQUAL, _EPOLL_CTL_ADD, if_true=1),
             allow,
             ask,
         ],
