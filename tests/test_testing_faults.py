@@ -222,9 +222,11 @@ def attempt(name, call, *arguments):
         call(*arguments)
     except OSError as error:
         print(name, error.errno, flush=True)
+epoll = select.epoll()
 ready(address)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 signal.sigwait([signal.SIGUSR1])
+attempt("epoll_add", epoll.register, listener)
 attempt("open", os.open, "/dev/null", 0)
 attempt("pipe", os.pipe)
 attempt("pidfd_open", os.pidfd_open, os.getpid())
