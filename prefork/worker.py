@@ -30,7 +30,7 @@ from typing import Any
 from prefork.acceptor import Acceptor, Blocking, Exclusive
 from prefork.address import format_peer
 from prefork.distress import Distress
-from prefork.errors import BootError, PreforkError
+from prefork.errors import BootError, PreforkError, TargetError
 from prefork.events import EventsPipe, Kind, Why
 from prefork.hooks import Hooks
 from prefork.inlet import Inlet, Intake
@@ -147,14 +147,14 @@ class Worker:
                 limit = 0
                 self.recycle(Why.MAX_REQUESTS)
 
-    def handle(self, connection: socket.socket, address: Any) -> None:  # noqa: ARG002  # a subclass uses them
+    def handle(self, connection: socket.socket, address: Any) -> None:
         """Serve one connection. It is closed afterwards, whatever happens; an exception is logged.
 
         Args:
             connection: the accepted socket, blocking, or with ``io_timeout`` as its timeout.
             address: the peer's address as accept(2) gives it.
         """
-        raise TypeError(f"{type(self).__name__} overrides neither handle() nor run()")
+        raise NotImplementedError
 
     def refuse(self, connection: socket.socket) -> None:
         """Answer a connection that is shed because all workers are out of descriptors; it is closed afterwards."""
@@ -315,6 +315,8 @@ class Worker:
     def _prepare(self) -> None:
         """Take what the usual loop needs before READY is said: if it can't be had, it is the boot that has failed."""
         if getattr(self.run, "__func__", None) is Worker.run:
+            if getattr(self.handle, "__func__", None) is Worker.handle:
+                raise TargetError(f"{type(self).__name__} overrides neither handle() nor run(): it would serve nothing")
             self._accepted(one_at_a_time=True)
 
     def _accepted(self, *, one_at_a_time: bool) -> Iterator[tuple[socket.socket, Any]]:

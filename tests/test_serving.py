@@ -513,6 +513,9 @@ import io, os, sys, prefork
 sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), write_through=False)
 
 class Own(prefork.Worker):
+    def handle(self, connection, address):
+        pass
+
     def exit(self):
         print("last words of", self.slot)
 
@@ -546,12 +549,38 @@ def test_a_wrong_call_is_refused_at_once(prefork_server: ServerFactory, call: st
     assert re.search(said, server.log()), server.log()
 
 
+def test_a_worker_that_would_serve_nothing_does_not_boot(prefork_server: ServerFactory) -> None:
+    server = prefork_server.script(
+        LOGGING
+        + """
+import prefork
+
+class Own(prefork.Worker):
+    def handel(self, connection, address):
+        pass
+
+try:
+    prefork.Master(Own, prefork.Settings(bind="127.0.0.1:0", workers=2)).run()
+except prefork.TargetError as error:
+    print("REFUSED", error)
+""",
+        ready="REFUSED",
+    )
+    assert server.wait() == 0
+    assert told(server, "^REFUSED .*") == ["REFUSED Own overrides neither handle() nor run(): it would serve nothing"]
+
+
 def test_a_master_runs_once(prefork_server: ServerFactory) -> None:
     server = prefork_server.script(
         LOGGING
         + """
 import prefork
-master = prefork.Master(prefork.Worker, prefork.Settings(bind="127.0.0.1:0", workers=1))
+
+class Own(prefork.Worker):
+    def handle(self, connection, address):
+        pass
+
+master = prefork.Master(Own, prefork.Settings(bind="127.0.0.1:0", workers=1))
 master.run()
 try:
     master.run()
