@@ -22,6 +22,8 @@ _FULL = {
     "lossless-stops": 20,
     "mutated-requests": 10_000,
     "sequential-connections": 8_000,
+    "embedded-requests": 1_000,
+    "embedded-reloads": 5,
     "mutated-messages": 5_000,
     "start-stop-cycles": 300,
     "burst-of-failures": 100,

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
 
 from prefork import target
+from prefork.embed.connections import Connections
 from prefork.errors import TargetError
 from prefork.worker import Worker
 
@@ -42,11 +43,15 @@ class Embedded(Worker):
         server: What the server is called, in messages.
         reserved: Options of the server that are prefork's to say, and what to do instead.
         given: What the user said.
+        one_address: Whether the server takes one listener only.
+        connections: What this worker has accepted.
     """
 
     server: ClassVar[str] = ""
     reserved: ClassVar[Mapping[str, str]] = NO_OPTIONS
     given: ClassVar[Given] = Given()
+    one_address: ClassVar[bool] = False
+    connections: Connections
 
     @classmethod
     def of(cls, application: object, options: Mapping[str, Any]) -> type[Self]:
@@ -89,15 +94,17 @@ class Embedded(Worker):
         first = sys.path[0] if sys.path else ""
         return target.load(self.given.application, first if os.path.isdir(first) else ".")
 
-    def only(self, listeners: tuple[socket.socket, ...]) -> socket.socket:
-        """The one listener of a server that takes no more.
+    def init(self) -> None:
+        """Look at the listeners before anything is made of them.
 
         Raises:
-            TargetError: There are several.
+            TargetError: The server can't serve them.
         """
-        if len(listeners) != 1:
-            raise TargetError(f"{self.server} serves one address, and there are {len(listeners)}; give one --bind")
-        return listeners[0]
+        if any(listener.type is not socket.SOCK_STREAM for listener in self.sockets):
+            raise TargetError(f"{self.server} serves byte streams, and one address is seqpacket; bind unix: instead")
+        if self.one_address and len(self.sockets) != 1:
+            raise TargetError(f"{self.server} serves one address, and there are {len(self.sockets)}; give one bind")
+        self.connections = Connections(self.sockets)
 
     def installed(self, module: str, package: str = "") -> Any:
         """Import a module of the server's.
@@ -116,13 +123,3 @@ class Embedded(Worker):
             if error.name != top:
                 raise
             raise TargetError(f"{self.server} is not installed; pip install {package or top}") from error
-
-
-def refuse_seqpacket(server: str, listeners: tuple[socket.socket, ...]) -> None:
-    """See to it that all listeners are streams.
-
-    Raises:
-        TargetError: One is not.
-    """
-    if any(listener.type is not socket.SOCK_STREAM for listener in listeners):
-        raise TargetError(f"{server} serves byte streams, and one address is seqpacket; bind unix: instead")

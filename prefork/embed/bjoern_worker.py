@@ -1,13 +1,10 @@
 """bjoern.
 
 Its loop and its accept are in C, on the listener itself: no inlet can be put in between. SIGINT stops it well: it
-accepts no more, and returns when every connection has ended. But it takes the signal only once its loop runs, and lets
-Python's handlers run ten times a second, within a request and when there is none. So:
-
-* SIGINT is blocked beforehand. libev unblocks it when it has installed its handler, and a stop that comes before that
-  waits until then.
-* An order to leave arrives as SIGTERM, in Python's handler, which sends SIGINT to this process.
-* After that, a thread ends the connections that are idle, since bjoern would wait for them.
+accepts no more, and returns when every connection has ended. But whoever sends SIGINT before libev has installed its
+handler is not heard, and bjoern waits for connections that are merely kept alive. So a thread beside it does both when
+the order to leave has come: it sends SIGINT once the signal is caught, having seen to it that it was ignored until
+then, and ends the connections that are idle.
 """
 
 from __future__ import annotations
@@ -17,10 +14,12 @@ import signal
 import threading
 import time
 
-from prefork.embed.base import Embedded, refuse_seqpacket
-from prefork.embed.connections import hang_up, unread
+from prefork.embed.base import Embedded
 from prefork.embed.marks import Marked
 from prefork.system.waiting import readable
+
+LOOK = 0.01
+"""Seconds between two looks whether libev has installed its handler."""
 
 
 class BjoernWorker(Embedded):
@@ -30,29 +29,42 @@ class BjoernWorker(Embedded):
     """
 
     server = "bjoern"
+    one_address = True
 
     def init(self) -> None:
         """Import what is needed."""
-        refuse_seqpacket(self.server, self.sockets)
+        super().init()
         self._bjoern = self.installed("bjoern")
-        self._listener = self.only(self.sockets)
+        (self._listener,) = self.sockets
         self._listener.setblocking(False)
         self._marked = Marked(self.application(), self, took=self.took)
 
     def run(self) -> None:
         """Serve until SIGINT has ended the loop and every connection has ended."""
-        threading.Thread(target=self._end_idle, name="prefork-stop", daemon=True).start()
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        self.on_stop(lambda: os.kill(os.getpid(), signal.SIGINT))
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=self._stop, name="prefork-stop", daemon=True).start()
         try:
             self._bjoern.server_run(self._listener, self._marked, **self.options)
         finally:
-            # libev has given it the default action.
-            signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT))
+            # libev has given it the default action; and bjoern now raises it for Python, which finds an order.
+            signal.signal(signal.SIGINT, before)
 
-    def _end_idle(self) -> None:
+    def _stop(self) -> None:
         """In a thread of its own."""
         readable(self.stop_fd, seconds=None)
-        for waiting in (unread, hang_up):
-            for pause in waiting(self.sockets):
+        while _is_ignored(signal.SIGINT):
+            time.sleep(LOOK)  # until the loop runs
+        os.kill(os.getpid(), signal.SIGINT)
+        for waiting in (self.connections.unread, self.connections.hang_up):
+            for pause in waiting():
                 time.sleep(pause)  # while the loop goes on
+
+
+def _is_ignored(signum: int) -> bool:
+    """Whether this process ignores a signal, as the kernel has it (proc_pid_status(5)): C code tells Python nothing."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            ignored = next(line for line in status if line.startswith("SigIgn"))
+    except OSError:
+        return False  # out of descriptors: then it serves
+    return bool(int(ignored.split()[1], 16) >> (signum - 1) & 1)

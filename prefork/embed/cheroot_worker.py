@@ -14,8 +14,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from prefork.embed.base import Embedded, refuse_seqpacket
-from prefork.embed.connections import unread
+from prefork.embed.base import Embedded
 from prefork.embed.marks import Marked
 from prefork.system.waiting import readable
 
@@ -27,20 +26,20 @@ class CherootWorker(Embedded):
     """
 
     server = "cheroot"
+    one_address = True
     reserved: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("bind_addr", "wsgi_app", "reuse_port", "request_queue_size"), "prefork listens; give the setting"
     )
 
     def init(self) -> None:
         """Make the server on the inlet, and its threads."""
-        refuse_seqpacket(self.server, self.sockets)
+        super().init()
         wsgi = self.installed("cheroot.wsgi", "cheroot")
         os.environ.pop("LISTEN_PID", None)  # cheroot takes descriptor 3 for its own where it sees this
-        listener = self.only(self.sockets)
         (self._inlet,) = self.inlets(served=False)
         options = {"shutdown_timeout": self.settings.graceful_timeout, **self.options}
         tls = options.pop("ssl_adapter", None)
-        name = listener.getsockname()
+        name = self.sockets[0].getsockname()
         server = self._cheroot = wsgi.Server(
             name[:2] if isinstance(name, tuple) else name, Marked(self.application(), self), **options
         )
@@ -65,7 +64,7 @@ class CherootWorker(Embedded):
     def _stop(self) -> None:
         """In a thread of its own: cheroot's stop waits for the loop to end, which it could not do from within."""
         readable(self.stop_fd, seconds=None)
-        for pause in unread(self.sockets):
+        for pause in self.connections.unread():
             time.sleep(pause)  # while the loop goes on
         self._inlet.close()
         self._cheroot.stop()

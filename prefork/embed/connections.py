@@ -10,17 +10,19 @@ next request that may never come. Both can be told from outside, by who has spok
     the client spoke last      a request is in hand
     the server spoke last      the connection is idle, or an answer is being sent
 
-`unread` waits for the first two to pass, and then a server may be told to stop. `hang_up` ends the last kind, for
-servers that don't: it shuts the connection down for reading (shutdown(2)), so that the server, when it next looks for
-a request, finds the end of the connection. Bytes that had arrived before are still read, and nothing is cut short that
-is being sent.
+`Connections.unread` waits for the first two to pass, and then a server may be told to stop. `Connections.hang_up` ends
+the last kind, for servers that don't: it shuts the connection down for reading (shutdown(2)), so that the server, when
+it next looks for a request, finds the end of the connection. Bytes that had arrived before are still read, and nothing
+is cut short that is being sent.
 
 The connections are found among this process's descriptors: whatever has the listener's address, and a peer.
 AF_UNIX counts unread bytes only: there a connection is idle that had none for `QUIET` seconds.
 
 Both give pauses, in seconds, because only the caller knows how its loop sleeps::
 
-    for pause in unread(worker.sockets):
+    connections = Connections(worker.sockets)
+    ...
+    for pause in connections.unread():
         await asyncio.sleep(pause)
 
 WORKER, any thread. Every connection is looked at through a duplicate of its descriptor: the server may close its own
@@ -74,48 +76,56 @@ class Facts:
     idle: bool | None
 
 
-def unread(listeners: Iterable[socket.socket]) -> Iterator[float]:
-    """Wait, for `GRACE` seconds at the most, until every client has been heard and everything was read.
+class Connections:
+    """The connections that this process has accepted from some listeners.
 
     Args:
-        listeners: Whose connections; of this process alone.
-
-    Returns:
-        Seconds to sleep, again and again.
+        listeners: Whose names are taken now: a listener that is sealed has another socket in its place (dup2(2)).
     """
-    names = _names(listeners)
-    end = time.monotonic() + GRACE
 
-    def something_is() -> bool:
-        return time.monotonic() < end and any(facts.unheard or facts.unread for facts in _facts(names))
+    def __init__(self, listeners: Iterable[socket.socket]) -> None:
+        self._names = frozenset(_name(listener) for listener in listeners)
 
-    return _while(something_is)
+    def unread(self) -> Iterator[float]:
+        """Wait, for `GRACE` seconds at the most, until every client has been heard and everything was read.
 
+        Returns:
+            Seconds to sleep, again and again.
+        """
+        end = time.monotonic() + GRACE
 
-def hang_up(listeners: Iterable[socket.socket]) -> Iterator[float]:
-    """Wait until no connection is left, and end those that become idle meanwhile.
+        def something_is() -> bool:
+            return time.monotonic() < end and any(facts.unheard or facts.unread for facts in self._facts())
 
-    Args:
-        listeners: Whose connections; of this process alone.
+        return _while(something_is)
 
-    Returns:
-        Seconds to sleep, again and again.
-    """
-    names = _names(listeners)
-    quiet: dict[int, float] = {}
+    def hang_up(self) -> Iterator[float]:
+        """Wait until no connection is left, and end those that become idle meanwhile.
 
-    def some_are_left() -> bool:
-        left = 0
-        for connection in _accepted(names):
-            left += 1
+        Returns:
+            Seconds to sleep, again and again.
+        """
+        quiet: dict[int, float] = {}
+
+        def some_are_left() -> bool:
+            left = 0
+            for connection in _accepted(self._names):
+                left += 1
+                try:
+                    if _is_idle(connection, quiet):
+                        connection.shutdown(socket.SHUT_RD)
+                except OSError:
+                    continue  # it has ended by itself
+            return left > 0
+
+        return _while(some_are_left)
+
+    def _facts(self) -> Iterator[Facts]:
+        for connection in _accepted(self._names):
             try:
-                if _is_idle(connection, quiet):
-                    connection.shutdown(socket.SHUT_RD)
+                yield look(connection)
             except OSError:
-                continue  # it has ended by itself
-        return left > 0
-
-    return _while(some_are_left)
+                continue  # it has ended meanwhile
 
 
 def look(connection: socket.socket) -> Facts:
@@ -164,20 +174,8 @@ def _is_idle(connection: socket.socket, quiet: dict[int, float]) -> bool:
     return now - quiet.setdefault(os.fstat(connection.fileno()).st_ino, now) >= QUIET
 
 
-def _facts(names: frozenset[_Name]) -> Iterator[Facts]:
-    for connection in _accepted(names):
-        try:
-            yield look(connection)
-        except OSError:
-            continue  # it has ended meanwhile
-
-
 _Name = int | str | bytes
 """What a connection has in common with its listener: the port, or the path or abstract name."""
-
-
-def _names(listeners: Iterable[socket.socket]) -> frozenset[_Name]:
-    return frozenset(_name(listener) for listener in listeners)
 
 
 def _name(sock: socket.socket) -> _Name:

@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from prefork.embed.base import Embedded, refuse_seqpacket
-from prefork.embed.connections import hang_up, unread
+from prefork.embed.base import Embedded
 
 CONNECTIONS = 1000
 """How many connections a worker serves at a time, unless ``connections`` says so."""
@@ -33,7 +32,7 @@ class GeventWorker(Embedded):
 
     def init(self) -> None:
         """Patch, load the application, make a server on each inlet."""
-        refuse_seqpacket(self.server, self.sockets)
+        super().init()
         options = self.options
         if options.pop("patch", True):
             self.installed("gevent.monkey", "gevent").patch_all()
@@ -53,8 +52,8 @@ class GeventWorker(Embedded):
         for server in self._servers:
             server.start()
         self.installed("gevent.socket").wait_read(self.stop_fd)
-        for waiting in (unread, hang_up):
-            for pause in waiting(self.sockets):
+        for waiting in (self.connections.unread, self.connections.hang_up):
+            for pause in waiting():
                 self._gevent.sleep(pause)
         for server in self._servers:
             server.stop(timeout=self.settings.graceful_timeout)

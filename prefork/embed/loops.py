@@ -14,8 +14,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
-from prefork.embed.base import Embedded, refuse_seqpacket
-from prefork.embed.connections import unread
+from prefork.embed.base import Embedded
 from prefork.errors import TargetError
 from prefork.inlet import Inlet
 
@@ -46,7 +45,7 @@ class AsyncioWorker(Embedded):
 
     def init(self) -> None:
         """Make the loop and boot in it."""
-        refuse_seqpacket(self.server, self.sockets)
+        super().init()
         self._runner = asyncio.Runner(loop_factory=self._make_loop)
         self._runner.run(self.boot())
 
@@ -72,7 +71,7 @@ class AsyncioWorker(Embedded):
 
         loop.add_reader(self.stop_fd, tell)
         await told.wait()
-        for pause in unread(self.sockets):
+        for pause in self.connections.unread():
             await asyncio.sleep(pause)
 
     def _make_loop(self) -> asyncio.AbstractEventLoop:

@@ -15,10 +15,18 @@ from typing import Any
 from prefork.worker import Worker
 
 
-class Marked:
-    """A WSGI application around another. WORKER, any thread.
+def among_others(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    """A WSGI application that is told that it has siblings; a server that knows of none denies it."""
 
-    It also says ``wsgi.multiprocess``, which a server that knows of no siblings denies.
+    def told(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        environ["wsgi.multiprocess"] = True
+        return application(environ, start_response)
+
+    return told
+
+
+class Marked:
+    """A WSGI application around another, `among_others`. WORKER, any thread.
 
     Args:
         application: The application.
@@ -29,13 +37,12 @@ class Marked:
     def __init__(
         self, application: Callable[..., Iterable[bytes]], worker: Worker, *, took: Callable[[], object] | None = None
     ) -> None:
-        self._application = application
+        self._application = among_others(application)
         self._worker = worker
         self._took = took
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Serve one request."""
-        environ["wsgi.multiprocess"] = True
         if self._took is not None:
             self._took()
         with contextlib.ExitStack() as stack:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from prefork.embed.base import Embedded
-from prefork.embed.connections import hang_up, unread
+from prefork.embed.marks import among_others
 
 _LISTENS = "prefork listens; give the setting"
 
@@ -36,6 +36,7 @@ class SocketserverWorker(Embedded):
 
     def init(self) -> None:
         """Make the server on the listener."""
+        super().init()
         self._socketserver = self.make()
 
     def run(self) -> None:
@@ -96,8 +97,8 @@ class SocketserverWorker(Embedded):
 
     def _end_idle(self) -> None:
         """In a thread of its own: a handler may wait for the next request of a connection that is kept alive."""
-        for waiting in (unread, hang_up):
-            for pause in waiting(self.sockets):
+        for waiting in (self.connections.unread, self.connections.hang_up):
+            for pause in waiting():
                 time.sleep(pause)  # while the handlers go on
 
 
@@ -118,7 +119,7 @@ class WsgirefWorker(SocketserverWorker):
         handler_class = options.pop("handler_class", WSGIRequestHandler)
         server = server_class(self.sockets[0].getsockname(), handler_class, bind_and_activate=False)
         self.activate(server, options)
-        server.set_app(self.application())
+        server.set_app(among_others(self.application()))
         return server
 
 
@@ -141,7 +142,7 @@ class WerkzeugWorker(SocketserverWorker):
         listener = self.sockets[0]
         name = listener.getsockname()
         host, port = name[:2] if isinstance(name, tuple) else (f"unix://{os.fsdecode(name)}", 0)
-        return serving.make_server(host, port, self.application(), fd=listener.fileno(), **self.options)
+        return serving.make_server(host, port, among_others(self.application()), fd=listener.fileno(), **self.options)
 
 
 class _Bound(socket.socket):

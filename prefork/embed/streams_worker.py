@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Mapping
 from typing import ClassVar
 
-from prefork.embed.connections import hang_up
 from prefork.embed.loops import AsyncioWorker
 
 
@@ -36,7 +35,7 @@ class StreamsWorker(AsyncioWorker):
         await self.told_to_leave()
         for server in self._servers:
             server.close()
-        for pause in hang_up(self.sockets):
+        for pause in self.connections.hang_up():
             await asyncio.sleep(pause)
         while self._conversations:
             await asyncio.wait([task for task in self._conversations if task is not None])

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from prefork.embed.base import Embedded, refuse_seqpacket
-from prefork.embed.connections import unread
+from prefork.embed.base import Embedded
 from prefork.embed.marks import Marked
 
 ROUND = 0.05
@@ -29,7 +28,7 @@ class WaitressWorker(Embedded):
 
     def init(self) -> None:
         """Make the server on inlets, and its threads."""
-        refuse_seqpacket(self.server, self.sockets)
+        super().init()
         waitress = self.installed("waitress")
         self._channels: dict[int, Any] = {}
         # select(2), which is the default, ends at descriptor 1023.
@@ -46,7 +45,7 @@ class WaitressWorker(Embedded):
         adjustments = self._waitress.adj
         while not self.stopping:
             self._turn(adjustments.asyncore_loop_timeout)
-        for pause in unread(self.sockets):
+        for pause in self.connections.unread():
             self._turn(pause)
         channel_class = self.installed("waitress.channel").HTTPChannel
         while channels := [channel for channel in self._channels.values() if isinstance(channel, channel_class)]:

@@ -1,0 +1,158 @@
+"""What the kernel tells of connections, and what is made of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from prefork.embed import connections
+from prefork.embed.connections import Connections, look
+from prefork.testing import wait_for
+
+
+@pytest.fixture(params=["inet", "inet6", "unix", "abstract"])
+def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[socket.socket]:
+    family = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}.get(request.param, socket.AF_UNIX)
+    names: dict[str, tuple[str, int] | str] = {
+        "inet": ("127.0.0.1", 0),
+        "inet6": ("::1", 0),
+        "unix": str(tmp_path / "listener"),
+        "abstract": f"\0prefork-connections-{os.getpid()}",
+    }
+    with socket.socket(family) as made:
+        made.bind(names[request.param])
+        made.listen()
+        yield made
+
+
+@contextlib.contextmanager
+def connected(listener: socket.socket) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A client, and what was accepted of it."""
+    with socket.socket(listener.family) as client:
+        client.settimeout(10)
+        client.connect(listener.getsockname())
+        accepted, _ = listener.accept()
+        with accepted:
+            yield client, accepted
+
+
+def knows_words(listener: socket.socket) -> bool:
+    """Whether the kernel tells who has spoken last."""
+    return listener.family != socket.AF_UNIX
+
+
+def test_who_has_spoken_last(listener: socket.socket) -> None:
+    with connected(listener) as (client, accepted):
+        fresh = look(accepted)
+        assert fresh.unread == 0
+        assert fresh.unheard is knows_words(listener)
+        client.sendall(b"hello")
+        wait_for(lambda: look(accepted).unread == 5)
+        assert (look(accepted).unheard, look(accepted).idle) == (False, False)
+        accepted.recv(5)
+        time.sleep(0.01)  # two jiffies, in which the kernel counts who spoke last
+        if knows_words(listener):
+            assert look(accepted) == connections.Facts(unheard=False, unread=0, idle=False)
+        accepted.sendall(b"hello")
+        assert look(accepted).idle is (True if knows_words(listener) else None)
+
+
+def test_a_client_who_has_left_without_a_word_is_not_waited_for(listener: socket.socket) -> None:
+    with connected(listener) as (client, accepted):
+        client.close()
+        wait_for(lambda: not look(accepted).unheard)
+
+
+def test_unread_waits_for_clients_to_speak_and_for_the_server_to_read(listener: socket.socket) -> None:
+    ours = Connections([listener])
+    assert list(ours.unread()) == []
+    with connected(listener) as (client, accepted):
+        client.sendall(b"x")
+        pauses = ours.unread()
+        assert next(pauses) > 0
+        accepted.recv(1)
+        assert list(pauses) == []
+
+
+def test_unread_waits_no_longer_than_the_grace(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "GRACE", 0.1)
+    with connected(listener) as (client, _):
+        client.sendall(b"x")
+        began = time.monotonic()
+        for pause in Connections([listener]).unread():
+            time.sleep(pause)  # as whoever uses it
+        assert 0.1 <= time.monotonic() - began < 10
+
+
+def test_hang_up_ends_what_is_idle_and_leaves_what_is_in_hand(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "QUIET", 0.05)
+    with connected(listener) as (client, accepted), connected(listener) as (_, idle):
+        client.sendall(b"request")
+        pauses = Connections([listener]).hang_up()
+        # The bytes that have come stay to be read, whatever becomes of the connection.
+        time.sleep(next(pauses))  # as whoever uses it
+        assert accepted.recv(100) == b"request"
+        time.sleep(0.1)  # on AF_UNIX it counts as idle now, because nobody can tell
+        next(pauses)
+        assert idle.recv(1) == b""
+        if knows_words(listener):
+            accepted.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                accepted.recv(1)
+        accepted.setblocking(True)
+        accepted.sendall(b"answer")
+        time.sleep(0.1)  # as above
+        next(pauses)
+        assert client.recv(100) == b"answer"
+        assert accepted.recv(1) == b""
+        idle.close()
+        accepted.close()
+        assert list(pauses) == []
+
+
+def test_only_connections_of_these_listeners_are_meant(listener: socket.socket) -> None:
+    with contextlib.ExitStack() as stack:
+        other = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        stack.enter_context(connected(other))
+        pair = socket.socketpair()
+        for end in pair:
+            stack.enter_context(end)
+        assert list(Connections([listener]).hang_up()) == []
+        with connected(listener) as (client, _):
+            client.sendall(b"x")
+            assert next(Connections([listener]).unread()) > 0
+            assert list(Connections([other]).unread()) != []  # nobody has spoken there
+
+
+def test_names_are_taken_at_once(listener: socket.socket) -> None:
+    """A sealed listener's descriptor holds another socket, and a listener that was shut down is no connection."""
+    ours = Connections([listener])
+    with connected(listener) as (client, _), socket.socket(listener.family) as inert:
+        client.sendall(b"x")
+        os.dup2(inert.fileno(), listener.fileno())
+        assert next(ours.unread()) > 0
+    assert list(ours.hang_up()) == []
+
+
+def test_a_listener_that_was_shut_down_is_no_connection(listener: socket.socket) -> None:
+    ours = Connections([listener])
+    listener.shutdown(socket.SHUT_RDWR)
+    assert list(ours.hang_up()) == []
+
+
+def test_looking_leaves_no_descriptor_open(listener: socket.socket) -> None:
+    ours = Connections([listener])
+    with connected(listener) as (client, _):
+        client.sendall(b"x")
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            next(ours.unread())
+        assert len(os.listdir("/proc/self/fd")) == before
