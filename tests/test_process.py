@@ -357,8 +357,8 @@ FAMILY = """
             os._exit(0)
         signal.signal(signal.SIGTERM, told)
         os.write(1, f"{os.getpid()} {alive}\\n".encode())
-        while True:
-            signal.pause()
+        while True:  # pause() would miss a signal that comes just before it
+            pass
 """
 
 
