@@ -18,7 +18,7 @@ import prefork
 from prefork import config, flags, logs, server, settings, target
 from prefork.config import Configuration, Table
 from prefork.errors import PreforkError, did_you_mean
-from prefork.fields import Field
+from prefork.fields import GROUPS, Field
 from prefork.flags import CommandLine
 from prefork.settings import Settings
 
@@ -187,6 +187,8 @@ def serving(command: Serving, argv: Sequence[str]) -> int:
         return 0
     settled = configuration.settings
     logs.configure(settled.log_level, _log_path(settled), settled.log_format)
+    if not settled.name:
+        configuration = replace(configuration, settings=replace(settled, name=line.target))
     return command.run(line.target, configuration, folder)
 
 
@@ -204,7 +206,7 @@ def _problems_of_the_target(line: CommandLine, values: Mapping[str, object]) -> 
 
 def _help(command: Serving, fields: Sequence[Field]) -> str:
     own_defaults = [replace(field, default=command.all_defaults.get(field.name, field.default)) for field in fields]
-    groups = settings.GROUPS + (command.table.groups if command.table else ())
+    groups = GROUPS + (command.table.groups if command.table else ())
     usage = f"prefork {command.name} {command.target} [FLAG ...]"
     return flags.help_text(usage, command.about, own_defaults, groups, command.epilog)
 

@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from prefork import settings
 from prefork.errors import SettingsError, did_you_mean
-from prefork.fields import Field, Plain
+from prefork.fields import GROUPS, Field, Plain
 from prefork.rules import Problem
 from prefork.settings import Settings
 
@@ -179,7 +179,7 @@ def load(
         extra=extra,
         given={field.name: reading.settled(field) for field in fields},
         fields=fields,
-        groups=settings.GROUPS + (table.groups if table else ()),
+        groups=GROUPS + (table.groups if table else ()),
     )
 
 

@@ -20,6 +20,18 @@ T = TypeVar("T")
 Plain = bool | int | float | str | tuple[str, ...]
 """What a setting's value is in TOML."""
 
+LISTENING: Final = "Where to listen"
+SOCKETS: Final = "Socket options"
+WORKERS: Final = "Workers"
+TIMES: Final = "Time limits"
+RECYCLING: Final = "Replacing workers"
+FAILURES: Final = "When things fail"
+STOPPING: Final = "Stopping"
+APPLICATION: Final = "Application"
+OPERATIONS: Final = "Operations"
+GROUPS: Final = (LISTENING, WORKERS, APPLICATION, TIMES, RECYCLING, STOPPING, OPERATIONS, FAILURES, SOCKETS)
+"""The headings, in the order in which help and documentation show them."""
+
 _SHOWN: Final = 60  # characters of a refused value that are repeated in the message about it
 _BIGGEST: Final = 2**63 - 1
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,20}")

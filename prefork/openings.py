@@ -9,12 +9,19 @@ from prefork.control.service import Control
 from prefork.notify import Notify
 from prefork.pidfile import Pidfile
 from prefork.settings import Settings
+from prefork.titles import Titles
 from prefork.windows import Window
 
 
 def windows_of(settings: Settings) -> list[Window]:
-    """The windows that the settings ask for, not yet attached. MASTER."""
+    """The windows that the settings ask for, not yet attached. MASTER.
+
+    Raises:
+        SettingsError: what one of them needs is not installed.
+    """
     found: list[Window] = []
+    if settings.proc_titles != "off":
+        found.append(Titles(live=settings.proc_titles == "live"))
     if settings.pidfile:
         found.append(Pidfile(settings.pidfile))
     notify = Notify.of(os.environ, os.getpid())

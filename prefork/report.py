@@ -82,8 +82,9 @@ def _page(status: Status) -> Iterator[str]:
 
 def headline(status: Status) -> str:
     """What it is, and for how long."""
+    name = f" [{status.name}]" if status.name else ""
     return (
-        f"prefork {status.version}, pid {status.pid}: {status.state}, up {duration(status.uptime)}, "
+        f"prefork {status.version}{name}, pid {status.pid}: {status.state}, up {duration(status.uptime)}, "
         f"generation {status.generation}"
     )
 

@@ -119,6 +119,8 @@ class Status:
     pid: int
     state: str
     """starting, serving, reloading or stopping."""
+    name: str = ""
+    """What the server is called; by the commands, what it serves."""
     started: float = 0.0
     """When the master began to run: seconds since the epoch."""
     uptime: float = 0.0

@@ -79,6 +79,7 @@ class Survey:
         cpu = sum(known[member.pid].cpu or 0.0 for member in members) if known else 0.0
         return Status(
             version=self._version,
+            name=inside.settings.name,
             pid=os.getpid(),
             state=self._state(),
             started=self._started,
@@ -156,9 +157,9 @@ def _loops(deaths: Deaths) -> bool:
     return deaths.crashes is not Crashes.NONE
 
 
-def _worker(member: Member, view: View, now: float, process: Process) -> Working:
+def doing(member: Member, view: View, now: float) -> tuple[str, float]:
+    """What a worker does, in a word or two, and for how many seconds it has. Pure."""
     (lane,) = view.lanes
-    finished = lane.served + lane.failed
     since = max(view.state_since, lane.idle_since) / 1e9
     if member.starting:
         state, since = "starting", member.born
@@ -172,12 +173,19 @@ def _worker(member: Member, view: View, now: float, process: Process) -> Working
         state = "idle"
     if lane.busy_since:
         since = lane.busy_since / 1e9
+    return state, max(0.0, now - since)
+
+
+def _worker(member: Member, view: View, now: float, process: Process) -> Working:
+    (lane,) = view.lanes
+    finished = lane.served + lane.failed
+    state, seconds = doing(member, view, now)
     return Working(
         slot=member.slot,
         pid=member.pid,
         generation=member.generation,
         state=state,
-        seconds=max(0.0, now - since),
+        seconds=seconds,
         age=now - member.born,
         served=lane.served,
         failed=lane.failed,

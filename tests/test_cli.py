@@ -14,6 +14,7 @@ import pytest
 
 import prefork
 from prefork import cli, settings
+from prefork.fields import GROUPS
 from prefork.testing import call_until, request, running_target
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PREFORK_")}
@@ -108,7 +109,7 @@ def test_the_help_tells_of_every_setting() -> None:
     for field in settings.fields():
         assert re.search(rf"(^ {{2}}|, ){field.flag}[ ,]", told, re.MULTILINE), field.flag
         assert " ".join(field.help.split()) in " ".join(told.split())
-    for group in settings.GROUPS:
+    for group in GROUPS:
         assert f"\n{group}:\n" in told
     assert "--no-preload" in told
     assert "-w, --workers COUNT|auto" in told

@@ -11,7 +11,7 @@ from prefork import settings
 from prefork.address import Address
 from prefork.backoff import Backoff
 from prefork.errors import SettingsError
-from prefork.fields import Field
+from prefork.fields import GROUPS, Field
 from prefork.settings import Settings
 
 FIELDS = settings.fields()
@@ -47,7 +47,7 @@ def test_settings_can_not_be_changed() -> None:
 
 @pytest.mark.parametrize("field", FIELDS, ids=NAMES)
 def test_every_setting_is_described(field: Field) -> None:
-    assert field.group in settings.GROUPS
+    assert field.group in GROUPS
     assert field.help.endswith(".")
     assert field.help[0].isupper()
     assert field.kind.metavar

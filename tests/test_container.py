@@ -1,0 +1,104 @@
+"""A server as it runs in a container: process 1 of a pid namespace, its log on standard output, its health asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prefork.control import Client
+from prefork.testing import Server, call_until, request, wait_for
+from prefork.testing.plugin import ServerFactory
+from prefork.testing.processes import kill
+from tests.probing import APPS
+
+CONTAINER = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child"]
+ALLOWED = subprocess.run([*CONTAINER, "true"], capture_output=True, check=False).returncode == 0
+
+pytestmark = pytest.mark.skipif(not ALLOWED, reason="this system lets nobody here make namespaces (unshare(1))")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+@pytest.fixture
+def server(prefork_server: ServerFactory, folder: Path) -> Server:
+    return prefork_server.command(
+        [
+            *[sys.executable, "-m", "prefork", "serve", "probe:Probe", "--app-dir", str(APPS)],
+            *["--bind=127.0.0.1:0", "--workers=2", "--log-file=-", "--log-format=json"],
+            *[f"--control={folder / 'control'}", f"--pidfile={folder / 'pid'}"],
+        ],
+        prefix=CONTAINER,
+    )
+
+
+def healthy(folder: Path) -> subprocess.CompletedProcess[str]:
+    """The health check, as a container's runtime would run it."""
+    return subprocess.run(
+        [sys.executable, "-m", "prefork", "check", "--live", f"--control={folder / 'control'}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def main_process(server: Server) -> int:
+    """The server's number out here; in there it is 1."""
+    (pid,) = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    return int(pid)
+
+
+def test_process_1(server: Server, folder: Path) -> None:
+    assert (folder / "pid").read_text() == "1\n"
+    with Client(folder / "control") as client:
+        found = client.status()
+        assert found.pid == 1
+        assert {worker.pid for worker in found.workers} == {2, 3}
+        assert all(worker.process.rss for worker in found.workers)
+    done = healthy(folder)
+    assert (done.returncode, done.stdout) == (0, "ready: serving, 2 of 2 workers accept\n")
+    os.kill(main_process(server), signal.SIGTERM)
+    assert server.wait() == 0
+    assert sorted(os.listdir(folder)) == []
+    done = healthy(folder)
+    assert done.returncode == 1
+    log = [json.loads(line) for line in server.log().splitlines() if line.startswith("{")]
+    assert {line["pid"] for line in log} == {1}
+    assert [line["level"] for line in log] == ["info"] * len(log)
+
+
+def test_health_follows_the_workers(server: Server, folder: Path) -> None:
+    with Client(folder / "control") as client:
+        client.reload(timeout=30)
+        call_until(client.status, lambda found: [worker.state for worker in found.workers] == ["idle"] * 2)
+        assert healthy(folder).returncode == 0
+    children = Path(f"/proc/{main_process(server)}/task/{main_process(server)}/children")
+    kill(*map(int, children.read_text().split()))
+    wait_for(lambda: healthy(folder).returncode == 0, message="it is healthy again")
+    assert request(server.address).status == 200
+
+
+def test_a_frozen_master_is_not_healthy(server: Server, folder: Path) -> None:
+    pid = main_process(server)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        done = subprocess.run(
+            [*[sys.executable, "-m", "prefork", "check", "--live", "--timeout=0.5"], f"--control={folder / 'control'}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert "does not answer in time; its master may be stopped" in done.stderr
+    finally:
+        os.kill(pid, signal.SIGCONT)
