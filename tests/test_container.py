@@ -1,4 +1,4 @@
-"""A server as it runs in a container: process 1 of a pid namespace, its log on standard output, its health asked for."""
+"""A server as in a container: process 1 of a pid namespace, its log on standard output, asked for its health."""
 
 from __future__ import annotations
 
