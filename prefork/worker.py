@@ -375,6 +375,8 @@ def live(build: Callable[[], Worker], given: Assignment) -> int:
     Returns:
         The exit code: 0 after an order to leave; that of the error after a failed boot; 1 when the loop failed.
     """
+    # What is inherited stays where it is: a collection here would write to each object's header and so copy its page.
+    gc.freeze()
     given.private.close()
     for listener in given.listeners:
         listener.after_fork(given.slot)
