@@ -10,7 +10,7 @@ from prefork.policy import Crashes, Dump, Goal, Kill, Replace, Retire, Spawn
 from prefork.roster import Death, Member
 from prefork.scoreboard import Order
 from prefork.settings import Settings
-from prefork.system.process import Exit
+from prefork.system.process import STARVED, Exit
 from tests.world import SIGKILL, SIGSEGV, START, World, busy, clear, done, incumbent, kinds, moments, serving, started
 
 # The first workers.
@@ -142,6 +142,51 @@ def test_a_worker_from_before_that_is_told_to_leave_clears_nothing() -> None:
 def test_a_worker_from_before_that_is_killed_is_replaced_at_once() -> None:
     older = Death(member(ready_at=99.0), Exit(None, SIGKILL), 100.05, 5, successor=False)
     assert judged(YOUNG, YOUNG, older) == (0, 0.0, 2)
+
+
+# A boot that starves.
+
+
+def test_boots_that_starve_hold_all_forks_longer_and_longer_and_are_no_crash() -> None:
+    made = serving(2)
+    made.now += 5.0
+    for slot in range(2):
+        incumbent(made, slot).end(signal=SIGKILL)
+    made.reap()
+    made.turn()
+    holds = []
+    for _ in range(4):
+        for process in made.booting:
+            process.end(STARVED)
+        began = made.now
+        made.reap()
+        made.advance(10.0)
+        assert len(made.booting) == 2
+        holds.append(round(made.booting[0].member.born - began, 6))
+    assert holds == [0.1, 0.2, 0.4, 0.8]
+    assert [made.slot(slot).young_deaths for slot in range(2)] == [0, 0]
+    assert not made.goal.young_deaths
+    made.ready(made.booting[0])
+    made.booting[0].end(STARVED)
+    made.reap()
+    assert made.goal.held_until == made.now + 0.1  # and anew, since one has booted
+
+
+def test_a_first_boot_that_starves_fails() -> None:
+    made = started(2)
+    made.booting[0].end(STARVED)
+    made.reap()
+    assert made.judge.failure is not None
+
+
+def test_a_reload_whose_boot_starves_goes_on_when_it_can() -> None:
+    made = reloaded(2)
+    made.booting[0].end(STARVED)
+    made.reap()
+    made.turn()
+    assert made.goal.rolling
+    made.calm(10.0, lambda: made.full and not made.goal.rolling)
+    assert {process.member.generation for process in made.alive} == {1}
 
 
 # A crash loop.

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from prefork.policy import Replace, Spawn
 from prefork.scoreboard import Order
 from prefork.settings import Settings
+from prefork.system.process import STARVED
 from tests.world import SIGKILL, SIGSEGV, SIGTERM, Process, World
 
 PICK = st.integers(0, 20)
@@ -105,6 +106,19 @@ class Server(RuleBasedStateMachine):
             self.world.turn()
             if self.world.judge.failure is None:
                 assert {other.member.pid for other in self.world.serving} == served_before
+
+    @rule(which=PICK, together=st.booleans())
+    def starves_while_booting(self, which: int, together: bool) -> None:
+        """For want of descriptors or memory: no failure of the application, once that has booted."""
+        world = self.world
+        if world.goal.ready:
+            rolling, loop = world.goal.rolling, len(world.goal.young_deaths)
+            for process in world.booting if together else world.booting[which % 3 :][:1]:
+                process.end(STARVED)
+            if world.reap() and world.goal.order is Order.RUN:
+                assert world.goal.rolling is rolling
+                assert len(world.goal.young_deaths) <= loop
+            world.turn()
 
     @rule(which=PICK, signal=st.sampled_from([SIGKILL, SIGSEGV, SIGTERM]), reaped=st.booleans())
     def is_killed(self, which: int, signal: int, reaped: bool) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from prefork.roster import YOUNG, Death, Member, Roster
 from prefork.scoreboard import Order
-from prefork.system.process import Exit
+from prefork.system.process import STARVED, Exit
 
 EXIT = Exit(0)
 
@@ -294,6 +294,25 @@ def test_everybody_is_somewhere_once_and_the_dead_nowhere(facts: list[str], rand
         assert len(retiring) == len({member.pid for member in retiring})
 
 
+# From one image of the master to the next.
+
+
+def test_a_roster_that_is_restored_role_by_role_is_the_same(place: Place) -> None:
+    first, second = place.serving(), place.forked()
+    place.roster.ready(second, 102.0)
+    place.retired(first)
+    third = place.forked()
+    again = Roster()
+    for member in place.roster:
+        again.restored(member, place.roster.role(member))
+    slot = again.slot(3)
+    assert (slot.incumbent, slot.successor, slot.retiring) == (second, third, [first])
+    assert [again.role(member) for member in (first, second, third)] == ["retiring", "incumbent", "successor"]
+    assert [member.pid for member in again] == [member.pid for member in place.roster]
+    assert again.seats() == place.roster.seats()
+    assert again.get(third.pid) is third
+
+
 # A freeze.
 
 
@@ -359,6 +378,19 @@ def test_a_boot_failed_by_the_worker_s_own_doing(end: Exit, aborted: bool, faile
     assert death(exit=end, aborted=aborted).boot_failed is failed
     assert death(exit=end, aborted=aborted).young
     assert not death(exit=end, aborted=aborted, ready_at=100.1).boot_failed
+
+
+@pytest.mark.parametrize(
+    ("code", "ready_at", "order", "starved"),
+    [
+        (STARVED, None, Order.RUN, True),
+        (STARVED, 100.1, Order.RUN, False),
+        (STARVED, None, Order.SEAL, False),
+        (70, None, Order.RUN, False),
+    ],
+)
+def test_a_boot_starved_when_the_worker_says_so(code: int, ready_at: float | None, order: Order, starved: bool) -> None:
+    assert death(exit=Exit(code), ready_at=ready_at, order=order).starved is starved
 
 
 @pytest.mark.parametrize(

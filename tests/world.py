@@ -124,6 +124,7 @@ class World:
         member = process.member
         assert process.ended is None
         self.roster.ready(member, self.now)
+        self.judge.booted()
         incumbents = [self.slot(index).incumbent for index in range(self.goal.size)]
         serving = [each for each in incumbents if each is not None and not each.starting]
         if len(serving) == self.goal.size:
