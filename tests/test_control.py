@@ -26,13 +26,14 @@ from prefork.control.protocol import LONGEST, REQUESTS, Request, RequestError, p
 from prefork.control.service import MOST, PATIENCE, Peer
 from prefork.errors import ControlError
 from prefork.loop import Loop
-from prefork.status import Health, Status
+from prefork.status import Ended, Health, Listening, Process, Status, Totals, Working
 from prefork.testing import Load, Server, call_until, hold_port, request, wait_for
 from prefork.testing.clock import FakeClock
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import frozen, kill
 from tests.figures import count
 from tests.probing import APPS, ask, held, probe, steady
+from tests.sockets import ROOT
 
 TIMEOUT = 30.0
 JSON = st.recursive(
@@ -958,6 +959,20 @@ def test_the_records_are_what_the_protocol_says() -> None:
     assert set(REQUESTS) == {"health", "status", "reload", "upgrade", "scale", "recycle", "dump", "stop"}
     assert {*Health.__slots__} == {"state", "serving", "size", "crash_loop"}
     assert {"version", "pid", "state", "uptime", "generation", "listeners", "workers", "totals"} <= {*Status.__slots__}
+
+
+def test_the_documentation_has_every_name() -> None:
+    text = (ROOT / "docs" / "control.md").read_text()
+    for name, arguments in REQUESTS.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
+        assert all(f"`{argument}`" in row for argument in arguments), row
+    for record in (Health, Status, Working, Listening, Ended, Process, Totals):
+        for field in record.__slots__:
+            assert f"`{field}`" in text, f"{record.__name__}.{field}"
+    for code in ("malformed", "denied", "unknown", "failed"):
+        assert f"| `{code}` |" in text
+    for number in (LONGEST, MOST, PATIENCE):
+        assert f" {number:g} " in text
 
 
 def test_requests_are_answered_while_the_server_is_loaded(server: Server, client: Client) -> None:
