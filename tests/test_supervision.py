@@ -48,7 +48,9 @@ def test_kills_under_load_cost_what_is_in_hand_and_refuse_nobody(prefork_server:
         steady(server, 4, SOON)
     assert load.tally[Outcome.REFUSED] == 0, load.tally
     assert load.tally.lost <= kills, (kills, load.tally)
-    assert len(told(server, "killed by SIGKILL after")) == kills
+    server.wait_for(
+        lambda: len(told(server, "killed by SIGKILL after")) == kills, message=f"the end of {kills} workers"
+    )
     assert told(server, "crash loop") == []
     server.wait_for(lambda: server.descriptors() == descriptors, message=f"{descriptors} descriptors in the master")
     assert server.stop() == 0

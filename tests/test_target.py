@@ -110,6 +110,7 @@ def test_what_a_target_names_is_found(folder: Path) -> None:
 
 def test_the_folder_comes_first_on_the_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "colorsys.py").write_text("handle = 'mine'")  # also the name of a module in the standard library
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)  # a test before this one may have needed it
     monkeypatch.chdir(folder)
     assert target.load("colorsys:handle", ".") == "mine"
     assert sys.path[0] == str(folder)
