@@ -17,6 +17,7 @@ What it holds to, whatever the facts (tests/test_policy.py drives it with random
 from __future__ import annotations
 
 import enum
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -357,11 +358,12 @@ def _spawn(case: _Case) -> Iterator[Spawn]:
 def _renew(case: _Case, slots: list[Slot], room: int) -> Iterator[Spawn]:
     """Fork successors, ``room`` at the most, within ``reload_surge`` and ``max_recycling``.
 
-    A replacement is over when the one that was replaced is gone: those who still finish what they have count too.
+    A replacement is over when the one that was replaced is gone: those who still finish what they have count too. Who
+    asked first comes first: slots whose workers ask all the time must not keep the others from their turn.
     """
     goal, settings = case.goal, case.settings
     extra = sum((slot.successor is not None) + len(slot.retiring) for slot in slots)
-    for slot in slots:
+    for slot in sorted(slots, key=_turn):
         member = slot.incumbent
         if member is None or slot.successor is not None or member.starting:
             continue
@@ -371,6 +373,11 @@ def _renew(case: _Case, slots: list[Slot], room: int) -> Iterator[Spawn]:
         if room > 0 and extra < (settings.reload_surge if rolls else settings.max_recycling):
             room, extra = room - 1, extra + 1
             yield Spawn(slot.index, goal.generation)
+
+
+def _turn(slot: Slot) -> float:
+    member = slot.incumbent
+    return member.turn if member is not None and member.wanted else math.inf
 
 
 def _see_to(case: _Case, member: Member) -> Iterator[Action]:

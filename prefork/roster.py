@@ -18,6 +18,7 @@ Nothing here calls the system or reads a clock; times are monotonic seconds that
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -46,6 +47,8 @@ class Member:
     """Why it was told to leave, or is to be replaced."""
     wanted: bool = False
     """Whether a replacement has been asked for."""
+    turn: int = 0
+    """Among those who have been asked for, whose replacement comes first: the lowest."""
     rings: int = 0
     rung_at: float = 0.0
     dumped_at: float | None = None
@@ -125,6 +128,7 @@ class Roster:
     def __init__(self) -> None:
         self.slots: dict[int, Slot] = {}
         self._by_pid: dict[int, Member] = {}
+        self._turns = itertools.count()
 
     def __len__(self) -> int:
         """Living workers, retiring ones included."""
@@ -204,6 +208,7 @@ class Roster:
         if not member.wanted:
             member.wanted = True
             member.reason = reason
+            member.turn = next(self._turns)
 
     def retired(self, member: Member, order: Order, deadline: float | None, reason: str, now: float) -> None:
         """``member`` was told to leave. An order only ever grows, a deadline only ever shrinks."""

@@ -454,6 +454,21 @@ def test_a_successor_that_died_young_is_not_forked_again_at_once() -> None:
 # Recycling.
 
 
+def test_who_asked_first_is_replaced_first() -> None:
+    """Or slots whose workers leak all the time would keep those behind them from ever being replaced."""
+    made = serving(3)
+    for slot in (2, 0, 1):
+        made.roster.wanted(incumbent(made, slot).member, "it leaks")
+    for turn in range(6):
+        made.turn()
+        (successor,) = made.booting
+        made.ready(successor)
+        if turn < 3:
+            made.roster.wanted(successor.member, "it leaks as well")
+        made.calm(10.0, lambda: len(made.alive) == 3 or bool(made.booting))
+    assert [action.slot for action in done(made, Spawn)] == [2, 0, 1, 2, 0, 1]
+
+
 @pytest.mark.parametrize("recycling", [1, 2, 3])
 def test_no_more_than_max_recycling_are_replaced_at_a_time(recycling: int) -> None:
     made = serving(4, max_recycling=recycling, reload_surge=5)
