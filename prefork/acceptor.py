@@ -44,10 +44,6 @@ Raw = tuple[int, Any]
 Accept = Callable[[], Raw]
 """``socket._accept`` of a listener, which is cheaper than ``socket.accept``."""
 
-ROUND = 16
-"""Connections between two looks at what is not worth a system call for each: whether descriptors leak, and, for an
-exclusive acceptor, its place in the kernel's queue of waiters."""
-
 HOLD_LOOK = 1.0
 """Seconds between two looks at who probes, while this worker holds because the system is short."""
 
@@ -188,6 +184,11 @@ class Acceptor:
         self._recovery.rested()
         return None
 
+    def starved(self) -> None:
+        """A handler has met the limit of descriptors."""
+        if self._distress.starved():
+            self._wait_for(None, QUARANTINE)
+
     def _after_a_round(self) -> None:
         """A worker that leaks takes no more connections while its replacement is on its way; its siblings serve."""
         if self._distress.leaks():
@@ -247,7 +248,7 @@ class Blocking(Acceptor):
         listener = self._listener
         accept = listener._accept  # type: ignore[attr-defined]  # (fd, address), cheaper than socket.accept()
         family, kind, protocol = int(listener.family), int(listener.type), listener.proto
-        make, one_round = socket.socket, range(ROUND)
+        make, one_round = socket.socket, range(self._distress.round)
         while True:
             for _ in one_round:
                 try:
@@ -292,7 +293,7 @@ class Exclusive(Acceptor):
                     if accepted is not None:
                         yield accepted
                         since += 1
-                if since >= ROUND:
+                if since >= self._distress.round:
                     since = 0
                     self._after_a_round()
                     for listener in self._sockets:

@@ -5,8 +5,8 @@ high number is open, nearly all below it are, or were. Every few connections the
 *watermark* is open, for one system call. If it is, the worker asks for its replacement and accepts nothing for a while:
 what is left below the limit is for its handler and for the log, not for more connections, and its siblings serve. (The
 number of an accepted descriptor says nothing: it is the lowest free one again and again, and what the handler leaks
-lies above it.) When the limit is met all the same, the worker backs off like any other; it takes itself for leaking
-only if it holds more than it did after its boot.
+lies above it.) When accept or a handler meets the limit all the same, the worker looks at once; it takes itself for
+leaking only if it holds more than it did after its boot.
 
 A loop of the application's own may have many connections in hand, each with descriptors of its own, and that is no
 leak: such a worker takes itself for leaking only while it has no more than one.
@@ -23,7 +23,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from prefork.events import Kind, Why
-from prefork.net.verdict import Verdict
 from prefork.notice import Log
 from prefork.seat import Seat
 from prefork.settings import Settings
@@ -35,6 +34,9 @@ _NEVER = -1
 
 HEADROOM = 24
 """Descriptors below the limit that a leaking worker leaves untouched, so far as the limit has room for so many."""
+
+ROUND = 16
+"""Connections between two looks for a leak, at the most; less where there is not room for so many leaked ones."""
 
 QUARANTINE = 5.0
 """Seconds for which a leaking worker waits for its replacement before it goes on."""
@@ -57,6 +59,9 @@ class Distress:
         refuse: answers a connection that is shed; it is closed afterwards.
         workers: how many workers share ``shed_rate`` (count).
         listeners: what this worker listens on, if it may have several connections in hand; else nothing.
+
+    Attributes:
+        round: connections between two looks for a leak (count).
     """
 
     def __init__(
@@ -81,6 +86,7 @@ class Distress:
         held, limit = len(self._held()), limits.nofile()
         headroom = min(HEADROOM, max(0, limit - held) // 2)
         self._usual = held + headroom // 2
+        self.round = max(1, min(ROUND, headroom * 2 // 3))
         self._watermark = limit - headroom
         self._confessed = False
         self._next_look = 0.0
@@ -109,10 +115,13 @@ class Distress:
             self._watermark = next(number for number in range(self._watermark, _NEVER - 1, -1) if number not in held)
         return False
 
-    def starved(self, verdict: Verdict) -> None:
-        """Accept failed for want of something: if it is descriptors of this process, look for a leak."""
-        if verdict is Verdict.BACK_OFF_WORKER and self._look_now():
-            self._confess(self._held())
+    def starved(self) -> bool:
+        """This process has met its limit, in accept or in a handler: see whether it is by a leak.
+
+        Returns:
+            As :meth:`leaks`.
+        """
+        return self._look_now() and self._confess(self._held())
 
     def _look_now(self) -> bool:
         """Whether it is time to look at all descriptors again."""

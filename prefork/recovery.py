@@ -144,8 +144,8 @@ class Recovery:
         # Again when nobody holds for it: then the master has taken it for over, and it is not.
         if scarce and (news or (system and not seat.board.hold)):
             seat.tell(Kind.PRESSURE, number)
-        if scarce and news:
-            self._distress.starved(verdict)
+        if news and verdict is Verdict.BACK_OFF_WORKER:
+            self._distress.starved()
         return Rest(seconds, system)
 
     def _give_up(self, verdict: Verdict, error: OSError, *, listens: bool) -> Do:

@@ -14,6 +14,7 @@ orders, and the worker leaves when it has finished what it has in hand.
 from __future__ import annotations
 
 import contextlib
+import errno
 import faulthandler
 import gc
 import logging
@@ -124,7 +125,7 @@ class Worker:
         that one through :meth:`on_stop` or :attr:`stop_fd`.
         """
         lane, handle, timeout = self._seat.lane, self.handle, self.settings.io_timeout
-        limit, elastic = self._limit, self._elastic
+        limit, elastic, short = self._limit, self._elastic, False
         for connection, address in self._accepted(one_at_a_time=True):
             began = lane.begin()
             failed = True
@@ -135,14 +136,18 @@ class Worker:
                     connection.settimeout(timeout)
                 handle(connection, address)
                 failed = False
-            except Exception:  # the worker outlives whatever a handler does
+            except Exception as error:  # the worker outlives whatever a handler does
                 self.log.exception("the handler failed on a connection from %s", format_peer(address))
+                short = errno.EMFILE in _errnos(error)
             finally:
                 connection.close()
                 if connection.fileno() >= 0:
                     # The handler keeps a file on it (makefile), and the client would wait for the end for as long.
                     os.close(connection.detach())
                 lane.end(began, failed)
+            if short and self._acceptor is not None:
+                short = False
+                self._acceptor.starved()
             if limit and lane.served + lane.failed >= limit:
                 limit = 0
                 self.recycle(Why.MAX_REQUESTS)
@@ -474,11 +479,17 @@ _REPORT_BYTES = 32 * 1024
 
 def _starved(error: BaseException) -> bool:
     """Whether want of descriptors or memory is behind ``error``: it may be there in a moment."""
+    return any(table.verdict(number) in SCARCITY for number in _errnos(error))
+
+
+def _errnos(error: BaseException) -> set[int]:
+    """The errnos of ``error`` and of all that it came from."""
+    found = set()
     link: BaseException | None = error
     while link is not None:
-        if isinstance(link, MemoryError):
-            return True
-        if isinstance(link, OSError) and table.verdict(link.errno or 0) in SCARCITY:
-            return True
+        if isinstance(link, OSError):
+            found.add(link.errno or 0)
+        elif isinstance(link, MemoryError):
+            found.add(errno.ENOMEM)
         link = link.__cause__ or link.__context__
-    return False
+    return found
