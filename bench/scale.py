@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import statistics
 import subprocess
@@ -66,12 +67,18 @@ def _crashes(effort: Effort) -> dict[str, Any]:
 def _crash(server: Server) -> float:
     """Milliseconds from the kill of the only worker to the first answer of the next."""
     (worker,) = call_until(server.workers, lambda workers: len(workers) == 1)
-    began = time.monotonic()
-    os.kill(worker, signal.SIGKILL)
-    answer = request(server.address)
+    pidfd = os.pidfd_open(worker)
+    try:
+        began = time.monotonic()
+        os.kill(worker, signal.SIGKILL)
+        # Not before it is dead: a worker that is being killed may still accept, and take the client with it.
+        select.select([pidfd], [], [])
+        answer = request(server.address)
+        milliseconds = (time.monotonic() - began) * 1e3
+    finally:
+        os.close(pidfd)
     if answer.status != 200:
         raise RuntimeError(f"no answer after a crash: {answer}")
-    milliseconds = (time.monotonic() - began) * 1e3
     wait_for(lambda: server.workers() not in ([], [worker]))
     return milliseconds
 
