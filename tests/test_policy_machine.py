@@ -111,6 +111,8 @@ class Server(RuleBasedStateMachine):
     def starves_while_booting(self, which: int, together: bool) -> None:
         """For want of descriptors or memory: no failure of the application, once that has booted."""
         world = self.world
+        world.reap()  # of those who ended before, other things are true
+        world.turn()
         if world.goal.ready:
             rolling, loop = world.goal.rolling, len(world.goal.young_deaths)
             for process in world.booting if together else world.booting[which % 3 :][:1]:
