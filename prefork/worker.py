@@ -25,11 +25,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 from prefork.acceptor import Acceptor, Blocking, Exclusive
 from prefork.address import format_peer
+from prefork.bells import Bells, Heard
 from prefork.distress import Distress
 from prefork.errors import BootError, PreforkError, TargetError
 from prefork.events import EventsPipe, Kind, Why
@@ -362,7 +362,8 @@ class Worker:
             except Exception:  # an exception here would fly out of a signal handler, anywhere
                 self.log.exception("on_stop callback failed")
 
-    def _on_signal(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a handler is given both
+    def _on_signal(self, signum: int) -> None:
+        """Somebody has rung; runs in a signal handler."""
         order = self._seat.order
         if order is not Order.RUN:
             self._obey(order)
@@ -388,29 +389,13 @@ def live(build: Callable[[], Worker], given: Assignment) -> int:
     given.after_fork(given.slot, given.generation)
     seat = Seat(given.board, given.seat, given.events, given.go, given.master)
     seat.enter(State.STARTING)
-    worker: Worker | None = None
-    pid = os.getpid()
-
-    def on_stop_signal(signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != pid:
-            signals.act_by_default(signum)  # a process that the application forked: it is given no orders
-        elif worker is not None:
-            worker._on_signal(signum, frame)
-        elif seat.order is not Order.RUN:
-            raise SystemExit(0)  # still booting: there is nothing in hand to be lost
-
-    def on_abort(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001  # a handler is given both
-        if worker is not None and os.getpid() == pid:
-            given.hooks.call("worker_abort", worker)
-        signals.act_by_default(signum)
-
+    bells = Bells(seat, given.report)
     faulthandler.register(DUMP_SIGNAL, file=given.report, all_threads=True)
-    handlers: dict[int, signals.Handler] = {signal.SIGABRT: on_abort}
-    handlers.update(dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT), on_stop_signal))
     try:
         identity.assume(given.identity)
         process.die_with_parent(signal.SIGTERM, given.master)  # a change of identity would have cleared it
-        signals.become_worker(handlers)
+        signals.become_worker(bells.handlers())
+        process.announce_hangup(given.report)
         given.hooks.call("post_fork", given.server, given)
         gc.enable()
         booting = build()
@@ -418,10 +403,14 @@ def live(build: Callable[[], Worker], given: Assignment) -> int:
         booting.init()
         given.hooks.call("post_worker_init", booting)
         booting._prepare()
-        worker = booting
+        bells.heard = Heard(
+            ordered=booting._on_signal,
+            orphaned=lambda: booting._obey(Order.SEAL),
+            aborted=lambda: given.hooks.call("worker_abort", booting),
+        )
     except BaseException as error:  # noqa: BLE001  # whatever it is, the boot has failed and the master is told why
         return 0 if seat.order is not Order.RUN else _boot_failed(error, seat, given.report)
-    return _serve(worker, seat, given)
+    return _serve(booting, seat, given)
 
 
 def _serve(worker: Worker, seat: Seat, given: Assignment) -> int:

@@ -29,7 +29,7 @@ from prefork.testing import (
 )
 from prefork.testing.faults import always, unavailable
 from prefork.testing.plugin import ServerFactory
-from prefork.testing.processes import family, kill
+from prefork.testing.processes import family, is_gone, kill
 from tests.figures import count
 from tests.probing import APPS, PATIENCE, Held, ask, complaints, get, held, line, probe, replaced, talk, told
 
@@ -384,7 +384,8 @@ def stop_at(
 
         try:
             if ready:
-                wait_for(lambda: "serving on" in said(), PATIENCE, "the server to be ready")
+                wait_for(lambda: "serving on" in said() or is_gone(process.pid), PATIENCE, "the server to be ready")
+                assert "serving on" in said(), said()
                 for signum in before:
                     process.send_signal(signum)
             time.sleep(seconds)  # a moment in the server's life, chosen at random

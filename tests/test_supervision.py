@@ -237,6 +237,15 @@ def test_an_orphan_finishes_what_it_has_in_hand(prefork_server: ServerFactory) -
         wait_for(lambda: not server.tree(), SOON, "the others to leave")
 
 
+def test_an_orphan_leaves_when_it_has_not_heard_the_parent_death_signal(prefork_server: ServerFactory) -> None:
+    server = probe(prefork_server, workers=1)
+    with held(server, path="/deaf") as (connection,):
+        server.signal(signal.SIGKILL)
+        server.wait()
+        connection.finish()
+        wait_for(lambda: not server.tree(), SOON, "the orphan to leave")
+
+
 def test_a_worker_whose_master_is_killed_in_its_boot_leaves(prefork_server: ServerFactory) -> None:
     server = prefork_server("slow:Slowly", app_dir=APPS, workers=2, options={"ready": ""})
     server.wait_for(lambda: len(server.tree()) == 3)
@@ -285,9 +294,14 @@ def test_process_1_reaps_strangers_and_stops_as_asked(prefork_server: ServerFact
         lambda states: len(states) == 2 and psutil.STATUS_ZOMBIE not in states,
         message="two workers and no zombie",
     )
-    for child in master.children():
+    before = master.children()
+    for child in before:
         child.kill()
-    call_until(lambda: len(master.children()), lambda number: number == 2, message="two workers again")
+    call_until(
+        master.children,
+        lambda children: len(children) == 2 and not set(children) & set(before),
+        message="two other workers",
+    )
     ask(server)
     with talk(server, "/hold") as client:
         assert line(client).startswith("held")

@@ -7,7 +7,9 @@ its own handlers in place; what arrives in between waits.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
+import select
 import signal
 import sys
 import traceback
@@ -196,6 +198,25 @@ def die_with_parent(signum: int, parent: int) -> bool:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
     return os.getppid() == parent
+
+
+def announce_hangup(writer: int) -> None:
+    """WORKER. Have SIGIO sent to this process when nobody holds the reading end of a pipe any more (fcntl(2), O_ASYNC).
+
+    It may come at other times as well: `hung_up` tells.
+
+    Args:
+        writer: the writing end.
+    """
+    fcntl.fcntl(writer, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(writer, fcntl.F_SETFL, fcntl.fcntl(writer, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def hung_up(writer: int) -> bool:
+    """Whether nobody holds the reading end of a pipe any more (POLLERR, poll(2))."""
+    poller = select.poll()
+    poller.register(writer, 0)
+    return bool(poller.poll(0))
 
 
 class Descriptors:
