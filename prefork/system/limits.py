@@ -81,7 +81,7 @@ def cpus() -> int:
     """How many CPUs this process may use: its affinity, cut by the quota of its cgroup (version 1 or 2); 1 or more."""
     allowed = len(os.sched_getaffinity(0))
     quota = cgroup_cpus()
-    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+    return allowed if quota is None else min(allowed, math.ceil(quota))
 
 
 def cgroup_cpus(root: Path = _CGROUP, membership: Path = Path("/proc/self/cgroup")) -> float | None:
@@ -100,9 +100,7 @@ def cgroup_cpus(root: Path = _CGROUP, membership: Path = Path("/proc/self/cgroup
             quotas += _climb(root, path, _quota_v2)
         elif "cpu" in controllers.split(","):
             for mount in (root / controllers, root / "cpu"):
-                if mount.is_dir():
-                    quotas += _climb(mount, path, _quota_v1)
-                    break
+                quotas += _climb(mount, path, _quota_v1)
     return min(quotas, default=None)
 
 
