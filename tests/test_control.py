@@ -634,7 +634,7 @@ def test_a_dead_server_s_socket_is_replaced_and_a_living_one_s_refused(
 
 
 def test_a_server_without_a_folder_for_its_socket_serves_all_the_same(prefork_server: ServerFactory) -> None:
-    server = probe(prefork_server, workers=1, options={"env": {"RUNTIME_DIRECTORY": "/proc/nowhere"}})
+    server = probe(prefork_server, workers=1, control="auto", options={"env": {"RUNTIME_DIRECTORY": "/proc/nowhere"}})
     server.wait_for_log("no control socket: ")
     ask(server)
 
