@@ -286,7 +286,7 @@ def test_an_exporter_is_no_server_that_could_be_meant(prefork_server: ServerFact
     """It makes no control socket, so that commands without --control don't find it."""
     env = {"RUNTIME_DIRECTORY": str(tmp_path)}
     exporter = prefork_server.command([sys.executable, "-m", "prefork", "exporter", "--listen=127.0.0.1:0"], env=env)
-    server = probe(prefork_server, workers=1, options={"env": env})
+    server = probe(prefork_server, workers=1, control="auto", options={"env": env})
     assert len(list(tmp_path.iterdir())) == 1
     assert scrape(exporter)["prefork_up"] == 1
     kill(*server.tree())
