@@ -105,7 +105,7 @@ class Replace:
 
 @dataclass(frozen=True, slots=True)
 class Pardon:
-    """``member`` has finished after all while its tracebacks were taken."""
+    """``member`` is overdue no more: it has finished, or asked for more time, while its tracebacks were taken."""
 
     member: Member
 
@@ -403,11 +403,16 @@ def _end(case: _Case, member: Member) -> Iterator[Action]:
         if case.over(member.aborted_at, ABORT_TIME):
             yield Kill(member)
     elif member.dumped_at is not None and case.over(member.dumped_at, DUMP_TIME):
-        vital = case.vitals(member)
-        if not member.starting and (vital.busy_since is None or vital.busy_since > member.dumped_at):
-            yield Pardon(member)
-        elif vital.deadline is None or case.due(vital.deadline):
-            yield Abort(member)
+        hangs = member.starting or case.now >= _overdue_at(case, case.vitals(member))
+        yield Abort(member) if hangs else Pardon(member)
+
+
+def _overdue_at(case: _Case, vital: Vital) -> float:
+    """When a worker will have been busy for too long with the oldest of what it has in hand."""
+    if vital.busy_since is None or not case.settings.timeout:
+        return math.inf
+    at = max(vital.busy_since, case.goal.epoch) + case.settings.timeout
+    return at if vital.deadline is None else max(at, vital.deadline)
 
 
 def _scan(case: _Case) -> tuple[list[Dump], float]:
@@ -423,11 +428,9 @@ def _scan(case: _Case) -> tuple[list[Dump], float]:
         vital = case.vitals(member)
         if vital.busy_since is None:
             continue
-        due = max(vital.busy_since, case.goal.epoch) + case.settings.timeout
-        if vital.deadline is not None:
-            due = max(due, vital.deadline)
-        if case.now >= due:
+        overdue_at = _overdue_at(case, vital)
+        if case.now >= overdue_at:
             hung.append(Dump(member, case.now - vital.busy_since))
         else:
-            next_scan = min(next_scan, due)
+            next_scan = min(next_scan, overdue_at)
     return hung, next_scan

@@ -132,6 +132,19 @@ def test_a_worker_that_hangs_again_while_it_is_passed_over_is_found_at_its_momen
     assert found == [2.0, 4.15]
 
 
+def test_a_worker_with_several_in_hand_is_pardoned_when_the_one_that_hung_is_done() -> None:
+    """It is busy since the oldest of them, which is younger now and yet began before the tracebacks were asked for."""
+    made = serving(timeout=10.0)
+    process = busy(made)
+    made.advance(10.1)
+    process.busy_since = START + 6.0
+    assert moments(made, 10.0, Pardon, Dump, Abort) == [
+        ("Pardon", DUMP_TIME - 0.1),
+        ("Dump", 5.9),
+        ("Abort", 5.9 + DUMP_TIME),
+    ]
+
+
 def test_a_worker_that_is_told_to_leave_may_hang_too() -> None:
     made = serving(2, timeout=3.0, graceful_timeout=100.0)
     busy(made, 1)
@@ -162,7 +175,11 @@ def test_a_handler_may_ask_while_its_tracebacks_are_taken() -> None:
     process = busy(made)
     made.advance(2.1)
     process.asked = made.now + 50.0
-    assert moments(made, 60.0, Pardon, Abort) == [("Abort", 50.0)]
+    assert moments(made, 60.0, Pardon, Dump, Abort) == [
+        ("Pardon", 0.4),
+        ("Dump", 50.0),
+        ("Abort", 50.0 + DUMP_TIME),
+    ]
 
 
 # A freeze of the master, or of everything.

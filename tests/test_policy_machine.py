@@ -170,6 +170,14 @@ class Server(RuleBasedStateMachine):
             process.busy_since, process.asked = None, None
             process.served += 1
 
+    @rule(which=PICK, part=st.floats(0.0, 1.0))
+    def finishes_the_oldest_of_several(self, which: int, part: float) -> None:
+        process = self.pick([p for p in self.world.alive if p.busy_since is not None], which)
+        if process is not None and process.busy_since is not None:
+            process.served += 1
+            process.busy_since += part * (self.world.now - process.busy_since)
+            self.world.turn()
+
     @rule(which=PICK, seconds=st.sampled_from([0.1, 3.0, 40.0]))
     def asks_for_more_time(self, which: int, seconds: float) -> None:
         process = self.pick([p for p in self.world.alive if p.busy_since is not None], which)

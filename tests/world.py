@@ -263,9 +263,8 @@ class World:
                 member.dumped_at = self.now
             case policy.Pardon(member):
                 self._was_dumped(member)
-                busy = self.vital(member).busy_since
                 assert not member.starting, "pardoned while booting"
-                assert busy is None or busy > member.dumped_at, "pardoned while hanging"  # type: ignore[operator]  # was
+                assert not self._is_overdue(member), "pardoned while hanging"
                 self.roster.pardoned(member)
                 assert member.dumped_at is None
             case policy.Abort(member):
@@ -340,18 +339,21 @@ class World:
             assert abs(seconds - (self.now - process.busy_since)) < SOON
         assert -SOON < self.now - due < SOON, f"a hang is found {self.now - due} s after its time"
 
-    def _was_dumped(self, member: Member) -> float:
+    def _was_dumped(self, member: Member) -> None:
         assert member.dumped_at is not None
         assert member.aborted_at is None
         assert self.now - max(member.dumped_at, self.goal.epoch) >= policy.DUMP_TIME - SOON, "too soon"
-        return member.dumped_at
+
+    def _is_overdue(self, member: Member) -> bool:
+        process = self.of(member)
+        if process.busy_since is None or not self.settings.timeout:
+            return False
+        due = max(process.busy_since, self.goal.epoch) + self.settings.timeout
+        return self.now >= max(due, process.asked or 0.0)
 
     def _may_abort(self, member: Member) -> None:
-        dumped_at = self._was_dumped(member)
-        vital = self.vital(member)
-        hangs = vital.busy_since is not None and vital.busy_since <= dumped_at
-        assert member.starting or hangs, "it has finished"
-        assert vital.deadline is None or vital.deadline <= self.now, "it has asked for more time"
+        self._was_dumped(member)
+        assert member.starting or self._is_overdue(member), "it has finished, or asked for more time"
 
     def _may_kill(self, member: Member) -> None:
         assert member.killed_at is None
