@@ -19,7 +19,7 @@ class Effort:
     """A connection, for the echo servers."""
     message_rounds: int = 5
     latency_rounds: int = 3
-    latency_seconds: float = 4.0
+    latency_seconds: float = 3.0
     waiting: int = 150
     """Clients that wait when a server is stopped."""
     reloads: int = 10

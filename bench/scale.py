@@ -17,7 +17,7 @@ import psutil
 from bench.effort import Effort
 from bench.rounds import Spread, interleaved, say
 from bench.subjects import HANDLER, PRELOADED, Subject, available
-from bench.workshop import APPS, PYTHON
+from bench.workshop import APPS, PYTHON, environment
 from prefork.testing import READY, Load, Server, call_until, request, wait_for
 from prefork.testing import measure as account
 
@@ -50,7 +50,7 @@ def boot(effort: Effort) -> dict[str, Any]:
 
 def _boot(workers: int, way: str) -> dict[str, float]:
     command = [PYTHON, str(APPS / "boot.py"), way, str(workers)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **environment()})
     once: dict[str, float] = json.loads(done.stdout)
     return {**once, "both": once["boot"] + once["stop"]}
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from bench.workshop import APPS, PYTHON, WORK, MissingError, compiled, found, unpacked
+from bench.workshop import APPS, PYTHON, WORK, MissingError, compiled, environment, found, unpacked
 from prefork.testing import READY, Server, call_until, hold_port, request, running
 from prefork.testing.processes import is_gone
 
@@ -78,8 +78,8 @@ class Subject:
             elif address is None:
                 address = stack.enter_context(hold_port())
             command = self.command(address, workers)
-            environment = {"PYTHONPATH": str(APPS), **self.environment()}
-            server = stack.enter_context(running(command, ready=self.ready, env=environment))
+            env = {**environment(), **self.environment()}
+            server = stack.enter_context(running(command, ready=self.ready, env=env))
             if not self.ready:
                 server.addresses = (address,)
             call_until(lambda: is_gone(server.process.pid) or _answers(self, server), message=f"{self.name} to answer")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +13,18 @@ HERE = Path(__file__).resolve().parent
 WORK = HERE / ".work"
 APPS = HERE / "apps"
 PYTHON = sys.executable
+
+
+_runtime = tempfile.TemporaryDirectory(prefix="bench-")
+
+
+def environment() -> dict[str, str]:
+    """Changes to the environment of everything that is measured.
+
+    Control sockets have a folder of their own: each prefork server that starts knocks at all those in its folder, to
+    see who is gone, and strangers would wake the one that is just being watched for wake-ups.
+    """
+    return {"PYTHONPATH": str(APPS), "RUNTIME_DIRECTORY": _runtime.name}
 
 
 class MissingError(Exception):
