@@ -29,6 +29,8 @@ _FULL = {
     "burst-of-failures": 100,
     "seconds-of-want": 4,
     "workers-in-want": 50,
+    "seconds-of-shedding": 10,
+    "served-beside-want": 5_000,
     "leaking-requests": 5_000,
     "stops-at-random-moments": 500,
 }
