@@ -207,19 +207,22 @@ class Spawner:
         return Line(line.pidfd, line.report if line.report >= 0 else None, line.board, line.order_at)
 
     def _watch(self, pid: int, line: _Line) -> None:
-        """Have the worker's death told: by a pidfd, or by looking until there is one."""
-        if pid not in self._lines:
-            return
+        """Have the worker's death told: by a pidfd, or by looking until there is one. Never told by this call."""
         line.pidfd = process.open_pidfd(pid)
         if line.pidfd is not None and not self._registered(line.pidfd, pid):
             os.close(line.pidfd)
             line.pidfd = None
-        if line.pidfd is not None:
+        if line.pidfd is None:
+            self._loop.call_later(POLL_WITHOUT_PIDFD, lambda: self._look(pid, line))
+
+    def _look(self, pid: int, line: _Line) -> None:
+        """Tell the worker's death if it has ended, else try to have it watched."""
+        if pid not in self._lines:
             return
         if process.ended(pid):
             self._on_exit(pid)
         else:
-            self._loop.call_later(POLL_WITHOUT_PIDFD, lambda: self._watch(pid, line))
+            self._watch(pid, line)
 
     def _registered(self, pidfd: int, pid: int) -> bool:
         try:

@@ -447,6 +447,26 @@ def test_deaths_are_noticed_where_a_pidfd_cannot_be_watched(prefork_server: Serv
     assert server.stop() == 0
 
 
+@injected
+def test_a_death_in_the_very_moment_of_the_fork_is_noticed_without_a_pidfd(prefork_server: ServerFactory) -> None:
+    """The master, which is about to ask for a pidfd, knows the worker's pid; nothing else of it knows it yet."""
+    faults, server = short_of(prefork_server, "pidfd_open", workers=1)
+    before = server.workers()
+    killed: list[int] = []
+
+    def kill_it(_: int) -> int:
+        killed.extend(pid for pid in server.workers() if pid not in {*before, *killed})
+        kill(*killed[-1:])
+        return errno.EMFILE if len(killed) < 3 else 0
+
+    faults.fail("pidfd_open", kill_it)
+    kill(*before)
+    server.wait_for(lambda: len(told(server, "killed by SIGKILL")) >= 4, message="every death to be noticed")
+    faults.release()
+    assert len(steady(server, 1)) == 1
+    assert server.stop() == 0
+
+
 def pidfds(server: Server) -> int:
     """How many pidfds the master holds."""
     count = 0
