@@ -15,6 +15,7 @@ from prefork.testing import burst, connect, measure
 from prefork.testing.faults import Injector, once, unavailable
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import limited_descriptors
+from tests.boards import board_of, living
 from tests.figures import count
 from tests.probing import APPS, ask, get, line, probe, replaced
 
@@ -88,6 +89,11 @@ def test_a_reload_loses_nobody(prefork_server: ServerFactory) -> None:
 def test_at_the_limit_of_descriptors_both_listeners_wait(prefork_server: ServerFactory) -> None:
     server = probe(prefork_server, workers=2, bind=("127.0.0.1:0", "127.0.0.1:0"))
     ask(server)
+    with board_of(server) as board:
+        # Whoever still has that connection in hand has a descriptor more than the limit that it is about to be given.
+        server.wait_for(
+            lambda: not any(lane.busy_since for view in living(board) for lane in view.lanes), message="all to be idle"
+        )
     with limited_descriptors(server.tree), burst(list(server.addresses), 20) as load:
         server.wait_for_log(r"a worker is out of descriptors \(EMFILE")
         assert load.tally.total == 0
