@@ -9,12 +9,12 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-import select
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from select import poll  # bound now: gevent's patches put a poll of their own into the module, which would switch
 
 _PR_SET_PDEATHSIG = 1
 
@@ -214,7 +214,7 @@ def announce_hangup(writer: int) -> None:
 
 def hung_up(writer: int) -> bool:
     """Whether nobody holds the reading end of a pipe any more (POLLERR, poll(2))."""
-    poller = select.poll()
+    poller = poll()
     poller.register(writer, 0)
     return bool(poller.poll(0))
 
