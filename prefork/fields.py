@@ -7,6 +7,7 @@ that the setting's name in front of it makes a whole line. All of it is pure.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable
@@ -22,6 +23,7 @@ Plain = bool | int | float | str | tuple[str, ...]
 
 LISTENING: Final = "Where to listen"
 SOCKETS: Final = "Socket options"
+TLS: Final = "TLS"
 WORKERS: Final = "Workers"
 TIMES: Final = "Time limits"
 RECYCLING: Final = "Replacing workers"
@@ -29,7 +31,7 @@ FAILURES: Final = "When things fail"
 STOPPING: Final = "Stopping"
 APPLICATION: Final = "Application"
 OPERATIONS: Final = "Operations"
-GROUPS: Final = (LISTENING, WORKERS, APPLICATION, TIMES, RECYCLING, STOPPING, OPERATIONS, FAILURES, SOCKETS)
+GROUPS: Final = (LISTENING, WORKERS, APPLICATION, TIMES, RECYCLING, STOPPING, OPERATIONS, FAILURES, SOCKETS, TLS)
 """The headings, in the order in which help and documentation show them."""
 
 _SHOWN: Final = 60  # characters of a refused value that are repeated in the message about it
@@ -112,6 +114,19 @@ class Field:
             return convert(value)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
+
+
+def setting(default: object, group: str, kind: Kind[Any], help: str, short: str = "") -> Any:  # noqa: A002  # the word that argparse and Field use
+    """One row of a table of settings, which is a dataclass; the arguments are those of `Field`."""
+    metadata = {"group": group, "kind": kind, "help": help, "short": short}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def table(settings: type) -> tuple[Field, ...]:
+    """The rows of a table of settings, in its order."""
+    return tuple(
+        Field(name=field.name, default=field.default, **field.metadata) for field in dataclasses.fields(settings)
+    )
 
 
 def refusal(value: object, clause: str) -> ValueError:

@@ -16,7 +16,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 
-from prefork import holdings, openings, policy, succession, surroundings, upgrade, windows
+from prefork import holdings, openings, policy, succession, surroundings, tls, upgrade, windows
 from prefork.deaths import Deaths
 from prefork.distress import HEADROOM
 from prefork.errors import ListenerLostError, ListenError, PreforkError
@@ -143,7 +143,7 @@ class Master:
             BootError: the first generation of workers failed to boot, or there was a crash loop and
                 ``on_crash_loop`` is "exit"; the application's traceback is in the log.
             ListenerLostError: somebody has shut a listening socket down, and nobody can accept from it any more.
-            SettingsError: the system can't give what a setting asks for: a user, a folder, a pidfile.
+            SettingsError: the system can't give what a setting asks for: a user, a folder, a pidfile, a certificate.
             PreforkError: this is not the main thread, or this master has run before.
         """
         if self._ran:
@@ -154,6 +154,7 @@ class Master:
         with contextlib.ExitStack() as stack:
             stack.enter_context(surroundings.entered(settings))
             self._identity = identity.resolve(settings.user, settings.group, settings.no_new_privs)
+            self._tls = tls.context_of(settings)
             try:
                 upgrade.rehearse(settings, self._load, self._identity)
             except HandoverError as error:
@@ -319,6 +320,7 @@ class Master:
 
     def _roll(self, what: str) -> None:
         self.hooks.call("on_reload", self)
+        self._tls = tls.renewed(self._tls, self.settings)
         self.goal.generation += 1
         self.goal.rolling = True
         log.info("%s: generation %d", what, self.goal.generation)
@@ -381,6 +383,7 @@ class Master:
             workers=self.goal.size,
             elastic=self._growth is not None,
             after_fork=self._windows.after_fork,
+            tls=self._tls,
             identity=self._identity,
             server=self,
         )

@@ -5,6 +5,7 @@ Each rule is a function of all values; the table of rules stands after them.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -99,6 +100,21 @@ def _preload(values: Values) -> Iterator[str]:
             return
 
 
+def _certfile(name: str) -> Callable[[Values], Iterator[str]]:
+    def rule(values: Values) -> Iterator[str]:
+        if values[name] and not values["certfile"]:
+            yield f"{name}: {values[name]!r} has no use without certfile; give certfile as well"
+
+    return rule
+
+
+def _streams(values: Values) -> Iterator[str]:
+    bind = values["bind"]
+    for text in (bind,) if isinstance(bind, str) else bind:
+        if values["certfile"] and parse(text).type == socket.SOCK_SEQPACKET:
+            yield f"certfile: TLS needs a stream, and {text!r} has packets; leave one of them out"
+
+
 RULES: Final[tuple[tuple[tuple[str, ...], Callable[[Values], Iterator[str]]], ...]] = (
     (("bind", "v6only"), _addresses),
     (("reuse_port", "bind"), _reuse_port),
@@ -108,6 +124,9 @@ RULES: Final[tuple[tuple[tuple[str, ...], Callable[[Values], Iterator[str]]], ..
     (("preload", "user", "group"), _preload),
     (("backoff_initial", "backoff_max"), _backoff),
     (("takeover", "reuse_port"), _takeover),
+    (("keyfile", "certfile"), _certfile("keyfile")),
+    (("ca_certs", "certfile"), _certfile("ca_certs")),
+    (("certfile", "bind"), _streams),
 )
 """Each rule behind the names of the settings it looks at; it runs only where all of these are good by themselves."""
 

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from prefork import surroundings, target
+from prefork import surroundings, target, tls
 from prefork.errors import BootError, PreforkError, SettingsError, TargetError
 from prefork.hooks import Hooks
 from prefork.master import Master
@@ -97,8 +97,9 @@ def check(text: str, settings: Settings, *, app_dir: str = ".") -> None:
         app_dir: the folder that is put first on the import path.
 
     Raises:
-        PreforkError: as :func:`run` would raise it: TargetError when the target or a hook is not there, BootError
-            when the application fails to load; its traceback is on standard error.
+        PreforkError: as :func:`run` would raise it: TargetError when the target or a hook is not there, SettingsError
+            when a certificate is of no use, BootError when the application fails to load; its traceback is on standard
+            error.
     """
     who = identity.resolve(settings.user, settings.group, settings.no_new_privs)
     reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -118,6 +119,7 @@ def check(text: str, settings: Settings, *, app_dir: str = ".") -> None:
 
     try:
         with surroundings.entered(settings):
+            tls.context_of(settings)
             pid = process.fork(load)
     finally:
         os.close(writer)

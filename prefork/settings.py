@@ -18,8 +18,9 @@ from prefork import rules
 from prefork.address import Address, parse
 from prefork.backoff import Backoff
 from prefork.errors import SettingsError
-from prefork.fields import Field, Kind
+from prefork.fields import Field, setting
 from prefork.rules import Problem
+from prefork.transport import Transport
 
 _LONGEST_WAIT: Final = 2_000_000.0  # seconds; what poll(2) can wait for is 2**31 - 1 milliseconds
 _TEN_YEARS: Final = 315_360_000.0
@@ -28,13 +29,8 @@ _C_INT: Final = 2**31 - 1
 _SECONDS: Final = kinds.number("a number of seconds", most=_LONGEST_WAIT)
 
 
-def _setting(default: object, group: str, kind: Kind[Any], help: str, short: str = "") -> Any:  # noqa: A002  # the word that argparse and Field use
-    metadata = {"group": group, "kind": kind, "help": help, "short": short}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Transport):
     """What a server is told. Immutable; checked as a whole when it is made.
 
     Every field is described in the table below, and by ``prefork serve --help``. Times are seconds, sizes are bytes.
@@ -43,7 +39,7 @@ class Settings:
         SettingsError: With all problems of all fields at once.
     """
 
-    bind: str | tuple[str, ...] = _setting(
+    bind: str | tuple[str, ...] = setting(
         "127.0.0.1:8000",
         kinds.LISTENING,
         kinds.addresses(),
@@ -51,21 +47,21 @@ class Settings:
         "fd://NUMBER, systemd: or systemd:NAME. Port 0 takes a free one. May be given several times.",
         "-b",
     )
-    backlog: int = _setting(
+    backlog: int = setting(
         2048,
         kinds.LISTENING,
         kinds.whole("a length of the accept queue", least=1, most=_C_INT),
         "How many connections may wait to be accepted, on each listening socket. The kernel cuts it to "
         "net.core.somaxconn.",
     )
-    reuse_port: bool = _setting(
+    reuse_port: bool = setting(
         False,
         kinds.LISTENING,
         kinds.switch(),
         "Give each worker a listening socket of its own (SO_REUSEPORT), and let a second server start on the same "
         "port beside this one.",
     )
-    reuse_port_mode: Literal["hash", "random", "cpu"] = _setting(
+    reuse_port_mode: Literal["hash", "random", "cpu"] = setting(
         "hash",
         kinds.LISTENING,
         kinds.choice("hash", "random", "cpu"),
@@ -73,7 +69,7 @@ class Settings:
         "or by the CPU that received it.",
     )
 
-    takeover: str = _setting(
+    takeover: str = setting(
         "",
         kinds.LISTENING,
         kinds.text(r"[^\0\n]+", "is no path of a file; name the predecessor's pidfile", metavar="PIDFILE"),
@@ -81,7 +77,7 @@ class Settings:
         "all workers are ready, stop it without losing anybody. If they fail to boot, it goes on.",
     )
 
-    workers: int | Literal["auto"] = _setting(
+    workers: int | Literal["auto"] = setting(
         "auto",
         kinds.WORKERS,
         kinds.whole("a count of processes", least=1, most=10_000, auto=True),
@@ -89,33 +85,33 @@ class Settings:
         "cgroup quota).",
         "-w",
     )
-    min_workers: int = _setting(
+    min_workers: int = setting(
         0,
         kinds.WORKERS,
         kinds.whole("a count of processes", most=10_000),
         "Shrink to no fewer workers than this when there is little to do; 0 means the value of workers.",
     )
-    max_workers: int = _setting(
+    max_workers: int = setting(
         0,
         kinds.WORKERS,
         kinds.whole("a count of processes", most=10_000),
         "Grow to no more workers than this while connections wait and no worker is idle; 0 means the value of workers.",
     )
-    idle_timeout: float = _setting(
+    idle_timeout: float = setting(
         30.0,
         kinds.WORKERS,
         _SECONDS,
         "How long the workers above min_workers must have been idle before one of them is let go.",
     )
 
-    preload: bool = _setting(
+    preload: bool = setting(
         False,
         kinds.APPLICATION,
         kinds.switch(),
         "Import the application in the master, before it forks: workers share its memory, but a reload can't bring "
         "new code.",
     )
-    hooks: str = _setting(
+    hooks: str = setting(
         "",
         kinds.APPLICATION,
         kinds.text(
@@ -126,27 +122,27 @@ class Settings:
         "Where functions are found that are called at points in the server's life; each has the name of its hook: "
         "on_starting, when_ready, post_fork, worker_exit and so on.",
     )
-    log_level: Literal["debug", "info", "warning", "error", "critical"] = _setting(
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = setting(
         "info",
         kinds.APPLICATION,
         kinds.choice("debug", "info", "warning", "error", "critical"),
         "The least severe messages that the command logs.",
     )
-    log_file: str = _setting(
+    log_file: str = setting(
         "",
         kinds.APPLICATION,
         kinds.path("file"),
         "Where the command logs to: a file, opened anew on SIGUSR1 and after a rotation; - is standard output, nothing "
         "standard error.",
     )
-    log_format: Literal["text", "json"] = _setting(
+    log_format: Literal["text", "json"] = setting(
         "text",
         kinds.APPLICATION,
         kinds.choice("text", "json"),
         "How the command logs: text for people, or a JSON object a line.",
     )
 
-    timeout: float = _setting(
+    timeout: float = setting(
         0.0,
         kinds.TIMES,
         _SECONDS,
@@ -154,26 +150,26 @@ class Settings:
         "never.",
         "-t",
     )
-    boot_timeout: float = _setting(
+    boot_timeout: float = setting(
         60.0,
         kinds.TIMES,
         _SECONDS,
         "End a worker that is not ready this long after its start. 0 means never.",
     )
-    graceful_timeout: float = _setting(
+    graceful_timeout: float = setting(
         30.0,
         kinds.TIMES,
         _SECONDS,
         "On SIGTERM, on a reload and when a worker is replaced: how long it may take to finish what it has accepted "
         "before it is killed.",
     )
-    quick_timeout: float = _setting(
+    quick_timeout: float = setting(
         2.0,
         kinds.TIMES,
         _SECONDS,
         "On SIGINT and SIGQUIT: how long a worker may take to finish the connection in hand before it is killed.",
     )
-    io_timeout: float = _setting(
+    io_timeout: float = setting(
         0.0,
         kinds.TIMES,
         _SECONDS,
@@ -181,99 +177,99 @@ class Settings:
         "means no limit.",
     )
 
-    max_requests: int = _setting(
+    max_requests: int = setting(
         0,
         kinds.RECYCLING,
         kinds.whole("a count of connections"),
         "Replace a worker after it has served this many connections. 0 means never.",
     )
-    max_requests_jitter: int = _setting(
+    max_requests_jitter: int = setting(
         0,
         kinds.RECYCLING,
         kinds.whole("a count of connections"),
         "Add up to this many at random, for each worker anew, so that workers are not all replaced at once.",
     )
-    max_age: float = _setting(
+    max_age: float = setting(
         0.0,
         kinds.RECYCLING,
         kinds.number("a number of seconds", most=_TEN_YEARS),
         "Replace a worker this long after its start. 0 means never.",
     )
-    max_age_jitter: float = _setting(
+    max_age_jitter: float = setting(
         0.0,
         kinds.RECYCLING,
         kinds.number("a number of seconds", most=_TEN_YEARS),
         "Add up to this much at random, for each worker anew.",
     )
-    max_memory: int = _setting(
+    max_memory: int = setting(
         0,
         kinds.RECYCLING,
         kinds.size(least=1 << 20),
         "Replace a worker whose resident memory is more than this; K, M and G are understood (1024). 0 means never.",
     )
-    max_fds: float = _setting(
+    max_fds: float = setting(
         0.0,
         kinds.RECYCLING,
         kinds.number("a share or a count of descriptors", most=_C_INT, metavar="FRACTION|COUNT", counts=True),
         "Replace a worker that holds more open descriptors than this: a fraction of its limit, or a count. 0 means "
         "never.",
     )
-    max_recycling: int = _setting(
+    max_recycling: int = setting(
         1,
         kinds.RECYCLING,
         kinds.whole("a count of processes", least=1, most=10_000),
         "How many workers may be in replacement at the same time; each is replaced by a ready one.",
     )
-    reload_surge: int = _setting(
+    reload_surge: int = setting(
         1,
         kinds.RECYCLING,
         kinds.whole("a count of processes", least=1, most=10_000),
         "How many workers a reload may run beyond the usual number.",
     )
 
-    stop: Literal["drain", "close"] = _setting(
+    stop: Literal["drain", "close"] = setting(
         "drain",
         kinds.STOPPING,
         kinds.choice("drain", "close"),
         "On SIGTERM: drain serves all who are connected already, also those not yet accepted; close refuses these at "
         "once.",
     )
-    drain_delay: float = _setting(
+    drain_delay: float = setting(
         0.0,
         kinds.STOPPING,
         _SECONDS,
         "On SIGTERM: go on accepting for so long first, until load balancers have noticed.",
     )
 
-    name: str = _setting(
+    name: str = setting(
         "",
         kinds.OPERATIONS,
         kinds.text(r"[^\n\0]{1,200}", "is not a name; give a short one", metavar="NAME"),
         "What the server is called in titles and status; by the command, the target unless it is given.",
         "-n",
     )
-    proc_titles: Literal["auto", "live", "off"] = _setting(
+    proc_titles: Literal["auto", "live", "off"] = setting(
         "auto",
         kinds.OPERATIONS,
         kinds.choice("auto", "live", "off"),
         "Name the processes in ps: auto if setproctitle is installed; live also shows what each worker does, for which "
         "the master wakes up once a second.",
     )
-    control: str = _setting(
+    control: str = setting(
         "",
         kinds.OPERATIONS,
         kinds.path("control socket"),
         "Make a unix socket here by which prefork status, reload, stop and so on reach this server; auto chooses a "
         "place (RUNTIME_DIRECTORY, /run/prefork, or a folder of the user's own), nothing or off makes none.",
     )
-    pidfile: str = _setting(
+    pidfile: str = setting(
         "",
         kinds.OPERATIONS,
         kinds.path("file"),
         "Write the master's process id into this file, and remove it at the end.",
         "-p",
     )
-    user: str = _setting(
+    user: str = setting(
         "",
         kinds.OPERATIONS,
         kinds.text(r"[^\s:]{1,255}", "is not a user; give a name or a number", metavar="USER"),
@@ -281,144 +277,93 @@ class Settings:
         "stays root, and so do the hooks that it runs.",
         "-u",
     )
-    group: str = _setting(
+    group: str = setting(
         "",
         kinds.OPERATIONS,
         kinds.text(r"[^\s:]{1,255}", "is not a group; give a name or a number", metavar="GROUP"),
         "Run workers with this group, by name or number, instead of the user's own.",
         "-g",
     )
-    no_new_privs: Literal["auto", "yes", "no"] = _setting(
+    no_new_privs: Literal["auto", "yes", "no"] = setting(
         "auto",
         kinds.OPERATIONS,
         kinds.choice("auto", "yes", "no"),
         "Keep workers, and all that they execute, from gaining privileges through setuid programs and file "
         "capabilities (PR_SET_NO_NEW_PRIVS, prctl(2)); auto is yes with user and else no.",
     )
-    umask: int | None = _setting(
+    umask: int | None = setting(
         None,
         kinds.OPERATIONS,
         kinds.mode(),
         "The permissions that new files don't get, in octal; without it that of whoever starts the server.",
     )
-    chdir: str = _setting(
+    chdir: str = setting(
         "",
         kinds.OPERATIONS,
         kinds.text(r".+", "is not a folder; name one", metavar="FOLDER"),
         "Change to this folder first: the application is looked for there, and relative paths are relative to it.",
     )
 
-    crash_limit: int = _setting(
+    crash_limit: int = setting(
         10,
         kinds.FAILURES,
         kinds.whole("a count of deaths", least=1, most=1_000_000),
         "This many workers that died young within crash_window are a crash loop.",
     )
-    crash_window: float = _setting(
+    crash_window: float = setting(
         60.0,
         kinds.FAILURES,
         kinds.number("a number of seconds", least=1.0, most=_LONGEST_WAIT),
         "The time in which crash_limit counts.",
     )
-    on_crash_loop: Literal["degrade", "exit"] = _setting(
+    on_crash_loop: Literal["degrade", "exit"] = setting(
         "degrade",
         kinds.FAILURES,
         kinds.choice("degrade", "exit"),
         "In a crash loop: degrade goes on with what works and says so, exit ends the server with code 4.",
     )
-    exhausted: Literal["wait", "shed"] = _setting(
+    exhausted: Literal["wait", "shed"] = setting(
         "wait",
         kinds.FAILURES,
         kinds.choice("wait", "shed"),
         "When descriptors have run out: wait leaves connections in the accept queue; shed accepts and refuses them, "
         "once all workers are exhausted.",
     )
-    shed_rate: int = _setting(
+    shed_rate: int = setting(
         100,
         kinds.FAILURES,
         kinds.whole("a count of connections a second", least=1, most=1_000_000),
         "The most connections a second that the server sheds.",
     )
-    backoff_initial: float = _setting(
+    backoff_initial: float = setting(
         0.05,
         kinds.FAILURES,
         kinds.number("a number of seconds", least=0.001, most=3600.0),
         "After a failed accept that a retry can't mend: the first wait before the next.",
     )
-    backoff_factor: float = _setting(
+    backoff_factor: float = setting(
         2.0,
         kinds.FAILURES,
         kinds.number("a factor", least=1.0, most=1000.0, metavar="FACTOR"),
         "How much longer each further wait is.",
     )
-    backoff_max: float = _setting(
+    backoff_max: float = setting(
         0.25,
         kinds.FAILURES,
         kinds.number("a number of seconds", least=0.001, most=3600.0),
         "The longest wait.",
     )
-    backoff_jitter: float = _setting(
+    backoff_jitter: float = setting(
         0.2,
         kinds.FAILURES,
         kinds.number("a fraction", most=1.0, metavar="FRACTION"),
         "The part of each wait that chance may take away, so that workers don't try in step.",
     )
-    raise_nofile: bool = _setting(
+    raise_nofile: bool = setting(
         True,
         kinds.FAILURES,
         kinds.switch(),
         "Raise the soft limit of open descriptors (RLIMIT_NOFILE) to the hard limit at the start.",
-    )
-
-    nodelay: bool = _setting(
-        True,
-        kinds.SOCKETS,
-        kinds.switch(),
-        "Send small writes at once (TCP_NODELAY, tcp(7)).",
-    )
-    keepalive: bool = _setting(
-        False,
-        kinds.SOCKETS,
-        kinds.switch(),
-        "Let the kernel probe idle connections (SO_KEEPALIVE, socket(7)).",
-    )
-    v6only: bool = _setting(
-        False,
-        kinds.SOCKETS,
-        kinds.switch(),
-        "Take IPv6 connections alone on an IPv6 address (IPV6_V6ONLY, ipv6(7)).",
-    )
-    defer_accept: int = _setting(
-        0,
-        kinds.SOCKETS,
-        kinds.whole("a whole number of seconds", most=_C_INT, metavar="SECONDS"),
-        "Hand a connection to a worker only when its first data is there, or after about so long (TCP_DEFER_ACCEPT, "
-        "tcp(7)). 0 means at once.",
-    )
-    fast_open: int = _setting(
-        0,
-        kinds.SOCKETS,
-        kinds.whole("a length of the queue", most=_C_INT),
-        "Accept data in the first packet (TCP_FASTOPEN, tcp(7)), for up to this many connections under way. 0 means "
-        "off.",
-    )
-    socket_mode: int | None = _setting(
-        None,
-        kinds.SOCKETS,
-        kinds.mode(),
-        "The permissions of a unix socket's path, in octal; without it the umask decides.",
-    )
-    socket_user: str = _setting(
-        "",
-        kinds.SOCKETS,
-        kinds.text(r"[^\s:]{1,255}", "is not a user; give a name or a number", metavar="USER"),
-        "The owner of a unix socket's path, by name or number; without it the workers' user.",
-    )
-    socket_group: str = _setting(
-        "",
-        kinds.SOCKETS,
-        kinds.text(r"[^\s:]{1,255}", "is not a group; give a name or a number", metavar="GROUP"),
-        "The group of a unix socket's path, by name or number; without it the workers' group.",
     )
 
     def __post_init__(self) -> None:
@@ -472,9 +417,7 @@ class Settings:
 @functools.cache
 def fields() -> tuple[Field, ...]:
     """All settings, in the order of the table."""
-    return tuple(
-        Field(name=field.name, default=field.default, **field.metadata) for field in dataclasses.fields(Settings)
-    )
+    return kinds.table(Settings)
 
 
 @functools.cache

@@ -25,13 +25,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from prefork.acceptor import Acceptor, Blocking, Exclusive
 from prefork.address import format_peer
 from prefork.bells import Bells, Heard
 from prefork.distress import Distress
-from prefork.errors import BootError, PreforkError, TargetError
+from prefork.errors import BootError, PreforkError, SettingsError, TargetError
 from prefork.events import EventsPipe, Kind, Why
 from prefork.hooks import Hooks
 from prefork.inlet import Inlet, Intake
@@ -44,6 +44,10 @@ from prefork.spell import SCARCITY
 from prefork.system import identity, process, signals
 from prefork.system.identity import Identity
 from prefork.system.waiting import readable
+from prefork.tls import Behind, HandshakeError
+
+if TYPE_CHECKING:
+    import ssl
 
 logger = logging.getLogger("prefork")
 
@@ -78,6 +82,8 @@ class Assignment:
     """How many workers there are to be in all."""
     elastic: bool
     """Whether the server grows and shrinks with the load, so that the last idle worker has to ring."""
+    tls: ssl.SSLContext | None
+    """What connections are secured with; None leaves them plain."""
     identity: Identity | None
     """Who to become before the application is loaded; None changes nothing."""
     report: int
@@ -103,13 +109,19 @@ class Worker:
         settings: the server's settings.
         sockets: the listening sockets, shared with the other workers. Don't shut one down: that ends it for all.
         log: a logger ("prefork") whose messages begin with the slot.
+        tls: with ``certfile``, what connections are secured with, the same for all workers; else None.
+        handshakes: whether the usual loop does that before it calls :meth:`handle`. A subclass that says False does it
+            by itself, with ``tls``; one with a loop of its own has to, or ``certfile`` fails the boot.
     """
+
+    handshakes: ClassVar[bool] = True
 
     slot: int
     generation: int
     settings: Settings
     sockets: tuple[socket.socket, ...]
     log: logging.LoggerAdapter[logging.Logger]
+    tls: ssl.SSLContext | None
     _ready: bool
     _order: Order
 
@@ -125,6 +137,8 @@ class Worker:
         that one through :meth:`on_stop` or :attr:`stop_fd`.
         """
         lane, handle, timeout = self._seat.lane, self.handle, self.settings.io_timeout
+        if self.tls is not None and self.handshakes:
+            handle = Behind(handle, self.tls, self.log)
         limit, elastic, short = self._limit, self._elastic, False
         for connection, address in self._accepted(one_at_a_time=True):
             began = lane.begin()
@@ -136,9 +150,11 @@ class Worker:
                     connection.settimeout(timeout)
                 handle(connection, address)
                 failed = False
+            except HandshakeError:
+                pass  # it has been told
             except Exception as error:  # the worker outlives whatever a handler does
                 self.log.exception("the handler failed on a connection from %s", format_peer(address))
-                short = errno.EMFILE in _errnos(error)
+                short = errno.EMFILE in table.errnos(error)
             finally:
                 connection.close()
                 if connection.fileno() >= 0:
@@ -156,13 +172,17 @@ class Worker:
         """Serve one connection. It is closed afterwards, whatever happens; an exception is logged.
 
         Args:
-            connection: the accepted socket, blocking, or with ``io_timeout`` as its timeout.
+            connection: the accepted socket, blocking, or with ``io_timeout`` as its timeout; with ``certfile`` an
+                ``ssl.SSLSocket`` after its handshake.
             address: the peer's address as accept(2) gives it.
         """
         raise NotImplementedError
 
     def refuse(self, connection: socket.socket) -> None:
-        """Answer a connection that is shed because all workers are out of descriptors; it is closed afterwards."""
+        """Answer a connection that is shed because all workers are out of descriptors; it is closed afterwards.
+
+        Not called with ``certfile``: a handshake costs more than there is.
+        """
 
     def exit(self) -> None:
         """Clean up; called once, after :meth:`run` returned or raised."""
@@ -200,7 +220,7 @@ class Worker:
             OSError: no descriptors to be had.
         """
         self._seat.accepts()
-        distress = Distress(self._seat, self.settings, self.log, self.refuse, self._workers, self.sockets)
+        distress = Distress(self._seat, self.settings, self.log, self._refuse, self._workers, self.sockets)
         taken = self._took_and_served if served else self.took
         made = []
         for listener in self.sockets:
@@ -300,6 +320,7 @@ class Worker:
         self.settings = given.settings
         self.sockets = tuple(listener.socket_for(given.slot) for listener in given.listeners)
         self.log = _Log(logger, {"slot": given.slot, "generation": given.generation})
+        self.tls = given.tls
         self._seat = seat
         self._order = Order.RUN
         self._ready = False
@@ -323,19 +344,26 @@ class Worker:
             if getattr(self.handle, "__func__", None) is Worker.handle:
                 raise TargetError(f"{type(self).__name__} overrides neither handle() nor run(): it would serve nothing")
             self._accepted(one_at_a_time=True)
+        elif self.tls is not None and self.handshakes:
+            name = type(self).__name__
+            raise SettingsError(f"certfile: {name} has a loop of its own, which would serve plain text; leave it out")
 
     def _accepted(self, *, one_at_a_time: bool) -> Iterator[tuple[socket.socket, Any]]:
         """The one generator of this worker's connections; who asks first says how many it has in hand."""
         if self._connections is None:
             way = Blocking if len(self.sockets) == 1 else Exclusive
             many = () if one_at_a_time else self.sockets
-            distress = Distress(self._seat, self.settings, self.log, self.refuse, self._workers, many)
+            distress = Distress(self._seat, self.settings, self.log, self._refuse, self._workers, many)
             self._acceptor = way(self.sockets, self._seat, self.settings, self.log, distress, self._stop_fd)
             if self._order is not Order.RUN:
                 self._acceptor.obey(self._order)
             self._seat.accepts()
             self._connections = self._acceptor.connections()
         return self._connections
+
+    def _refuse(self, connection: socket.socket) -> None:
+        if self.tls is None:
+            self.refuse(connection)
 
     def _took_and_served(self) -> None:
         self._seat.lane.count()
@@ -468,17 +496,4 @@ _REPORT_BYTES = 32 * 1024
 
 def _starved(error: BaseException) -> bool:
     """Whether want of descriptors or memory is behind ``error``: it may be there in a moment."""
-    return any(table.verdict(number) in SCARCITY for number in _errnos(error))
-
-
-def _errnos(error: BaseException) -> set[int]:
-    """The errnos of ``error`` and of all that it came from."""
-    found = set()
-    link: BaseException | None = error
-    while link is not None:
-        if isinstance(link, OSError):
-            found.add(link.errno or 0)
-        elif isinstance(link, MemoryError):
-            found.add(errno.ENOMEM)
-        link = link.__cause__ or link.__context__
-    return found
+    return any(table.verdict(number) in SCARCITY for number in table.errnos(error))

@@ -216,3 +216,16 @@ def resolve(number: int, *, stopping: bool, listening: bool | None = None) -> Ve
     if not listening and found.deaf is not None:
         return found.deaf
     return found.verdict
+
+
+def errnos(error: BaseException) -> set[int]:
+    """The errnos of ``error`` and of all that it came from."""
+    found = set()
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, OSError):
+            found.add(link.errno or 0)
+        elif isinstance(link, MemoryError):
+            found.add(errno.ENOMEM)
+        link = link.__cause__ or link.__context__
+    return found

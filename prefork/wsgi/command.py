@@ -62,13 +62,11 @@ def wsgi(argv: Sequence[str]) -> int:
 
 def _run(text: str, configuration: Configuration, app_dir: str) -> int:
     """Serve. MASTER."""
-    from prefork.wsgi.worker import context_of, serving
-
-    tls = context_of(configuration.extra)
+    from prefork.wsgi.worker import serving
 
     def make(found: object, name: str) -> Callable[[], Worker]:
         if not callable(found):
             raise TargetError(f"{name} is {type(found).__name__}, which can't be called; name a WSGI application")
-        return serving(found, configuration.extra, tls)
+        return serving(found, configuration.extra)
 
     return server.run(text, configuration.settings, app_dir=app_dir, make=make)

@@ -1,4 +1,4 @@
-"""What the WSGI server is told beyond `prefork.settings.Settings`: limits, proxies, TLS, the access log.
+"""What the WSGI server is told beyond `prefork.settings.Settings`: limits, proxies, the access log.
 
 One table, of the same `Field` entries as the settings, so that flags, environment, TOML, help and documentation can
 derive from it. Where gunicorn has a setting of the same meaning, its name is used.
@@ -6,23 +6,20 @@ derive from it. Where gunicorn has a setting of the same meaning, its name is us
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from prefork import fields as kinds
 from prefork.errors import SettingsError
-from prefork.fields import Field, Kind
+from prefork.fields import Field, Kind, setting
 from prefork.wsgi.forwarded import parse_networks
 
 LIMITS: Final = "Limits of a request"
 BODIES: Final = "Request bodies"
 PROXIES: Final = "Proxies"
 LOGGING: Final = "Access log"
-TLS: Final = "TLS"
-GROUPS: Final = (LIMITS, BODIES, PROXIES, LOGGING, TLS)
+GROUPS: Final = (LIMITS, BODIES, PROXIES, LOGGING)
 """The headings, in the order in which help and documentation show them."""
 
 DEFAULTS: Final = {"timeout": 30.0, "io_timeout": 30.0, "defer_accept": 5}
@@ -49,10 +46,6 @@ def _networks() -> Kind[str]:
     return Kind("ADDRESSES", str.strip, check)
 
 
-def _option(default: object, group: str, kind: Kind[Any], help: str) -> Any:  # noqa: A002  # the word that argparse and Field use
-    return dataclasses.field(default=default, metadata={"group": group, "kind": kind, "help": help})
-
-
 @dataclass(frozen=True, kw_only=True)
 class WSGIOptions:
     """How requests are read and answered. Immutable; checked as a whole when it is made.
@@ -63,65 +56,65 @@ class WSGIOptions:
         SettingsError: With all problems of all fields at once.
     """
 
-    limit_request_line: int = _option(
+    limit_request_line: int = setting(
         4094,
         LIMITS,
         kinds.whole("a length of the request line", least=16, most=_BIGGEST_HEAD, metavar="BYTES"),
         "The longest request line: method, target and version. A longer one is answered 414.",
     )
-    limit_request_fields: int = _option(
+    limit_request_fields: int = setting(
         100,
         LIMITS,
         kinds.whole("a count of header fields", least=1, most=100_000),
         "The most header fields of a request. More are answered 431.",
     )
-    limit_request_field_size: int = _option(
+    limit_request_field_size: int = setting(
         8190,
         LIMITS,
         kinds.whole("a length of a header field", least=16, most=_BIGGEST_HEAD, metavar="BYTES"),
         "The longest header field, name and value together. A longer one is answered 431.",
     )
-    limit_request_body: int = _option(
+    limit_request_body: int = setting(
         0,
         LIMITS,
         kinds.size(least=1),
         "The longest request body. A longer one is answered 413. 0 means no limit.",
     )
-    header_timeout: float = _option(
+    header_timeout: float = setting(
         10.0,
         LIMITS,
         kinds.number("a number of seconds", most=_LONGEST_WAIT),
         "How long a client may take to send the whole head of its request, and for the TLS handshake before that. "
         "Beyond it the answer is 408. 0 means no limit.",
     )
-    min_rate: float = _option(
+    min_rate: float = setting(
         240.0,
         LIMITS,
         kinds.number("a number of bytes per second", most=1e9, metavar="BYTES/S"),
         "A client that takes or sends a body slower than this is cut once io_timeout has been used up waiting for it. "
         "0 means that any progress within io_timeout is enough.",
     )
-    check_client_connection: bool = _option(
+    check_client_connection: bool = setting(
         True,
         LIMITS,
         kinds.switch(),
         "Before the application runs, skip a request whose client has closed the connection while it waited.",
     )
-    retry_after: int = _option(
+    retry_after: int = setting(
         1,
         LIMITS,
         kinds.whole("a whole number of seconds", most=86_400, metavar="SECONDS"),
         "What Retry-After says in the 503 to a client that is shed.",
     )
 
-    spool: Literal["chunked", "all", "none"] = _option(
+    spool: Literal["chunked", "all", "none"] = setting(
         "chunked",
         BODIES,
         kinds.choice("chunked", "all", "none"),
         "Which request bodies are received whole before the application runs, and so have a CONTENT_LENGTH: chunked "
         "ones, all, or none. Any other is received as the application reads it.",
     )
-    spool_size: int = _option(
+    spool_size: int = setting(
         1 << 20,
         BODIES,
         kinds.size(least=1),
@@ -129,7 +122,7 @@ class WSGIOptions:
         "all of it in memory.",
     )
 
-    forwarded_allow_ips: str = _option(
+    forwarded_allow_ips: str = setting(
         "127.0.0.1,::1",
         PROXIES,
         _networks(),
@@ -137,50 +130,25 @@ class WSGIOptions:
         'between them, "*" for all. A proxy on a unix socket is always believed. Such fields from anybody else are '
         "removed.",
     )
-    script_name: str = _option(
+    script_name: str = setting(
         "",
         PROXIES,
         kinds.text(r"(/[^/\s?#]+)+", "is not a path without its last slash; give one such as /shop", metavar="PATH"),
         "The path under which the application is mounted; it becomes SCRIPT_NAME and leaves PATH_INFO.",
     )
 
-    access_log: str = _option(
+    access_log: str = setting(
         "",
         LOGGING,
         kinds.text(r"[^\0]+", "is not a file's name; give a path, or - for standard output", metavar="FILE"),
         "Write one line for each request to this file, - for standard output. A file that was moved away is opened "
         "anew within a second of the next request.",
     )
-    access_log_format: Literal["combined", "json"] = _option(
+    access_log_format: Literal["combined", "json"] = setting(
         "combined",
         LOGGING,
         kinds.choice("combined", "json"),
         "The form of those lines: Apache's Combined Log Format, or a JSON object.",
-    )
-
-    certfile: str = _option(
-        "",
-        TLS,
-        kinds.text(r"[^\0]+", "is not a file's name; give a path", metavar="FILE"),
-        "Serve TLS with this certificate (PEM), followed by those between it and a root.",
-    )
-    keyfile: str = _option(
-        "",
-        TLS,
-        kinds.text(r"[^\0]+", "is not a file's name; give a path", metavar="FILE"),
-        "The private key of the certificate (PEM), when it is not in certfile as well.",
-    )
-    ca_certs: str = _option(
-        "",
-        TLS,
-        kinds.text(r"[^\0]+", "is not a file's name; give a path", metavar="FILE"),
-        "Ask each client for a certificate that one of these authorities (PEM) has signed, and refuse those without.",
-    )
-    ssl_minimum_version: Literal["tlsv1.2", "tlsv1.3"] = _option(
-        "tlsv1.2",
-        TLS,
-        kinds.choice("tlsv1.2", "tlsv1.3"),
-        "The oldest version of TLS that is spoken.",
     )
 
     def __post_init__(self) -> None:
@@ -190,16 +158,8 @@ class WSGIOptions:
                 object.__setattr__(self, field.name, field.check(getattr(self, field.name)))
             except ValueError as error:
                 problems.append(str(error))
-        if not problems:
-            problems.extend(self._contradictions())
         if problems:
             raise SettingsError(problems)
-
-    def _contradictions(self) -> Iterator[str]:
-        for name in ("keyfile", "ca_certs"):
-            value = getattr(self, name)
-            if value and not self.certfile:
-                yield f"{name}: {value!r} has no use without certfile; give certfile as well"
 
     @property
     def limit_head(self) -> int:
@@ -211,6 +171,4 @@ class WSGIOptions:
 @functools.cache
 def fields() -> tuple[Field, ...]:
     """All options, in the order of the table."""
-    return tuple(
-        Field(name=field.name, default=field.default, **field.metadata) for field in dataclasses.fields(WSGIOptions)
-    )
+    return kinds.table(WSGIOptions)

@@ -28,10 +28,6 @@ class ClientGoneError(ConnectionError):
     """The client can't be answered any more: it has closed the connection, or it was lost."""
 
 
-class HandshakeError(ClientGoneError):
-    """There is no TLS with the client."""
-
-
 _date: tuple[int, bytes] = (0, b"")  # a pure cache: any thread may replace it by one that is as right
 
 

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable
 from typing import IO, TYPE_CHECKING, Any
 
 from prefork.address import format_peer
+from prefork.notice import Notice
+from prefork.tls import HandshakeError
 from prefork.wsgi.access import AccessLog
 from prefork.wsgi.body import Body, open_body, spool
 from prefork.wsgi.channel import RECEIVE, Channel, Pace
@@ -33,7 +35,7 @@ from prefork.wsgi.parser import (
     read_head,
     transfer_length,
 )
-from prefork.wsgi.refusal import ClientGoneError, HandshakeError, RequestError, answer
+from prefork.wsgi.refusal import ClientGoneError, RequestError, answer
 from prefork.wsgi.response import Response
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class Service:
         sockets: The listening sockets. The name of a single one with an address of its own is taken once; else that
             of each connection is asked for.
         io_timeout: Seconds that a client may make a send or receive wait; 0 for no limit.
-        tls: From `prefork.wsgi.tls.server_context`; None for plain HTTP.
+        tls: From `prefork.tls.context_of`; None for plain HTTP.
         waiting: Told before each wait for a client how many seconds it may last at most, so that a limit of the
             worker's busy time can be put off for the client's part of it.
 
@@ -84,6 +86,9 @@ class Service:
             waiting=waiting,
         )
         self._tls = tls
+        self._no_tls = Notice(log)
+        if tls is not None:
+            tls.set_alpn_protocols(["http/1.1"])
         self._base = base_environ(tls=tls is not None)
         name = _only_name(tuple(sockets))
         self._named = name is not None
@@ -109,7 +114,7 @@ class Service:
         try:
             channel = self._channel(connection, environ, began + self._header_timeout)
         except HandshakeError as error:
-            log.info("no TLS with %s: %s", format_peer(address), error)
+            self._no_tls.tell(logging.INFO, str(error), "no TLS with %s: %s", format_peer(address), error)
             return
         response = Response(channel)
         stray = False

@@ -1,8 +1,4 @@
-"""TLS on an accepted connection: the handshake happens in the worker, at the client's pace and no slower.
-
-The context belongs into the master, before it drops its privileges and forks: the key is read as the user who may, and
-the workers share the keys of the session tickets, so that a client resumes with any of them.
-"""
+"""A connection under TLS as the server uses it, with the patience of a plain one."""
 
 from __future__ import annotations
 
@@ -11,38 +7,9 @@ import socket
 import ssl
 from typing import Any, ClassVar
 
-from prefork.errors import SettingsError
+from prefork.tls import HandshakeError, reason
 from prefork.wsgi.channel import Channel, Pace
-from prefork.wsgi.options import WSGIOptions
-from prefork.wsgi.refusal import ClientGoneError, HandshakeError, RequestError
-
-_VERSIONS = {"tlsv1.2": ssl.TLSVersion.TLSv1_2, "tlsv1.3": ssl.TLSVersion.TLSv1_3}
-
-
-def server_context(options: WSGIOptions) -> ssl.SSLContext:
-    """The context for ``certfile``, ``keyfile``, ``ca_certs`` and ``ssl_minimum_version``.
-
-    Raises:
-        SettingsError: A file can't be read, or is not what it should be.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = _VERSIONS[options.ssl_minimum_version]
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        # A key with a passphrase would make OpenSSL ask on the terminal, where nobody may be.
-        context.load_cert_chain(options.certfile, options.keyfile or None, password=lambda: "")
-    except (OSError, ValueError) as error:
-        names = " and ".join(filter(None, (options.certfile, options.keyfile)))
-        raise SettingsError(f"certfile: {names}: {_reason(error)}; give a PEM certificate and its key") from error
-    if options.ca_certs:
-        try:
-            context.load_verify_locations(options.ca_certs)
-        except (OSError, ValueError) as error:
-            raise SettingsError(
-                f"ca_certs: {options.ca_certs}: {_reason(error)}; give a file of PEM certificates"
-            ) from error
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
+from prefork.wsgi.refusal import ClientGoneError, RequestError
 
 
 class TLSChannel(Channel):
@@ -51,7 +18,7 @@ class TLSChannel(Channel):
     Args:
         connection: An accepted stream socket.
         pace: How long its client may make us wait.
-        context: From `server_context`.
+        context: From `prefork.tls.context_of`.
 
     Raises:
         HandshakeError: The connection is gone already.
@@ -68,7 +35,7 @@ class TLSChannel(Channel):
             connection.getpeername()  # wrap_socket() meets the failure of this too, and forgets to close its socket
             self._tls = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         except OSError as error:
-            raise HandshakeError(_reason(error)) from error
+            raise HandshakeError(reason(error)) from error
         super().__init__(self._tls, pace)
 
     def handshake(self) -> dict[str, Any]:
@@ -133,7 +100,7 @@ class TLSChannel(Channel):
         elif isinstance(error, ssl.SSLWantWriteError):
             self._wait(select.POLLOUT)
         elif isinstance(error, ssl.SSLError):
-            raise ClientGoneError(_reason(error)) from error
+            raise ClientGoneError(reason(error)) from error
         else:
             super()._block(error, event)
 
@@ -141,10 +108,3 @@ class TLSChannel(Channel):
 def _distinguished_name(certificate: Any) -> str:
     """The subject of a certificate, as ``getpeercert()`` gives it, in one line (RFC 4514, without its escapes)."""
     return ",".join(f"{key}={value}" for part in reversed(certificate.get("subject", ())) for key, value in part)
-
-
-def _reason(error: Exception) -> str:
-    """OpenSSL's own words, without the library's name and the line of its source."""
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return error.reason.lower().replace("_", " ")
-    return getattr(error, "strerror", None) or str(error)

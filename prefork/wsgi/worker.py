@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 from prefork.hooks import Hooks
 from prefork.master import Master
@@ -13,9 +13,6 @@ from prefork.settings import Settings
 from prefork.worker import Worker
 from prefork.wsgi.options import DEFAULTS, WSGIOptions
 from prefork.wsgi.service import Application, Service
-
-if TYPE_CHECKING:
-    import ssl
 
 
 class WSGIWorker(Worker):
@@ -27,13 +24,13 @@ class WSGIWorker(Worker):
     Args:
         application: What PEP 3333 calls an application.
         options: Limits and forms.
-        tls: From `prefork.wsgi.tls.server_context`; None for plain HTTP.
     """
 
-    def __init__(self, application: Application, options: WSGIOptions, tls: ssl.SSLContext | None = None) -> None:
+    handshakes: ClassVar[bool] = False  # the service does it, with the patience that it has for a request
+
+    def __init__(self, application: Application, options: WSGIOptions) -> None:
         self._application = application
         self._options = options
-        self._tls = tls
 
     def init(self) -> None:
         """Open what requests need."""
@@ -47,7 +44,7 @@ class WSGIWorker(Worker):
             self._options,
             sockets=self.sockets,
             io_timeout=self.settings.io_timeout,
-            tls=self._tls,
+            tls=self.tls,
             waiting=put_off if timeout else None,
         )
         # The service waits with a limit of its own, and only where it has to; a timeout on every socket that is
@@ -67,33 +64,19 @@ class WSGIWorker(Worker):
         self._service.close()
 
 
-def serving(application: Application, options: WSGIOptions, tls: ssl.SSLContext | None) -> Callable[[], WSGIWorker]:
+def serving(application: Application, options: WSGIOptions) -> Callable[[], WSGIWorker]:
     """What makes the workers of a `prefork.Master` that serves ``application``.
 
     Args:
         application: What PEP 3333 calls an application.
         options: Limits and forms.
-        tls: From `context_of`.
 
     Raises:
         TypeError: ``application`` can't be called.
     """
     if not callable(application):
         raise TypeError(f"the application is {type(application).__name__}, which can't be called")
-    return lambda: WSGIWorker(application, options, tls)
-
-
-def context_of(options: WSGIOptions) -> ssl.SSLContext | None:
-    """The TLS context that the options ask for, if any. MASTER: the key is read as the user who may.
-
-    Raises:
-        SettingsError: As `prefork.wsgi.tls.server_context` does.
-    """
-    if not options.certfile:
-        return None
-    from prefork.wsgi.tls import server_context
-
-    return server_context(options)
+    return lambda: WSGIWorker(application, options)
 
 
 def serve(
@@ -115,6 +98,5 @@ def serve(
         TypeError: ``application`` can't be called.
         PreforkError: As `prefork.Master.run` does; SettingsError for settings that can't be used.
     """
-    options = options or WSGIOptions()
-    build = serving(application, options, context_of(options))
+    build = serving(application, options or WSGIOptions())
     return Master(build, Settings.of({"preload": True, **DEFAULTS, **given}), hooks=hooks).run()

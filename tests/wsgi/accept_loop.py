@@ -2,7 +2,8 @@
 
 The JSON object: ``bind`` (an address), ``validate`` (false runs the application bare), ``io_timeout``, ``timeout`` (of
 the accepted socket, as a worker may set one), ``waits`` (true logs what the service says before each wait), ``shed``
-(true refuses everybody), ``tmpdir`` (where temporary files go), ``options`` (those of `WSGIOptions`).
+(true refuses everybody), ``tmpdir`` (where temporary files go), ``options`` (those of `WSGIOptions`, and the
+settings of TLS).
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from typing import Any
 from wsgiref.validate import validator
 
 from prefork.address import format_peer, parse
+from prefork.fields import TLS
+from prefork.settings import Settings, fields
+from prefork.tls import context_of
 from prefork.wsgi.options import WSGIOptions
 from prefork.wsgi.service import Service
 from tests.wsgi import apps
@@ -40,18 +44,14 @@ def main(name: str, text: str) -> None:
     tempfile.tempdir = given.get("tmpdir")
     listener = listen(given.get("bind", "127.0.0.1:0"))
     application: Any = getattr(apps, name)
-    options = WSGIOptions(**given.get("options", {}))
-    tls = None
-    if options.certfile:
-        from prefork.wsgi.tls import server_context
-
-        tls = server_context(options)
+    options = given.get("options", {})
+    of_tls = {field.name: options.pop(field.name) for field in fields() if field.group == TLS and field.name in options}
     service = Service(
         validator(application) if given.get("validate", True) else application,
-        options,
+        WSGIOptions(**options),
         sockets=[listener] if given.get("named", True) else [],
         io_timeout=given.get("io_timeout", 30.0),
-        tls=tls,
+        tls=context_of(Settings(**of_tls)),
         waiting=(lambda seconds: print(f"waiting {seconds:.3f}", flush=True)) if given.get("waits") else None,
     )
     print(f"serving on {format_peer(listener.getsockname())} with 1 workers, pid {os.getpid()}", flush=True)

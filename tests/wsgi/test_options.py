@@ -41,9 +41,6 @@ def test_each_option_is_described() -> None:
         ({"script_name": "shop"}, "script_name: 'shop' is not a path"),
         ({"script_name": "/shop/"}, "script_name: '/shop/' is not a path"),
         ({"access_log_format": "common"}, "access_log_format: 'common' is not known"),
-        ({"ssl_minimum_version": "sslv3"}, "ssl_minimum_version: 'sslv3' is not known"),
-        ({"keyfile": "k"}, "keyfile: 'k' has no use without certfile; give certfile as well"),
-        ({"ca_certs": "c"}, "ca_certs: 'c' has no use without certfile; give certfile as well"),
     ],
 )
 def test_problems(given: dict[str, Any], problem: str) -> None:

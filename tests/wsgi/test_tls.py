@@ -10,11 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from prefork.errors import SettingsError
 from prefork.testing.client import connect
 from prefork.testing.server import Server
-from prefork.wsgi.options import WSGIOptions
-from prefork.wsgi.tls import server_context
 from tests.wsgi.apps import CONTENT
 from tests.wsgi.harness import WITHIN, assert_clean, get, parse, post, read_all, serving
 
@@ -197,23 +194,3 @@ def test_clients_certificates() -> None:
         server.wait_for_log("no TLS with .*: peer did not return a certificate")
         server.wait_for_log("no TLS with .*: certificate verify failed")
         assert_clean(server)
-
-
-@pytest.mark.parametrize(
-    ("options", "problem"),
-    [
-        ({"certfile": "{certs}/missing.pem"}, "certfile: .*missing.pem: No such file"),
-        ({"certfile": "{certs}/README.md"}, "certfile: .*README.md: "),
-        ({"certfile": "{certs}/server.pem"}, "certfile: .*server.pem: "),
-        ({"certfile": "{certs}/server.pem", "keyfile": "{certs}/locked.key"}, "certfile: .* and .*locked.key: "),
-        ({"certfile": "{certs}/ca.pem", "keyfile": "{certs}/server.key"}, "key values mismatch"),
-        ({**SERVER, "ca_certs": "{certs}/missing.pem"}, "ca_certs: .*missing.pem: No such file"),
-        ({**SERVER, "ca_certs": "{certs}/README.md"}, "ca_certs: .*README.md: "),
-    ],
-)
-def test_files_that_are_no_use(options: dict[str, str], problem: str) -> None:
-    given = {name: value.format(certs=CERTS) for name, value in options.items()}
-    with pytest.raises(SettingsError, match=problem) as caught:
-        server_context(WSGIOptions(**given))  # type: ignore[arg-type]  # all of them are texts
-    assert len(caught.value.problems) == 1
-    assert "\n" not in str(caught.value)

@@ -209,7 +209,7 @@ def test_the_configuration() -> None:
     assert "\ntimeout = 30.0  # default\n" in done.stdout
     code, said = failed("tests.wsgi.apps:hello", "--keyfile", "x", "--min-rate", "-1", "--workers", "0")
     assert code == 2
-    assert said.count("prefork: error: ") == 2, said
+    assert said.count("prefork: error: ") == 3, said
     code, said = failed("tests.wsgi.apps:hello", "--keyfile", "x")
     assert (code, said.count("keyfile: 'x' has no use without certfile")) == (2, 1)
 
