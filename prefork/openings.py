@@ -10,6 +10,7 @@ from prefork.notify import Notify
 from prefork.pidfile import Pidfile
 from prefork.settings import Settings
 from prefork.titles import Titles
+from prefork.watch import Watch
 from prefork.windows import Window
 
 
@@ -29,5 +30,7 @@ def windows_of(settings: Settings) -> list[Window]:
         found.append(notify)
     if settings.control not in {"", "off"}:
         found.append(Control(settings.control))
+    if settings.reload:
+        found.append(Watch())
     found += logs.windows()
     return found

@@ -111,6 +111,13 @@ class Settings(Transport):
         "Import the application in the master, before it forks: workers share its memory, but a reload can't bring "
         "new code.",
     )
+    reload: bool = setting(
+        False,
+        kinds.APPLICATION,
+        kinds.switch(),
+        "For development: as soon as a Python file changes in a folder of the import path that is not one of installed "
+        "packages, replace all workers by new code. Needs watchfiles (pip install 'prefork[reload]').",
+    )
     hooks: str = setting(
         "",
         kinds.APPLICATION,
