@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -61,41 +59,3 @@ def test_each_runs_by_itself(prefork_server: ServerFactory, name: str) -> None:
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")
             assert client.recv(1)
         assert server.stop() == 0
-
-
-def blocks(language: str) -> list[str]:
-    """The fenced blocks of README.md in one language."""
-    text = (ROOT / "README.md").read_text()
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-
-
-@pytest.mark.parametrize("number", range(2))
-def test_the_readmes_programs(prefork_server: ServerFactory, number: int) -> None:
-    program = blocks("python")[number]
-    assert len([text for text in program.splitlines() if text.strip()]) <= 12
-    logging = "import logging\nlogging.basicConfig(level=logging.INFO, format='%(message)s')\n"
-    server = prefork_server.script(logging + program.replace("127.0.0.1:8000", "127.0.0.1:0"))
-    assert request(server.address).status == 200
-    assert server.stop() == 0
-
-
-def test_the_readmes_commands() -> None:
-    lines = [text.split("#")[0] for block in blocks("console") for text in block.splitlines()]
-    commands = [text.split() for one in lines for text in one.split("$") if text.strip()]
-    assert len(commands) > 4
-    for command in commands:
-        if command[0].startswith("scripts/"):
-            assert (ROOT / command[0]).exists(), command
-        else:
-            assert command[0] == "prefork"
-            # Whether it can be typed, not what it would do: the others need a server that runs.
-            harmless = ["--print-config"] if command[1:2] == ["serve"] and "--help" not in command else ["--help"]
-            done = subprocess.run(
-                [sys.executable, "-m", *command, *harmless],
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=60,
-            )
-            assert done.returncode == 0, done.stderr

@@ -1,0 +1,42 @@
+"""The documentation is true: every page is followed as its reader would, and names nothing that is not there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from prefork.cli import COMMANDS, main
+from tests.documents import ROOT, Session, blocks
+
+OF_THE_SERVERS = {"embed.md", "wsgi.md"}
+"""Pages whose programs are those of examples/, run by tests/embed and tests/wsgi: only what they name is looked at."""
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FOLLOWED = [page for page in PAGES if page.name not in OF_THE_SERVERS]
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [page for page in FOLLOWED if blocks(page)], ids=name)
+def test_a_reader_succeeds(page: Path) -> None:
+    with Session(page) as session:
+        session.follow()
+
+
+OF_OTHERS = {"--access-logfile", "--check-config"}
+"""Flags in our text that are of other programs."""
+
+
+def test_every_flag_in_the_text_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in COMMANDS:
+        assert main([command.name, "--help"]) == 0
+    known = set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out)) | OF_OTHERS
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        prose = re.sub(r"^```.*?^```$|<!--.*?-->", "", text, flags=re.MULTILINE | re.DOTALL)
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", prose))
+        assert named <= known, f"{name(page)} names {named - known}"
