@@ -27,7 +27,7 @@ from prefork.notice import Log
 from prefork.seat import Seat
 from prefork.settings import Settings
 from prefork.system import limits
-from prefork.system.census import Spare, accepted, census, descriptors
+from prefork.system.census import Spare, accepted, census, descriptors, held
 from prefork.system.waiting import readable
 
 _NEVER = -1
@@ -83,9 +83,9 @@ class Distress:
         self._workers = max(1, workers)
         self._next_shed = 0.0
         self._shed = 0
-        held, limit = len(self._held()), limits.nofile()
-        headroom = min(HEADROOM, max(0, limit - held) // 2)
-        self._usual = held + headroom // 2
+        usual, limit = _count(), limits.nofile()
+        headroom = min(HEADROOM, max(0, limit - usual) // 2)
+        self._usual = usual + headroom // 2
         self.round = max(1, min(ROUND, headroom * 2 // 3))
         self._watermark = limit - headroom
         self._confessed = False
@@ -203,6 +203,14 @@ class Distress:
             _read_what_is_there(connection)
         self._shed += 1
         self._seat.refused(self._shed)
+
+
+def _count() -> int:
+    """How many descriptors this process holds; 0 when that can't be told."""
+    try:
+        return held()
+    except OSError:
+        return 0
 
 
 def _read_what_is_there(connection: socket.socket) -> None:

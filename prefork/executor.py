@@ -1,4 +1,6 @@
-"""The executor: carries out what policy decides, one action at a time, and feeds it back as a fact.
+"""The executor: carries out what policy decides, and feeds it back as a fact.
+
+Forks come last and in a row; see :meth:`prefork.spawner.Spawner.fork`.
 
 All of it runs in the MASTER.
 """
@@ -7,14 +9,14 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prefork import policy
 from prefork.loop import Loop
 from prefork.policy import Goal
 from prefork.pressure import Pressure
 from prefork.roster import Member, Roster
-from prefork.spawner import Spawner
+from prefork.spawner import Birth, Spawner
 from prefork.system import process
 from prefork.worker import DUMP_SIGNAL
 
@@ -30,7 +32,7 @@ class Executor:
         roster: is fed the facts.
         spawner: has the line to each worker.
         pressure: is told whether forks succeed.
-        spawn: forks a worker into a slot, of a generation; gives its pid and its seat.
+        prepare: prepares a worker for a slot, of a generation.
     """
 
     def __init__(
@@ -40,21 +42,29 @@ class Executor:
         roster: Roster,
         spawner: Spawner,
         pressure: Pressure,
-        spawn: Callable[[int, int], tuple[int, int]],
+        prepare: Callable[[policy.Spawn], Birth],
     ) -> None:
         self._loop = loop
         self._goal = goal
         self._roster = roster
         self._spawner = spawner
         self._pressure = pressure
-        self._fork = spawn
+        self._prepare = prepare
 
-    def apply(self, action: policy.Action) -> None:
-        """Do it, as far as it can be done; what failed is decided again."""
+    def apply(self, actions: Iterable[policy.Action]) -> None:
+        """Do all of it, as far as it can be done; what failed is decided again."""
+        spawns: list[policy.Spawn] = []
+        for action in actions:
+            if isinstance(action, policy.Spawn):
+                spawns.append(action)
+            else:
+                self._apply(action)
+        if spawns:
+            self._spawn(spawns)
+
+    def _apply(self, action: policy.Action) -> None:
         now = self._loop.clock.monotonic()
         match action:
-            case policy.Spawn(slot, generation):
-                self._spawn(slot, generation, now)
             case policy.Retire(member, order, deadline, reason):
                 self._roster.retired(member, order, deadline, reason, now)
                 self._spawner.order(member, order)
@@ -82,20 +92,28 @@ class Executor:
             case policy.Replace(member, reason):
                 self._roster.wanted(member, reason)
 
-    def _spawn(self, slot: int, generation: int, now: float) -> None:
-        if self._goal.held_until is not None and now < self._goal.held_until:
-            return  # an earlier fork of this decision failed
-        try:
-            pid, seat = self._fork(slot, generation)
-        except OSError as error:
-            self._goal.fork_failed(self._loop.clock.monotonic())
-            self._pressure.fork_failed(slot, error)
-            return
-        self._goal.forked()
-        self._pressure.forked()
+    def _spawn(self, spawns: list[policy.Spawn]) -> None:
+        births, failed = [], None
+        for spawn in spawns:
+            try:
+                births.append(self._prepare(spawn))
+            except OSError as error:
+                failed = error
+                break
+        pids, refused = self._spawner.fork(births)
         born = self._loop.clock.monotonic()
-        self._roster.forked(slot=slot, seat=seat, pid=pid, generation=generation, now=born)
-        log.debug("worker %d (pid %d, generation %d) forked", slot, pid, generation)
+        for pid, birth, spawn in zip(pids, births, spawns, strict=False):
+            self._roster.forked(
+                slot=spawn.slot, seat=birth.line.seat, pid=pid, generation=spawn.generation, now=born
+            )
+            log.debug("worker %d (pid %d, generation %d) forked", spawn.slot, pid, spawn.generation)
+        if pids:
+            self._goal.forked()
+            self._pressure.forked()
+        failed = refused or failed
+        if failed is not None:
+            self._goal.fork_failed(born)
+            self._pressure.fork_failed(spawns[len(pids)].slot, failed)
 
     def _log_report(self, member: Member) -> None:
         """Write a hung worker's tracebacks to the log."""

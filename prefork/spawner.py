@@ -77,6 +77,16 @@ class _Line:
     text: bytearray = field(default_factory=bytearray)
 
 
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """A worker to come: all that its life costs, but the process."""
+
+    line: _Line
+    writer: int
+    announce: Callable[[], object]
+    child: Callable[[], int]
+
+
 class Line(NamedTuple):
     """What ties the master to a worker, as descriptors; None where there is none."""
 
@@ -125,54 +135,92 @@ class Spawner:
         """How many workers can live at one moment."""
         return self._board.seats
 
-    def spawn(self, build: Callable[[], Worker], listeners: Sequence[Listener], **given: Any) -> tuple[int, int]:
-        """Fork a worker.
+    def prepare(
+        self, build: Callable[[], Worker], listeners: Sequence[Listener], announce: Callable[[], object], **given: Any
+    ) -> Birth:
+        """Take all that a worker's life costs, but the process.
 
         Args:
             build: makes the worker, in the child.
             listeners: the server's listeners.
+            announce: called right before the fork.
             given: the rest of its :class:`~prefork.worker.Assignment`.
 
-        Returns:
-            Its pid and its seat.
-
         Raises:
-            OSError: there was no pipe or no process to be had; nothing is left of the attempt.
+            OSError: there was no pipe to be had, or no watch; nothing is left of the attempt.
         """
         if not self._free:
             raise OSError(errno.EAGAIN, "every seat of the scoreboard is taken")
-        seat = self._free[-1]
-        self._board.assign(seat, slot=given["slot"], generation=given["generation"], born=self._loop.clock.monotonic())
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        seat = self._free[-1]
         line = self._line(seat, reader)
         try:
             # Before the fork, because it may fail, and a child that was forked must not be lost sight of; and because
             # what is registered is closed in the child, the master's side of its own line included.
             self._loop.register(reader, lambda: self._read_report(line))
-            assignment = Assignment(
-                listeners=listeners,
-                board=self._board,
-                seat=seat,
-                events=self._events,
-                go=self._go,
-                report=writer,
-                master=os.getpid(),
-                private=self._loop.descriptors,
-                **given,
-            )
-            with signals.blocked():
-                pid = process.fork(lambda: live(build, assignment))
         except BaseException:
-            self._loop.unregister(reader)
             os.close(reader)
-            raise
-        finally:
             os.close(writer)
+            raise
         self._free.pop()
-        self._board.seat(seat)[PID] = pid
-        self._lines[pid] = line
-        self._watch(pid, line)
-        return pid, seat
+        self._board.assign(seat, slot=given["slot"], generation=given["generation"], born=self._loop.clock.monotonic())
+        private = self._loop.descriptors
+        private.add(writer)  # until its own fork: no other worker is to hold it
+        assignment = Assignment(
+            listeners=listeners,
+            board=self._board,
+            seat=seat,
+            events=self._events,
+            go=self._go,
+            report=writer,
+            master=os.getpid(),
+            private=private,
+            **given,
+        )
+        return Birth(line, writer, announce, lambda: live(build, assignment))
+
+    def fork(self, births: Sequence[Birth]) -> tuple[list[int], OSError | None]:
+        """Fork workers, one right after the other.
+
+        After a fork, each page that the master writes to is copied first (fork(2)), because the child shares it. So
+        what can be done for all of them before or after is not done in between.
+
+        Args:
+            births: from :meth:`prepare`.
+
+        Returns:
+            The pids, in the order of ``births``; and why there are fewer of them, if there are. Nothing is left of
+            those that were not forked.
+        """
+        pids: list[int] = []
+        failed = None
+        for birth in births:
+            birth.announce()
+            self._loop.descriptors.discard(birth.writer)
+            try:
+                with signals.blocked():
+                    pids.append(process.fork(birth.child))
+            except OSError as error:
+                failed = error
+                break
+            finally:
+                os.close(birth.writer)
+        for birth in births[len(pids) + (failed is not None) :]:
+            self._loop.descriptors.discard(birth.writer)
+            os.close(birth.writer)
+        for birth in births[len(pids) :]:
+            self._abandon(birth.line)
+        for birth, pid in zip(births, pids, strict=False):
+            self._board.seat(birth.line.seat)[PID] = pid
+            self._lines[pid] = birth.line
+            self._watch(pid, birth.line)
+        return pids, failed
+
+    def _abandon(self, line: _Line) -> None:
+        """Give back what a worker was to have that was not forked."""
+        self._loop.unregister(line.report)
+        os.close(line.report)
+        self._free.append(line.seat)
 
     def _line(self, seat: int, report: int) -> _Line:
         words = self._board.seat(seat)

@@ -6,7 +6,6 @@ Pure but for the random numbers of its jitter.
 from __future__ import annotations
 
 import os
-import random
 
 from prefork.backoff import Backoff, Retry
 from prefork.net.verdict import Verdict
@@ -31,8 +30,7 @@ class Spell:
     """
 
     def __init__(self, backoff: Backoff) -> None:
-        # Random numbers of its own: the application may have seeded those of the module alike in all workers.
-        self._retry = Retry(backoff, random.Random(os.urandom(8)).random)
+        self._retry = Retry(backoff, _random)
         self.over()
 
     def over(self) -> None:
@@ -79,3 +77,12 @@ class Spell:
         seconds = self._retry.next()
         self.waited += seconds
         return seconds
+
+
+def _random() -> float:
+    """A random number, 0 <= n < 1, of the system's.
+
+    The application may have seeded those of the module alike in all workers; and to seed a generator for each worker
+    would take a good part of its boot.
+    """
+    return int.from_bytes(os.urandom(4)) / 2**32
