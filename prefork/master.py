@@ -34,7 +34,7 @@ from prefork.pressure import Pressure, Shortage
 from prefork.roster import Member, Roster
 from prefork.scoreboard import Order, State
 from prefork.settings import Settings
-from prefork.spawner import Spawner
+from prefork.spawner import Birth, Spawner
 from prefork.stopping import Phase, Stopping
 from prefork.system import identity, limits
 from prefork.system.census import Spare, descriptors
@@ -196,7 +196,7 @@ class Master:
         self._pressure = Pressure(
             self._loop, held.board, held.go, self.goal, self.roster, self._short, settings.backoff_max
         )
-        self._executor = Executor(self._loop, self.goal, self.roster, self._spawner, self._pressure, self._spawn)
+        self._executor = Executor(self._loop, self.goal, self.roster, self._spawner, self._pressure, self._prepare)
         self._groups = Groups(self._loop, self.goal, self.roster, self.listeners)
         self._stopping = Stopping(self._loop, self.goal, self.roster, settings, self.listeners, self._spawner.accepts)
         if settings.preload and not gc.get_freeze_count():
@@ -284,8 +284,7 @@ class Master:
                 self._windows.tell(windows.Stopping())
             decision = policy.decide(self.settings, self.goal, self.roster, self._spawner.vital, now)
             self.goal.scan_at = decision.scan_at
-            for action in decision.actions:
-                self._executor.apply(action)
+            self._executor.apply(decision.actions)
             if self.goal.order is not Order.RUN and not len(self.roster):
                 return
             self._loop.poll(decision.wake_at)
@@ -370,14 +369,14 @@ class Master:
             signal.SIGCONT: lambda: self._loop.thawed(0.0),
         }
 
-    def _spawn(self, slot: int, generation: int) -> tuple[int, int]:
-        """Fork a worker; returns its pid and its seat."""
-        self.hooks.call("pre_fork", self, policy.Spawn(slot, generation))
-        return self._spawner.spawn(
+    def _prepare(self, spawn: policy.Spawn) -> Birth:
+        """Prepare a worker to be forked."""
+        return self._spawner.prepare(
             self._build,
             self.listeners,
-            slot=slot,
-            generation=generation,
+            lambda: self.hooks.call("pre_fork", self, spawn),
+            slot=spawn.slot,
+            generation=spawn.generation,
             settings=self.settings,
             hooks=self.hooks,
             workers=self.goal.size,
