@@ -13,7 +13,7 @@ from tests.documents import ROOT, Session, blocks
 OF_THE_SERVERS = {"embed.md", "wsgi.md"}
 """Pages whose programs are those of examples/, run by tests/embed and tests/wsgi: only what they name is looked at."""
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 FOLLOWED = [page for page in PAGES if page.name not in OF_THE_SERVERS]
 
 
@@ -27,7 +27,7 @@ def test_a_reader_succeeds(page: Path) -> None:
         session.follow()
 
 
-OF_OTHERS = {"--access-logfile", "--check-config"}
+OF_OTHERS = {"--access-logfile", "--all", "--check-config", "--strict"}
 """Flags in our text that are of other programs."""
 
 
