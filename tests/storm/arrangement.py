@@ -1,0 +1,96 @@
+"""How one episode's server is set up: the seed chooses."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any, Final
+
+from prefork.testing.faults import unavailable
+
+MOST: Final = 6
+"""The most workers that a server is scaled to."""
+
+NOFILE: Final = 256
+"""The soft limit of descriptors that a server is started with: low, so that leaks show soon."""
+
+LISTENING: Final = ("tcp", "tcp", "reuse_port", "two", "two groups", "unix", "inherited")
+
+_ALWAYS: Final[dict[str, Any]] = {
+    "raise_nofile": False,
+    "io_timeout": 0.5,  # rude clients keep a worker no longer
+    "timeout": 30,
+    "graceful_timeout": 60,
+    "max_memory": "96M",
+    "log_level": "info",
+    "crash_limit": 1_000_000,
+}
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """One server's set-up.
+
+    Args:
+        listening: One of `LISTENING`. An inherited listener outlives every server.
+        subcommand: "serve" or "wsgi".
+        workers: How many at the start.
+        elastic: Whether the server chooses their number itself.
+        preload: Whether a reload is an upgrade.
+        injected: Whether system calls can be made to fail.
+        settings: For the command.
+    """
+
+    listening: str
+    subcommand: str
+    workers: int
+    elastic: bool
+    preload: bool
+    injected: bool
+    settings: dict[str, Any]
+
+    @property
+    def outlives(self) -> bool:
+        """Whether the listener outlives the server, so that even a master that is killed costs nobody who waits."""
+        return self.listening == "inherited"
+
+    @property
+    def groups(self) -> int:
+        """How many listeners have a socket for each slot."""
+        return {"reuse_port": 1, "two groups": 2}.get(self.listening, 0)
+
+    @property
+    def per_worker(self) -> int:
+        """Descriptors that the master has for each worker: its pidfd, its report pipe, its sockets."""
+        return 2 + self.groups
+
+    def __str__(self) -> str:
+        said = [self.subcommand, self.listening, f"{self.workers} workers"]
+        said += [name for name in ("elastic", "preload", "injected") if getattr(self, name)]
+        said += [f"{name}={value}" for name, value in self.settings.items() if name not in _ALWAYS]
+        return ", ".join(said)
+
+
+def arrange(chance: random.Random) -> Arrangement:
+    """Choose one."""
+    subcommand = chance.choice(["serve", "serve", "wsgi"])
+    listening = chance.choice(LISTENING)
+    workers = chance.randint(2, 4)
+    elastic = chance.random() < 0.15
+    preload = chance.random() < 0.25
+    injected = chance.random() < 0.4 and unavailable() is None
+    settings = dict(_ALWAYS)
+    if listening in {"reuse_port", "two groups"}:
+        settings["reuse_port"] = True
+        settings["reuse_port_mode"] = chance.choice(["hash", "random"])
+    if elastic:
+        settings |= {"min_workers": 1, "max_workers": MOST, "idle_timeout": 0.3}
+    if chance.random() < 0.3:
+        settings |= {"max_requests": 2000, "max_requests_jitter": 1000}
+    if chance.random() < 0.2:
+        settings |= {"max_age": 4, "max_age_jitter": 2}
+    if chance.random() < 0.2:
+        settings |= {"reload_surge": 3, "max_recycling": 2}
+    if subcommand == "wsgi":
+        settings["header_timeout"] = 0.5
+    return Arrangement(listening, subcommand, workers, elastic, preload, injected, settings)
