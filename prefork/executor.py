@@ -12,13 +12,13 @@ import signal
 from collections.abc import Callable, Iterable
 
 from prefork import policy
+from prefork.life import DUMP_SIGNAL
 from prefork.loop import Loop
 from prefork.policy import Goal
 from prefork.pressure import Pressure
 from prefork.roster import Member, Roster
 from prefork.spawner import Birth, Spawner
 from prefork.system import process
-from prefork.worker import DUMP_SIGNAL
 
 log = logging.getLogger("prefork")
 
@@ -103,9 +103,7 @@ class Executor:
         pids, refused = self._spawner.fork(births)
         born = self._loop.clock.monotonic()
         for pid, birth, spawn in zip(pids, births, spawns, strict=False):
-            self._roster.forked(
-                slot=spawn.slot, seat=birth.line.seat, pid=pid, generation=spawn.generation, now=born
-            )
+            self._roster.forked(slot=spawn.slot, seat=birth.line.seat, pid=pid, generation=spawn.generation, now=born)
             log.debug("worker %d (pid %d, generation %d) forked", spawn.slot, pid, spawn.generation)
         if pids:
             self._goal.forked()

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from prefork.events import EventsPipe
 from prefork.handover import Life
+from prefork.life import live
 from prefork.loop import Loop
 from prefork.net.listener import Listener
 from prefork.policy import Vital
@@ -41,7 +42,7 @@ from prefork.scoreboard import (
     View,
 )
 from prefork.system import process, signals
-from prefork.worker import Assignment, Worker, live
+from prefork.worker import Assignment, Worker
 
 log = logging.getLogger("prefork")
 
@@ -385,7 +386,7 @@ class Spawner:
 
 
 def _own_frames(text: str) -> str:
-    """Tracebacks without what lies below :func:`~prefork.worker.live`: how the master came to fork is no news."""
+    """Tracebacks without what lies below :func:`~prefork.life.live`: how the master came to fork is no news."""
     lines, ours = [], True
     for line in text.splitlines(keepends=True):
         ours = ours or not line.startswith("  File ")

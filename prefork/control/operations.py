@@ -13,11 +13,11 @@ from typing import Final
 
 from prefork import windows
 from prefork.control.protocol import Request
+from prefork.life import DUMP_SIGNAL
 from prefork.roster import Member
 from prefork.survey import Survey
 from prefork.system import process
 from prefork.windows import Inside, News
-from prefork.worker import DUMP_SIGNAL
 
 log = logging.getLogger("prefork")
 
