@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import socket
+from typing import TYPE_CHECKING
 
-from probe import Probe
+if TYPE_CHECKING:
+    from tests.apps.probe import Probe
+else:
+    from probe import Probe  # beside this file, which is first on the import path where it is served
 
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\nRetry-After: 1\r\n\r\nbusy"
 
