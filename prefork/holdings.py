@@ -19,6 +19,7 @@ from prefork.events import EventsPipe
 from prefork.handover import Handover
 from prefork.net.binding import systemd_sockets
 from prefork.net.listener import How, Listener
+from prefork.net.listeners import listen
 from prefork.net.options import SocketOptions
 from prefork.scoreboard import LAYOUT, Scoreboard
 from prefork.settings import Settings
@@ -88,7 +89,7 @@ def make(settings: Settings, size: int, seats: int, stack: contextlib.ExitStack)
     )
     stored, passed = fdstore.split(systemd_sockets(os.environ))
     kept = fdstore.records(settings.addresses, stored, reuse_port=settings.reuse_port, mode=settings.reuse_port_mode)
-    listeners = Listener.open_all(settings.addresses, passed=passed, kept=kept, **how)
+    listeners = listen(settings.addresses, passed=passed, kept=kept, **how)
     _close_at_the_end(listeners, stack)
     fdstore.keep(listeners)
     if len(listeners) > 1:

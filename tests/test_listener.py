@@ -21,6 +21,7 @@ from prefork.net import filters
 from prefork.net import options as net_options
 from prefork.net.decoy import Decoy
 from prefork.net.listener import Listener, Record
+from prefork.net.listeners import listen
 from prefork.net.options import SocketOptions
 from prefork.net.queue import Diag
 from tests.sockets import PATIENCE, SYN_SENT, closing, connect, deaf_client, hear, retries, script, state, until
@@ -385,7 +386,7 @@ import json, os, socket, sys
 from prefork.address import parse
 from prefork.errors import PreforkError
 from prefork.net import binding
-from prefork.net.listener import Listener
+from prefork.net.listeners import listen
 os.dup2(os.open("/dev/null", os.O_RDONLY), 5)
 for fd in (3, 4):
     sock = socket.create_server(("127.0.0.1", 0))
@@ -397,7 +398,7 @@ for fd in (3, 4):
 os.set_inheritable(3, True)
 environ = {"LISTEN_PID": str(os.getpid()), "KEPT": "yes"} | dict(x.split("=") for x in sys.argv[2:])
 try:
-    listeners = Listener.open_all([parse(x) for x in sys.argv[1].split()], passed=binding.systemd_sockets(environ))
+    listeners = listen([parse(x) for x in sys.argv[1].split()], passed=binding.systemd_sockets(environ))
     found = [[x.sockets[0].fileno(), x.owned, x.sockets[0].get_inheritable()] for x in listeners]
     for listener in listeners:
         listener.close()
@@ -466,19 +467,19 @@ def test_what_the_service_manager_got_wrong(addresses: str, variables: list[str]
 def test_all_or_none(tmp_path: Path, listener: Listener) -> None:
     before = os.listdir("/proc/self/fd")
     with pytest.raises(ListenError, match="in use"):
-        Listener.open_all([parse(f"unix:{tmp_path}/s"), parse(LOOPBACK), parse(listener.name)])
+        listen([parse(f"unix:{tmp_path}/s"), parse(LOOPBACK), parse(listener.name)])
     assert os.listdir(tmp_path) == []
     assert os.listdir("/proc/self/fd") == before
-    first, second = Listener.open_all([parse(f"unix:{tmp_path}/s"), parse(LOOPBACK)], backlog=7)
+    first, second = listen([parse(f"unix:{tmp_path}/s"), parse(LOOPBACK)], backlog=7)
     with closing(first, second):
         assert (first.limit, second.limit) == (7, 7)
 
 
 def test_a_service_manager_s_address_may_be_several(foreign: socket.socket) -> None:
-    with pytest.raises(ValueError, match=r"open_all\(\)"):
+    with pytest.raises(ValueError, match=r"listeners\.listen\(\)"):
         Listener.open(parse("systemd:"))
     with pytest.raises(ListenError, match="given twice"):
-        Listener.open_all([parse(f"fd://{foreign.fileno()}")] * 2)
+        listen([parse(f"fd://{foreign.fileno()}")] * 2)
     foreign.detach()  # what was adopted before the second time is closed
 
 

@@ -19,9 +19,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Collection, Iterable, Mapping
-from types import MappingProxyType
-from typing import Any, Final, Unpack
+from collections.abc import Collection
+from typing import Final
 
 from prefork.address import Address, format_peer, parse
 from prefork.errors import ListenError
@@ -39,13 +38,12 @@ _log: Final = logging.getLogger("prefork")
 
 _DEFAULTS: Final = SocketOptions()
 _BACKLOG: Final = 2048
-_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Listener:
     """MASTER opens it before the first fork and ends it; a WORKER has it by fork and calls `after_fork`.
 
-    Made by `open`, `open_all`, `adopt` or `restore`. All descriptors are close-on-exec.
+    Made by `open`, `adopt` or `restore`; several at once by `prefork.net.listeners`. All descriptors are close-on-exec.
 
     Attributes:
         address: The address as it was asked for.
@@ -103,7 +101,7 @@ class Listener:
         """Listen on an address. MASTER.
 
         Args:
-            address: Any kind but "systemd", which may stand for several listeners: see `open_all`.
+            address: Any kind but "systemd", which may stand for several listeners: see `prefork.net.listeners`.
             backlog: The length of each accept queue, in connections (listen(2)).
             reuse_port: Whether to make a group. Only TCP knows groups; elsewhere it has no effect.
             members: How many members a group starts with, one for each slot.
@@ -116,7 +114,7 @@ class Listener:
             ValueError: The address is of kind "systemd".
         """
         if address.kind == "systemd":
-            raise ValueError(f"{address} may stand for several listeners; open_all() takes it")
+            raise ValueError(f"{address} may stand for several listeners; listeners.listen() takes it")
         if address.kind == "fd":
             return cls.adopt(address.fd, address=address)
         several = reuse_port and address.kind in {"inet", "inet6"}
@@ -165,52 +163,6 @@ class Listener:
         sock = binding.adopt(asked, fd)
         diag = Diag()
         return cls(asked, Group({SHARED: sock}, diag), diag, owned=False)
-
-    @classmethod
-    def open_all(
-        cls,
-        addresses: Iterable[Address],
-        *,
-        passed: Mapping[str, tuple[int, ...]] = _NOTHING,
-        kept: Mapping[str, Record] = _NOTHING,
-        **how: Unpack[How],
-    ) -> list[Listener]:
-        """Listen on all of these addresses, or on none. MASTER.
-
-        Args:
-            addresses: Of any kind; "systemd" gives one listener for each socket that was passed under its name.
-            passed: What the service manager passed, by name (`prefork.net.binding.systemd_sockets`).
-            kept: What to go on with instead of listening anew, by address.
-            **how: As for `open`.
-
-        Raises:
-            ListenError: One of them can't be had; the others are closed again.
-        """
-        listeners: list[Listener] = []
-        adopted: set[int] = set()
-        try:
-            for address, fd in binding.descriptors(addresses, passed):
-                if str(address) in kept:
-                    listeners.append(
-                        cls.restore(
-                            kept[str(address)],
-                            backlog=how.get("backlog", _BACKLOG),
-                            options=how.get("options", _DEFAULTS),
-                        )
-                    )
-                    continue
-                if fd is None:
-                    listeners.append(cls.open(address, **how))
-                    continue
-                if fd in adopted:
-                    raise ListenError(f"bind: {address}: descriptor {fd} is given twice; leave one of them out")
-                adopted.add(fd)
-                listeners.append(cls.adopt(fd, address=address))
-        except BaseException:
-            for listener in listeners:
-                listener.close()
-            raise
-        return listeners
 
     @classmethod
     def restore(cls, record: Record, *, backlog: int = _BACKLOG, options: SocketOptions = _DEFAULTS) -> Listener:

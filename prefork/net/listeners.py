@@ -1,0 +1,57 @@
+"""Several listeners at once: all of them or none, whether they are made, adopted or gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, Unpack
+
+from prefork.address import Address
+from prefork.errors import ListenError
+from prefork.net import binding
+from prefork.net.listener import How, Listener, Record
+
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+def listen(
+    addresses: Iterable[Address],
+    *,
+    passed: Mapping[str, tuple[int, ...]] = _NOTHING,
+    kept: Mapping[str, Record] = _NOTHING,
+    **how: Unpack[How],
+) -> list[Listener]:
+    """Listen on all of these addresses, or on none. MASTER.
+
+    Args:
+        addresses: Of any kind; "systemd" gives one listener for each socket that was passed under its name.
+        passed: What the service manager passed, by name (`prefork.net.binding.systemd_sockets`).
+        kept: What to go on with instead of listening anew, by address.
+        **how: As for `Listener.open`.
+
+    Returns:
+        The listeners, in the order of the addresses.
+
+    Raises:
+        ListenError: One of them can't be had; the others are closed again.
+    """
+    listeners: list[Listener] = []
+    adopted: set[int] = set()
+    # What goes on is bound and has its mode already.
+    again = {name: value for name, value in how.items() if name in {"backlog", "options"}}
+    try:
+        for address, fd in binding.descriptors(addresses, passed):
+            if str(address) in kept:
+                listeners.append(Listener.restore(kept[str(address)], **again))  # type: ignore[arg-type]  # two of How's
+            elif fd is None:
+                listeners.append(Listener.open(address, **how))
+            elif fd in adopted:
+                raise ListenError(f"bind: {address}: descriptor {fd} is given twice; leave one of them out")
+            else:
+                adopted.add(fd)
+                listeners.append(Listener.adopt(fd, address=address))
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
