@@ -13,7 +13,7 @@ All of it runs in the MASTER. Without a group nothing here does anything.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from prefork.loop import Loop
 from prefork.net.listener import Listener
@@ -64,18 +64,25 @@ class Groups:
         going = set(range(size, self._goal.size)) - self._goal.draining
         if going:
             self._goal.draining |= going
-            self._steer()
-            for listener in self._grouped:
-                for slot in going:
-                    listener.gate(slot)
-            self._look()
+            self._empty(going)
+
+    def _empty(self, going: Iterable[int]) -> None:
+        """Begin to empty the members of these slots."""
+        self._steer()
+        for listener in self._grouped:
+            for slot in going:
+                listener.gate(slot)
+        self._look()
 
     def changed(self) -> None:
         """Who serves has changed: a worker became READY, or is gone."""
         if not self._grouped or self._goal.order is not Order.RUN:
             return
         self._close_empty()
-        self._steer()
+        if self._goal.draining and not self._looking:
+            self._empty(self._goal.draining)  # it was begun by the image before an upgrade; the exec has opened gates
+        else:
+            self._steer()
 
     def _steer(self) -> None:
         """Give new connections to slots that somebody serves and that stay."""

@@ -9,8 +9,9 @@ import pytest
 
 from prefork.testing import Load, Server, burst, call_until, hold_port, request
 from prefork.testing.plugin import ServerFactory
+from prefork.testing.processes import frozen
 from tests.figures import count
-from tests.probing import Held, ask, get, probe, replaced, steady
+from tests.probing import Held, ask, get, probe, replaced, steady, told
 
 
 def test_a_killed_workers_queue_is_served_by_its_replacement(prefork_server: ServerFactory) -> None:
@@ -97,4 +98,22 @@ def test_a_reload_keeps_sockets_and_queues(prefork_server: ServerFactory) -> Non
         load.wait_for(lambda tally: tally.answered > answered + 100)
     assert load.tally.lost == 0, load.tally
     assert int(ask(server)) in server.workers()
+    assert server.stop() == 0
+
+
+def test_a_slot_that_goes_when_an_upgrade_comes_goes_all_the_same(prefork_server: ServerFactory) -> None:
+    server = probe(prefork_server, workers=2, reuse_port=True)
+    resize(server, signal.SIGTTIN, 3)
+    server.wait_for_log(r"^init 2 \d+$")
+    [init] = told(server, r"^init 2 \d+$")
+    with frozen([int(init.split()[2])]):
+        # Who falls to that slot waits in its own queue, so that it can't go yet.
+        load = burst(server.address, 30, payload=get("/pid"))
+        server.signal(signal.SIGTTOU)
+        server.wait_for_log("2 workers instead of 3")
+        server.signal(signal.SIGUSR2)
+        server.wait_for_log("upgrade: generation 1")
+    with load:
+        assert load.wait(60).answered == 30, load.tally
+    steady(server, 2)
     assert server.stop() == 0
