@@ -31,7 +31,7 @@ from tests.storm.truths import BrokenTruthError, Truths
 _RAISES: Final = ("raise RuntimeError('broken as asked')", "import nothing_of_that_name")
 _ENDS: Final = (
     "import os; os._exit(7)",
-    "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
     "import sys; sys.exit(3)",
     "import sys; sys.exit()",
 )
