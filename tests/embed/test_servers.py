@@ -51,11 +51,11 @@ def reload(server: Server) -> None:
 
 @each()
 def test_both_workers_serve_and_one_outlives_the_other(prefork_server: ServerFactory, subject: Subject) -> None:
-    server = serve(prefork_server, subject)
-    with Load(server.address, clients=8, count=count("embedded-requests", least=200)) as load:
-        tally = load.wait()
-    assert tally.lost == 0, tally
-    assert len(tally.bodies) == 2, "one worker has answered everything"
+    server, wanted = serve(prefork_server, subject), count("embedded-requests", least=200)
+    with Load(server.address, clients=8) as load:
+        # Who is awake takes what comes: where others use the machine, that may be one of the two for a while.
+        load.wait_for(lambda tally: tally.answered >= wanted and len(tally.bodies) == 2)
+    assert load.tally.lost == 0, load.tally
     victim = server.workers()[0]
     with Load(server.address, clients=8) as load:
         kill(victim)
