@@ -34,6 +34,8 @@ from prefork.system.identity import Identity
 log = logging.getLogger("prefork")
 
 _SAID_BYTES = 16 * 1024
+_PLAYED = 113
+"""Exit code of a rehearsal that was played to its end. 0 is what any program says, such as one that never serves."""
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 _NOT_INHERITED = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", VARIABLE, REHEARSAL)
 
@@ -147,7 +149,7 @@ class Upgrade:
 
     def _rehearsed(self, ended: process.Exit, said: str) -> None:
         self._rehearsal = None
-        if not ended.clean:
+        if ended.code != _PLAYED:
             lines = [line for line in said.splitlines() if line.strip()]
             log.debug("upgrade: the rehearsal said: %s", said)
             last = lines[-1].strip() if lines else "it said nothing"
@@ -295,7 +297,7 @@ def rehearse(settings: Settings, load: Callable[[], object] | None, who: Identit
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     # Not sys.exit(): threads that the application has started must not keep the rehearsal alive.
-    os._exit(0)
+    os._exit(_PLAYED)
 
 
 def _rehearsed() -> Handover | None:

@@ -87,7 +87,16 @@ def test_upgrades_under_load_lose_nobody(prefork_server: ServerFactory, code: Co
 
 @pytest.mark.parametrize("preload", [False, True])
 @pytest.mark.parametrize(
-    "broken", ["1 / 0", "import nothing_of_that_name", "import os; os._exit(7)", "def handle(", "del handle"]
+    "broken",
+    [
+        "1 / 0",
+        "import nothing_of_that_name",
+        "import os; os._exit(7)",
+        "import os; os._exit(0)",
+        "import sys; sys.exit()",
+        "def handle(",
+        "del handle",
+    ],
 )
 def test_broken_code_costs_nothing(prefork_server: ServerFactory, code: Code, preload: bool, broken: str) -> None:
     server = serve(prefork_server, code, preload=preload)
