@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from prefork import surroundings, target, tls
 from prefork.errors import BootError, PreforkError, SettingsError, TargetError
@@ -15,6 +16,10 @@ from prefork.master import Master
 from prefork.settings import Settings
 from prefork.system import identity, process
 from prefork.worker import Worker
+
+log = logging.getLogger("prefork")
+
+T = TypeVar("T")
 
 Handle = Callable[[socket.socket, Any], object]
 
@@ -67,7 +72,8 @@ def run(
         0, after a stop that was asked for.
 
     Raises:
-        PreforkError: as :meth:`prefork.master.Master.run` does; TargetError when the target is not there.
+        PreforkError: as :meth:`prefork.master.Master.run` does; TargetError when the target is not there; BootError
+            when it fails to load, here or in a worker.
     """
     app_dir = os.path.abspath(app_dir)
     make = worker_of if make is None else make
@@ -77,7 +83,7 @@ def run(
 
     with surroundings.entered(settings):
         hooks = hooks_of(settings, app_dir)
-        loaded = load() if settings.preload else None
+        loaded = _preload(load) if settings.preload else None
     if loaded is not None:
         return Master(loaded, settings, hooks=hooks).run()
     target.check(text, app_dir)
@@ -86,6 +92,18 @@ def run(
         return load()()
 
     return Master(build, settings, hooks=hooks, load=load).run()
+
+
+def _preload(load: Callable[[], T]) -> T:
+    """What ``load`` gives. That the application fails is told as it is when it fails in a worker."""
+    try:
+        return load()
+    except PreforkError:
+        raise
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever the application raises is why it can't start
+        log.error("the application failed to load:\n%s", traceback.format_exc().rstrip())
+        said = "".join(traceback.format_exception_only(error)).strip().rpartition("\n")[2]
+        raise BootError(f"the application failed to boot: {said}; its traceback is in the log") from None
 
 
 def check(text: str, settings: Settings, *, app_dir: str = ".") -> None:

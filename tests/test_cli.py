@@ -275,6 +275,19 @@ def test_an_attribute_that_can_not_be_served(folder: Path, preload: str, target:
     assert done.returncode == 2
 
 
+@pytest.mark.parametrize("preload", ["--preload", "--no-preload"])
+@pytest.mark.parametrize(
+    "failing", ["raise RuntimeError('as asked')", "import sys; sys.exit(3)", "import sys; sys.exit()"]
+)
+def test_an_application_that_fails_is_exit_code_4(folder: Path, preload: str, failing: str) -> None:
+    (folder / "fails.py").write_text(f"{failing}\n")
+    done = run("serve", "fails:handle", "--bind", "127.0.0.1:0", "--workers", "2", preload, cwd=folder)
+    told = done.stderr.splitlines()
+    assert done.returncode == 4
+    assert done.stderr.count("Traceback (most recent call last):") == 1, done.stderr
+    assert told[-1].startswith("prefork: error: the application failed to boot"), done.stderr
+
+
 def test_an_address_in_use_is_exit_code_3(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         bind = f"127.0.0.1:{taken.getsockname()[1]}"
