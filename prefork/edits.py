@@ -1,7 +1,11 @@
-"""Which source files change: a process of its own, ``python -m prefork.edits FOLDER ...``, for `prefork.watch`.
+"""Which source files change: a process of its own, ``python -m prefork.edits``, that `prefork.watch` starts.
 
-It is no thread of the master's, because the master forks. Each line that it writes to its standard output is a JSON
-object with one member: ``watching`` (the folders, once), ``changed`` (files), or ``failed`` (why it ends).
+It is no thread of the master's, because the master forks. It looks at the folders of its import path, which is the
+master's. Each line that it writes to its standard output is a JSON object with one member: ``watching`` (these folders,
+once), ``changed`` (files), or ``failed`` (why it ends).
+
+Only folders that have source are watched, each by itself: in what a virtual environment or ``node_modules`` holds,
+nobody edits, and the kernel's watches are counted (inotify(7), max_user_watches).
 """
 
 from __future__ import annotations
@@ -10,17 +14,20 @@ import json
 import os
 import sys
 import sysconfig
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Generator, Iterable, Iterator
 from typing import Final
 
-_SUFFIX: Final = ".py"
 _INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
 _NOT_SOURCE: Final = _INSTALLED | {"__pycache__", "node_modules"}
+_OF_AN_ENVIRONMENT: Final = "pyvenv.cfg"
 _LOOK_MS: Final = 250
 """Milliseconds until the first "nothing yet", which says that the watches stand."""
+_CLOCK: Final = 0.02
+"""Seconds by which the clock of files may be behind (time(7), the jiffy)."""
 
 
-def sources(path: Iterable[str]) -> list[str]:
+def roots(path: Iterable[str]) -> list[str]:
     """The folders of an import path that hold somebody's source, not what was installed, without those within others.
 
     Args:
@@ -31,51 +38,77 @@ def sources(path: Iterable[str]) -> list[str]:
     for folder in sorted({os.path.realpath(name) for name in path}):
         if not os.path.isdir(folder) or not _INSTALLED.isdisjoint(folder.split(os.sep)):
             continue
-        if not any(_within(folder, other) for other in (*python, *found)):
+        if not any(folder == other or folder.startswith(other.rstrip("/") + "/") for other in (*python, *found)):
             found.append(folder)
     return found
 
 
-def is_source(file: str, folders: Iterable[str]) -> bool:
-    """Whether a file is one whose change matters: Python source, in no hidden folder and in none of caches. Pure.
-
-    Args:
-        file: Its path.
-        folders: Those that are watched; what stands above them in the path decides nothing.
-    """
+def is_source(file: str) -> bool:
+    """Whether a file is Python source, going by its name; what editors keep beside it is not. Pure."""
     name = os.path.basename(file)
-    if not name.endswith(_SUFFIX) or name.startswith("."):
-        return False
-    for folder in folders:
-        if _within(file, folder):
-            parts = os.path.relpath(os.path.dirname(file), folder).split(os.sep)
-            return not any(part in _NOT_SOURCE or (part.startswith(".") and part != ".") for part in parts)
-    return False
+    return name.endswith(".py") and not name.startswith(".")
 
 
-def _within(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+def folders(tops: Iterable[str]) -> Iterator[str]:
+    """These folders and all below them that may have source: none that are hidden, installed or generated."""
+    for top in tops:
+        for folder, below, files in os.walk(top):
+            if _OF_AN_ENVIRONMENT in files:
+                below.clear()
+                continue
+            below[:] = [name for name in below if name not in _NOT_SOURCE and not name.startswith(".")]
+            yield folder
 
 
-def main(folders: Sequence[str]) -> None:
+def sources(within: Iterable[str], since: float = 0.0) -> Iterator[str]:
+    """The source files directly in these folders that were changed at the second ``since`` (time(2)) or later."""
+    for folder in within:
+        try:
+            with os.scandir(folder) as entries:
+                yield from (entry.path for entry in entries if is_source(entry.path) and entry.stat().st_mtime >= since)
+        except OSError:
+            continue  # it is gone
+
+
+def changes(tops: list[str]) -> Generator[set[str], None, None]:
+    """Source files that were changed, as soon as they are; first of all, when the watches stand, perhaps none."""
+    from watchfiles import Change, watch
+
+    since = time.time()
+    while True:
+        watched = list(folders(tops))
+        stands = False
+        try:
+            # Without events it comes back now and then, which is how we know that it watches.
+            for events in watch(
+                *watched, recursive=False, watch_filter=None, rust_timeout=_LOOK_MS, yield_on_timeout=True
+            ):
+                before, since = since, time.time()
+                files = {file for _, file in events if is_source(file)}
+                new = [path for change, path in events if change is Change.added and os.path.isdir(path)]
+                files.update(sources(folders(new)))
+                if not stands:
+                    files.update(sources(watched, before - _CLOCK))  # changed before the watches stood
+                if files or not stands:
+                    yield files
+                stands = True
+                if new:
+                    break
+        except FileNotFoundError:
+            continue  # a folder is gone, between our look and the watch
+
+
+def main() -> None:
     """Tell of changes until nobody listens any more."""
-    from watchfiles import watch
-
-    told = False
+    tops = roots(sys.path)
     try:
-        # Without events it comes back now and then, which is how we know that it watches.
-        for changes in watch(
-            *folders,
-            watch_filter=lambda _, file: is_source(file, folders),
-            rust_timeout=_LOOK_MS,
-            yield_on_timeout=True,
-            ignore_permission_denied=True,
-        ):
+        told = False
+        for files in changes(tops):
             if not told:
                 told = True
-                _tell("watching", list(folders))
-            if changes:
-                _tell("changed", sorted({file for _, file in changes}))
+                _tell("watching", tops)
+            if files:
+                _tell("changed", sorted(files))
     except BrokenPipeError:
         # What is still buffered would fail once more when the interpreter ends.
         os._exit(0)
@@ -88,4 +121,4 @@ def _tell(what: str, value: object) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

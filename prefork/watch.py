@@ -18,13 +18,13 @@ import signal
 import sys
 from typing import Any, Final
 
-from prefork import edits
 from prefork.errors import SettingsError
 from prefork.system import process, signals
 from prefork.windows import Inside, Window
 
 log = logging.getLogger("prefork")
 
+_WATCHER: Final = "prefork.edits"
 _LISTED: Final = 3  # files that are named in one line of the log
 _READ: Final = 1 << 16
 _NOT_FOR_IT: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
@@ -56,7 +56,7 @@ class Watch(Window):
         # can have in common; workers inherit this.
         self._wrote_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
         try:
-            self._start(edits.sources(sys.path))
+            self._start()
         except OSError as error:
             sys.dont_write_bytecode = self._wrote_bytecode
             raise SettingsError(f"reload: nobody can watch files: {error.strerror}; leave it out") from None
@@ -75,8 +75,8 @@ class Watch(Window):
         self._give_up()
         sys.dont_write_bytecode = self._wrote_bytecode
 
-    def _start(self, folders: list[str]) -> None:
-        command = [sys.executable, "-P", "-m", edits.__name__, *folders]
+    def _start(self) -> None:
+        command = [sys.executable, "-P", "-m", _WATCHER]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         parent = os.getpid()
         self._reader, writer = os.pipe2(os.O_CLOEXEC)

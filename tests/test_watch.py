@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,7 @@ import pytest
 from prefork import edits
 from prefork.testing import Server, request
 from prefork.testing.plugin import ServerFactory
-from prefork.testing.processes import kill
+from prefork.testing.processes import is_gone, kill
 from tests.programs import ROOT, TIMEOUT
 
 HANDLE = """\
@@ -83,6 +84,7 @@ def test_edits_are_served_and_broken_ones_are_not(prefork_server: ServerFactory,
     server.wait_for(lambda: said(server) == "six")
     assert server.stop() == 0
     assert server.survivors() == []
+    assert "Warning" not in server.log()
     assert not list(source.rglob("__pycache__")), "a compilation of an edit might be taken for that of the next"
 
 
@@ -134,7 +136,7 @@ def test_the_watcher_dies_with_the_master(prefork_server: ServerFactory, source:
     server = serve(prefork_server, source)
     (watcher,) = watchers(server)
     server.signal(signal.SIGKILL)
-    server.wait_for(lambda: not psutil.pid_exists(watcher))
+    server.wait_for(lambda: is_gone(watcher))
     server.wait_for(lambda: server.survivors() == [])
 
 
@@ -170,30 +172,58 @@ def test_without_watchfiles(source: Path) -> None:
     )
 
 
-def test_what_is_watched(tmp_path: Path) -> None:
-    """Folders of the import path with source in them, each once; nothing that belongs to Python or was installed."""
+def test_which_folders_of_the_import_path_are_meant(tmp_path: Path) -> None:
+    """Those with somebody's source in them, each once; nothing that belongs to Python or was installed."""
     mine, other = tmp_path / "mine", tmp_path / "other"
     for folder in (mine / "inner", other, tmp_path / "lib" / "site-packages"):
         folder.mkdir(parents=True)
     given = [mine / "inner", mine, other, mine, tmp_path / "nowhere", tmp_path / "lib" / "site-packages", os.__file__]
     path = [*map(str, given), os.path.dirname(os.__file__)]
-    assert edits.sources(path) == [str(mine), str(other)]
+    assert edits.roots(path) == [str(mine), str(other)]
 
 
-@pytest.mark.parametrize(
-    ("file", "matters"),
-    [
-        ("/home/.me/shop/app.py", True),
-        ("/home/.me/shop/parts/words.py", True),
-        ("/home/.me/other/app.py", True),
-        ("/home/.me/shop/app.pyc", False),
-        ("/home/.me/shop/.#app.py", False),
-        ("/home/.me/shop/app.py~", False),
-        ("/home/.me/shop/.venv/lib/thing.py", False),
-        ("/home/.me/shop/venv/lib/python3.12/site-packages/thing.py", False),
-        ("/home/.me/shop/__pycache__/app.py", False),
-        ("/home/.me/shopping/app.py", False),
-    ],
-)
-def test_which_changes_matter(file: str, matters: bool) -> None:
-    assert edits.is_source(file, ["/home/.me/shop", "/home/.me/other"]) is matters
+def test_which_files_matter(tmp_path: Path) -> None:
+    names = {
+        "app.py": True,
+        "parts/words.py": True,
+        "parts/deeper/words.py": True,
+        "app.pyc": False,
+        "app.py~": False,
+        ".#app.py": False,
+        ".git/hooks/hook.py": False,
+        "__pycache__/app.py": False,
+        "node_modules/thing.py": False,
+        "environment/pyvenv.cfg": False,
+        "environment/lib/thing.py": False,
+        "lib/site-packages/thing.py": False,
+    }
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = edits.sources(edits.folders([str(tmp_path)]))
+    assert {os.path.relpath(file, tmp_path) for file in found} == {name for name, matters in names.items() if matters}
+
+
+def test_changes_in_folders_old_and_new(tmp_path: Path) -> None:
+    """A folder that comes into being is watched like those that were there."""
+    for name, age in (("old.py", 100), ("early.py", -100)):
+        (tmp_path / name).write_text("one")
+        os.utime(tmp_path / name, (time.time() - age, time.time() - age))
+    changes = edits.changes([str(tmp_path)])
+    assert next(changes) == {str(tmp_path / "early.py")}, "changed since the look began, before the watches stood"
+
+    def told_of(name: str) -> bool:
+        """Whether it comes; what has been told before may come along."""
+        file = str(tmp_path / name)
+        return any(file in files for _, files in zip(range(10), changes, strict=False))
+
+    (tmp_path / "old.py").write_text("two")
+    assert told_of("old.py")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "first.py").write_text("one")
+    assert told_of("new/first.py")
+    (tmp_path / "new" / "second.py").write_text("one")
+    assert told_of("new/second.py")
+    (tmp_path / "new" / "second.py").unlink()
+    assert told_of("new/second.py")
+    changes.close()
