@@ -16,6 +16,7 @@ from prefork.errors import SettingsError
 from prefork.settings import Settings
 from prefork.testing import NotServingError, Server, connect
 from prefork.testing.plugin import ServerFactory
+from prefork.testing.processes import limited_descriptors
 from prefork.tls import context_of
 from tests.programs import facts
 
@@ -227,6 +228,20 @@ def test_clients_certificates_and_the_oldest_version(prefork_server: ServerFacto
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     with pytest.raises(ssl.SSLError, match="ALERT"):
         ask(server, old)
+
+
+def test_who_is_shed_gets_no_plain_text(prefork_server: ServerFactory, tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    server = serve(prefork_server, "Outspoken", control=control, exhausted="shed")
+    with Client(control) as steering, limited_descriptors(server.workers()):
+
+        def refused() -> int:
+            with connect(server.address) as client:
+                client.shutdown(socket.SHUT_WR)  # the worker that can still accept is not to wait for us
+                assert b"busy" not in read_all(client)
+            return steering.status().totals.refused
+
+        server.wait_for(refused)
 
 
 def test_a_reload_reads_the_certificate_anew(prefork_server: ServerFactory, tmp_path: Path) -> None:

@@ -51,6 +51,16 @@ def subject(connection: socket.socket, address: object) -> None:
     connection.sendall(repr(connection.getpeercert()).encode())
 
 
+class Outspoken(prefork.Worker):
+    """Would answer who is shed in plain text."""
+
+    def handle(self, connection: socket.socket, address: Any) -> None:
+        echo(connection, address)
+
+    def refuse(self, connection: socket.socket) -> None:
+        connection.sendall(b"busy")
+
+
 class Looped(prefork.Worker):
     """Has a loop of its own and knows nothing of TLS."""
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from prefork.testing.client import Load, connect
+from prefork.testing.processes import limited_descriptors
 from prefork.testing.server import Server, running, running_script
 from tests.wsgi.harness import ROOT, WITHIN, ask, assert_clean, get, parse, post, read_all
 from tests.wsgi.test_tls import SERVER, client_context
@@ -121,6 +122,15 @@ def test_a_slow_client_is_no_hang() -> None:
             assert parse(read_all(client)).body == b"a" * 50
         assert server.workers() == workers
         assert_clean(server)
+
+
+def test_who_can_not_be_served_is_told_when_to_come_again() -> None:
+    flags = ["--exhausted", "shed", "--retry-after", "7", "--defer-accept", "0"]
+    with serving("tests.wsgi.apps:hello", *flags) as server, limited_descriptors(server.workers()):
+        reply = ask(server, get())
+        while reply.status == 200:  # each worker has its next descriptor already
+            reply = ask(server, get())
+        assert (reply.status, reply["retry-after"]) == (503, "7")
 
 
 def test_tls() -> None:
