@@ -276,15 +276,19 @@ class Exclusive(Acceptor):
     ) -> None:
         super().__init__(sockets, seat, settings, log, distress, stop_fd)
         self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
+        self._epoll.register(stop_fd, select.EPOLLIN)
+        # Two descriptors of each listener: the one that is registered, and the one that will be next.
+        self._pairs = [[listener.fileno(), os.dup(listener.fileno())] for listener in sockets]
+        for fd, _ in self._pairs:
+            self._epoll.register(fd, _EXCLUSIVE)
 
     def connections(self) -> Iterator[Accepted]:
         """Accepted connections; see :meth:`Acceptor.connections`."""
         with self._epoll as epoll:
-            epoll.register(self._stop_fd, select.EPOLLIN)
-            for listener in self._sockets:
-                epoll.register(listener, _EXCLUSIVE)
             since = 0
-            takers = {listener.fileno(): self._taker(listener) for listener in self._sockets}
+            takers: dict[int, Callable[[], Accepted | None]] = {}
+            for pair, listener in zip(self._pairs, self._sockets, strict=True):
+                takers |= dict.fromkeys(pair, self._taker(listener))
             while self._recovery.order is Order.RUN:
                 for fd, _ in epoll.poll(maxevents=1):
                     if fd == self._stop_fd:
@@ -296,10 +300,21 @@ class Exclusive(Acceptor):
                 if since >= self._distress.round:
                     since = 0
                     self._after_a_round()
-                    for listener in self._sockets:
-                        epoll.unregister(listener)
-                        epoll.register(listener, _EXCLUSIVE)
+                    self._stand_behind()
         yield from self._drain()
+
+    def _stand_behind(self) -> None:
+        """Register anew, behind the siblings. First the new, then not the old: the kernel may have no room for it."""
+        for pair in self._pairs:
+            before, after = pair
+            try:
+                self._epoll.register(after, _EXCLUSIVE)
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                return  # what is registered stays so, if at a place that is not fair
+            self._epoll.unregister(before)
+            pair.reverse()
 
     def _taker(self, listener: socket.socket) -> Callable[[], Accepted | None]:
         """What accepts one connection if there still is one: a sibling may have been faster.
@@ -333,3 +348,6 @@ class Exclusive(Acceptor):
 
 
 _EXCLUSIVE = select.EPOLLIN | select.EPOLLEXCLUSIVE
+
+_NO_ROOM = {errno.ENOMEM, errno.ENOSPC}
+"""What epoll_ctl(2) fails with when the kernel has no memory for one more registration, or the user has too many."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from prefork.testing import burst, connect, measure
-from prefork.testing.faults import Injector, once, unavailable
+from prefork.testing.faults import Injector, always, every, once, unavailable
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import limited_descriptors
 from tests.boards import board_of, living
@@ -116,4 +116,26 @@ def test_a_failed_accept_loses_nobody(prefork_server: ServerFactory, error: int)
         for number in range(20):
             assert greet(server.addresses[number % 2]) in server.workers()
         assert faults.failed("accept") == 1
+        assert server.stop() == 0
+
+
+@pytest.mark.skipif(unavailable() is not None, reason=f"no fault injection here: {unavailable()}")
+def test_no_room_for_another_registration_costs_nobody(prefork_server: ServerFactory) -> None:
+    with Injector("epoll_add") as faults:
+        server = prefork_server(
+            "greeter:handle",
+            app_dir=APPS,
+            workers=2,
+            bind=("127.0.0.1:0", "127.0.0.1:0"),
+            control="off",
+            options={"faults": faults},
+        )
+        workers = server.workers()
+        for error in (errno.ENOMEM, errno.ENOSPC):
+            # A worker registers anew every few connections.
+            for pattern in (every(2, error), always(error)):
+                faults.fail("epoll_add", pattern)
+                assert {greet(server.addresses[number % 2]) for number in range(100)} <= set(workers)
+        assert faults.failed("epoll_add") >= 8
+        assert server.workers() == workers
         assert server.stop() == 0
