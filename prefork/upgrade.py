@@ -188,7 +188,11 @@ class Upgrade:
 
 
 class _Rehearsal:
-    """One run of the new code in a child."""
+    """One run of the new code in a child.
+
+    Raises:
+        OSError: the loop can't watch it; it is ended then.
+    """
 
     def __init__(
         self, loop: Loop, pid: int, reader: int, seconds: float, done: Callable[[process.Exit, str], None]
@@ -200,11 +204,15 @@ class _Rehearsal:
         self._said = bytearray()
         self._pidfd = process.open_pidfd(pid)
         self._deadline: Timer | None = loop.call_later(seconds, self._too_long) if seconds else None
-        loop.register(reader, self._read)
+        try:
+            loop.register(reader, self._read)
+            if self._pidfd is not None:
+                loop.register(self._pidfd, self._look)
+        except OSError:
+            self.end()
+            raise
         if self._pidfd is None:
             self._poll()
-        else:
-            loop.register(self._pidfd, self._look)
 
     def _poll(self) -> None:
         if self._reader >= 0:

@@ -42,7 +42,7 @@ PATIENCE: Final = 10.0
 """Seconds that a peer has for the rest of a request, or for taking its answer."""
 
 _BACKLOG: Final = 64
-_PAUSE: Final = 1.0  # seconds without accepting after the system had no descriptor for us
+_PAUSE: Final = 1.0  # seconds until the next try after the system had no descriptor or no memory for us
 _CREDENTIALS: Final = struct.Struct("=iII")
 
 
@@ -144,8 +144,12 @@ class Control(Window):
 
     def _accept_again(self) -> None:
         if self._sock is not None and not self._accepting:
-            self._accepting = True
-            self._loop.register(self._sock.fileno(), self._accept)
+            try:
+                self._loop.register(self._sock.fileno(), self._accept)
+            except OSError:
+                self._loop.call_later(_PAUSE, self._accept_again)
+            else:
+                self._accepting = True
 
     def _accept(self) -> None:
         assert self._sock is not None
@@ -232,7 +236,11 @@ class Peer:
         if events != self._watched:
             self._loop.unregister(self.sock.fileno())
             if events:
-                self._loop.register(self.sock.fileno(), self._write if self._output else self._read, events)
+                try:
+                    self._loop.register(self.sock.fileno(), self._write if self._output else self._read, events)
+                except OSError:
+                    events = 0  # no memory for it: the peer waits as well as we do
+                    self._loop.call_later(_PAUSE, self._watch)
             self._watched = events
         pressing = not self._closed and bool(self._output or (self._input and not self.waits))
         if self._deadline is not None and not pressing:
