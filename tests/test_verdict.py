@@ -6,6 +6,7 @@ import errno
 import itertools
 import re
 import socket
+from collections.abc import Callable
 
 import pytest
 
@@ -165,3 +166,42 @@ def test_the_kernel_gives_what_the_table_says_of_the_cheap_ones() -> None:
             except OSError as error:
                 seen.append(resolve(error.errno or 0, stopping=False, listening=listening))
     assert seen == [Verdict.POLL, Verdict.LISTENER_LOST, Verdict.LISTENER_LOST]
+
+
+def _raised(raise_it: Callable[[], object]) -> BaseException:
+    with pytest.raises(BaseException) as caught:  # noqa: PT011  # whatever it is, it is looked at
+        raise_it()
+    return caught.value
+
+
+def test_the_errnos_of_an_error_are_those_of_all_that_it_came_from() -> None:
+    def open_it() -> None:
+        raise OSError(errno.EMFILE, "no descriptor")
+
+    def explain() -> None:
+        try:
+            open_it()
+        except OSError as error:
+            raise RuntimeError("can't open it") from error
+
+    def fail_again() -> None:
+        try:
+            explain()
+        except RuntimeError:
+            raise OSError(errno.ENOENT, "nor the other")  # noqa: B904  # the context is what is looked at
+
+    assert net.errnos(_raised(open_it)) == {errno.EMFILE}
+    assert net.errnos(_raised(explain)) == {errno.EMFILE}
+    assert net.errnos(_raised(fail_again)) == {errno.EMFILE, errno.ENOENT}
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [(ValueError("x"), set()), (OSError("without a number"), {0}), (MemoryError(), {errno.ENOMEM})],
+)
+def test_an_error_without_an_errno_has_none_but_for_want_of_memory(error: Exception, found: set[int]) -> None:
+    assert net.errnos(error) == found
+
+
+def test_the_kernel_s_own_errno_is_told_by_its_name() -> None:
+    assert row(512).name == "ERESTARTSYS"  # include/linux/errno.h
