@@ -212,11 +212,11 @@ def test_ctrl_c_before_anything_serves_is_quiet(tmp_path: Path) -> None:
         writer = call_until(lambda: opened_for_writing(fifo), message="the command reads its configuration")
         assert writer is not None
         process.send_signal(signal.SIGINT)
+        os.close(writer)  # where it came just before read(2), it is seen after that
         try:
             output = process.communicate(timeout=60)
         finally:
             process.kill()
-            os.close(writer)
     assert (process.returncode, *output) == (cli.INTERRUPTED, b"", b"")
 
 
