@@ -55,12 +55,12 @@ class Groups:
         """
         if not self._grouped:
             return
-        back = {slot for slot in self._goal.draining if slot < size}
+        coming = range(self._goal.size, size)
         for listener in self._grouped:
             listener.grow(size)
-            for slot in back:
-                listener.ungate(slot)
-        self._goal.draining -= back
+            for slot in coming:
+                listener.ungate(slot)  # it may have been told to go just now, and its member is not closed yet
+        self._goal.draining -= set(coming)
         going = set(range(size, self._goal.size)) - self._goal.draining
         if going:
             self._goal.draining |= going

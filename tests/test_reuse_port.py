@@ -117,3 +117,18 @@ def test_a_slot_that_goes_when_an_upgrade_comes_goes_all_the_same(prefork_server
         assert load.wait(60).answered == 30, load.tally
     steady(server, 2)
     assert server.stop() == 0
+
+
+def test_a_slot_that_comes_back_before_its_socket_is_closed_gets_connections(prefork_server: ServerFactory) -> None:
+    server = probe(prefork_server, workers=2, reuse_port=True, log_level="debug")
+    [init] = told(server, r"^init 1 \d+$")
+    with frozen([int(init.split()[2])]):
+        server.signal(signal.SIGTTOU)
+        server.wait_for_log(r"worker 1 \(pid \d+\) is told to leave: the server shrinks")
+        server.signal(signal.SIGTTIN)
+        server.wait_for_log("2 workers instead of 1")
+    server.wait_for(lambda: len(told(server, r"^init 1 \d+$")) == 2, message="another worker in that slot")
+    with Load(server.address, clients=8, payload=get("/slot")) as load:
+        load.wait_for(lambda tally: min(tally.bodies[b"0"], tally.bodies[b"1"]) > 20)
+    assert load.tally.lost == 0, load.tally
+    assert server.stop() == 0
