@@ -78,24 +78,27 @@ def run(
     app_dir = os.path.abspath(app_dir)
     make = worker_of if make is None else make
 
-    def load() -> Callable[[], Worker]:
+    def imported() -> Callable[[], Worker]:
         return make(target.load(text, app_dir), text)
+
+    def load() -> Callable[[], Worker]:
+        return _in_master(imported)
 
     with surroundings.entered(settings):
         hooks = hooks_of(settings, app_dir)
-        loaded = _preload(load) if settings.preload else None
+        loaded = load() if settings.preload else None
     if loaded is not None:
         return Master(loaded, settings, hooks=hooks).run()
     target.check(text, app_dir)
 
     def build() -> Worker:
-        return load()()
+        return imported()()
 
     return Master(build, settings, hooks=hooks, load=load).run()
 
 
-def _preload(load: Callable[[], T]) -> T:
-    """What ``load`` gives. That the application fails is told as it is when it fails in a worker."""
+def _in_master(load: Callable[[], T]) -> T:
+    """What ``load`` gives. That the application fails is an error here as it is in a worker."""
     try:
         return load()
     except PreforkError:
@@ -103,7 +106,7 @@ def _preload(load: Callable[[], T]) -> T:
     except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever the application raises is why it can't start
         log.error("the application failed to load:\n%s", traceback.format_exc().rstrip())
         said = "".join(traceback.format_exception_only(error)).strip().rpartition("\n")[2]
-        raise BootError(f"the application failed to boot: {said}; its traceback is in the log") from None
+        raise BootError(f"the application failed to boot: {said}") from None
 
 
 def check(text: str, settings: Settings, *, app_dir: str = ".") -> None:

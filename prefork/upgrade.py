@@ -152,7 +152,7 @@ class Upgrade:
         if ended.code != _PLAYED:
             lines = [line for line in said.splitlines() if line.strip()]
             log.debug("upgrade: the rehearsal said: %s", said)
-            last = lines[-1].strip() if lines else "it said nothing"
+            last = lines[-1].strip().removeprefix("prefork: error: ") if lines else "it said nothing"
             self._give_up(f"the new code {ended}: {last}")
             return
         log.info("upgrade: executing the new code")

@@ -477,7 +477,8 @@ def test_an_upgrade_to_broken_code_answers_with_the_reason(
     done = run(command, "--control", path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "prefork: error: the new code exited with code 1: RuntimeError: the new code is broken; the old code goes on\n"
+        "prefork: error: the new code exited with code 4: the application failed to boot: "
+        "RuntimeError: the new code is broken; the old code goes on\n"
     )
     assert server.workers() == before
     app.write_text("def handle(connection, address): connection.sendall(b'better')\n")
