@@ -34,6 +34,7 @@ from prefork.recovery import Do, Recovery, Rest
 from prefork.scoreboard import Order
 from prefork.seat import Seat
 from prefork.settings import Settings
+from prefork.system import limits
 from prefork.system.waiting import readable
 
 Accepted = tuple[socket.socket, Any]
@@ -226,8 +227,18 @@ class Blocking(Acceptor):
     def obey(self, order: Order) -> None:
         """Carry ``order`` out: for SEAL put the inert socket in the listener's place, in this process alone."""
         super().obey(order)
-        if self._recovery.sealed:
-            os.dup2(self._inert.fileno(), self._listener.fileno(), inheritable=False)
+        if not self._recovery.sealed:
+            return
+        try:
+            self._put_inert_in_place()
+        except OSError:
+            # dup2 gives no number beyond the limit of descriptors, not even one that is open, and the limit may have
+            # been lowered since (prlimit(2)).
+            with limits.room_for(self._listener.fileno()):
+                self._put_inert_in_place()
+
+    def _put_inert_in_place(self) -> None:
+        os.dup2(self._inert.fileno(), self._listener.fileno(), inheritable=False)
 
     def _nothing_waits(self, listener: socket.socket) -> bool:
         """Somebody made the listener non-blocking, for all who share it: sleep until there is something again."""

@@ -359,6 +359,19 @@ def test_a_stop_ends_every_wait(prefork_server: ServerFactory, number: int, sign
     assert told(server, "is killed") == []
 
 
+def test_a_worker_whose_listener_lies_beyond_its_limit_leaves_as_it_is_told(prefork_server: ServerFactory) -> None:
+    """dup2(2) gives no number that is not below the limit, and a limit may be lowered below what is open."""
+    server = serving(prefork_server, workers=2)
+    before = server.workers()
+    with limited_descriptors(before, 3):
+        server.signal(signal.SIGHUP)
+        replaced(server, before)
+    server.wait_for_log("generation 1 serves")
+    assert len(told(server, "generation 0\\) exited with code 0")) == 2
+    assert burst(server.address, CLIENTS).wait().answered == CLIENTS
+    assert server.stop() == 0
+
+
 def test_a_drain_at_the_limit_loses_nobody_once_the_limit_is_lifted(prefork_server: ServerFactory) -> None:
     server = serving(prefork_server)
     with limited_descriptors(server.tree):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import math
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 log = logging.getLogger("prefork")
@@ -34,6 +35,21 @@ def raise_nofile() -> tuple[int, int]:
 def nofile() -> int:
     """How many descriptors this process may have open (the soft limit)."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+@contextlib.contextmanager
+def room_for(fd: int) -> Iterator[None]:
+    """Let the descriptor number ``fd`` be given out within the ``with`` block, whatever the soft limit.
+
+    Raises:
+        ValueError: the hard limit is too low as well.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, fd + 1), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def shortfall(limit: int, *, master: int, worker: int) -> str:
