@@ -15,6 +15,7 @@ All of it runs in the MASTER.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -24,7 +25,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from prefork import holdings
-from prefork.errors import SettingsError
+from prefork.errors import PreforkError, SettingsError
 from prefork.handover import REHEARSAL, VARIABLE, Handover, HandoverError, locate
 from prefork.loop import Loop, Timer
 from prefork.settings import Settings
@@ -122,8 +123,20 @@ class Upgrade:
 
     def _rehearse(self) -> _Rehearsal:
         log.info("upgrade: rehearsing %s", " ".join(self._launch.arguments))
-        record = _write(self._record(()).encode())
-        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        with contextlib.ExitStack() as stack:
+            record = _write(self._record(()).encode())
+            stack.callback(os.close, record)
+            reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            stack.callback(os.close, writer)
+            try:
+                pid = self._fork(record, writer)
+            except OSError:
+                os.close(reader)
+                raise
+        return _Rehearsal(self._loop, pid, reader, self._seconds, self._rehearsed)
+
+    def _fork(self, record: int, writer: int) -> int:
+        """The child that executes the new code, with what it says going to ``writer``."""
         parent = os.getpid()
 
         def play() -> int:
@@ -136,16 +149,8 @@ class Upgrade:
             self._launch.execute(REHEARSAL, f"{record}:{parent}")
             return process.SOFTWARE
 
-        try:
-            with signals.blocked():
-                pid = process.fork(play)
-        except OSError:
-            os.close(reader)
-            raise
-        finally:
-            os.close(writer)
-            os.close(record)
-        return _Rehearsal(self._loop, pid, reader, self._seconds, self._rehearsed)
+        with signals.blocked():
+            return process.fork(play)
 
     def _rehearsed(self, ended: process.Exit, said: str) -> None:
         self._rehearsal = None
@@ -263,18 +268,21 @@ def received() -> Handover | None:
     """The record that an earlier image of this process left, if there is one; taken from the environment.
 
     Raises:
-        HandoverError: it can't be read.
+        PreforkError: it can't be read.
     """
     value = os.environ.pop(VARIABLE, None)
     if value is None:
         return None
-    memory, pid = locate(value)
-    if pid != os.getpid():
-        return None  # of a process whose environment we have inherited
     try:
-        record = _decode(memory, pid)
-    finally:
-        os.close(memory)
+        memory, pid = locate(value)
+        if pid != os.getpid():
+            return None  # of a process whose environment we have inherited
+        try:
+            record = _decode(memory, pid)
+        finally:
+            os.close(memory)
+    except HandoverError as error:
+        raise PreforkError(str(error)) from None
     for fd in record.descriptors:
         os.set_inheritable(fd, False)
     return record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from prefork.testing import Load, Server, call_until
+from prefork.testing.faults import always, unavailable
 from prefork.testing.plugin import ServerFactory
 from tests.figures import count
 from tests.probing import held, probe, wait_gone
@@ -240,6 +242,22 @@ def test_a_worker_of_another_layout_is_served_to_its_end(prefork_server: ServerF
         upgraded(server)
     assert load.tally.lost == 0, load.tally
     assert "the running workers keep their own scoreboard" in server.log()
+    assert server.stop() == 0
+
+
+@pytest.mark.skipif(unavailable() is not None, reason=f"no fault injection here: {unavailable()}")
+@pytest.mark.parametrize("call", ["pipe", "fork"])
+def test_what_a_rehearsal_can_not_have_costs_nothing(prefork_server: ServerFactory, call: str) -> None:
+    faults = prefork_server.faults(call)
+    server = probe(prefork_server, workers=1, options={"faults": faults})
+    descriptors = server.descriptors()
+    faults.fail(call, always(errno.EAGAIN))
+    server.signal(signal.SIGUSR2)
+    server.wait_for_log("upgrade: can't rehearse: .*; the old code goes on")
+    assert server.descriptors() == descriptors
+    faults.release()
+    upgraded(server)
+    assert server.descriptors() == descriptors
     assert server.stop() == 0
 
 
