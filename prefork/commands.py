@@ -40,7 +40,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong as one line."""
-        raise SettingsError(f"{message.removeprefix('argument ')}; {self.prog} --help tells more")
+        said = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in message)
+        raise SettingsError(f"{said.removeprefix('argument ')}; {self.prog} --help tells more")
 
     def seconds(self, default: float | None, what: str) -> None:
         """Add ``--timeout``."""

@@ -80,7 +80,7 @@ def keep(listeners: Iterable[Listener], environ: Mapping[str, str] = os.environ)
     """Give the manager a copy of each listening socket that is ours, if it offers to keep it."""
     where = manager.address(environ)
     room = environ.get("FDSTORE", "")
-    if where is None or not room.isdecimal() or int(room) == 0:
+    if where is None or not (room.isascii() and room.isdecimal() and room.strip("0")):
         return
     for listener in listeners:
         if not listener.owned:

@@ -129,8 +129,8 @@ def locate(value: str) -> tuple[int, int]:
         HandoverError: it is not "FD:PID".
     """
     fd, _, pid = value.partition(":")
-    if not (value.isascii() and fd.isdecimal() and pid.isdecimal()):
-        raise HandoverError(f"{value!r} does not name a hand-over record")
+    if not (value.isascii() and fd.isdecimal() and pid.isdecimal() and len(fd) < 10 and len(pid) < 10):
+        raise HandoverError(f"{value[:40]!r} does not name a hand-over record")
     return int(fd), int(pid)
 
 

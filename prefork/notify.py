@@ -33,6 +33,16 @@ EXTENSION: Final = 15.0
 """Seconds that each of them asks for."""
 
 _RETRY: Final = 0.1  # seconds, when the manager's queue is full
+_SHORTEST: Final = 0.001  # seconds between two signs of life
+_DIGITS: Final = 20  # of an unsigned number of 64 bits
+
+
+def _seconds(microseconds: str) -> float:
+    """An interval of the manager's; 0 for what is none, or is too short to be meant."""
+    if not (microseconds.isascii() and microseconds.isdecimal() and len(microseconds) <= _DIGITS):
+        return 0.0
+    seconds = int(microseconds) / 1e6
+    return seconds if seconds >= _SHORTEST else 0.0
 
 
 class Notify(Window):
@@ -69,9 +79,8 @@ class Notify(Window):
                 "%s: %r is neither a path nor an abstract name; the service manager is told nothing", VARIABLE, path
             )
             return None
-        microseconds = environ.get(_WATCHDOG, "")
         meant = environ.get(_WATCHDOG_PID, str(pid)) == str(pid)
-        return cls(path, int(microseconds) / 1e6 if meant and microseconds.isdecimal() else 0.0)
+        return cls(path, _seconds(environ.get(_WATCHDOG, "")) if meant else 0.0)
 
     def attach(self, inside: Inside) -> None:
         """Begin to ask for time, and to feed the watchdog."""

@@ -81,7 +81,7 @@ def _pid_in(pidfile: str) -> int:
         raise SettingsError(
             f"takeover: can't read {pidfile}: {error.strerror}; name the predecessor's pidfile"
         ) from None
-    if not text.isdecimal() or not 0 < int(text) < 1 << 22:
+    if not (text.isdecimal() and len(text) < 10 and 0 < int(text) < 1 << 22):
         raise SettingsError(f"takeover: {pidfile} holds {text[:40]!r}, not a pid; name the predecessor's pidfile")
     if int(text) == os.getpid():
         raise SettingsError(f"takeover: {pidfile} holds the pid of this very process; start without takeover")

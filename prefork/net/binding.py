@@ -21,6 +21,7 @@ from prefork.net import holder, unixpath
 from prefork.net.options import SocketOptions, apply
 
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START (sd_listen_fds(3))
+_DIGITS = 6  # of a count of descriptors; more than a process can have would only cost memory
 _UNNAMED: Final = "unknown"  # what sd_listen_fds_with_names(3) calls a socket without a name
 _UNPRIVILEGED: Final = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
@@ -182,8 +183,8 @@ def systemd_sockets(environ: MutableMapping[str, str]) -> dict[str, tuple[int, .
     if found["LISTEN_PID"] != str(os.getpid()):
         return {}
     count = found["LISTEN_FDS"]
-    if not (count.isascii() and count.isdecimal()):
-        raise ListenError(f"bind: systemd: LISTEN_FDS={count!r} is not a count; start through the service manager")
+    if not (count.isascii() and count.isdecimal() and len(count) <= _DIGITS):
+        raise ListenError(f"bind: systemd: LISTEN_FDS={count[:20]!r} is not a count; start through the service manager")
     fds = range(_FIRST_FD, _FIRST_FD + int(count))
     names = found["LISTEN_FDNAMES"].split(":") if found["LISTEN_FDNAMES"] else [_UNNAMED] * len(fds)
     if len(names) != len(fds):
