@@ -257,7 +257,7 @@ def test_what_a_rehearsal_can_not_have_costs_nothing(prefork_server: ServerFacto
     assert server.descriptors() == descriptors
     faults.release()
     upgraded(server)
-    assert server.descriptors() == descriptors
+    server.wait_for(lambda: server.descriptors() == descriptors, message="as many descriptors as before")
     assert server.stop() == 0
 
 
