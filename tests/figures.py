@@ -8,6 +8,8 @@ _FULL = {
     "reloads": 100,
     "seconds-of-kills": 20,
     "seconds-of-storm": 30,
+    "seconds-of-walk": 200,
+    "spoilt-scoreboards": 1_000,
     "preloaded-mebibytes": 160,
     "idle-seconds": 10,
     "masters-killed-idle": 50,
