@@ -1,4 +1,4 @@
-"""Everything at once: reloads, changes of size, kills and freezes at random, under load."""
+"""Everything at once, under load: one short storm of few things, and a piece of the long one (`tests.storm`)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import freeze, thaw
 from tests.figures import count
 from tests.probing import probe, steady, told
+from tests.storm.walk import Account, walk
 
 FEWEST, MOST = 2, 8
 DESCRIPTORS_OF_A_WORKER = 2  # its pidfd, its report pipe
@@ -96,3 +97,11 @@ def test_a_storm_costs_no_more_than_its_kills(prefork_server: ServerFactory) -> 
     assert told(server, "Traceback|is killed: the server") == [], context
     assert server.stop() == 0
     assert server.survivors() == []
+
+
+def test_a_random_walk_finds_nothing() -> None:
+    """``scripts/soak MINUTES`` goes on for as long as one likes; what fails here tells how to do it again."""
+    account = Account()
+    walk(random.randrange(1 << 32), count("seconds-of-walk"), account)
+    assert account.lost <= account.explained
+    assert account.answered == account.connections - account.lost

@@ -37,7 +37,6 @@ def main() -> int:
         except Exception:  # noqa: BLE001  # told, and the next seed may find something else
             account.failed.append(seed)
             traceback.print_exc()
-            print(f"to do it again: scripts/soak {given.episode / 60:g} --seed {seed}", file=sys.stderr, flush=True)
         seed += 1
     print(json.dumps({"seed": first, "seconds": round(time.monotonic() - began), **account.plain()}))
     return 1 if account.failed else 0

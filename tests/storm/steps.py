@@ -401,6 +401,15 @@ class Steps:
 
     # Ends and beginnings.
 
+    def end(self) -> None:
+        """The last stop: everybody has been served, and nothing is left."""
+        self.crowd.pause()
+        self.crowd.barrier()
+        code = self.site.server.stop(PATIENCE)
+        if code != 0:
+            raise BrokenTruthError(f"the server ended with exit code {code}")
+        self._nothing_is_left(clean=True)
+
     def stop(self) -> int:
         """The server stops and is started again; whoever has reached it is served."""
         begun = self.chance.choice([None, None, signal.SIGHUP, signal.SIGUSR2, signal.SIGTTOU, signal.SIGTTIN])
@@ -450,16 +459,18 @@ class Steps:
         self._again(fails, clean=False)
         return len(victims) if self.arrangement.outlives else under_way
 
-    def _again(self, fails: bool, *, clean: bool) -> None:
-        """After an end: nothing may be left; then a start, perhaps after one that fails."""
+    def _nothing_is_left(self, *, clean: bool) -> None:
         self.truths.look_at_log()
         left = self.site.server.survivors()
         if left:
             raise BrokenTruthError(f"left by the server: {left}")
-        if clean:
-            files = self.site.files()
-            if files:
-                raise BrokenTruthError(f"files left by the server: {sorted(files)}")
+        files = self.site.files() if clean else set()
+        if files:
+            raise BrokenTruthError(f"files left by the server: {sorted(files)}")
+
+    def _again(self, fails: bool, *, clean: bool) -> None:
+        """After an end: a start, perhaps after one that fails."""
+        self._nothing_is_left(clean=clean)
         self.site.ended()
         if fails:
             broken = self.chance.choice(_RAISES if self.arrangement.preload else _BROKEN)

@@ -110,10 +110,11 @@ def walk(seed: int, seconds: float, account: Account, tell: Callable[[str], obje
                 took = time.monotonic() - began
                 tell(f"  {took:5.2f} s  {step.__name__}: {len(losses)} of {explained} lost, {crowd.slowest:.3f} s")
                 crowd.slowest = 0.0
-            steps.stop()
+            steps.end()
         except BaseException as error:
             error.add_note(f"the end of the server's log:\n{site.server.log()[-_TAIL:]}")
             error.add_note(f"seed {seed}: {arrangement}\nsteps: {' '.join(done)}")
+            error.add_note(f"to do it again: scripts/soak {seconds / 60:.2g} --seed {seed}")
             raise
         finally:
             account.connections += crowd.sent
