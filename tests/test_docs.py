@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from prefork.cli import COMMANDS, main
-from tests.documents import ROOT, Session, blocks
+from tests.documents import ROOT, Session, blocks, commands, try_flags
 
 OF_THE_SERVERS = {"embed.md", "wsgi.md"}
 """Pages whose programs are those of examples/, run by tests/embed and tests/wsgi: only what they name is looked at."""
@@ -25,6 +26,18 @@ def name(page: Path) -> str:
 def test_a_reader_succeeds(page: Path) -> None:
     with Session(page) as session:
         session.follow()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name in OF_THE_SERVERS], ids=name)
+def test_what_is_not_followed_would_be_understood(page: Path) -> None:
+    for block in blocks(page):
+        if block.language == "python":
+            compile(block.text, block.where, "exec")
+        elif block.language == "console":
+            for command, _ in commands(block.text):
+                try_flags(shlex.split(command))
+        else:
+            pytest.fail(f"{block.where}: nobody checks a block of {block.language!r} here")
 
 
 OF_OTHERS = {"--access-logfile", "--all", "--check-config", "--strict"}
