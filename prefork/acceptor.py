@@ -321,7 +321,7 @@ class Exclusive(Acceptor):
             try:
                 self._epoll.register(after, _EXCLUSIVE)
             except OSError as error:
-                if error.errno not in _NO_ROOM:
+                if error.errno not in _NOT_NOW:
                     raise
                 return  # what is registered stays so, if at a place that is not fair
             self._epoll.unregister(before)
@@ -360,5 +360,6 @@ class Exclusive(Acceptor):
 
 _EXCLUSIVE = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
-_NO_ROOM = {errno.ENOMEM, errno.ENOSPC}
-"""What epoll_ctl(2) fails with when the kernel has no memory for one more registration, or the user has too many."""
+_NOT_NOW = {errno.ENOMEM, errno.ENOSPC, errno.EINTR}
+"""What epoll_ctl(2) fails with when the kernel has no memory for one more registration, the user has too many, or a
+signal comes while a supervisor of system calls is being asked (seccomp_unotify(2))."""
