@@ -131,11 +131,11 @@ def test_no_room_for_another_registration_costs_nobody(prefork_server: ServerFac
             options={"faults": faults},
         )
         workers = server.workers()
-        for error in (errno.ENOMEM, errno.ENOSPC):
+        for error in (errno.ENOMEM, errno.ENOSPC, errno.EINTR):
             # A worker registers anew every few connections.
             for pattern in (every(2, error), always(error)):
                 faults.fail("epoll_add", pattern)
                 assert {greet(server.addresses[number % 2]) for number in range(100)} <= set(workers)
-        assert faults.failed("epoll_add") >= 8
+        assert faults.failed("epoll_add") >= 12
         assert server.workers() == workers
         assert server.stop() == 0
