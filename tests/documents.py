@@ -333,7 +333,8 @@ def verify(unit: Path) -> None:
             timeout=TIMEOUT,
             check=False,
         )
-    about = [line for line in done.stderr.splitlines() if unit.name in line and "Unknown key" in line]
+    # Older ones than 253 don't know the type that the unit's own comment speaks of.
+    about = [line for line in done.stderr.splitlines() if unit.name in line and "notify-reload" not in line]
     assert not about, done.stderr
 
 
