@@ -37,8 +37,17 @@ def split(passed: Passed) -> tuple[Passed, Passed]:
     return stored, {name: fds for name, fds in passed.items() if name not in stored}
 
 
-def records(addresses: Iterable[Address], stored: Passed, *, reuse_port: bool, mode: Mode) -> dict[str, Record]:
-    """What earlier runs have stored for these addresses, by the address; what is for none of them is closed.
+def records(
+    addresses: Iterable[Address],
+    stored: Passed,
+    *,
+    reuse_port: bool,
+    mode: Mode,
+    environ: Mapping[str, str] = os.environ,
+) -> dict[str, Record]:
+    """What earlier runs have stored for these addresses, by the address.
+
+    What is for none of them is closed, here and in the store: it would listen for nobody until the service is stopped.
 
     Raises:
         ListenError: the sockets were made with another ``reuse_port``.
@@ -70,9 +79,11 @@ def records(addresses: Iterable[Address], stored: Passed, *, reuse_port: bool, m
             file_id=None,
         )
         log.info("%s: going on with the socket that the service manager has kept", address)
-    for fds in left.values():
+    where = manager.address(environ)
+    for name, fds in left.items():
         for fd in fds:
             os.close(fd)
+        manager.tell(where, "FDSTOREREMOVE=1", f"FDNAME={name}")
     return found
 
 

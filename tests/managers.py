@@ -53,6 +53,8 @@ class Manager:
                 self.store[lines["FDNAME"]] = descriptor
                 if previous is not None:
                     os.close(previous)
+            elif lines.get("FDSTOREREMOVE") == "1":
+                os.close(self.store.pop(lines["FDNAME"]))
 
     def start(self, factory: ServerFactory, arguments: Sequence[str], **options: Any) -> Server:
         """Run ``python -m prefork`` with these arguments as the service, with what the store holds."""

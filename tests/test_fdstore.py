@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prefork.testing import Load, Server, burst, connect
+from prefork.testing import Load, Server, burst, connect, wait_for
 from prefork.testing.plugin import ServerFactory
 from tests.figures import count
 from tests.managers import Manager
@@ -74,9 +74,14 @@ def test_sockets_made_with_another_reuse_port_are_one_clear_line(prefork_server:
 def test_an_address_that_is_not_bound_any_more_is_let_go(prefork_server: ServerFactory, tmp_path: Path) -> None:
     with Manager(tmp_path) as manager:
         server = manager.start(prefork_server, [*SERVE, "--bind", "127.0.0.1:0"])
+        before, address = set(manager.store), server.address
         assert server.stop() == 0
+        connect(address).close()  # the store has it, and it listens
         server = manager.start(prefork_server, [*SERVE, "--bind", f"unix:{tmp_path}/socket"])
         with connect(server.address, timeout=30) as client:
             client.sendall(get("/pid"))
             assert client.recv(100).startswith(b"HTTP/1.1 200")
+        wait_for(lambda: not before & set(manager.store), message="the store to give it up")
+        with pytest.raises(ConnectionRefusedError):
+            connect(address)
         assert server.stop() == 0
