@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -24,13 +25,15 @@ _LONGEST_HEAD = 1 << 16
 
 
 def answer(path: str) -> str:
-    """The body for a path: ``/17`` is 17; ``/eat/MEBIBYTES`` and ``/leak/COUNT`` do so and give the process id."""
+    """The body for a path: ``/17`` is 17. ``/eat/MEBIBYTES`` and ``/leak/COUNT`` do so, and give the process id."""
     name, _, argument = path.lstrip("/").partition("/")
     if name == "eat":
         _kept.append(b"x" * (int(argument) << 20))
     elif name == "leak":
         with contextlib.suppress(OSError):  # EMFILE
             _kept.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(int(argument)))
+    elif name == "hang":
+        time.sleep(600)  # until it is ended
     else:
         return name
     return str(os.getpid())

@@ -16,6 +16,9 @@ NOFILE: Final = 256
 
 LISTENING: Final = ("tcp", "tcp", "reuse_port", "two", "two groups", "unix", "inherited")
 
+_SHORT: Final = 4
+"""Seconds of timeout where workers are to be ended by it: more than anything that is frozen stays so."""
+
 _ALWAYS: Final[dict[str, Any]] = {
     "raise_nofile": False,
     "io_timeout": 0.5,  # rude clients keep a worker no longer
@@ -55,6 +58,11 @@ class Arrangement:
         return self.listening == "inherited"
 
     @property
+    def impatient(self) -> bool:
+        """Whether a worker that hangs is ended soon enough to wait for it."""
+        return bool(self.settings["timeout"] == _SHORT)
+
+    @property
     def groups(self) -> int:
         """How many listeners have a socket for each slot."""
         return {"reuse_port": 1, "two groups": 2}.get(self.listening, 0)
@@ -67,7 +75,7 @@ class Arrangement:
     def __str__(self) -> str:
         said = [self.subcommand, self.listening, f"{self.workers} workers"]
         said += [name for name in ("elastic", "preload", "injected") if getattr(self, name)]
-        said += [f"{name}={value}" for name, value in self.settings.items() if name not in _ALWAYS]
+        said += [f"{name}={value}" for name, value in self.settings.items() if _ALWAYS.get(name) != value]
         return ", ".join(said)
 
 
@@ -91,6 +99,8 @@ def arrange(chance: random.Random) -> Arrangement:
         settings |= {"max_age": 4, "max_age_jitter": 2}
     if chance.random() < 0.2:
         settings |= {"reload_surge": 3, "max_recycling": 2}
+    if chance.random() < 0.2:
+        settings["timeout"] = _SHORT
     if subcommand == "wsgi":
         settings["header_timeout"] = 0.5
     return Arrangement(listening, subcommand, workers, elastic, preload, injected, settings)

@@ -8,7 +8,6 @@ walk. All choices come from the seed, and none from what the server happens to b
 from __future__ import annotations
 
 import errno
-import os
 import random
 import resource
 import signal
@@ -19,13 +18,14 @@ from typing import Final
 from prefork.control.client import Client
 from prefork.errors import ControlError
 from prefork.status import Status
-from prefork.testing import call_until, request, wait_for
+from prefork.testing import call_until, connect, request, wait_for
 from prefork.testing.faults import Pattern, always, every, first
 from prefork.testing.processes import freeze, is_gone, limited_descriptors, thaw
 from tests.storm import rude
 from tests.storm.arrangement import MOST, NOFILE, Arrangement
 from tests.storm.crowd import Crowd
 from tests.storm.site import PATIENCE, Site
+from tests.storm.squall import Squall, kill
 from tests.storm.truths import BrokenTruthError, Truths
 
 _RAISES: Final = ("raise RuntimeError('broken as asked')", "import nothing_of_that_name")
@@ -173,7 +173,7 @@ class Steps:
     def _kill(self, count: int) -> int:
         signum = self.chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV])
         victims = self.workers(count)
-        _kill(victims, signum)
+        kill(victims, signum)
         self._gone(victims)
         return len(victims)
 
@@ -185,7 +185,7 @@ class Steps:
         """A signal to a worker from somebody who is not its master: at the most it is replaced."""
         signum = self.chance.choice([signal.SIGTERM, signal.SIGQUIT, signal.SIGINT])
         pid = self.worker()
-        _kill([pid], signum)
+        kill([pid], signum)
         if signum != signal.SIGINT:
             self._gone([pid])
         return 0
@@ -214,7 +214,7 @@ class Steps:
         """The same to the master; perhaps a worker dies meanwhile."""
         victims = self.workers(1) if self.chance.random() < 0.5 else []
         freeze([self.site.server.pid])
-        _kill(victims, signal.SIGKILL)
+        kill(victims, signal.SIGKILL)
         self.pause(0.0, 0.3)
         thaw([self.site.server.pid])
         return len(victims)
@@ -242,7 +242,7 @@ class Steps:
         """The master meets it, and has a worker to replace."""
         victims = self.workers(1)
         with limited_descriptors([self.site.server.pid]):
-            _kill(victims, signal.SIGKILL)
+            kill(victims, signal.SIGKILL)
             self.pause(0.0, 0.4)
         self._limits_back()
         return len(victims)
@@ -282,7 +282,7 @@ class Steps:
         faults = self.site.faults
         assert faults is not None
         faults.fail(name, pattern)
-        _kill(victims, signal.SIGKILL)
+        kill(victims, signal.SIGKILL)
         self.pause(0.05, 0.5)
         faults.release()
         return len(victims)
@@ -303,6 +303,18 @@ class Steps:
         if answer.status != 200:
             raise BrokenTruthError(f"{path}: {answer}")
         self._gone([int(answer.body)])
+        return 0
+
+    def hang(self) -> int:
+        """A worker hangs in its handler, and is ended when ``timeout`` is over."""
+        with connect(self.chance.choice(self.site.addresses), timeout=PATIENCE) as client:
+            client.sendall(b"GET /hang HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            try:
+                said = client.recv(1)
+            except ConnectionResetError:
+                said = b""
+        if said:
+            raise BrokenTruthError(f"a handler that hangs answered {said!r}")
         return 0
 
     # Clients.
@@ -342,50 +354,20 @@ class Steps:
 
     def squall(self) -> int:
         """Several things in a row, none of which is waited for."""
-        return self._squall(self.chance.randint(3, 7))
-
-    def _squall(self, count: int) -> int:
-        victims: set[int] = set()
-        frozen: list[int] = []
-        quick = ["hup", "usr2", "in", "out", "kill", "term", "stop", "stop master", "cont", "nothing"]
-        if self.truths.size is None:
-            quick[2:4] = ["nothing", "nothing"]  # nobody but the server itself chooses the size
-        signals = {
-            "hup": signal.SIGHUP,
-            "usr2": signal.SIGUSR2,
-            "in": signal.SIGTTIN,
-            "out": signal.SIGTTOU,
-        }
-        for _ in range(count):
-            do = self.chance.choice(quick)
-            [pid] = self._any_child()
-            if do in signals:
-                self.site.server.signal(signals[do])
-            elif do == "kill" and pid:
-                victims.add(pid)
-                _kill([pid], signal.SIGKILL)
-            elif do == "term" and pid:
-                _kill([pid], signal.SIGTERM)
-            elif do == "stop" and pid:
-                frozen.append(pid)
-                _kill([pid], signal.SIGSTOP)
-            elif do == "stop master":
-                frozen.append(self.site.server.pid)
-                self.site.server.signal(signal.SIGSTOP)
-            elif do == "cont":
-                thaw(frozen)
-                frozen.clear()
+        squall = Squall(self.site, resizes=self.truths.size is not None)
+        for _ in range(self.chance.randint(3, 7)):
+            squall.things[self.chance.choice(list(squall.things))](self._any_child())
             self.pause(0.0, 0.1)
-        thaw(frozen)
+        squall.over()
         if self.truths.size is not None:
             self.truths.size = self._settled_size()
-        return len(victims)
+        return len(squall.victims)
 
-    def _any_child(self) -> list[int]:
-        """A child of the master, by the system's account: the master itself may be frozen; [0] when there is none."""
+    def _any_child(self) -> int:
+        """A child of the master, by the system's account: the master itself may be frozen; 0 when there is none."""
         chance = self.chance.random()
         children = self.site.server.workers()
-        return [children[int(chance * len(children))] if children else 0]
+        return children[int(chance * len(children))] if children else 0
 
     def _settled_size(self) -> int:
         """The size that is wanted when all signals have been seen, and what they began is done."""
@@ -452,7 +434,7 @@ class Steps:
         whole, fails = self.chance.random() < 0.3, self.chance.random() < 0.15
         under_way = 0 if self.arrangement.outlives else self.crowd.pause()
         victims = self.site.server.workers() if whole else []
-        _kill([self.site.server.pid, *victims], signal.SIGKILL)
+        kill([self.site.server.pid, *victims], signal.SIGKILL)
         self.site.server.wait(PATIENCE)
         wait_for(lambda: not self.site.server.survivors(), PATIENCE, "the end of the orphans")
         self.site.clean()
@@ -493,14 +475,6 @@ class Steps:
         return 0
 
 
-def _kill(pids: Sequence[int], signum: int) -> None:
-    for pid in pids:
-        try:
-            os.kill(pid, signum)
-        except ProcessLookupError:
-            continue
-
-
 Step = Callable[[Steps], int]
 
 EVERYWHERE: Final[dict[Step, int]] = {
@@ -534,6 +508,8 @@ def choices(arrangement: Arrangement) -> dict[Step, int]:
     found = dict(EVERYWHERE)
     if not arrangement.elastic:
         found[Steps.scale] = 8
+    if arrangement.impatient:
+        found[Steps.hang] = 1
     if arrangement.injected:
         found[Steps.fail_accepts] = 8
         found[Steps.fail_forks] = 8
