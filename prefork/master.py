@@ -215,7 +215,7 @@ class Master:
         self._loop.register(held.events.reader, self._read_events)
         self._loop.on_thaw(self._thawed)
         if os.getpid() == 1:
-            self._loop.on_signal(signal.SIGCHLD, self._spawner.reap_strangers)
+            self._loop.on_signal(signal.SIGCHLD, lambda: self._spawner.reap_strangers(self._upgrade.ended))
         stack.callback(self._windows.detach)
         self._windows.attach(self._inside(), record.windows if record else None)
         self._upgrade = Upgrade(

@@ -266,9 +266,13 @@ class Spawner:
 
     def _look(self, pid: int, line: _Line) -> None:
         """Tell the worker's death if it has ended, else try to have it watched."""
-        if pid not in self._lines:
+        if self._lines.get(pid) is not line:
             return
-        if process.ended(pid):
+        try:
+            ended = process.ended(pid)
+        except ChildProcessError:
+            ended = True  # and somebody else has taken its exit
+        if ended:
             self._on_exit(pid)
         else:
             self._watch(pid, line)
@@ -307,12 +311,17 @@ class Spawner:
             line.words[PID] = 0
             self._free.append(line.seat)
 
-    def reap_strangers(self) -> None:
-        """As pid 1: take the exits of processes that were left to us when their parents died, or they stay zombies."""
+    def reap_strangers(self, known: Callable[[int], bool]) -> None:
+        """As pid 1: take the exits of processes that were left to us when their parents died, or they stay zombies.
+
+        Args:
+            known: called with the pid of one that is not a worker; whether it was a child of ours all the same, whose
+                exit has been taken now.
+        """
         while (pid := process.any_ended()) is not None:
             if pid in self._lines:
                 self._on_exit(pid)
-            else:
+            elif not known(pid):
                 log.debug("process %d, which was left to pid 1, %s", pid, process.reap(pid))
 
     def close(self) -> None:

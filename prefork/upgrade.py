@@ -62,9 +62,7 @@ class Launch:
         Raises:
             OSError: the folder or the interpreter is gone, or there is no memory (execve(2)).
         """
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
+        process.flush()
         os.chdir(self.folder)
         os.execve(self.executable, self.arguments, {**self.environment, variable: value})
 
@@ -101,13 +99,24 @@ class Upgrade:
 
     def begin(self) -> None:
         """Rehearse, and then execute the new code. Asked for again meanwhile, it changes nothing."""
-        if self._rehearsal is not None:
-            log.info("upgrade: the last one is still being rehearsed")
+        if self._rehearsal is not None or (self._turn is not None and not self._turn.cancelled):
+            log.info("upgrade: the last one is still under way")
             return
         try:
             self._rehearsal = self._rehearse()
         except OSError as error:
             self._give_up(f"can't rehearse: {error}")
+
+    def ended(self, pid: int) -> bool:
+        """As pid 1, which is told of each child: ``pid`` has ended.
+
+        Returns:
+            Whether it was the rehearsal, whose exit is taken now.
+        """
+        if self._rehearsal is None or self._rehearsal.pid != pid:
+            return False
+        self._rehearsal.look()
+        return True
 
     def _give_up(self, reason: str) -> None:
         log.error("upgrade: %s; the old code goes on", reason)
@@ -195,6 +204,9 @@ class Upgrade:
 class _Rehearsal:
     """One run of the new code in a child.
 
+    Attributes:
+        pid: the child's.
+
     Raises:
         OSError: the loop can't watch it; it is ended then.
     """
@@ -203,7 +215,7 @@ class _Rehearsal:
         self, loop: Loop, pid: int, reader: int, seconds: float, done: Callable[[process.Exit, str], None]
     ) -> None:
         self._loop = loop
-        self._pid = pid
+        self.pid = pid
         self._reader = reader
         self._done = done
         self._said = bytearray()
@@ -212,7 +224,7 @@ class _Rehearsal:
         try:
             loop.register(reader, self._read)
             if self._pidfd is not None:
-                loop.register(self._pidfd, self._look)
+                loop.register(self._pidfd, self.look)
         except OSError:
             self.end()
             raise
@@ -221,7 +233,7 @@ class _Rehearsal:
 
     def _poll(self) -> None:
         if self._reader >= 0:
-            self._look()
+            self.look()
             self._loop.call_later(0.1, self._poll)
 
     def _read(self) -> None:
@@ -235,10 +247,14 @@ class _Rehearsal:
         else:
             self._loop.unregister(self._reader)
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """See whether it has ended."""
         if self._reader < 0:
             return
-        ended = process.reap(self._pid)
+        try:
+            ended = process.reap(self.pid)
+        except ChildProcessError:
+            ended = process.Exit(None)  # somebody else's wait() was faster, or the host ignores SIGCHLD (wait(2))
         if ended is not None:
             self._read()
             self._close()
@@ -246,12 +262,13 @@ class _Rehearsal:
 
     def _too_long(self) -> None:
         self._said += b"\nit took longer than boot_timeout"
-        process.kill(self._pid, signal.SIGKILL)
+        process.kill(self.pid, signal.SIGKILL)
 
     def end(self) -> None:
         """Kill it and take its exit."""
-        process.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
+        process.kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):  # as above
+            os.waitpid(self.pid, 0)
         self._close()
 
     def _close(self) -> None:
@@ -310,8 +327,7 @@ def rehearse(settings: Settings, load: Callable[[], object] | None, who: Identit
     if load is not None:
         identity.assume(who)
         load()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    process.flush()
     # Not sys.exit(): threads that the application has started must not keep the rehearsal alive.
     os._exit(_PLAYED)
 

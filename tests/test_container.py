@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 
 from prefork.control import Client
 from prefork.testing import Server, call_until, request, wait_for
+from prefork.testing.faults import always, unavailable
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
 from tests.probing import APPS
@@ -102,3 +104,23 @@ def test_a_frozen_master_is_not_healthy(server: Server, folder: Path) -> None:
         assert "does not answer in time; its master may be stopped" in done.stderr
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.skipif(unavailable() is not None, reason=f"no fault injection here: {unavailable()}")
+def test_an_upgrade_of_process_1_is_told_of_its_rehearsal_s_end(prefork_server: ServerFactory) -> None:
+    """Process 1 takes the exits of strangers. The rehearsal is none, also where no pidfd tells of its end first."""
+    faults = prefork_server.faults("pidfd_open")
+    faults.fail("pidfd_open", always(errno.ENOSYS))
+    server = prefork_server.command(
+        [
+            *[sys.executable, "-m", "prefork", "serve", "probe:Probe", "--app-dir", str(APPS)],
+            *["--bind=127.0.0.1:0", "--workers=1", "--log-file=-", "--control=off"],
+        ],
+        prefix=CONTAINER,
+        faults=faults,
+    )
+    for generation in (1, 2):
+        os.kill(main_process(server), signal.SIGUSR2)
+        server.wait_for_log(f"reload: generation {generation} serves")
+    os.kill(main_process(server), signal.SIGTERM)
+    assert server.wait() == 0

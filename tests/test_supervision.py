@@ -20,7 +20,7 @@ from prefork.testing.faults import always, every, first, unavailable
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
 from tests.figures import count
-from tests.probing import APPS, ask, held, line, probe, steady, talk, told, wait_gone
+from tests.probing import APPS, LOGGING, ask, held, line, probe, steady, talk, told, wait_gone
 
 SOON = 10.0
 
@@ -262,6 +262,27 @@ def test_the_next_server_has_the_address_at_once(prefork_server: ServerFactory) 
         server.wait()
         wait_for(lambda: not server.tree(), SOON, "the orphans to leave")
         ask(probe(prefork_server, workers=2, bind=address))
+
+
+@no_injection
+def test_deaths_are_noticed_where_nobody_may_wait_for_them(prefork_server: ServerFactory) -> None:
+    """Without a pidfd they are looked for, and where the host ignores its children there is nothing to be found."""
+    faults = prefork_server.faults("pidfd_open")
+    faults.fail("pidfd_open", always(errno.ENOSYS))
+    script = f"""
+import signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+sys.path.insert(0, {str(APPS)!r})
+from probe import Probe
+from prefork import Master, Settings
+sys.exit(Master(Probe, Settings(bind="127.0.0.1:0", workers=2, control="off")).run())
+"""
+    server = prefork_server.script(LOGGING + script, faults=faults)
+    before = server.workers()
+    kill(before[0])
+    call_until(server.workers, lambda now: len(now) == 2 and before[0] not in now, message="another worker")
+    assert ask(server)
+    assert server.stop() == 0
 
 
 # Process 1.

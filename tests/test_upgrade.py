@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from prefork.testing import Load, Server, call_until
+from prefork.testing import Load, Server, call_until, request
 from prefork.testing.faults import always, unavailable
 from prefork.testing.plugin import ServerFactory
 from tests.figures import count
@@ -121,6 +121,30 @@ def test_a_rehearsal_that_hangs_is_given_up(prefork_server: ServerFactory, code:
     server.signal(signal.SIGUSR2)
     server.wait_for_log("it took longer than boot_timeout; the old code goes on")
     assert server.stop() == 0
+    assert server.survivors() == []
+
+
+CHILDLESS = """
+import logging, signal, sys
+logging.basicConfig(level=logging.INFO)
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+import prefork
+def handle(connection, address):
+    connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 0\\r\\n\\r\\n")
+sys.exit(prefork.serve(handle, bind="127.0.0.1:0", workers=1, control="off"))
+"""
+
+
+def test_a_host_that_ignores_its_children_keeps_its_code(prefork_server: ServerFactory) -> None:
+    """The kernel throws their exits away then (wait(2)), and with them what the rehearsal says."""
+    server = prefork_server.script(CHILDLESS)
+    server.signal(signal.SIGUSR2)
+    server.wait_for_log("upgrade: the new code ended, and somebody else's wait.. took how: .*; the old code goes on")
+    assert request(server.address, b"GET / HTTP/1.1\r\n\r\n").status == 200
+    before = len(server.log())
+    server.signal(signal.SIGUSR2)
+    server.wait_for_log("upgrade: rehearsing", after=before)
+    assert server.stop() == 0  # and the rehearsal that it ends is not waited for
     assert server.survivors() == []
 
 

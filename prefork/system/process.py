@@ -81,7 +81,7 @@ def fork(child: Callable[[], int]) -> int:
     Raises:
         OSError: EAGAIN or ENOMEM (fork(2)); nothing has happened.
     """
-    _flush()
+    flush()
     pid = os.fork()
     if pid:
         return pid
@@ -103,11 +103,12 @@ def _run(child: Callable[[], int]) -> int:
         code = exit_code(end)
     except BaseException:  # noqa: BLE001  # the last frame of this process: what is not shown here is lost
         traceback.print_exc()
-    _flush()
+    flush()
     return code
 
 
-def _flush() -> None:
+def flush() -> None:
+    """Any process. Write out what the standard streams hold, as far as that can be done."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
