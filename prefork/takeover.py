@@ -60,7 +60,15 @@ class Takeover:
             log.error("takeover: can't stop the predecessor, pid %d: %s; both serve", self._pid, error)
             self.close()
         else:
+            self._watch()
+
+    def _watch(self) -> None:
+        """Have the predecessor's end told in the log; that is all that is lost when the kernel has no room for it."""
+        try:
             self._loop.register(self._pidfd, self._ended)
+        except OSError as error:
+            log.warning("takeover: can't see when the predecessor, pid %d, ends: %s", self._pid, error)
+            self.close()
 
     def _ended(self) -> None:
         log.info("takeover: the predecessor, pid %d, has ended", self._pid)

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+
+from prefork.loop import Loop
+from prefork.takeover import Takeover
 from prefork.testing import Load, Server, hold_port
 from prefork.testing.plugin import ServerFactory
 from tests.figures import count
@@ -93,3 +103,22 @@ def test_a_predecessor_that_is_gone_meanwhile_hinders_nobody(prefork_server: Ser
         assert other.wait() == 0
         successor.wait_for_log(GONE)
         assert successor.stop() == 0
+
+
+def test_a_predecessor_whose_end_can_not_be_watched_is_stopped_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOMEM, "no memory for one more watch")
+
+    pidfile, go, loop = tmp_path / "pid", os.eventfd(0), Loop()
+    monkeypatch.setattr(loop, "register", no_room)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as predecessor:
+        pidfile.write_text(f"{predecessor.pid}\n")
+        held: Any = SimpleNamespace(listeners=[], go=go)
+        Takeover(loop, str(pidfile)).complete(held)
+        assert predecessor.wait(30) == -signal.SIGTERM
+    assert os.eventfd_read(go) == 1
+    assert "can't see when the predecessor" in caplog.text
+    os.close(go)
+    loop.close()
