@@ -525,6 +525,17 @@ def test_one_worker_is_recycled_and_nobody_lost(server: Server, client: Client) 
         client.recycle(7)
 
 
+def test_who_waits_for_a_replacement_is_told_that_the_slot_goes(server: Server, path: str) -> None:
+    with connected(path) as waiting, connected(path) as other:
+        # Both requests are there when the master looks.
+        with frozen([server.pid]):
+            waiting.sendall(b'{"do":"recycle","slot":1}\n')
+            other.sendall(b'{"do":"scale","workers":1}\n')
+        assert json.loads(other.makefile().readline())["ok"]
+        answer = json.loads(waiting.makefile().readline())
+    assert answer["error"] == "slot 1 goes, for the server shrinks"
+
+
 def test_a_dump_shows_what_a_worker_is_doing(server: Server, client: Client) -> None:
     with held(server) as (one,):
         (slot,) = (worker.slot for worker in client.status().workers if worker.pid == one.pid)

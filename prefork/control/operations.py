@@ -139,7 +139,7 @@ class Operations:
 
     def _recycle(self, done: Done, failed: Failed, slot: int, wait: bool) -> None:
         member = self._incumbent(slot)
-        if member is None:
+        if member is None or slot >= self._inside.goal.size:
             failed(f"slot {slot} has no worker")
             return
         if self._inside.stopping():
@@ -154,6 +154,8 @@ class Operations:
                     done({"slot": slot, "pid": new.pid, "before": old})
                 case windows.Died(death, _) if death.member.slot == slot and death.successor and death.boot_failed:
                     failed(f"the replacement (pid {death.member.pid}) failed to boot; pid {old} goes on")
+                case windows.Scaled(size) if size <= slot:
+                    failed(f"slot {slot} goes, for the server shrinks")
                 case _:
                     return False
             return True
