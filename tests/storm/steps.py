@@ -198,8 +198,8 @@ class Steps:
             try:
                 client.recycle(slots[slot % len(slots)].slot, timeout=PATIENCE)
             except ControlError as error:
-                # It has been replaced for another reason, or the server has shrunk.
-                if "has no worker" not in str(error):
+                # The server has shrunk, of itself.
+                if not any(said in str(error) for said in ("has no worker", "the server shrinks")):
                     raise
         return 0
 
