@@ -88,7 +88,8 @@ class Executor:
             case policy.Kill(member):
                 log.warning("worker %d (pid %d) is killed: %s", member.slot, member.pid, member.reason or "it hangs")
                 member.killed_at = now
-                process.kill(member.pid, signal.SIGKILL)
+                if not process.kill(member.pid, signal.SIGKILL):
+                    log.error("worker %d (pid %d) can't be killed: it is another user's now", member.slot, member.pid)
             case policy.Replace(member, reason):
                 self._roster.wanted(member, reason)
 

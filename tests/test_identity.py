@@ -22,13 +22,14 @@ from prefork.errors import SettingsError
 from prefork.settings import Settings
 from prefork.surroundings import entered
 from prefork.system import identity
-from prefork.testing import Server, request, wait_for
+from prefork.testing import Server, connect, request, wait_for
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import is_gone, kill
 from tests.programs import run_program
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 """CI is root; on a machine where the tests are not, nothing here can be tried."""
+setpriv = pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv(1) takes capabilities away here")
 
 NOBODY = pwd.getpwnam("nobody")
 APP = """\
@@ -47,6 +48,19 @@ def handle(connection, address):
     else:
         answer = os.getcwd()
     connection.sendall(f"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\n\\r\\n{answer}".encode())
+"""
+
+
+ESCAPES = """\
+import os, prefork
+
+class Escapes(prefork.Worker):
+    def init(self):
+        os.setresuid(65534, 65534, 65534)
+
+    def handle(self, connection, address):
+        connection.sendall(b"held")
+        connection.recv(1)
 """
 
 
@@ -268,6 +282,44 @@ def test_what_can_t_be_had_is_one_line(folder: Path, arguments: list[str], said:
         assert done.returncode == 2, done.stderr
         assert done.stderr.startswith(f"prefork: error: {said}")
         assert done.stderr.count("\n") == 1
+
+
+@as_root
+@setpriv
+def test_who_could_not_stop_its_workers_does_not_start(folder: Path) -> None:
+    """Root in a container that was left the capabilities to change its user, and no other."""
+    left = "-all,+setuid,+setgid,+setpcap,+dac_override"
+    done = subprocess.run(
+        [
+            *["setpriv", f"--bounding-set={left}", f"--inh-caps={left}", sys.executable, "-m", "prefork", "serve"],
+            *["app:handle", "--app-dir", str(folder), "--bind=127.0.0.1:0", "--user=nobody"],
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "user: without the capability CAP_KILL nobody can stop the workers of 'nobody'" in done.stderr
+
+
+@as_root
+@setpriv
+def test_a_worker_that_can_not_be_signalled_ends_no_master(prefork_server: ServerFactory, folder: Path) -> None:
+    (folder / "escapes.py").write_text(ESCAPES)
+    server = prefork_server(
+        "escapes:Escapes",
+        app_dir=folder,
+        workers=1,
+        control="off",
+        graceful_timeout=1,
+        options={"prefix": ["setpriv", "--bounding-set=-kill"]},
+    )
+    with connect(server.address) as client:
+        assert client.recv(4) == b"held"
+        server.signal(signal.SIGTERM)
+        server.wait_for_log("can't be killed: it is another user's now")
+    assert server.wait() == 0
 
 
 def test_nobody_becomes_another_without_root() -> None:

@@ -33,6 +33,7 @@ _PR_GET_NO_NEW_PRIVS: Final = 39
 _PR_CAP_AMBIENT: Final = 47
 _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 _CAPABILITY_VERSION_3: Final = 0x20080522
+_CAP_KILL: Final = 5
 _MOST_CAPABILITIES: Final = 64
 _NOBODY_S_BUSINESS: Final = 2**32 - 1  # (uid_t) -1 means "leave it alone" to setresuid(2)
 
@@ -68,7 +69,7 @@ def resolve(user: str, group: str, no_new_privs: str) -> Identity | None:
         None when they ask for nothing.
 
     Raises:
-        SettingsError: no such user or group, root, or we may not become that.
+        SettingsError: no such user or group, root, or we may not become that, or not signal it afterwards (kill(2)).
     """
     entry = _user(user) if user else None
     gid = _group(group) if group else None
@@ -83,6 +84,11 @@ def resolve(user: str, group: str, no_new_privs: str) -> Identity | None:
     if os.geteuid() != 0:
         _refuse_others(user, uid, group, gid)
         uid = gid = groups = None  # it is so already
+    elif uid is not None and not _capabilities()[0] >> _CAP_KILL & 1:
+        raise SettingsError(
+            f"user: without the capability CAP_KILL nobody can stop the workers of {user!r}; grant it "
+            "(CapabilityBoundingSet=, --cap-add KILL), or start as that user"
+        )
     locked = no_new_privs == "yes" or (no_new_privs == "auto" and bool(user))
     return Identity(uid, gid, groups, locked) if locked or gid is not None else None
 

@@ -174,11 +174,11 @@ def kill(pid: int, signum: int) -> bool:
     """MASTER. Send ``signum`` to ``pid``, a child of ours that has not been reaped (so the pid can't be another's).
 
     Returns:
-        False when it has ended already.
+        False when it has ended already, or has become another user whom we may not signal.
     """
     try:
         os.kill(pid, signum)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
         return False
     return True
 
