@@ -21,7 +21,7 @@ _SHORT: Final = 4
 
 _ALWAYS: Final[dict[str, Any]] = {
     "raise_nofile": False,
-    "io_timeout": 0.5,  # rude clients keep a worker no longer
+    "io_timeout": 10,  # polite clients are never so slow, on the busiest machine; rude ones leave sooner
     "timeout": 30,
     "graceful_timeout": 60,
     "max_memory": "96M",
@@ -102,5 +102,5 @@ def arrange(chance: random.Random) -> Arrangement:
     if chance.random() < 0.2:
         settings["timeout"] = _SHORT
     if subcommand == "wsgi":
-        settings["header_timeout"] = 0.5
+        settings["header_timeout"] = 10
     return Arrangement(listening, subcommand, workers, elastic, preload, injected, settings)
