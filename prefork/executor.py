@@ -61,6 +61,15 @@ class Executor:
                 self._apply(action)
         if spawns:
             self._spawn(spawns)
+        elif self._pressure.forks_fail and self._every_slot_is_lived_in():
+            self._pressure.nobody_to_fork()
+
+    def _every_slot_is_lived_in(self) -> bool:
+        """Whether nobody is to be forked now, though one may: where forks hold, it is not known who is wanted."""
+        goal = self._goal
+        if goal.held or (goal.held_until is not None and self._loop.clock.monotonic() < goal.held_until):
+            return False
+        return all(self._roster.slot(index).incumbent is not None for index in goal.slots)
 
     def _apply(self, action: policy.Action) -> None:
         now = self._loop.clock.monotonic()

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from prefork.events import Event, Kind
-from prefork.loop import Loop
+from prefork.loop import Loop, Timer
 from prefork.net.verdict import Verdict, row
 from prefork.notice import Notice
 from prefork.policy import Goal
@@ -91,6 +91,8 @@ class Pressure:
     _prober: int = 0
     """Its pid."""
     _prober_since: float = 0.0
+    _next_look: Timer | None = None
+    """At the prober, while there is one."""
     _workers: Shortage | None = None
     """The first of those that are one worker's own, while there are any."""
     _exhausted: bool = False
@@ -131,9 +133,21 @@ class Pressure:
 
     def forked(self) -> None:
         """The master could fork."""
+        self._forks_end("workers are forked again after %.1f s")
+
+    def nobody_to_fork(self) -> None:
+        """The master need not fork any more: those that it could not fork are not wanted now."""
+        self._forks_end("no worker is to be forked any more, after %.1f s")
+
+    @property
+    def forks_fail(self) -> bool:
+        """Whether the last attempt to fork has failed."""
+        return os.getpid() in self.shortages
+
+    def _forks_end(self, message: str) -> None:
         shortage = self.shortages.pop(os.getpid(), None)
         if shortage is not None:
-            self._notice("fork").end("workers are forked again after %.1f s", self._now() - shortage.since)
+            self._notice("fork").end(message, self._now() - shortage.since)
             self.tell(dataclasses.replace(shortage, over=True))
             self._publish()
 
@@ -186,7 +200,7 @@ class Pressure:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.go)
         self._say("system", "the system is short (%s): workers and forks hold", _name(shortage))
-        self.loop.call_later(WATCH, self._watch)
+        self._next_look = self.loop.call_later(WATCH, self._watch)
         self.tell(shortage)
 
     def _pass_on(self, pid: int) -> None:
@@ -209,21 +223,21 @@ class Pressure:
 
     def _watch(self) -> None:
         """Look after the prober: one that is silent may be frozen, and all others wait for its word."""
-        if self._holding is None:
-            return
         member = self.roster.get(self._prober)
         heard = 0.0 if member is None else self._word(member, LAST_ERRNO_AT) / 1e9
         leaves = member is None or member.order is not Order.RUN
         if leaves or self._now() - max(heard, self._prober_since) > self.longest + SILENCE:
             self._pass_on(self._prober)
         if self._holding is not None:
-            self.loop.call_later(WATCH, self._watch)
+            self._next_look = self.loop.call_later(WATCH, self._watch)
 
     def _release(self) -> None:
         """The system has what it was short of, or nobody is left who could find out: all go on."""
         if self._holding is None:
             return
         over, self._holding = self._holding, None
+        if self._next_look is not None:
+            self._next_look.cancel()
         self._let_go()
         self._notice("system").end("workers and forks go on after %.1f s", self._now() - over.since)
         self.tell(dataclasses.replace(over, over=True))

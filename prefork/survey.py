@@ -114,7 +114,8 @@ class Survey:
     def _shortages(self, now: float) -> list[str]:
         told = []
         for shortage in self._inside.pressure.shortages.values():
-            whose = "the system" if shortage.system else f"worker {shortage.slot}"
+            whose = "the master" if shortage.slot is None else f"worker {shortage.slot}"
+            whose = "the system" if shortage.system else whose
             told.append(f"{whose}: {row(shortage.errno).name} for {now - shortage.since:.1f} s")
         return told
 

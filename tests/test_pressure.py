@@ -16,8 +16,9 @@ from typing import Any, Final
 import pytest
 from psutil import STATUS_SLEEPING, Process
 
+from prefork.control import Client
 from prefork.scoreboard import State, View
-from prefork.testing import READY, Load, Server, burst, connect
+from prefork.testing import READY, Load, Server, burst, call_until, connect
 from prefork.testing.faults import Injector, always, first, lasting, unavailable
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import freeze, frozen, kill, limited_descriptors, thaw
@@ -163,6 +164,24 @@ def test_a_master_at_its_limit_stays_calm_and_makes_up_for_it(prefork_server: Se
     assert len(told(server, "can't fork")) == 1
     assert server.log_size() - log <= LOG
     assert set(others) < set(server.workers())
+    assert server.stop() == 0
+
+
+@injected
+def test_a_master_that_has_nobody_to_fork_any_more_is_short_no_more(
+    prefork_server: ServerFactory, tmp_path: Path
+) -> None:
+    faults = prefork_server.faults("pipe")
+    path = tmp_path / "control"
+    server = serving(prefork_server, workers=2, control=path, options={"faults": faults})
+    faults.fail("pipe", lambda pid: errno.EMFILE if pid == server.pid else 0)
+    with Client(path) as client:
+        kill(next(worker.pid for worker in client.status().workers if worker.slot == 1))
+        (told,) = call_until(lambda: client.status().shortages, bool, message="the shortage")
+        assert told.startswith("the master: EMFILE for ")
+        assert client.scale(1) == 2
+        call_until(lambda: client.status().shortages, lambda found: not found, message="the end of the shortage")
+    server.wait_for_log("no worker is to be forked any more")
     assert server.stop() == 0
 
 
