@@ -32,7 +32,7 @@ from prefork.testing.clock import FakeClock
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import frozen, kill
 from tests.figures import count
-from tests.probing import APPS, ask, held, probe, steady
+from tests.probing import APPS, LOGGING, ask, held, probe, steady
 from tests.sockets import ROOT
 
 TIMEOUT = 30.0
@@ -498,6 +498,43 @@ def test_a_successor_takes_the_predecessor_s_place(prefork_server: ServerFactory
         wait_for(lambda: place.alive(Path(path)))
         with Client(path) as client:
             assert client.status().pid == second.pid
+
+
+def test_a_successor_whose_socket_could_never_be_does_not_wait_for_it(
+    prefork_server: ServerFactory, path: str, tmp_path: Path
+) -> None:
+    with hold_port(reuse_port=True) as address:
+        same = {"workers": 1, "bind": address, "reuse_port": True}
+        first = probe(prefork_server, **same, pidfile=tmp_path / "pid")
+        done = run(
+            *["serve", "probe:Probe", "--app-dir", str(APPS), "--bind", address, "--reuse-port", "--workers=1"],
+            *["--takeover", str(tmp_path / "pid"), "--control", path + "x" * 108],
+        )
+        assert (done.returncode, done.stderr.count("\n")) == (3, 1), done.stderr
+        assert "may have 107" in done.stderr
+        assert ask(first)
+
+
+HANGS_UP = """
+import signal, sys
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+import prefork
+def handle(connection, address):
+    pass
+sys.exit(prefork.serve(handle, bind="127.0.0.1:0", workers=1, control=sys.argv[1]))
+"""
+
+
+def test_a_client_that_hangs_up_ends_nobody(prefork_server: ServerFactory, path: str) -> None:
+    """Not even a host that dies of SIGPIPE, as programs at a terminal may."""
+    server = prefork_server.script(LOGGING + HANGS_UP, path)
+    for _ in range(20):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            client.sendall(b'{"do": "reload"}\n')
+    with Client(path) as client:
+        client.reload(timeout=TIMEOUT)  # it is told of after those of all others
+    assert server.stop() == 0
 
 
 def test_scaling(server: Server, client: Client) -> None:

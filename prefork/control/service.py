@@ -76,7 +76,7 @@ class Control(Window):
         try:
             self._listen()
         except (ListenError, OSError, ValueError) as error:
-            if inside.settings.takeover:
+            if inside.settings.takeover and not isinstance(error, ValueError):  # such a path never becomes one
                 log.info("the control socket is the predecessor's until that has ended")
                 self._loop.call_later(_PAUSE, self._listen_later)
                 return
@@ -313,7 +313,8 @@ class Peer:
 
     def _write(self) -> None:
         try:
-            del self._output[: self.sock.send(self._output)]
+            # The host may have SIGPIPE end processes, as programs at a terminal do (send(2)).
+            del self._output[: self.sock.send(self._output, socket.MSG_NOSIGNAL)]
         except BlockingIOError:
             pass
         except OSError:
