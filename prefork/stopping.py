@@ -142,7 +142,7 @@ class Stopping:
 
     def _refill(self) -> None:
         """A queue that is not empty needs somebody who serves it, also where workers have died young of late."""
-        for slot in self._roster.slots.values():
+        for slot in map(self._roster.slot, self._goal.slots):  # others have no queue any more
             if slot.incumbent is None and any(listener.waiting(slot.index) for listener in self._ours):
                 slot.not_before = 0.0
 

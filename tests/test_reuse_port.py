@@ -132,3 +132,13 @@ def test_a_slot_that_comes_back_before_its_socket_is_closed_gets_connections(pre
         load.wait_for(lambda tally: min(tally.bodies[b"0"], tally.bodies[b"1"]) > 20)
     assert load.tally.lost == 0, load.tally
     assert server.stop() == 0
+
+
+def test_a_stop_after_a_slot_has_gone_serves_who_waits(prefork_server: ServerFactory) -> None:
+    server = probe(prefork_server, workers=2, reuse_port=True)
+    resize(server, signal.SIGTTOU, 1)
+    server.wait_for_log("the server shrinks")
+    with burst(server.address, 100, payload=get("/sleep/0.01")) as load:
+        server.signal(signal.SIGTERM)
+        assert load.wait(60).answered == 100, load.tally
+    assert server.wait() == 0
