@@ -122,3 +122,11 @@ def test_close_is_idempotent() -> None:
     probe.close()
     probe.close()
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_machine_that_is_busy_just_then(
+    group: list[socket.socket], probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However late it is when the process comes to look: the knock was heard."""
+    monkeypatch.setattr("prefork.net.probe._SECONDS", -1.0)
+    assert probe.order(dict(enumerate(group)), 5) == [0, 1, 2, 3, 4]
