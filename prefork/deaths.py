@@ -5,6 +5,7 @@ All of it runs in the MASTER.
 
 from __future__ import annotations
 
+import collections
 import logging
 import signal
 
@@ -41,7 +42,7 @@ class Deaths:
         self.recent: list[Death] = []
         self._goal = goal
         self._settings = settings
-        self._told: set[str] = set()
+        self._told: collections.deque[str] = collections.deque(maxlen=_REMEMBERED)
         self._starved = Notice(log)
         self._oom_kills = limits.oom_kills()
 
@@ -67,6 +68,7 @@ class Deaths:
     def booted(self) -> None:
         """A worker is READY."""
         self._goal.booted()
+        self._told.clear()  # should a boot fail after this, that is news, whatever it fails of
         self._starved.end("workers boot again")
 
     def look(self, now: float) -> None:
@@ -118,7 +120,7 @@ class Deaths:
         said = report or f"{death.exit} before it was ready"
         plain = error is not BootError or not report  # one line, and no traceback
         if said not in self._told and not (plain and not goal.ready):
-            self._told.add(said)
+            self._told.append(said)
             log.error("worker %d failed to boot: %s", death.member.slot, said)
         if not goal.ready:
             if not report:
@@ -146,3 +148,6 @@ class Deaths:
 
 
 _RECENT = 15
+
+_REMEMBERED = 16
+"""Reasons of failed boots that are told once: workers fail alike, but a reason may have a time or a name in it."""

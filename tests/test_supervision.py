@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from prefork.control import Client
 from prefork.testing import Load, Outcome, Server, call_until, hold_port, wait_for
 from prefork.testing.faults import always, every, first, unavailable
 from prefork.testing.plugin import ServerFactory
@@ -157,6 +158,34 @@ def test_what_is_not_there_is_a_mistake_in_the_command(prefork_server: ServerFac
     assert server.wait() == 2
     assert len(told(server, "^.*Nowhere.*$")) == 1, server.log()
     assert told(server, "Traceback|ERROR") == []
+
+
+FRAGILE = """
+import os
+if os.path.exists({flag!r}):
+    raise RuntimeError("no database, as asked")
+def handle(connection, address):
+    pass
+"""
+
+
+def test_each_spell_of_failed_boots_is_told(prefork_server: ServerFactory, tmp_path: Path) -> None:
+    """One after the other, and of the same: what was told in the morning is news in the evening."""
+    flag = tmp_path / "no-database"
+    (tmp_path / "fragile.py").write_text(FRAGILE.format(flag=str(flag)))
+    server = prefork_server("fragile:handle", app_dir=tmp_path, workers=2, control=tmp_path / "control")
+    with Client(tmp_path / "control") as client:
+        for spell in (1, 2):
+            flag.touch()
+            kill(server.workers()[0])
+            server.wait_for(
+                lambda spell=spell: len(told(server, "^RuntimeError: no database, as asked$")) == spell,  # type: ignore[misc]  # mypy can't infer a lambda with a default
+                message=f"the traceback of spell {spell}",
+            )
+            flag.unlink()
+            call_until(client.health, lambda health: health.serving == 2, message="two who serve")
+    assert len(told(server, "failed to boot: ")) == 2
+    assert server.stop() == 0
 
 
 # Forks that fail.
