@@ -169,12 +169,10 @@ class Goal:
         """The slots that are to have a worker."""
         return sorted({*range(self.size), *self.draining})
 
-    def fork_failed(self, now: float) -> float:
-        """Hold forks for a growing time; returns the seconds."""
-        delay = FORK_RETRY.delay(self.fork_failures, 0.0)
+    def fork_failed(self, now: float) -> None:
+        """Hold forks for a growing time."""
+        self.held_until = now + FORK_RETRY.delay(self.fork_failures, 0.0)
         self.fork_failures += 1
-        self.held_until = now + delay
-        return delay
 
     def forked(self) -> None:
         """A fork succeeded."""
