@@ -91,7 +91,9 @@ class Acceptor:
 
     def obey(self, order: Order) -> None:
         """Carry ``order`` out. Runs inside a signal handler, between any two instructions of the loop."""
-        self._recovery.order = max(self._recovery.order, order)
+        # No call between the two: another signal's handler could come in it, and the lesser order would be the last.
+        if order > self._recovery.order:
+            self._recovery.order = order
 
     # What the two ways do differently.
 
