@@ -172,7 +172,10 @@ class Output(logging.Handler):
 
     def _give(self) -> None:
         if self._owner is not None and self._path is not None and os.geteuid() == 0:
-            os.fchown(self._fd, *self._owner)
+            # Not every file system knows owners, and not every root may give (CAP_CHOWN): then workers go on with the
+            # file that they have, after a rotation too.
+            with contextlib.suppress(OSError):
+                os.fchown(self._fd, *self._owner)
 
     def after_fork(self, slot: int, generation: int) -> None:
         """WORKER. From now on records are this worker's."""

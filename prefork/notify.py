@@ -107,6 +107,7 @@ class Notify(Window):
                 self._send("RELOADING=1", f"MONOTONIC_USEC={now}", f"STATUS=reloading: generation {generation}")
             case windows.ReloadFailed(generation, reason):
                 said = reason.splitlines()[-1]
+                self._stop_asking()  # it may be the first reload after an upgrade
                 self._send("READY=1", f"STATUS=generation {generation} failed to boot, the old one goes on: {said}")
             case windows.Stopping():
                 self._send("STOPPING=1", "STATUS=stopping: who is connected is being served")

@@ -108,14 +108,21 @@ class Watch(Window):
             return
         *lines, self._heard = (self._heard + data).split(b"\n")
         for line in lines:
-            self._hear(json.loads(line))
+            try:
+                said = json.loads(line)
+            except ValueError:
+                said = None
+            if isinstance(said, dict):
+                self._hear(said)
+            else:
+                log.debug("reload: the watcher says %r", line)  # a sitecustomize that prints, say
 
     def _hear(self, said: dict[str, Any]) -> None:
         if "watching" in said:
             log.info("reload: watching the Python source in %s", ", ".join(said["watching"]))
         elif "failed" in said:
             log.error("reload: can't watch files: %s", said["failed"])
-        elif not self._inside.stopping():
+        elif "changed" in said and not self._inside.stopping():
             files = said["changed"]
             more = f" and {len(files) - _LISTED} more" if len(files) > _LISTED else ""
             log.info("reload: changed: %s%s", ", ".join(files[:_LISTED]), more)

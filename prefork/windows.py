@@ -186,10 +186,10 @@ class Windows:
         for window in self._windows:
             try:
                 window.attach(inside)
-            except PreforkError as error:
+            except (PreforkError, OSError) as error:
                 if saved is None:
                     raise
-                log.error("after the upgrade: %s", error)
+                log.error("after the upgrade: %s does without: %s", type(window).__name__, error)
             else:
                 self._attached.append(window)
         if saved is not None:
@@ -202,7 +202,7 @@ class Windows:
                 name = type(window).__name__
                 if name in data:
                     window.restore(data[name])
-        except (ValueError, TypeError) as error:
+        except Exception as error:  # noqa: BLE001  # of another release it may be anything, and the server serves already
             log.warning("what the code before the upgrade has counted can't be read: %s", error)
 
     def save(self) -> str:

@@ -225,6 +225,17 @@ def test_time_is_asked_for_until_it_serves_and_again_until_it_ends(manager: Mana
     stage.close()
 
 
+def test_no_time_is_asked_for_after_an_upgrade_whose_reload_has_failed(manager: Manager) -> None:
+    stage = Stage(manager)
+    assert len(stage.wait(EVERY + 1)) == 2
+    stage.roster.ready(stage.member, 1.0)
+    stage.goal.ready = True
+    stage.window.told(windows.ReloadFailed(1, "as asked"))
+    (said,) = stage.wait(5 * EVERY)
+    assert said.startswith("READY=1\nSTATUS=generation 1 failed to boot")
+    stage.close()
+
+
 def test_without_a_boot_timeout_the_manager_s_own_limit_holds(manager: Manager) -> None:
     stage = Stage(manager, boot_timeout=0)
     assert stage.wait(3 * EVERY) == []

@@ -156,6 +156,15 @@ def test_a_server_outlives_its_watcher(prefork_server: ServerFactory, source: Pa
     assert server.stop() == 0
 
 
+def test_what_a_watcher_should_not_say_harms_nobody(prefork_server: ServerFactory, source: Path) -> None:
+    """The source is on its import path, and what is called sitecustomize there is run before anything else (site)."""
+    (source / "sitecustomize.py").write_text("print('hello'); print('1'); print('{}')\n")
+    server = serve(prefork_server, source)
+    say(source, "two")
+    server.wait_for(lambda: said(server) == "two")
+    assert server.stop() == 0
+
+
 def test_without_watchfiles(source: Path) -> None:
     program = "import sys; sys.modules['watchfiles'] = None; from prefork.cli import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
