@@ -27,6 +27,7 @@ from prefork.logs import Output, pieces, timestamp
 from prefork.testing import burst, call_until, request, wait_for
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
+from tests.probing import steady
 from tests.programs import command, run_program
 from tests.sockets import ROOT
 
@@ -213,10 +214,10 @@ def test_a_worker_s_record_says_whose_it_is(prefork_server: ServerFactory, app: 
     server = prefork_server("app:handle", app_dir=app, workers=1, log_format="json")
     server.signal(signal.SIGHUP)
     server.wait_for_log("generation 1 serves")
+    (worker,) = steady(server, 1)  # its predecessor would answer too
     request(server.address, get("/fail"))
     server.wait_for_log("it failed")
     found = [json.loads(line) for line in server.log().splitlines() if "it failed" in line]
-    (worker,) = server.workers()
     assert [(line["pid"], line["slot"], line["generation"]) for line in found] == [(worker, 0, 1)]
     assert "RuntimeError: it failed" in found[0]["traceback"]
 
