@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from prefork.errors import ListenError
 from prefork.loop import Loop
 from prefork.net.listener import Listener
 from prefork.policy import Goal
@@ -51,13 +52,22 @@ class Groups:
         """Make members for the slots that come, and begin to empty those of the slots that go; before the size is set.
 
         Raises:
-            ListenError: a new member can't be made; those made before stay.
+            ListenError: a new member can't be made; then none is.
         """
         if not self._grouped:
             return
         coming = range(self._goal.size, size)
-        for listener in self._grouped:
-            listener.grow(size)
+        before = [(listener, set(listener.slots)) for listener in self._grouped]
+        try:
+            for listener, _ in before:
+                listener.grow(size)
+        except ListenError:
+            for listener, slots in before:
+                for slot in sorted(set(listener.slots) - slots, reverse=True):
+                    listener.gate(slot)
+                    listener.close_member(slot)
+            raise
+        for listener, _ in before:
             for slot in coming:
                 listener.ungate(slot)  # it may have been told to go just now, and its member is not closed yet
         self._goal.draining -= set(coming)

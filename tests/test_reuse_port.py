@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
+from prefork.control import Client
+from prefork.errors import ControlError
 from prefork.testing import Load, Server, burst, call_until, hold_port, request
 from prefork.testing.plugin import ServerFactory
-from prefork.testing.processes import frozen
+from prefork.testing.processes import frozen, limited_descriptors
 from tests.figures import count
-from tests.probing import Held, ask, get, probe, replaced, steady, told
+from tests.probing import PATIENCE, Held, ask, get, probe, replaced, steady, told
 
 
 def test_a_killed_workers_queue_is_served_by_its_replacement(prefork_server: ServerFactory) -> None:
@@ -35,6 +39,30 @@ def resize(server: Server, signum: int, size: int) -> None:
         server.signal(signum)
         server.wait_for_log(rf"{wanted} workers instead of", after=begin)  # signals of one kind don't queue
     steady(server, size)
+
+
+@pytest.mark.parametrize("listeners", [1, 2])
+def test_who_cannot_grow_as_far_as_asked_does_not_grow_at_all(
+    prefork_server: ServerFactory, tmp_path: Path, listeners: int
+) -> None:
+    """A member that has no worker would be given connections all the same."""
+    control = tmp_path / "control"
+    bind = ("127.0.0.1:0", "127.0.0.2:0")[:listeners]
+    server = probe(prefork_server, workers=2, reuse_port=True, bind=bind, control=control)
+    with Client(control) as client:
+        client.health()
+        held = {int(name) for name in os.listdir(f"/proc/{server.pid}/fd")}
+        free = (number for number in itertools.count() if number not in held)
+        limit = next(itertools.islice(free, 6 * listeners - 3, None))  # for half of the last listener's new members
+        with limited_descriptors([server.pid], limit):
+            with pytest.raises(ControlError, match="8 workers can't be had; there are 2 now"):
+                client.scale(8)
+            for address in server.addresses * 40:
+                assert request(address, get("/"), timeout=PATIENCE).status == 200
+        assert len(told(server, "can't run 8 workers: bind: .*: too many open files; raise the limit")) == 1
+        assert client.scale(8) == 2
+    steady(server, 8)
+    assert server.stop() == 0
 
 
 def test_growing_and_shrinking_under_load_loses_nobody(prefork_server: ServerFactory) -> None:

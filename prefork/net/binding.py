@@ -27,7 +27,14 @@ _UNPRIVILEGED: Final = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
 def bind(
-    address: Address, *, count: int, backlog: int, options: SocketOptions, reuse_port: bool, listen: bool = True
+    address: Address,
+    *,
+    count: int,
+    backlog: int,
+    options: SocketOptions,
+    reuse_port: bool,
+    beside: socket.socket | None = None,
+    listen: bool = True,
 ) -> tuple[list[socket.socket], unixpath.FileId | None]:
     """Listen on an address of any kind that we make ourselves. MASTER.
 
@@ -37,6 +44,7 @@ def bind(
         backlog: The length of each accept queue, in connections.
         options: What to set before they listen.
         reuse_port: Whether they are a SO_REUSEPORT group.
+        beside: A member of the group to join; None when they are its first.
         listen: Whether TCP sockets listen already, or that is left to the caller.
 
     Returns:
@@ -57,7 +65,7 @@ def bind(
                     backlog=backlog,
                     options=options,
                     reuse_port=reuse_port,
-                    beside=sockets[0] if sockets else None,
+                    beside=sockets[0] if sockets else beside,
                     listen=listen,
                 )
             )
@@ -94,7 +102,10 @@ def bind_inet(
     try:
         sock = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
-        raise ListenError(f"bind: {address}: {_plain(error)}; this machine does not speak {family.name}") from error
+        remedy = f"this machine does not speak {family.name}"
+        if error.errno in {errno.EMFILE, errno.ENFILE}:
+            remedy = "raise the limit (ulimit -n, LimitNOFILE=; fs.file-max)"
+        raise ListenError(f"bind: {address}: {_plain(error)}; {remedy}") from error
     try:
         sock.settimeout(None)  # whatever socket.setdefaulttimeout says: workers block in accept
         apply(sock, options, reuse_port=reuse_port)

@@ -378,22 +378,23 @@ class Listener:
             members: How many slots are to have one.
 
         Raises:
-            ListenError: A socket can't be made; those made before stay.
+            ListenError: A socket can't be made; then none is: nobody would serve what the kernel gives it.
         """
         if not self.reuse_port:
             return
-        for slot in range(members):
-            if slot not in self._group.slots:
-                self._group.add(
-                    slot,
-                    binding.bind_inet(
-                        self.address,
-                        backlog=self._backlog,
-                        options=self._options,
-                        reuse_port=True,
-                        beside=self._group.any,
-                    ),
-                )
+        missing = [slot for slot in range(members) if slot not in self._group.slots]
+        made, _ = binding.bind(
+            self.address,
+            count=len(missing),
+            backlog=self._backlog,
+            options=self._options,
+            reuse_port=True,
+            beside=self._group.any,
+            listen=False,
+        )
+        for slot, sock in zip(missing, made, strict=True):
+            sock.listen(self._backlog)
+            self._group.add(slot, sock)
 
     def close_member(self, slot: int) -> bool:
         """Take the member of a slot out of the group. MASTER.
