@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from prefork.events import Kind, Why
+from prefork.events import Why
 from prefork.notice import Log
 from prefork.seat import Seat
 from prefork.settings import Settings
@@ -148,7 +148,7 @@ class Distress:
         kinds = census(held)
         self._confessed = True
         self._log.error("this worker leaks descriptors and is to be replaced; it holds %s", "; ".join(kinds))
-        self._seat.tell(Kind.RECYCLE_ME, Why.LEAK)
+        self._seat.wish(Why.LEAK)
         return True
 
     # Shedding.

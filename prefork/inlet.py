@@ -27,7 +27,7 @@ from typing import Any
 
 from prefork.acceptor import HOLD_LOOK, Acceptor
 from prefork.distress import Distress
-from prefork.events import Kind, Why
+from prefork.events import Why
 from prefork.notice import Log
 from prefork.recovery import Do, Rest
 from prefork.seat import Seat
@@ -108,7 +108,7 @@ class Intake(Acceptor):
         except OSError as error:
             # Not for the loop to make something of: this worker is to be replaced.
             self._log.critical("%s", error)
-            self._seat.tell(Kind.RECYCLE_ME, Why.LISTENER_LOST)
+            self._seat.wish(Why.LISTENER_LOST)
             self._retire()
             raise _nothing() from error
         self._recovery.over()

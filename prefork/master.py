@@ -400,6 +400,8 @@ class Master:
                 self._pressure.reread(member)
                 if member.starting and self._spawner.state(member) == State.SERVING:
                     self._ready(member)
+                if (wish := self._spawner.wish(member)) and not member.wanted:
+                    self._told(member, Event(Kind.RECYCLE_ME, member.seat, member.pid, wish))
 
     def _told(self, member: Member, event: Event) -> None:
         """A worker has told something."""

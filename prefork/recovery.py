@@ -153,7 +153,7 @@ class Recovery:
             raise error
         level = logging.CRITICAL if listens else logging.DEBUG  # of a listener that is gone the master tells, once
         self._log.log(level, "accept fails for good: %s; this worker is to be replaced", _describe(error))
-        self._seat.tell(Kind.RECYCLE_ME, Why.LISTENER_LOST)
+        self._seat.wish(Why.LISTENER_LOST)
         return Do.LOST
 
     def rested(self) -> None:

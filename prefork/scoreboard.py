@@ -19,6 +19,7 @@ STATE STATE_SINCE     worker   :class:`State` and the monotonic ns at which it w
 LAST_ERRNO _AT        worker   errno of the last accept(2) that failed, monotonic ns
 REFUSED               worker   connections shed
 ACCEPTS               worker   1 = by Worker.accept(); 0 = in a loop of its own, on the sockets themselves
+WISH                  worker   why it wants to be replaced (:class:`prefork.events.Why`); 0 = it does not
 ERRORS + place        worker   failed accepts, by errno (:func:`prefork.net.verdict.place`)
 lane BUSY_SINCE       worker   0 = idle, else monotonic ns at which the connection in hand was accepted
 lane DEADLINE         worker   0 = by the settings, else the monotonic ns that a handler asked for
@@ -57,7 +58,7 @@ MASTER_WORDS = 8
 PID, SLOT, GENERATION, ORDER, BORN = range(5)
 
 WORKER_WORDS = 40
-STATE, STATE_SINCE, LAST_ERRNO, LAST_ERRNO_AT, REFUSED, ACCEPTS = range(MASTER_WORDS, MASTER_WORDS + 6)
+STATE, STATE_SINCE, LAST_ERRNO, LAST_ERRNO_AT, REFUSED, ACCEPTS, WISH = range(MASTER_WORDS, MASTER_WORDS + 7)
 ERRORS = MASTER_WORDS + 8
 ERROR_PLACES = 32
 

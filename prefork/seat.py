@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 
 from prefork import scoreboard
-from prefork.events import EventsPipe, Kind
+from prefork.events import EventsPipe, Kind, Why
 from prefork.scoreboard import (
     BUCKET_SHIFT,
     BUCKETS,
@@ -233,6 +233,11 @@ class Seat:
                 return
         self._rung = now
         self.tell(Kind.LAST_IDLE)
+
+    def wish(self, why: Why) -> None:
+        """Ask the master for a replacement. It stands here too, for a master whose pipe is full."""
+        self.words[scoreboard.WISH] = why
+        self.tell(Kind.RECYCLE_ME, why)
 
     def tell(self, kind: Kind, value: int = 0) -> None:
         """Write a record to the events pipe; never blocks."""

@@ -36,6 +36,7 @@ from prefork.scoreboard import (
     PID,
     SERVED,
     STATE,
+    WISH,
     Order,
     Scoreboard,
     State,
@@ -360,6 +361,10 @@ class Spawner:
     def state(self, member: Member) -> int:
         """The state that a worker gives, as a number."""
         return self._lines[member.pid].words[STATE]
+
+    def wish(self, member: Member) -> int:
+        """Why a worker wants to be replaced, as a number; 0 when it does not."""
+        return self._lines[member.pid].words[WISH]
 
     def finished(self, member: Member) -> int:
         """How many connections a worker has finished so far."""

@@ -298,7 +298,7 @@ class Worker:
 
     def recycle(self, why: Why = Why.ASKED) -> None:
         """Ask the master for a replacement; this worker goes on serving until the replacement is READY."""
-        self._seat.tell(Kind.RECYCLE_ME, why)
+        self._seat.wish(why)
 
     # The life of the process.
 

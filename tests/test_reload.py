@@ -12,6 +12,7 @@ import pytest
 
 from prefork.testing import Load, Server
 from prefork.testing.plugin import ServerFactory
+from prefork.testing.processes import frozen
 from tests.figures import count
 from tests.probing import APPS, ask, complaints, held, probe, replaced, steady, told, wait_gone
 
@@ -180,6 +181,18 @@ def test_an_old_worker_has_graceful_timeout_to_leave(prefork_server: ServerFacto
 def served(server: Server, reason: str) -> list[int]:
     """How many connections those workers had served that left for a reason."""
     return [int(text) for text in re.findall(rf"(\d+) connections served \({reason}", server.log())]
+
+
+def test_who_asks_for_a_replacement_is_heard_though_the_pipe_to_the_master_is_full(
+    prefork_server: ServerFactory,
+) -> None:
+    server = prefork_server("chatty:Chatty", app_dir=APPS, workers=1, control="off")
+    with frozen([server.pid]):
+        pid = int(ask(server, "/fill"))
+        assert int(ask(server, "/recycle")) == pid
+    replaced(server, [pid])
+    assert len(told(server, "wants to be replaced: it asked for it")) == 1
+    assert server.stop() == 0
 
 
 def test_max_requests_replaces_a_worker_and_loses_nobody(prefork_server: ServerFactory) -> None:
