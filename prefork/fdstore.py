@@ -60,7 +60,9 @@ def records(
         for name in list(left):
             match = _NAME.fullmatch(name)
             if match is not None and match[1] == _digest(address):
-                members[int(match[3])] = left.pop(name)[0]
+                members[int(match[3])], *copies = left.pop(name)
+                for fd in copies:
+                    os.close(fd)
                 grouped = match[2] == "group"
         if not members:
             continue
