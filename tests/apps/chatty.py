@@ -16,7 +16,7 @@ class Chatty(Probe):
     """Two ways to speak with the master, beside those of the probe."""
 
     def do_fill(self, *_: Any) -> int:
-        for _ in range(100_000):
+        for _record in range(100_000):
             self._seat.tell(Kind.LAST_IDLE)  # which means nothing to a server of fixed size
         return self.do_pid()
 
