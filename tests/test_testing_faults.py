@@ -178,8 +178,8 @@ FORKS = (
     PREAMBLE
     + """
 import errno, subprocess, threading
-ready(address)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+ready(address)
 while True:
     signal.sigwait([signal.SIGUSR1])
     thread = threading.Thread(target=print, args=("thread",)); thread.start(); thread.join()
