@@ -127,7 +127,7 @@ def test_workers_are_nobody_and_the_master_stays_root(app: Callable[..., Server]
     master = status_of(server.pid)
     assert master["Uid"] == ["0"] * 4
     assert master["NoNewPrivs"] == ["0"]
-    assert [pid for pid in server.tree() if "0" in status_of(pid)["Uid"]] == [server.pid]
+    server.wait_for(lambda: [pid for pid in server.tree() if "0" in status_of(pid)["Uid"]] == [server.pid])
     server.wait_for_log(f"loaded by {NOBODY.pw_uid} {NOBODY.pw_gid} ")
     assert "loaded by 0" not in server.log()
     assert get(server, "/") == os.getcwd()
