@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from prefork.address import parse
+from prefork.scoreboard import State
 from prefork.testing import Server, burst, hold_port
 from prefork.testing.plugin import ServerFactory
 from tests import sockets
+from tests.boards import board_of, living
 from tests.figures import count
 from tests.probing import get, held, probe, wait_gone
 
@@ -130,6 +132,10 @@ def test_an_inherited_listener_is_left_alone(prefork_server: ServerFactory) -> N
         with held(server, 2) as connections, burst(server.address, 5, payload=get("/pid")) as load:
             server.signal(signal.SIGTERM)
             server.wait_for_log("the listeners stay")
+            with board_of(server) as board:
+                server.wait_for(
+                    lambda: all(view.state is State.STOPPING for view in living(board)), message="both to have heard"
+                )
             for connection in connections:
                 connection.finish()
             assert server.wait() == 0
