@@ -211,18 +211,12 @@ class Spawner:
             self._loop.descriptors.discard(birth.writer)
             os.close(birth.writer)
         for birth in births[len(pids) :]:
-            self._abandon(birth.line)
+            self._release(birth.line)
         for birth, pid in zip(births, pids, strict=False):
             self._board.seat(birth.line.seat)[PID] = pid
             self._lines[pid] = birth.line
             self._watch(pid, birth.line)
         return pids, failed
-
-    def _abandon(self, line: _Line) -> None:
-        """Give back what a worker was to have that was not forked."""
-        self._loop.unregister(line.report)
-        os.close(line.report)
-        self._free.append(line.seat)
 
     def _line(self, seat: int, report: int) -> _Line:
         words = self._board.seat(seat)
@@ -299,11 +293,11 @@ class Spawner:
         self._read_report(line)
         finished = _finished(line.words)
         last = self._board.read(line.words)
-        self._give_back(pid)
+        self._release(self._lines.pop(pid))
         return End(ended, finished, line.text.decode(errors="replace"), last)
 
-    def _give_back(self, pid: int) -> None:
-        line = self._lines.pop(pid)
+    def _release(self, line: _Line) -> None:
+        """Give back all that a worker's life has cost, or would have if it had been forked."""
         for fd in (line.pidfd, line.report):
             if fd is not None and fd >= 0:
                 self._loop.unregister(fd)
@@ -332,7 +326,7 @@ class Spawner:
         for pid in list(self._lines):
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
-            self._give_back(pid)
+            self._release(self._lines.pop(pid))
 
     def order(self, member: Member, order: Order) -> None:
         """Write ``order`` into the worker's seat, then ring."""
