@@ -275,6 +275,15 @@ def text(pattern: str, remedy: str, *, metavar: str) -> Kind[str]:
     return Kind(metavar, str.strip, check)
 
 
+def account(noun: str) -> Kind[str]:
+    """A user or a group, by name or number; nothing for none.
+
+    Args:
+        noun: Which of the two.
+    """
+    return text(r"[^\s:]{1,255}", f"is not a {noun}; give a name or a number", metavar=noun.upper())
+
+
 def path(noun: str) -> Kind[str]:
     """The path of a file; nothing for none.
 

@@ -279,7 +279,7 @@ class Settings(Transport):
     user: str = setting(
         "",
         kinds.OPERATIONS,
-        kinds.text(r"[^\s:]{1,255}", "is not a user; give a name or a number", metavar="USER"),
+        kinds.account("user"),
         "Run workers as this user, by name or number, with the user's groups and without capabilities. The master "
         "stays root, and so do the hooks that it runs.",
         "-u",
@@ -287,7 +287,7 @@ class Settings(Transport):
     group: str = setting(
         "",
         kinds.OPERATIONS,
-        kinds.text(r"[^\s:]{1,255}", "is not a group; give a name or a number", metavar="GROUP"),
+        kinds.account("group"),
         "Run workers with this group, by name or number, instead of the user's own.",
         "-g",
     )

@@ -59,13 +59,13 @@ class Transport:
     socket_user: str = setting(
         "",
         kinds.SOCKETS,
-        kinds.text(r"[^\s:]{1,255}", "is not a user; give a name or a number", metavar="USER"),
+        kinds.account("user"),
         "The owner of a unix socket's path, by name or number; without it the workers' user.",
     )
     socket_group: str = setting(
         "",
         kinds.SOCKETS,
-        kinds.text(r"[^\s:]{1,255}", "is not a group; give a name or a number", metavar="GROUP"),
+        kinds.account("group"),
         "The group of a unix socket's path, by name or number; without it the workers' group.",
     )
 
