@@ -98,15 +98,7 @@ def reload(argv: Sequence[str]) -> int:
         "Replace every worker of a running server by one with new code, without losing anybody, and wait until all\n"
         "have been replaced. Exit code 1 says that the new code failed to start; then the old one goes on.",
     )
-    parser.add_argument("--no-wait", action="store_true", help="don't wait, only ask")
-    parser.seconds(None, "how long to wait")
-    arguments = parser.read(argv)
-    if arguments is None:
-        return 0
-    with Client(arguments.control) as client:
-        generation = client.reload(wait=not arguments.no_wait, timeout=arguments.timeout)
-    write(f"generation {generation} {'is on its way' if arguments.no_wait else 'serves'}\n")
-    return 0
+    return _renew(parser, argv, Client.reload)
 
 
 def upgrade(argv: Sequence[str]) -> int:
@@ -117,13 +109,18 @@ def upgrade(argv: Sequence[str]) -> int:
         "prefork - and then replace every worker; wait until all have been replaced. Nobody is lost. The new code is\n"
         "tried in another process first; exit code 1 says that it failed there, and the old code goes on.",
     )
+    return _renew(parser, argv, Client.upgrade)
+
+
+def _renew(parser: Parser, argv: Sequence[str], order: Callable[..., int]) -> int:
+    """Give an order that replaces every worker, and say of which generation the new ones are."""
     parser.add_argument("--no-wait", action="store_true", help="don't wait, only ask")
     parser.seconds(None, "how long to wait")
     arguments = parser.read(argv)
     if arguments is None:
         return 0
     with Client(arguments.control) as client:
-        generation = client.upgrade(wait=not arguments.no_wait, timeout=arguments.timeout)
+        generation = order(client, wait=not arguments.no_wait, timeout=arguments.timeout)
     write(f"generation {generation} {'is on its way' if arguments.no_wait else 'serves'}\n")
     return 0
 
