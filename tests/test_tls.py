@@ -19,30 +19,13 @@ from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import limited_descriptors
 from prefork.tls import context_of
 from tests.programs import facts
+from tests.tls_clients import CERTS, KEYS, client_context, secured
 
-CERTS = Path(__file__).parent / "wsgi" / "certs"
 APPS = Path(__file__).parent / "apps"
-KEYS: dict[str, Any] = {"certfile": str(CERTS / "server.pem"), "keyfile": str(CERTS / "server.key")}
 
 
 def serve(factory: ServerFactory, name: str, **settings: Any) -> Server:
     return factory(f"confidant:{name}", app_dir=APPS, **{"workers": 1, **KEYS, **settings})
-
-
-def client_context(certificate: str = "") -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=str(CERTS / "ca.pem"))
-    if certificate:
-        context.load_cert_chain(CERTS / certificate)
-    return context
-
-
-def secured(
-    server: Server, context: ssl.SSLContext | None = None, session: ssl.SSLSession | None = None
-) -> ssl.SSLSocket:
-    """A connection on which a missing close_notify is an error."""
-    return (context or client_context()).wrap_socket(
-        connect(server.address), server_hostname="localhost", suppress_ragged_eofs=False, session=session
-    )
 
 
 def read_all(client: socket.socket) -> bytes:

@@ -6,37 +6,14 @@ import socket
 import ssl
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from prefork.testing.client import connect
 from prefork.testing.server import Server
+from tests.tls_clients import CERTS, KEYS, client_context, secured
 from tests.wsgi.apps import CONTENT
 from tests.wsgi.harness import WITHIN, assert_clean, get, parse, post, read_all, serving
-
-CERTS = Path(__file__).parent / "certs"
-SERVER = {"certfile": str(CERTS / "server.pem"), "keyfile": str(CERTS / "server.key")}
-
-
-def client_context(certificate: str = "") -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=str(CERTS / "ca.pem"))
-    context.set_alpn_protocols(["h2", "http/1.1"])
-    if certificate:
-        context.load_cert_chain(CERTS / certificate)
-    return context
-
-
-def secured(
-    server: Server, context: ssl.SSLContext | None = None, session: ssl.SSLSession | None = None
-) -> ssl.SSLSocket:
-    """A connection on which a missing close_notify is an error."""
-    return (context or client_context()).wrap_socket(
-        connect(server.address, timeout=WITHIN),
-        server_hostname="localhost",
-        suppress_ragged_eofs=False,
-        session=session,
-    )
 
 
 def exchange(server: Server, request: bytes, context: ssl.SSLContext | None = None) -> bytes:
@@ -47,7 +24,7 @@ def exchange(server: Server, request: bytes, context: ssl.SSLContext | None = No
 
 @pytest.fixture(scope="module")
 def show() -> Iterator[Server]:
-    with serving("show", options=SERVER) as server:
+    with serving("show", options=KEYS) as server:
         yield server
         assert_clean(server)
 
@@ -67,7 +44,7 @@ def test_environ(show: Server) -> None:
 
 def test_bodies_both_ways() -> None:
     body = CONTENT * 8
-    with serving("echo", options=SERVER) as server:
+    with serving("echo", options=KEYS) as server:
         for spool in (post(body), post(b"")):
             assert parse(exchange(server, spool)).body == spool.partition(b"\r\n\r\n")[2]
         assert_clean(server)
@@ -75,7 +52,7 @@ def test_bodies_both_ways() -> None:
 
 def test_a_file() -> None:
     """Sendfile(2) would send it in the clear."""
-    with serving("file", validate=False, options=SERVER) as server:
+    with serving("file", validate=False, options=KEYS) as server:
         assert parse(exchange(server, get("/buffered"))).body == CONTENT
         assert_clean(server)
 
@@ -94,14 +71,14 @@ def test_a_session_is_resumed(show: Server) -> None:
 
 
 def test_an_early_answer_reaches_who_is_still_sending() -> None:
-    with serving("echo", options={**SERVER, "limit_request_body": 1000}) as server:
+    with serving("echo", options={**KEYS, "limit_request_body": 1000}) as server:
         assert parse(exchange(server, post(b"a" * 2_000_000))).status == 413
         assert_clean(server)
 
 
 @pytest.mark.parametrize("sent", [get(), b"\x16\x03\x01\x00\x05nonsense", b"\0"])
 def test_who_does_not_speak_tls_costs_a_log_line(sent: bytes) -> None:
-    with serving("hello", options=SERVER) as server:
+    with serving("hello", options=KEYS) as server:
         with connect(server.address, timeout=WITHIN) as client:
             client.sendall(sent)
             client.shutdown(socket.SHUT_WR)
@@ -114,7 +91,7 @@ def test_who_does_not_speak_tls_costs_a_log_line(sent: bytes) -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01"])
 def test_a_handshake_that_does_not_go_on(sent: bytes) -> None:
-    with serving("hello", options={**SERVER, "header_timeout": 0.4}) as server:
+    with serving("hello", options={**KEYS, "header_timeout": 0.4}) as server:
         with connect(server.address, timeout=WITHIN) as client:
             client.sendall(sent)
             assert read_all(client) == b""
@@ -124,7 +101,7 @@ def test_a_handshake_that_does_not_go_on(sent: bytes) -> None:
 
 
 def test_who_hangs_up_instead_of_shaking_hands() -> None:
-    with serving("hello", options=SERVER) as server:
+    with serving("hello", options=KEYS) as server:
         connect(server.address).close()
         server.wait_for_log("INFO no TLS with")
         assert_clean(server)
@@ -132,7 +109,7 @@ def test_who_hangs_up_instead_of_shaking_hands() -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01"])
 def test_who_reset_the_connection_before_the_handshake(sent: bytes) -> None:
-    with serving("hello", options={**SERVER, "header_timeout": 0.5}) as server:
+    with serving("hello", options={**KEYS, "header_timeout": 0.5}) as server:
         # The first keeps the server busy until the second is gone.
         with connect(server.address, timeout=WITHIN) as first, connect(server.address) as gone:
             gone.sendall(sent)
@@ -145,7 +122,7 @@ def test_who_reset_the_connection_before_the_handshake(sent: bytes) -> None:
 
 
 def test_who_is_silent_after_the_handshake() -> None:
-    with serving("hello", options={**SERVER, "header_timeout": 0.5}) as server:
+    with serving("hello", options={**KEYS, "header_timeout": 0.5}) as server:
         with secured(server) as client:
             assert read_all(client) == b""
         with secured(server) as client:
@@ -155,7 +132,7 @@ def test_who_is_silent_after_the_handshake() -> None:
 
 
 def test_who_does_not_read_is_cut() -> None:
-    with serving("many", validate=False, options=SERVER, io_timeout=0.5) as server:
+    with serving("many", validate=False, options=KEYS, io_timeout=0.5) as server:
         with secured(server) as client:
             client.sendall(get("/length"))
             assert client.recv(15) == b"HTTP/1.1 200 OK"
@@ -164,7 +141,7 @@ def test_who_does_not_read_is_cut() -> None:
 
 
 def test_a_body_that_does_not_come() -> None:
-    with serving("echo", options=SERVER, io_timeout=0.5) as server:
+    with serving("echo", options=KEYS, io_timeout=0.5) as server:
         assert parse(exchange(server, post(b"hello")[:-1])).status == 408
         assert_clean(server)
 
@@ -172,17 +149,17 @@ def test_a_body_that_does_not_come() -> None:
 def test_the_oldest_version() -> None:
     old = client_context()
     old.maximum_version = ssl.TLSVersion.TLSv1_2
-    with serving("hello", options={**SERVER, "ssl_minimum_version": "tlsv1.3"}) as server:
+    with serving("hello", options={**KEYS, "ssl_minimum_version": "tlsv1.3"}) as server:
         with pytest.raises(ssl.SSLError):
             secured(server, old)
         server.wait_for_log("INFO no TLS with .*: unsupported protocol")
         assert parse(exchange(server, get())).body == b"hello"
-    with serving("hello", options=SERVER) as server:
+    with serving("hello", options=KEYS) as server:
         assert parse(exchange(server, get(), old)).body == b"hello"
 
 
 def test_clients_certificates() -> None:
-    with serving("show", options={**SERVER, "ca_certs": str(CERTS / "ca.pem")}) as server:
+    with serving("show", options={**KEYS, "ca_certs": str(CERTS / "ca.pem")}) as server:
         environ = parse(exchange(server, get(), client_context("client.pem"))).json()
         assert environ["SSL_CLIENT_VERIFY"] == "SUCCESS"
         assert environ["SSL_CLIENT_S_DN"] == "commonName=test client,organizationName=prefork"

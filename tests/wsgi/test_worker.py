@@ -19,8 +19,8 @@ import pytest
 from prefork.testing.client import Load, connect
 from prefork.testing.processes import limited_descriptors
 from prefork.testing.server import Server, running, running_script
+from tests.tls_clients import KEYS, client_context
 from tests.wsgi.harness import ROOT, WITHIN, ask, assert_clean, get, parse, post, read_all
-from tests.wsgi.test_tls import SERVER, client_context
 
 # The same command with or without the row in `prefork.cli.COMMANDS`.
 COMMAND = """\
@@ -134,7 +134,7 @@ def test_who_can_not_be_served_is_told_when_to_come_again() -> None:
 
 
 def test_tls() -> None:
-    flags = [f"--{name}={value}" for name, value in SERVER.items()]
+    flags = [f"--{name}={value}" for name, value in KEYS.items()]
     with serving("tests.wsgi.apps:show", *flags) as server:
         with client_context().wrap_socket(
             connect(server.address, timeout=WITHIN), server_hostname="localhost"
@@ -149,7 +149,7 @@ def test_tls() -> None:
 
 def test_a_session_is_resumed_by_the_other_worker() -> None:
     """The keys of the tickets are made before the fork."""
-    flags = [f"--{name}={value}" for name, value in SERVER.items()]
+    flags = [f"--{name}={value}" for name, value in KEYS.items()]
     context = client_context()
     with serving("tests.wsgi.apps:hello", *flags) as server:
         session, reused = None, 0
