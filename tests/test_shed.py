@@ -13,7 +13,7 @@ from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import limited_descriptors
 from tests import figures
 from tests.boards import board_of, living
-from tests.probing import APPS, PATIENCE, ask, held, talk
+from tests.probing import APPS, PATIENCE, ask, held, talk, wait_for_rest
 
 WORKERS: Final = 2
 RATE: Final = 20
@@ -33,10 +33,7 @@ def shedding(factory: ServerFactory, app: str = "Polite", **settings: Any) -> Se
         app_dir=APPS,
         **{"workers": WORKERS, "exhausted": "shed", "shed_rate": RATE, "control": "off", **settings},
     )
-    with board_of(server) as board:
-        server.wait_for(
-            lambda: all(view.state is State.SERVING for view in living(board)), message="every worker to serve"
-        )
+    wait_for_rest(server)
     return server
 
 
@@ -121,6 +118,7 @@ def test_a_worker_with_something_in_hand_is_exhausted_no_less(prefork_server: Se
 
 def test_without_an_answer_of_its_own_a_worker_closes(prefork_server: ServerFactory) -> None:
     server = prefork_server("probe:Probe", app_dir=APPS, workers=1, exhausted="shed", shed_rate=RATE, control="off")
+    wait_for_rest(server)
     with limited_descriptors(server.workers):
         exhaust_one(server)
         tally = burst(server.address, 5, timeout=PATIENCE).wait()
