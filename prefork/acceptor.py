@@ -25,6 +25,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from socket import socket as new_socket
 from typing import Any
 
 from prefork.distress import QUARANTINE, Distress
@@ -47,6 +48,14 @@ Accept = Callable[[], Raw]
 
 HOLD_LOOK = 1.0
 """Seconds between two looks at who probes, while this worker holds because the system is short."""
+
+
+def _kind(listener: socket.socket) -> tuple[int, int, int]:
+    """Family, type and protocol, as numbers: the socket's own attributes make an enum's members of them."""
+    return _family(listener), _type(listener), listener.proto
+
+
+_family, _type = socket.SocketType.family.__get__, socket.SocketType.type.__get__
 
 
 class Acceptor:
@@ -211,7 +220,11 @@ class Acceptor:
 
 
 class Blocking(Acceptor):
-    """WORKER. One listener, a blocking accept on it."""
+    """WORKER. One listener, a blocking accept on it.
+
+    Args:
+        inert: a stream socket that does not listen, and never will; the others are as for :class:`Acceptor`.
+    """
 
     def __init__(
         self,
@@ -221,10 +234,11 @@ class Blocking(Acceptor):
         log: Log,
         distress: Distress,
         stop_fd: int,
+        inert: socket.socket,
     ) -> None:
         super().__init__(sockets, seat, settings, log, distress, stop_fd)
         (self._listener,) = sockets
-        self._inert = socket.socket(self._listener.family, self._listener.type)
+        self._inert = inert
 
     def obey(self, order: Order) -> None:
         """Carry ``order`` out: for SEAL put the inert socket in the listener's place, in this process alone."""
@@ -260,8 +274,8 @@ class Blocking(Acceptor):
         """Accepted connections; see :meth:`Acceptor.connections`."""
         listener = self._listener
         accept = listener._accept  # type: ignore[attr-defined]  # (fd, address), cheaper than socket.accept()
-        family, kind, protocol = int(listener.family), int(listener.type), listener.proto
-        make, one_round = socket.socket, range(self._distress.round)
+        family, kind, protocol = _kind(listener)
+        make, one_round = new_socket, range(self._distress.round)
         while True:
             for _ in one_round:
                 try:
@@ -335,7 +349,7 @@ class Exclusive(Acceptor):
         Made once for each listener: to ask a socket object for its family and type costs as much as a system call.
         """
         accept = listener._accept  # type: ignore[attr-defined]  # see Blocking
-        family, kind, protocol = int(listener.family), int(listener.type), listener.proto
+        family, kind, protocol = _kind(listener)
 
         def take() -> Accepted | None:
             try:

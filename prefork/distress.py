@@ -26,8 +26,8 @@ from prefork.events import Why
 from prefork.notice import Log
 from prefork.seat import Seat
 from prefork.settings import Settings
-from prefork.system import limits
 from prefork.system.census import Spare, accepted, census, descriptors, held
+from prefork.system.limits import nofile
 from prefork.system.waiting import readable
 
 _NEVER = -1
@@ -64,6 +64,11 @@ class Distress:
         round: connections between two looks for a leak (count).
     """
 
+    _next_shed = 0.0
+    _shed = 0
+    _confessed = False
+    _next_look = 0.0
+
     def __init__(
         self,
         seat: Seat,
@@ -78,18 +83,13 @@ class Distress:
         self._refuse = refuse
         self._listeners = listeners
         self._spare = Spare()
-        self._sheds = settings.exhausted == "shed"
-        self._rate = settings.shed_rate
-        self._workers = max(1, workers)
-        self._next_shed = 0.0
-        self._shed = 0
-        usual, limit = _count(), limits.nofile()
+        self._settings = settings
+        self._workers = workers
+        usual, limit = _count(), nofile()
         headroom = min(HEADROOM, max(0, limit - usual) // 2)
         self._usual = usual + headroom // 2
         self.round = max(1, min(ROUND, headroom * 2 // 3))
         self._watermark = limit - headroom
-        self._confessed = False
-        self._next_look = 0.0
 
     # Leaks.
 
@@ -156,7 +156,7 @@ class Distress:
     @property
     def sheds(self) -> bool:
         """Whether connections are to be refused now: it is wanted, and every worker is exhausted."""
-        return self._sheds and self._seat.board.exhausted and self._spare.take()
+        return self._settings.exhausted == "shed" and self._seat.board.exhausted and self._spare.take()
 
     @property
     def may_shed(self) -> bool:
@@ -179,7 +179,7 @@ class Distress:
             return None
         # While the system is short, one worker probes and all others hold: it has the rate of all.
         sharers = 1 if self._seat.board.hold else self._workers
-        self._next_shed = time.monotonic() + sharers / self._rate
+        self._next_shed = time.monotonic() + sharers / self._settings.shed_rate
         self._spare.give()
         try:
             raw: tuple[int, Any] = listener._accept()  # type: ignore[attr-defined]  # as the acceptor does

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import mmap
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -40,6 +41,7 @@ class Holdings:
         board: the scoreboard of the workers to come.
         events: the pipe that they write to.
         go: readable while workers may accept.
+        inert: a socket that does not listen; it takes the listener's place in a worker that is to accept no more.
         others: the words of earlier images' scoreboards on which workers still live, by their descriptors.
     """
 
@@ -47,6 +49,7 @@ class Holdings:
     board: Scoreboard
     events: EventsPipe
     go: int
+    inert: socket.socket
     others: Mapping[int, memoryview[int]] = field(default_factory=dict)
 
 
@@ -102,7 +105,7 @@ def make(settings: Settings, size: int, seats: int, stack: contextlib.ExitStack)
     # After a takeover has come so far, workers wait for it before their first accept.
     go = os.eventfd(0 if settings.takeover else 1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     stack.callback(os.close, go)
-    return Holdings(listeners, board, events, go)
+    return Holdings(listeners, board, events, go, _inert(stack))
 
 
 def adopt(settings: Settings, record: Handover, seats: int, stack: contextlib.ExitStack) -> Holdings:
@@ -136,7 +139,12 @@ def adopt(settings: Settings, record: Handover, seats: int, stack: contextlib.Ex
     stack.callback(board.close)
     stack.callback(events.close)
     others = {life.board: _words(life.board) for life in record.workers if life.board != board.fd}
-    return Holdings(listeners, board, events, record.go, others)
+    return Holdings(listeners, board, events, record.go, _inert(stack), others)
+
+
+def _inert(stack: contextlib.ExitStack) -> socket.socket:
+    """Of any family: what accept(2) says of a socket that does not listen is EINVAL."""
+    return stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
 
 
 def _words(fd: int) -> memoryview[int]:

@@ -123,6 +123,11 @@ class Hooks:
             raise SettingsError(f"hooks: {shown} has no function named as a hook; give one of {', '.join(found)}")
         return cls(**found)
 
+    @property
+    def for_workers(self) -> bool:
+        """Whether there is one for a worker to call."""
+        return any(getattr(self, hook.name) is not None for hook in described() if hook.runs_in == "worker")
+
     def call(self, name: str, *arguments: object) -> None:
         """Run one hook, if it is set. What it raises is logged, whatever it is, and goes no further.
 

@@ -4,71 +4,109 @@
 
     forked -> handlers, parent-death signal -> application built -> init() -> READY -> run() -> exit() -> os._exit
 
-All of it runs in the WORKER.
+All of it runs in the WORKER, on pages that it shares with its master and copies as soon as it writes to an object
+there, to its reference count for one (fork(2)). A name that is looked up in a module costs three pages, some ten
+microseconds, and hundreds of workers may boot at once. So what the way to READY needs is bound at import, here and in
+the modules below, or made by the master; and what only a failure needs is made when there is one.
 """
 
 from __future__ import annotations
 
-import faulthandler
-import gc
 import os
 import signal
 import time
 import traceback
 from collections.abc import Callable
+from faulthandler import register
+from gc import enable, freeze
+from os import getpid
+from typing import NamedTuple
 
-from prefork.bells import Bells, Heard
+from prefork.bells import Bells
 from prefork.errors import BootError, PreforkError
 from prefork.net import verdict as table
+from prefork.net.listener import Listener
 from prefork.scoreboard import Order, State
 from prefork.seat import Seat
 from prefork.spell import SCARCITY
-from prefork.system import identity, process, signals
+from prefork.system import process, signals
+from prefork.system.identity import Identity, assume
+from prefork.system.process import announce_hangup, close, die_with_parent
+from prefork.system.signals import become_worker
 from prefork.worker import Assignment, Worker
 
-DUMP_SIGNAL = signal.SIGRTMIN + 1
+DUMP_SIGNAL = int(signal.SIGRTMIN) + 1
 """Makes a worker write the tracebacks of all its threads to its report pipe (faulthandler)."""
 
+_SIGTERM = int(signal.SIGTERM)
+_STARTING = State.STARTING
 
-def live(build: Callable[[], Worker], given: Assignment) -> int:
+
+class Start(NamedTuple):
+    """What a child needs before it is a worker; it is unpacked at once.
+
+    Attributes:
+        seat: its seat.
+        bells: what rings for it.
+        dispositions: the bells as handlers, and what the master's other signals mean.
+        report: where a failed boot and tracebacks go: the writing end of a pipe of its own.
+        master: the master's pid.
+        identity: who to become before the application is loaded; None changes nothing.
+        grouped: the listeners in which each slot has a socket of its own.
+        after_fork: what else is to be called, with slot and generation.
+    """
+
+    seat: Seat
+    bells: Bells
+    dispositions: signals.Dispositions
+    report: int
+    master: int
+    identity: Identity | None
+    grouped: tuple[Listener, ...]
+    after_fork: tuple[Callable[[int, int], object], ...]
+
+
+def live(build: Callable[[], Worker], given: Assignment, start: Start, private: process.Runs) -> int:
     """WORKER. The whole life of the process, called right after the fork with the master's signals blocked.
 
     Args:
         build: makes the worker; with the application not preloaded, this is where it is imported.
-        given: what the master gives.
+        given: what the master gives the worker.
+        start: what it gives the process.
+        private: the descriptors that are the master's alone.
 
     Returns:
         The exit code: 0 after an order to leave; that of the error after a failed boot; 1 when the loop failed.
     """
     # What is inherited stays where it is: a collection here would write to each object's header and so copy its page.
-    gc.freeze()
-    given.private.close()
-    for listener in given.listeners:
-        listener.after_fork(given.slot)
-    given.after_fork(given.slot, given.generation)
-    seat = Seat(given.board, given.seat, given.events, given.go, given.master)
-    seat.enter(State.STARTING)
-    bells = Bells(seat, given.report)
-    faulthandler.register(DUMP_SIGNAL, file=given.report, all_threads=True)
+    freeze()
+    seat, bells, dispositions, report, master, identity, grouped, after_fork = start
+    close(private, report)
+    for listener in grouped:
+        listener.keep(given.slot)
+    for call in after_fork:
+        call(given.slot, given.generation)
+    seat.enter(_STARTING)
+    bells.pid = getpid()
+    register(DUMP_SIGNAL, report)
     try:
-        identity.assume(given.identity)
-        process.die_with_parent(signal.SIGTERM, given.master)  # a change of identity would have cleared it
-        signals.become_worker(bells.handlers())
-        process.announce_hangup(given.report)
-        given.hooks.call("post_fork", given.server, given)
-        gc.enable()
+        if identity is not None:
+            assume(identity)
+        die_with_parent(_SIGTERM, master)  # a change of identity would have cleared it
+        become_worker(dispositions)
+        announce_hangup(report)
+        if given.hooks is not None:
+            given.hooks.call("post_fork", given.server, given)
+        enable()
         booting = build()
-        booting._board(given, seat)
+        booting._board(given)
         booting.init()
-        given.hooks.call("post_worker_init", booting)
+        if given.hooks is not None:
+            given.hooks.call("post_worker_init", booting)
         booting._prepare()
-        bells.heard = Heard(
-            ordered=booting._on_signal,
-            orphaned=lambda: booting._obey(Order.SEAL),
-            aborted=lambda: given.hooks.call("worker_abort", booting),
-        )
+        bells.hearer = booting
     except BaseException as error:  # noqa: BLE001  # whatever it is, the boot has failed and the master is told why
-        return 0 if seat.order is not Order.RUN else _boot_failed(error, seat, given.report)
+        return 0 if seat.order is not Order.RUN else _boot_failed(error, seat, report)
     return _serve(booting, seat, given)
 
 
@@ -97,7 +135,8 @@ def _serve(worker: Worker, seat: Seat, given: Assignment) -> int:
             worker.exit()
         except Exception:  # logged; the exit code stays that of the loop
             worker.log.exception("exit() failed")
-        given.hooks.call("worker_exit", given.server, worker)
+        if given.hooks is not None:
+            given.hooks.call("worker_exit", given.server, worker)
     return code
 
 

@@ -14,7 +14,6 @@ import select
 from collections.abc import Callable
 
 from prefork.clock import SYSTEM, Clock
-from prefork.system.process import Descriptors
 from prefork.system.signals import Recorder
 
 log = logging.getLogger("prefork")
@@ -70,9 +69,7 @@ class Loop:
         self._thaw: list[Callable[[float], None]] = []
         self._looked: float | None = None
         self._slept = 0.0
-        self.descriptors = Descriptors()
-        for fd in (self._epoll.fileno(), *self._recorder.descriptors):
-            self.descriptors.add(fd)
+        self.descriptors = {self._epoll.fileno(), *self._recorder.descriptors}
         self.register(self._recorder.fileno(), self._dispatch_signals)
 
     def register(self, fd: int, callback: Callable[[], None], events: int = select.EPOLLIN) -> None:

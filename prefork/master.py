@@ -42,7 +42,7 @@ from prefork.system.identity import Identity
 from prefork.takeover import Takeover
 from prefork.upgrade import Launch, Upgrade
 from prefork.windows import Inside, Window, Windows
-from prefork.worker import Worker
+from prefork.worker import Log, Worker
 
 log = logging.getLogger("prefork")
 
@@ -191,7 +191,7 @@ class Master:
         stack.callback(self.listeners.clear)
         self._spare = Spare()
         stack.callback(self._spare.give)
-        self._spawner = Spawner(self._loop, held.board, held.events, held.go, self._exited)
+        self._spawner = Spawner(self._loop, held.board, held.events, held.go, self._helpers, self._exited)
         stack.callback(self._spawner.close)
         self._pressure = Pressure(
             self._loop, held.board, held.go, self.goal, self.roster, self._short, settings.backoff_max
@@ -371,21 +371,31 @@ class Master:
 
     def _prepare(self, spawn: policy.Spawn) -> Birth:
         """Prepare a worker to be forked."""
+        slot, generation = spawn.slot, spawn.generation
         return self._spawner.prepare(
             self._build,
-            self.listeners,
             lambda: self.hooks.call("pre_fork", self, spawn),
-            slot=spawn.slot,
-            generation=spawn.generation,
+            self._identity,
+            self._windows.after_fork,
+            tuple(listener for listener in self.listeners if listener.reuse_port),
+            slot=slot,
+            generation=generation,
             settings=self.settings,
-            hooks=self.hooks,
+            hooks=self.hooks if self.hooks.for_workers else None,
+            sockets=tuple(listener.socket_for(slot) for listener in self.listeners),
+            inert=self._held.inert,
+            log=Log(slot, generation),
+            # Not from the random module: what is loaded already may have seeded it.
+            limit=self.settings.requests(int.from_bytes(os.urandom(4))),
             workers=self.goal.size,
             elastic=self._growth is not None,
-            after_fork=self._windows.after_fork,
             tls=self._tls,
-            identity=self._identity,
             server=self,
         )
+
+    def _helpers(self) -> list[int]:
+        """Descriptors that are the master's alone, and not the loop's."""
+        return [fd for listener in self.listeners for fd in listener.helpers]
 
     # Facts.
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import functools
 import logging
 import socket
 from dataclasses import dataclass
@@ -24,13 +25,16 @@ from dataclasses import dataclass
 from prefork.distress import Distress
 from prefork.events import Kind, Why
 from prefork.net import verdict as table
-from prefork.net.verdict import Verdict
+from prefork.net.verdict import Verdict, place, resolve, row
 from prefork.notice import Log, Notice
 from prefork.scoreboard import Order, State
 from prefork.seat import Seat
 from prefork.settings import Settings
 from prefork.spell import SCARCITY, Spell
 from prefork.system.waiting import readable
+
+_RUN = Order.RUN
+_SEALED = frozenset({Order.SEAL, Order.QUIT})
 
 PATIENCE = 10.0
 """Seconds to be waited for one failure that only the listener's end explains, before the listener counts as lost."""
@@ -71,27 +75,27 @@ class Recovery:
     """
 
     def __init__(self, seat: Seat, settings: Settings, log: Log, distress: Distress) -> None:
-        self.order = Order.RUN
+        self.order = _RUN
         self._seat = seat
+        self._settings = settings
         self._log = log
-        self._notice = Notice(log)
-        self._spell = Spell(settings.backoff)
+        self._spell: Spell | None = None
         self._distress = distress
 
     @property
     def leaving(self) -> bool:
         """Whether there is an order to leave."""
-        return self.order is not Order.RUN
+        return self.order is not _RUN
 
     @property
     def sealed(self) -> bool:
         """Whether nothing more is to be accepted."""
-        return self.order in {Order.SEAL, Order.QUIT}
+        return self.order in _SEALED
 
     @property
     def scarce(self) -> bool:
         """Whether it is descriptors or memory that is waited for."""
-        return self._spell.scarce
+        return self._spell is not None and self._spell.scarce
 
     @property
     def held(self) -> bool:
@@ -104,22 +108,23 @@ class Recovery:
         Raises:
             OSError: ``error`` itself, a programming error (EBADF, ENOTSOCK, EFAULT, bad flags).
         """
-        number, spell = error.errno or 0, self._spell
-        listening = _listens(listener) if table.row(number).deaf is not None else None
+        number = error.errno or 0
+        listening = _listens(listener) if row(number).deaf is not None else None
         # The order itself, not only what a handler has made of it: accept may fail because of the order, before the
         # interpreter comes to run the handler of the signal that points to it.
-        stopping = self.leaving or self._seat.order is not Order.RUN
-        verdict = table.resolve(number, stopping=stopping, listening=listening)
+        stopping = self.leaving or self._seat.order is not _RUN
+        verdict = resolve(number, stopping=stopping, listening=listening)
         if verdict is Verdict.STOP or self.sealed:
             return Do.LEAVE
-        self._seat.accept_failed(number, table.place(number))
+        self._seat.accept_failed(number, place(number))
         if stopping and not (readable(listener.fileno()) and _listens(listener)):
             return Do.LEAVE  # for want of a descriptor accept fails whether somebody waits or not
-        if spell.scarce and verdict not in SCARCITY:
+        if self.scarce and verdict not in SCARCITY:
             self.relieved()  # whatever it is, a want of descriptors would have shown before it
         if verdict is Verdict.POLL and not readable(listener.fileno()):
             self.over()
             return Do.NOTHING
+        spell = self._spell = self._spell or Spell(self._settings.backoff)
         if verdict in _AT_ONCE:
             spell.fruitless += 1
             if spell.fruitless <= table.DEAD_IN_A_ROW:
@@ -129,11 +134,16 @@ class Recovery:
             listens = bool(_listens(listener))
             if not listens or spell.waited_for(number) >= PATIENCE:
                 return self._give_up(verdict, error, listens=listens)
-        return self._back_off(verdict, error)
+        return self._back_off(verdict, error, spell)
 
-    def _back_off(self, verdict: Verdict, error: OSError) -> Rest:
+    @functools.cached_property
+    def _notice(self) -> Notice:
+        """Where trouble is told; made when there is some."""
+        return Notice(self._log)
+
+    def _back_off(self, verdict: Verdict, error: OSError, spell: Spell) -> Rest:
         """Out of the kernel's wait queue for a growing time, so that siblings get the connections."""
-        number, spell, seat = error.errno or 0, self._spell, self._seat
+        number, seat = error.errno or 0, self._seat
         scarce, system = verdict in SCARCITY, verdict is Verdict.BACK_OFF_SYSTEM
         news = number != spell.errno
         seconds = spell.wait(number, verdict)
@@ -158,13 +168,13 @@ class Recovery:
 
     def rested(self) -> None:
         """The rest is over, and accept is next."""
-        if not self._spell.scarce and not self.leaving:
+        if not self.scarce and not self.leaving:
             self._seat.enter(State.SERVING)  # it may well block
 
     def relieved(self) -> None:
         """What accept was short of is there again. Idempotent."""
         spell, seat = self._spell, self._seat
-        if spell.backs_off:
+        if spell is not None and spell.backs_off:
             if spell.scarce:
                 seat.relieved(spell.errno)
             if not self.leaving:
@@ -175,8 +185,7 @@ class Recovery:
     def over(self) -> None:
         """An accept has succeeded, or found that nothing waits: the trouble is over. Idempotent."""
         self.relieved()
-        if self._spell.failures or self._spell.fruitless:
-            self._spell.over()
+        self._spell = None
 
 
 _AT_ONCE = {Verdict.RETRY, Verdict.POLL, Verdict.DEAD_CONNECTION}
@@ -207,6 +216,6 @@ def _listens(listener: socket.socket) -> bool | None:
 
 def _describe(error: OSError) -> str:
     number = error.errno or 0
-    row = table.row(number)
-    name = errno.errorcode.get(number, f"errno {number}") if row is table.OTHER else row.name
-    return f"{name}, {row.reason}"
+    known = row(number)
+    name = errno.errorcode.get(number, f"errno {number}") if known is table.OTHER else known.name
+    return f"{name}, {known.reason}"

@@ -1,18 +1,20 @@
 """A worker's own side of the scoreboard: what it reads of its master there, what it says of itself, how it rings.
 
-Everything here runs in the WORKER; the words' meaning and their writers stand in :mod:`prefork.scoreboard`.
+The master makes the :class:`Seat` before the fork; all else here runs in the WORKER. The words' meaning and their
+writers stand in :mod:`prefork.scoreboard`.
 """
 
 from __future__ import annotations
 
-import os
 import threading
-import time
 from dataclasses import dataclass, field
+from os import eventfd_write, getpid, getppid
+from time import monotonic_ns
 
 from prefork import scoreboard
 from prefork.events import EventsPipe, Kind, Why
 from prefork.scoreboard import (
+    ACCEPTS,
     BUCKET_SHIFT,
     BUCKETS,
     BUSY_LONGEST,
@@ -22,13 +24,18 @@ from prefork.scoreboard import (
     FAILED,
     HISTOGRAM,
     IDLE_SINCE,
+    ORDER,
     SERVED,
+    STATE,
+    STATE_SINCE,
     Order,
     Scoreboard,
     State,
 )
 
 _LANE = scoreboard.LANE
+_ORDERS = tuple(Order)
+_RUN, _SEAL = Order.RUN, Order.SEAL
 _LAST_BUCKET = BUCKETS - 1
 _RING_INTERVAL = 100_000_000  # ns
 _EVER = 1e9  # seconds, some thirty years
@@ -56,13 +63,13 @@ class Lane:
 
     def begin(self) -> int:
         """Mark this lane busy from now on; returns the moment (monotonic ns), to be given to :meth:`end`."""
-        now = self.words[BUSY_SINCE] = time.monotonic_ns()
+        now = self.words[BUSY_SINCE] = monotonic_ns()
         return now
 
     def end(self, began: int, failed: bool) -> None:
         """Mark this lane idle and count what was in hand."""
         words = self.words
-        now = words[IDLE_SINCE] = time.monotonic_ns()
+        now = words[IDLE_SINCE] = monotonic_ns()
         took = now - began
         if failed:
             self.failed = words[FAILED] = self.failed + 1
@@ -82,7 +89,7 @@ class Lane:
 
     def extend_deadline(self, seconds: float) -> None:
         """Ask for a deadline of one's own; see :meth:`Seat.extend_deadline`."""
-        self.words[DEADLINE] = time.monotonic_ns() + int(max(0.0, min(seconds, _EVER)) * 1e9)
+        self.words[DEADLINE] = monotonic_ns() + int(max(0.0, min(seconds, _EVER)) * 1e9)
         self.extended = True
 
     def count(self) -> None:
@@ -170,23 +177,23 @@ class Seat:
         self.index = index
         self.words = board.seat(index)
         self.lane = Lane(self.words[_LANE:])
+        self.crowd = Crowd(self.lane)
         self.go = go
         self._events = events
         self._master = master
-        self._pid = os.getpid()
         self._errors = [0] * scoreboard.ERROR_PLACES
         self._rung = 0
 
     @property
     def order(self) -> Order:
         """What this worker is to do: the master's order, or SEAL when there is no master any more."""
-        order = Order(self.words[scoreboard.ORDER])
-        return Order.SEAL if order is Order.RUN and self.orphaned else order
+        order = _ORDERS[self.words[ORDER]]
+        return _SEAL if order is _RUN and self.orphaned else order
 
     @property
     def orphaned(self) -> bool:
         """Whether the master is gone (getppid(2) gives another process)."""
-        return os.getppid() != self._master
+        return getppid() != self._master
 
     @property
     def prober(self) -> bool:
@@ -195,19 +202,19 @@ class Seat:
 
     def enter(self, state: State) -> None:
         """Say where this worker is in its life."""
-        self.words[scoreboard.STATE_SINCE] = time.monotonic_ns()
-        self.words[scoreboard.STATE] = state
+        self.words[STATE_SINCE] = monotonic_ns()
+        self.words[STATE] = state
 
     def accept_failed(self, errno: int, place: int) -> None:
         """Count a failed accept(2) in its errno's place."""
         self._errors[place] += 1
         self.words[scoreboard.ERRORS + place] = self._errors[place]
         self.words[scoreboard.LAST_ERRNO] = errno
-        self.words[scoreboard.LAST_ERRNO_AT] = time.monotonic_ns()
+        self.words[scoreboard.LAST_ERRNO_AT] = monotonic_ns()
 
     def accepts(self) -> None:
         """Say that connections are taken in our way, which knows what an order does to a listener."""
-        self.words[scoreboard.ACCEPTS] = 1
+        self.words[ACCEPTS] = 1
 
     def relieved(self, errno: int) -> None:
         """Say that the shortage is over that ``errno`` told of.
@@ -215,7 +222,7 @@ class Seat:
         The prober lets its siblings go on by itself as well: the master may be frozen.
         """
         if self.board.hold and self.prober:
-            os.eventfd_write(self.go, 1)
+            eventfd_write(self.go, 1)
         self.tell(Kind.RELIEF, errno)
 
     def refused(self, count: int) -> None:
@@ -224,12 +231,12 @@ class Seat:
 
     def ring_when_nobody_is_idle(self) -> None:
         """Tell the master when this worker has taken the last idle place; at most every 100 ms."""
-        now = time.monotonic_ns()
+        now = monotonic_ns()
         if now - self._rung < _RING_INTERVAL:
             return
         for index in range(self.board.seats):
             words = self.board.seat(index)
-            if words[scoreboard.PID] and words[scoreboard.STATE] == State.SERVING and not words[_LANE]:
+            if words[scoreboard.PID] and words[STATE] == State.SERVING and not words[_LANE]:
                 return
         self._rung = now
         self.tell(Kind.LAST_IDLE)
@@ -241,7 +248,7 @@ class Seat:
 
     def tell(self, kind: Kind, value: int = 0) -> None:
         """Write a record to the events pipe; never blocks."""
-        self._events.tell(kind, seat=self.index, pid=self._pid, value=value)
+        self._events.tell(kind, seat=self.index, pid=getpid(), value=value)
 
     def extend_deadline(self, seconds: float) -> None:
         """Ask not to be taken for hung before ``seconds`` from now, infinity included."""

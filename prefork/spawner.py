@@ -15,13 +15,14 @@ import logging
 import os
 import re
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from prefork.bells import Bells
 from prefork.events import EventsPipe
 from prefork.handover import Life
-from prefork.life import live
+from prefork.life import Start, live
 from prefork.loop import Loop
 from prefork.net.listener import Listener
 from prefork.policy import Vital
@@ -42,7 +43,9 @@ from prefork.scoreboard import (
     State,
     View,
 )
+from prefork.seat import Seat
 from prefork.system import process, signals
+from prefork.system.identity import Identity
 from prefork.worker import Assignment, Worker
 
 log = logging.getLogger("prefork")
@@ -84,9 +87,10 @@ class Birth:
     """A worker to come: all that its life costs, but the process."""
 
     line: _Line
-    writer: int
     announce: Callable[[], object]
-    child: Callable[[], int]
+    build: Callable[[], Worker]
+    given: Assignment
+    start: Start
 
 
 class Line(NamedTuple):
@@ -118,16 +122,24 @@ class Spawner:
         board: the scoreboard.
         events: the events pipe.
         go: readable while workers may accept.
+        helpers: tells which descriptors are the master's alone, beside the loop's.
         on_exit: called with the pid when a worker has ended and its exit can be taken.
     """
 
     def __init__(
-        self, loop: Loop, board: Scoreboard, events: EventsPipe, go: int, on_exit: Callable[[int], None]
+        self,
+        loop: Loop,
+        board: Scoreboard,
+        events: EventsPipe,
+        go: int,
+        helpers: Callable[[], Iterable[int]],
+        on_exit: Callable[[int], None],
     ) -> None:
         self._loop = loop
         self._board = board
         self._events = events
         self._go = go
+        self._helpers = helpers
         self._on_exit = on_exit
         self._lines: dict[int, _Line] = {}
         self._free = list(range(board.seats - 1, -1, -1))
@@ -138,14 +150,22 @@ class Spawner:
         return self._board.seats
 
     def prepare(
-        self, build: Callable[[], Worker], listeners: Sequence[Listener], announce: Callable[[], object], **given: Any
+        self,
+        build: Callable[[], Worker],
+        announce: Callable[[], object],
+        identity: Identity | None,
+        after_fork: tuple[Callable[[int, int], object], ...],
+        grouped: tuple[Listener, ...],
+        **given: Any,
     ) -> Birth:
         """Take all that a worker's life costs, but the process.
 
         Args:
             build: makes the worker, in the child.
-            listeners: the server's listeners.
             announce: called right before the fork.
+            identity: who the child is to become.
+            after_fork: what the child is to call, with slot and generation.
+            grouped: the listeners in which each slot has a socket of its own.
             given: the rest of its :class:`~prefork.worker.Assignment`.
 
         Raises:
@@ -154,8 +174,9 @@ class Spawner:
         if not self._free:
             raise OSError(errno.EAGAIN, "every seat of the scoreboard is taken")
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        seat = self._free[-1]
-        line = self._line(seat, reader)
+        number = self._free[-1]
+        seat = Seat(self._board, number, self._events, self._go, os.getpid())
+        line = self._line(number, seat.words, reader)
         try:
             # Before the fork, because it may fail, and a child that was forked must not be lost sight of; and because
             # what is registered is closed in the child, the master's side of its own line included.
@@ -165,21 +186,12 @@ class Spawner:
             os.close(writer)
             raise
         self._free.pop()
-        self._board.assign(seat, slot=given["slot"], generation=given["generation"], born=self._loop.clock.monotonic())
-        private = self._loop.descriptors
-        private.add(writer)  # until its own fork: no other worker is to hold it
-        assignment = Assignment(
-            listeners=listeners,
-            board=self._board,
-            seat=seat,
-            events=self._events,
-            go=self._go,
-            report=writer,
-            master=os.getpid(),
-            private=private,
-            **given,
+        self._board.assign(
+            number, slot=given["slot"], generation=given["generation"], born=self._loop.clock.monotonic()
         )
-        return Birth(line, writer, announce, lambda: live(build, assignment))
+        bells = Bells(seat, writer)
+        start = Start(seat, bells, bells.dispositions, writer, os.getpid(), identity, grouped, after_fork)
+        return Birth(line, announce, build, Assignment(seat=seat, **given), start)
 
     def fork(self, births: Sequence[Birth]) -> tuple[list[int], OSError | None]:
         """Fork workers, one right after the other.
@@ -196,20 +208,19 @@ class Spawner:
         """
         pids: list[int] = []
         failed = None
+        private = process.runs({*self._loop.descriptors, *self._helpers(), *(birth.start.report for birth in births)})
         for birth in births:
             birth.announce()
-            self._loop.descriptors.discard(birth.writer)
             try:
                 with signals.blocked():
-                    pids.append(process.fork(birth.child))
+                    pids.append(process.fork(live, birth.build, birth.given, birth.start, private))
             except OSError as error:
                 failed = error
                 break
             finally:
-                os.close(birth.writer)
+                os.close(birth.start.report)
         for birth in births[len(pids) + (failed is not None) :]:
-            self._loop.descriptors.discard(birth.writer)
-            os.close(birth.writer)
+            os.close(birth.start.report)
         for birth in births[len(pids) :]:
             self._release(birth.line)
         for birth, pid in zip(births, pids, strict=False):
@@ -218,8 +229,7 @@ class Spawner:
             self._watch(pid, birth.line)
         return pids, failed
 
-    def _line(self, seat: int, report: int) -> _Line:
-        words = self._board.seat(seat)
+    def _line(self, seat: int, words: memoryview[int], report: int) -> _Line:
         order_at = self._board.index(seat, ORDER)
         return _Line(seat, self._board.fd, words, words[ORDER : ORDER + 1], order_at, None, report)
 
@@ -233,7 +243,7 @@ class Spawner:
         """
         report = -1 if life.report is None else life.report
         if old is None:
-            line = self._line(life.seat, report)
+            line = self._line(life.seat, self._board.seat(life.seat), report)
             self._free.remove(life.seat)
         else:
             order = old[life.order_at : life.order_at + 1]

@@ -15,7 +15,7 @@ SCARCITY = frozenset({Verdict.BACK_OFF_WORKER, Verdict.BACK_OFF_SYSTEM})
 
 
 class Spell:
-    """The present spell of one acceptor; when there is no trouble, everything here is 0.
+    """One spell of one acceptor: made at the first failure, forgotten at the next success.
 
     Args:
         backoff: how long is waited.
@@ -31,11 +31,6 @@ class Spell:
 
     def __init__(self, backoff: Backoff) -> None:
         self._retry = Retry(backoff, _random)
-        self.over()
-
-    def over(self) -> None:
-        """An accept has succeeded: forget everything."""
-        self._retry.reset()
         self.fruitless = 0
         self.failures = 0
         self.relieved()

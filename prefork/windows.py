@@ -218,10 +218,10 @@ class Windows:
             except Exception:  # a broken window must not end the server
                 log.exception("%s failed to take note of %s", type(window).__name__, news)
 
-    def after_fork(self, slot: int, generation: int) -> None:
-        """WORKER. Have each close what is the master's alone."""
-        for window in self._attached:
-            window.after_fork(slot, generation)
+    @property
+    def after_fork(self) -> tuple[Callable[[int, int], object], ...]:
+        """What a WORKER has to call, with its slot and generation: :meth:`Window.after_fork` of those that have one."""
+        return tuple(window.after_fork for window in self._attached if type(window).after_fork is not Window.after_fork)
 
     def detach(self) -> None:
         """Detach those that attached, the last one first. Idempotent."""

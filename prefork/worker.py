@@ -18,22 +18,20 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from os import eventfd, eventfd_write
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from prefork.acceptor import Acceptor, Blocking, Exclusive
 from prefork.address import format_peer
 from prefork.distress import Distress
 from prefork.errors import SettingsError, TargetError
-from prefork.events import EventsPipe, Kind, Why
+from prefork.events import Kind, Why
 from prefork.hooks import Hooks
 from prefork.inlet import Inlet, Intake
 from prefork.net import verdict as table
-from prefork.net.listener import Listener
-from prefork.scoreboard import Order, Scoreboard, State
-from prefork.seat import Crowd, Pause, Seat
+from prefork.scoreboard import Order, State
+from prefork.seat import Pause, Seat
 from prefork.settings import Settings
-from prefork.system import process
-from prefork.system.identity import Identity
 from prefork.system.waiting import readable
 from prefork.tls import Behind, HandshakeError
 
@@ -42,11 +40,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("prefork")
 
+_RUN, _SERVING, _READY = Order.RUN, State.SERVING, Kind.READY
+_STOP_FLAGS = os.EFD_CLOEXEC | os.EFD_NONBLOCK
 
-class _Log(logging.LoggerAdapter[logging.Logger]):
-    """Says which worker speaks."""
+
+class Log(logging.LoggerAdapter[logging.Logger]):
+    """Says which worker speaks.
+
+    Args:
+        slot: its slot.
+        generation: its generation.
+    """
+
+    def __init__(self, slot: int, generation: int) -> None:
+        super().__init__(logger, {"slot": slot, "generation": generation})
 
     def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The message with its speaker before it."""
         extra = self.extra or {}
         return f"worker {extra['slot']}: {msg}", {**kwargs, "extra": extra}
 
@@ -58,29 +68,22 @@ class Assignment:
     slot: int
     generation: int
     settings: Settings
-    hooks: Hooks
-    listeners: Sequence[Listener]
-    board: Scoreboard
-    seat: int
-    events: EventsPipe
-    go: int
-    """Readable while workers may accept."""
+    hooks: Hooks | None
+    """None when there is none for a worker to call."""
+    sockets: tuple[socket.socket, ...]
+    """What it accepts on."""
+    inert: socket.socket
+    """What takes a listening socket's place in a worker that is to accept no more."""
+    seat: Seat
+    log: logging.LoggerAdapter[logging.Logger]
+    limit: int
+    """After how many connections it asks for a replacement; 0 = never."""
     workers: int
     """How many workers there are to be in all."""
     elastic: bool
     """Whether the server grows and shrinks with the load, so that the last idle worker has to ring."""
     tls: ssl.SSLContext | None
     """What connections are secured with; None leaves them plain."""
-    identity: Identity | None
-    """Who to become before the application is loaded; None changes nothing."""
-    report: int
-    """Where a failed boot and tracebacks go: the writing end of a pipe of this worker's own."""
-    master: int
-    """The master's pid."""
-    private: process.Descriptors
-    """Descriptors that are the master's alone."""
-    after_fork: Callable[[int, int], None]
-    """Closes what else is the master's; called with slot and generation."""
     server: object
     """What hooks are given as the server."""
 
@@ -91,26 +94,56 @@ class Worker:
     All of it runs in the WORKER process. A subclass that defines ``__init__`` takes no arguments there.
 
     Attributes:
-        slot: this worker's stable index, 0 to workers - 1; a replacement has the same.
-        generation: grows with every reload.
-        settings: the server's settings.
-        sockets: the listening sockets, shared with the other workers. Don't shut one down: that ends it for all.
-        log: a logger ("prefork") whose messages begin with the slot.
-        tls: with ``certfile``, what connections are secured with, the same for all workers; else None.
         handshakes: whether the usual loop does that before it calls :meth:`handle`. A subclass that says False does it
             by itself, with ``tls``; one with a loop of its own has to, or ``certfile`` fails the boot.
+        timeouts: whether the usual loop sets ``io_timeout`` as the timeout of each connection.
     """
 
     handshakes: ClassVar[bool] = True
+    timeouts: ClassVar[bool] = True
 
-    slot: int
-    generation: int
-    settings: Settings
-    sockets: tuple[socket.socket, ...]
-    log: logging.LoggerAdapter[logging.Logger]
-    tls: ssl.SSLContext | None
-    _ready: bool
-    _order: Order
+    _given: Assignment
+    _seat: Seat
+    _stop_fd: int
+    _order = Order.RUN
+    _ready = False
+    _taken = 0
+    _acceptor: Acceptor | None = None
+    _connections: Iterator[tuple[socket.socket, Any]] | None = None
+    _intakes: list[Intake]
+    _callbacks: list[Callable[[], object]]
+
+    # What it is given.
+
+    @property
+    def slot(self) -> int:
+        """This worker's stable index, 0 to workers - 1; a replacement has the same."""
+        return self._given.slot
+
+    @property
+    def generation(self) -> int:
+        """Grows with every reload."""
+        return self._given.generation
+
+    @property
+    def settings(self) -> Settings:
+        """The server's settings."""
+        return self._given.settings
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """The listening sockets, shared with the other workers. Don't shut one down: that ends it for all."""
+        return self._given.sockets
+
+    @property
+    def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger ("prefork") whose messages begin with the slot."""
+        return self._given.log
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """With ``certfile``, what connections are secured with, the same for all workers; else None."""
+        return self._given.tls
 
     # What a subclass may override.
 
@@ -123,10 +156,12 @@ class Worker:
         A loop of one's own takes connections from :meth:`accept`, or gives :meth:`inlets` to another server and ends
         that one through :meth:`on_stop` or :attr:`stop_fd`.
         """
-        lane, handle, timeout = self._seat.lane, self.handle, self.settings.io_timeout
-        if self.tls is not None and self.handshakes:
-            handle = Behind(handle, self.tls, self.log)
-        limit, elastic, short = self._limit, self._elastic, False
+        given = self._given
+        lane, handle = self._seat.lane, self.handle
+        timeout = given.settings.io_timeout if self.timeouts else 0.0
+        if given.tls is not None and self.handshakes:
+            handle = Behind(handle, given.tls, given.log)
+        limit, elastic, short = given.limit, given.elastic, False
         for connection, address in self._accepted(one_at_a_time=True):
             began = lane.begin()
             failed = True
@@ -207,7 +242,7 @@ class Worker:
             OSError: no descriptors to be had.
         """
         self._seat.accepts()
-        distress = Distress(self._seat, self.settings, self.log, self._refuse, self._workers, self.sockets)
+        distress = self._distress(self.sockets)
         taken = self._took_and_served if served else self.took
         made = []
         for listener in self.sockets:
@@ -222,8 +257,8 @@ class Worker:
                 one_at_a_time=one_at_a_time,
                 taken=taken,
             )
-            intake.obey(self._order)
             self._intakes.append(intake)
+            intake.obey(self._order)  # after that: an order may come between the two
             if self._ready:
                 intake.open()
             made.append(Inlet(intake, listener))
@@ -233,8 +268,8 @@ class Worker:
         """Say that this worker serves. Called by itself after :meth:`init`; idempotent."""
         if not self._ready:
             self._ready = True
-            self._seat.enter(State.SERVING)
-            self._seat.tell(Kind.READY)
+            self._seat.enter(_SERVING)
+            self._seat.tell(_READY)
             # In a takeover nobody accepts before all are ready; while the system is short, nobody new does.
             while not self.stopping and not readable(self._seat.go):
                 readable(self._seat.go, self._stop_fd, seconds=None)
@@ -244,7 +279,7 @@ class Worker:
     @property
     def stopping(self) -> bool:
         """Whether this worker has been told to leave."""
-        return self._order is not Order.RUN
+        return self._order is not _RUN
 
     @property
     def stop_fd(self) -> int:
@@ -266,14 +301,15 @@ class Worker:
 
         Several threads or tasks may be in such a block at once: the worker is busy since the oldest of them began.
         """
-        token, failed = self._crowd.begin(), True
+        crowd = self._seat.crowd
+        token, failed = crowd.begin(), True
         try:
-            if self._elastic:
+            if self._given.elastic:
                 self._seat.ring_when_nobody_is_idle()
             yield
             failed = False
         finally:
-            self._crowd.end(token, failed)
+            crowd.end(token, failed)
 
     def idle(self) -> Pause:
         """For an event loop: a context manager for its wait. All that it does outside of it counts as busy.
@@ -281,7 +317,7 @@ class Worker:
         So a call that blocks the loop for longer than ``timeout`` is taken for a hang. To be used by one thread, again
         and again, and not along with :meth:`busy`.
         """
-        return Pause(self._seat, ring=self._elastic)
+        return Pause(self._seat, ring=self._given.elastic)
 
     def took(self) -> None:
         """For a loop that accepts on :attr:`sockets` by itself: say that it has taken a connection.
@@ -289,7 +325,7 @@ class Worker:
         :meth:`accept` and :meth:`inlets` do it; ``max_requests`` counts what was taken.
         """
         self._taken += 1
-        if self._taken == self._limit:
+        if self._taken == self._given.limit:
             self.recycle(Why.MAX_REQUESTS)
 
     def extend_deadline(self, seconds: float) -> None:
@@ -302,28 +338,11 @@ class Worker:
 
     # The life of the process.
 
-    def _board(self, given: Assignment, seat: Seat) -> None:
-        self.slot, self.generation = given.slot, given.generation
-        self.settings = given.settings
-        self.sockets = tuple(listener.socket_for(given.slot) for listener in given.listeners)
-        self.log = _Log(logger, {"slot": given.slot, "generation": given.generation})
-        self.tls = given.tls
-        self._seat = seat
-        self._order = Order.RUN
-        self._ready = False
-        self._callbacks: list[Callable[[], object]] = []
-        self._connections: Iterator[tuple[socket.socket, Any]] | None = None
-        self._acceptor: Acceptor | None = None
-        self._intakes: list[Intake] = []
-        self._crowd = Crowd(seat.lane)
-        self._taken = 0
-        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._elastic = given.elastic
-        self._workers = given.workers
-        self._limit = given.settings.max_requests
-        if self._limit and given.settings.max_requests_jitter:
-            # Not from the random module: the application may have seeded it alike in all workers.
-            self._limit += int.from_bytes(os.urandom(4)) % (given.settings.max_requests_jitter + 1)
+    def _board(self, given: Assignment) -> None:
+        self._given = given
+        self._seat = given.seat
+        self._stop_fd = eventfd(0, _STOP_FLAGS)
+        self._intakes, self._callbacks = [], []
 
     def _prepare(self) -> None:
         """Take what the usual loop needs before READY is said: if it can't be had, it is the boot that has failed."""
@@ -338,15 +357,27 @@ class Worker:
     def _accepted(self, *, one_at_a_time: bool) -> Iterator[tuple[socket.socket, Any]]:
         """The one generator of this worker's connections; who asks first says how many it has in hand."""
         if self._connections is None:
-            way = Blocking if len(self.sockets) == 1 else Exclusive
-            many = () if one_at_a_time else self.sockets
-            distress = Distress(self._seat, self.settings, self.log, self._refuse, self._workers, many)
-            self._acceptor = way(self.sockets, self._seat, self.settings, self.log, distress, self._stop_fd)
-            if self._order is not Order.RUN:
+            given = self._given
+            sockets, settings, log, stop_fd = given.sockets, given.settings, given.log, self._stop_fd
+            distress = self._distress(() if one_at_a_time else sockets)
+            if len(sockets) == 1:
+                self._acceptor = Blocking(sockets, given.seat, settings, log, distress, stop_fd, given.inert)
+            else:
+                self._acceptor = Exclusive(sockets, given.seat, settings, log, distress, stop_fd)
+            if self._order is not _RUN:
                 self._acceptor.obey(self._order)
-            self._seat.accepts()
+            given.seat.accepts()
             self._connections = self._acceptor.connections()
         return self._connections
+
+    def _distress(self, listeners: Sequence[socket.socket]) -> Distress:
+        """What is done when descriptors run out.
+
+        Args:
+            listeners: what is accepted from, if several connections may be in hand.
+        """
+        given = self._given
+        return Distress(given.seat, given.settings, given.log, self._refuse, given.workers, listeners)
 
     def _refuse(self, connection: socket.socket) -> None:
         if self.tls is None:
@@ -358,14 +389,14 @@ class Worker:
 
     def _obey(self, order: Order) -> None:
         """Carry out an order to leave; runs in a signal handler."""
-        if order is Order.RUN or order <= self._order:
+        if order is _RUN or order <= self._order:
             return
         self._order = order
         if self._acceptor is not None:
             self._acceptor.obey(order)
         for intake in self._intakes:
             intake.obey(order)
-        os.eventfd_write(self._stop_fd, 1)
+        eventfd_write(self._stop_fd, 1)
         self._run_callbacks()
         self._seat.enter(State.STOPPING)
 
@@ -377,10 +408,19 @@ class Worker:
             except Exception:  # an exception here would fly out of a signal handler, anywhere
                 self.log.exception("on_stop callback failed")
 
-    def _on_signal(self, signum: int) -> None:
+    def _rung(self, signum: int) -> None:
         """Somebody has rung; runs in a signal handler."""
         order = self._seat.order
         if order is not Order.RUN:
             self._obey(order)
         elif signum != signal.SIGINT:
             self.recycle(Why.SIGNALLED)
+
+    def _orphaned(self) -> None:
+        """The master is gone; runs in a signal handler."""
+        self._obey(Order.SEAL)
+
+    def _aborted(self) -> None:
+        """The master ends this process, after this; runs in a signal handler."""
+        if self._given.hooks is not None:
+            self._given.hooks.call("worker_abort", self)

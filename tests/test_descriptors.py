@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.system.process import Descriptors
+from prefork.system import process
+
+BASE = 200
+NUMBERS = range(BASE, BASE + 41)
 
 
 def is_open(fd: int) -> bool:
@@ -18,39 +22,26 @@ def is_open(fd: int) -> bool:
     return True
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 40)), max_size=80))
-def test_those_held_are_closed_and_no_others(steps: list[tuple[bool, int]]) -> None:
-    base = 200
+@given(st.sets(st.sampled_from(NUMBERS)), st.sampled_from((-1, *NUMBERS)))
+def test_those_named_are_closed_and_no_others(private: set[int], but: int) -> None:
     source = os.open("/dev/null", os.O_RDONLY)
-    descriptors, held = Descriptors(), set()
-    for add, offset in steps:
-        if add:
-            held.add(base + offset)
-            descriptors.add(base + offset)
-        else:
-            held.discard(base + offset)
-            descriptors.discard(base + offset)
-    numbers = range(base, base + 41)
     try:
-        for number in numbers:
+        for number in NUMBERS:
             os.dup2(source, number, inheritable=False)
-        descriptors.close()
-        assert {number for number in numbers if not is_open(number)} == held
+        process.close(process.runs(private), but)
+        assert {number for number in NUMBERS if not is_open(number)} == private - {but}
         assert is_open(source)
     finally:
         os.close(source)
-        os.closerange(numbers.start, numbers.stop)
+        os.closerange(NUMBERS.start, NUMBERS.stop)
 
 
-def test_none_held_closes_nothing() -> None:
-    source = os.open("/dev/null", os.O_RDONLY)
-    Descriptors().close()
-    assert is_open(source)
-    os.close(source)
+@given(st.lists(st.integers(0, 40)))
+def test_runs_are_apart_and_in_order(descriptors: list[int]) -> None:
+    runs = process.runs(descriptors)
+    assert [fd for first, end in runs for fd in range(first, end)] == sorted(set(descriptors))
+    assert all(end < first for (_, end), (first, _) in itertools.pairwise(runs))
 
 
-def test_a_high_number_that_is_closed_already_does_not_matter() -> None:
-    descriptors = Descriptors()
-    descriptors.add(100_000)
-    descriptors.discard(200_000)
-    descriptors.close()
+def test_a_number_that_is_closed_already_does_not_matter() -> None:
+    process.close(process.runs([100_000, 200_000]))

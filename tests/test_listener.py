@@ -581,7 +581,7 @@ children = []
 for slot in range(3):
     children.append(os.fork())
     if not children[-1]:
-        listener.after_fork(slot)
+        listener.keep(slot)
         os.write(tell, b"r")
         try:
             listener.socket_for(slot).accept()
@@ -739,7 +739,7 @@ os.chdir(sys.argv[1])
 listener = Listener.open(parse("unix:s"))
 child = os.fork()
 if not child:
-    listener.after_fork(0)
+    listener.keep(0)
     listener.close()
     os._exit(1 if listener.unlink() else 0)
 code = os.waitpid(child, 0)[1]
@@ -977,7 +977,9 @@ listener = Listener.open(parse("127.0.0.1:0"), reuse_port=True, members=3)
 kept = os.fstat(listener.socket_for(1).fileno()).st_ino
 child = os.fork()
 if not child:
-    listener.after_fork(1)
+    for fd in listener.helpers:
+        os.close(fd)
+    listener.keep(1)
     (sock,) = listener.sockets
     links = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if int(fd) > 2 and
              os.path.exists(f"/proc/self/fd/{fd}") or int(fd) > 2 and os.path.islink(f"/proc/self/fd/{fd}")]

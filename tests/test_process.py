@@ -230,7 +230,7 @@ def test_signals_blocked_across_the_fork_wait_for_the_child_s_handlers() -> None
             while signal.SIGTERM not in signal.sigpending():
                 pass
             seen = []
-            signals.become_worker({signal.SIGTERM: lambda *_: seen.append("ours")})
+            signals.become_worker(signals.of_worker({signal.SIGTERM: lambda *_: seen.append("ours")}))
             return 42 if seen == ["ours"] else 1
 
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [])

@@ -234,7 +234,8 @@ def test_a_worker_s_handlers_replace_the_master_s() -> None:
     def ours(signum, frame): pass
 
     def child():
-        signals.become_worker({signal.SIGTERM: ours, signal.SIGCHLD: ours, signal.SIGABRT: ours, 40: ours})
+        handled = (signal.SIGTERM, signal.SIGCHLD, signal.SIGABRT, 40)
+        signals.become_worker(signals.of_worker(dict.fromkeys(handled, ours)))
         dispositions = {}
         for signum in (*signals.MASTER, signal.SIGABRT, 40):
             handler = signal.getsignal(signum)
@@ -264,7 +265,7 @@ def test_what_a_worker_does_not_handle_is_not_ignored_by_what_it_executes() -> N
     import subprocess, sys
 
     def child():
-        signals.become_worker({})
+        signals.become_worker(signals.of_worker({}))
         listing = "import signal; print([s.name for s in signal.Signals if signal.getsignal(s) is signal.SIG_IGN])"
         report(subprocess.run([sys.executable, "-ISc", listing], capture_output=True, text=True).stdout.strip())
         return 0

@@ -24,8 +24,16 @@ from prefork.system import process, signals
 
 
 def leave(_signum: int, _frame: FrameType | None) -> None:
-    """What the handlers of a bare worker do."""
+    """End a bare worker: what its handlers do."""
     os._exit(0)
+
+
+def install() -> None:
+    """Install the handlers of a worker, as every program does it; let signals come."""
+    signal.set_wakeup_fd(-1)
+    for signum in (*signals.MASTER, signal.SIGABRT):
+        signal.signal(signum, signal.SIG_DFL if signum in (signal.SIGCHLD, signal.SIGCONT) else leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.MASTER)
 
 
 def spawn(listener: socket.socket, told: int) -> int:
@@ -35,7 +43,7 @@ def spawn(listener: socket.socket, told: int) -> int:
     def child() -> int:
         faulthandler.register(signal.SIGRTMIN + 1, all_threads=True)
         process.die_with_parent(signal.SIGTERM, master)
-        signals.become_worker(dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT), leave))
+        install()
         gc.enable()
         os.write(told, b"x")
         while True:

@@ -30,7 +30,7 @@ from prefork.net import unixpath
 from prefork.net.options import SocketOptions
 from prefork.net.unixpath import FileId
 from prefork.survey import Survey
-from prefork.system.process import Descriptors
+from prefork.system import process
 from prefork.windows import Inside, News, Window
 
 log = logging.getLogger("prefork")
@@ -124,11 +124,10 @@ class Control(Window):
 
     def after_fork(self, slot: int, generation: int) -> None:  # noqa: ARG002  # others need them
         """WORKER. Close the sockets. Those that the loop watches have been closed with all that is the loop's."""
-        private = Descriptors()
-        for sock in (self._sock, *(peer.sock for peer in self._peers)):
-            if sock is not None:
-                private.add(sock.detach())
-        private.close()
+        sockets = [peer.sock for peer in self._peers]
+        if self._sock is not None:
+            sockets.append(self._sock)
+        process.close(process.runs(sock.detach() for sock in sockets))
 
     def detach(self) -> None:
         """Take leave of the peers, who see the end of the server by it, and remove the path."""

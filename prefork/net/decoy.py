@@ -52,6 +52,11 @@ class Decoy:
         """By which it is known among the sockets that listen."""
         return os.fstat(self._sock.fileno()).st_ino
 
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """All that it holds."""
+        return self._sock.fileno(), self._filler.fileno()
+
     def join(self, listener: socket.socket) -> None:
         """Begin to listen in the group of ``listener``, as its last member, and make it a group if it is none.
 
@@ -92,7 +97,7 @@ class Decoy:
         self.close()
 
     def close(self) -> None:
-        """Give back the descriptors. Idempotent; in a forked worker it leaves the master's decoy where it is."""
+        """Give back the descriptors. Idempotent."""
         self._sock.close()
         self._filler.close()
 

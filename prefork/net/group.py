@@ -245,9 +245,13 @@ class Group:
             filters.unsteer(self.any)
             self._attached = False
 
+    @property
+    def helpers(self) -> list[int]:
+        """The descriptors of what helps to exclude, which are the master's alone."""
+        return [fd for helper in (self._decoy, self._probe) if helper is not None for fd in helper.descriptors]
+
     def keep(self, slot: int) -> None:
         """WORKER. Close the other slots' sockets: a copy kept here would hold a closed member in the group."""
-        self._close_helpers()
         for other in [s for s in self._sockets if self.several and s != slot]:
             self._sockets.pop(other).close()
 

@@ -41,7 +41,7 @@ _BACKLOG: Final = 2048
 
 
 class Listener:
-    """MASTER opens it before the first fork and ends it; a WORKER has it by fork and calls `after_fork`.
+    """MASTER opens it before the first fork and ends it; a WORKER has it by fork, and closes what is not its own.
 
     Made by `open`, `adopt` or `restore`; several at once by `prefork.net.listeners`. All descriptors are close-on-exec.
 
@@ -362,10 +362,14 @@ class Listener:
         self._group.close()
         self._diag.close()
 
-    def after_fork(self, slot: int) -> None:
-        """WORKER. Close what is the master's: the other slots' members, the window on queues."""
+    @property
+    def helpers(self) -> list[int]:
+        """Descriptors that are the master's alone, for a WORKER to close: the window on queues, what the gate needs."""
+        return [*self._diag.descriptors, *self._group.helpers]
+
+    def keep(self, slot: int) -> None:
+        """WORKER. Close the other slots' members of the group; a shared socket stays."""
         self._group.keep(slot)
-        self._diag.close()
 
     # The group.
 

@@ -42,6 +42,11 @@ class Probe:
     def __init__(self, family: int) -> None:
         self._client = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
 
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """All that it holds."""
+        return (self._client.fileno(),)
+
     def order(self, members: Mapping[int, socket.socket], count: int) -> list[int | None] | None:
         """The slots by their index. What was attached to the group is gone afterwards, and so is what this attached.
 

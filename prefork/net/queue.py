@@ -104,6 +104,12 @@ class Diag:
             except OSError:
                 continue  # whoever asks is told
 
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """All that it holds."""
+        netlink = () if self._netlink is None else (self._netlink.fileno(),)
+        return (*netlink, *self._tables.values())
+
     def half_open(self, listener: socket.socket) -> frozenset[Handshake]:
         """The handshakes under way that will end in the accept queue of ``listener``.
 
@@ -146,7 +152,7 @@ class Diag:
         return Depth(len(poll.poll(0)), 0)
 
     def close(self) -> None:
-        """Give back the descriptors. Idempotent; in a forked worker it leaves the master's open."""
+        """Give back the descriptors. Idempotent."""
         if self._netlink is not None:
             self._netlink.close()
             self._netlink = None

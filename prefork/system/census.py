@@ -10,12 +10,16 @@ import collections
 import os
 import socket
 from collections.abc import Callable, Collection, Iterable
+from os import open as open_file
+from os import stat
 from types import TracebackType
 from typing import TypeVar
 
 from prefork.address import format_peer
 
 T = TypeVar("T")
+
+_SPARE_FLAGS = os.O_RDONLY | os.O_CLOEXEC
 
 MOST = 10
 """Lines of a census."""
@@ -41,7 +45,7 @@ class Spare:
         """Put a descriptor in reserve; False when there is none to be had."""
         if self._fd < 0:
             try:
-                self._fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+                self._fd = open_file("/dev/null", _SPARE_FLAGS)
             except OSError:
                 return False
         return True
@@ -82,7 +86,7 @@ def held() -> int:
     Raises:
         OSError: as :func:`descriptors`, on an older kernel.
     """
-    return os.stat("/proc/self/fd").st_size or len(descriptors())
+    return stat("/proc/self/fd").st_size or len(descriptors())
 
 
 def _is_open(fd: int) -> bool:

@@ -10,6 +10,7 @@ import os
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from resource import RLIMIT_NOFILE, getrlimit
 
 log = logging.getLogger("prefork")
 
@@ -34,7 +35,7 @@ def raise_nofile() -> tuple[int, int]:
 
 def nofile() -> int:
     """How many descriptors this process may have open (the soft limit)."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return getrlimit(RLIMIT_NOFILE)[0]
 
 
 @contextlib.contextmanager

@@ -2,23 +2,30 @@
 
 ``fork`` is the package's one fork site and has one child exit. Signals are blocked across it until the child has put
 its own handlers in place; what arrives in between waits.
+
+What a child does right after the fork is written for a process in which every page is shared, and is copied when
+something on it is written, a reference count for one (fork(2)). A name that is looked up in a module touches that
+module, its dictionary and the name. So what is needed there is bound here, at import.
 """
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from fcntl import F_SETFL, F_SETOWN, fcntl
+from os import closerange, getpid, getppid
 from select import poll  # bound now: gevent's patches put a poll of their own into the module, which would switch
 
 _PR_SET_PDEATHSIG = 1
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_TOLD_OF_HANGUP = os.O_NONBLOCK | os.O_ASYNC
+
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 STARVED = 75
 """Exit code of a worker whose boot failed for want of descriptors or memory (EX_TEMPFAIL of sysexits.h)."""
@@ -67,8 +74,8 @@ class Exit:
         return f"killed by {name}" + (", core dumped" if self.core else "")
 
 
-def fork(child: Callable[[], int]) -> int:
-    """MASTER. Fork; the child runs ``child`` and exits with what it returns.
+def fork(child: Callable[..., int], *given: object) -> int:
+    """MASTER. Fork; the child calls ``child`` with what is ``given`` and exits with what it returns.
 
     The caller has blocked the signals it handles (:func:`prefork.system.signals.blocked`); the child unblocks them.
     The child never returns from here, whatever ``child`` raises: ``os._exit`` stands in a ``finally``, so that no
@@ -87,18 +94,18 @@ def fork(child: Callable[[], int]) -> int:
         return pid
     code = SOFTWARE
     try:
-        code = _run(child)
+        code = _run(child, given)
     finally:
         # Nothing else stands here: whatever ran before could be left by an exception, a signal handler's for one, and
         # the child would go on as a second master.
         os._exit(code)
 
 
-def _run(child: Callable[[], int]) -> int:
+def _run(child: Callable[..., int], given: tuple[object, ...]) -> int:
     """The exit code of ``child``, with nothing left to be shown."""
     code = SOFTWARE
     try:
-        code = child() & 0xFF
+        code = child(*given) & 0xFF
     except SystemExit as end:
         code = exit_code(end)
     except BaseException:  # noqa: BLE001  # the last frame of this process: what is not shown here is lost
@@ -195,10 +202,10 @@ def die_with_parent(signum: int, parent: int) -> bool:
     Returns:
         False when the parent is gone already, so that the signal will never come.
     """
-    if _libc.prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0) != 0:
+    if _prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0) != 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
-    return os.getppid() == parent
+    return getppid() == parent
 
 
 def announce_hangup(writer: int) -> None:
@@ -207,10 +214,10 @@ def announce_hangup(writer: int) -> None:
     It may come at other times as well: `hung_up` tells.
 
     Args:
-        writer: the writing end.
+        writer: the writing end, which is non-blocking.
     """
-    fcntl.fcntl(writer, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(writer, fcntl.F_SETFL, fcntl.fcntl(writer, fcntl.F_GETFL) | os.O_ASYNC)
+    fcntl(writer, F_SETOWN, getpid())
+    fcntl(writer, F_SETFL, _TOLD_OF_HANGUP)
 
 
 def hung_up(writer: int) -> bool:
@@ -220,32 +227,31 @@ def hung_up(writer: int) -> bool:
     return bool(poller.poll(0))
 
 
-class Descriptors:
-    """MASTER. A set of descriptors that a child closes right after the fork: those that are the master's alone.
+Runs = tuple[tuple[int, int], ...]
+"""Runs of neighbouring numbers: the first of each, and the number after its last."""
 
-    One byte for each number, and no object: in a child, looking at a thousand numbers would write to the reference
-    count of each and so copy the pages that they lie in (fork(2), copy on write).
+
+def runs(descriptors: Iterable[int]) -> Runs:
+    """Any process. The numbers of ``descriptors`` as runs, the lowest first. Pure."""
+    found: list[tuple[int, int]] = []
+    for fd in sorted(set(descriptors)):
+        if found and found[-1][1] == fd:
+            found[-1] = (found[-1][0], fd + 1)
+        else:
+            found.append((fd, fd + 1))
+    return tuple(found)
+
+
+def close(private: Runs, but: int = -1) -> None:
+    """WORKER. Close descriptors, a run by one call or two; those that are closed already don't matter.
+
+    Args:
+        private: which.
+        but: one of them that stays open.
     """
-
-    def __init__(self) -> None:
-        self._held = bytearray()
-
-    def add(self, fd: int) -> None:
-        """Hold ``fd``. Idempotent."""
-        if fd >= len(self._held):
-            self._held.extend(bytes(fd + 1 - len(self._held)))
-        self._held[fd] = 1
-
-    def discard(self, fd: int) -> None:
-        """Forget ``fd``. Idempotent."""
-        if fd < len(self._held):
-            self._held[fd] = 0
-
-    def close(self) -> None:
-        """WORKER. Close them, runs of neighbours by one call each; those already closed don't matter."""
-        end = 0
-        while (first := self._held.find(1, end)) >= 0:
-            end = self._held.find(0, first)
-            if end < 0:
-                end = len(self._held)
-            os.closerange(first, end)
+    for first, end in private:
+        if first <= but < end:
+            closerange(first, but)
+            closerange(but + 1, end)
+        else:
+            closerange(first, end)

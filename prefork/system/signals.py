@@ -11,7 +11,9 @@ import collections
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from _signal import pthread_sigmask, set_wakeup_fd  # type: ignore[import-not-found]  # typeshed has no CPython internals
+from _signal import signal as install
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -31,6 +33,12 @@ MASTER = (
     signal.SIGCHLD,
 )
 """What the master may handle. All of it is blocked across fork, so that none is lost between two sets of handlers."""
+
+Dispositions = tuple[tuple[int, Handler], ...]
+"""Numbers of signals, each with its handler."""
+
+_MASTER = tuple(int(signum) for signum in MASTER)
+_UNBLOCK = int(signal.SIG_UNBLOCK)
 
 
 @contextlib.contextmanager
@@ -120,22 +128,29 @@ class Recorder:
         self._reader = self._writer = -1
 
 
-def become_worker(handlers: dict[int, Handler]) -> None:
-    """WORKER, first thing after fork, with all of :data:`MASTER` blocked. Replace the master's handlers and unblock.
+def of_worker(handlers: Mapping[int, Handler]) -> Dispositions:
+    """MASTER. What :func:`become_worker` is to be given: what each signal means to a worker.
 
     What the worker doesn't handle of the master's signals is given a handler that does nothing: a SIGHUP to the whole
     process group must not end a worker, and SIG_IGN would be inherited by the programs that the application executes.
     SIGCHLD and SIGCONT go back to their default.
+
+    Args:
+        handlers: the worker's own.
     """
-    signal.set_wakeup_fd(-1)
-    for signum in MASTER:
-        if signum in (signal.SIGCHLD, signal.SIGCONT):
-            signal.signal(signum, signal.SIG_DFL)
-        else:
-            signal.signal(signum, handlers.get(signum, _nothing))
-    for extra in handlers.keys() - set(MASTER):
-        signal.signal(extra, handlers[extra])
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, MASTER)
+    return tuple((int(signum), handler) for signum, handler in {**_OTHERWISE, **handlers, **_BY_DEFAULT}.items())
+
+
+def become_worker(dispositions: Dispositions) -> None:
+    """WORKER, first thing after fork, with all of :data:`MASTER` blocked. Replace the master's handlers and unblock.
+
+    It calls what the signal module builds upon: the module's own functions make an enum's member of each number, and in
+    a process that has just been forked that costs as many copied pages as all the rest.
+    """
+    set_wakeup_fd(-1)
+    for signum, handler in dispositions:
+        install(signum, handler)
+    pthread_sigmask(_UNBLOCK, _MASTER)
 
 
 def give_up() -> None:
@@ -147,4 +162,8 @@ def give_up() -> None:
 
 
 def _nothing(signum: int, frame: FrameType | None) -> None:
-    """Nothing: see :func:`become_worker`."""
+    """Nothing: see :func:`of_worker`."""
+
+
+_OTHERWISE: dict[int, Handler] = dict.fromkeys(MASTER, _nothing)
+_BY_DEFAULT: dict[int, Handler] = dict.fromkeys((signal.SIGCHLD, signal.SIGCONT), int(signal.SIG_DFL))

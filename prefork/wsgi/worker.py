@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import socket
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -27,6 +26,7 @@ class WSGIWorker(Worker):
     """
 
     handshakes: ClassVar[bool] = False  # the service does it, with the patience that it has for a request
+    timeouts: ClassVar[bool] = False  # it waits with limits of its own, and only where it has to
 
     def __init__(self, application: Application, options: WSGIOptions) -> None:
         self._application = application
@@ -47,9 +47,6 @@ class WSGIWorker(Worker):
             tls=self.tls,
             waiting=put_off if timeout else None,
         )
-        # The service waits with a limit of its own, and only where it has to; a timeout on every socket that is
-        # accepted would be a system call more for each connection.
-        self.settings = dataclasses.replace(self.settings, io_timeout=0.0)
 
     def handle(self, connection: socket.socket, address: Any) -> None:
         """Serve one request."""
