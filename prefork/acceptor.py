@@ -3,7 +3,8 @@
 Two ways, one recovery. :class:`Blocking` contends with its siblings in a blocking accept on one listener: no poll, no
 lock, the kernel wakes one of them (accept(2); the wait is exclusive and first in, first out). :class:`Exclusive` serves
 several listeners through epoll with EPOLLEXCLUSIVE (epoll_ctl(2)) and registers anew every few connections, because the
-kernel wakes the earliest registrant first.
+kernel wakes the earliest registrant first. A sibling that was woken and could not accept has had the only wake-up there
+is; it writes to ``go``, whose edge wakes another one, and to register anew is also to find what waits.
 
 Both are generators of accepted connections. As long as accept succeeds, nothing but accept is called; the first failure
 leads into the :mod:`recovery <prefork.recovery>`.
@@ -308,12 +309,13 @@ class Exclusive(Acceptor):
         self._pairs = [[listener.fileno(), os.dup(listener.fileno())] for listener in sockets]
         for fd, _ in self._pairs:
             self._epoll.register(fd, _EXCLUSIVE)
+        self._epoll.register(seat.go, _EXCLUSIVE | select.EPOLLET)
 
     def connections(self) -> Iterator[Accepted]:
         """Accepted connections; see :meth:`Acceptor.connections`."""
         with self._epoll as epoll:
             since = 0
-            takers: dict[int, Callable[[], Accepted | None]] = {}
+            takers: dict[int, Callable[[], Accepted | None]] = {self._seat.go: self._stand_behind}
             for pair, listener in zip(self._pairs, self._sockets, strict=True):
                 takers |= dict.fromkeys(pair, self._taker(listener))
             while self._recovery.order is Order.RUN:
@@ -331,7 +333,10 @@ class Exclusive(Acceptor):
         yield from self._drain()
 
     def _stand_behind(self) -> None:
-        """Register anew, behind the siblings. First the new, then not the old: the kernel may have no room for it."""
+        """Register anew, behind the siblings; the kernel looks then whether somebody waits.
+
+        First the new, then not the old: the kernel may have no room for it.
+        """
         for pair in self._pairs:
             before, after = pair
             try:

@@ -142,7 +142,7 @@ class Recovery:
         return Notice(self._log)
 
     def _back_off(self, verdict: Verdict, error: OSError, spell: Spell) -> Rest:
-        """Out of the kernel's wait queue for a growing time, so that siblings get the connections."""
+        """Out of the kernel's wait queue for a growing time, so that siblings get the connections; also this one."""
         number, seat = error.errno or 0, self._seat
         scarce, system = verdict in SCARCITY, verdict is Verdict.BACK_OFF_SYSTEM
         news = number != spell.errno
@@ -154,11 +154,15 @@ class Recovery:
         # Again when nobody holds for it: then the master has taken it for over, and it is not.
         if scarce and (news or (system and not seat.board.hold)):
             seat.tell(Kind.PRESSURE, number)
+        if news and not system:
+            seat.beckon()
         if news and verdict is Verdict.BACK_OFF_WORKER:
             self._distress.starved()
         return Rest(seconds, system)
 
     def _give_up(self, verdict: Verdict, error: OSError, *, listens: bool) -> Do:
+        """Out of it for good."""
+        self._seat.beckon()
         if verdict is Verdict.FATAL:
             raise error
         level = logging.CRITICAL if listens else logging.DEBUG  # of a listener that is gone the master tells, once

@@ -225,6 +225,14 @@ class Seat:
             eventfd_write(self.go, 1)
         self.tell(Kind.RELIEF, errno)
 
+    def beckon(self) -> None:
+        """Have a sibling look whether somebody waits, for this worker has been woken and can't accept.
+
+        Nothing is added, so ``go`` stays as readable as it is; but every write is an edge (epoll(7)), and wakes one of
+        those who wait for it. While the system is short nobody is woken; whoever lets go then wakes one.
+        """
+        os.eventfd_write(self.go, 0)
+
     def refused(self, count: int) -> None:
         """Say how many connections have been shed so far."""
         self.words[scoreboard.REFUSED] = count

@@ -11,19 +11,27 @@ from pathlib import Path
 
 import pytest
 
-from prefork.testing import burst, connect, measure
+from prefork.testing import Server, burst, connect, measure
 from prefork.testing.faults import Injector, always, every, once, unavailable
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import limited_descriptors
 from tests.boards import board_of, living
 from tests.figures import count
-from tests.probing import APPS, ask, get, line, probe, replaced
+from tests.probing import APPS, LOGGING, ask, get, line, probe, replaced
 
 
 def greet(address: str) -> int:
     """Who greets a client."""
     with connect(address, timeout=30) as client:
         return int(line(client))
+
+
+def wait_idle(server: Server) -> None:
+    """Whoever still has a connection in hand has a descriptor more than the limit that it is about to be given."""
+    with board_of(server) as board:
+        server.wait_for(
+            lambda: not any(lane.busy_since for view in living(board) for lane in view.lanes), message="all to be idle"
+        )
 
 
 def test_two_listeners_are_served_fairly_and_wake_one_worker(prefork_server: ServerFactory) -> None:
@@ -89,11 +97,7 @@ def test_a_reload_loses_nobody(prefork_server: ServerFactory) -> None:
 def test_at_the_limit_of_descriptors_both_listeners_wait(prefork_server: ServerFactory) -> None:
     server = probe(prefork_server, workers=2, bind=("127.0.0.1:0", "127.0.0.1:0"))
     ask(server)
-    with board_of(server) as board:
-        # Whoever still has that connection in hand has a descriptor more than the limit that it is about to be given.
-        server.wait_for(
-            lambda: not any(lane.busy_since for view in living(board) for lane in view.lanes), message="all to be idle"
-        )
+    wait_idle(server)
     with limited_descriptors(server.tree):
         waiting = burst(list(server.addresses), 20, timeout=60.0)
         server.wait_for_log(r"a worker is out of descriptors \(EMFILE")
@@ -102,6 +106,55 @@ def test_at_the_limit_of_descriptors_both_listeners_wait(prefork_server: ServerF
         server.wait_for_log("every worker is out of descriptors")
         assert server.cpu_seconds() - before < 5
     assert waiting.wait().answered == 20
+    assert server.stop() == 0
+
+
+def test_a_worker_at_its_limit_passes_on_what_has_woken_it(prefork_server: ServerFactory) -> None:
+    """The kernel wakes one worker for a connection. Whichever that is, the one that has descriptors serves."""
+    server = prefork_server("greeter:handle", app_dir=APPS, workers=3, bind=("127.0.0.1:0", "127.0.0.1:0"))
+    workers = server.workers()
+    for able in workers:
+        wait_idle(server)
+        with limited_descriptors([pid for pid in workers if pid != able]):
+            for address in server.addresses:
+                assert greet(address) == able
+    server.wait_for_log(r"a worker is out of descriptors \(EMFILE")
+    assert server.stop() == 0
+
+
+LOSING = (
+    LOGGING
+    + """
+import os, sys, time
+import prefork
+
+class Worker(prefork.Worker):
+    def init(self):
+        time.sleep(0.5)  # a replacement takes its time
+
+    def handle(self, connection, address):
+        if connection.recv(1000) == b"lose it\\n":
+            os.dup2(os.open("/dev/null", os.O_RDONLY), self.sockets[0].fileno())
+        connection.sendall(b"%d\\n" % os.getpid())
+
+sys.exit(prefork.Master(Worker, prefork.Settings(bind=("127.0.0.1:0", "127.0.0.1:0"), workers=2)).run())
+"""
+)
+
+
+def test_a_worker_that_loses_its_own_copy_passes_on_what_has_woken_it(prefork_server: ServerFactory) -> None:
+    server = prefork_server.script(LOSING)
+    before = server.workers()
+
+    def say(text: bytes) -> int:
+        with connect(server.address, timeout=30) as client:
+            client.sendall(text)
+            return int(line(client))
+
+    victim = say(b"lose it\n")
+    wait_idle(server)
+    assert say(b"serve\n") in set(before) - {victim}
+    server.wait_for_log(rf"pid {victim}, generation 0\) exited with code 1")
     assert server.stop() == 0
 
 
