@@ -61,7 +61,7 @@ class Deaths:
             self._starved.tell(logging.WARNING, "boot", "worker %d can't boot for now: %s", death.member.slot, why)
             return
         self._log(death)
-        if death.boot_failed:
+        if self._goal.boot_failed(self._settings, death):
             self._boot_failed(death, report)
         self._look_for_crash_loop(death.at)
 

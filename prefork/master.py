@@ -320,8 +320,7 @@ class Master:
     def _roll(self, what: str) -> None:
         self.hooks.call("on_reload", self)
         self._tls = tls.renewed(self._tls, self.settings)
-        self.goal.generation += 1
-        self.goal.rolling = True
+        policy.roll(self.goal, self.roster)
         log.info("%s: generation %d", what, self.goal.generation)
         self._windows.tell(windows.Reloading(self.goal.generation))
 

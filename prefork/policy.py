@@ -154,6 +154,8 @@ class Goal:
     fork_failures: int = 0
     starved_boots: int = 0
     """Boots in a row that failed for want of descriptors or memory."""
+    killed_boots: int = 0
+    """Boots of this generation that a signal from outside ended, since the last worker became READY."""
     held: bool = False
     """No fork, no reload and no growth at all: the system is out of descriptors or memory."""
     scan_at: float = 0.0
@@ -189,7 +191,15 @@ class Goal:
 
     def booted(self) -> None:
         """A worker is READY."""
-        self.starved_boots = 0
+        self.starved_boots = self.killed_boots = 0
+
+    def boot_failed(self, settings: Settings, death: Death) -> bool:
+        """Whether ``death`` is a failed boot.
+
+        One that is killed from outside may be somebody's doing. Of as many as would be a crash loop, with none that
+        became READY in between, it is the boot that has failed: the kernel has no memory for it, for instance.
+        """
+        return death.boot_failed or (death.boot_killed and self.killed_boots >= settings.crash_limit)
 
     def thawed(self, seconds: float, now: float) -> None:
         """The master itself was frozen, for ``seconds`` at the most: every deadline starts anew."""
@@ -213,17 +223,30 @@ class Decision:
     scan_at: float
 
 
+def roll(goal: Goal, roster: Roster) -> None:
+    """Replace every worker by one of the next generation: other code, against which no death speaks yet."""
+    goal.generation += 1
+    goal.rolling = True
+    goal.killed_boots = 0
+    for slot in roster.slots.values():
+        slot.young_deaths, slot.not_before = 0, 0.0
+
+
 def judge(goal: Goal, slot: Slot, death: Death) -> None:
     """Let a death count: a young one holds its slot back, that of a worker that had proved itself clears the record.
 
-    One that starved in its boot says nothing of the application, once that has booted: all forks are held instead.
+    One that starved in its boot says nothing of the application, once that has booted: all forks are held instead. That
+    of a successor in a reload is the reload's affair and part of no crash loop: whoever it was to replace serves on.
     """
     member = death.member
     proved = member.ready_at is not None and member.ready_at >= slot.not_before
+    if death.boot_killed and member.generation == goal.generation:
+        goal.killed_boots += 1
     if death.starved and goal.ready:
         goal.boot_starved(death.at)
     elif death.young:
-        goal.young_deaths.append(death.at)
+        if not (goal.rolling and death.successor):
+            goal.young_deaths.append(death.at)
         slot.not_before = death.at + RESPAWN.delay(slot.young_deaths, 0.0)
         slot.young_deaths += 1
     elif proved or member.order is Order.RUN:

@@ -100,11 +100,19 @@ class Death:
         return self.at - self.member.born
 
     @property
+    def unready(self) -> bool:
+        """Whether it ended before READY, unasked."""
+        return self.member.ready_at is None and self.member.order is Order.RUN
+
+    @property
     def boot_failed(self) -> bool:
         """Whether it ended before READY by its own doing: an exit code, a crash, the boot deadline."""
-        if self.member.ready_at is not None or self.member.order is not Order.RUN:
-            return False
-        return self.exit.signal not in _FROM_OUTSIDE or self.member.aborted_at is not None
+        return self.unready and (self.exit.signal not in _FROM_OUTSIDE or self.member.aborted_at is not None)
+
+    @property
+    def boot_killed(self) -> bool:
+        """Whether it ended before READY by a signal from outside: an operator's, or that of a kernel out of memory."""
+        return self.unready and not self.boot_failed
 
     @property
     def starved(self) -> bool:

@@ -315,7 +315,8 @@ class Settings(Transport):
         10,
         kinds.FAILURES,
         kinds.whole("a count of deaths", least=1, most=1_000_000),
-        "This many workers that died young within crash_window are a crash loop.",
+        "This many workers that died young within crash_window are a crash loop; this many in a row that were killed "
+        "before they were ready are a boot that has failed.",
     )
     crash_window: float = setting(
         60.0,

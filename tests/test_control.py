@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import socket
 import stat
@@ -439,6 +440,28 @@ def test_a_reload_to_broken_code_answers_with_the_reason(
     assert (done.returncode, done.stdout, done.stderr) == (0, "generation 2 serves\n", "")
     with Client(path) as client:
         assert client.status().totals.failed_reloads == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["reload"], r"generation 1 failed to boot, the old one goes on: killed by SIGKILL"),
+        (["recycle", "0"], r"the replacement \(pid \d+\) failed to boot; pid \d+ goes on"),
+    ],
+)
+def test_workers_that_are_killed_in_their_boot_again_and_again_are_answered_for(
+    prefork_server: ServerFactory, tmp_path: Path, path: str, command: list[str], said: str
+) -> None:
+    """As by the kernel when there is no memory for one more: who waits for the reload does not wait for ever."""
+    app = tmp_path / "shop.py"
+    app.write_text("def handle(connection, address): connection.sendall(b'fine')\n")
+    server = prefork_server("shop:handle", app_dir=tmp_path, workers=2, control=path, crash_limit=3)
+    before = server.workers()
+    app.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    done = run(*command, "--control", path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(f"prefork: error: {said}\n", done.stderr), done.stderr
+    assert set(before) <= set(server.workers())
 
 
 def test_an_upgrade_keeps_the_pid_and_the_sums(server: Server, client: Client, path: str) -> None:

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+from typing import Literal
 
 import pytest
 
@@ -374,6 +375,97 @@ def test_a_reload_whose_boot_hangs_leaves_the_old_generation_serving() -> None:
     made.advance(100.0)
     assert made.serving == before
     assert [kind for kind in kinds(made) if kind != "Ring"] == ["Spawn", "Dump", "Abort"]
+
+
+def kill_boots(made: World, count: int) -> None:
+    """Kill so many workers in their boot, one after the other."""
+    for _ in range(count):
+        made.advance(policy.RESPAWN.maximum)
+        made.booting[0].end(signal=SIGKILL)
+        made.reap()
+        made.turn()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("way", ["degrade", "exit"])
+def test_a_reload_whose_boots_are_killed_one_after_the_other_fails(
+    workers: int, way: Literal["degrade", "exit"]
+) -> None:
+    made = serving(workers, crash_limit=4, crash_window=1000.0, on_crash_loop=way)
+    made.reload()
+    made.turn()
+    before = made.serving
+    kill_boots(made, 3)
+    assert made.goal.rolling
+    kill_boots(made, 1)
+    assert (made.goal.rolling, made.failed_reloads) == (False, 1)
+    clear(made)
+    made.advance(100.0)
+    assert made.serving == before
+    assert kinds(made) == []
+    # The old generation serves as it did: neither degraded, nor a reason to end.
+    assert (made.judge.crashes, made.judge.failure) == (Crashes.NONE, None)
+
+
+def test_boots_that_are_killed_now_and_then_end_no_reload() -> None:
+    made = serving(3, crash_limit=2)
+    made.reload()
+    made.turn()
+    for _ in range(3):
+        kill_boots(made, 1)
+        made.advance(policy.RESPAWN.maximum)
+        made.behave()
+        made.turn()
+        made.behave()
+    assert (made.goal.rolling, made.failed_reloads) == (False, 0)
+    assert {process.member.generation for process in made.alive} == {1}
+
+
+def test_boots_of_the_generation_before_that_are_killed_end_no_reload() -> None:
+    made = serving(2, crash_limit=3)
+    made.reload()
+    made.turn()
+    kill_boots(made, 2)
+    made.reload()
+    made.advance(policy.RESPAWN.maximum)
+    assert [process.member.generation for process in made.booting] == [1]
+    kill_boots(made, 3)
+    assert made.goal.rolling
+    kill_boots(made, 1)
+    assert not made.goal.rolling
+
+
+def test_a_first_generation_whose_boots_are_killed_one_after_the_other_fails() -> None:
+    made = started(1, crash_limit=4)
+    kill_boots(made, 3)
+    assert made.judge.failure is None
+    kill_boots(made, 1)
+    assert str(made.judge.failure).endswith("a worker was killed by SIGKILL before it was ready")
+
+
+def test_reloads_that_fail_are_no_crash_loop() -> None:
+    made = serving(2, crash_limit=3, on_crash_loop="exit")
+    for _ in range(10):
+        made.reload()
+        made.turn()
+        made.booting[0].end(4)
+        made.reap()
+    assert made.failed_reloads == 10
+    assert (made.judge.crashes, made.judge.failure) == (Crashes.NONE, None)
+
+
+def test_a_reload_is_tried_at_once_where_workers_died_young() -> None:
+    made = serving(1)
+    for _ in range(5):
+        made.advance(policy.RESPAWN.maximum)
+        incumbent(made).end(signal=SIGSEGV)
+        made.reap()
+        made.turn()
+    assert made.slot(0).incumbent is None
+    made.reload()
+    clear(made)
+    made.turn()
+    assert done(made, Spawn) == [Spawn(0, 1)]
 
 
 def test_a_good_reload_works_after_one_that_failed() -> None:

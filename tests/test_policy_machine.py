@@ -288,11 +288,11 @@ class Server(RuleBasedStateMachine):
     def comes_back_to_full_strength(self) -> None:
         world = self.world
         world.goal.draining.clear()
-        rolling, deaths = world.goal.rolling, len(world.deaths)
+        rolling, failed = world.goal.rolling, world.failed_reloads
         world.calm(60.0, lambda: world.goal.order is not Order.RUN or (world.full and not world.goal.rolling))
         if world.goal.order is Order.RUN:
             assert len(world.processes) == world.goal.size
-            if rolling and not any(death.boot_failed for death in world.deaths[deaths:]):
+            if rolling and world.failed_reloads == failed:
                 assert {process.member.generation for process in world.alive} == {world.goal.generation}
 
     def ends_in_time(self) -> None:

@@ -57,6 +57,7 @@ BROKEN = {
     "attribute": ("def another(connection, address): pass", "handle"),
     "exit": ("import os\nos._exit(5)", "exited with code 5"),
     "crash": ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+    "killed": ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "to boot: killed by SIGKILL before it was"),
 }
 
 
@@ -75,7 +76,7 @@ def test_a_reload_to_broken_code_changes_nothing_until_a_good_one(
 
     write(GOOD % 1)
     environment = {"PYTHONDONTWRITEBYTECODE": "1"}
-    server = prefork_server("changing:handle", app_dir=tmp_path, workers=2, options={"env": environment})
+    server = prefork_server("changing:handle", app_dir=tmp_path, workers=2, crash_limit=4, options={"env": environment})
     before = server.workers()
     with Load(server.address, clients=4) as load:
         load.wait_for(lambda tally: tally.answered > 100)
@@ -97,6 +98,7 @@ def test_a_reload_to_broken_code_changes_nothing_until_a_good_one(
         load.wait_for(lambda tally: tally.bodies[b"2"] > 100)
     assert load.tally.lost == 0, load.tally
     assert not set(steady(server, 2)) & set(before)
+    assert told(server, "crash loop") == []
     assert server.stop() == 0
 
 

@@ -139,6 +139,7 @@ def test_a_crash_loop_ends_the_server_when_that_is_wanted(prefork_server: Server
         ("Init", "RuntimeError: no database, as asked"),
         ("Leaves", "exited with code 2 before it was ready"),
         ("Crashes", "killed by SIGSEGV.* before it was ready"),
+        ("Killed", "killed by SIGKILL before it was ready"),
         ("SaysExit", "^SystemExit: configuration missing, as asked"),
     ],
 )

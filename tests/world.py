@@ -78,6 +78,7 @@ class World:
         self.judge = Deaths(self.goal, self.settings)
         self.processes: dict[int, Process] = {}
         self.deaths: list[Death] = []
+        self.failed_reloads = 0
         self.wake_at: float | None = None
         self._pids = itertools.count(101)
         self._peak = max(size, largest)
@@ -143,7 +144,10 @@ class World:
         death = self.roster.exited(member, process.ended, served=process.served, now=self.now)
         del self.processes[member.pid]
         self.deaths.append(death)
+        rolling = self.goal.rolling
         self.judge.take(self.slot(member.slot), death, "")
+        if rolling and not self.goal.rolling:
+            self.failed_reloads += 1
         return death
 
     def resize(self, size: int) -> None:
@@ -151,8 +155,7 @@ class World:
         self._peak = max(self._peak, size)
 
     def reload(self) -> None:
-        self.goal.generation += 1
-        self.goal.rolling = True
+        policy.roll(self.goal, self.roster)
 
     def stop(self, order: Order, seconds: float) -> None:
         """The server ends; the order only grows, and the deadline is set anew."""

@@ -14,7 +14,7 @@ from typing import Final
 from prefork import windows
 from prefork.control.protocol import Request
 from prefork.life import DUMP_SIGNAL
-from prefork.roster import Member
+from prefork.roster import Death, Member
 from prefork.survey import Survey
 from prefork.system import process
 from prefork.windows import Inside, News
@@ -145,14 +145,17 @@ class Operations:
         if self._inside.stopping():
             failed(_STOPS)
             return
-        old = member.pid
+        old, goal, settings = member.pid, self._inside.goal, self._inside.settings
         self._inside.roster.wanted(member, "recycled by hand")
+
+        def failed_boot(death: Death) -> bool:
+            return death.member.slot == slot and death.successor and goal.boot_failed(settings, death)
 
         def hears(news: News) -> bool:
             match news:
                 case windows.WorkerReady(new) if new.slot == slot and new.pid != old:
                     done({"slot": slot, "pid": new.pid, "before": old})
-                case windows.Died(death, _) if death.member.slot == slot and death.successor and death.boot_failed:
+                case windows.Died(death, _) if failed_boot(death):
                     failed(f"the replacement (pid {death.member.pid}) failed to boot; pid {old} goes on")
                 case windows.Scaled(size) if size <= slot:
                     failed(f"slot {slot} goes, for the server shrinks")

@@ -29,6 +29,13 @@ class Crashes(prefork.Worker):
         os.kill(os.getpid(), signal.SIGSEGV)
 
 
+class Killed(prefork.Worker):
+    """Is killed, as by a kernel that has no memory for it."""
+
+    def init(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 class SaysExit(prefork.Worker):
     """Leaves as a script would."""
 
