@@ -386,7 +386,7 @@ def test_a_worker_whose_listener_lies_beyond_its_limit_leaves_as_it_is_told(pref
         server.signal(signal.SIGHUP)
         replaced(server, before)
     server.wait_for_log("generation 1 serves")
-    assert len(told(server, "generation 0\\) exited with code 0")) == 2
+    server.wait_for(lambda: len(told(server, "generation 0\\) exited with code 0")) == 2, message="two clean exits")
     assert burst(server.address, CLIENTS).wait().answered == CLIENTS
     assert server.stop() == 0
 

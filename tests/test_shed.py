@@ -40,7 +40,8 @@ def shedding(factory: ServerFactory, app: str = "Polite", **settings: Any) -> Se
 def exhaust(server: Server) -> None:
     """Have every worker at its limit be known to be."""
     with board_of(server) as board:
-        knocking = Load(server.addresses, clients=WORKERS, timeout=PATIENCE)
+        # So many that in a SO_REUSEPORT group, where chance decides, it leaves no member out.
+        knocking = Load(server.addresses, clients=10 * WORKERS, timeout=PATIENCE)
         with knocking:
             server.wait_for(lambda: board.exhausted, message="every worker to be exhausted")
 
