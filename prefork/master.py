@@ -373,7 +373,7 @@ class Master:
         slot, generation = spawn.slot, spawn.generation
         return self._spawner.prepare(
             self._build,
-            lambda: self.hooks.call("pre_fork", self, spawn),
+            None if self.hooks.pre_fork is None else lambda: self.hooks.call("pre_fork", self, spawn),
             self._identity,
             self._windows.after_fork,
             tuple(listener for listener in self.listeners if listener.reuse_port),

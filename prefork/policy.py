@@ -27,7 +27,7 @@ from prefork.roster import Death, Member, Roster, Slot
 from prefork.scoreboard import Order
 from prefork.settings import Settings
 
-SPAWN_BATCH = 16
+SPAWN_BATCH = 64
 """Forks a decision asks for at the most, so that signals and exits are looked at in between."""
 
 DUMP_TIME = 0.5

@@ -251,14 +251,17 @@ class Pressure:
 
     def judge(self) -> None:
         """Say in the scoreboard whether every worker that serves is exhausted."""
-        serving = [member for member in self.roster if not member.starting and member.order is Order.RUN]
-        everybody = bool(serving) and all(member.pid in self.shortages for member in serving)
+        everybody = bool(self.shortages) and self._all_are_short()
         if everybody != self._exhausted:
             self._exhausted = self.board.exhausted = everybody
             if everybody:
                 self._say("all", "every worker is out of descriptors or memory")
             else:
                 self._notice("all").end("not every worker is out of descriptors or memory any more")
+
+    def _all_are_short(self) -> bool:
+        serving = [member.pid for member in self.roster if not member.starting and member.order is Order.RUN]
+        return bool(serving) and all(pid in self.shortages for pid in serving)
 
     def _note(self, pid: int, shortage: Shortage) -> None:
         self.episodes += pid not in self.shortages

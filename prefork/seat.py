@@ -231,7 +231,7 @@ class Seat:
         Nothing is added, so ``go`` stays as readable as it is; but every write is an edge (epoll(7)), and wakes one of
         those who wait for it. While the system is short nobody is woken; whoever lets go then wakes one.
         """
-        os.eventfd_write(self.go, 0)
+        eventfd_write(self.go, 0)
 
     def refused(self, count: int) -> None:
         """Say how many connections have been shed so far."""

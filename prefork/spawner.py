@@ -87,7 +87,7 @@ class Birth:
     """A worker to come: all that its life costs, but the process."""
 
     line: _Line
-    announce: Callable[[], object]
+    announce: Callable[[], object] | None
     build: Callable[[], Worker]
     given: Assignment
     start: Start
@@ -152,7 +152,7 @@ class Spawner:
     def prepare(
         self,
         build: Callable[[], Worker],
-        announce: Callable[[], object],
+        announce: Callable[[], object] | None,
         identity: Identity | None,
         after_fork: tuple[Callable[[int, int], object], ...],
         grouped: tuple[Listener, ...],
@@ -162,7 +162,7 @@ class Spawner:
 
         Args:
             build: makes the worker, in the child.
-            announce: called right before the fork.
+            announce: called right before the fork, with signals let in; None when there is nothing to call.
             identity: who the child is to become.
             after_fork: what the child is to call, with slot and generation.
             grouped: the listeners in which each slot has a socket of its own.
@@ -208,19 +208,22 @@ class Spawner:
         """
         pids: list[int] = []
         failed = None
-        private = process.runs({*self._loop.descriptors, *self._helpers(), *(birth.start.report for birth in births)})
-        for birth in births:
-            birth.announce()
-            try:
-                with signals.blocked():
-                    pids.append(process.fork(live, birth.build, birth.given, birth.start, private))
-            except OSError as error:
-                failed = error
-                break
-            finally:
-                os.close(birth.start.report)
-        for birth in births[len(pids) + (failed is not None) :]:
-            os.close(birth.start.report)
+        reports = [birth.start.report for birth in births]
+        private = process.runs({*self._loop.descriptors, *self._helpers(), *reports})
+        with signals.blocked() as mask:
+            process.flush()
+            for birth in births:
+                if birth.announce is not None:
+                    with signals.blocked(mask, only=True):
+                        birth.announce()
+                    process.flush()
+                try:
+                    pids.append(process.fork_flushed(live, birth.build, birth.given, birth.start, private))
+                except OSError as error:
+                    failed = error
+                    break
+        for report in reports:
+            os.close(report)
         for birth in births[len(pids) :]:
             self._release(birth.line)
         for birth, pid in zip(births, pids, strict=False):

@@ -30,7 +30,7 @@ def test_every_slot_gets_a_worker_at_once() -> None:
 
 
 def test_forks_come_in_batches_so_that_exits_are_looked_at_in_between() -> None:
-    made = World(Settings(workers=40))
+    made = World(Settings(workers=2 * policy.SPAWN_BATCH + 8))
     sizes = []
     while True:
         decision = policy.decide(made.settings, made.goal, made.roster, made.vital, made.now)
@@ -40,7 +40,7 @@ def test_forks_come_in_batches_so_that_exits_are_looked_at_in_between() -> None:
         sizes.append(len(decision.actions))
         for action in decision.actions:
             made._apply(action)
-    assert sizes == [policy.SPAWN_BATCH, policy.SPAWN_BATCH, 40 - 2 * policy.SPAWN_BATCH]
+    assert sizes == [policy.SPAWN_BATCH, policy.SPAWN_BATCH, 8]
 
 
 # Fork fails.

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fcntl import F_SETFL, F_SETOWN, fcntl
 from os import closerange, getpid, getppid
+from os import fork as fork_process
 from select import poll  # bound now: gevent's patches put a poll of their own into the module, which would switch
 
 _PR_SET_PDEATHSIG = 1
@@ -78,9 +79,7 @@ def fork(child: Callable[..., int], *given: object) -> int:
     """MASTER. Fork; the child calls ``child`` with what is ``given`` and exits with what it returns.
 
     The caller has blocked the signals it handles (:func:`prefork.system.signals.blocked`); the child unblocks them.
-    The child never returns from here, whatever ``child`` raises: ``os._exit`` stands in a ``finally``, so that no
-    handler, no ``atexit`` and no test framework of the parent's runs twice. The standard streams are flushed on both
-    sides, so that a line that was printed appears, and appears once.
+    The standard streams are flushed on both sides, so that a line that was printed appears, and appears once.
 
     Returns:
         The child's pid, in the parent.
@@ -89,7 +88,16 @@ def fork(child: Callable[..., int], *given: object) -> int:
         OSError: EAGAIN or ENOMEM (fork(2)); nothing has happened.
     """
     flush()
-    pid = os.fork()
+    return fork_flushed(child, *given)
+
+
+def fork_flushed(child: Callable[..., int], *given: object) -> int:
+    """MASTER. As :func:`fork`, for a caller who has flushed the streams already: who forks many flushes once.
+
+    The child never returns from here, whatever ``child`` raises: ``os._exit`` stands in a ``finally``, so that no
+    handler, no ``atexit`` and no test framework of the parent's runs twice.
+    """
+    pid = fork_process()
     if pid:
         return pid
     code = SOFTWARE

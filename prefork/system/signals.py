@@ -42,9 +42,14 @@ _UNBLOCK = int(signal.SIG_UNBLOCK)
 
 
 @contextlib.contextmanager
-def blocked(signals: Iterable[int] = MASTER) -> Iterator[set[signal.Signals]]:
-    """Block ``signals`` for the ``with`` block; yields the mask that was there and puts it back after."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+def blocked(signals: Iterable[int] = MASTER, *, only: bool = False) -> Iterator[set[signal.Signals]]:
+    """Block ``signals`` for the ``with`` block; yields the mask that was there and puts it back after.
+
+    Args:
+        signals: which.
+        only: whether all others are let in.
+    """
+    before = signal.pthread_sigmask(signal.SIG_SETMASK if only else signal.SIG_BLOCK, signals)
     try:
         yield before  # type: ignore[misc]  # typeshed allows numbers that are no Signals (real-time signals); ours are
     finally:
