@@ -1,4 +1,4 @@
-"""How long to wait before trying again: capped growth with jitter, and its reset.
+"""How long to wait before trying again: capped growth with jitter.
 
 `Backoff` is the pure rule, `Retry` counts attempts for one thing that is tried again and again. Neither
 sleeps: how the wait is interrupted is the caller's affair.
@@ -7,7 +7,7 @@ sleeps: how the wait is interrupted is the caller's affair.
 from __future__ import annotations
 
 import math
-import random
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -64,29 +64,33 @@ class Backoff:
         return min(grown, self.maximum) if self.initial else 0.0
 
 
+def chance() -> float:
+    """A random number, 0 <= n < 1, of the system's (getrandom(2)).
+
+    Not from the random module: the application may have seeded that alike in all workers, and a process that has
+    imported it seeds it anew in each child, which takes a good part of a worker's boot.
+    """
+    return int.from_bytes(os.urandom(4)) / 2**32
+
+
 class Retry:
-    """The attempts at one thing: the delay before the next, and the reset when it succeeds.
+    """The attempts at one thing: the delay before the next. It is forgotten when one succeeds.
 
     Args:
         backoff: The rule.
-        rng: Gives the jitter's random numbers, 0 <= n < 1. After a fork each process wants its own sequence;
-            the standard library seeds ``random.random`` anew in the child.
+        rng: Gives the jitter's random numbers, 0 <= n < 1; in each process others.
     """
 
     __slots__ = ("attempts", "backoff", "rng")
 
-    def __init__(self, backoff: Backoff, rng: Callable[[], float] = random.random) -> None:
+    def __init__(self, backoff: Backoff, rng: Callable[[], float] = chance) -> None:
         self.backoff = backoff
         self.rng = rng
         self.attempts = 0
-        """How many delays were given since the last reset."""
+        """How many delays were given."""
 
     def next(self) -> float:
         """Count one failure and return the seconds to wait before the next attempt."""
         delay = self.backoff.delay(self.attempts, self.rng())
         self.attempts += 1
         return delay
-
-    def reset(self) -> None:
-        """Start again from the first delay; called after a success."""
-        self.attempts = 0

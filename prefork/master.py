@@ -17,6 +17,7 @@ import signal
 from collections.abc import Callable, Iterable
 
 from prefork import holdings, openings, policy, succession, surroundings, tls, upgrade, windows
+from prefork.backoff import chance
 from prefork.deaths import Deaths
 from prefork.distress import HEADROOM
 from prefork.errors import ListenerLostError, ListenError, PreforkError
@@ -384,8 +385,7 @@ class Master:
             sockets=tuple(listener.socket_for(slot) for listener in self.listeners),
             inert=self._held.inert,
             log=Log(slot, generation),
-            # Not from the random module: what is loaded already may have seeded it.
-            limit=self.settings.requests(int.from_bytes(os.urandom(4))),
+            limit=self.settings.requests(chance()),
             workers=self.goal.size,
             elastic=self._growth is not None,
             tls=self._tls,

@@ -407,13 +407,13 @@ class Settings(Transport):
         """The delays of a worker whose accept fails."""
         return Backoff(self.backoff_initial, self.backoff_factor, self.backoff_max, self.backoff_jitter)
 
-    def requests(self, random: int) -> int:
+    def requests(self, chance: float) -> int:
         """After how many connections a worker is replaced; 0 = never.
 
         Args:
-            random: A number at random, for the jitter; large beside ``max_requests_jitter``.
+            chance: Where in the jitter its number falls, 0 <= chance < 1.
         """
-        return self.max_requests and self.max_requests + random % (self.max_requests_jitter + 1)
+        return self.max_requests and self.max_requests + int(chance * (self.max_requests_jitter + 1))
 
     def size(self, cpus: int) -> tuple[int, int, int]:
         """How many workers to run.

@@ -5,8 +5,6 @@ Pure but for the random numbers of its jitter.
 
 from __future__ import annotations
 
-import os
-
 from prefork.backoff import Backoff, Retry
 from prefork.net.verdict import Verdict
 
@@ -30,7 +28,7 @@ class Spell:
     """
 
     def __init__(self, backoff: Backoff) -> None:
-        self._retry = Retry(backoff, _random)
+        self._retry = Retry(backoff)
         self.fruitless = 0
         self.failures = 0
         self.relieved()
@@ -72,12 +70,3 @@ class Spell:
         seconds = self._retry.next()
         self.waited += seconds
         return seconds
-
-
-def _random() -> float:
-    """A random number, 0 <= n < 1, of the system's.
-
-    The application may have seeded those of the module alike in all workers; and to seed a generator for each worker
-    would take a good part of its boot.
-    """
-    return int.from_bytes(os.urandom(4)) / 2**32

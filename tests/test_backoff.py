@@ -69,13 +69,10 @@ def test_parameters_out_of_range_are_refused(initial: float, factor: float, maxi
         Backoff(initial, factor, maximum, jitter)
 
 
-def test_retry_counts_and_starts_again_after_a_reset() -> None:
+def test_retry_counts() -> None:
     retry = Retry(Backoff(1.0, 2.0, 4.0, 0.0))
     assert [retry.next() for _ in range(4)] == [1.0, 2.0, 4.0, 4.0]
     assert retry.attempts == 4
-    retry.reset()
-    assert retry.attempts == 0
-    assert retry.next() == 1.0
 
 
 def test_retry_draws_its_jitter_from_the_given_source() -> None:
