@@ -114,6 +114,7 @@ class ChunkedBody(Body):
         self._left = 0  # bytes of the chunk in hand
         self._total = 0
         self._begun = False
+        self._defect: tuple[int, str] | None = None
 
     @property
     def surplus(self) -> bool:
@@ -122,9 +123,17 @@ class ChunkedBody(Body):
 
     def readinto(self, buffer: Any) -> int:
         """Fill ``buffer`` from the chunk in hand, or from the next."""
+        if self._defect is not None:
+            raise RequestError(*self._defect)
         if self.ended or not len(buffer):
             return 0
-        if not self._left and not self._next_chunk():
+        if not self._left:
+            try:
+                self._left = self._next_chunk()
+            except RequestError as error:
+                self._defect = error.status, error.why  # what follows is no body, however often it is asked for
+                raise
+        if not self._left:
             return 0
         size = min(len(buffer), self._left)
         if not self._buffer:
@@ -136,22 +145,23 @@ class ChunkedBody(Body):
         self._left -= size
         return size
 
-    def _next_chunk(self) -> bool:
-        if self._begun and self._line(0):
-            raise RequestError(400, "a chunk is longer than it says")
+    def _next_chunk(self) -> int:
+        """How long the next chunk is; 0 when there is none."""
+        if self._begun:
+            self._line(0)  # what ends the chunk before
         self._begun = True
         match = _CHUNK.fullmatch(self._line(_CHUNK_LINE))
         if match is None:
             raise RequestError(400, "the size of a chunk can't be read")
-        self._left = int(match[1], 16)
-        self._total += self._left
+        size = int(match[1], 16)
+        self._total += size
         limit = self._options.limit_request_body
         if limit and self._total > limit:
             raise RequestError(413, "the body is too long")
-        if not self._left:
+        if not size:
             self._trailer()
             self.ended = True
-        return not self.ended
+        return size
 
     def _trailer(self) -> None:
         for _ in range(self._options.limit_request_fields + 1):
@@ -166,7 +176,7 @@ class ChunkedBody(Body):
         """The next line, without its CRLF."""
         while (end := self._buffer.find(b"\r\n", 0, longest + 2)) < 0:
             if len(self._buffer) >= longest + 2 or b"\n" in self._buffer:
-                raise RequestError(400, "a line of the chunked body is too long, or does not end with CR LF")
+                raise RequestError(400, "a chunk, or a line around it, is too long or does not end with CR LF")
             self._buffer += self._fetch(RECEIVE)
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 2]

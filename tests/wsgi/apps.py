@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -294,8 +295,47 @@ def slow_to_close(environ: Environ, start: Start) -> Iterable[bytes]:
     return Slow([b"hello"])
 
 
+def fails_late(environ: Environ, start: Start) -> Iterator[bytes]:
+    """Fails once the FIFO that the query names was written to, when the client has what was sent before."""
+    start("200 OK", [TEXT])
+    yield b"sent"
+    with open(environ["QUERY_STRING"], "rb") as fifo:
+        fifo.read()
+    raise ZeroDivisionError("on purpose")
+
+
+def big(environ: Environ, start: Start) -> list[bytes]:
+    """As many MiB as the query says in one piece; waits before for the FIFO that the path names, if there is one."""
+    if environ["PATH_INFO"] != "/":
+        print("application ran", flush=True)
+        with open(environ["PATH_INFO"], "rb") as fifo:
+            fifo.read()
+    start("200 OK", [TEXT])
+    return [b"x" * (int(environ["QUERY_STRING"]) << 20)]
+
+
+def reads_on(environ: Environ, start: Start) -> list[bytes]:
+    """What each of three reads gives, as JSON, whatever the one before gave."""
+    got = []
+    for _ in range(3):
+        try:
+            got.append(environ["wsgi.input"].read(5).decode())
+        except OSError as error:
+            got.append(str(error))
+    start("200 OK", [("Content-Type", "application/json")])
+    return [json.dumps(got).encode()]
+
+
 def remote_user(environ: Environ, start: Start) -> list[bytes]:
     environ["REMOTE_USER"] = 'a "quoted" \u263a user'
+    start("200 OK", [TEXT])
+    return [b"hello"]
+
+
+def changes_environ(environ: Environ, start: Start) -> list[bytes]:
+    """As middleware does that keeps no rule of PEP 3333."""
+    environ["REMOTE_USER"] = uuid.UUID(int=5)
+    del environ["SERVER_PROTOCOL"]
     start("200 OK", [TEXT])
     return [b"hello"]
 

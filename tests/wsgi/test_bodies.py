@@ -137,6 +137,22 @@ def test_a_body_that_can_not_be_stored(tmp_path: Path) -> None:
         assert "Traceback" not in server.log()
 
 
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (b"x\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "the size of a chunk can't be read"),
+        (b"9\r\nhello\r\n0\r\n\r\n", "the body is too long"),
+        (b"0\r\nA\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "a trailer field can't be read"),
+    ],
+)
+def test_nothing_is_read_behind_a_defect(body: bytes, error: str) -> None:
+    """However often an application asks for it."""
+    with serving("reads_on", options={"spool": "none", "limit_request_body": 8}) as server:
+        head = get("/", "Transfer-Encoding: chunked", method="POST")
+        assert ask(server, head + body).json() == [error] * 3
+        assert_clean(server)
+
+
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 EXPECTS = "Expect: 100-continue"
 
