@@ -44,7 +44,7 @@ class AccessLog:
         """Write the line of one request. Never raises: a full disk is no reason to serve nobody.
 
         Args:
-            environ: The request's; it may lack what could not be read.
+            environ: The request's; it may lack what could not be read, and the application may have changed it.
             status: The status line, or at least its code; "" when nothing was sent.
             sent: How many bytes of body.
             seconds: From the accepted connection to the end of the response.
@@ -124,6 +124,7 @@ def _json(environ: Mapping[str, Any], code: str, sent: int, seconds: float, now:
                 "user_agent": environ.get("HTTP_USER_AGENT"),
             },
             separators=(",", ":"),
+            default=str,
         )
         + "\n"
     )
@@ -131,13 +132,13 @@ def _json(environ: Mapping[str, Any], code: str, sent: int, seconds: float, now:
 
 def _request(environ: Mapping[str, Any]) -> str:
     method, uri = environ.get("REQUEST_METHOD"), environ.get("REQUEST_URI")
-    return f"{method} {uri} {environ['SERVER_PROTOCOL']}" if method and uri else ""
+    return f"{method} {uri} {environ.get('SERVER_PROTOCOL')}" if method and uri else ""
 
 
-def _escape(value: str | None) -> str:
+def _escape(value: object) -> str:
     """``value`` as it may stand within quotes: all that would end them, or the line, by its number."""
-    if not value:
+    if value is None or value == "":
         return "-"
     return _ESCAPED.sub(
-        lambda match: f"\\x{ord(match[0]):02x}" if match[0] < "\u0100" else ascii(match[0])[1:-1], value
+        lambda match: f"\\x{ord(match[0]):02x}" if match[0] < "\u0100" else ascii(match[0])[1:-1], str(value)
     )

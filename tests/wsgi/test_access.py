@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -104,6 +105,16 @@ def test_the_user_that_the_application_names(tmp_path: Path) -> None:
     with serving("remote_user", validate=False, options={"access_log": str(path)}) as server:
         ask(server, get())
         assert r" - a \x22quoted\x22 \u263a user [" in lines(path, 1)[0]
+
+
+@pytest.mark.parametrize("form", ["combined", "json"])
+def test_what_the_application_leaves_of_the_environ(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "access"
+    options = {"access_log": str(path), "access_log_format": form}
+    with serving("changes_environ", validate=False, options=options) as server:
+        assert ask(server, get()).body == b"hello"
+        assert str(uuid.UUID(int=5)) in lines(path, 1)[0]
+        assert_clean(server)
 
 
 def test_an_application_that_failed(tmp_path: Path) -> None:
