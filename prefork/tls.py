@@ -176,7 +176,7 @@ def close(secured: ssl.SSLSocket, *, whole: bool) -> None:
     """
     try:
         if whole and secured.fileno() >= 0:
-            _say_goodbye(secured)
+            say_goodbye(secured)
     finally:
         secured.close()
         if secured.fileno() >= 0:
@@ -184,7 +184,8 @@ def close(secured: ssl.SSLSocket, *, whole: bool) -> None:
             os.close(secured.detach())
 
 
-def _say_goodbye(secured: ssl.SSLSocket) -> None:
+def say_goodbye(secured: ssl.SSLSocket) -> None:
+    """Send close_notify, unless there is no room for it within `GOODBYE` seconds or nobody to read it. WORKER."""
     import ssl
 
     deadline = time.monotonic() + GOODBYE

@@ -52,8 +52,8 @@ class Pace:
     Args:
         io_timeout: Seconds; ``math.inf`` for no limit.
         seconds_per_byte: What a byte that moves puts back; ``math.inf`` makes any progress enough.
-        waiting: Told before each wait how many seconds it may last at most, so that the limit of the worker's own
-            busy time can be put off: that one is the application's. Not told of a wait without limit.
+        waiting: Told before each wait how many seconds it may last at most, infinity included, and 0 when it is over,
+            so that the limit of the worker's own busy time can be put off: that one is the application's.
     """
 
     io_timeout: float = math.inf
@@ -77,6 +77,7 @@ class Channel:
 
     can_sendfile: ClassVar[bool] = True
     _flags: ClassVar[int] = _DONTWAIT
+    _counts: ClassVar[bool] = True  # whether a call says of all that it has moved, before it would block
 
     def __init__(self, connection: socket.socket, pace: Pace) -> None:
         if connection.gettimeout():
@@ -218,20 +219,24 @@ class Channel:
         longest = min(self._patience, self.deadline - time.monotonic())
         if longest <= 0:
             raise RequestError(408, "the client was too slow")
-        if self._pace.waiting is not None and longest != math.inf:
-            self._pace.waiting(longest)
-        unsent = self._queued(termios.TIOCOUTQ) if event == select.POLLOUT else 0
+        waiting = self._pace.waiting
+        if waiting is not None:
+            waiting(longest)
+        queue = termios.TIOCOUTQ if event == select.POLLOUT else termios.FIONREAD
+        before = self._queued(queue)
         began = time.monotonic()
         ready = self._poll(event, None if longest == math.inf else longest * 1000)
         self._patience -= time.monotonic() - began
-        if ready:
+        if waiting is not None:
+            waiting(0.0)
+        if ready and self._counts:
             return
         # The kernel reports room only when a good part of the buffer is free. A reader that is slow but steady may
         # not have come so far, yet what it has read left the queue.
-        taken = unsent - self._queued(termios.TIOCOUTQ) if unsent else 0
-        if taken <= 0:
+        moved = abs(self._queued(queue) - before)
+        if not ready and not moved:
             raise RequestError(408, "the client was too slow")
-        self._moved(taken)
+        self._moved(moved)
 
     def _poll(self, event: int, milliseconds: float | None) -> list[tuple[int, int]]:
         poll = select.poll()

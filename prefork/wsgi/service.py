@@ -57,8 +57,8 @@ class Service:
             of each connection is asked for.
         io_timeout: Seconds that a client may make a send or receive wait; 0 for no limit.
         tls: From `prefork.tls.context_of`; None for plain HTTP.
-        waiting: Told before each wait for a client how many seconds it may last at most, so that a limit of the
-            worker's busy time can be put off for the client's part of it.
+        waiting: Told before each wait for a client how many seconds it may last at most, infinity included, and 0 when
+            it is over, so that a limit of the worker's busy time can be put off for the client's part of it.
 
     Raises:
         PreforkError: The installed httptools is not safe.

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 import ssl
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
-from prefork.tls import HandshakeError, reason
+from prefork.tls import HandshakeError, reason, say_goodbye
+from prefork.tls import close as close_secured
 from prefork.wsgi.channel import Channel, Pace
 from prefork.wsgi.refusal import ClientGoneError, RequestError
+
+# RFC 4514, 2.4
+_ESCAPED: Final = re.compile(r'["+,;<>\\\0]|^[ #]| $')
 
 
 class TLSChannel(Channel):
@@ -28,6 +33,7 @@ class TLSChannel(Channel):
 
     can_sendfile: ClassVar[bool] = False
     _flags: ClassVar[int] = 0  # a TLS socket takes none; it is made non-blocking
+    _counts: ClassVar[bool] = False  # OpenSSL says nothing before a record is there, or all is written
 
     def __init__(self, connection: socket.socket, pace: Pace, context: ssl.SSLContext) -> None:
         try:
@@ -67,23 +73,17 @@ class TLSChannel(Channel):
             environ["SSL_CLIENT_S_DN"] = _distinguished_name(self._tls.getpeercert() or {})
         return environ
 
-    def unread(self) -> bool:
-        """Whether bytes wait that nobody has received; under TLS the client's last record always may."""
-        return False
-
-    def close(self) -> None:
-        """Tell the client that this is the end and no cut (close_notify, RFC 8446, 6.1), and close."""
-        try:
-            self._tls.unwrap()
-        except (OSError, ValueError):
-            pass  # it does not wait for the client to say the same
+    def abort(self) -> None:
+        """Close at once, by RST, and without the close_notify that would call a response whole."""
+        super().abort()
         self._tls.close()
 
+    def close(self) -> None:
+        """Tell the client that this is the end and no cut, and close."""
+        close_secured(self._tls, whole=True)
+
     def _end_sending(self) -> None:
-        try:
-            self._tls.unwrap()
-        except OSError:
-            pass
+        say_goodbye(self._tls)
         socket.socket.shutdown(self._tls, socket.SHUT_WR)
 
     def _discard(self, size: int) -> bytes:
@@ -106,5 +106,13 @@ class TLSChannel(Channel):
 
 
 def _distinguished_name(certificate: Any) -> str:
-    """The subject of a certificate, as ``getpeercert()`` gives it, in one line (RFC 4514, without its escapes)."""
-    return ",".join(f"{key}={value}" for part in reversed(certificate.get("subject", ())) for key, value in part)
+    """The subject of a certificate, as ``getpeercert()`` gives it, in one line (RFC 4514).
+
+    Whoever signed it may have let its owner choose a name, which must not pass for several.
+    """
+    parts = reversed(certificate.get("subject", ()))
+    return ",".join("+".join(f"{key}={_ESCAPED.sub(_escape, value)}" for key, value in part) for part in parts)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return "\\00" if match[0] == "\0" else f"\\{match[0]}"

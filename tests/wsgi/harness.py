@@ -124,6 +124,12 @@ def ask(server: Server, *pieces: bytes, half_close: bool = False) -> Reply:
     return parse(exchange(server.address, *pieces, half_close=half_close), method)
 
 
+def release(fifo: str) -> None:
+    """Let the application go on that waits for the FIFO."""
+    with open(fifo, "wb") as writing:
+        writing.write(b"go")
+
+
 def assert_clean(server: Server) -> None:
     """Nothing has failed in the server, nor has the validator found anything."""
     log = server.log()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 import threading
@@ -15,7 +14,7 @@ import pytest
 
 from prefork.testing.client import connect
 from prefork.testing.server import Server
-from tests.wsgi.harness import WITHIN, ask, assert_clean, exchange, get, parse, post, read_all, serving
+from tests.wsgi.harness import WITHIN, ask, assert_clean, exchange, get, parse, post, read_all, release, serving
 
 TOO_SLOW = "refused .*: 408, the client was too slow"
 
@@ -177,18 +176,8 @@ def test_each_wait_is_announced() -> None:
             server.wait_for_log(r"^waiting (29|30)\.")
             client.sendall(request[-3:])
             assert parse(read_all(client)).body == b"hello"
-
-
-@pytest.fixture
-def fifo(tmp_path: Path) -> str:
-    path = str(tmp_path / "fifo")
-    os.mkfifo(path)
-    return path
-
-
-def release(fifo: str) -> None:
-    with open(fifo, "wb") as writing:
-        writing.write(b"go")
+        said = [line.split()[1] for line in server.log().splitlines() if line.startswith("waiting")]
+        assert said[1::2] == ["0.000"] * 2, "and that it is over"
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0", "unix:{}/socket"])

@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import struct
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from prefork.testing.client import connect
 from prefork.testing.server import Server
+from prefork.wsgi.channel import Channel, Pace
+from prefork.wsgi.tls import TLSChannel, _distinguished_name
 from tests.tls_clients import CERTS, KEYS, client_context, secured
 from tests.wsgi.apps import CONTENT
-from tests.wsgi.harness import WITHIN, assert_clean, get, parse, post, read_all, serving
+from tests.wsgi.harness import WITHIN, assert_clean, get, parse, post, read_all, release, serving
 
 
 def exchange(server: Server, request: bytes, context: ssl.SSLContext | None = None) -> bytes:
     with secured(server, context) as client:
         client.sendall(request)
         return read_all(client)
+
+
+def small_buffer(server: Server) -> ssl.SSLSocket:
+    """A client that takes little before it reads."""
+    plain = socket.socket()
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    plain.settimeout(WITHIN)
+    host, _, port = server.address.rpartition(":")
+    plain.connect((host, int(port)))
+    return client_context().wrap_socket(plain, server_hostname="localhost", suppress_ragged_eofs=False)
+
+
+class Silent(Channel):
+    """What `TLSChannel` is, but for the keys."""
+
+    _counts = TLSChannel._counts
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +95,93 @@ def test_an_early_answer_reaches_who_is_still_sending() -> None:
     with serving("echo", options={**KEYS, "limit_request_body": 1000}) as server:
         assert parse(exchange(server, post(b"a" * 2_000_000))).status == 413
         assert_clean(server)
+
+
+def test_a_second_request_does_not_cost_the_first_answer(fifo: str) -> None:
+    """In several records, of which none is read."""
+    with serving("big", validate=False, options=KEYS) as server, small_buffer(server) as client:
+        client.sendall(get(f"{fifo}?2"))
+        server.wait_for_log("application ran")
+        for _ in range(3):
+            client.sendall(get("/second"))
+        release(fifo)
+        assert len(parse(read_all(client)).body) == 2 << 20
+        assert_clean(server)
+
+
+def test_a_response_that_was_cut_does_not_look_whole(fifo: str) -> None:
+    """HTTP/1.0 has no other sign of the end than close_notify."""
+    with serving("fails_late", validate=False, options=KEYS) as server, secured(server) as client:
+        client.sendall(get(f"/?{fifo}", version="1.0"))
+        while not (said := client.recv(1 << 16)).endswith(b"sent"):
+            assert said
+        release(fifo)
+        with pytest.raises((ssl.SSLEOFError, ConnectionResetError)):
+            read_all(client)
+
+
+def test_what_a_client_takes_of_a_big_piece_counts() -> None:
+    """OpenSSL does not say what it has sent before it has sent all, which may take many waits."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        try:
+            while True:
+                ours.send(b"x" * (1 << 16))
+        except BlockingIOError:
+            pass
+        channel = Silent(ours, Pace(io_timeout=WITHIN))
+        reader = threading.Timer(0.05, lambda: theirs.recv(1 << 24))  # so that it is waited for
+        reader.start()
+        channel._wait(select.POLLOUT)
+        reader.join()
+        assert channel._patience == WITHIN
+
+
+def test_who_sends_steadily_is_not_cut() -> None:
+    """Nor does OpenSSL say what it has received of a record before it has all of it."""
+    with serving("echo", options={**KEYS, "min_rate": 1000}, io_timeout=0.5) as server:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        with connect(server.address, timeout=WITHIN) as client:
+            session = client_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+
+            def turn(act: Callable[[], object]) -> bool:
+                """Whether ``act`` came to its end; if not, the server has been given what it wants."""
+                try:
+                    act()
+                except ssl.SSLWantReadError:
+                    client.sendall(outgoing.read())
+                    piece = client.recv(1 << 16)
+                    assert piece, "the server has closed"
+                    incoming.write(piece)
+                    return False
+                client.sendall(outgoing.read())
+                return True
+
+            while not turn(session.do_handshake):
+                pass
+            body = b"a" * 4000
+            request = post(body)
+            turn(lambda: session.write(request[:-4000]))
+            session.write(body)
+            record = outgoing.read()
+            for at in range(0, len(record), 40):
+                client.sendall(record[at : at + 40])
+                time.sleep(0.01)  # the client's slowness: it takes twice io_timeout
+            received = [b"?"]
+            while received[-1]:
+                turn(lambda: received.append(session.read(1 << 16)))
+            assert parse(b"".join(received[1:])).body == body
+        assert_clean(server)
+
+
+def test_the_subject_of_a_certificate() -> None:
+    """A name with a comma in it is one name."""
+    subject = ((("countryName", "DE"),), (("organizationName", 'a, "b" + c=d'), ("commonName", "#x\\ ")))
+    assert _distinguished_name({"subject": subject}) == (
+        r"organizationName=a\, \"b\" \+ c=d+commonName=\#x\\\ ,countryName=DE"
+    )
+    assert _distinguished_name({}) == ""
 
 
 @pytest.mark.parametrize("sent", [get(), b"\x16\x03\x01\x00\x05nonsense", b"\0"])

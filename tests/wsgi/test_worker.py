@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,6 +123,23 @@ def test_a_slow_client_is_no_hang() -> None:
             assert parse(read_all(client)).body == b"a" * 50
         assert server.workers() == workers
         assert_clean(server)
+
+
+def test_a_client_without_limit_is_no_hang_and_the_application_is_still_one() -> None:
+    flags = ["--timeout", "1", "--io-timeout", "0", "--header-timeout", "0"]
+    with serving("tests.wsgi.apps:slow", "--workers", "1", *flags) as server:
+        workers = server.workers()
+        with connect(server.address, timeout=WITHIN) as client:
+            client.sendall(get("/1")[:-1])
+            time.sleep(2.5)  # more than the timeout, and the time that the master may take to see that
+            client.sendall(b"\n")
+            assert parse(read_all(client)).body == b"slow"
+        assert server.workers() == workers
+        with connect(server.address, timeout=WITHIN) as client:
+            client.sendall(get("/600000")[:-1])
+            time.sleep(0.1)  # so that it is waited for
+            client.sendall(b"\n")
+            server.wait_for_log(r"in slow\b")  # the application's frame
 
 
 def test_who_can_not_be_served_is_told_when_to_come_again() -> None:
