@@ -55,7 +55,7 @@ def set_target(environ: dict[str, Any], target: bytes, script_name: str = "") ->
     Args:
         environ: Has the request line and header fields already.
         target: ASCII without controls and spaces.
-        script_name: The path where the application is mounted, or "".
+        script_name: From `spelled`; the path where the application is mounted, or "".
 
     Raises:
         RequestError: The target has none of the forms of RFC 9112, 3.2 that a server takes.
@@ -66,11 +66,16 @@ def set_target(environ: dict[str, Any], target: bytes, script_name: str = "") ->
         text = _origin_form(environ, text)
     path, _, environ["QUERY_STRING"] = text.partition("?")
     if "%" in path:
-        path = unquote_to_bytes(path).decode("latin-1")
+        path = spelled(path)
     if script_name and (path == script_name or path.startswith(script_name + "/")):
         environ["SCRIPT_NAME"] = script_name
         path = path[len(script_name) :]
     environ["PATH_INFO"] = path
+
+
+def spelled(path: str) -> str:
+    """A URL's path as PEP 3333 has it: its bytes, unescaped, each as one character. Pure."""
+    return unquote_to_bytes(path).decode("latin-1")
 
 
 def _origin_form(environ: dict[str, Any], text: str) -> str:

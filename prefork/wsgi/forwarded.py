@@ -100,6 +100,8 @@ def apply(environ: dict[str, Any], trusts: Callable[[str], bool]) -> None:
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
+    if "%" in text:
+        return None  # a zone says something to one machine alone (RFC 4007, 11.2), and may be any text
     try:
         address = ip_address(text)
     except ValueError:

@@ -21,7 +21,7 @@ from prefork.tls import HandshakeError
 from prefork.wsgi.access import AccessLog
 from prefork.wsgi.body import Body, open_body, spool
 from prefork.wsgi.channel import RECEIVE, Channel, Pace
-from prefork.wsgi.environ import base_environ, server_name, set_peer, set_target
+from prefork.wsgi.environ import base_environ, server_name, set_peer, set_target, spelled
 from prefork.wsgi.forwarded import NAMES as FORWARDED
 from prefork.wsgi.forwarded import apply as apply_forwarded
 from prefork.wsgi.forwarded import truster
@@ -89,6 +89,7 @@ class Service:
         self._no_tls = Notice(log)
         if tls is not None:
             tls.set_alpn_protocols(["http/1.1"])
+        self._script_name = spelled(options.script_name)
         self._base = base_environ(tls=tls is not None)
         name = _only_name(tuple(sockets))
         self._named = name is not None
@@ -182,7 +183,7 @@ class Service:
         target = parse_head(head, environ, options)
         response.http11 = environ["SERVER_PROTOCOL"] == "HTTP/1.1"
         check_host(environ)
-        set_target(environ, target, options.script_name)
+        set_target(environ, target, self._script_name)
         length = transfer_length(environ)
         expected = expects_continue(environ)
         if not self._named:

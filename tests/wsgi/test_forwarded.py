@@ -36,6 +36,8 @@ def applied(peer: str, trusted: str, **fields: str) -> dict[str, Any]:
         ("10.0.0.1", "1.2.3.4, ", "10.0.0.1"),
         ("10.0.0.1", "256.1.1.1", "10.0.0.1"),
         ("10.0.0.1", "x" * 8000, "10.0.0.1"),
+        ("*", "fe80::1%<any text>", "10.0.0.1"),
+        ("10.0.0.0/8", "1.2.3.4, ::ffff:10.1.1.1%x, 10.2.2.2", "10.2.2.2"),
     ],
 )
 def test_the_client_of_a_trusted_proxy(trusted: str, chain: str, client: str) -> None:

@@ -353,6 +353,14 @@ def test_script_name() -> None:
         assert_clean(server)
 
 
+@pytest.mark.parametrize("given", ["/a-caf\xe9", "/a-caf%C3%A9"])
+def test_script_name_beyond_ascii(given: str) -> None:
+    with serving("show", options={"script_name": given}) as server:
+        environ = ask(server, get("/a-caf%c3%a9/menu")).json()
+        assert (environ["SCRIPT_NAME"], environ["PATH_INFO"]) == ("/a-caf\xc3\xa9", "/menu")
+        assert_clean(server)
+
+
 def test_errors_of_the_application_go_to_standard_error() -> None:
     with serving("tell") as server:
         assert ask(server, get("/error")).body == b"told"
