@@ -239,8 +239,7 @@ class Service:
             log.exception("the application failed on %s %s", environ.get("REQUEST_METHOD"), environ.get("REQUEST_URI"))
             return _refuse(channel, response, 500, "the application failed")
         except BaseException:
-            if response.until_close:
-                channel.abort()
+            _refuse(channel, response, 500, "the application failed")
             raise
         return True
 

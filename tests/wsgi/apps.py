@@ -146,6 +146,10 @@ def clears(environ: Environ, start: Start) -> list[bytes]:
     raise ZeroDivisionError("on purpose")
 
 
+def exits_at_once(environ: Environ, start: Start) -> list[bytes]:
+    sys.exit(5)
+
+
 def exits(environ: Environ, start: Start) -> Iterator[bytes]:
     start("200 OK", [TEXT])
     yield b"sent"
@@ -351,9 +355,13 @@ def _in_file(at: int = 0, buffering: int = -1) -> Any:
 
 
 def _unflushed() -> Any:
-    source = _in_file(len(CONTENT) - 3)
+    """What was written is in the buffer alone: a seek within what was read into it writes nothing."""
+    begin = len(CONTENT) - 100
+    source = _in_file(begin)
+    source.read(1)
+    source.seek(len(CONTENT) - 6)
     source.write(b"end")
-    source.seek(0)
+    source.seek(begin)
     return source
 
 

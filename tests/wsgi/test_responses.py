@@ -228,6 +228,9 @@ def test_an_application_that_exits() -> None:
         with pytest.raises(ConnectionResetError):
             read_all(client)
         assert server.wait() == 5
+    with serving("exits_at_once", validate=False) as server:
+        assert ask(server, get()).status == 500
+        assert server.wait() == 5
 
 
 def test_the_iterable_is_closed() -> None:
@@ -289,7 +292,7 @@ def files() -> Iterator[Server]:
     [
         ("buffered", True, CONTENT),
         ("raw", True, CONTENT),
-        ("unflushed", True, CONTENT[:-3] + b"end"),
+        ("unflushed", True, CONTENT[-100:-6] + b"end" + CONTENT[-3:]),
         ("offset", True, CONTENT[1000:]),
         ("end", True, b""),
         ("short", True, CONTENT[:1000]),
