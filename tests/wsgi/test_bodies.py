@@ -177,6 +177,14 @@ def test_continue_when_the_body_is_read(spool: str) -> None:
         assert_clean(server)
 
 
+def test_continue_comes_once() -> None:
+    """However many receives the body takes."""
+    with serving("echo") as server:
+        head, end, body = post(b"a" * 300_000, EXPECTS).partition(b"\r\n\r\n")
+        reply = parse(_converse(server, head + end, body))
+        assert (reply.interim, reply.body) == ([100], body)
+
+
 def test_no_continue_when_the_body_is_not_read() -> None:
     with serving("ignore_body") as server:
         reply = parse(_converse(server, get("/", "Content-Length: 5", EXPECTS, method="POST"), b"hello"))

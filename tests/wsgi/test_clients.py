@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -14,8 +15,10 @@ import pytest
 
 from prefork.testing.client import connect
 from prefork.testing.server import Server
+from prefork.wsgi.channel import Channel, Pace
 from tests.wsgi.harness import WITHIN, ask, assert_clean, exchange, get, parse, post, read_all, release, serving
 
+CHUNKED = get("/", "Transfer-Encoding: chunked", method="POST") + b"5\r\nhello\r\n0\r\n\r\n"
 TOO_SLOW = "refused .*: 408, the client was too slow"
 
 
@@ -155,6 +158,30 @@ def test_who_reads_slowly_but_steadily_is_not_cut(response: str) -> None:
         assert_clean(server)
 
 
+@pytest.mark.parametrize("by", ["send", "sendfile"])
+def test_what_is_taken_gives_patience_back(by: str) -> None:
+    size = 4 << 20
+    ours, theirs = socket.socketpair()
+    with ours, theirs, tempfile.TemporaryFile() as file:
+        file.truncate(size)
+        channel = Channel(ours, Pace(io_timeout=WITHIN))
+
+        def read() -> None:
+            time.sleep(0.05)  # so that it is waited for
+            left = size
+            while left:
+                left -= len(theirs.recv(1 << 16))
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        if by == "send":
+            channel.send(b"x" * size)
+        else:
+            assert channel.sendfile(file.fileno(), 0, size) == size
+        reader.join()
+        assert channel._patience == WITHIN
+
+
 def test_a_timeout_that_the_socket_had_before() -> None:
     """As a worker with io_timeout sets one: the service's own limits hold, and no other."""
     with serving("echo", io_timeout=WITHIN, timeout=0.05) as server:
@@ -231,6 +258,32 @@ def test_a_second_request_on_the_connection_does_not_cost_the_first_answer(fifo:
         assert_clean(server)
 
 
+def still_heard(client: socket.socket) -> bool:
+    """Whether the server takes what is sent behind its answer; when it has closed, that is answered by RST."""
+    try:
+        for _ in range(10):
+            client.sendall(b"a")
+            time.sleep(0.02)  # for the RST, which comes by itself
+    except ConnectionError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("request_", [get(), post(b"hello"), CHUNKED])
+def test_who_has_begun_another_request_is_waited_for(request_: bytes) -> None:
+    """The rest of that comes later: met by a close, it would cost the answer. Who has not is left at once."""
+    with serving("echo", options={"spool": "none"}) as server:
+        for request, heard in ((request_ + b"GET", True), (request_, False)):
+            for cut in (len(request), len(request_) - 2):
+                with connect(server.address, timeout=WITHIN) as client:
+                    client.sendall(request[:cut])
+                    time.sleep(0.02)  # so that the pieces are received apart; if not, the test merely proves less
+                    client.sendall(request[cut:])
+                    assert parse(read_all(client)).status == 200
+                    assert still_heard(client) == heard
+        assert_clean(server)
+
+
 @pytest.mark.parametrize("path", ["/length", "/chunked"])
 def test_a_slow_close_of_the_applications_does_not_hold_the_response_back(fifo: str, path: str) -> None:
     with serving("slow_to_close", validate=False) as server, connect(server.address, timeout=WITHIN) as client:
@@ -267,22 +320,27 @@ def test_who_never_stops_sending_is_left(interval: float) -> None:
         with connect(server.address, timeout=WITHIN) as client:
             client.sendall(post(b"a" * 2000)[:-1000])
             stopped = threading.Event()
+            poured = 0
 
             def pour() -> None:
+                nonlocal poured
                 try:
                     while not stopped.is_set():
-                        client.sendall(b"a" * (1000 if interval else 1 << 20))
+                        poured += client.send(b"a" * (1000 if interval else 1 << 20))
                         stopped.wait(interval)
                 except OSError:
                     pass
 
             thread = threading.Thread(target=pour)
             thread.start()
+            began = time.monotonic()
             try:
                 assert ask(server, post(b"hello")).body == b"hello"
+                assert time.monotonic() - began < 15
             finally:
                 stopped.set()
                 thread.join()
+            assert poured < 48 << 20, "16 MiB, and what the kernel holds"
         assert_clean(server)
 
 

@@ -58,6 +58,8 @@ def test_the_scheme_of_a_trusted_proxy(said: str, scheme: str) -> None:
 
 @pytest.mark.parametrize("trusted", ["", "10.0.0.2", "10.0.1.0/24,::1"])
 def test_nobody_else_is_believed_or_even_heard(trusted: str) -> None:
+    said = ("BY", "FOR", "HOST", "PORT", "PREFIX", "PROTO", "PROTOCOL", "SCHEME", "SERVER", "SSL")
+    assert {*(f"HTTP_X_FORWARDED_{word}" for word in said), "HTTP_FORWARDED", "HTTP_X_REAL_IP"} == NAMES
     fields = dict.fromkeys(NAMES, "1.2.3.4") | {"HTTP_X_FORWARDED_PROTO": "https"}
     environ = applied("10.0.0.1", trusted, **fields)
     assert environ == {"REMOTE_ADDR": "10.0.0.1", "REMOTE_PORT": "1", "wsgi.url_scheme": "http", "HTTP_A": "b"}

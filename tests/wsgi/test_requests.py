@@ -9,8 +9,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from prefork.errors import PreforkError
 from prefork.testing.client import connect
 from prefork.testing.server import Server
+from prefork.wsgi import parser
+from prefork.wsgi.environ import base_environ, server_name
+from prefork.wsgi.parser import _key, transfer_length
+from prefork.wsgi.refusal import RequestError
+from prefork.wsgi.service import Service
+from tests.wsgi import apps
 from tests.wsgi.harness import ask, assert_clean, exchange, get, parse, post, read_all, serving
 
 
@@ -64,6 +71,13 @@ def test_environ(show: Server) -> None:
         "wsgi.url_scheme": "http",
         "body.length": 5,
     }
+
+
+def test_what_a_server_says_of_itself() -> None:
+    environ = base_environ(tls=False)
+    assert (environ["wsgi.version"], environ["wsgi.url_scheme"]) == ((1, 0), "http")
+    assert environ["wsgi.multiprocess"] is environ["wsgi.input_terminated"] is True
+    assert environ["wsgi.multithread"] is environ["wsgi.run_once"] is False
 
 
 @pytest.mark.parametrize(
@@ -224,6 +238,7 @@ REFUSED = {
     "a chunk size with a space": (400, CHUNKED + b"\r\n1 \r\na\r\n0\r\n\r\n"),
     "a space before a chunk size": (400, CHUNKED + b"\r\n 1\r\na\r\n0\r\n\r\n"),
     "a huge chunk size": (400, CHUNKED + b"\r\n" + b"f" * 17 + b"\r\n"),
+    "a chunk size of 16 digits": (400, CHUNKED + b"\r\n0000000000000001\r\na\r\n0\r\n\r\n"),
     "a chunk size that overflows": (400, CHUNKED + b"\r\n1000000000000000a\r\n0123456789\r\n"),
     "a chunk size with a bare LF": (400, CHUNKED + b"\r\n1\na\r\n0\r\n\r\n"),
     "a bare CR in a chunk extension": (400, CHUNKED + b"\r\n1;a=\rb\r\na\r\n0\r\n\r\n"),
@@ -247,8 +262,22 @@ def test_refused(show: Server, name: str) -> None:
     assert reply.body.startswith(f"{status} ".encode())
 
 
+def test_what_is_refused_even_if_httptools_lets_it_pass() -> None:
+    with pytest.raises(RequestError, match="both Content-Length and Transfer-Encoding"):
+        transfer_length({"CONTENT_LENGTH": "1", "HTTP_TRANSFER_ENCODING": "chunked", "SERVER_PROTOCOL": "HTTP/1.1"})
+    with pytest.raises(RequestError, match="not a token"):
+        _key(b"A(b)")
+
+
+def test_an_httptools_that_is_too_lenient_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parser, "_LAX", {"good requests": (get("/", "A: b"),)})
+    with pytest.raises(PreforkError, match="accepts good requests in requests, which is not safe"):
+        Service(apps.hello)
+
+
 def test_what_is_refused_is_refused_before_its_end_when_it_can_be(show: Server) -> None:
-    for part in (b"GET / HTTP/1.1\n", b"\x16\x03\x01", b"\n", b" ", b"\r\n\r\n", b"\r\n\0"):
+    chunk = CHUNKED + b"\r\n1\n"
+    for part in (b"GET / HTTP/1.1\n", b"\x16\x03\x01", b"\n", b" ", b"\r\n\r\n", b"\r\n\0", chunk):
         assert parse(exchange(show.address, part)).status == 400
 
 
@@ -337,6 +366,7 @@ def test_unix_socket() -> None:
         assert environ["REMOTE_ADDR"] == ""
         assert "REMOTE_PORT" not in environ
         assert_clean(server)
+    assert server_name("", tls=True)["SERVER_PORT"] == "443"
 
 
 def test_script_name() -> None:
