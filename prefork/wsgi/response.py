@@ -267,7 +267,7 @@ class Response:
 
     def _send_file(self, wrapper: FileWrapper) -> bool:
         """Send a file by the kernel; False when it has to be read instead."""
-        if self.begun or self.head_only or not self._channel.can_sendfile:
+        if self.begun or not self._channel.can_sendfile:
             return False
         span = wrapper.span()
         if span is None:

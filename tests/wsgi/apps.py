@@ -102,9 +102,12 @@ def by_write(environ: Environ, start: Start) -> list[bytes]:
 
 
 def status_of_path(environ: Environ, start: Start) -> list[bytes]:
-    """The status that the path names, and no content."""
-    start(f"{environ['PATH_INFO'][1:4]} Whatever", [("X-Kept", "yes")])
-    return []
+    """The status that the path names, and no content; but a length or a piece, if the query says so."""
+    said = environ["QUERY_STRING"]
+    start(
+        f"{environ['PATH_INFO'][1:4]} Whatever", [("X-Kept", "yes"), ("Content-Length", "5")][: 1 + (said == "length")]
+    )
+    return [b"hello"] if said == "piece" else []
 
 
 def exchanged(environ: Environ, start: Start) -> list[bytes]:
@@ -405,6 +408,12 @@ def file(environ: Environ, start: Start) -> Iterable[bytes]:
     status = "304 Not Modified" if environ["QUERY_STRING"] == "304" else "200 OK"
     start(status, [("Content-Type", "application/octet-stream"), *headers.items()][status[0] == "3" :])
     wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](make())
+    return wrapped
+
+
+def file_after_write(environ: Environ, start: Start) -> Iterable[bytes]:
+    start("200 OK", [("Content-Type", "application/octet-stream")])(b"written,")
+    wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](_in_file())
     return wrapped
 
 

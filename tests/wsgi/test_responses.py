@@ -100,13 +100,22 @@ def test_head_has_no_body(app: str) -> None:
         assert_clean(server)
 
 
+def test_head_does_not_wait_for_the_end_of_a_body() -> None:
+    """This one has none."""
+    with serving("many", validate=False) as server:
+        for kind in ("/chunked", "/length"):
+            assert ask(server, get(kind, method="HEAD")).body == b""
+        assert_clean(server)
+
+
 def test_head_says_the_length_of_a_body_that_was_made() -> None:
     with serving("unsized", validate=False) as server:
         assert ask(server, get(method="HEAD"))["content-length"] == "5"
     with serving("nothing", validate=False) as server:
         assert not ask(server, get(method="HEAD")).has("content-length")
     with serving("file", validate=False) as server:
-        assert ask(server, get("/buffered", method="HEAD")).body == b""
+        reply = ask(server, get("/buffered", method="HEAD"))
+        assert (reply["content-length"], reply.body) == (str(len(CONTENT)), b"")
         assert_clean(server)
 
 
@@ -119,6 +128,10 @@ def test_statuses_without_a_body(status: str) -> None:
             assert not reply.has("transfer-encoding")
             assert not reply.has("content-length")
             assert reply["x-kept"] == "yes"
+    with serving("status_of_path", validate=False) as server:
+        for method in ("GET", "HEAD"):
+            assert not ask(server, get(f"/{status}?piece", method=method)).has("content-length")
+            assert ask(server, get(f"/{status}?length", method=method)).has("content-length") == (status == "304")
     with serving("file", validate=False) as server:
         raw = exchange(server.address, get("/buffered?304"))
         assert raw.endswith(b"\r\n\r\n")
@@ -312,6 +325,12 @@ def test_file_wrapper(files: Server, kind: str, length: bool, content: bytes) ->
 
 def test_file_wrapper_of_a_file_without_a_size(files: Server) -> None:
     assert ask(files, get("/proc")).body.split(b"\0")[0].rpartition(b"/")[2].startswith(b"python")
+
+
+def test_file_wrapper_after_a_write() -> None:
+    with serving("file_after_write", validate=False) as server:
+        assert ask(server, get()).body == b"written," + CONTENT
+        assert_clean(server)
 
 
 def test_file_wrapper_within_middleware() -> None:
