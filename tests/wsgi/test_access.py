@@ -15,6 +15,7 @@ import pytest
 from prefork.testing.server import Server
 from prefork.testing.waiting import wait_for
 from prefork.wsgi.access import AccessLog
+from tests.wsgi.apps import CONTENT
 from tests.wsgi.harness import ask, assert_clean, exchange, get, post, serving
 
 COMBINED = re.compile(
@@ -122,6 +123,13 @@ def test_an_application_that_failed(tmp_path: Path) -> None:
     with serving("raises", options={"access_log": str(path)}) as server:
         ask(server, get())
         assert '"GET / HTTP/1.1" 500 ' in lines(path, 1)[0]
+
+
+def test_bytes_that_the_kernel_sent(tmp_path: Path) -> None:
+    path = tmp_path / "access"
+    with serving("file", validate=False, options={"access_log": str(path)}) as server:
+        assert ask(server, get("/short")).body == CONTENT[:1000]
+        assert '"GET /short HTTP/1.1" 200 1000 ' in lines(path, 1)[0]
 
 
 def test_standard_output() -> None:
