@@ -337,12 +337,13 @@ def test_limits(limited: Server, request_: bytes, status: int) -> None:
     assert parse(exchange(limited.address, request_)).status == status
 
 
-def test_the_name_of_a_server_on_every_address() -> None:
+@pytest.mark.parametrize(("bind", "host", "name"), [("0.0.0.0", "127.0.0.1", "127.0.0.1"), ("[::]", "[::1]", "::1")])
+def test_the_name_of_a_server_on_every_address(bind: str, host: str, name: str) -> None:
     """SERVER_NAME is then the address that the client has reached."""
-    with serving("show", bind="0.0.0.0:0") as server:
-        address = f"127.0.0.1:{server.address.rpartition(':')[2]}"
-        environ = parse(exchange(address, get())).json()
-        assert (environ["SERVER_NAME"], environ["SERVER_PORT"]) == tuple(address.split(":"))
+    with serving("show", bind=f"{bind}:0") as server:
+        port = server.address.rpartition(":")[2]
+        environ = parse(exchange(f"{host}:{port}", get())).json()
+        assert (environ["SERVER_NAME"], environ["SERVER_PORT"]) == (name, port)
 
 
 def test_the_name_when_there_are_several_listeners() -> None:
