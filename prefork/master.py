@@ -16,10 +16,9 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 
-from prefork import holdings, openings, policy, succession, surroundings, tls, upgrade, windows
+from prefork import allowance, holdings, openings, policy, succession, surroundings, tls, upgrade, windows
 from prefork.backoff import chance
 from prefork.deaths import Deaths
-from prefork.distress import HEADROOM
 from prefork.errors import ListenerLostError, ListenError, PreforkError
 from prefork.events import Event, Kind, Why
 from prefork.executor import Executor
@@ -38,7 +37,7 @@ from prefork.settings import Settings
 from prefork.spawner import Birth, Spawner
 from prefork.stopping import Phase, Stopping
 from prefork.system import identity, limits
-from prefork.system.census import Spare, descriptors
+from prefork.system.census import Spare
 from prefork.system.identity import Identity
 from prefork.takeover import Takeover
 from prefork.upgrade import Launch, Upgrade
@@ -46,13 +45,6 @@ from prefork.windows import Inside, Window, Windows
 from prefork.worker import Log, Worker
 
 log = logging.getLogger("prefork")
-
-BESIDE_WORKERS = 4
-"""Descriptors that the master needs for a moment: the other end of a pipe, a file of /proc, a client of a window."""
-
-WORKER_DESCRIPTORS = 11
-"""Descriptors of a worker beside its listeners and what the application opens: standard streams, scoreboard, events
-pipe, ``go``, report pipe, the end of its waiting, the inert socket or epoll, the spare, a connection."""
 
 _RECYCLE_REASONS = {
     Why.SIGNALLED: "signalled by somebody else",
@@ -234,21 +226,7 @@ class Master:
             self.scale(size)
             self._roll("upgrade")
             signal.pthread_sigmask(signal.SIG_SETMASK, record.mask)
-        self._look_at_limit()
-
-    def _look_at_limit(self) -> None:
-        """Warn, once, when the limit of descriptors is too small for what is configured."""
-        try:
-            held = len(descriptors())
-        except OSError:
-            return  # no /proc
-        tight = limits.shortfall(
-            limits.nofile(),
-            master=held + 2 * policy.limit(self.settings, self.goal, self.roster) + BESIDE_WORKERS,
-            worker=len(self.listeners) + WORKER_DESCRIPTORS + HEADROOM,
-        )
-        if tight:
-            log.warning("%s", tight)
+        allowance.check(settings, self.goal, self.roster, self.listeners)
 
     def _record(self, mask: Iterable[int]) -> Handover:
         saved = self._windows.save()

@@ -1,0 +1,48 @@
+"""The allowance: whether the limit of descriptors suffices for what is configured, told once, at the start.
+
+All of it runs in the MASTER.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sized
+
+from prefork import policy
+from prefork.distress import HEADROOM
+from prefork.policy import Goal
+from prefork.roster import Roster
+from prefork.settings import Settings
+from prefork.system import limits
+from prefork.system.census import descriptors
+
+log = logging.getLogger("prefork")
+
+BESIDE_WORKERS = 4
+"""Descriptors that the master needs for a moment: the other end of a pipe, a file of /proc, a client of a window."""
+
+WORKER_DESCRIPTORS = 11
+"""Descriptors of a worker beside its listeners and what the application opens: standard streams, scoreboard, events
+pipe, ``go``, report pipe, the end of its waiting, the inert socket or epoll, the spare, a connection."""
+
+
+def check(settings: Settings, goal: Goal, roster: Roster, listeners: Sized) -> None:
+    """Warn when the limit is too small.
+
+    Args:
+        settings: what is configured.
+        goal: how many workers there are to be.
+        roster: who lives already.
+        listeners: the listeners.
+    """
+    try:
+        held = len(descriptors())
+    except OSError:
+        return  # no /proc
+    tight = limits.shortfall(
+        limits.nofile(),
+        master=held + 2 * policy.limit(settings, goal, roster) + BESIDE_WORKERS,
+        worker=len(listeners) + WORKER_DESCRIPTORS + HEADROOM,
+    )
+    if tight:
+        log.warning("%s", tight)
