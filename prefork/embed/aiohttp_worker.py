@@ -1,17 +1,22 @@
 """aiohttp's server.
 
 What it does at its stop (``AppRunner.cleanup``) is what is wanted: idle connections are closed, requests finished, the
-application's own shutdown and cleanup run. It takes a connection without a request for an idle one, so it comes after
-every client has been heard.
+application's own shutdown and cleanup run. It takes a connection without a request for an idle one, and from then on it
+drops whatever a client sends, the rest of a body too, for which the handler would wait until it is cancelled. So it
+comes after every client has been heard, to the end of the bodies that are under way.
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from prefork.embed.loops import AsyncioWorker
+
+LOOK = 0.02
+"""Seconds between two looks at the bodies that are under way."""
 
 
 class AiohttpWorker(AsyncioWorker):
@@ -44,4 +49,12 @@ class AiohttpWorker(AsyncioWorker):
     async def serve(self) -> None:
         """Serve until told to leave, then let aiohttp finish."""
         await self.told_to_leave()
+        while any(map(_has_more_to_send, self._runner_of_sites.server.connections)):
+            await asyncio.sleep(LOOK)
         await self._runner_of_sites.cleanup()
+
+
+def _has_more_to_send(connection: Any) -> bool:
+    """Whether a request's body is under way. aiohttp says nowhere else than in this attribute what is in hand."""
+    request = connection._current_request
+    return request is not None and not request.content.is_eof()

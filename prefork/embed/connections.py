@@ -7,13 +7,15 @@ next request that may never come. Both can be told from outside, by who has spok
 
     nobody has spoken          the client is still to send its request; it has `GRACE` seconds for that
     there are unread bytes     the server is about to look; it has as long
-    the client spoke last      a request is in hand
-    the server spoke last      the connection is idle, or an answer is being sent
+    the client spoke last      a request is in hand, or half of one has come; the other half has as long, too
+    the server spoke last      the connection is idle, or an answer is being sent, or the client was told to go on
 
-`Connections.unread` waits for the first two to pass, and then a server may be told to stop. `Connections.hang_up` ends
-the last kind, for servers that don't: it shuts the connection down for reading (shutdown(2)), so that the server, when
-it next looks for a request, finds the end of the connection. Bytes that had arrived before are still read, and nothing
-is cut short that is being sent.
+`Connections.unread` waits for the first three to pass, and then a server may be told to stop. `Connections.hang_up`
+ends the last kind, for servers that don't: it shuts the connection down for reading (shutdown(2)), so that the server,
+when it next looks for a request, finds the end of the connection. Bytes that had arrived before are still read, and
+nothing is cut short that is being sent. A client that was told to go on with its body (100 Continue) looks like one
+that has its answer; so the server must have spoken `PATIENCE` seconds ago. After `GRACE` seconds it need not: a client
+that asks again and again without a pause would keep its worker for good.
 
 The connections are found among this process's descriptors: whatever has the listener's address, and a peer.
 AF_UNIX counts unread bytes only: there a connection is idle that had none for `QUIET` seconds.
@@ -32,6 +34,7 @@ at any moment, and the number be given to something else.
 from __future__ import annotations
 
 import array
+import enum
 import fcntl
 import os
 import socket
@@ -44,6 +47,9 @@ from typing import Final
 
 GRACE: Final = 1.0
 """Seconds for clients to send, and for the server to read, what decides whether there is a request."""
+
+PATIENCE: Final = 0.5
+"""Seconds for clients to go on after the server has spoken, before their connections count as idle."""
 
 QUIET: Final = 1.0
 """Seconds without unread bytes after which an AF_UNIX connection counts as idle."""
@@ -61,19 +67,50 @@ _TCP_INFO_BYTES: Final = 160
 _TCP_ESTABLISHED: Final = 1
 
 
+class Last(enum.Enum):
+    """Who has spoken last on a connection."""
+
+    NOBODY = "nobody"
+    CLIENT = "client"
+    SERVER = "server"
+    UNKNOWN = "unknown"
+    """The kernel doesn't tell: AF_UNIX, or older than 4.6."""
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What is known about a connection.
 
     Attributes:
-        unheard: Whether its client may yet say its first word.
         unread: Bytes that the server has not read.
-        idle: Whether nothing is unread and the server spoke last, or nobody has spoken; None when that can't be known.
+        last: Who has spoken last.
+        ago: How many seconds ago; 0 where that is nobody, or unknown.
+        open: Whether the client may say more.
     """
 
-    unheard: bool
     unread: int
-    idle: bool | None
+    last: Last
+    ago: float = 0.0
+    open: bool = True
+
+    @property
+    def unheard(self) -> bool:
+        """Whether something is to be heard yet: what is unread, or what a client may be in the middle of saying."""
+        speaking = self.last is Last.NOBODY or (self.last is Last.CLIENT and self.ago < GRACE)
+        return bool(self.unread) or (self.open and speaking)
+
+    def idle(self, patience: float) -> bool:
+        """Whether no request is in hand.
+
+        Args:
+            patience: Seconds that the client has to go on after the server has spoken.
+        """
+        settled = self.last is Last.NOBODY or (self.last is Last.SERVER and self.ago >= patience)
+        return settled and not self.unread
+
+
+def _shut_for_reading(connection: socket.socket) -> None:
+    connection.shutdown(socket.SHUT_RD)
 
 
 class Connections:
@@ -87,7 +124,7 @@ class Connections:
         self._names = frozenset(_name(listener) for listener in listeners)
 
     def unread(self) -> Iterator[float]:
-        """Wait, for `GRACE` seconds at the most, until every client has been heard and everything was read.
+        """Wait, for `GRACE` seconds at the most, until every client has been heard out and everything was read.
 
         Returns:
             Seconds to sleep, again and again.
@@ -95,25 +132,31 @@ class Connections:
         end = time.monotonic() + GRACE
 
         def something_is() -> bool:
-            return time.monotonic() < end and any(facts.unheard or facts.unread for facts in self._facts())
+            return time.monotonic() < end and any(facts.unheard for facts in self._facts())
 
         return _while(something_is)
 
-    def hang_up(self) -> Iterator[float]:
+    def hang_up(self, end: Callable[[socket.socket], object] = _shut_for_reading) -> Iterator[float]:
         """Wait until no connection is left, and end those that become idle meanwhile.
+
+        Args:
+            end: Ends one that is idle, for as long as it is there again and again; given a duplicate that is closed
+                afterwards. By default it is shut down for reading.
 
         Returns:
             Seconds to sleep, again and again.
         """
         quiet: dict[int, float] = {}
+        patient_until = time.monotonic() + GRACE
 
         def some_are_left() -> bool:
+            patience = PATIENCE if time.monotonic() < patient_until else 0.0
             left = 0
             for connection in _accepted(self._names):
                 left += 1
                 try:
-                    if _is_idle(connection, quiet):
-                        connection.shutdown(socket.SHUT_RD)
+                    if _is_idle(connection, patience, quiet):
+                        end(connection)
                 except OSError:
                     continue  # it has ended by itself
             return left > 0
@@ -137,21 +180,20 @@ def look(connection: socket.socket) -> Facts:
     size = array.array("i", [0])
     fcntl.ioctl(connection.fileno(), termios.FIONREAD, size)
     if connection.family == socket.AF_UNIX:
-        return Facts(unheard=False, unread=size[0], idle=False if size[0] else None)
+        return Facts(size[0], Last.UNKNOWN)
     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
     if len(info) < _TCP_INFO_BYTES:
-        return Facts(unheard=False, unread=size[0], idle=None)  # a kernel before 4.6
+        return Facts(size[0], Last.UNKNOWN)  # a kernel before 4.6
     sent_ago, received_ago, received, sent = (
         struct.unpack_from("=I", info, offset)[0]
         for offset in (_LAST_SENT, _LAST_RECEIVED, _SEGMENTS_IN, _SEGMENTS_OUT)
     )
-    heard = received > 0
-    spoke_last = sent > 0 and (sent_ago <= received_ago or not heard)
-    return Facts(
-        unheard=not heard and not sent and info[0] == _TCP_ESTABLISHED,
-        unread=size[0],
-        idle=not size[0] and (spoke_last or not heard),
-    )
+    opened = info[0] == _TCP_ESTABLISHED
+    if sent and (sent_ago <= received_ago or not received):
+        return Facts(size[0], Last.SERVER, sent_ago / 1000, opened)
+    if received:
+        return Facts(size[0], Last.CLIENT, received_ago / 1000, opened)
+    return Facts(size[0], Last.NOBODY, open=opened)
 
 
 def _while(fact: Callable[[], bool]) -> Iterator[float]:
@@ -165,11 +207,13 @@ def _while(fact: Callable[[], bool]) -> Iterator[float]:
         pause = min(1.5 * pause, _LOOK_MOST)
 
 
-def _is_idle(connection: socket.socket, quiet: dict[int, float]) -> bool:
+def _is_idle(connection: socket.socket, patience: float, quiet: dict[int, float]) -> bool:
     """Whether a connection is idle; where that can't be seen, whether it has been quiet for long enough."""
     facts = look(connection)
-    if facts.idle is not None:
-        return facts.idle
+    if facts.last is not Last.UNKNOWN:
+        return facts.idle(patience)
+    if facts.unread:
+        return False
     now = time.monotonic()
     return now - quiet.setdefault(os.fstat(connection.fileno()).st_ino, now) >= QUIET
 

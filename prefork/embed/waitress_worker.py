@@ -1,7 +1,8 @@
 """waitress.
 
 Its loop has no stop: ``run()`` ends by KeyboardInterrupt, and then drops what is in hand. So the loop is turned from
-here, round by round, and when the worker leaves, each channel is closed once it has no request and nothing to send.
+here, round by round, and when the worker leaves, each channel is closed once it has no request, not even a part of one,
+and nothing to send.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class WaitressWorker(Embedded):
         channel_class = self.installed("waitress.channel").HTTPChannel
         while channels := [channel for channel in self._channels.values() if isinstance(channel, channel_class)]:
             for channel in channels:
-                if not (channel.requests or channel.total_outbufs_len):
+                if not (channel.request or channel.requests or channel.total_outbufs_len):
                     channel.will_close = True
             self._turn(ROUND)
         self._waitress.task_dispatcher.shutdown()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from prefork.embed import connections
-from prefork.embed.connections import Connections, look
+from prefork.embed.connections import Connections, Facts, Last, look
 from prefork.testing import wait_for
 
 
@@ -51,22 +51,56 @@ def test_who_has_spoken_last(listener: socket.socket) -> None:
     with connected(listener) as (client, accepted):
         fresh = look(accepted)
         assert fresh.unread == 0
-        assert fresh.unheard is knows_words(listener)
+        assert fresh.last is (Last.NOBODY if knows_words(listener) else Last.UNKNOWN)
         client.sendall(b"hello")
         wait_for(lambda: look(accepted).unread == 5)
-        assert (look(accepted).unheard, look(accepted).idle) == (False, False)
         accepted.recv(5)
         time.sleep(0.01)  # two jiffies, in which the kernel counts who spoke last
         if knows_words(listener):
-            assert look(accepted) == connections.Facts(unheard=False, unread=0, idle=False)
+            assert look(accepted).last is Last.CLIENT
+            assert 0 < look(accepted).ago < 10
         accepted.sendall(b"hello")
-        assert look(accepted).idle is (True if knows_words(listener) else None)
+        assert look(accepted).last is (Last.SERVER if knows_words(listener) else Last.UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("facts", "unheard", "idle"),
+    [
+        (Facts(0, Last.NOBODY), True, True),
+        (Facts(1, Last.NOBODY), True, False),
+        (Facts(0, Last.NOBODY, open=False), False, True),
+        (Facts(0, Last.CLIENT, 0.9), True, False),
+        (Facts(0, Last.CLIENT, 1.0), False, False),
+        (Facts(0, Last.CLIENT, 0.9, open=False), False, False),
+        (Facts(1, Last.CLIENT, 1.0), True, False),
+        (Facts(0, Last.SERVER, 0.4), False, False),
+        (Facts(0, Last.SERVER, 0.5), False, True),
+        (Facts(1, Last.SERVER, 0.5), True, False),
+        (Facts(0, Last.UNKNOWN), False, False),
+        (Facts(1, Last.UNKNOWN), True, False),
+    ],
+)
+def test_what_is_made_of_it(facts: Facts, unheard: bool, idle: bool) -> None:
+    assert (facts.unheard, facts.idle(connections.PATIENCE)) == (unheard, idle)
 
 
 def test_a_client_who_has_left_without_a_word_is_not_waited_for(listener: socket.socket) -> None:
     with connected(listener) as (client, accepted):
         client.close()
         wait_for(lambda: not look(accepted).unheard)
+
+
+def test_a_client_has_time_for_its_other_half(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not knows_words(listener):
+        pytest.skip("nobody knows who has spoken last")
+    monkeypatch.setattr(connections, "GRACE", 0.2)
+    with connected(listener) as (client, accepted):
+        client.sendall(b"half")
+        assert accepted.recv(10) == b"half"
+        pauses = Connections([listener]).unread()
+        assert next(pauses) > 0
+        time.sleep(0.2)  # the grace: nobody has said more
+        assert list(pauses) == []
 
 
 def test_unread_waits_for_clients_to_speak_and_for_the_server_to_read(listener: socket.socket) -> None:
@@ -77,6 +111,7 @@ def test_unread_waits_for_clients_to_speak_and_for_the_server_to_read(listener: 
         pauses = ours.unread()
         assert next(pauses) > 0
         accepted.recv(1)
+        accepted.sendall(b"x")
         assert list(pauses) == []
 
 
@@ -94,6 +129,7 @@ def test_hang_up_ends_what_is_idle_and_leaves_what_is_in_hand(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "QUIET", 0.05)
+    monkeypatch.setattr(connections, "PATIENCE", 0.05)
     with connected(listener) as (client, accepted), connected(listener) as (_, idle):
         client.sendall(b"request")
         pauses = Connections([listener]).hang_up()
@@ -116,6 +152,25 @@ def test_hang_up_ends_what_is_idle_and_leaves_what_is_in_hand(
         idle.close()
         accepted.close()
         assert list(pauses) == []
+
+
+def test_a_client_who_never_pauses_is_hung_up_on_in_the_end(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not knows_words(listener):
+        pytest.skip("nobody knows who has spoken last")
+    monkeypatch.setattr(connections, "GRACE", 0.3)
+    monkeypatch.setattr(connections, "PATIENCE", 60)
+    with connected(listener) as (_, accepted):
+        accepted.sendall(b"go on")
+        accepted.setblocking(False)
+        pauses = Connections([listener]).hang_up()
+        next(pauses)
+        with pytest.raises(BlockingIOError):
+            accepted.recv(1)
+        time.sleep(0.3)  # the grace
+        next(pauses)
+        assert accepted.recv(1) == b""
 
 
 def test_only_connections_of_these_listeners_are_meant(listener: socket.socket) -> None:
