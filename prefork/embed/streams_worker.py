@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -25,7 +28,7 @@ class StreamsWorker(AsyncioWorker):
     async def boot(self) -> None:
         """Start a server on each listener."""
         self._callback = self.application()
-        self._conversations: set[asyncio.Task[None] | None] = set()
+        self._conversations: dict[asyncio.Task[None] | None, tuple[asyncio.StreamReader, asyncio.StreamWriter]] = {}
         self._servers = [
             await asyncio.start_server(self._talk, sock=inlet, **self.options) for inlet in self.open_inlets()
         ]
@@ -35,18 +38,28 @@ class StreamsWorker(AsyncioWorker):
         await self.told_to_leave()
         for server in self._servers:
             server.close()
-        for pause in self.connections.hang_up():
+        hang_up = self.connections.hang_up
+        for pause in hang_up(self._end_secured) if self.options.get("ssl") else hang_up():
             await asyncio.sleep(pause)
         while self._conversations:
             await asyncio.wait([task for task in self._conversations if task is not None])
 
+    def _end_secured(self, connection: socket.socket) -> None:
+        """End what is to be read; shut down for reading, TLS would end the answer that is being sent as well."""
+        wanted = os.fstat(connection.fileno()).st_ino
+        for reader, writer in self._conversations.values():
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if os.fstat(writer.get_extra_info("socket").fileno()).st_ino == wanted:
+                    writer.transport.pause_reading()  # type: ignore[attr-defined]  # typed as one to write to only
+                    reader.feed_eof()
+
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        self._conversations.add(task)
+        self._conversations[task] = reader, writer
         try:
             await self._callback(reader, writer)
         except Exception:  # the worker outlives whatever a handler does
             self.log.exception("the handler failed on a connection from %s", writer.get_extra_info("peername"))
         finally:
-            self._conversations.discard(task)
+            del self._conversations[task]
             writer.close()

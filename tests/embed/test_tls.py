@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import ssl
 
 import pytest
 
-from prefork.testing import connect
+from prefork.testing import Server, connect
 from prefork.testing.plugin import ServerFactory
 from tests.embed.servers import APPS, EXAMPLES, ROOT
 
@@ -15,19 +16,24 @@ CERTS = ROOT / "tests" / "wsgi" / "certs"
 ASK = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
-@pytest.mark.parametrize(
-    "name", ["uvicorn", "uvloop", "hypercorn", "aiohttp", "tornado", "asyncio", "gevent", "cheroot"]
-)
-def test_requests_over_tls_and_a_client_that_speaks_none(prefork_server: ServerFactory, name: str) -> None:
-    if importlib.util.find_spec(name) is None:
+def secured(prefork_server: ServerFactory, name: str, workers: int) -> tuple[Server, ssl.SSLContext]:
+    """A server of ``apps/secured.py``, and what its clients trust; skips where what it needs is not installed."""
+    if importlib.util.find_spec(name.rpartition("_")[2]) is None:
         pytest.skip(f"{name} is not installed")
     environment = {
         "PYTHONPATH": str(EXAMPLES),
         "EMBED_CERTIFICATE": str(CERTS / "server.pem"),
         "EMBED_KEY": str(CERTS / "server.key"),
     }
-    server = prefork_server(f"secured:{name}", app_dir=APPS, options={"env": environment}, workers=2)
-    client = ssl.create_default_context(cafile=str(CERTS / "ca.pem"))
+    server = prefork_server(f"secured:{name}", app_dir=APPS, options={"env": environment}, workers=workers)
+    return server, ssl.create_default_context(cafile=str(CERTS / "ca.pem"))
+
+
+@pytest.mark.parametrize(
+    "name", ["uvicorn", "uvloop", "hypercorn", "aiohttp", "tornado", "asyncio", "gevent", "cheroot"]
+)
+def test_requests_over_tls_and_a_client_that_speaks_none(prefork_server: ServerFactory, name: str) -> None:
+    server, client = secured(prefork_server, name, 2)
     with connect(server.address) as plain:
         plain.sendall(ASK)
         bodies: set[bytes] = set()
@@ -44,3 +50,28 @@ def test_requests_over_tls_and_a_client_that_speaks_none(prefork_server: ServerF
 
         server.wait_for(lambda: ask() == 2, message="both workers to answer")
     assert server.stop() == 0
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_an_answer_over_tls_is_not_cut_short_by_a_stop(prefork_server: ServerFactory, loop: str) -> None:
+    server, client = secured(prefork_server, f"slowly_{loop}", 1)
+    with client.wrap_socket(connect(server.address), server_hostname="localhost") as asking:
+        asking.sendall(b"\n")
+        data = asking.recv(100)
+        server.signal(signal.SIGTERM)
+        while piece := asking.recv(100):
+            data += piece
+    assert len(data) == 200
+    assert server.wait() == 0
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_conversation_over_tls_ends_when_it_is_idle(prefork_server: ServerFactory, loop: str) -> None:
+    server, client = secured(prefork_server, f"again_{loop}", 1)
+    with client.wrap_socket(connect(server.address), server_hostname="localhost") as asking:
+        asking.sendall(b"hello\n")
+        assert asking.recv(100) == b"hello\n"
+        server.signal(signal.SIGTERM)
+        assert asking.recv(100) == b""
+    assert server.wait() == 0
+    assert "Traceback" not in server.log()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from asyncio import sleep
 from typing import Any
 
 from prefork import Worker, embed
@@ -18,6 +19,21 @@ def context() -> ssl.SSLContext:
     return made
 
 
+async def slowly(reader: Any, writer: Any) -> None:
+    """Answer a line with twenty, in two seconds."""
+    await reader.readline()
+    for _ in range(20):
+        writer.write(b"0123456789")
+        await writer.drain()
+        await sleep(0.1)
+
+
+async def again(reader: Any, writer: Any) -> None:
+    """Answer each line."""
+    while line := await reader.readline():
+        writer.write(line)
+
+
 def __getattr__(name: str) -> type[Worker]:
     makers: dict[str, Any] = {
         "uvicorn": lambda: embed.uvicorn("application:asgi", ssl_certfile=CERTIFICATE, ssl_keyfile=KEY, loop="asyncio"),
@@ -26,6 +42,10 @@ def __getattr__(name: str) -> type[Worker]:
         "aiohttp": lambda: embed.aiohttp("application:aiohttp", ssl_context=context()),
         "tornado": lambda: embed.tornado("application:tornado()", ssl_options=context()),
         "asyncio": lambda: embed.asyncio("application:streams", ssl=context()),
+        "slowly_asyncio": lambda: embed.asyncio(slowly, ssl=context()),
+        "slowly_uvloop": lambda: embed.asyncio(slowly, ssl=context(), loop="uvloop"),
+        "again_asyncio": lambda: embed.asyncio(again, ssl=context()),
+        "again_uvloop": lambda: embed.asyncio(again, ssl=context(), loop="uvloop"),
         "gevent": lambda: embed.gevent("application:wsgi", certfile=CERTIFICATE, keyfile=KEY),
         "cheroot": lambda: embed.cheroot("application:wsgi", ssl_adapter=_adapter()),
     }
