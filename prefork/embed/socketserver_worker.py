@@ -2,7 +2,8 @@
 
 Their own loop waits and accepts on a listener, and its ``shutdown()`` deadlocks in the thread that it runs in. It is
 short, and public parts of a server do all of its work; so here is a loop in its place that takes connections from
-``worker.accept()``, with a blocking accept and all that comes with it.
+``worker.accept()``, with a blocking accept and all that comes with it. The server finds them at its own listener's
+accept, so that a ``get_request()`` of its own (for TLS, say) does its work.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, ClassVar
 
 from prefork.embed.base import Embedded
 from prefork.embed.marks import among_others
+from prefork.errors import TargetError
 
 _LISTENS = "prefork listens; give the setting"
 
@@ -24,7 +26,8 @@ _LISTENS = "prefork listens; give the setting"
 class SocketserverWorker(Embedded):
     """Serves with a ``socketserver`` class; ``handler`` is its request handler class. WORKER.
 
-    The other options become attributes of the server, before it is activated: ``daemon_threads`` and the like.
+    The other options become attributes of the server, before it is activated: ``max_children`` and the like. Threads
+    are waited for, whatever ``daemon_threads`` says.
     """
 
     server = "socketserver"
@@ -35,9 +38,15 @@ class SocketserverWorker(Embedded):
     }
 
     def init(self) -> None:
-        """Make the server on the listener."""
+        """Make the server on the listener.
+
+        Raises:
+            TargetError: The server can't serve it, or has a listener of another kind.
+        """
         super().init()
+        self._bound = _Bound(self.sockets[0])
         self._socketserver = self.make()
+        self._look_at(self._socketserver, _Bound)
 
     def run(self) -> None:
         """Serve until it is time to leave, then wait for what is in hand."""
@@ -47,12 +56,13 @@ class SocketserverWorker(Embedded):
             # Threads that are daemons are not waited for, and what they have in hand is lost.
             server.daemon_threads, server.block_on_close = False, True
             server.finish_request = self._marked(server.finish_request)  # type: ignore[attr-defined]  # a mix-in's
-        elif not forks:
-            server.process_request = self._marked(server.process_request)
+        else:
+            server.process_request = self._marked(server.process_request)  # of one that forks, the fork
         if not forks:  # a child would copy the thread's locks
             self.on_stop(threading.Thread(target=self._end_idle, name="prefork-stop", daemon=True).start)
         while (accepted := self.accept()) is not None:
-            self._serve(*accepted)
+            self._bound.accepted = accepted
+            self._serve(accepted[0])
             server.service_actions()
         server.server_close()
 
@@ -68,14 +78,30 @@ class SocketserverWorker(Embedded):
         """Let the server bind and activate, on a listener that is and does both."""
         for name, value in options.items():
             setattr(server, name, value)
-        server.socket.close()
-        server.socket = _Bound(self.sockets[0])
+        self._look_at(server, socket.socket)
+        self.put_in_place(server)
         server.server_bind()
         server.server_activate()
 
-    def _serve(self, request: socket.socket, address: Any) -> None:
+    def put_in_place(self, server: Any) -> None:
+        """Give the server our listener for its own."""
+        server.socket.close()
+        server.socket = self._bound
+
+    def _look_at(self, server: Any, kind: type[socket.socket]) -> None:
+        """Serve no plain text where the server has secured its listener (``ssl.SSLSocket``)."""
+        if type(server.socket) is not kind:
+            name, found = type(server).__name__, type(server.socket).__name__
+            raise TargetError(f"{self.server}: {name} listens on its own {found}; let it wrap what get_request() gives")
+
+    def _serve(self, connection: socket.socket) -> None:
         """What a server's own loop does with a connection (socketserver.BaseServer)."""
         server = self._socketserver
+        try:
+            request, address = server.get_request()
+        except OSError:  # nothing is said there either: a handshake has failed, or the like
+            connection.close()
+            return
         try:
             if server.verify_request(request, address):
                 server.process_request(request, address)
@@ -142,14 +168,23 @@ class WerkzeugWorker(SocketserverWorker):
         listener = self.sockets[0]
         name = listener.getsockname()
         host, port = name[:2] if isinstance(name, tuple) else (f"unix://{os.fsdecode(name)}", 0)
-        return serving.make_server(host, port, among_others(self.application()), fd=listener.fileno(), **self.options)
+        application = among_others(self.application())
+        server = serving.make_server(host, port, application, fd=listener.fileno(), **self.options)
+        self.put_in_place(server)
+        return server
 
 
 class _Bound(socket.socket):
-    """A listener that lets a server bind and listen, and does neither anew."""
+    """A listener that lets a server bind and listen, and does neither anew; and its accept gives what was accepted."""
+
+    accepted: tuple[socket.socket, Any]
 
     def __init__(self, listener: socket.socket) -> None:
         super().__init__(listener.family, listener.type, listener.proto, fileno=os.dup(listener.fileno()))
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Give what the worker has accepted last."""
+        return self.accepted
 
     def bind(self, address: Any, /) -> None:
         """Do nothing: it is bound."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socketserver
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from prefork import Worker, embed
 from prefork.errors import TargetError
-from prefork.testing import NotServingError, burst, request
+from prefork.testing import NotServingError, Outcome, burst, request
 from prefork.testing.plugin import ServerFactory
 from tests.embed.servers import EXAMPLES, SUBJECTS, Subject, each, serve, serve_app
 from tests.programs import facts
@@ -188,6 +189,7 @@ def test_forking_servers_wait_for_their_children(prefork_server: ServerFactory) 
     assert server.stop() == 0
     assert waiting.wait().answered == 4
     assert not set(waiting.tally.bodies) & workers, "the children answer"
+    assert sum(map(int, re.findall(r"(\d+) connections served", server.log()))) == 4
 
 
 def test_a_handler_that_fails_costs_its_connection_only(prefork_server: ServerFactory) -> None:
@@ -196,6 +198,14 @@ def test_a_handler_that_fails_costs_its_connection_only(prefork_server: ServerFa
     for _ in range(3):
         assert request(server.address).data == b""
     server.wait_for_log("this one fails")
+    assert server.workers() == before
+
+
+def test_a_connection_that_a_server_does_not_want_is_closed_at_once(prefork_server: ServerFactory) -> None:
+    server = serve_app(prefork_server, "mixed:Choosing", workers=1)
+    before = server.workers()
+    for _ in range(2):
+        assert request(server.address, timeout=10).outcome in {Outcome.EMPTY, Outcome.RESET}
     assert server.workers() == before
 
 

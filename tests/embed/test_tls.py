@@ -8,7 +8,7 @@ import ssl
 
 import pytest
 
-from prefork.testing import Server, connect
+from prefork.testing import NotServingError, Server, connect
 from prefork.testing.plugin import ServerFactory
 from tests.embed.servers import APPS, EXAMPLES, ROOT
 
@@ -20,17 +20,21 @@ def secured(prefork_server: ServerFactory, name: str, workers: int) -> tuple[Ser
     """A server of ``apps/secured.py``, and what its clients trust; skips where what it needs is not installed."""
     if importlib.util.find_spec(name.rpartition("_")[2]) is None:
         pytest.skip(f"{name} is not installed")
+    return serve(prefork_server, name, workers), ssl.create_default_context(cafile=str(CERTS / "ca.pem"))
+
+
+def serve(prefork_server: ServerFactory, name: str, workers: int) -> Server:
+    """Serve a name of ``apps/secured.py``."""
     environment = {
         "PYTHONPATH": str(EXAMPLES),
         "EMBED_CERTIFICATE": str(CERTS / "server.pem"),
         "EMBED_KEY": str(CERTS / "server.key"),
     }
-    server = prefork_server(f"secured:{name}", app_dir=APPS, options={"env": environment}, workers=workers)
-    return server, ssl.create_default_context(cafile=str(CERTS / "ca.pem"))
+    return prefork_server(f"secured:{name}", app_dir=APPS, options={"env": environment}, workers=workers)
 
 
 @pytest.mark.parametrize(
-    "name", ["uvicorn", "uvloop", "hypercorn", "aiohttp", "tornado", "asyncio", "gevent", "cheroot"]
+    "name", ["uvicorn", "uvloop", "hypercorn", "aiohttp", "tornado", "asyncio", "gevent", "cheroot", "socketserver"]
 )
 def test_requests_over_tls_and_a_client_that_speaks_none(prefork_server: ServerFactory, name: str) -> None:
     server, client = secured(prefork_server, name, 2)
@@ -75,3 +79,10 @@ def test_a_conversation_over_tls_ends_when_it_is_idle(prefork_server: ServerFact
         assert asking.recv(100) == b""
     assert server.wait() == 0
     assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize("name", ["listening", "bound"])
+def test_a_listener_that_secures_itself_is_not_served_in_plain_text(prefork_server: ServerFactory, name: str) -> None:
+    with pytest.raises(NotServingError, match=r"listens on its own SSLSocket.*get_request") as caught:
+        serve(prefork_server, name, 1)
+    assert "Traceback" not in str(caught.value)

@@ -15,6 +15,15 @@ class ForkingHTTPServer(socketserver.ForkingMixIn, HTTPServer):
     """A process for each connection."""
 
 
+class Choosy(socketserver.TCPServer):
+    """Wants nobody, and leaves it at that."""
+
+    def get_request(self) -> tuple[Any, Any]:
+        """Accept one, and fail."""
+        super().get_request()
+        raise PermissionError("not you")
+
+
 class FailingHandler(socketserver.BaseRequestHandler):
     """Reads, and fails."""
 
@@ -31,4 +40,5 @@ async def talk(reader: Any, writer: Any) -> None:
 
 Forking = embed.socketserver(ForkingHTTPServer, Handler)
 Failing = embed.socketserver(socketserver.ThreadingTCPServer, FailingHandler)
+Choosing = embed.socketserver(Choosy, FailingHandler)
 Talking = embed.asyncio(talk)

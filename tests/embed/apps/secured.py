@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 from asyncio import sleep
+from http.server import ThreadingHTTPServer
 from typing import Any
+
+import application  # type: ignore[import-not-found]  # on PYTHONPATH when this is served
 
 from prefork import Worker, embed
 
@@ -17,6 +21,32 @@ def context() -> ssl.SSLContext:
     made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     made.load_cert_chain(CERTIFICATE, KEY)
     return made
+
+
+class Securing(ThreadingHTTPServer):
+    """Secures each connection, as the standard library's documentation has it."""
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept one."""
+        connection, address = super().get_request()
+        return context().wrap_socket(connection, server_side=True), address
+
+
+class Listening(ThreadingHTTPServer):
+    """Secures its listener when it has listened, as Python 3.14's HTTPSServer does."""
+
+    def server_activate(self) -> None:
+        """Listen."""
+        super().server_activate()
+        self.socket = context().wrap_socket(self.socket, server_side=True)
+
+
+class Bound(ThreadingHTTPServer):
+    """Secures its listener at once."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.socket = context().wrap_socket(self.socket, server_side=True)
 
 
 async def slowly(reader: Any, writer: Any) -> None:
@@ -42,6 +72,9 @@ def __getattr__(name: str) -> type[Worker]:
         "aiohttp": lambda: embed.aiohttp("application:aiohttp", ssl_context=context()),
         "tornado": lambda: embed.tornado("application:tornado()", ssl_options=context()),
         "asyncio": lambda: embed.asyncio("application:streams", ssl=context()),
+        "socketserver": lambda: embed.socketserver(Securing, application.Handler),
+        "listening": lambda: embed.socketserver(Listening, application.Handler),
+        "bound": lambda: embed.socketserver(Bound, application.Handler),
         "slowly_asyncio": lambda: embed.asyncio(slowly, ssl=context()),
         "slowly_uvloop": lambda: embed.asyncio(slowly, ssl=context(), loop="uvloop"),
         "again_asyncio": lambda: embed.asyncio(again, ssl=context()),
