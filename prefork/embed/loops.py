@@ -94,7 +94,8 @@ class AsyncioWorker(Embedded):
                 self, protocol_factory: Callable[[], Any], *args: Any, sock: socket.socket | None = None, **options: Any
             ) -> asyncio.AbstractServer:
                 if isinstance(sock, Inlet):
-                    return _InletServer(self, protocol_factory, sock, options.get("ssl"))
+                    tls = {name: value for name, value in options.items() if name.startswith("ssl")}
+                    return _InletServer(self, protocol_factory, sock, tls)
                 server: asyncio.AbstractServer = await super().create_server(
                     protocol_factory, *args, sock=sock, **options
                 )
@@ -129,7 +130,7 @@ class _InletServer(asyncio.AbstractServer):
     """A server on an inlet, for a loop that can't accept on one. Serves from the start."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, protocol_factory: Callable[[], Any], inlet: Inlet, tls: Any
+        self, loop: asyncio.AbstractEventLoop, protocol_factory: Callable[[], Any], inlet: Inlet, tls: dict[str, Any]
     ) -> None:
         self._loop = loop
         self._factory = protocol_factory
@@ -185,6 +186,6 @@ class _InletServer(asyncio.AbstractServer):
 
     async def _start(self, connection: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._factory, connection, ssl=self._tls)
+            await self._loop.connect_accepted_socket(self._factory, connection, **self._tls)
         except OSError:  # a TLS handshake that fails is the client's affair, as it is to asyncio
             connection.close()

@@ -81,6 +81,13 @@ def test_a_conversation_over_tls_ends_when_it_is_idle(prefork_server: ServerFact
     assert "Traceback" not in server.log()
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_the_time_for_a_handshake_is_the_servers_option(prefork_server: ServerFactory, loop: str) -> None:
+    server, _ = secured(prefork_server, f"impatient_{loop}", 1)
+    with connect(server.address) as silent:
+        assert silent.recv(100) == b""
+
+
 @pytest.mark.parametrize("name", ["listening", "bound"])
 def test_a_listener_that_secures_itself_is_not_served_in_plain_text(prefork_server: ServerFactory, name: str) -> None:
     with pytest.raises(NotServingError, match=r"listens on its own SSLSocket.*get_request") as caught:

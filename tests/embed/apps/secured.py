@@ -75,6 +75,8 @@ def __getattr__(name: str) -> type[Worker]:
         "socketserver": lambda: embed.socketserver(Securing, application.Handler),
         "listening": lambda: embed.socketserver(Listening, application.Handler),
         "bound": lambda: embed.socketserver(Bound, application.Handler),
+        "impatient_asyncio": lambda: embed.asyncio(again, ssl=context(), ssl_handshake_timeout=0.1),
+        "impatient_uvloop": lambda: embed.asyncio(again, ssl=context(), ssl_handshake_timeout=0.1, loop="uvloop"),
         "slowly_asyncio": lambda: embed.asyncio(slowly, ssl=context()),
         "slowly_uvloop": lambda: embed.asyncio(slowly, ssl=context(), loop="uvloop"),
         "again_asyncio": lambda: embed.asyncio(again, ssl=context()),
