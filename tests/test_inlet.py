@@ -25,7 +25,7 @@ def serve(
 
 def reload(server: Server) -> None:
     """Replace all workers and wait until that is done."""
-    end = server.log_size()
+    end = len(server.log())
     server.signal(signal.SIGHUP)
     server.wait_for_log(r"generation \d+ serves", after=end)
     server.wait_for(lambda: len(server.workers()) == 2, message="those who were replaced to be gone")

@@ -36,7 +36,7 @@ def test_a_failure_is_reported_with_the_logs_and_nothing_is_left(pytester: pytes
     # The plugin comes by its entry point, as for any project that has prefork installed.
     pytester.makepyfile(
         f"""
-        import sys
+        import pytest, sys
         def test_fails(prefork_server):
             server = prefork_server.command([sys.executable, "-c", {FORKING!r}])
             print("tree", *server.tree())
@@ -45,14 +45,23 @@ def test_a_failure_is_reported_with_the_logs_and_nothing_is_left(pytester: pytes
             server = prefork_server.script({GOOD!r})
             print("tree", *server.tree())
             raise ZeroDivisionError
+        def test_fails_without_it(prefork_server):
+            prefork_server.script({GOOD!r}).close()
+            raise ZeroDivisionError
+        @pytest.fixture
+        def asked(prefork_server):
+            prefork_server.script({GOOD!r})
+            raise ZeroDivisionError
+        def test_fails_in_a_fixture(asked):
+            pass
         def test_passes(prefork_server):
             prefork_server.script({GOOD!r})
         """
     )
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
-    result.assert_outcomes(failed=2, passed=1)
+    result.assert_outcomes(failed=3, errors=1, passed=1)
     text = result.stdout.str()
-    assert len(re.findall(r"log of the server, pid \d+ -*\nserving on 127.0.0.1:\d+ with", text)) == 2
+    assert len(re.findall(r"log of the server, pid \d+ -*\nserving on 127.0.0.1:\d+ with", text)) == 4
     pids = [int(pid) for line in re.findall(r"^tree (.*)$", text, re.MULTILINE) for pid in line.split()]
     assert len(pids) == 5
     assert "assert 7 != 7" in text

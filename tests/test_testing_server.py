@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -280,3 +281,47 @@ def test_settings_become_flags(tmp_path: Path) -> None:
         "serve|hello:handle|--app-dir|apps|--bind=127.0.0.1:0|--bind=unix:a|--workers=3|--max-requests=10|--preload|--no-nodelay"
         in str(caught.value)
     )
+
+
+def test_a_server_that_is_closed_reaches_no_other(tmp_path: Path) -> None:
+    """The next server's descriptors have the numbers that the closed one's had."""
+    with running_script(GOOD) as closed:
+        closed.close()
+        size = closed.log_size()
+        assert closed.log().startswith("serving on")
+        assert size == len(closed.log())
+        with running_script(GOOD) as other:
+            for signal_it in (closed.signal, closed.signal_group, lambda signum: closed.stop(signum=signum)):
+                with pytest.raises(ProcessLookupError):
+                    signal_it(signal.SIGTERM)
+            assert closed.tree() == []
+            assert closed.wait() == -signal.SIGKILL
+            assert request(other.address).outcome is Outcome.ANSWERED
+
+
+@pytest.mark.parametrize("ready", ["^listening on (?P<addresses>.+)$", "listening on (?P<addresses>.+)"])
+def test_a_ready_line_is_a_whole_line(ready: str) -> None:
+    source = """
+    import signal, sys, time
+    print("hello")
+    sys.stdout.write("listening on 127.0.0.1")
+    sys.stdout.flush()
+    time.sleep(0.1)  # the test looks more often than that
+    sys.stdout.write(":1\\n")
+    sys.stdout.flush()
+    signal.pause()
+    """
+    with running_script(source, ready=ready) as server:
+        assert server.address == "127.0.0.1:1"
+
+
+def test_a_server_that_the_test_has_no_descriptor_for_is_not_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = psutil.Process().children()
+
+    def out_of_descriptors(pid: int) -> int:
+        raise OSError(errno.EMFILE, pid)
+
+    monkeypatch.setattr(os, "pidfd_open", out_of_descriptors)
+    with pytest.raises(OSError, match="24"), running_script(GOOD):
+        pytest.fail("it can't be watched")
+    assert psutil.Process().children() == before

@@ -75,7 +75,7 @@ def test_edits_are_served_and_broken_ones_are_not(prefork_server: ServerFactory,
     assert said(server) == "one"
     say(source, "two")  # in the same second, perhaps, and of the same size
     server.wait_for(lambda: said(server) == "two")
-    end = server.log_size()
+    end = len(server.log())
     (source / "parts" / "words.py").write_text("WORD = (\n")
     server.wait_for_log("SyntaxError", after=end)
     server.wait_for_log("failed to boot; the old one goes on", after=end)

@@ -78,10 +78,10 @@ def prefork_server(request: pytest.FixtureRequest) -> Iterator[ServerFactory]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Put the logs of a failed test's servers into its report."""
+    """Put the logs of a failed test's servers into its report, and of one that failed in a fixture."""
     report = yield
     factory = item.stash.get(_FACTORY, None)
-    if report.failed and report.when == "call" and factory is not None:
+    if report.failed and factory is not None:
         for server in factory.servers:
             report.sections.append((f"log of the server, pid {server.pid}", server.log()))
     return report

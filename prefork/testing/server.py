@@ -81,19 +81,25 @@ class Server:
         self._exit_fd = os.pidfd_open(process.pid)
         self._master_fd = self._exit_fd
         self._nothing_left = False
+        self._last_words = b""
 
     @property
     def address(self) -> str:
-        """The first address it serves on."""
+        """The first address it serves on.
+
+        Raises:
+            IndexError: When the ready line named none.
+        """
         return self.addresses[0]
 
     def log(self) -> str:
-        """All that it and its workers have written to stdout and stderr."""
-        return os.pread(self._log.fileno(), self.log_size(), 0).decode("utf-8", "replace")
+        """All that it and its workers have written to stdout and stderr; after `close`, until then."""
+        written = self._last_words if self._log.closed else os.pread(self._log.fileno(), self.log_size(), 0)
+        return written.decode("utf-8", "replace")
 
     def log_size(self) -> int:
-        """The log's length in bytes."""
-        return os.fstat(self._log.fileno()).st_size
+        """The log's length in bytes; what `wait_for_log` counts from is ``len(server.log())``, in characters."""
+        return len(self._last_words) if self._log.closed else os.fstat(self._log.fileno()).st_size
 
     def tree(self) -> list[int]:
         """The ids of all its processes that live: its session, orphans included, and its descendants."""
@@ -138,6 +144,8 @@ class Server:
         Raises:
             ProcessLookupError: When it has ended.
         """
+        if self._log.closed:  # the descriptor's number may be another server's by now
+            raise ProcessLookupError("nothing of the server is left")
         pidfd_send_signal(self._master_fd, signum)
 
     def signal_group(self, signum: int) -> None:
@@ -175,7 +183,7 @@ class Server:
         Args:
             pattern: A regular expression, searched for; ``^`` and ``$`` are those of a line.
             timeout: Seconds.
-            after: Where to begin, in characters; ``match.end()`` of an earlier match finds the next one.
+            after: Where to begin, in characters: ``match.end()`` of an earlier match, or ``len(server.log())``.
 
         Returns:
             The match.
@@ -237,6 +245,9 @@ class Server:
 
         With ``PREFORK_TESTING_GRACE`` (seconds) in the environment of the tests it is first asked to stop: a process
         that is killed leaves nothing of what it has found out about itself, such as its coverage.
+
+        Raises:
+            NotInTimeError: When a process outlives its SIGKILL by 30 s.
         """
         if self._log.closed:
             return
@@ -246,8 +257,10 @@ class Server:
         while left := self.tree():
             kill(*left)
         self.process.wait()
+        self._nothing_left = True  # from here on its number may be somebody else's
         for fd in {self._exit_fd, self._master_fd}:
             os.close(fd)
+        self._last_words = os.pread(self._log.fileno(), self.log_size(), 0)
         self._log.close()
 
     def _ask_to_stop(self, seconds: float) -> None:
@@ -261,21 +274,23 @@ class Server:
         """Wait for the line that says it serves; `running` has done it.
 
         Args:
-            ready: What that line looks like, a regular expression; of its named groups, all optional,
-                ``addresses`` are its addresses, with commas between, and ``pid`` is its master's process id.
+            ready: What that line looks like, a regular expression that is searched for in whole lines; of its named
+                groups, all optional, ``addresses`` are its addresses, with commas between, and ``pid`` is its
+                master's process id.
             within: Seconds.
 
         Raises:
             NotServingError: When it has ended, or time is up; shows the whole log.
         """
-        compiled = re.compile(ready)
+        compiled = re.compile(ready, re.MULTILINE)
         ended = False
         match = None
 
         def look() -> bool:
             nonlocal ended, match
             ended = is_gone(self.process.pid)  # before the log is read: its last words count
-            match = compiled.search(self.log())
+            log = self.log()
+            match = compiled.search(log, 0, log.rfind("\n") + 1)  # of a line that is being written, half may match
             return ended or match is not None
 
         try:
@@ -438,6 +453,12 @@ def _start(command: Sequence[str], options: Options) -> Server:
     except BaseException:
         log.close()
         raise
-    if faults is not None:
-        faults.started()
-    return Server(process, log)
+    try:
+        if faults is not None:
+            faults.started()
+        return Server(process, log)
+    except BaseException:
+        process.kill()
+        process.wait()
+        log.close()
+        raise

@@ -43,7 +43,7 @@ def whole(data: bytes) -> bool:
 
 def reload(server: Server) -> None:
     """Replace all workers and wait until those who were replaced are gone."""
-    end = server.log_size()
+    end = len(server.log())
     server.signal(signal.SIGHUP)
     server.wait_for_log(r"generation \d+ serves", after=end)
     server.wait_for(lambda: len(server.workers()) == 2, message="those who were replaced to be gone")
