@@ -388,3 +388,26 @@ def test_every_third_call_fails_and_nobody_is_lost() -> None:
         server.signal(signal.SIGKILL)
         server.wait()
         assert is_gone(server.pid)
+
+
+@pytest.mark.parametrize(("said", "error"), [(None, TypeError), (-1, ValueError), (4096, ValueError)])
+def test_what_is_no_errno_lets_the_call_through_and_fails_the_test(said: object, error: type[Exception]) -> None:
+    def run() -> None:
+        with Injector("accept") as faults, running_script(GOOD, faults=faults) as server:
+            faults.fail("accept", lambda _pid: said)  # type: ignore[arg-type,return-value]  # what the test is about
+            assert request(server.address).outcome is Outcome.ANSWERED
+            assert request(server.address).outcome is Outcome.ANSWERED
+            assert faults.failed("accept") == 0
+
+    with pytest.raises(error):
+        run()
+
+
+def test_an_injector_serves_one_start_within_its_block() -> None:
+    faults = Injector("accept")
+    with pytest.raises(RuntimeError, match="within its block"), running_script(GOOD, faults=faults):
+        pytest.fail("nobody would answer it")
+    with faults, running_script(GOOD, faults=faults) as server:
+        assert request(server.address).outcome is Outcome.ANSWERED
+        with pytest.raises(RuntimeError, match="one start"), running_script(GOOD, faults=faults):
+            pytest.fail("it had its start")

@@ -38,6 +38,7 @@ __all__ = ["NAMES", "Call", "Injector", "Pattern", "always", "every", "first", "
 _RECEIVE: Final = 0xC0502100  # SECCOMP_IOCTL_NOTIF_RECV
 _SEND: Final = 0xC0182101  # SECCOMP_IOCTL_NOTIF_SEND
 _CONTINUE: Final = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE, Linux 5.5
+_MOST: Final = 4095  # the kernel's MAX_ERRNO: what is beyond would be taken for a result
 _NOTIFICATION: Final = struct.Struct("QIIiIQ6Q")  # struct seccomp_notif: id, pid, flags, and struct seccomp_data
 _RESPONSE: Final = struct.Struct("QqiI")  # struct seccomp_notif_resp: id, value, error, flags
 
@@ -112,7 +113,8 @@ class Injector:
             name: One of the calls this injector was made for.
             pattern: `once`, `every`, `first`, `lasting`, `always`, `per_process`, or a function of one's own: given
                 the caller's pid it returns an errno, or 0. It runs in the injector's thread and holds up the
-                server while it runs.
+                server while it runs. If it raises, or returns anything else, the call is let through, and the
+                injector's block ends with the error.
 
         Raises:
             ValueError: When the injector was not made for this call.
@@ -129,7 +131,7 @@ class Injector:
         """
         for name in names or self._names:
             self._patterns.pop(name, None)
-            for key in [key for key in self._owed if key[0] == name]:
+            for key in [key for key in tuple(self._owed) if key[0] == name]:  # the injector's thread adds to it
                 self._owed.pop(key, None)
 
     def calls(self, name: str) -> list[Call]:
@@ -187,7 +189,12 @@ class Injector:
 
         Returns:
             The launcher's.
+
+        Raises:
+            RuntimeError: When it has served a start, or its block has not begun: nobody would answer the server.
         """
+        if not self._thread.is_alive() or self._theirs.fileno() < 0:
+            raise RuntimeError("an injector serves one start, within its block: with Injector(...) as faults")
         # -I -S: neither the environment's nor the site's modules, so that it starts quickly and alike everywhere.
         launcher = [sys.executable, "-I", "-S", inject.__file__, str(self._theirs.fileno()), ",".join(self._names)]
         return [*launcher, *(["interruptible"] if self._interruptible else []), "--", *command]
@@ -277,9 +284,12 @@ class Injector:
         if owed or pattern is None:
             return owed
         try:
-            return pattern(pid)
-        except Exception as error:  # noqa: BLE001  # raised in the test's thread; here it would leave callers unanswered
-            self._error = error
+            error = pattern(pid)
+            if not 0 <= error <= _MOST:
+                raise ValueError(f"no errno that a pattern may return: {error}")
+            return error
+        except Exception as problem:  # noqa: BLE001  # raised in the test's thread; here callers would go unanswered
+            self._error = problem
             return 0
 
 
