@@ -84,3 +84,20 @@ def test_a_frozen_tree_answers_when_it_goes_on() -> None:
         freeze([one, server.pid])  # a zombie by now, as its parent doesn't look
         thaw([server.pid])
         assert len(server.workers()) == 2
+
+
+def test_who_is_forked_while_the_others_are_freed_is_freed_too() -> None:
+    """Each look but the last finds one more, which was forked after the look before."""
+    with running_script(FORKING) as server:
+        usual = soft_limit(server.pid)
+        tree = server.tree()
+        looks = iter([tree[:1], tree[:1], tree[:2], tree, tree])
+        with limited_descriptors(lambda: next(looks), 10):
+            for pid in tree[1:]:
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, (10, resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]))
+        assert [soft_limit(pid) for pid in tree] == [usual] * len(tree)
+
+
+def test_who_has_ended_is_passed_over() -> None:
+    with limited_descriptors([2**22 + 1]):
+        pass

@@ -61,6 +61,9 @@ def kill(*pids: int, timeout: float = TIMEOUT) -> None:
     Args:
         *pids: Process ids; those that are gone are passed over.
         timeout: Seconds, for each.
+
+    Raises:
+        NotInTimeError: When one has not ended in time.
     """
     for pid in _signal_all(pids, SIGKILL):
         wait_for(partial(is_gone, pid), timeout, f"the end of process {pid}, which was killed")
@@ -71,7 +74,10 @@ def freeze(pids: Iterable[int], timeout: float = TIMEOUT) -> None:
 
     Args:
         pids: Process ids; those that are gone are passed over.
-        timeout: Seconds.
+        timeout: Seconds, for each.
+
+    Raises:
+        NotInTimeError: When one has not stopped in time; the others stay stopped.
     """
     chosen = _signal_all(pids, SIGSTOP)
     for pid in chosen:
@@ -93,10 +99,13 @@ def frozen(pids: Iterable[int], timeout: float = TIMEOUT) -> Iterator[None]:
 
     Args:
         pids: Process ids. Of a whole tree, the master first: it must not see its workers stop.
-        timeout: Seconds to wait until all have stopped.
+        timeout: Seconds to wait for each to stop.
 
     Yields:
         None, once all have stopped.
+
+    Raises:
+        NotInTimeError: When one has not stopped in time; all go on then.
     """
     chosen = list(pids)
     try:
@@ -132,8 +141,12 @@ def limited_descriptors(pids: Iterable[int] | Callable[[], Iterable[int]], soft:
         yield
     finally:
         usual = max((limits[0] for limits in before.values()), default=0)
-        for pid in look():
-            _set_soft(pid, before[pid][0] if pid in before else usual)
+        freed: set[int] = set()
+        # Again until nobody new is found: while some are looked for, others are forked by those who are not free yet.
+        while left := [pid for pid in look() if pid not in freed]:
+            for pid in left:
+                _set_soft(pid, before[pid][0] if pid in before else usual)
+            freed.update(left)
 
 
 def _signal_all(pids: Iterable[int], signum: int) -> list[int]:
@@ -172,5 +185,8 @@ def _set_soft(pid: int, soft: int) -> None:
 
 
 def _lowest_free(pid: int) -> int:
-    taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    try:
+        taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    except (FileNotFoundError, ProcessLookupError):
+        return 0  # it has ended meanwhile
     return next(number for number in range(len(taken) + 1) if number not in taken)
