@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import signal
 import socket
@@ -25,6 +26,9 @@ from prefork.testing import (
 )
 from tests.testing_servers import BY_PATH, FORKING, GOOD, PREAMBLE
 
+BAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-6\r\nhello\r\n"
+"""A chunk that would end where it begins."""
+
 
 def get(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
@@ -46,6 +50,7 @@ def by_path() -> Iterator[Server]:
         ("/unframed", Outcome.ANSWERED, 200, b"until the close"),
         ("/chunked", Outcome.ANSWERED, 200, b"hello world"),
         ("/cut-chunked", Outcome.TRUNCATED, 200, b"hello wor"),
+        ("/bad-chunked", Outcome.FAILED, 0, BAD),
         ("/interim", Outcome.ANSWERED, 204, b""),
         ("/503", Outcome.FAILED, 503, b""),
         ("/nonsense", Outcome.FAILED, 0, b"SSH-2.0-OpenSSH_9.2\r\n"),
@@ -250,6 +255,23 @@ def test_a_load_asks_for_one_kind_of_loop() -> None:
     for kinds in ({}, {"clients": 1, "interval": 0.1}):
         with pytest.raises(ValueError, match="closed loop"):
             Load("127.0.0.1:1", **kinds)  # type: ignore[arg-type]  # what the test is about
+
+
+def test_a_load_that_could_not_end_or_begin_is_refused() -> None:
+    for wrong in ({"clients": 1, "count": -1}, {"clients": -1, "interval": 0.1}, {"clients": 1, "interval": -0.1}):
+        with pytest.raises(ValueError, match=r"closed loop|0 or more"):
+            Load("127.0.0.1:1", **wrong)
+    with pytest.raises(ValueError, match="an address"):
+        Load([], clients=1)
+
+
+def test_a_burst_that_fails_leaves_no_descriptor(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(f"{tmp_path}/s")
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(ClientError):
+            burst(f"unix:{tmp_path}/s", 2)
+        assert os.listdir("/proc/self/fd") == before
 
 
 def test_a_load_without_end_cannot_be_waited_for() -> None:

@@ -108,6 +108,8 @@ while True:
         answer_in(connection, b"5", b"hello", b"6;x=y", b" world", b"0", b"", b"")
     elif path == b"/cut-chunked":
         answer_in(connection, b"5", b"hello", b"6", b" wor")
+    elif path == b"/bad-chunked":
+        answer_in(connection, b"-6", b"hello", b"")
     elif path == b"/interim":
         connection.sendall(b"HTTP/1.1 100 Continue\\r\\n\\r\\nHTTP/1.1 204 No Content\\r\\n\\r\\n")
     elif path == b"/503":

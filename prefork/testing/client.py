@@ -104,8 +104,8 @@ class Load:
         bodies: Count the answers by body too; False where they are large or all different.
 
     Raises:
-        ValueError: When not exactly one of ``clients`` and ``interval`` is given, or an address is not one to connect
-            to.
+        ValueError: When not exactly one of ``clients`` and ``interval`` is given, a number is negative, there is no
+            address, or one is not to be connected to.
     """
 
     def __init__(
@@ -120,9 +120,13 @@ class Load:
         timeout: float = TIMEOUT,
         bodies: bool = True,
     ) -> None:
-        if (clients > 0) == (interval > 0):
+        if (clients > 0) == (interval > 0) or clients < 0 or interval < 0:
             raise ValueError("give a number of clients (closed loop) or an interval in seconds (open loop)")
+        if count is not None and count < 0:
+            raise ValueError(f"a count of requests is 0 or more, not {count}")
         targets = [target_of(one) for one in ([address] if isinstance(address, str) else address)]
+        if not targets:
+            raise ValueError("give an address to connect to")
         self.tally = Tally()
         """What has become of the requests so far; live while the load runs."""
         self._endless = count is None
@@ -283,5 +287,9 @@ def burst(
         NotInTimeError: When some could neither connect nor fail within ``timeout``.
     """
     load = Load(address, clients=clients, count=clients, payload=payload, expect=expect, timeout=timeout).start()
-    load.wait_for(lambda _: load.sent == clients, timeout + _LEEWAY)
+    try:
+        load.wait_for(lambda _: load.sent == clients, timeout + _LEEWAY)
+    except BaseException:
+        load._end(abort=True)
+        raise
     return load

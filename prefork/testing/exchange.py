@@ -119,6 +119,8 @@ def _chunks(data: bytes | bytearray, at: int) -> Iterator[tuple[int, int]]:
     """Where each chunk begins and ends, as far as they have come; the last is an empty one past its size."""
     while (line_end := data.find(b"\r\n", at)) != -1:
         size = int(data[at:line_end].split(b";")[0], 16)
+        if size < 0:  # as int() reads it; such a chunk would end where it begins, again and again
+            raise ValueError(f"not the size of a chunk: {size}")
         start = line_end + 2
         yield start, start + size
         if size == 0:
