@@ -1,10 +1,11 @@
-"""Embedded servers at the limit of descriptors: those on inlets rest, and nobody is lost."""
+"""Embedded servers that can't accept, or are not to any more: those on inlets rest, and nobody is lost."""
 
 from __future__ import annotations
 
+import signal
 import time
 
-from prefork.testing import burst
+from prefork.testing import burst, measure
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import limited_descriptors
 from tests.embed.servers import SUBJECTS, Subject, each, serve
@@ -29,3 +30,17 @@ def test_at_the_limit_of_descriptors(prefork_server: ServerFactory, subject: Sub
     if subject.name not in SPINS:
         assert spent < 0.5 * SECONDS
         assert written < 10_000
+
+
+@each(subject for subject in SUBJECTS if subject.name == "waitress")
+def test_a_worker_that_leaves_does_not_spin(prefork_server: ServerFactory, subject: Subject) -> None:
+    """Its inlets are silent, though they are open until its client has been heard out, and others are waiting."""
+    server = serve(prefork_server, subject, workers=1)
+    waiting = burst(server.address, 1, payload=b"GET /?wait=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    before = spent = measure.cpu_seconds(old := server.workers())
+    server.signal(signal.SIGHUP)
+    while not set(old).isdisjoint(server.workers()):
+        spent = max(spent, measure.cpu_seconds(old))
+        time.sleep(0.05)  # between two looks: what it has used is known for as long as it lives
+    assert waiting.wait().answered == 1
+    assert spent - before < 0.1  # a loop that spins takes more than twice as much
