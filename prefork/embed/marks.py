@@ -60,7 +60,7 @@ def _goes_as_it_is(result: object, environ: dict[str, Any]) -> bool:
 
 
 class _Body:
-    """What an application makes piece by piece; the request is in hand until its end, or its close."""
+    """What an application makes piece by piece; the request is in hand until it is closed, or has failed."""
 
     def __init__(self, result: Iterable[bytes], marks: contextlib.ExitStack) -> None:
         self._result = result
@@ -74,7 +74,6 @@ class _Body:
         try:
             return next(self._pieces)
         except StopIteration:
-            self._marks.close()
             raise
         except BaseException:
             self._marks.__exit__(*sys.exc_info())
