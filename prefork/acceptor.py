@@ -33,7 +33,6 @@ from prefork.distress import QUARANTINE, Distress
 from prefork.errors import ListenerLostError
 from prefork.notice import Log
 from prefork.recovery import Do, Recovery, Rest
-from prefork.scoreboard import Order
 from prefork.seat import Seat
 from prefork.settings import Settings
 from prefork.system import limits
@@ -68,10 +67,6 @@ class Acceptor:
         settings: for the backoff.
         log: where trouble is told.
         distress: what is done about scarcity beside waiting.
-        stop_fd: a descriptor that becomes readable when an order to leave has come.
-
-    Raises:
-        OSError: no descriptor for what it needs to be stopped by.
     """
 
     def __init__(
@@ -81,13 +76,11 @@ class Acceptor:
         settings: Settings,
         log: Log,
         distress: Distress,
-        stop_fd: int,
     ) -> None:
         self._sockets = sockets
         self._seat = seat
         self._log = log
         self._distress = distress
-        self._stop_fd = stop_fd
         self._recovery = Recovery(seat, settings, log, distress)
 
     def connections(self) -> Iterator[Accepted]:
@@ -99,11 +92,8 @@ class Acceptor:
         """
         raise TypeError(f"{type(self).__name__} does not say how it accepts")
 
-    def obey(self, order: Order) -> None:
-        """Carry ``order`` out. Runs inside a signal handler, between any two instructions of the loop."""
-        # No call between the two: another signal's handler could come in it, and the lesser order would be the last.
-        if order > self._recovery.order:
-            self._recovery.order = order
+    def obey(self) -> None:
+        """Do what the order asks for beyond its being known. In a signal handler, between any two instructions."""
 
     # What the two ways do differently.
 
@@ -216,7 +206,7 @@ class Acceptor:
             return
         descriptors = [] if fd is None else [fd]
         if not self._recovery.leaving:
-            descriptors.append(self._stop_fd)
+            descriptors.append(self._seat.stop_fd)
         readable(*descriptors, seconds=seconds)
 
 
@@ -234,16 +224,14 @@ class Blocking(Acceptor):
         settings: Settings,
         log: Log,
         distress: Distress,
-        stop_fd: int,
         inert: socket.socket,
     ) -> None:
-        super().__init__(sockets, seat, settings, log, distress, stop_fd)
+        super().__init__(sockets, seat, settings, log, distress)
         (self._listener,) = sockets
         self._inert = inert
 
-    def obey(self, order: Order) -> None:
-        """Carry ``order`` out: for SEAL put the inert socket in the listener's place, in this process alone."""
-        super().obey(order)
+    def obey(self) -> None:
+        """For SEAL put the inert socket in the listener's place, in this process alone."""
         if not self._recovery.sealed:
             return
         try:
@@ -291,7 +279,11 @@ class Blocking(Acceptor):
 
 
 class Exclusive(Acceptor):
-    """WORKER. Several listeners, all non-blocking, one connection at a time, without a herd."""
+    """WORKER. Several listeners, all non-blocking, one connection at a time, without a herd.
+
+    Raises:
+        OSError: no descriptor for what it needs.
+    """
 
     def __init__(
         self,
@@ -300,11 +292,10 @@ class Exclusive(Acceptor):
         settings: Settings,
         log: Log,
         distress: Distress,
-        stop_fd: int,
     ) -> None:
-        super().__init__(sockets, seat, settings, log, distress, stop_fd)
+        super().__init__(sockets, seat, settings, log, distress)
         self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
-        self._epoll.register(stop_fd, select.EPOLLIN)
+        self._epoll.register(seat.stop_fd, select.EPOLLIN)
         # Two descriptors of each listener: the one that is registered, and the one that will be next.
         self._pairs = [[listener.fileno(), os.dup(listener.fileno())] for listener in sockets]
         for fd, _ in self._pairs:
@@ -318,9 +309,9 @@ class Exclusive(Acceptor):
             takers: dict[int, Callable[[], Accepted | None]] = {self._seat.go: self._stand_behind}
             for pair, listener in zip(self._pairs, self._sockets, strict=True):
                 takers |= dict.fromkeys(pair, self._taker(listener))
-            while self._recovery.order is Order.RUN:
+            while not self._recovery.leaving:
                 for fd, _ in epoll.poll(maxevents=1):
-                    if fd == self._stop_fd:
+                    if fd == self._seat.stop_fd:
                         break
                     accepted = takers[fd]()
                     if accepted is not None:

@@ -50,15 +50,13 @@ ANSWER_TIME = 1.0
 
 
 class Distress:
-    """WORKER. One worker's want of descriptors.
+    """WORKER. One worker's want of descriptors. The master makes it, and the worker begins it.
 
     Args:
         seat: this worker's seat.
         settings: exhausted, shed_rate (connections a second, of the whole server).
         log: where a leak is told.
-        refuse: answers a connection that is shed; it is closed afterwards.
         workers: how many workers share ``shed_rate`` (count).
-        listeners: what this worker listens on, if it may have several connections in hand; else nothing.
 
     Attributes:
         round: connections between two looks for a leak (count).
@@ -74,17 +72,24 @@ class Distress:
         seat: Seat,
         settings: Settings,
         log: Log,
-        refuse: Callable[[socket.socket], object],
         workers: int,
-        listeners: Sequence[socket.socket] = (),
     ) -> None:
         self._seat = seat
         self._log = log
-        self._refuse = refuse
-        self._listeners = listeners
         self._spare = Spare()
         self._settings = settings
         self._workers = workers
+
+    def begin(self, refuse: Callable[[socket.socket], object], listeners: Sequence[socket.socket] = ()) -> None:
+        """Take a descriptor in reserve, and see how many are usual; once the application has what it needs.
+
+        Args:
+            refuse: answers a connection that is shed; it is closed afterwards.
+            listeners: what this worker listens on, if it may have several connections in hand; else nothing.
+        """
+        self._refuse = refuse
+        self._listeners = listeners
+        self._spare.take()
         usual, limit = _count(), nofile()
         headroom = min(HEADROOM, max(0, limit - usual) // 2)
         self._usual = usual + headroom // 2

@@ -44,7 +44,6 @@ class Intake(Acceptor):
         settings: for the backoff.
         log: where trouble is told.
         distress: what is done about scarcity beside waiting.
-        stop_fd: a descriptor that becomes readable when an order to leave has come.
         one_at_a_time: whether a call that has given a connection is followed by one that gives none, for a loop that
             otherwise calls until nothing waits, and so would leave nothing to its siblings.
         taken: called after each connection.
@@ -60,12 +59,11 @@ class Intake(Acceptor):
         settings: Settings,
         log: Log,
         distress: Distress,
-        stop_fd: int,
         *,
         one_at_a_time: bool,
         taken: Callable[[], object],
     ) -> None:
-        super().__init__((listener,), seat, settings, log, distress, stop_fd)
+        super().__init__((listener,), seat, settings, log, distress)
         self._listener = listener
         self._taken = taken
         self._one_at_a_time = one_at_a_time
@@ -83,7 +81,7 @@ class Intake(Acceptor):
     def open(self) -> None:
         """Let connections come. Idempotent."""
         if not self._closed:
-            self._watch(self._stop_fd, self._timer.fileno(), self._listener.fileno())
+            self._watch(self._seat.stop_fd, self._timer.fileno(), self._listener.fileno())
 
     def take(self) -> tuple[int, Any]:
         """Accept.

@@ -183,6 +183,7 @@ class Master:
         self.listeners += held.listeners
         stack.callback(self.listeners.clear)
         self._spare = Spare()
+        self._spare.take()
         stack.callback(self._spare.give)
         self._spawner = Spawner(self._loop, held.board, held.events, held.go, self._helpers, self._exited)
         stack.callback(self._spawner.close)
@@ -356,12 +357,12 @@ class Master:
             self._identity,
             self._windows.after_fork,
             tuple(listener for listener in self.listeners if listener.reuse_port),
+            self._held.inert,
             slot=slot,
             generation=generation,
             settings=self.settings,
             hooks=self.hooks if self.hooks.for_workers else None,
             sockets=tuple(listener.socket_for(slot) for listener in self.listeners),
-            inert=self._held.inert,
             log=Log(slot, generation),
             limit=self.settings.requests(chance()),
             workers=self.goal.size,

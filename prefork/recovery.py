@@ -62,20 +62,16 @@ class Rest:
 
 
 class Recovery:
-    """WORKER. The recovery of one acceptor, and the order that it is under.
+    """WORKER. The recovery of one acceptor.
 
     Args:
         seat: this worker's seat.
         settings: for the backoff.
         log: where trouble is told.
         distress: what is done about scarcity beside waiting.
-
-    Attributes:
-        order: what this worker is to do.
     """
 
     def __init__(self, seat: Seat, settings: Settings, log: Log, distress: Distress) -> None:
-        self.order = _RUN
         self._seat = seat
         self._settings = settings
         self._log = log
@@ -85,12 +81,12 @@ class Recovery:
     @property
     def leaving(self) -> bool:
         """Whether there is an order to leave."""
-        return self.order is not _RUN
+        return self._seat.obeyed is not _RUN
 
     @property
     def sealed(self) -> bool:
         """Whether nothing more is to be accepted."""
-        return self.order in _SEALED
+        return self._seat.obeyed in _SEALED
 
     @property
     def scarce(self) -> bool:

@@ -170,6 +170,10 @@ class Seat:
         go: a descriptor that is readable while workers may accept; the master empties it when the system is short of
             descriptors or memory.
         master: the master's pid.
+
+    Attributes:
+        obeyed: the order that this worker carries out: what a signal handler has made of :attr:`order`.
+        stop_fd: a descriptor that becomes readable when there is one to leave; -1 until the worker has made it.
     """
 
     def __init__(self, board: Scoreboard, index: int, events: EventsPipe, go: int, master: int) -> None:
@@ -178,6 +182,8 @@ class Seat:
         self.words = board.seat(index)
         self.lane = Lane(self.words[_LANE:])
         self.crowd = Crowd(self.lane)
+        self.obeyed = _RUN
+        self.stop_fd = -1
         self.go = go
         self._events = events
         self._master = master

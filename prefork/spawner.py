@@ -15,11 +15,14 @@ import logging
 import os
 import re
 import signal
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from prefork.acceptor import Blocking
 from prefork.bells import Bells
+from prefork.distress import Distress
 from prefork.events import EventsPipe
 from prefork.handover import Life
 from prefork.life import Start, live
@@ -156,6 +159,7 @@ class Spawner:
         identity: Identity | None,
         after_fork: tuple[Callable[[int, int], object], ...],
         grouped: tuple[Listener, ...],
+        inert: socket.socket,
         **given: Any,
     ) -> Birth:
         """Take all that a worker's life costs, but the process.
@@ -166,6 +170,7 @@ class Spawner:
             identity: who the child is to become.
             after_fork: what the child is to call, with slot and generation.
             grouped: the listeners in which each slot has a socket of its own.
+            inert: a socket that does not listen.
             given: the rest of its :class:`~prefork.worker.Assignment`.
 
         Raises:
@@ -191,7 +196,10 @@ class Spawner:
         )
         bells = Bells(seat, writer)
         start = Start(seat, bells, bells.dispositions, writer, os.getpid(), identity, grouped, after_fork)
-        return Birth(line, announce, build, Assignment(seat=seat, **given), start)
+        sockets, settings, say = given["sockets"], given["settings"], given["log"]
+        distress = Distress(seat, settings, say, given["workers"])
+        acceptor = Blocking(sockets, seat, settings, say, distress, inert) if len(sockets) == 1 else None
+        return Birth(line, announce, build, Assignment(seat=seat, distress=distress, acceptor=acceptor, **given), start)
 
     def fork(self, births: Sequence[Birth]) -> tuple[list[int], OSError | None]:
         """Fork workers, one right after the other.

@@ -16,7 +16,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from os import eventfd, eventfd_write
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -72,9 +72,11 @@ class Assignment:
     """None when there is none for a worker to call."""
     sockets: tuple[socket.socket, ...]
     """What it accepts on."""
-    inert: socket.socket
-    """What takes a listening socket's place in a worker that is to accept no more."""
     seat: Seat
+    distress: Distress
+    """What is done when descriptors run out."""
+    acceptor: Blocking | None
+    """How it accepts in the usual way; None with several listeners, for which each worker needs descriptors first."""
     log: logging.LoggerAdapter[logging.Logger]
     limit: int
     """After how many connections it asks for a replacement; 0 = never."""
@@ -104,8 +106,6 @@ class Worker:
 
     _given: Assignment
     _seat: Seat
-    _stop_fd: int
-    _order = Order.RUN
     _ready = False
     _taken = 0
     _acceptor: Acceptor | None = None
@@ -242,7 +242,8 @@ class Worker:
             OSError: no descriptors to be had.
         """
         self._seat.accepts()
-        distress = self._distress(self.sockets)
+        distress = self._given.distress
+        distress.begin(self._refuse, self.sockets)
         taken = self._took_and_served if served else self.took
         made = []
         for listener in self.sockets:
@@ -253,12 +254,10 @@ class Worker:
                 self.settings,
                 self.log,
                 distress,
-                self._stop_fd,
                 one_at_a_time=one_at_a_time,
                 taken=taken,
             )
             self._intakes.append(intake)
-            intake.obey(self._order)  # after that: an order may come between the two
             if self._ready:
                 intake.open()
             made.append(Inlet(intake, listener))
@@ -272,19 +271,19 @@ class Worker:
             self._seat.tell(_READY)
             # In a takeover nobody accepts before all are ready; while the system is short, nobody new does.
             while not self.stopping and not readable(self._seat.go):
-                readable(self._seat.go, self._stop_fd, seconds=None)
+                readable(self._seat.go, self._seat.stop_fd, seconds=None)
             for intake in self._intakes:
                 intake.open()
 
     @property
     def stopping(self) -> bool:
         """Whether this worker has been told to leave."""
-        return self._order is not _RUN
+        return self._seat.obeyed is not _RUN
 
     @property
     def stop_fd(self) -> int:
         """A descriptor that becomes readable when this worker is told to leave, and stays so."""
-        return self._stop_fd
+        return self._seat.stop_fd
 
     def on_stop(self, callback: Callable[[], object]) -> None:
         """Call ``callback`` once when this worker is told to leave, in a signal handler in the main thread.
@@ -341,7 +340,7 @@ class Worker:
     def _board(self, given: Assignment) -> None:
         self._given = given
         self._seat = given.seat
-        self._stop_fd = eventfd(0, _STOP_FLAGS)
+        self._seat.stop_fd = eventfd(0, _STOP_FLAGS)
         self._intakes, self._callbacks = [], []
 
     def _prepare(self) -> None:
@@ -358,26 +357,15 @@ class Worker:
         """The one generator of this worker's connections; who asks first says how many it has in hand."""
         if self._connections is None:
             given = self._given
-            sockets, settings, log, stop_fd = given.sockets, given.settings, given.log, self._stop_fd
-            distress = self._distress(() if one_at_a_time else sockets)
-            if len(sockets) == 1:
-                self._acceptor = Blocking(sockets, given.seat, settings, log, distress, stop_fd, given.inert)
-            else:
-                self._acceptor = Exclusive(sockets, given.seat, settings, log, distress, stop_fd)
-            if self._order is not _RUN:
-                self._acceptor.obey(self._order)
+            given.distress.begin(self._refuse, () if one_at_a_time else given.sockets)
+            acceptor: Acceptor | None = given.acceptor
+            if acceptor is None:
+                acceptor = Exclusive(given.sockets, given.seat, given.settings, given.log, given.distress)
+            self._acceptor = acceptor
+            acceptor.obey()  # after that: an order may have come before, or come between the two
             given.seat.accepts()
-            self._connections = self._acceptor.connections()
+            self._connections = acceptor.connections()
         return self._connections
-
-    def _distress(self, listeners: Sequence[socket.socket]) -> Distress:
-        """What is done when descriptors run out.
-
-        Args:
-            listeners: what is accepted from, if several connections may be in hand.
-        """
-        given = self._given
-        return Distress(given.seat, given.settings, given.log, self._refuse, given.workers, listeners)
 
     def _refuse(self, connection: socket.socket) -> None:
         if self.tls is None:
@@ -389,16 +377,16 @@ class Worker:
 
     def _obey(self, order: Order) -> None:
         """Carry out an order to leave; runs in a signal handler."""
-        if order is _RUN or order <= self._order:
+        seat = self._seat
+        # No call between the two: another signal's handler could come in it, and the lesser order would be the last.
+        if order <= seat.obeyed:
             return
-        self._order = order
+        seat.obeyed = order
         if self._acceptor is not None:
-            self._acceptor.obey(order)
-        for intake in self._intakes:
-            intake.obey(order)
-        eventfd_write(self._stop_fd, 1)
+            self._acceptor.obey()
+        eventfd_write(seat.stop_fd, 1)
         self._run_callbacks()
-        self._seat.enter(State.STOPPING)
+        seat.enter(State.STOPPING)
 
     def _run_callbacks(self) -> None:
         while self._callbacks:

@@ -26,7 +26,7 @@ MOST = 10
 
 
 class Spare:
-    """One descriptor in reserve; ``with spare:`` gives it up for the block.
+    """One descriptor in reserve, once it has been taken; ``with spare:`` gives it up for the block.
 
     Attributes:
         held: whether it is in reserve now; False when it could not be had back after the last use.
@@ -34,7 +34,6 @@ class Spare:
 
     def __init__(self) -> None:
         self._fd = -1
-        self.take()
 
     @property
     def held(self) -> bool:
