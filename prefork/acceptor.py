@@ -58,6 +58,11 @@ def _kind(listener: socket.socket) -> tuple[int, int, int]:
 _family, _type = socket.SocketType.family.__get__, socket.SocketType.type.__get__
 
 
+def _made(listener: socket.socket, raw: Raw) -> Accepted:
+    """The connection that ``listener`` has accepted."""
+    return new_socket(*_kind(listener), raw[0]), raw[1]
+
+
 class Acceptor:
     """WORKER. What both ways have in common.
 
@@ -82,6 +87,7 @@ class Acceptor:
         self._log = log
         self._distress = distress
         self._recovery = Recovery(seat, settings, log, distress)
+        self._turn = 0
 
     def connections(self) -> Iterator[Accepted]:
         """Accepted connections with the peer's address, one at a time, until an order to leave is carried out.
@@ -114,16 +120,16 @@ class Acceptor:
 
     # What they have in common.
 
-    def _recover(self, error: OSError, listener: socket.socket, accept: Accept) -> Raw | None:
+    def _recover(self, error: OSError, listener: socket.socket, accept: Accept) -> Accepted | None:
         """Do what is to be done about ``error``, a failure of ``accept``, until that succeeds.
 
         Returns:
-            What it returned; None when this listener has no more for us now.
+            A connection, perhaps another listener's; None when this one has no more for us now.
         """
         while True:
             step = self._recovery.decide(error, listener)
             if isinstance(step, Rest):
-                accepted = self._rest(step, listener)
+                accepted = self._rest(step)
                 if accepted is not None:
                     return accepted
             elif not self._goes_on(step, listener):
@@ -131,7 +137,7 @@ class Acceptor:
             if self._recovery.sealed:
                 return None
             try:
-                return self._attempt(accept)
+                return _made(listener, self._attempt(accept))
             except OSError as again:
                 error = again
 
@@ -160,12 +166,12 @@ class Acceptor:
                 return self._nothing_waits(listener)
             case Do.LEAVE:
                 return False
-        self._wait_for(None, QUARANTINE)
+        self._wait_for(QUARANTINE)
         if self._recovery.leaving:
             return False
         raise ListenerLostError("this worker can't accept any more, and no replacement has come")
 
-    def _rest(self, rest: Rest, listener: socket.socket) -> Raw | None:
+    def _rest(self, rest: Rest) -> Accepted | None:
         """Accept nothing for a while, but shed if that is wanted; an order to leave ends it at once.
 
         Returns:
@@ -173,40 +179,49 @@ class Acceptor:
         """
         end = time.monotonic() + rest.seconds
         while self._recovery.scarce and self._distress.sheds and not self._recovery.leaving:
-            self._wait_for(None, min(self._distress.pause, end - time.monotonic()))
-            self._wait_for(listener.fileno(), end - time.monotonic())
+            self._wait_for(min(self._distress.pause, end - time.monotonic()))
+            self._wait_for(end - time.monotonic(), *(listener.fileno() for listener in self._sockets))
             if time.monotonic() >= end:
                 break
-            accepted = self._distress.shed(listener)
+            accepted = self._shed()
             if accepted is not None:
                 self._recovery.over()
                 return accepted
-        self._wait_for(None, end - time.monotonic())
+        self._wait_for(end - time.monotonic())
         while rest.system and self._recovery.held:
-            self._wait_for(self._seat.go, HOLD_LOOK)
+            self._wait_for(HOLD_LOOK, self._seat.go)
         self._recovery.rested()
+        return None
+
+    def _shed(self) -> Accepted | None:
+        """Shed one of those who wait, at any listener: each has its turn, and nobody else looks after them now."""
+        for _ in self._sockets:
+            listener = self._sockets[self._turn % len(self._sockets)]
+            self._turn += 1
+            if readable(listener.fileno()):
+                raw = self._distress.shed(listener)
+                return None if raw is None else _made(listener, raw)
         return None
 
     def starved(self) -> None:
         """A handler has met the limit of descriptors."""
         if self._distress.starved():
-            self._wait_for(None, QUARANTINE)
+            self._wait_for(QUARANTINE)
 
     def _after_a_round(self) -> None:
         """A worker that leaks takes no more connections while its replacement is on its way; its siblings serve."""
         if self._distress.leaks():
-            self._wait_for(None, QUARANTINE)
+            self._wait_for(QUARANTINE)
 
-    def _wait_for(self, fd: int | None, seconds: float | None) -> None:
-        """Sleep until ``fd`` is readable, an order to leave comes, or ``seconds`` are over.
+    def _wait_for(self, seconds: float | None, *descriptors: int) -> None:
+        """Sleep until one of ``descriptors`` is readable, an order to leave comes, or ``seconds`` are over.
 
         An order to drain ends it once; what is slept after that is slept.
         """
         if self._recovery.sealed:
             return
-        descriptors = [] if fd is None else [fd]
         if not self._recovery.leaving:
-            descriptors.append(self._seat.stop_fd)
+            descriptors = (*descriptors, self._seat.stop_fd)
         readable(*descriptors, seconds=seconds)
 
 
@@ -247,7 +262,7 @@ class Blocking(Acceptor):
 
     def _nothing_waits(self, listener: socket.socket) -> bool:
         """Somebody made the listener non-blocking, for all who share it: sleep until there is something again."""
-        self._wait_for(listener.fileno(), None)
+        self._wait_for(None, listener.fileno())
         return True
 
     def _probe(self) -> bool:
@@ -273,8 +288,9 @@ class Blocking(Acceptor):
                     recovered = self._recover(error, listener, accept)
                     if recovered is None:
                         return
-                    descriptor, address = recovered
-                yield make(family, kind, protocol, descriptor), address
+                    yield recovered
+                else:
+                    yield make(family, kind, protocol, descriptor), address
             self._after_a_round()
 
 
@@ -351,10 +367,7 @@ class Exclusive(Acceptor):
             try:
                 descriptor, address = accept()
             except OSError as error:
-                recovered = self._recover(error, listener, accept)
-                if recovered is None:
-                    return None
-                descriptor, address = recovered
+                return self._recover(error, listener, accept)
             return socket.socket(family, kind, protocol, descriptor), address
 
         return take

@@ -43,7 +43,7 @@ def ask(server: Server, path: str = "/") -> str:
 
 def wait_for_rest(server: Server) -> None:
     """Wait until each worker waits in the kernel for a connection: READY is said just before the first accept."""
-    waits = {"inet_csk_accept", "ep_poll"}
+    waits = {"inet_csk_accept", "do_epoll_wait", "ep_poll"}
     server.wait_for(
         lambda: all(Path(f"/proc/{pid}/wchan").read_text() in waits for pid in server.workers()),
         message="every worker to wait for a connection",
