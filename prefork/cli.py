@@ -7,12 +7,13 @@ for the others. One that serves something describes itself as a `Serving` and le
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TextIO
 
 import prefork
 from prefork import config, flags, logs, server, settings, target
@@ -21,6 +22,8 @@ from prefork.errors import PreforkError, did_you_mean
 from prefork.fields import GROUPS, Field
 from prefork.flags import CommandLine
 from prefork.settings import Settings
+
+_STDERR: Final = 2
 
 INTERRUPTED: Final = 128 + 2
 """The exit code after Ctrl-C where nothing has yet begun to serve: what a shell reports for SIGINT."""
@@ -70,10 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 after a stop that was asked for, 2 for a mistake in the command or the configuration, 3 when
         an address can't be listened on, 4 when the application failed to start.
     """
+    _open_standard_streams()
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except PreforkError as error:
-        sys.stderr.writelines(f"prefork: error: {line}\n" for line in str(error).splitlines())
+        _complain("".join(f"prefork: error: {line}\n" for line in str(error).splitlines()))
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -92,7 +96,7 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     names = [command.name for command in COMMANDS]
     remedy = did_you_mean(name, names, "prefork --help lists them")
-    sys.stderr.write(f"prefork: error: {name!r} is not a command; {remedy}\n" if argv else _overview())
+    _complain(f"prefork: error: {name!r} is not a command; {remedy}\n" if argv else _overview())
     return 2
 
 
@@ -218,13 +222,44 @@ def _log_path(settled: Settings) -> str:
 
 
 def write(text: str) -> None:
-    """Write to standard output. A reader that went away, as ``head`` does, has seen enough."""
+    """Write to standard output. A reader that went away, as ``head`` does, has seen enough, and so has none at all.
+
+    Raises:
+        PreforkError: it can't be written.
+    """
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        _put(sys.stdout, text)
     except BrokenPipeError:
+        pass
+    except OSError as error:
+        raise PreforkError(f"standard output can't be written: {error.strerror}; send it elsewhere") from None
+
+
+def _complain(text: str) -> None:
+    """Write to standard error. When that fails, the exit code still tells."""
+    with contextlib.suppress(OSError):
+        _put(sys.stderr, text)
+
+
+def _put(stream: TextIO | None, text: str) -> None:
+    if stream is None:  # whoever started us has closed it
+        return
+    try:
+        stream.write(text.encode(stream.encoding, "backslashreplace").decode(stream.encoding))
+        stream.flush()
+    except OSError:
         # What is still buffered would fail once more when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+        raise
+
+
+def _open_standard_streams() -> None:
+    """Open what whoever started us has closed: else the next socket would get that number, and the log with it."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(fd, True)  # the same holds for what the application executes
+    os.close(fd)
 
 
 _SERVE_ABOUT: Final = """\

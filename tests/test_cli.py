@@ -20,6 +20,9 @@ from prefork.testing import call_until, request, running_target
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PREFORK_")}
 
 
+_IN_A_SHELL = "import os, sys; os.execv('/bin/sh', ['sh', '-c', sys.argv[1], sys.executable])"
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with an application, to run the command in."""
@@ -198,6 +201,47 @@ def test_output_that_nobody_reads_is_no_error() -> None:
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "told"),
+    [
+        ("2>&1 >/dev/full", 1, "prefork: error: standard output can't be written: No space left on device; "),
+        ("2>&1 >&-", 0, ""),
+        ("2>/dev/full >&-", 0, ""),
+    ],
+)
+def test_output_that_can_not_be_written_is_one_line(redirection: str, code: int, told: str) -> None:
+    done = program(_IN_A_SHELL, f'"$0" -m prefork --help {redirection}')
+    assert done.returncode == code, done.stdout
+    assert done.stdout.startswith(told)
+    assert done.stdout.count("\n") == bool(told)
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
+def test_the_exit_code_tells_of_a_mistake_that_can_not_be_written(redirection: str) -> None:
+    assert program(_IN_A_SHELL, f'"$0" -m prefork serve missing:handle {redirection}').returncode == 2
+    assert program(_IN_A_SHELL, f'"$0" -m prefork serv {redirection}').returncode == 2
+
+
+def test_what_the_encoding_of_the_output_lacks_is_escaped() -> None:
+    done = run("serve", "--name", "caf\u00e9", "--print-config", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r'name = "caf\xe9"  # --name' in done.stdout.splitlines()
+
+
+def test_a_server_takes_none_of_the_standard_numbers_for_itself(folder: Path) -> None:
+    with subprocess.Popen(
+        ["sh", "-c", 'exec "$0" -m prefork serve hello:handle -b unix:s -w 1 --control c <&- >&- 2>&-', sys.executable],
+        cwd=folder,
+        env=ENVIRONMENT,
+    ) as server:
+        try:
+            call_until(lambda: run("check", "--live", "--control", "c", cwd=folder).returncode == 0, bool)
+            for fd in range(3):
+                assert os.readlink(f"/proc/{server.pid}/fd/{fd}") == "/dev/null"
+        finally:
+            server.terminate()
 
 
 def test_ctrl_c_before_anything_serves_is_quiet(tmp_path: Path) -> None:
