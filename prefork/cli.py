@@ -8,6 +8,7 @@ for the others. One that serves something describes itself as a `Serving` and le
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -18,7 +19,7 @@ from typing import Any, Final, NamedTuple, TextIO
 import prefork
 from prefork import config, flags, logs, server, settings, target
 from prefork.config import Configuration, Table
-from prefork.errors import PreforkError, did_you_mean
+from prefork.errors import PreforkError, SettingsError, did_you_mean
 from prefork.fields import GROUPS, Field
 from prefork.flags import CommandLine
 from prefork.settings import Settings
@@ -79,6 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PreforkError as error:
         _complain("".join(f"prefork: error: {line}\n" for line in str(error).splitlines()))
         return error.exit_code
+    except OSError as error:
+        if error.errno not in {errno.EMFILE, errno.ENFILE}:
+            raise
+        remedy = "raise the limit (ulimit -n, LimitNOFILE=; fs.file-max)"
+        _complain(f"prefork: error: there are no descriptors to begin with: {error.strerror}; {remedy}\n")
+        return PreforkError.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -164,6 +171,10 @@ def serving(command: Serving, argv: Sequence[str]) -> int:
         SettingsError: With all problems of arguments and configuration at once.
         PreforkError: As the command's ``run`` raises it.
     """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise SettingsError(f"the current folder can't be used: {error.strerror}; start in another") from None
     fields = settings.fields() + (command.table.fields if command.table else ())
     line = flags.read(argv, fields)
     if line.help:

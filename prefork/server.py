@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import traceback
 from collections.abc import Callable
@@ -82,10 +83,10 @@ def run(
         return make(target.load(text, app_dir), text)
 
     def load() -> Callable[[], Worker]:
-        return _in_master(imported)
+        return _in_master(imported, "the application failed to boot")
 
     with surroundings.entered(settings):
-        hooks = hooks_of(settings, app_dir)
+        hooks = _in_master(lambda: hooks_of(settings, app_dir), f"hooks: {settings.hooks!r} failed to load")
         loaded = load() if settings.preload else None
     if loaded is not None:
         return Master(loaded, settings, hooks=hooks).run()
@@ -97,16 +98,16 @@ def run(
     return Master(build, settings, hooks=hooks, load=load).run()
 
 
-def _in_master(load: Callable[[], T]) -> T:
-    """What ``load`` gives. That the application fails is an error here as it is in a worker."""
+def _in_master(load: Callable[[], T], failed: str) -> T:
+    """What ``load`` gives. That it raises is an error here as it is in a worker, and ``failed`` is how it is told."""
     try:
         return load()
     except PreforkError:
         raise
     except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever the application raises is why it can't start
-        log.error("the application failed to load:\n%s", traceback.format_exc().rstrip())
+        log.error("%s:\n%s", failed, traceback.format_exc().rstrip())
         said = "".join(traceback.format_exception_only(error)).strip().rpartition("\n")[2]
-        raise BootError(f"the application failed to boot: {said}") from None
+        raise BootError(f"{failed}: {said}") from None
 
 
 def check(text: str, settings: Settings, *, app_dir: str = ".") -> None:
@@ -124,11 +125,15 @@ def check(text: str, settings: Settings, *, app_dir: str = ".") -> None:
     """
     who = identity.resolve(settings.user, settings.group, settings.no_new_privs)
     reader, writer = os.pipe2(os.O_CLOEXEC)
+    parent = os.getpid()
 
     def load() -> int:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is no failure of the application's, to be shown as one
         try:
+            process.die_with_parent(signal.SIGKILL, parent)
             hooks_of(settings, app_dir)  # as the master would load them
             identity.assume(who)
+            process.die_with_parent(signal.SIGKILL, parent)  # which the change of user has cleared
             worker_of(target.load(text, app_dir), text)
         except PreforkError as error:
             os.write(writer, str(error).encode(errors="backslashreplace"))
@@ -158,7 +163,11 @@ def hooks_of(settings: Settings, app_dir: str) -> Hooks:
     """The hooks that the settings name."""
     if not settings.hooks:
         return Hooks()
-    return Hooks.from_namespace(target.load(settings.hooks, app_dir))
+    try:
+        found = target.load(settings.hooks, app_dir)
+    except TargetError as error:
+        raise TargetError(f"hooks: {error}") from None
+    return Hooks.from_namespace(found)
 
 
 def worker_of(found: object, name: str) -> Callable[[], Worker]:

@@ -244,6 +244,60 @@ def test_a_server_takes_none_of_the_standard_numbers_for_itself(folder: Path) ->
             server.terminate()
 
 
+def test_too_few_descriptors_to_begin_with_are_one_line(folder: Path) -> None:
+    shell = 'ulimit -n "$1"; exec "$0" -m prefork serve hello:handle -b unix:s -w 1'
+    done = subprocess.run(
+        ["sh", "-c", shell, sys.executable, "10"],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    (line,) = problems(done, code=1)
+    assert line.startswith("there are no descriptors to begin with: Too many open files; raise the limit ")
+
+
+def test_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    done = program(_IN_A_SHELL, f'mkdir {tmp_path}/gone; cd {tmp_path}/gone; rmdir ../gone; "$0" -m prefork serve a:b')
+    assert problems(done) == ["the current folder can't be used: No such file or directory; start in another"]
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, cli.INTERRUPTED), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_check_that_is_ended_leaves_nobody_behind_and_is_quiet(folder: Path, signum: int, code: int) -> None:
+    (folder / "slow.py").write_text("print('importing', flush=True)\nimport signal\nsignal.pause()\n")
+    with subprocess.Popen(
+        [sys.executable, "-m", "prefork", "check", "slow:handle"],
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"importing\n"
+        process.send_signal(signum)
+        output = process.communicate(timeout=60)  # ends when the one that loads, which has the pipes too, has ended
+    assert (process.returncode, *output) == (code, b"", b"")
+
+
+def test_ctrl_c_while_a_check_loads_is_quiet(folder: Path) -> None:
+    (folder / "slow.py").write_text("print('importing', flush=True)\nimport signal\nsignal.pause()\n")
+    with subprocess.Popen(
+        [sys.executable, "-m", "prefork", "check", "slow:handle"],
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        process_group=0,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"importing\n"
+        os.killpg(process.pid, signal.SIGINT)  # as the terminal does: the one that loads gets it too
+        output = process.communicate(timeout=60)
+    assert output == (b"", b"")
+
+
 def test_ctrl_c_before_anything_serves_is_quiet(tmp_path: Path) -> None:
     fifo = tmp_path / "config.toml"
     os.mkfifo(fifo)
@@ -330,6 +384,20 @@ def test_an_application_that_fails_is_exit_code_4(folder: Path, preload: str, fa
     assert done.returncode == 4
     assert done.stderr.count("Traceback (most recent call last):") == 1, done.stderr
     assert told[-1].startswith("prefork: error: the application failed to boot"), done.stderr
+
+
+@pytest.mark.parametrize("failing", ["raise RuntimeError('as asked')", "import sys; sys.exit(3)", "def f(:"])
+def test_hooks_that_fail_are_exit_code_4(folder: Path, failing: str) -> None:
+    (folder / "fails.py").write_text(f"{failing}\n")
+    done = run("serve", "hello:handle", "--bind", "127.0.0.1:0", "--hooks", "fails", cwd=folder)
+    assert done.returncode == 4
+    assert done.stderr.count("Traceback (most recent call last):") == 1, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("prefork: error: hooks: 'fails' failed to load: "), done.stderr
+
+
+def test_hooks_that_are_not_there_are_named(folder: Path) -> None:
+    (line,) = problems(run("serve", "hello:handle", "--bind", "127.0.0.1:0", "--hooks", "hell", cwd=folder))
+    assert line.startswith("hooks: 'hell': there is no module 'hell' in ")
 
 
 def test_an_address_in_use_is_exit_code_3(folder: Path) -> None:
