@@ -231,6 +231,25 @@ def test_half_a_request_has_a_deadline(stage: Stage) -> None:
     assert stage.closed == [stage.peer]
 
 
+def test_each_request_has_a_deadline_of_its_own(stage: Stage) -> None:
+    """Of a client that asks without a pause there is always half a request here."""
+    stage.say(b'{"do":')
+    for number in range(2, 6):
+        stage.wait(PATIENCE * 0.6)
+        stage.say(b'"status"}\n{"do":')
+        assert not stage.closed, number
+    stage.wait(PATIENCE + 0.1)
+    assert answers(stage.hear())[-1]["code"] == "malformed"
+
+
+def test_an_answer_that_is_taken_late_takes_nothing_from_the_next_request(stage: Stage) -> None:
+    stage.say(b'{"do":"health"}\n{"do":')
+    stage.wait(PATIENCE * 0.6)
+    assert len(answers(stage.hear())) == 1
+    stage.wait(PATIENCE * 0.6)
+    assert not stage.closed
+
+
 def test_silence_has_none(stage: Stage) -> None:
     stage.say(b'{"do":"status"}\n')
     stage.wait(3 * PATIENCE)
@@ -607,6 +626,16 @@ def test_a_dump_shows_what_a_worker_is_doing(server: Server, client: Client) -> 
     assert "in connections" in client.dump(slot)
     with pytest.raises(ControlError, match="slot 9 has no worker"):
         client.dump(9)
+
+
+def test_all_who_ask_for_a_dump_at_once_are_given_one(server: Server, path: str) -> None:
+    slot = 0
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Client(path)) for _ in range(5)]
+        for client in clients:
+            client._sock.sendall(json.dumps({"do": "dump", "slot": slot}).encode() + b"\n")
+        texts = [json.loads(client._line(None) or b"")["result"]["text"] for client in clients]
+    assert [text.count("most recent call first") for text in texts] == [1] * len(clients)
 
 
 def test_a_frozen_worker_gives_no_dump_and_holds_up_nobody(server: Server, client: Client, path: str) -> None:

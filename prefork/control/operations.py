@@ -53,6 +53,7 @@ class Operations:
         self._inside = inside
         self._survey = survey
         self._waits: list[_Wait] = []
+        self._dumps: dict[int, _Dump] = {}
 
     def begin(self, request: Request, done: Done, failed: Failed) -> None:
         """Carry ``request`` out; one of ``done`` and ``failed`` is called once, now or later."""
@@ -173,29 +174,67 @@ class Operations:
         if member is None:
             failed(f"slot {slot} has no worker")
             return
-        spawner, clock = self._inside.spawner, self._inside.loop.clock
-        if member.dumped_at is None:
-            spawner.take_report(member.pid)
-        before = len(spawner.report(member.pid))  # the report of a hang is on its way, and the log's to take
-        deadline = clock.monotonic() + DUMP_TIME
-        process.kill(member.pid, DUMP_SIGNAL)
-
-        def look(seen: int) -> None:
-            if self._inside.roster.get(member.pid) is not member:
-                failed(f"worker {slot} (pid {member.pid}) ended meanwhile")
-                return
-            report = spawner.report(member.pid)
-            if len(report) > before and len(report) == seen:
-                if member.dumped_at is None:
-                    spawner.take_report(member.pid)
-                done({"slot": slot, "pid": member.pid, "text": report[before:]})
-            elif clock.monotonic() >= deadline:
-                failed(f"worker {slot} (pid {member.pid}) gave no traceback within {DUMP_TIME:g} s; it may be frozen")
-            else:
-                self._inside.loop.call_later(DUMP_LOOK, lambda: look(len(report)))
-
-        look(before)
+        under_way = self._dumps.get(member.pid)
+        if under_way is None:
+            under_way = self._dumps[member.pid] = _Dump(self._inside, member, self._dumps.pop)
+        under_way.asked.append((done, failed))
 
     def _incumbent(self, slot: int) -> Member | None:
         found = self._inside.roster.slots.get(slot)
         return found.incumbent if found else None
+
+
+class _Dump:
+    """The tracebacks of one worker, on their way: the answer to all who ask before they are there.
+
+    Args:
+        inside: the master as windows see it.
+        member: the worker.
+        on_end: called with its pid before they are answered.
+
+    Attributes:
+        asked: those who are to be answered.
+    """
+
+    def __init__(self, inside: Inside, member: Member, on_end: Callable[[int], object]) -> None:
+        self.asked: list[tuple[Done, Failed]] = []
+        self._inside = inside
+        self._member = member
+        self._on_end = on_end
+        self._deadline = inside.loop.clock.monotonic() + DUMP_TIME
+        self._take()
+        self._before = len(self._report())  # the report of a hang is on its way, and the log's to take
+        process.kill(member.pid, DUMP_SIGNAL)
+        self._look_again(self._before)
+
+    def _report(self) -> str:
+        return self._inside.spawner.report(self._member.pid)
+
+    def _take(self) -> None:
+        if self._member.dumped_at is None:
+            self._inside.spawner.take_report(self._member.pid)
+
+    def _look_again(self, seen: int) -> None:
+        self._inside.loop.call_later(DUMP_LOOK, lambda: self._look(seen))
+
+    def _look(self, seen: int) -> None:
+        pid = self._member.pid
+        if self._inside.roster.get(pid) is not self._member:
+            self._fail("ended meanwhile")
+            return
+        report = self._report()
+        if len(report) > self._before and len(report) == seen:
+            self._take()
+            text = report[self._before :]
+            self._on_end(pid)
+            for done, _ in self.asked:
+                done({"slot": self._member.slot, "pid": pid, "text": text})
+        elif self._inside.loop.clock.monotonic() >= self._deadline:
+            self._fail(f"gave no traceback within {DUMP_TIME:g} s; it may be frozen")
+        else:
+            self._look_again(len(report))
+
+    def _fail(self, why: str) -> None:
+        self._on_end(self._member.pid)
+        for _, failed in self.asked:
+            failed(f"worker {self._member.slot} (pid {self._member.pid}) {why}")

@@ -242,11 +242,16 @@ class Peer:
                     self._loop.call_later(_PAUSE, self._watch)
             self._watched = events
         pressing = not self._closed and bool(self._output or (self._input and not self.waits))
-        if self._deadline is not None and not pressing:
+        if not pressing:
+            self._be_patient()
+        elif self._deadline is None:
+            self._deadline = self._loop.call_later(PATIENCE, self._too_slow)
+
+    def _be_patient(self) -> None:
+        """The request is complete, or the answer taken: what comes next has a deadline of its own."""
+        if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        elif self._deadline is None and pressing:
-            self._deadline = self._loop.call_later(PATIENCE, self._too_slow)
 
     def _too_slow(self) -> None:
         self._deadline = None
@@ -279,6 +284,7 @@ class Peer:
             return
         if newline:
             self._input = rest
+            self._be_patient()
             self._carry_out(bytes(line))
         else:
             self._watch()
@@ -319,9 +325,11 @@ class Peer:
         except OSError:
             self.close()  # it has gone
             return
-        if self._last and not self._output:
-            self.close()
-            return
+        if not self._output:
+            self._be_patient()
+            if self._last:
+                self.close()
+                return
         self._watch()
         if b"\n" in self._input and not self._output:
             self._loop.call_later(0, self._next)
