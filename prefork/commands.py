@@ -9,8 +9,10 @@ from typing import Final, NoReturn
 from prefork import report
 from prefork.cli import write
 from prefork.control.client import Client
-from prefork.errors import ControlError, SettingsError
+from prefork.errors import ControlError, SettingsError, printable
 from prefork.status import dumps
+
+_DIGITS: Final = 20  # of a count; int() refuses to read some thousands
 
 UNFIT: Final = 1
 """The exit code for a server that is not ready, did not reload, or can't be reached."""
@@ -40,8 +42,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong as one line."""
-        said = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in message)
-        raise SettingsError(f"{said.removeprefix('argument ')}; {self.prog} --help tells more")
+        raise SettingsError(f"{printable(message.removeprefix('argument '))}; {self.prog} --help tells more")
 
     def seconds(self, default: float | None, what: str) -> None:
         """Add ``--timeout``."""
@@ -70,7 +71,7 @@ def _seconds(text: str) -> float:
 
 def _count(least: int, what: str) -> Callable[[str], int]:
     def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
+        if not text.isdecimal() or len(text) > _DIGITS or int(text) < least:
             raise argparse.ArgumentTypeError(f"{text!r} is not {what}; give {least} or more")
         return int(text)
 

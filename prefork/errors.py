@@ -80,3 +80,8 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
     """
     close = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
     return f"did you mean {' or '.join(close)}?" if close else otherwise
+
+
+def printable(text: str) -> str:
+    """``text`` in one line that harms no terminal, whatever is in it: what can't be printed is escaped."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import prefork
-from prefork import logs
+from prefork import address, logs
 from prefork.commands import Parser
 from prefork.errors import PreforkError
 
@@ -38,6 +38,10 @@ def exporter(argv: Sequence[str]) -> int:
     arguments = parser.read(argv)
     if arguments is None:
         return 0
+    try:
+        address.parse(arguments.listen)
+    except ValueError as error:
+        parser.error(f"--listen: {error}")
     if importlib.util.find_spec("prometheus_client") is None:
         raise PreforkError("prefork exporter needs prometheus_client; pip install 'prefork[prometheus]'")
     logs.configure("info")
@@ -59,7 +63,7 @@ def handler(control: str = "") -> Any:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Collector(control))
 
-    def handle(connection: socket.socket, address: object) -> None:  # noqa: ARG001  # a handler is given both
+    def handle(connection: socket.socket, peer: object) -> None:  # noqa: ARG001  # a handler is given both
         try:
             head = _head(connection)
         except TimeoutError:

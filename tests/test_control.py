@@ -78,7 +78,7 @@ def test_a_request_is_read(line: bytes, wanted: Request) -> None:
         (b'{"do":"__init__"}', "unknown", "do: '__init__' is nothing that can be done; it is one of health"),
         (b'{"do":"health","slot":1}', "unknown", "health: 'slot' is no argument of it"),
         (b'{"do":"scale"}', "unknown", "scale: workers is missing"),
-        (b'{"do":"scale","workers":0}', "unknown", "scale: workers has to be a whole number, 1 or more"),
+        (b'{"do":"scale","workers":0}', "unknown", "scale: workers has to be a whole number, 1 to 2147483647"),
         (b'{"do":"scale","workers":true}', "unknown", "scale: workers has to be a whole number"),
         (b'{"do":"scale","workers":1e3}', "unknown", "scale: workers has to be a whole number"),
         (b'{"do":"scale","workers":99999999999}', "unknown", "scale: workers has to be a whole number"),
@@ -896,7 +896,10 @@ def test_totals_equal_what_the_clients_counted_whoever_is_killed(prefork_server:
         (lambda _: None, r"^{path} does not exist; the server has ended, or has its control socket elsewhere$"),
         (lambda path: path.write_text(""), r"^{path} is not a socket; name a control socket with --control PATH$"),
         (lambda path: path.mkdir(), r"^{path} is not a socket"),
-        (lambda path: listening(path).close(), r"^nobody listens at {path}: the server that made it was killed$"),
+        (
+            lambda path: listening(path).close(),
+            r"^nobody listens at {path}: the server that made it was killed$",
+        ),
     ],
 )
 def test_why_nobody_answers_is_one_line(tmp_path: Path, prepare: Callable[[Path], object], said: str) -> None:
@@ -935,6 +938,43 @@ def test_a_strange_server_is_told_of(tmp_path: Path, answer: bytes, said: str) -
                 peer.shutdown(socket.SHUT_RDWR)
             with pytest.raises(ControlError, match=said):
                 client.health()
+
+
+@pytest.mark.parametrize("answer", ['{"ok":true,"result":{"pid":"x"}}', '{"ok":true,"result":null}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "order",
+    [
+        lambda client: client.scale(2),
+        lambda client: client.recycle(0),
+        lambda client: client.dump(0),
+    ],
+)
+def test_an_answer_that_lacks_what_was_asked_for_is_strange(
+    tmp_path: Path, answer: str, order: Callable[[Client], object]
+) -> None:
+    path = tmp_path / "s.control"
+    with listening(path) as listener, Client(path, timeout=TIMEOUT) as client, listener.accept()[0] as peer:
+        peer.sendall(answer.encode() + b"\n")
+        with pytest.raises(ControlError, match=r"s\.control: this is no answer of a prefork server$"):
+            order(client)
+
+
+def test_a_path_is_shown_without_its_effect_on_the_terminal() -> None:
+    with pytest.raises(ControlError, match=r"^/tmp/\\x1b\[31m\\n does not exist; "):
+        Client("/tmp/\x1b[31m\n")
+
+
+def test_off_is_no_path() -> None:
+    done = run("status", PREFORK_CONTROL="off")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("prefork: error: control: off is the server's word for no control socket; ")
+
+
+def test_a_place_that_can_not_be_had_is_named_with_what_is_in_the_way(tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "s.control"
+    done = run("serve", "probe:Probe", "--app-dir", str(APPS), "--bind=127.0.0.1:0", "--control", str(path))
+    said = f"unix:{path}: the folder {path.parent} does not exist; make it"
+    assert (done.returncode, done.stderr) == (3, f"prefork: error: control: '{path}' can't be listened on: {said}\n")
 
 
 def test_a_server_that_does_not_answer_is_told_of(tmp_path: Path) -> None:
@@ -1006,7 +1046,15 @@ def test_a_server_that_is_starting_is_not_ready(prefork_server: ServerFactory, t
     [
         (["scale"], "the following arguments are required: WORKERS; prefork scale --help tells more"),
         (["scale", "0"], "WORKERS: '0' is not a count of workers; give 1 or more; prefork scale --help tells more"),
+        (["scale", "9" * 5000], None),
         (["recycle", "-1"], None),
+        (
+            ["exporter", "--listen", "foo"],
+            (
+                "--listen: 'foo' has no port; give host:port, [address]:port or unix:/path; "
+                "prefork exporter --help tells more"
+            ),
+        ),
         (["dump", "x"], "SLOT: 'x' is not a slot; give 0 or more; prefork dump --help tells more"),
         (["status", "--timeout", "nan"], None),
         (["status", "more"], "unrecognized arguments: more; prefork status --help tells more"),
@@ -1016,6 +1064,7 @@ def test_a_mistake_is_one_line(arguments: list[str], said: str | None) -> None:
     done = run(*arguments)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("prefork: error: ")
+    assert "invalid" not in done.stderr
     if said is not None:
         assert done.stderr == f"prefork: error: {said}\n"
 

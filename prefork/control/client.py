@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 from prefork import status
 from prefork.control import place
 from prefork.control.protocol import VERSION
-from prefork.errors import ControlError
+from prefork.errors import ControlError, printable
 from prefork.status import Health, Status
 
 T = TypeVar("T")
@@ -40,6 +40,7 @@ class Client:
 
     def __init__(self, path: str | os.PathLike[str] = "", *, timeout: float = 10.0) -> None:
         self.path = place.find(os.fspath(path))
+        self._shown = printable(self.path)
         self._timeout = timeout
         self._open()
 
@@ -114,7 +115,7 @@ class Client:
             if not wait:
                 raise
             return self._follow(before, deadline)
-        return int(result["generation"])
+        return self._found(result, "generation", int)
 
     def _follow(self, before: Status, deadline: float | None) -> int:
         """The master has become another image of itself: find it again, and wait until its workers are there."""
@@ -143,7 +144,7 @@ class Client:
         Returns:
             How many were wanted before.
         """
-        return int(self.ask("scale", workers=workers)["before"])
+        return self._found(self.ask("scale", workers=workers), "before", int)
 
     def recycle(self, slot: int, *, wait: bool = True, timeout: float | None = None) -> int | None:
         """Replace one worker, without a gap.
@@ -157,11 +158,11 @@ class Client:
             The pid of the new one; None without ``wait``.
         """
         result = self.ask("recycle", slot=slot, wait=wait, timeout=timeout if wait else self._timeout)
-        return int(result["pid"]) if wait else None
+        return self._found(result, "pid", int) if wait else None
 
     def dump(self, slot: int) -> str:
         """The tracebacks of all threads of a worker, which goes on working."""
-        return str(self.ask("dump", slot=slot)["text"])
+        return self._found(self.ask("dump", slot=slot), "text", str)
 
     def stop(self, *, quick: bool = False, wait: bool = True, timeout: float | None = None) -> None:
         """End the server.
@@ -175,7 +176,7 @@ class Client:
         if wait:
             deadline = None if timeout is None else time.monotonic() + timeout
             if self._line(deadline) is not None:
-                raise ControlError(f"{self.path}: the server answered what it was not asked")
+                raise ControlError(f"{self._shown}: the server answered what it was not asked")
 
     def ask(self, do: str, *, timeout: float | None = -1.0, **arguments: object) -> dict[str, Any]:
         """Send any request; the methods are made of it.
@@ -199,16 +200,25 @@ class Client:
             pass  # it may have said why before it closed
         line = self._line(None if seconds is None else time.monotonic() + seconds)
         if line is None:
-            raise _GoneError(f"{self.path}: the server closed the connection")
+            raise _GoneError(f"{self._shown}: the server closed the connection")
         try:
             answer = json.loads(line)
             if answer["ok"]:
                 result: dict[str, Any] = answer["result"]
                 return result
             said = str(answer["error"])
-        except (ValueError, KeyError, TypeError):
-            raise ControlError(f"{self.path}: this is no answer of a prefork server") from None
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise self._strange() from None
         raise ControlError(said)
+
+    def _found(self, result: object, name: str, kind: type[T]) -> T:
+        value = result.get(name) if isinstance(result, dict) else None
+        if not isinstance(value, kind):
+            raise self._strange()
+        return value
+
+    def _strange(self) -> ControlError:
+        return ControlError(f"{self._shown}: this is no answer of a prefork server")
 
     def _line(self, deadline: float | None) -> bytes | None:
         """The next line; None at the end of the connection."""
@@ -230,13 +240,13 @@ class Client:
         return line
 
     def _too_slow(self) -> ControlError:
-        return ControlError(f"{self.path}: the server does not answer in time; its master may be stopped")
+        return ControlError(f"{self._shown}: the server does not answer in time; its master may be stopped")
 
     def _load(self, kind: type[T], result: object) -> T:
         try:
             return status.load(kind, result)
         except ValueError as error:
-            raise ControlError(f"{self.path}: a server of another release? {error}") from None
+            raise ControlError(f"{self._shown}: a server of another release? {error}") from None
 
 
 def _lives(pid: int) -> bool:
@@ -251,20 +261,21 @@ def _lives(pid: int) -> bool:
 
 def _why(path: str, error: OSError) -> str:
     """Why nobody answers there, in one line."""
+    shown = printable(path)
     try:
         mode = os.stat(path).st_mode
     except OSError as unseen:
         error = unseen
     else:
         if not stat.S_ISSOCK(mode):
-            return f"{path} is not a socket; name a control socket with --control PATH"
+            return f"{shown} is not a socket; name a control socket with --control PATH"
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR:
-            return f"{path} does not exist; the server has ended, or has its control socket elsewhere"
+            return f"{shown} does not exist; the server has ended, or has its control socket elsewhere"
         case errno.ECONNREFUSED:
-            return f"nobody listens at {path}: the server that made it was killed"
+            return f"nobody listens at {shown}: the server that made it was killed"
         case errno.EACCES | errno.EPERM:
-            return f"{path}: uid {os.geteuid()} may not; be root or the user that the server runs as"
+            return f"{shown}: uid {os.geteuid()} may not; be root or the user that the server runs as"
         case errno.EAGAIN:
-            return f"{path}: the server does not answer in time; its master may be stopped"
-    return f"{path}: {error.strerror}"
+            return f"{shown}: the server does not answer in time; its master may be stopped"
+    return f"{shown}: {error.strerror or error}"

@@ -83,9 +83,11 @@ def find(control: str = "", environ: Mapping[str, str] = os.environ) -> str:
         environ: the environment.
 
     Raises:
-        ControlError: there is none, or more than one.
+        ControlError: there is none, or more than one, or it was said that none is wanted.
     """
     given = control or environ.get("PREFORK_CONTROL", "")
+    if given == "off":
+        raise ControlError("control: off is the server's word for no control socket; name one with --control PATH")
     if given and given != "auto":
         return given
     where = folder(environ)

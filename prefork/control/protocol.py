@@ -124,7 +124,7 @@ def _arguments(do: str, given: dict[str, object], number: int | str | None) -> d
             raise RequestError("unknown", f"{do}: {name} is missing", number)
         fits = isinstance(value, bool) if argument.kind is bool else _is_number(value, argument.least)
         if not fits:
-            what = "true or false" if argument.kind is bool else f"a whole number, {argument.least} or more"
+            what = "true or false" if argument.kind is bool else f"a whole number, {argument.least} to {_BIGGEST - 1}"
             raise RequestError("unknown", f"{do}: {name} has to be {what}", number)
         arguments[name] = value
     return arguments

@@ -26,7 +26,7 @@ from prefork.control.protocol import RequestError
 from prefork.errors import ListenError
 from prefork.ledger import Ledger
 from prefork.loop import Loop, Timer
-from prefork.net import unixpath
+from prefork.net import binding, unixpath
 from prefork.net.options import SocketOptions
 from prefork.net.unixpath import FileId
 from prefork.survey import Survey
@@ -94,7 +94,7 @@ class Control(Window):
 
     def _listen(self) -> None:
         path = os.fspath(place.default(self._pidfile)) if self._wanted == "auto" else os.path.abspath(self._wanted)
-        self._sock, self._file_id = unixpath.take(
+        self._sock, self._file_id = binding.bind_unix(
             address.parse(f"unix:{path}"), backlog=_BACKLOG, options=SocketOptions(mode=0o600)
         )
         self._path = path
