@@ -14,7 +14,7 @@ HEADINGS = ("SLOT", "PID", "GEN", "STATE", "FOR", "AGE", "SERVED", "FAIL", "MEAN
 
 def duration(seconds: float) -> str:
     """A time in five characters or less: 87us, 8.7ms, 1.2s, 13m, 2h13, 5d3h."""
-    if seconds < 0.001:
+    if seconds < 0.0009995:
         return f"{seconds * 1e6:.0f}us"
     if seconds < 0.9995:
         return _short(seconds * 1e3, "ms")
@@ -48,7 +48,7 @@ def number(count: float) -> str:
         return f"{count:.0f}"
     for unit in ("M", "G"):
         count /= 1000 if unit == "G" else 1_000_000
-        if count < 1000:
+        if count < 999.5:
             return f"{count:.3g}{unit}"
     return f"{count / 1000:.3g}T"
 

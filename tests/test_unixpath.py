@@ -155,7 +155,8 @@ def test_owner_and_group_by_name_or_number(path: str, user: str, group: str, exp
     assert (found.st_uid, found.st_gid) == expected
 
 
-@pytest.mark.parametrize(("setting", "value"), [("user", "no such user"), ("group", "no such group")])
+@pytest.mark.parametrize("setting", ["user", "group"])
+@pytest.mark.parametrize("value", ["nobody there", "4294967295", "99999999999999"])
 def test_an_unknown_owner_is_named(path: str, setting: str, value: str) -> None:
     options = SocketOptions(user=value) if setting == "user" else SocketOptions(group=value)
     line = f"socket_{setting}: {value!r} is no {setting} of this machine; give a name or a number"

@@ -46,6 +46,7 @@ _log: Final = logging.getLogger("prefork")
 
 _LOCK_SECONDS: Final = 5.0  # taking and giving up last milliseconds; beyond this the holder is stopped or stuck
 _LOCK_POLL_SECONDS: Final = 0.01
+_NOBODY: Final = 2**32 - 1  # (uid_t) -1 leaves the owner as it is (chown(2)), and there is none above
 _PATH_BYTES: Final = 107  # sun_path without its closing NUL (unix(7))
 
 
@@ -266,16 +267,22 @@ def _owner(options: SocketOptions) -> tuple[int, int]:
     uid = gid = -1
     try:
         if options.user:
-            uid = int(options.user) if options.user.isdecimal() else pwd.getpwnam(options.user).pw_uid
+            uid = _number(options.user) if options.user.isdecimal() else pwd.getpwnam(options.user).pw_uid
     except KeyError:
         raise ListenError(
             f"socket_user: {options.user!r} is no user of this machine; give a name or a number"
         ) from None
     try:
         if options.group:
-            gid = int(options.group) if options.group.isdecimal() else grp.getgrnam(options.group).gr_gid
+            gid = _number(options.group) if options.group.isdecimal() else grp.getgrnam(options.group).gr_gid
     except KeyError:
         raise ListenError(
             f"socket_group: {options.group!r} is no group of this machine; give a name or a number"
         ) from None
     return uid, gid
+
+
+def _number(text: str) -> int:
+    if int(text) >= _NOBODY:
+        raise KeyError(text)
+    return int(text)
