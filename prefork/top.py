@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
 import os
+import re
 import select
 import signal
 import sys
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from prefork.board import Board
 
 _TIMEOUT: Final = 5.0  # seconds for an answer; a dump takes up to three
+_ENDS: Final = (signal.SIGTERM, signal.SIGHUP)
+_KEY: Final = re.compile(rb"\x1b[\[O][0-9;]*.|[^\x1b]", re.DOTALL)  # several may come at once
 _ARROWS: Final = {b"\x1b[A": "up", b"\x1b[B": "down", b"\x1bOA": "up", b"\x1bOB": "down"}
 
 
@@ -45,8 +49,14 @@ def top(argv: Sequence[str]) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise PreforkError("prefork top needs a terminal; prefork status prints the same once")
     Client(arguments.control, timeout=_TIMEOUT).close()  # a server that was never there is a mistake; later it may go
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         _run(arguments.control, arguments.interval)
+    except KeyboardInterrupt:
+        pass
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise PreforkError("the terminal is gone") from None
     return 0
 
 
@@ -97,7 +107,8 @@ class _Server:
                 case "reload":
                     board.note = f"reload: generation {client.reload(wait=False)} is on its way"
                 case "more" | "less":
-                    size = max(1, board.size + (1 if what == "more" else -1))
+                    now = client.status(processes=False).size  # the board's may be old, or that of none yet
+                    size = max(1, now + (1 if what == "more" else -1))
                     client.scale(size)
                     board.note = f"{size} workers"
                 case "recycle" if slot is not None:
@@ -135,16 +146,26 @@ def _keyboard() -> Iterator[tuple[int, int]]:
     before = termios.tcgetattr(stdin)
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    handler: Any = signal.signal(signal.SIGWINCH, lambda *_: None)
+    before_us: list[tuple[int, Any]] = [
+        (signal.SIGWINCH, signal.signal(signal.SIGWINCH, lambda *_: None)),
+        *((signum, signal.signal(signum, _end)) for signum in _ENDS),
+    ]
     try:
         tty.setcbreak(stdin)
         yield stdin, reader
     finally:
-        termios.tcsetattr(stdin, termios.TCSADRAIN, before)
-        signal.signal(signal.SIGWINCH, handler)
+        with contextlib.suppress(termios.error):  # it is gone
+            termios.tcsetattr(stdin, termios.TCSADRAIN, before)
+        for signum, handler in before_us:
+            signal.signal(signum, handler)
         signal.set_wakeup_fd(wakeup)
         os.close(reader)
         os.close(writer)
+
+
+def _end(signum: int, _: object) -> None:
+    """Leave by way of what puts the terminal in order, with the exit code that a shell reports for the signal."""
+    sys.exit(128 + signum)
 
 
 def _pressed(keys: tuple[int, int], until: float) -> list[str]:
@@ -158,6 +179,4 @@ def _pressed(keys: tuple[int, int], until: float) -> list[str]:
     data = os.read(keyboard, 64)
     if not data:
         return ["q"]  # the terminal is gone
-    if data in _ARROWS:
-        return [_ARROWS[data]]
-    return list(data.decode("ascii", "ignore")) if not data.startswith(b"\x1b") else []
+    return [_ARROWS.get(key, key.decode("ascii", "ignore")) for key in _KEY.findall(data)]

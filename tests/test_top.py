@@ -386,6 +386,41 @@ def test_its_keys_steer_the_server(server: Server, terminal: Terminal) -> None:
     server.wait_for_log("generation 1 serves")
 
 
+def test_keys_that_come_together_all_count(server: Server, terminal: Terminal) -> None:
+    terminal.key("++")
+    terminal.until("4 workers")
+    steady(server, 4)
+    terminal.key("\x1b[B\x1b[B\x1b[5~r")
+    terminal.until("slot 2: its replacement is on its way")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_it_leaves_the_terminal_as_it_was(terminal: Terminal, signum: int) -> None:
+    terminal.process.send_signal(signum)
+    assert terminal.ended() == 128 + signum
+    assert termios.tcgetattr(terminal.theirs) == terminal.before
+    assert "\x1b[?1049l" in terminal.text
+
+
+def test_a_terminal_that_goes_is_one_line(server: Server, path: str, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        with open(tmp_path / "said", "wb") as said:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "prefork", "top", "--control", path, "--interval", "0.1"],
+                stdin=theirs,
+                stdout=theirs,
+                stderr=said,
+                env=os.environ | {"TERM": "xterm"},
+            )
+        os.close(theirs)
+        assert os.read(ours, 1)
+    finally:
+        os.close(ours)
+    assert process.wait(TIMEOUT) in {0, 1}  # without a key, or the picture: whatever it was at
+    assert (tmp_path / "said").read_text() in {"", "prefork: error: the terminal is gone\n"}
+
+
 def test_a_server_that_goes_and_comes_back(
     server: Server, terminal: Terminal, prefork_server: ServerFactory, path: str
 ) -> None:
