@@ -223,7 +223,7 @@ def _read_file(reading: _Reading, file: str | None) -> None:
             reading.put(name, value, origin)
         else:
             remedy = did_you_mean(name, reading.known, "--print-config shows them all")
-            shown = name if name.isprintable() else ascii(name)
+            shown = name if name and name.isprintable() else ascii(name)
             reading.complaints.append(f"{shown}: is not a setting; {remedy} (from {origin})")
 
 

@@ -131,7 +131,12 @@ def table(settings: type) -> tuple[Field, ...]:
 
 def refusal(value: object, clause: str) -> ValueError:
     """The error that says why a value can't be used, in one printable line."""
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except ValueError:
+        shown = (
+            "a number of thousands of digits"  # which Python writes out only on request (sys.set_int_max_str_digits)
+        )
     if len(shown) > _SHOWN:
         shown = f"{shown[:_SHOWN]}..."
     return ValueError(f"{shown} {clause}")

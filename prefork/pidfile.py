@@ -94,7 +94,7 @@ class Pidfile(Window):
                 if not _names(self._path, fd):
                     os.close(fd)
                     continue  # its holder has removed it between our two steps
-                self._write(fd)
+                self._write(fd, self._path)
             except BlockingIOError:
                 said = os.pread(fd, 32, 0).split(b"\n")[0].decode(errors="replace")
                 os.close(fd)
@@ -112,17 +112,21 @@ class Pidfile(Window):
         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._write(fd)
+            self._write(fd, name)
             os.rename(name, self._path)
         except BaseException:
             os.close(fd)
             raise
 
-    def _write(self, fd: int) -> None:
-        # Cut afterwards: whoever reads the first line meanwhile finds a number, the old one or ours.
+    def _write(self, fd: int, path: str) -> None:
         text = b"%d\n" % os.getpid()
-        os.pwrite(fd, text, 0)
-        os.ftruncate(fd, len(text))
+        try:
+            # Cut afterwards: whoever reads the first line meanwhile finds a number, the old one or ours.
+            os.pwrite(fd, text, 0)
+            os.ftruncate(fd, len(text))
+        except OSError:
+            os.unlink(path)  # a full disk, say; what is locked is ours to remove
+            raise
         self._fd = fd
         self._loop.descriptors.add(fd)
 

@@ -136,6 +136,11 @@ def test_a_file_that_is_not_toml_is_one_problem(tmp_path: Path, content: bytes, 
     assert "\n" not in line
 
 
+def test_a_key_without_characters_can_be_seen(write: WriteFile) -> None:
+    (line,) = problems({}, {}, file=write('"" = 1'))
+    assert line.startswith("'': is not a setting; ")
+
+
 def test_a_file_that_can_not_be_read_does_not_hide_the_rest(tmp_path: Path) -> None:
     assert problems({"workers": "0"}, {}, file=str(tmp_path)) == (
         f"config: {str(tmp_path)!r} can't be read: Is a directory",

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from prefork.errors import SettingsError
+from prefork.pidfile import Pidfile
 from prefork.testing import Server, call_until, hold_port
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
@@ -106,6 +111,17 @@ def test_what_is_no_plain_file_is_refused(path: Path, make: object, said: str) -
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == f"prefork: error: pidfile: '{path}' {said}"
     assert os.path.lexists(path)
+
+
+def test_a_file_that_can_not_be_filled_is_not_left(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    inside: Any = types.SimpleNamespace(loop=None)
+    with pytest.raises(SettingsError, match=r"can't be written: No space left on device$"):
+        Pidfile(str(path)).attach(inside)
+    assert not path.exists()
 
 
 def test_a_folder_that_is_not_there_is_told_of(tmp_path: Path) -> None:

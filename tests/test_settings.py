@@ -181,6 +181,9 @@ def test_a_problem_names_setting_value_and_remedy(given: dict[str, Any], line: s
 
 def test_a_long_value_is_cut_in_its_problem() -> None:
     assert len(problem(stop="x" * 10_000)) < 120
+    assert problem(
+        backlog=16**5000
+    ) == "backlog: a number of thousands of digits is not a length of the accept queue; " + ("give at most 2147483647")
 
 
 def test_all_problems_come_together() -> None:
