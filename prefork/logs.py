@@ -204,8 +204,7 @@ def pieces(data: bytes, most: int) -> list[bytes]:
     found = []
     start = 0
     while len(data) - start > most:
-        end = data.rfind(b"\n", start, start + most) + 1
-        end = end if end > start else start + most
+        end = data.rfind(b"\n", start, start + most) + 1 or start + most
         found.append(data[start:end])
         start = end
     found.append(data[start:])

@@ -416,15 +416,18 @@ LOGS = """if True:
     logging.getLogger("prefork").warning("seen")
     logging.getLogger("app").warning("mine")
     assert not logging.getLogger().handlers
+    logging.basicConfig(format="root %(message)s")
+    logging.getLogger("prefork").warning("once")
 """
 
 
 def test_the_log_goes_to_standard_error_and_leaves_the_applications_alone() -> None:
     done = program(LOGS)
     assert (done.returncode, done.stdout) == (0, "")
-    ours, others = done.stderr.splitlines()
+    ours, others, again = done.stderr.splitlines()
     assert re.fullmatch(r"\S+ WARNING \d+ seen", ours)
     assert others == "mine"
+    assert re.fullmatch(r"\S+ WARNING \d+ once", again)
 
 
 PAINT = """if True:

@@ -107,6 +107,11 @@ def test_a_contradiction_names_both_origins(write: WriteFile) -> None:
     )
 
 
+def test_a_contradiction_with_a_default_names_what_was_given() -> None:
+    found = problems({"max_workers": "3"}, {}, defaults={"workers": 4})
+    assert found == ("max_workers: 3 is less than workers (4); give 4 or more (from --max-workers)",)
+
+
 def test_no_contradiction_is_derived_from_a_value_that_is_wrong_itself() -> None:
     assert problems({"max_requests_jitter": "5", "max_requests": "x"}, {}) == (
         "max_requests: 'x' is not a count of connections; give 0 or more (from --max-requests)",

@@ -798,6 +798,17 @@ def test_too_many_peers_cost_the_longest_silent_one_his_place(server: Server, cl
         assert another.health().ready
 
 
+def test_who_waits_for_an_answer_keeps_his_place_before_the_silent(server: Server, path: str) -> None:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(frozen(server.workers()))
+        waiting = stack.enter_context(connected(path))
+        waiting.sendall(b'{"do":"dump","slot":0}\n')
+        last = [stack.enter_context(connected(path)) for _ in range(MOST + 5)][-1]
+        last.sendall(b'{"do":"health"}\n')
+        assert json.loads(last.makefile("rb").readline())["ok"]  # so all of them are there
+        assert json.loads(waiting.makefile("rb").readline())["error"].endswith("it may be frozen")
+
+
 def mutations(amount: int, seed: int) -> Iterator[bytes]:
     """Requests that are nearly right: bytes changed, left out, doubled, arguments of the wrong kind."""
     chance = random.Random(seed)

@@ -135,10 +135,21 @@ def test_a_record_that_can_not_be_written_harms_nobody_and_is_counted(tmp_path: 
         output.emit(record())
     os.dup2(os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY), output._fd)
     output.emit(record())
+    output.emit(record())
     output.close()
-    lost, last = (tmp_path / "log").read_text().splitlines()
+    lost, *others = (tmp_path / "log").read_text().splitlines()
     assert lost.endswith("3 records of this log were lost: it could not be written")
-    assert last.endswith("hello")
+    assert [line.split()[-1] for line in others] == ["hello"] * 2
+
+
+def test_two_who_opened_the_file_each_for_himself_overwrite_nothing(tmp_path: Path) -> None:
+    """As workers do after a rotation."""
+    outputs = [Output(str(tmp_path / "log")) for _ in range(2)]
+    for output in outputs * 2:
+        output.emit(record())
+    for output in outputs:
+        output.close()
+    assert len((tmp_path / "log").read_text().splitlines()) == 4
 
 
 def test_a_file_that_can_not_be_opened_is_one_line(app: Path) -> None:

@@ -255,6 +255,9 @@ def test_the_watchdog_is_fed_only_while_somebody_serves(manager: Manager, caplog
     ]
     stage.member.ready_at = 1.0
     assert "WATCHDOG=1" in stage.wait(3)
+    stage.member.ready_at = None
+    assert stage.wait(10) == []
+    assert len(caplog.records) == 2
     stage.stopping = True
     stage.member.ready_at = None
     assert "WATCHDOG=1" in stage.wait(3)
@@ -288,6 +291,7 @@ def test_the_status_tells_what_is_wrong_and_is_not_repeated(manager: Manager) ->
         ({"NOTIFY_SOCKET": "/run/n", "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "7"}, 3.0),
         ({"NOTIFY_SOCKET": "/run/n", "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "8"}, 0.0),
         ({"NOTIFY_SOCKET": "/run/n", "WATCHDOG_USEC": "soon"}, 0.0),
+        ({"NOTIFY_SOCKET": "/run/n", "WATCHDOG_USEC": "999"}, 0.0),
     ],
 )
 def test_the_environment_says_whom_to_tell(environ: dict[str, str], watchdog: float | None) -> None:

@@ -126,7 +126,7 @@ def test_any_text_is_parsed_to_a_value_or_refused(field: Field, text: str) -> No
         ("max_fds", "0.9", 0.9),
         ("max_fds", "500", 500.0),
         ("timeout", "1e2", 100.0),
-        ("preload", "On", True),
+        ("preload", " On ", True),
         ("preload", "0", False),
         ("socket_mode", "0660", 0o660),
         ("socket_mode", "0o600", 0o600),
@@ -222,10 +222,34 @@ def test_all_problems_come_together() -> None:
             {"reuse_port": True, "bind": "unix:/run/a"},
             "reuse_port: True has no use without a TCP address in bind; leave it out",
         ),
+        (
+            {"preload": True, "group": "www"},
+            "preload: True loads the application before group 'www' holds; leave one of them out",
+        ),
+        (
+            {"certfile": "c.pem", "bind": "seqpacket:/run/a"},
+            "certfile: TLS needs a stream, and 'seqpacket:/run/a' has packets; leave one of them out",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(given: dict[str, Any], line: str) -> None:
     assert problem(**given) == line
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"min_workers": 3, "max_workers": 3},
+        {"workers": 3, "min_workers": 3},
+        {"workers": 3, "max_workers": 3},
+        {"max_requests": 5, "max_requests_jitter": 5},
+        {"max_age": 5, "max_age_jitter": 5},
+        {"backoff_initial": 0.25, "backoff_max": 0.25},
+        {"certfile": "c.pem", "bind": "unix:/run/a"},
+    ],
+)
+def test_what_just_fits_together_is_accepted(given: dict[str, Any]) -> None:
+    Settings(**given)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +267,7 @@ def test_settings_that_contradict_each_other_are_refused(given: dict[str, Any], 
         ("unix:/a", "seqpacket:/a", False),
         ("fd://3", "fd://3", False),
         ("systemd:", "systemd:web", False),
+        ("systemd:web", "systemd:", False),
         ("systemd:web", "systemd:web", False),
     ],
 )

@@ -60,6 +60,7 @@ def test_a_reader_of_an_older_release_leaves_out_what_it_does_not_know() -> None
         (Health, [], "Health: list where an object was expected"),
         (Health, {"state": 3}, "Health.state: int where str was expected"),
         (Health, {"state": "serving", "serving": True}, "Health.serving: bool where int was expected"),
+        (Working, {"slot": 0, "pid": 1, "age": True}, "Working.age: bool where float was expected"),
         (
             Status,
             {"version": "1", "pid": 1, "state": "", "workers": {}},
@@ -196,6 +197,10 @@ def test_a_server_without_workers_has_a_page_too() -> None:
         "  1 worker wanted: none lives",
         "  0 served, 0 failed",
     ]
+
+
+def test_the_mean_is_that_of_all_handlers() -> None:
+    assert report.sums(Totals(failed=2, busy=4.0)) == "0 served, 2 failed, 2.0s each"
 
 
 # The ledger.

@@ -116,6 +116,9 @@ def test_the_folder_comes_first_on_the_path(folder: Path, monkeypatch: pytest.Mo
     assert sys.path[0] == str(folder)
     target.load("colorsys:handle", ".")
     assert sys.path.count(str(folder)) == 1
+    sys.path.insert(0, "/another")
+    target.load("colorsys:handle", ".")
+    assert sys.path[0] == str(folder)
 
 
 def test_a_module_written_after_the_folder_was_looked_at_is_found(folder: Path) -> None:
@@ -207,6 +210,8 @@ def test_an_attribute_that_is_not_there(folder: Path) -> None:
     assert problem(lambda: target.load("demo_app:shop.xyz", str(folder))) == (
         "'demo_app:shop.xyz': Shop has no attribute 'xyz'; name one that it has"
     )
+    (folder / "demo_private.py").write_text("_handle = 5\n")
+    assert problem(lambda: target.load("demo_private:handle", str(folder))).endswith("; name one that it has")
 
 
 def test_an_attribute_that_fails_by_itself_is_the_applications_error(folder: Path) -> None:

@@ -143,15 +143,21 @@ def test_before_the_first_answer() -> None:
     assert shown[-1] == KEYS
 
 
+def test_a_worker_that_leaves_hides_no_other_of_its_slot() -> None:
+    board = Board()
+    board.take(status(worker(0, state="busy"), worker(0, pid=9, state="leaving"), size=1))
+    assert "workers BG" in lines(board)
+
+
 def test_rates_need_two_statuses_of_one_server() -> None:
     board = Board()
     board.take(status(worker(0, served=1000), uptime=5.0, totals=Totals(served=1000)))
     assert row_of(board, 0)["/S"] == "0"
     board.take(status(worker(0, served=1010), uptime=6.0, totals=Totals(served=1010)))
     assert row_of(board, 0)["/S"] == "10"
-    board.take(status(worker(0, served=3), uptime=1.0, started=99.0, totals=Totals(served=3)))
-    assert row_of(board, 0)["/S"] == "0"
-    board.take(status(worker(0, pid=555, served=50), uptime=2.0, started=99.0, totals=Totals(served=53)))
+    board.take(status(worker(0, served=1050), uptime=7.0, started=99.0, totals=Totals(served=1050)))
+    assert row_of(board, 0)["/S"] == "0"  # another server of the same pid
+    board.take(status(worker(0, pid=555, served=50), uptime=8.0, started=99.0, totals=Totals(served=1100)))
     assert row_of(board, 0)["/S"] == "0"  # another process in the slot
     assert any(line.startswith("rate") and line.endswith("50/s") for line in lines(board))
 
@@ -247,6 +253,11 @@ def test_a_text_covers_the_table_until_a_key() -> None:
     assert "title" not in lines(board)
     board.press("k")
     assert "title" in lines(board)
+    for key, last in (("k", "title"), ("j", "line 49")):
+        for _ in range(99):
+            board.press(key)
+        assert next(filter(None, lines(board))) == last or last in lines(board)
+    assert board.press("q") == "quit"
     assert board.press("r") == ""
     assert "title" not in lines(board)
     assert any("PID" in line for line in lines(board))
