@@ -106,7 +106,6 @@ def load(text: str, app_dir: str) -> object:
     """
     target = parse(text)
     folder = _put_first(app_dir)
-    importlib.invalidate_caches()  # folders may have changed since the master, whose caches we have, looked
     try:
         found: object = importlib.import_module(target.module)
         for name in target.attribute.split(".") if target.attribute else ():
@@ -128,6 +127,10 @@ def _put_first(app_dir: str) -> str:
         raise TargetError(f"app_dir: {app_dir!r} is not a folder; give the one that the application's module is in")
     if sys.path[:1] != [folder]:
         sys.path.insert(0, folder)
+    # Folders may have changed since they were last looked at: in a worker, by the master, whose caches it has. Not in
+    # load alone: Python 3.13 imports importlib.metadata for it, which each worker would then have for itself, and which
+    # a worker that is another user may not be allowed to read. What the master has imported in check, they share.
+    importlib.invalidate_caches()
     return folder
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from prefork import target
 from prefork.errors import TargetError
+from tests.programs import facts
 
 APP = """
 import functools
@@ -157,6 +158,22 @@ def test_check_runs_none_of_the_applications_code(folder: Path) -> None:
     (folder / "demo_loud.py").write_text("raise SystemExit('imported')")
     target.check("demo_loud:handle", str(folder))
     assert "demo_loud" not in sys.modules
+
+
+def test_after_a_check_only_the_application_is_imported(folder: Path) -> None:
+    """What each worker imports by itself no other shares, and another user may not be allowed to read it."""
+    imported = facts(
+        """
+        import json, sys
+        from prefork import server, target
+        target.check("demo_app:handle", sys.argv[1])
+        before = set(sys.modules)
+        target.load("demo_app:handle", sys.argv[1])
+        print(json.dumps(sorted(set(sys.modules) - before)))
+        """,
+        str(folder),
+    )
+    assert imported == ["demo_app"]
 
 
 def test_check_wants_an_attribute() -> None:
