@@ -117,6 +117,8 @@ def told_of(server: Server, number: int, times: int) -> None:
     if number == EINTR:
         assert lines == []
         return
+    if number == EAGAIN and times < WORKERS and not lines:
+        return  # siblings that did not fail had taken all who waited, and nothing was to be tried again
     level = LEVELS.get(verdict(number), "WARNING")
     if verdict(number) in AT_ONCE:
         assert any(" DEBUG " in line and line.endswith("; trying again at once") for line in lines), lines

@@ -107,5 +107,5 @@ def test_a_burst_on_an_idle_server_is_noticed(prefork_server: ServerFactory) -> 
     server = probe(prefork_server, workers=2, min_workers=2, max_workers=4, idle_timeout=60)
     with held(server, 2), Load(server.address, clients=2, count=2) as load:
         assert load.wait().answered == 2
-        assert len(steady(server, len(server.workers()))) > 2
+        assert len(server.workers()) > 2  # and one more may be on its way
     assert psutil.pid_exists(server.pid)
