@@ -10,6 +10,7 @@ The master makes the :class:`Bells` before the fork; all else here runs in the W
 from __future__ import annotations
 
 import signal
+import sys
 from os import getpid
 from types import FrameType
 from typing import Protocol
@@ -30,6 +31,10 @@ class Hearer(Protocol):
 
     def _aborted(self) -> None:
         """The master ends this process, after this."""
+
+
+class _EndOfBootError(SystemExit):
+    """Raised wherever the application is in its boot."""
 
 
 class Bells:
@@ -69,7 +74,8 @@ class Bells:
         elif self.hearer is not None:
             self.hearer._rung(signum)
         elif self._seat.order is not Order.RUN:
-            raise SystemExit(0)
+            _hush()
+            raise _EndOfBootError(0)
 
     def _aborted(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a handler is given both
         if self.hearer is not None and getpid() == self.pid:
@@ -81,3 +87,17 @@ class Bells:
         # just before accept(2) is entered and go unheard, and a dead master doesn't ring again; hardly both.
         if self.hearer is not None and getpid() == self.pid and process.hung_up(self._report):
             self.hearer._orphaned()
+
+
+def _hush() -> None:
+    """Have no traceback shown of an end of the boot that comes where the interpreter lets no exception through.
+
+    A destructor is such a place, and so is a callback within an import. The boot goes on, and the master rings again.
+    """
+    show = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if unraisable.exc_type is not _EndOfBootError:
+            show(unraisable)
+
+    sys.unraisablehook = hook

@@ -316,7 +316,7 @@ def test_a_connection_in_flight_is_answered_in_every_cycle_and_nothing_is_left(t
     assert len(os.listdir("/proc/self/task")) == threads
 
 
-@pytest.mark.parametrize("boot", ["Asleep", "Stubborn"])
+@pytest.mark.parametrize("boot", ["Asleep", "Stubborn", "Finishing"])
 def test_a_stop_ends_a_boot(prefork_server: ServerFactory, boot: str) -> None:
     server = prefork_server(f"slow:{boot}", app_dir=APPS, workers=2, options={"ready": "(?s)boots.*boots"})
     assert server.stop(SOON) == 0

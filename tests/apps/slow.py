@@ -41,6 +41,20 @@ class Stubborn(prefork.Worker):
         connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
 
 
+class Finishing(prefork.Worker):
+    """Hears the first request to leave where the interpreter lets no exception through, and goes on with its boot."""
+
+    def init(self) -> None:
+        class Slow:
+            def __del__(self) -> None:
+                os.write(1, b"boots\n")
+                time.sleep(60)  # the boot that the test stops
+
+        Slow()
+        while True:
+            time.sleep(60)  # likewise
+
+
 class Slowly(prefork.Worker):
     """Boots in a third of a second, and says when."""
 
