@@ -37,6 +37,7 @@ from prefork.wsgi.parser import (
 )
 from prefork.wsgi.refusal import ClientGoneError, RequestError, answer
 from prefork.wsgi.response import Response
+from prefork.wsgi.tls import TLSChannel
 
 if TYPE_CHECKING:
     import ssl
@@ -162,8 +163,6 @@ class Service:
             channel = Channel(connection, self._pace)
             channel.deadline = deadline
             return channel
-        from prefork.wsgi.tls import TLSChannel
-
         secured = TLSChannel(connection, self._pace, self._tls)
         secured.deadline = deadline
         try:

@@ -1,17 +1,22 @@
-"""A connection under TLS as the server uses it, with the patience of a plain one."""
+"""A connection under TLS as the server uses it, with the patience of a plain one.
+
+`ssl` is imported where it is used: who has a context has imported it, and who wants no TLS pays nothing for it.
+"""
 
 from __future__ import annotations
 
 import re
 import select
 import socket
-import ssl
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from prefork.tls import HandshakeError, reason, say_goodbye
 from prefork.tls import close as close_secured
 from prefork.wsgi.channel import Channel, Pace
 from prefork.wsgi.refusal import ClientGoneError, RequestError
+
+if TYPE_CHECKING:
+    import ssl
 
 # RFC 4514, 2.4
 _ESCAPED: Final = re.compile(r'["+,;<>\\\0]|^[ #]| $')
@@ -68,6 +73,8 @@ class TLSChannel(Channel):
             environ["SSL_CIPHER"] = cipher[0]
         certificate = self._tls.getpeercert(binary_form=True)
         if certificate is not None:
+            import ssl
+
             environ["SSL_CLIENT_VERIFY"] = "SUCCESS"
             environ["SSL_CLIENT_CERT"] = ssl.DER_cert_to_PEM_cert(certificate)
             environ["SSL_CLIENT_S_DN"] = _distinguished_name(self._tls.getpeercert() or {})
@@ -95,6 +102,8 @@ class TLSChannel(Channel):
                 self._block(error, select.POLLIN)
 
     def _block(self, error: OSError, event: int) -> None:
+        import ssl
+
         if isinstance(error, ssl.SSLWantReadError):
             self._wait(select.POLLIN)
         elif isinstance(error, ssl.SSLWantWriteError):

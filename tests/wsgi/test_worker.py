@@ -165,6 +165,20 @@ def test_tls() -> None:
         server.wait_for_log("INFO .* no TLS with")
 
 
+def test_a_first_request_needs_no_descriptor_beside_its_own() -> None:
+    """Nothing of TLS is left to be imported, for which files would be opened."""
+    flags = [f"--{name}={value}" for name, value in KEYS.items()]
+    with serving("tests.wsgi.apps:hello", "--workers=1", *flags) as server:
+        (worker,) = server.workers()
+        own = min({*range(1000)} - {*map(int, os.listdir(f"/proc/{worker}/fd"))})
+        with (
+            limited_descriptors([worker], own + 1),
+            client_context().wrap_socket(connect(server.address), server_hostname="localhost") as client,
+        ):
+            client.sendall(get())
+            assert parse(read_all(client)).status == 200
+
+
 def test_a_session_is_resumed_by_the_other_worker() -> None:
     """The keys of the tickets are made before the fork."""
     flags = [f"--{name}={value}" for name, value in KEYS.items()]
