@@ -223,8 +223,8 @@ def attempt(name, call, *arguments):
     except OSError as error:
         print(name, error.errno, flush=True)
 epoll = select.epoll()
-ready(address)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+ready(address)
 signal.sigwait([signal.SIGUSR1])
 attempt("epoll_add", epoll.register, listener)
 attempt("open", os.open, "/dev/null", 0)

@@ -50,8 +50,8 @@ def test_processes_forked_under_the_limit_are_freed_with_the_others() -> None:
     forking = (
         PREAMBLE
         + """
-ready(address)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+ready(address)
 signal.sigwait([signal.SIGUSR1])
 if os.fork():
     print("forked", flush=True)

@@ -205,8 +205,8 @@ def test_cpu_seconds_count_the_living_and_the_reaped() -> None:
         + """
 def burn():
     while time.process_time() < 0.3: pass
-ready(address)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+ready(address)
 signal.sigwait([signal.SIGUSR1])
 burn()
 if not os.fork():
@@ -238,8 +238,8 @@ def nap_too():
     nap()
     print("slept", flush=True)
     signal.pause()  # an ended thread counts no more
-ready(address)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+ready(address)
 signal.sigwait([signal.SIGUSR1])
 nap()
 threading.Thread(target=nap_too).start()
