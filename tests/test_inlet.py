@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
 import pytest
 
+from prefork import Settings
+from prefork.distress import Distress
+from prefork.events import EventsPipe
+from prefork.inlet import Intake
+from prefork.scoreboard import Order, Scoreboard
+from prefork.seat import Seat
 from prefork.testing import Load, Server, burst, connect, request
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import frozen, kill, limited_descriptors
@@ -142,3 +151,30 @@ def test_several_listeners(prefork_server: ServerFactory, bind: tuple[str, ...])
         tally = load.wait()
     assert tally.lost == 0, tally
     assert server.stop() == 0
+
+
+def test_an_inlet_that_is_made_after_an_order_takes_nothing() -> None:
+    """A signal handler may run between any two instructions of the boot; it need not know of the inlet."""
+    with contextlib.ExitStack() as stack:
+        board = Scoreboard.create(1)
+        stack.callback(board.close)
+        events = EventsPipe()
+        stack.callback(events.close)
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        listener.setblocking(False)
+        seat = Seat(board, 0, events, go=-1, master=os.getppid())
+        seat.stop_fd = os.eventfd(0)
+        stack.callback(os.close, seat.stop_fd)
+        settings, log = Settings(), logging.getLogger("prefork.test")
+        distress = Distress(seat, settings, log, 1)
+        for order, takes in ((Order.RUN, True), (Order.SEAL, False)):
+            seat.obeyed = order
+            intake = Intake(listener, seat, settings, log, distress, one_at_a_time=False, taken=lambda: None)
+            stack.callback(intake.close)
+            intake.open()
+            stack.enter_context(socket.create_connection(listener.getsockname()))
+            if takes:
+                os.close(intake.take()[0])
+            else:
+                with pytest.raises(BlockingIOError):
+                    intake.take()

@@ -326,6 +326,17 @@ def test_the_size_is_always_in_order(workers: Any, least: int, most: int, cpus: 
     assert 1 <= low <= start <= high
 
 
+@given(st.integers(0, 10**6), st.integers(0, 10**6), st.floats(0, 1, exclude_max=True))
+def test_workers_are_replaced_after_the_number_of_requests_and_a_part_of_the_jitter(
+    least: int, jitter: int, chance: float
+) -> None:
+    settings = Settings(max_requests=least, max_requests_jitter=min(jitter, least))
+    limit = settings.requests(chance)
+    assert least <= limit <= least + settings.max_requests_jitter
+    assert (limit == 0) == (least == 0)
+    assert settings.requests(0.0) == least
+
+
 def test_of_reports_unknown_names_with_the_rest() -> None:
     with pytest.raises(SettingsError) as raised:
         Settings.of({"worker": 2, "colour": "red", "workers": 0})
