@@ -46,6 +46,8 @@ Raw = tuple[int, Any]
 Accept = Callable[[], Raw]
 """``socket._accept`` of a listener, which is cheaper than ``socket.accept``."""
 
+_LEAVE = Do.LEAVE
+
 HOLD_LOOK = 1.0
 """Seconds between two looks at who probes, while this worker holds because the system is short."""
 
@@ -128,6 +130,8 @@ class Acceptor:
         """
         while True:
             step = self._recovery.decide(error, listener)
+            if step is _LEAVE:
+                return None
             if isinstance(step, Rest):
                 accepted = self._rest(step)
                 if accepted is not None:
@@ -164,8 +168,6 @@ class Acceptor:
                 return True
             case Do.NOTHING:
                 return self._nothing_waits(listener)
-            case Do.LEAVE:
-                return False
         self._wait_for(QUARANTINE)
         if self._recovery.leaving:
             return False

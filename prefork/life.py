@@ -39,7 +39,7 @@ DUMP_SIGNAL = int(signal.SIGRTMIN) + 1
 """Makes a worker write the tracebacks of all its threads to its report pipe (faulthandler)."""
 
 _SIGTERM = int(signal.SIGTERM)
-_STARTING = State.STARTING
+_STARTING, _LEAVING = State.STARTING, State.LEAVING
 
 
 class Start(NamedTuple):
@@ -130,7 +130,7 @@ def _serve(worker: Worker, seat: Seat, given: Assignment) -> int:
     except Exception:  # logged, and the exit code tells the master
         worker.log.exception("the worker's loop failed")
     finally:
-        seat.enter(State.LEAVING)
+        seat.enter(_LEAVING)
         try:
             worker.exit()
         except Exception:  # logged; the exit code stays that of the loop

@@ -110,11 +110,11 @@ class Recovery:
         # interpreter comes to run the handler of the signal that points to it.
         stopping = self.leaving or self._seat.order is not _RUN
         verdict = resolve(number, stopping=stopping, listening=listening)
-        if verdict is Verdict.STOP or self.sealed:
-            return Do.LEAVE
+        if verdict is _STOP or self.sealed:
+            return _LEAVE
         self._seat.accept_failed(number, place(number))
         if stopping and not (readable(listener.fileno()) and _listens(listener)):
-            return Do.LEAVE  # for want of a descriptor accept fails whether somebody waits or not
+            return _LEAVE  # for want of a descriptor accept fails whether somebody waits or not
         if self.scarce and verdict not in SCARCITY:
             self.relieved()  # whatever it is, a want of descriptors would have shown before it
         if verdict is Verdict.POLL and not readable(listener.fileno()):
@@ -187,6 +187,8 @@ class Recovery:
         self.relieved()
         self._spell = None
 
+
+_STOP, _LEAVE = Verdict.STOP, Do.LEAVE
 
 _AT_ONCE = {Verdict.RETRY, Verdict.POLL, Verdict.DEAD_CONNECTION}
 

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("prefork")
 
-_RUN, _SERVING, _READY = Order.RUN, State.SERVING, Kind.READY
+# Bound once: what an enum's class is asked for costs several pages in a process that has just been forked.
+_RUN, _SERVING, _STOPPING, _READY = Order.RUN, State.SERVING, State.STOPPING, Kind.READY
 _STOP_FLAGS = os.EFD_CLOEXEC | os.EFD_NONBLOCK
 
 
@@ -385,8 +386,9 @@ class Worker:
         if self._acceptor is not None:
             self._acceptor.obey()
         eventfd_write(seat.stop_fd, 1)
-        self._run_callbacks()
-        seat.enter(State.STOPPING)
+        if self._callbacks:
+            self._run_callbacks()
+        seat.enter(_STOPPING)
 
     def _run_callbacks(self) -> None:
         while self._callbacks:
@@ -399,7 +401,7 @@ class Worker:
     def _rung(self, signum: int) -> None:
         """Somebody has rung; runs in a signal handler."""
         order = self._seat.order
-        if order is not Order.RUN:
+        if order is not _RUN:
             self._obey(order)
         elif signum != signal.SIGINT:
             self.recycle(Why.SIGNALLED)
