@@ -256,7 +256,8 @@ def _put(stream: TextIO | None, text: str) -> None:
     if stream is None:  # whoever started us has closed it
         return
     try:
-        stream.write(text.encode(stream.encoding, "backslashreplace").decode(stream.encoding))
+        encoding = stream.encoding or "utf-8"  # an io.StringIO in its place has none
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
     except OSError:
         # What is still buffered would fail once more when the interpreter ends.

@@ -105,7 +105,7 @@ def make(settings: Settings, size: int, seats: int, stack: contextlib.ExitStack)
     # After a takeover has come so far, workers wait for it before their first accept.
     go = os.eventfd(0 if settings.takeover else 1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     stack.callback(os.close, go)
-    return Holdings(listeners, board, events, go, _inert(stack))
+    return Holdings(listeners, board, events, go, _inert(listeners[0], stack))
 
 
 def adopt(settings: Settings, record: Handover, seats: int, stack: contextlib.ExitStack) -> Holdings:
@@ -139,12 +139,13 @@ def adopt(settings: Settings, record: Handover, seats: int, stack: contextlib.Ex
     stack.callback(board.close)
     stack.callback(events.close)
     others = {life.board: _words(life.board) for life in record.workers if life.board != board.fd}
-    return Holdings(listeners, board, events, record.go, _inert(stack), others)
+    return Holdings(listeners, board, events, record.go, _inert(listeners[0], stack), others)
 
 
-def _inert(stack: contextlib.ExitStack) -> socket.socket:
-    """Of any family: what accept(2) says of a socket that does not listen is EINVAL."""
-    return stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+def _inert(listener: Listener, stack: contextlib.ExitStack) -> socket.socket:
+    """A socket of the kind that ``listener`` has, since others may be forbidden here."""
+    kind = listener.sockets[0]
+    return stack.enter_context(socket.socket(kind.family, kind.type))
 
 
 def _words(fd: int) -> memoryview[int]:

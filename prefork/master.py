@@ -373,7 +373,7 @@ class Master:
 
     def _helpers(self) -> list[int]:
         """Descriptors that are the master's alone, and not the loop's."""
-        return [fd for listener in self.listeners for fd in listener.helpers]
+        return [*self._spare.descriptors, *(fd for listener in self.listeners for fd in listener.helpers)]
 
     # Facts.
 

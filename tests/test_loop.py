@@ -164,7 +164,7 @@ def test_what_a_child_has_to_close_is_known(ends: tuple[int, int]) -> None:
         told, tell = os.pipe()
 
         def child():
-            loop.descriptors.close()
+            process.close(process.runs(loop.descriptors))
             left = listing() - before
             os.write(tell, json.dumps(sorted(left)).encode())
             return 0

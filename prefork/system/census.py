@@ -40,6 +40,11 @@ class Spare:
         """Whether the descriptor is in reserve."""
         return self._fd >= 0
 
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """It, while it is in reserve."""
+        return (self._fd,) if self.held else ()
+
     def take(self) -> bool:
         """Put a descriptor in reserve; False when there is none to be had."""
         if self._fd < 0:
