@@ -246,6 +246,8 @@ class Blocking(Acceptor):
         super().__init__(sockets, seat, settings, log, distress)
         (self._listener,) = sockets
         self._inert = inert
+        self._accept: Accept = self._listener._accept  # type: ignore[attr-defined]  # cheaper than socket.accept()
+        self._kind = _kind(self._listener)
 
     def obey(self) -> None:
         """For SEAL put the inert socket in the listener's place, in this process alone."""
@@ -278,16 +280,15 @@ class Blocking(Acceptor):
 
     def connections(self) -> Iterator[Accepted]:
         """Accepted connections; see :meth:`Acceptor.connections`."""
-        listener = self._listener
-        accept = listener._accept  # type: ignore[attr-defined]  # (fd, address), cheaper than socket.accept()
-        family, kind, protocol = _kind(listener)
+        accept = self._accept
+        family, kind, protocol = self._kind
         make, one_round = new_socket, range(self._distress.round)
         while True:
             for _ in one_round:
                 try:
                     descriptor, address = accept()
                 except OSError as error:
-                    recovered = self._recover(error, listener, accept)
+                    recovered = self._recover(error, self._listener, accept)
                     if recovered is None:
                         return
                     yield recovered

@@ -13,6 +13,7 @@ import fcntl
 import os
 import struct
 from dataclasses import dataclass
+from os import write
 
 _RECORD = struct.Struct("<HHIQ")
 
@@ -74,7 +75,7 @@ class EventsPipe:
             False when the pipe is full or the master is gone; the fact stands in the scoreboard all the same.
         """
         try:
-            os.write(self.writer, _RECORD.pack(kind, seat, pid, value))
+            write(self.writer, _RECORD.pack(kind, seat, pid, value))
         except OSError:
             return False
         return True

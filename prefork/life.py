@@ -39,7 +39,7 @@ DUMP_SIGNAL = int(signal.SIGRTMIN) + 1
 """Makes a worker write the tracebacks of all its threads to its report pipe (faulthandler)."""
 
 _SIGTERM = int(signal.SIGTERM)
-_STARTING, _LEAVING = State.STARTING, State.LEAVING
+_RUN, _STARTING, _LEAVING = Order.RUN, State.STARTING, State.LEAVING
 
 
 class Start(NamedTuple):
@@ -106,7 +106,7 @@ def live(build: Callable[[], Worker], given: Assignment, start: Start, private: 
         booting._prepare()
         bells.hearer = booting
     except BaseException as error:  # noqa: BLE001  # whatever it is, the boot has failed and the master is told why
-        return 0 if seat.order is not Order.RUN else _boot_failed(error, seat, report)
+        return 0 if seat.order is not _RUN else _boot_failed(error, seat, report)
     return _serve(booting, seat, given)
 
 
@@ -114,7 +114,9 @@ def _serve(worker: Worker, seat: Seat, given: Assignment) -> int:
     """From READY to the exit code."""
     code = 1
     try:
-        worker._obey(seat.order)  # it may have come at the last moment of the boot
+        order = seat.order
+        if order is not _RUN:  # it has come at the last moment of the boot
+            worker._obey(order)
         if not worker.stopping:
             worker.ready()
             worker.run()

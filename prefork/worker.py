@@ -363,7 +363,8 @@ class Worker:
             if acceptor is None:
                 acceptor = Exclusive(given.sockets, given.seat, given.settings, given.log, given.distress)
             self._acceptor = acceptor
-            acceptor.obey()  # after that: an order may have come before, or come between the two
+            if given.seat.obeyed is not _RUN:  # after that: the order may come between the two
+                acceptor.obey()
             given.seat.accepts()
             self._connections = acceptor.connections()
         return self._connections
