@@ -1,9 +1,9 @@
 """Boot and stop many workers once, in this process; prints seconds as JSON.
 
-``python boot.py prefork WORKERS`` does it with prefork, ``python boot.py fork WORKERS`` as a server can at
-the least: fork in a loop, with signals blocked and streams flushed around each fork, install the same handlers, say so
-through a pipe, block in accept; then a signal to each, and a wait for each. ``python boot.py respawn`` is the least that a supervisor can do: fork one worker, wait for its end,
-fork the next.
+``python boot.py prefork WORKERS`` does it with prefork, ``python boot.py fork WORKERS`` as a server can at the least:
+fork in a loop, with signals blocked and streams flushed around each fork, install the same handlers, say so through a
+pipe, block in accept; then a signal to each, and a wait for each. ``python boot.py respawn`` is the least that a
+supervisor can do: fork one worker, wait for its end, fork the next.
 """
 
 import faulthandler
