@@ -41,6 +41,12 @@ def _ratio(parts: Parts, one: str, other: str) -> float:
     return ratio
 
 
+def _connection(parts: Parts) -> tuple[str, bool]:
+    """Beside it what a bare loop in Python costs: how that compares to C is the interpreter's and the CPU's affair."""
+    ratio, bare = _ratio(parts, "prefork", "floor"), _ratio(parts, "bare", "floor")
+    return f"{ratio:.2f} x, where a bare Python loop costs {bare:.2f} x", ratio <= 1.15
+
+
 def _at_most(parts: Parts, one: str, other: str, limit: float) -> tuple[str, bool]:
     ratio = _ratio(parts, one, other)
     return f"{ratio:.2f} x", ratio <= limit
@@ -102,7 +108,7 @@ def _crash(parts: Parts) -> tuple[str, bool]:
 
 
 _GOALS: tuple[tuple[str, Callable[[Parts], tuple[str, bool]]], ...] = (
-    ("a connection to a handler costs at most 1.15 x a C server's", lambda p: _at_most(p, "prefork", "floor", 1.15)),
+    ("a connection to a handler costs at most 1.15 x a C server's", _connection),
     ("a WSGI request costs at most 1.2 x bjoern's", lambda p: _at_most(p, "prefork-wsgi", "bjoern", 1.2)),
     ("a WSGI request costs at most 0.25 x gunicorn sync's", lambda p: _at_most(p, "prefork-wsgi", "gunicorn", 0.25)),
     ("idle, at most 0.1 wake-ups a second", _idle),
