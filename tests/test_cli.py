@@ -1,5 +1,6 @@
 """The command, as its user meets it: every test starts a real process."""
 
+import contextlib
 import errno
 import os
 import re
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -264,35 +266,29 @@ def test_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
     assert problems(done) == ["the current folder can't be used: No such file or directory; start in another"]
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, cli.INTERRUPTED), (signal.SIGTERM, -signal.SIGTERM)])
-def test_a_check_that_is_ended_leaves_nobody_behind_and_is_quiet(folder: Path, signum: int, code: int) -> None:
+@contextlib.contextmanager
+def check_that_loads(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A check of an application whose import does not end, in a process group of its own, while it imports."""
     (folder / "slow.py").write_text("print('importing', flush=True)\nimport signal\nsignal.pause()\n")
+    command = [sys.executable, "-m", "prefork", "check", "slow:handle"]
     with subprocess.Popen(
-        [sys.executable, "-m", "prefork", "check", "slow:handle"],
-        cwd=folder,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        command, cwd=folder, env=ENVIRONMENT, process_group=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"importing\n"
+        yield process
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, cli.INTERRUPTED), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_check_that_is_ended_leaves_nobody_behind_and_is_quiet(folder: Path, signum: int, code: int) -> None:
+    with check_that_loads(folder) as process:
         process.send_signal(signum)
         output = process.communicate(timeout=60)  # ends when the one that loads, which has the pipes too, has ended
     assert (process.returncode, *output) == (code, b"", b"")
 
 
 def test_ctrl_c_while_a_check_loads_is_quiet(folder: Path) -> None:
-    (folder / "slow.py").write_text("print('importing', flush=True)\nimport signal\nsignal.pause()\n")
-    with subprocess.Popen(
-        [sys.executable, "-m", "prefork", "check", "slow:handle"],
-        cwd=folder,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        process_group=0,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"importing\n"
+    with check_that_loads(folder) as process:
         os.killpg(process.pid, signal.SIGINT)  # as the terminal does: the one that loads gets it too
         output = process.communicate(timeout=60)
     assert output == (b"", b"")
