@@ -188,6 +188,21 @@ def test_what_was_blocked_before_stays_blocked_after() -> None:
     assert facts(program) == [[usr1], sorted([usr1, term]), [usr1], everything, [usr1]]
 
 
+def test_within_a_block_all_others_can_be_let_in() -> None:
+    """As a hook is called between two forks: what it executes inherits the mask (execve(2))."""
+    program = """
+        import json, signal
+        from prefork.system import signals
+        with signals.blocked() as before:
+            with signals.blocked(before, only=True) as outside:
+                inside = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+            after = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        print(json.dumps([sorted(mask) for mask in (before, outside, inside, after)]))
+    """
+    everything = sorted({int(signum) for signum in signals.MASTER})
+    assert facts(program) == [[], everything, [], everything]
+
+
 def test_a_signal_that_comes_while_it_is_blocked_waits() -> None:
     program = """
         import json, os, signal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 import time
@@ -66,7 +67,9 @@ def when_ready(server: Any) -> None:
 
 
 def pre_fork(server: Any, worker: Any) -> None:  # as hooks are called
-    say(f"pre_fork in {os.getpid()} of slot {worker.slot} generation {worker.generation}")
+    # What a hook executes would inherit a mask.
+    blocked = " with signals blocked" if signal.pthread_sigmask(signal.SIG_BLOCK, []) else ""
+    say(f"pre_fork in {os.getpid()} of slot {worker.slot} generation {worker.generation}{blocked}")
 
 
 def post_fork(server: Any, worker: Any) -> None:  # as hooks are called
