@@ -14,7 +14,21 @@ import pytest
 from prefork.testing import Load, Outcome, Server, burst, connect, request
 from prefork.testing.plugin import ServerFactory
 from tests.figures import count
-from tests.probing import APPS, LOGGING, ask, complaints, get, held, importing, line, probe, replaced, talk, told
+from tests.probing import (
+    APPS,
+    LOGGING,
+    ask,
+    complaints,
+    get,
+    held,
+    importing,
+    line,
+    probe,
+    replaced,
+    talk,
+    told,
+    wait_for_rest,
+)
 
 # One connection, one call.
 
@@ -101,6 +115,7 @@ def test_a_dead_worker_is_replaced_in_its_slot(prefork_server: ServerFactory) ->
 
 def test_connections_spread_evenly(prefork_server: ServerFactory) -> None:
     server = probe(prefork_server, workers=8)
+    wait_for_rest(server)
     # All of them in CI too: of a few, a worker that lost its CPU for a moment would take more than a tenth.
     with Load(server.address, clients=1, count=count("sequential-connections", least=8_000)) as load:
         tally = load.wait(120)
@@ -111,6 +126,7 @@ def test_connections_spread_evenly(prefork_server: ServerFactory) -> None:
 
 def test_connections_spread_evenly_over_several_listeners(prefork_server: ServerFactory) -> None:
     server = probe(prefork_server, workers=8, bind=("127.0.0.1:0", "127.0.0.1:0"))
+    wait_for_rest(server)
     # Workers take turns of sixteen here, so it takes more connections for the turns to even out.
     with Load(server.addresses, clients=1, count=8_000) as load:
         tally = load.wait(120)
