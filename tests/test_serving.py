@@ -113,6 +113,26 @@ def test_a_dead_worker_is_replaced_in_its_slot(prefork_server: ServerFactory) ->
     server.wait_for_log(rf"^init {death[1]} {heir}$")
 
 
+def sockets_of(pid: int) -> set[str]:
+    """The sockets that a process holds, as the kernel names them."""
+    links = [os.readlink(descriptor) for descriptor in Path(f"/proc/{pid}/fd").iterdir()]
+    return {link for link in links if link.startswith("socket:")}
+
+
+@pytest.mark.parametrize("reuse_port", [False, True])
+def test_workers_share_what_they_accept_on_and_no_other_socket(
+    prefork_server: ServerFactory, *, reuse_port: bool
+) -> None:
+    """The master has more: one that asks the kernel about queues, some that help to keep new connections away."""
+    server = probe(prefork_server, workers=3, reuse_port=reuse_port)
+    wait_for_rest(server)
+    of_master = sockets_of(server.pid)
+    assert len(of_master) > (3 if reuse_port else 1) + 1
+    for worker in server.workers():
+        # Its listener, and what takes its place when it is to accept no more.
+        assert len(sockets_of(worker)) == len(sockets_of(worker) & of_master) == 2
+
+
 def test_connections_spread_evenly(prefork_server: ServerFactory) -> None:
     server = probe(prefork_server, workers=8)
     wait_for_rest(server)
