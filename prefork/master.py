@@ -109,6 +109,7 @@ class Master:
             )
         self.settings = settings
         self.hooks = hooks
+        self._hooks_of_workers = hooks if hooks.for_workers else None
         self.listeners: list[Listener] = []
         self.roster = Roster()
         start, smallest, largest = self.settings.size(limits.cpus())
@@ -361,7 +362,7 @@ class Master:
             slot=slot,
             generation=generation,
             settings=self.settings,
-            hooks=self.hooks if self.hooks.for_workers else None,
+            hooks=self._hooks_of_workers,
             sockets=tuple(listener.socket_for(slot) for listener in self.listeners),
             log=Log(slot, generation),
             limit=self.settings.requests(chance()),

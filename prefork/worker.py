@@ -387,8 +387,7 @@ class Worker:
         if self._acceptor is not None:
             self._acceptor.obey()
         eventfd_write(seat.stop_fd, 1)
-        if self._callbacks:
-            self._run_callbacks()
+        self._run_callbacks()
         seat.enter(_STOPPING)
 
     def _run_callbacks(self) -> None:
