@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Any, Final, Literal
 
+from prefork.errors import printable
+
 Kind = Literal["inet", "inet6", "unix", "abstract", "fd", "systemd"]
 
 _UNIX_TYPES: Final = {"unix": socket.SOCK_STREAM, "seqpacket": socket.SOCK_SEQPACKET}
@@ -184,11 +186,5 @@ def format_peer(address: Any) -> str:
             return "unix"
         case str() | bytes():
             name = os.fsdecode(address)
-            return _printable("unix:@" + name[1:] if name.startswith("\0") else "unix:" + name)
-    return _printable(str(address))
-
-
-def _printable(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+            return printable("unix:@" + name[1:] if name.startswith("\0") else "unix:" + name)
+    return printable(str(address))
