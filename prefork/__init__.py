@@ -8,21 +8,28 @@ Three ways in::
     prefork.Master(MyWorker, prefork.Settings(bind="127.0.0.1:8000")).run()
 
     $ prefork serve module:handle --bind 127.0.0.1:8000 --workers 4
+
+A name is imported when somebody asks for it (PEP 562), so that a part of the package costs no more than what it needs:
+the pytest plugin is loaded by every pytest of an environment.
 """
 
-from prefork.errors import (
-    BootError,
-    ListenerLostError,
-    ListenError,
-    PreforkError,
-    SettingsError,
-    TargetError,
-)
-from prefork.hooks import Hooks
-from prefork.master import Master
-from prefork.server import serve
-from prefork.settings import Settings
-from prefork.worker import Worker
+from prefork._version import __version__ as __version__
+
+TYPE_CHECKING = False  # as in typing, whose import costs more than all of this
+if TYPE_CHECKING:
+    from prefork.errors import (
+        BootError,
+        ListenerLostError,
+        ListenError,
+        PreforkError,
+        SettingsError,
+        TargetError,
+    )
+    from prefork.hooks import Hooks
+    from prefork.master import Master
+    from prefork.server import serve
+    from prefork.settings import Settings
+    from prefork.worker import Worker
 
 __all__ = [
     "BootError",
@@ -38,4 +45,31 @@ __all__ = [
     "serve",
 ]
 
-__version__ = "0.1.0"
+_HOMES = {
+    **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "prefork.errors"),
+    "Hooks": "prefork.hooks",
+    "Master": "prefork.master",
+    "Settings": "prefork.settings",
+    "Worker": "prefork.worker",
+    "serve": "prefork.server",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from where it is defined.
+
+    Raises:
+        AttributeError: there is none of that name.
+    """
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    found: object = getattr(import_module(home), name)
+    globals()[name] = found  # the next look is a plain one
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

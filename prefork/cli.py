@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple, TextIO
 
-import prefork
 from prefork import config, flags, logs, server, settings, target
+from prefork._version import __version__
 from prefork.config import Configuration, Table
 from prefork.errors import PreforkError, SettingsError, did_you_mean
 from prefork.fields import GROUPS, Field
@@ -99,7 +99,7 @@ def _dispatch(argv: list[str]) -> int:
         write(_overview())
         return 0
     if name in {"-V", "--version"}:
-        write(f"prefork {prefork.__version__}\n")
+        write(f"prefork {__version__}\n")
         return 0
     names = [command.name for command in COMMANDS]
     remedy = did_you_mean(name, names, "prefork --help lists them")

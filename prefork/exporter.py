@@ -10,8 +10,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any, Final
 
-import prefork
-from prefork import address, logs
+from prefork import address, logs, server
 from prefork.commands import Parser
 from prefork.errors import PreforkError
 
@@ -46,7 +45,7 @@ def exporter(argv: Sequence[str]) -> int:
         raise PreforkError("prefork exporter needs prometheus_client; pip install 'prefork[prometheus]'")
     logs.configure("info")
     serve = handler(arguments.control)
-    return prefork.serve(serve, bind=arguments.listen, workers=2, io_timeout=_PATIENCE, timeout=_TIME)
+    return server.serve(serve, bind=arguments.listen, workers=2, io_timeout=_PATIENCE, timeout=_TIME)
 
 
 def handler(control: str = "") -> Any:

@@ -101,7 +101,7 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
     assert metadata.description_content_type == "text/markdown"
     assert set(metadata.classifiers or []) <= classifiers
     assert [str(one) for one in metadata.requires_dist or [] if one.marker is None] == ["psutil>=5.9"]
-    assert entries["console_scripts"]["prefork"] == "prefork.cli:main"
+    assert entries["console_scripts"]["prefork"] == "prefork.__main__:main"
     assert entries["pytest11"]["prefork"] == "prefork.testing.plugin"
 
 

@@ -18,8 +18,8 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-import prefork
 from prefork import address
+from prefork._version import __version__
 from prefork.control import place, protocol
 from prefork.control.operations import Operations
 from prefork.control.protocol import RequestError
@@ -71,7 +71,7 @@ class Control(Window):
         """
         self._loop = inside.loop
         self._pidfile = inside.settings.pidfile
-        self._survey = Survey(inside, self._ledger, prefork.__version__)
+        self._survey = Survey(inside, self._ledger, __version__)
         self._operations = Operations(inside, self._survey)
         try:
             self._listen()

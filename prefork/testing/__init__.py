@@ -22,20 +22,22 @@ its clients, and a `Tally` says what became of them. What else there is:
     prefork.testing.clock       a clock that a test moves
 """
 
-from prefork.testing.client import ClientError, Load, burst, connect, request
-from prefork.testing.exchange import GET, Outcome
-from prefork.testing.server import (
-    READY,
-    NotServingError,
-    Options,
-    Server,
-    hold_port,
-    running,
-    running_script,
-    running_target,
-)
-from prefork.testing.tally import Answer, Phase, Tally
-from prefork.testing.waiting import NotInTimeError, call_until, wait_for
+TYPE_CHECKING = False  # as in typing, whose import costs more than all of this
+if TYPE_CHECKING:
+    from prefork.testing.client import ClientError, Load, burst, connect, request
+    from prefork.testing.exchange import GET, Outcome
+    from prefork.testing.server import (
+        READY,
+        NotServingError,
+        Options,
+        Server,
+        hold_port,
+        running,
+        running_script,
+        running_target,
+    )
+    from prefork.testing.tally import Answer, Phase, Tally
+    from prefork.testing.waiting import NotInTimeError, call_until, wait_for
 
 __all__ = [
     "GET",
@@ -60,3 +62,32 @@ __all__ = [
     "running_target",
     "wait_for",
 ]
+
+_HOMES = {
+    **dict.fromkeys(("ClientError", "Load", "burst", "connect", "request"), "prefork.testing.client"),
+    **dict.fromkeys(("GET", "Outcome"), "prefork.testing.exchange"),
+    **dict.fromkeys(("READY", "NotServingError", "Options", "Server", "hold_port"), "prefork.testing.server"),
+    **dict.fromkeys(("running", "running_script", "running_target"), "prefork.testing.server"),
+    **dict.fromkeys(("Answer", "Phase", "Tally"), "prefork.testing.tally"),
+    **dict.fromkeys(("NotInTimeError", "call_until", "wait_for"), "prefork.testing.waiting"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from where it is defined, as `prefork` itself does: the plugin needs none of them.
+
+    Raises:
+        AttributeError: there is none of that name.
+    """
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    found: object = getattr(import_module(home), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -16,12 +16,16 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Final, Unpack
+from typing import TYPE_CHECKING, Final, Unpack
 
 import pytest
 
-from prefork.testing.faults import Injector
-from prefork.testing.server import Options, Server, running, running_script, running_target
+from prefork import testing
+
+if TYPE_CHECKING:
+    # Every pytest of the environment loads this module: the rest is loaded when a test asks for a server.
+    from prefork.testing.faults import Injector
+    from prefork.testing.server import Options, Server
 
 _FACTORY: Final = pytest.StashKey["ServerFactory"]()
 
@@ -46,20 +50,22 @@ class ServerFactory:
         """Run ``prefork serve TARGET``; see `running_target`."""
         return self._keep(
             self._stack.enter_context(
-                running_target(target, app_dir=app_dir, subcommand=subcommand, options=options, **settings)
+                testing.running_target(target, app_dir=app_dir, subcommand=subcommand, options=options, **settings)
             )
         )
 
     def script(self, source: str, *arguments: str, **options: Unpack[Options]) -> Server:
         """Run the text of a Python program that is a server; see `running_script`."""
-        return self._keep(self._stack.enter_context(running_script(source, *arguments, **options)))
+        return self._keep(self._stack.enter_context(testing.running_script(source, *arguments, **options)))
 
     def command(self, command: Sequence[str], **options: Unpack[Options]) -> Server:
         """Run a command that is a server; see `running`."""
-        return self._keep(self._stack.enter_context(running(command, **options)))
+        return self._keep(self._stack.enter_context(testing.running(command, **options)))
 
     def faults(self, *names: str, interruptible: bool = False) -> Injector:
         """An injector for the server that is started next, as the option ``faults``; it outlives that server."""
+        from prefork.testing.faults import Injector
+
         return self._stack.enter_context(Injector(*names, interruptible=interruptible))
 
     def _keep(self, server: Server) -> Server:

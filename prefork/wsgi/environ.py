@@ -6,7 +6,7 @@ import sys
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from prefork import __version__
+from prefork._version import __version__
 from prefork.wsgi.files import FileWrapper
 from prefork.wsgi.parser import valid_host
 from prefork.wsgi.refusal import RequestError

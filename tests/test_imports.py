@@ -1,0 +1,89 @@
+"""What an import of the package costs whoever needs only a part of it, and how the command starts."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import prefork
+import prefork.testing
+
+START = """
+import os, signal, sys
+
+from prefork.__main__ import main
+
+left = int(sys.argv.pop(1))
+seen = 0
+
+def hook(event, arguments):
+    global seen
+    if event == "import":
+        seen += 1
+        if seen == left:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.addaudithook(hook)
+code = main()
+print(seen, file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], check=False, capture_output=True, text=True, timeout=60
+    )
+
+
+def modules_after(statement: str) -> list[str]:
+    found = run(f"import sys\n{statement}\nprint(*sys.modules)")
+    assert found.returncode == 0, found.stderr
+    return found.stdout.split()
+
+
+def of_prefork(modules: list[str]) -> list[str]:
+    return [name for name in modules if name.partition(".")[0] == "prefork"]
+
+
+def test_the_errors_are_imported_without_the_house() -> None:
+    assert len(of_prefork(modules_after("import prefork.errors"))) <= 5
+
+
+def test_a_foreign_pytest_loads_little_of_the_package_for_its_plugin() -> None:
+    modules = modules_after("import prefork.testing.plugin")
+    assert len(of_prefork(modules)) <= 10, of_prefork(modules)
+    assert "psutil" not in modules
+
+
+@pytest.mark.parametrize("name", ["prefork", "prefork.testing"])
+def test_every_public_name_is_there_and_listed(name: str) -> None:
+    public = importlib.import_module(name).__all__
+    program = f"import {name} as package\nfor public in {public!r}: assert public in dir(package), public\n"
+    checked = run(program + f"from {name} import *\nassert all(public in globals() for public in {public!r})")
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    for package in (prefork, prefork.testing):
+        with pytest.raises(AttributeError, match="no attribute 'Sever'"):
+            package.Sever  # noqa: B018  # that is what the test is for
+
+
+def imports_of_the_start() -> int:
+    whole = run(START, "0", "--version")
+    assert whole.returncode == 0, whole.stderr
+    return int(whole.stderr)
+
+
+def test_ctrl_c_at_any_moment_of_the_start_shows_no_traceback() -> None:
+    count = imports_of_the_start()
+    assert count > 20
+    for moment in sorted({1, 2, 3, *range(4, count, max(1, count // 12)), count}):
+        ended = run(START, str(moment), "--version")
+        assert ended.stderr in {"", f"{count}\n"}, (moment, ended.stderr)
+        assert ended.returncode in {-signal.SIGINT, 128 + signal.SIGINT}, (moment, ended)
