@@ -1,15 +1,41 @@
+"""What holds for every test: where it runs says nothing, chance says nothing, and it leaves nothing behind."""
+
 from __future__ import annotations
 
+import os
 import signal
+import tempfile
 from collections.abc import Iterator
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.figures import full
 
 # Started in the background, or by nohup, the tests would inherit ignored signals and hand them on to every server.
 for _signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(_signum) is signal.SIG_IGN:
         signal.signal(_signum, signal.default_int_handler if _signum == signal.SIGINT else signal.SIG_DFL)
+
+# Nor the environment of whoever starts them: an interpreter that writes no bytecode, or warns of more, hides faults.
+_FOR_THE_TESTS = ("PYTHONPATH", "PREFORK_TESTING_GRACE")
+for _name in list(os.environ):
+    if _name.startswith(("PYTHON", "PREFORK_", "LISTEN_", "NOTIFY_SOCKET")) and _name not in _FOR_THE_TESTS:
+        del os.environ[_name]
+
+# Commands look for the only server that runs here, and a server for those that have died: none but the tests' own.
+_control = tempfile.TemporaryDirectory(prefix="prefork-tests-")
+os.environ["RUNTIME_DIRECTORY"] = _control.name
+
+# How long an example takes is the machine's affair. CI tries the same examples each time, so that a run which fails has
+# found something that the change did; `scripts/soak figures` goes on to others, and remembers what it has found.
+_BY_CHANCE = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+settings.register_profile(
+    "same", deadline=None, derandomize=True, database=None, print_blob=True, suppress_health_check=_BY_CHANCE
+)
+settings.register_profile("others", deadline=None, print_blob=True, suppress_health_check=_BY_CHANCE)
+settings.load_profile("others" if full() else "same")
 
 
 @pytest.fixture(autouse=True)

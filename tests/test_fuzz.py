@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, example, given
+from hypothesis import example, given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
@@ -71,7 +71,7 @@ ODD = [
 ]
 WORDS = st.sampled_from(ODD) | TEXT | st.integers().map(str)
 
-few = limits(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+few = limits(max_examples=60)
 
 
 def told(*arguments: str) -> str:

@@ -224,7 +224,7 @@ def test_an_errno_is_one_that_the_kernel_can_return(board: Scoreboard, word: int
     assert board.view(0).last_errno == errno_seen
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[*settings().suppress_health_check, HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_random_words_are_viewed_without_an_error(spoilt: Scoreboard, data: st.DataObject) -> None:
     words = spoilt.seat(1)
@@ -306,7 +306,6 @@ def test_what_is_no_whole_number_of_words_is_no_board() -> None:
         os.close(fd)
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(st.integers(0, 200), st.integers(0, FULL)), min_size=3, max_size=3))
 def test_a_header_that_lies_is_refused_or_true(geometry: list[int]) -> None:
     fd = memory_of(scoreboard.MAGIC, scoreboard.LAYOUT, *geometry, *[0] * (11 + 2 * STRIDE))

@@ -38,7 +38,8 @@ READY: Final = r"serving on (?P<addresses>.+) with (?P<workers>\d+) workers?, pi
 """The line that a server logs when it is ready, as a regular expression."""
 
 _SHOWN: Final = 20_000  # characters of a log that go into an error; the end is what tells
-_FROM_OUTSIDE: Final = ("PREFORK_", "LISTEN_", "NOTIFY_SOCKET")  # would let a test depend on who runs it
+_FROM_OUTSIDE: Final = ("PREFORK_", "LISTEN_", "NOTIFY_SOCKET", "PYTHON")  # would let a test depend on who runs it
+_KEPT: Final = ("PYTHONPATH",)
 
 
 class NotServingError(AssertionError):
@@ -51,7 +52,11 @@ class Options(TypedDict, total=False):
     cwd: str | os.PathLike[str]
     """The working directory; the test's own by default."""
     env: Mapping[str, str | None]
-    """Changes to the environment; None takes a name away. What is prefork's or systemd's is taken away already."""
+    """Changes to the environment; None takes a name away.
+
+    Taken away already is what is prefork's, systemd's, or the interpreter's but for PYTHONPATH, so that a server under
+    test behaves alike whoever runs the test. PYTHONUNBUFFERED is set, so that what it prints is in its log at once, and
+    RUNTIME_DIRECTORY names a folder of its own, where its control socket is unless it is told another place."""
     prefix: Sequence[str]
     """A command that runs the server's (``unshare --pid --fork``), put before it."""
     pass_fds: Sequence[int]
@@ -73,8 +78,11 @@ class Server:
         addresses: Where it serves, from the ready line.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], log: IO[bytes], folder: tempfile.TemporaryDirectory[str]
+    ) -> None:
         self.process = process
+        self._folder = folder
         self.pid = process.pid
         self.addresses: tuple[str, ...] = ()
         self._log = log
@@ -262,6 +270,7 @@ class Server:
             os.close(fd)
         self._last_words = os.pread(self._log.fileno(), self.log_size(), 0)
         self._log.close()
+        self._folder.cleanup()
 
     def _ask_to_stop(self, seconds: float) -> None:
         try:
@@ -425,8 +434,20 @@ def hold_port(host: str = "127.0.0.1", *, reuse_port: bool = False) -> Iterator[
 
 
 def _start(command: Sequence[str], options: Options) -> Server:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(_FROM_OUTSIDE)}
+    folder = tempfile.TemporaryDirectory(prefix="prefork-testing-", ignore_cleanup_errors=True)
+    try:
+        return _start_in(folder, command, options)
+    except BaseException:
+        folder.cleanup()
+        raise
+
+
+def _start_in(folder: tempfile.TemporaryDirectory[str], command: Sequence[str], options: Options) -> Server:
+    environment = {
+        name: value for name, value in os.environ.items() if name in _KEPT or not name.startswith(_FROM_OUTSIDE)
+    }
     environment["PYTHONUNBUFFERED"] = "1"  # what it prints is in the log when it is printed
+    environment["RUNTIME_DIRECTORY"] = folder.name
     for name, value in options.get("env", {}).items():
         if value is None:
             environment.pop(name, None)
@@ -456,7 +477,7 @@ def _start(command: Sequence[str], options: Options) -> Server:
     try:
         if faults is not None:
             faults.started()
-        return Server(process, log)
+        return Server(process, log, folder)
     except BaseException:
         process.kill()
         process.wait()

@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 
 import h11
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefork.testing.server import Server
@@ -171,9 +171,7 @@ def test_mutated_requests(show: Server) -> None:
     """Each ends in a valid response or a close; what is accepted means to us what it means to h11."""
     accepted = refused = 0
 
-    @settings(
-        max_examples=count("mutated-requests"), deadline=None, database=None, suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=count("mutated-requests"))
     @given(mutated())
     def send(request: bytes) -> None:
         nonlocal accepted, refused
@@ -239,7 +237,7 @@ def outcome(pieces: list[bytes]) -> object:
         return "gone"
 
 
-@settings(max_examples=count("mutated-requests"), deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=count("mutated-requests"))
 @given(st.one_of(st.sampled_from(SEEDS), mutated()), st.data())
 def test_cuts_change_nothing(request: bytes, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(request)), max_size=8)))
