@@ -9,7 +9,6 @@ All of it runs in the MASTER.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
@@ -29,6 +28,7 @@ from prefork.life import Start, live
 from prefork.loop import Loop
 from prefork.net.listener import Listener
 from prefork.policy import Vital
+from prefork.remains import Remains
 from prefork.roster import Member
 from prefork.scoreboard import (
     ACCEPTS,
@@ -146,6 +146,7 @@ class Spawner:
         self._on_exit = on_exit
         self._lines: dict[int, _Line] = {}
         self._free = list(range(board.seats - 1, -1, -1))
+        self._remains = Remains(loop)
 
     @property
     def seats(self) -> int:
@@ -266,6 +267,10 @@ class Spawner:
             os.close(life.pidfd)
         self._watch(life.pid, line)
 
+    def adopted(self) -> None:
+        """Every worker that an earlier image of this process forked has been taken over: no other child is known."""
+        self._remains.inherit()
+
     def line(self, member: Member) -> Line:
         """What ties us to a worker, for the next image of this process."""
         line = self._lines[member.pid]
@@ -310,7 +315,11 @@ class Spawner:
             log.error("the exit of worker process %d was taken by somebody else's wait()", pid)
             ended = process.Exit(None)
         if ended is None:
-            return None
+            ended = process.gone(pid, line.pidfd)
+            if ended is None:
+                return None
+            log.warning("worker process %d is dead, and a tracer (ptrace) holds back its exit", pid)
+            self._remains.leave(pid)
         self._read_report(line)
         finished = _finished(line.words)
         last = self._board.read(line.words)
@@ -345,8 +354,7 @@ class Spawner:
         for pid in self._lines:
             process.kill(pid, signal.SIGKILL)
         for pid in list(self._lines):
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+            process.put_down(pid)
             self._release(self._lines.pop(pid))
 
     def order(self, member: Member, order: Order) -> None:

@@ -73,3 +73,4 @@ def read(record: Handover, goal: Goal, roster: Roster, spawner: Spawner, held: H
         member.reason, member.wanted = life.reason, life.wanted
         roster.restored(member, life.role)
         spawner.adopt(life, None if native else held.others[life.board])
+    spawner.adopted()

@@ -28,6 +28,7 @@ from prefork import holdings
 from prefork.errors import PreforkError, SettingsError
 from prefork.handover import REHEARSAL, VARIABLE, Handover, HandoverError, locate
 from prefork.loop import Loop, Timer
+from prefork.remains import Remains
 from prefork.settings import Settings
 from prefork.system import identity, process, signals
 from prefork.system.identity import Identity
@@ -255,6 +256,10 @@ class _Rehearsal:
             ended = process.reap(self.pid)
         except ChildProcessError:
             ended = process.Exit(None)  # somebody else's wait() was faster, or the host ignores SIGCHLD (wait(2))
+        if ended is None:
+            ended = process.gone(self.pid, self._pidfd)
+            if ended is not None:
+                Remains(self._loop).leave(self.pid)
         if ended is not None:
             self._read()
             self._close()
@@ -266,9 +271,7 @@ class _Rehearsal:
 
     def end(self) -> None:
         """Kill it and take its exit."""
-        process.kill(self.pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):  # as above
-            os.waitpid(self.pid, 0)
+        process.put_down(self.pid)
         self._close()
 
     def _close(self) -> None:

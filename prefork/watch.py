@@ -68,7 +68,7 @@ class Watch(Window):
     def restore(self, saved: object) -> None:
         """The watcher of the image before speaks to nobody now."""
         if isinstance(saved, dict) and isinstance(saved.get("pid"), int) and saved["pid"] > 0:
-            _end(saved["pid"])
+            process.put_down(saved["pid"])
 
     def detach(self) -> None:
         """End the watcher."""
@@ -137,18 +137,8 @@ class Watch(Window):
             os.close(self._reader)
             self._reader = -1
         if self._pid:
-            _end(self._pid)
+            process.put_down(self._pid)
             self._pid = 0
-
-
-def _end(pid: int) -> None:
-    """Kill a child of ours and take its exit."""
-    try:
-        process.ended(pid)  # raises when it is none of ours
-        process.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    except ChildProcessError:
-        pass  # somebody else has taken its exit
 
 
 def _imported() -> set[str]:

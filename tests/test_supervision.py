@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
 import re
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -473,3 +476,59 @@ def test_a_hook_that_holds_the_master_up_is_told(prefork_server: ServerFactory) 
     assert told(server, r"WARNING .*hook when_ready kept the master from its work for 1\.\d s") == []
     server.wait_for_log(r"WARNING .*hook when_ready kept the master from its work for \d\.\d s")
     ask(server)
+
+
+# A worker that somebody traces.
+
+TRACE = """
+import ctypes, sys
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.ptrace(0x4206, int(sys.argv[1]), None, None):  # PTRACE_SEIZE
+    sys.exit(f"ptrace: {ctypes.get_errno()}")
+print("attached", flush=True)
+sys.stdin.read()  # and doesn't wait for its tracee, as a debugger at its prompt does not
+"""
+
+
+@contextlib.contextmanager
+def traced(pid: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A tracer at a worker, until the block ends or its standard input is closed."""
+    tracer = subprocess.Popen(
+        [sys.executable, "-I", "-c", TRACE, str(pid)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with tracer:
+        try:
+            assert tracer.stdout is not None
+            if tracer.stdout.readline() != b"attached\n":
+                pytest.skip("this process may not trace")
+            yield tracer
+        finally:
+            tracer.kill()
+
+
+def test_a_worker_that_dies_under_a_tracer_is_replaced_and_wakes_nobody(prefork_server: ServerFactory) -> None:
+    server = probe(prefork_server, workers=2)
+    victim = server.workers()[0]
+    with traced(victim) as tracer:
+        os.kill(victim, signal.SIGKILL)
+        server.wait_for_log(rf"worker 0 \(pid {victim}, generation 0\) killed by SIGKILL after")
+        server.wait_for(lambda: len(told(server, r"^init ")) == 3, message="a replacement")
+        before = server.cpu_seconds()
+        time.sleep(1.0)  # the span over which the master's CPU time is taken
+        assert server.cpu_seconds() - before < 0.5
+        assert psutil.Process(victim).status() == psutil.STATUS_ZOMBIE
+        assert len(told(server, "a tracer .* holds back its exit")) == 1
+        ask(server)
+        tracer.kill()
+        tracer.wait()
+        wait_gone(victim)
+    assert server.stop() == 0
+
+
+def test_a_stop_and_a_start_that_fails_wait_for_no_tracer(prefork_server: ServerFactory) -> None:
+    server = probe(prefork_server, workers=1)
+    (victim,) = server.workers()
+    with traced(victim):
+        server.signal(signal.SIGTERM)
+        os.kill(victim, signal.SIGKILL)
+        assert server.wait() == 0

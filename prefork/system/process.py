@@ -14,13 +14,17 @@ import ctypes
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fcntl import F_SETFL, F_SETOWN, fcntl
 from os import closerange, getpid, getppid
 from os import fork as fork_process
-from select import poll  # bound now: gevent's patches put a poll of their own into the module, which would switch
+from select import (  # bound now: gevent's patches put a poll of their own into the module, which would switch
+    POLLIN,
+    poll,
+)
 
 _PR_SET_PDEATHSIG = 1
 
@@ -33,6 +37,14 @@ STARVED = 75
 
 SOFTWARE = 70
 """Exit code of a child whose own machinery, not the application, failed (EX_SOFTWARE of sysexits.h)."""
+
+
+PUT_DOWN = 5.0
+"""Seconds that a child has to die of SIGKILL; one that waits for a device takes longer, and is left."""
+
+# Fields of proc_pid_stat(5), counted from the one after the name.
+_STAT_STATE, _STAT_USER, _STAT_SYSTEM, _STAT_THREADS, _STAT_STATUS = 0, 11, 12, 17, 49
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +180,66 @@ def reap(pid: int) -> Exit | None:
 
 
 def ended(pid: int) -> bool:
-    """MASTER. Whether ``pid``, a child of ours, has ended; its exit stays to be taken (waitid(2), WNOWAIT)."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    """MASTER. Whether ``pid``, a child of ours, has ended; its exit stays to be taken (waitid(2), WNOWAIT).
+
+    One that a tracer holds back (:func:`remains`) has ended too.
+
+    Raises:
+        ChildProcessError: as :func:`reap` does.
+    """
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None or remains(pid) is not None
+
+
+def remains(pid: int) -> Exit | None:
+    """MASTER. How ``pid``, a child of ours, ended, if it is dead and a tracer keeps its exit from us (ptrace(2)).
+
+    :func:`reap` gives nothing then, until the tracer has waited for it or ends. What can be known stands in
+    proc_pid_stat(5): the state, how many threads are left, the wait status (0 as well where it is kept from us).
+
+    Returns:
+        How it ended; None while it lives, or when /proc can't be read.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            words = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    if words[_STAT_STATE] not in {b"Z", b"X"} or int(words[_STAT_THREADS]) > 1:
+        return None
+    user, system = (int(words[place]) / _TICKS for place in (_STAT_USER, _STAT_SYSTEM))
+    return Exit.from_status(int(words[_STAT_STATUS]), user, system)
+
+
+def gone(pid: int, pidfd: int | None) -> Exit | None:
+    """MASTER. How ``pid``, a child of ours whose exit :func:`reap` does not give, ended; None while it lives.
+
+    Args:
+        pid: the child.
+        pidfd: of that child; readable, it proves the death where /proc can't be read. None = there is none.
+    """
+    found = remains(pid)
+    if found is None and pidfd is not None:
+        poller = poll()
+        poller.register(pidfd, POLLIN)
+        if poller.poll(0):
+            return Exit(None)
+    return found
+
+
+def put_down(pid: int) -> None:
+    """MASTER. Kill a child of ours and take its exit, as far as that can be had: a tracer may hold it back.
+
+    Blocks for as long as the child takes to die, at the most :data:`PUT_DOWN` seconds.
+    """
+    deadline, pause = time.monotonic() + PUT_DOWN, 0.001
+    try:
+        ended(pid)  # raises when it is none of ours any more: its pid may be another's
+        kill(pid, signal.SIGKILL)
+        while reap(pid) is None and remains(pid) is None and time.monotonic() < deadline:
+            time.sleep(pause)
+            pause = min(2 * pause, 0.05)
+    except ChildProcessError:
+        pass  # somebody else's wait() was faster, or SIGCHLD is ignored (wait(2))
 
 
 def any_ended() -> int | None:
