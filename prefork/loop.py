@@ -21,6 +21,10 @@ log = logging.getLogger("prefork")
 FROZEN = 1.0
 """Seconds that may pass unexplained; more, and the process was frozen (SIGSTOP, a cgroup's freezer, the host)."""
 
+WATCHFUL = 1.0
+"""Seconds that a sleep lasts at the most while somebody has a deadline. Only what exceeds a sleep can be told for a
+freeze when nobody says so (SIGCONT does; a cgroup's freezer does not), so long sleeps hide long freezes."""
+
 LONGEST_SLEEP = 1_000_000.0
 """Seconds; epoll_wait(2) takes a C int of milliseconds."""
 
@@ -63,6 +67,7 @@ class Loop:
         self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
         self._readers: dict[int, Callable[[], None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
+        self._chosen: list[Timer] = []
         self._order = itertools.count()
         self._signals: dict[int, Callable[[], object]] = {}
         self._recorder = Recorder()
@@ -128,6 +133,10 @@ class Loop:
         self._timers = [(when + seconds, order, timer) for when, order, timer in self._timers]
         for _, _, timer in self._timers:
             timer.when += seconds
+        for timer in self._chosen:  # this turn's, which came due while nobody could have done anything
+            timer.when += seconds
+            heapq.heappush(self._timers, (timer.when, next(self._order), timer))
+        self._chosen.clear()
         for callback in self._thaw:
             callback(seconds)
 
@@ -152,11 +161,12 @@ class Loop:
         self.thawed(passed)
         return 0.0
 
-    def poll(self, wake_at: float | None) -> None:
+    def poll(self, wake_at: float | None, *, watchful: bool = False) -> None:
         """Sleep until something happens, the next timer, or ``wake_at``; then call whoever is concerned.
 
         Args:
             wake_at: monotonic seconds; None = no deadline of the caller's own.
+            watchful: whether to sleep no longer than :data:`WATCHFUL`, so that a freeze is noticed.
         """
         self._look_at_clock(expected=0.0)
         while self._timers and self._timers[0][2].cancelled:
@@ -164,17 +174,18 @@ class Loop:
         deadlines = [when for when in (wake_at, self._timers[0][0] if self._timers else None) if when is not None]
         seconds = None
         if deadlines:
-            seconds = min(max(0.0, min(deadlines) - self.clock.monotonic()), LONGEST_SLEEP)
+            seconds = min(max(0.0, min(deadlines) - self.clock.monotonic()), WATCHFUL if watchful else LONGEST_SLEEP)
         ready = self._epoll.poll(seconds)
         self._slept = self._look_at_clock(expected=seconds)
         # Chosen before any callback runs: what one asks for "at once" comes at the next turn, when what this turn has
         # decided is done.
-        timers = self._due()
+        self._chosen = self._due()
         for fd, _ in ready:
             callback = self._readers.get(fd)
             if callback is not None:
                 callback()
-        for timer in timers:
+        chosen, self._chosen = self._chosen, []
+        for timer in chosen:
             timer._run()
         self._look_at_clock(expected=0.0)
 

@@ -268,7 +268,13 @@ class Master:
             self._executor.apply(decision.actions)
             if self.goal.order is not Order.RUN and not len(self.roster):
                 return
-            self._loop.poll(decision.wake_at)
+            self._loop.poll(decision.wake_at, watchful=self._somebody_has_a_deadline())
+
+    def _somebody_has_a_deadline(self) -> bool:
+        """Whether a worker is to be killed at a moment that is set already: one that leaves, or starts."""
+        if self.stopping:
+            return True
+        return any(member.deadline is not None or member.starting for member in self.roster)
 
     # What others may ask for. Each takes effect at the loop's next turn.
 
@@ -346,7 +352,7 @@ class Master:
             signal.SIGUSR2: self.upgrade,
             signal.SIGTTIN: lambda: self.scale(self.goal.size + 1),
             signal.SIGTTOU: lambda: self.scale(self.goal.size - 1),
-            signal.SIGCONT: lambda: self._loop.thawed(0.0),
+            signal.SIGCONT: self._loop.thawed,
         }
 
     def _prepare(self, spawn: policy.Spawn) -> Birth:
@@ -484,3 +490,4 @@ class Master:
         now = self._loop.clock.monotonic()
         self.roster.thawed(seconds)
         self.goal.thawed(seconds, now)
+        self._stopping.thawed(seconds)

@@ -109,6 +109,10 @@ class Stopping:
             self._goal.rolling = False
             self._leave(Order.QUIT, now + self._settings.quick_timeout)
 
+    def thawed(self, seconds: float) -> None:
+        """The master was frozen, for ``seconds`` at the most: the queues have that much longer to be emptied."""
+        self._deadline += seconds
+
     def _gate(self) -> None:
         if self.phase not in {Phase.NONE, Phase.DELAY}:
             return

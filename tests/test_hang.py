@@ -192,6 +192,34 @@ def test_a_freeze_during_a_stop_cuts_nobody(prefork_server: ServerFactory) -> No
     assert told(server, "is killed") == []
 
 
+def test_a_freeze_that_is_shorter_than_the_master_would_sleep_counts_in_a_stop(prefork_server: ServerFactory) -> None:
+    server = probe(prefork_server, workers=2, graceful_timeout=3, log_level="debug")
+    with held(server, 2) as connections:
+        server.signal(signal.SIGTERM)
+        server.wait_for_log("(?s)told to leave.*told to leave")
+        with frozen(server.tree()):
+            time.sleep(2.5)  # short of the deadline, as the clock has it
+        time.sleep(1.5)  # beyond it, and no more than the half of what they have when the freeze is not counted
+        for connection in connections:
+            connection.finish()
+    assert server.wait() == 0
+    assert told(server, "is killed") == []
+
+
+def test_a_freeze_while_the_queues_are_emptied_loses_nobody(prefork_server: ServerFactory) -> None:
+    server = probe(prefork_server, workers=1, graceful_timeout=2)
+    with held(server) as (connection,), talk(server, "/") as waiting:
+        server.signal(signal.SIGTERM)
+        server.wait_for_log("emptying the accept queues")
+        with frozen(server.tree()):
+            time.sleep(2.5)  # beyond the deadline, as the clock has it
+        time.sleep(0.3)  # for the master to have looked, if it were to do something wrong
+        connection.finish()
+        assert line(waiting) == "HTTP/1.1 200 OK"
+    assert server.wait() == 0
+    assert told(server, "graceful_timeout") == []
+
+
 def test_a_worker_that_is_stopped_is_a_hang_only_when_it_is_busy(prefork_server: ServerFactory) -> None:
     server = probe(prefork_server, workers=2, timeout=TIMEOUT)
     first, second = server.workers()

@@ -374,6 +374,21 @@ def test_timers_move_with_a_freeze_and_keep_their_order(loop: Loop, clock: FakeC
     assert seen == ["first", "second"]
 
 
+def test_a_thaw_that_is_told_in_a_turn_moves_the_timers_of_that_turn_too(
+    loop: Loop, clock: FakeClock, ends: tuple[int, int]
+) -> None:
+    seen: list[str] = []
+    loop.call_later(0.0, note(seen, "timer"))
+    loop.register(ends[0], lambda: loop.thawed(3.0) if os.read(ends[0], 1) else None)
+    os.write(ends[1], b"x")
+    loop.poll(0.0)
+    assert seen == []
+    for _ in range(4):
+        clock.advance(FROZEN)
+        loop.poll(0.0)
+    assert seen == ["timer"]
+
+
 def test_somebody_may_say_how_long_it_was(loop: Loop, clock: FakeClock, thaws: list[float]) -> None:
     seen: list[str] = []
     loop.call_later(0.0, note(seen, "timer"))

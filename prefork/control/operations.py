@@ -201,11 +201,15 @@ class _Dump:
         self._inside = inside
         self._member = member
         self._on_end = on_end
-        self._deadline = inside.loop.clock.monotonic() + DUMP_TIME
+        self._late = False
+        self._deadline = inside.loop.call_later(DUMP_TIME, self._is_late)  # a timer: the master may be frozen meanwhile
         self._take()
         self._before = len(self._report())  # the report of a hang is on its way, and the log's to take
         process.kill(member.pid, DUMP_SIGNAL)
         self._look_again(self._before)
+
+    def _is_late(self) -> None:
+        self._late = True
 
     def _report(self) -> str:
         return self._inside.spawner.report(self._member.pid)
@@ -226,15 +230,17 @@ class _Dump:
         if len(report) > self._before and len(report) == seen:
             self._take()
             text = report[self._before :]
+            self._deadline.cancel()
             self._on_end(pid)
             for done, _ in self.asked:
                 done({"slot": self._member.slot, "pid": pid, "text": text})
-        elif self._inside.loop.clock.monotonic() >= self._deadline:
+        elif self._late:
             self._fail(f"gave no traceback within {DUMP_TIME:g} s; it may be frozen")
         else:
             self._look_again(len(report))
 
     def _fail(self, why: str) -> None:
+        self._deadline.cancel()
         self._on_end(self._member.pid)
         for _, failed in self.asked:
             failed(f"worker {self._member.slot} (pid {self._member.pid}) {why}")
