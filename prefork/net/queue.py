@@ -49,6 +49,7 @@ _NLMSG_ERROR: Final = 2
 _NLMSG_DONE: Final = 3
 _HEADER: Final = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _INET_REQUEST: Final = struct.Struct("=BBBxI2s46x")  # inet_diag_req_v2, up to the port asked for; no cookie
+_ONE_REQUEST: Final = struct.Struct("=BBxxxxxx2s2s16s16s4xII")  # the same for one socket, by both its ends
 _INET_ROW: Final = struct.Struct("=xBxx2xH16s16s4x8x4x4x4x4xI")  # inet_diag_msg
 _UNIX_REQUEST: Final = struct.Struct("=BxxxIIIII")  # unix_diag_req
 _UNIX_ROW_BYTES: Final = 16  # unix_diag_msg
@@ -131,6 +132,36 @@ class Diag:
         """The inodes of all sockets that listen on the address and port of ``listener``, its own among them."""
         family, port, local = _inet_name(listener)
         return frozenset(row.inode for row in self._inet(family, port, (_LISTEN,)) if row.local == local)
+
+    def abandoned(self, connection: socket.socket) -> bool:
+        """Whether a TCP connection's other end is a socket of this machine that no process has open any more.
+
+        A FIN does not tell a client that has closed from one that has only ended its side (shutdown(2)); the inode of
+        its socket does, where the kernel can be asked for it. False for a client elsewhere, or in another network
+        namespace, and without netlink.
+        """
+        if self._netlink is None:
+            return False
+        (near, near_port, *_), (far, far_port, *_) = connection.getsockname(), connection.getpeername()
+        mapped = near.startswith("::ffff:") and "." in near
+        family = socket.AF_INET if mapped else connection.family
+        near, far = (host.removeprefix("::ffff:") if mapped else host.partition("%")[0] for host in (near, far))
+        request = _ONE_REQUEST.pack(
+            family,
+            socket.IPPROTO_TCP,
+            far_port.to_bytes(2, "big"),
+            near_port.to_bytes(2, "big"),
+            socket.inet_pton(family, far),
+            socket.inet_pton(family, near),
+            _NO_COOKIE,
+            _NO_COOKIE,
+        )
+        try:
+            (answer,) = self._ask(request, 0)
+        except (OSError, ValueError):
+            return False  # there is no such socket here, or the kernel does not say
+        state, _, _, _, inode = _INET_ROW.unpack_from(answer)
+        return bool(state != _LISTEN and inode == 0)
 
     def unix_depth(self, listener: socket.socket) -> Depth:
         """The accept queue of an AF_UNIX listener. Without netlink: 1 or 0 waiting, and a limit of 0 (unknown)."""

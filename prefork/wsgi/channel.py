@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from prefork.net.queue import Diag
 from prefork.wsgi.refusal import ClientGoneError, RequestError
 
 RECEIVE: Final = 1 << 16  # bytes asked for in one receive
@@ -159,9 +160,9 @@ class Channel:
     def hung_up(self) -> bool:
         """Whether the client has closed the connection, and nobody would read an answer.
 
-        A TCP client that closes and one that only ends its side (shutdown(2)) send the same FIN. The latter does so
-        with its request; who gives up does so later. So a FIN that came alone counts as closing when it came a tenth
-        of a second after the last data.
+        A TCP client that closes and one that only ends its side (shutdown(2)) send the same FIN, and the latter waits
+        for its answer. So a FIN alone says nothing; only a reset does, or the client's socket itself, if it is one of
+        this machine (a proxy's, most often) and nobody has it open any more.
         """
         try:
             info = self._connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
@@ -170,8 +171,21 @@ class Channel:
         state = info[0]
         if state == _TCP_ESTABLISHED:
             return False
+        if state != _TCP_CLOSE_WAIT:
+            return True
         data_ms, segment_ms = _TCP_LAST_RECEIVED.unpack_from(info, _TCP_LAST_RECEIVED_AT)
-        return state != _TCP_CLOSE_WAIT or bool(data_ms - segment_ms > _HALF_CLOSE_MS)
+        # Who ends his side together with the request is there: that saves the question.
+        return data_ms - segment_ms > _HALF_CLOSE_MS and self._abandoned()
+
+    def _abandoned(self) -> bool:
+        try:
+            diag = Diag()
+            try:
+                return diag.abandoned(self._connection)
+            finally:
+                diag.close()
+        except OSError:
+            return False  # gone this very moment, or no descriptor is left: the next send will tell
 
     def unread(self) -> bool:
         """Whether bytes wait that nobody has received."""

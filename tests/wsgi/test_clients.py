@@ -215,16 +215,19 @@ def test_who_hung_up_while_waiting_is_skipped(tmp_path: Path, fifo: str, bind: s
             connect(server.address, timeout=WITHIN) as first,
             connect(server.address, timeout=WITHIN) as gone,
             connect(server.address, timeout=WITHIN) as half,
+            connect(server.address, timeout=WITHIN) as late,
         ):
             first.sendall(get(f"/first?{fifo}"))
             server.wait_for_log("application ran: /first")
             gone.sendall(get("/gone"))
             half.sendall(get("/half"))
+            late.sendall(get("/late"))
             half.shutdown(socket.SHUT_WR)  # it has no more to say, and listens
             time.sleep(0.3)  # a client that loses patience does so some time after its request
             gone.close()
+            late.shutdown(socket.SHUT_WR)  # the same FIN, and just as late
             release(fifo)
-            for client in (first, half):
+            for client in (first, half, late):
                 assert parse(read_all(client)).body == b"told"
         assert ("application ran: /gone" in server.log()) == (not check)
         assert_clean(server)
