@@ -13,6 +13,7 @@ A name is imported when somebody asks for it (PEP 562), so that a part of the pa
 the pytest plugin is loaded by every pytest of an environment.
 """
 
+from prefork import safepath as safepath  # first of all: it is about what is imported from here on
 from prefork._version import __version__ as __version__
 
 TYPE_CHECKING = False  # as in typing, whose import costs more than all of this

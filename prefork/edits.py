@@ -1,8 +1,8 @@
 """Which source files change: a process of its own, ``python -m prefork.edits``, that `prefork.watch` starts.
 
 It is no thread of the master's, because the master forks. It looks at the folders of its import path, which is the
-master's. Each line that it writes to its standard output is a JSON object with one member: ``watching`` (these folders,
-once), ``changed`` (files), or ``failed`` (why it ends).
+master's, and at those that it is given as arguments. Each line that it writes to its standard output is a JSON object
+with one member: ``watching`` (these folders, once), ``changed`` (files), or ``failed`` (why it ends).
 
 Only folders that have source are watched, each by itself: in what a virtual environment or ``node_modules`` holds,
 nobody edits, and the kernel's watches are counted (inotify(7), max_user_watches).
@@ -100,7 +100,7 @@ def changes(tops: list[str]) -> Generator[set[str], None, None]:
 
 def main() -> None:
     """Tell of changes until nobody listens any more."""
-    tops = roots(sys.path)
+    tops = roots([*sys.path, *sys.argv[1:]])
     try:
         told = False
         for files in changes(tops):

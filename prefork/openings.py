@@ -14,8 +14,12 @@ from prefork.watch import Watch
 from prefork.windows import Window
 
 
-def windows_of(settings: Settings) -> list[Window]:
+def windows_of(settings: Settings, sources: tuple[str, ...] = ()) -> list[Window]:
     """The windows that the settings ask for, not yet attached. MASTER.
+
+    Args:
+        settings: the settings.
+        sources: folders that only workers have on their import path.
 
     Raises:
         SettingsError: what one of them needs is not installed.
@@ -31,6 +35,6 @@ def windows_of(settings: Settings) -> list[Window]:
     if settings.control not in {"", "off"}:
         found.append(Control(settings.control))
     if settings.reload:
-        found.append(Watch())
+        found.append(Watch(sources))
     found += logs.windows()
     return found

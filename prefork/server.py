@@ -10,12 +10,13 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from prefork import surroundings, target, tls
+from prefork import openings, surroundings, target, tls
 from prefork.errors import BootError, PreforkError, SettingsError, TargetError
 from prefork.hooks import Hooks
 from prefork.master import Master
 from prefork.settings import Settings
-from prefork.system import identity, process
+from prefork.system import custody, identity, process
+from prefork.system.identity import Identity
 from prefork.worker import Worker
 
 log = logging.getLogger("prefork")
@@ -86,7 +87,8 @@ def run(
         return _in_master(imported, "the application failed to boot")
 
     with surroundings.entered(settings):
-        hooks = _in_master(lambda: hooks_of(settings, app_dir), f"hooks: {settings.hooks!r} failed to load")
+        who = identity.resolve(settings.user, settings.group, settings.no_new_privs)
+        hooks = _in_master(lambda: hooks_of(settings, app_dir, who), f"hooks: {settings.hooks!r} failed to load")
         loaded = load() if settings.preload else None
     if loaded is not None:
         return Master(loaded, settings, hooks=hooks).run()
@@ -95,7 +97,8 @@ def run(
     def build() -> Worker:
         return imported()()
 
-    return Master(build, settings, hooks=hooks, load=load).run()
+    looking_in = openings.windows_of(settings, sources=(app_dir,))
+    return Master(build, settings, hooks=hooks, looking_in=looking_in, load=load).run()
 
 
 def _in_master(load: Callable[[], T], failed: str) -> T:
@@ -131,7 +134,7 @@ def check(text: str, settings: Settings, *, app_dir: str = ".") -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is no failure of the application's, to be shown as one
         try:
             process.die_with_parent(signal.SIGKILL, parent)
-            hooks_of(settings, app_dir)  # as the master would load them
+            hooks_of(settings, app_dir, who)  # as the master would load them
             identity.assume(who)
             process.die_with_parent(signal.SIGKILL, parent)  # which the change of user has cleared
             worker_of(target.load(text, app_dir), text)
@@ -159,15 +162,42 @@ def check(text: str, settings: Settings, *, app_dir: str = ".") -> None:
         raise error(said or f"the application failed to load: the process that tried {ended}")
 
 
-def hooks_of(settings: Settings, app_dir: str) -> Hooks:
-    """The hooks that the settings name."""
+def hooks_of(settings: Settings, app_dir: str, who: Identity | None = None) -> Hooks:
+    """The hooks that the settings name. MASTER, whose code they are: with ``user`` they run with its privileges.
+
+    Args:
+        settings: the settings.
+        app_dir: the folder that is put first on the import path, if the hooks are in it.
+        who: what workers become. If that is somebody else, ``app_dir`` has to be a folder that is root's alone.
+
+    Raises:
+        TargetError: they are not there, or can't be imported.
+        SettingsError: they are not functions as hooks are, or others than root could have changed them.
+    """
     if not settings.hooks:
         return Hooks()
     try:
+        if who is not None and who.uid is not None:
+            if target.lies_in(settings.hooks, app_dir):
+                _refuse_strangers(settings, app_dir)
+            else:
+                app_dir = ""
         found = target.load(settings.hooks, app_dir)
     except TargetError as error:
         raise TargetError(f"hooks: {error}") from None
     return Hooks.from_namespace(found)
+
+
+def _refuse_strangers(settings: Settings, app_dir: str) -> None:
+    try:
+        stranger = custody.stranger(app_dir)
+    except OSError as error:
+        stranger = f"{error.filename} can't be looked at: {error.strerror}"
+    if stranger:
+        raise SettingsError(
+            f"hooks: {settings.hooks!r} would run with the master's privileges, from a folder that is not root's alone "
+            f"({stranger}); have root own it (chown, chmod go-w), or leave hooks or user out"
+        )
 
 
 def worker_of(found: object, name: str) -> Callable[[], Worker]:

@@ -18,6 +18,7 @@ import os
 import pkgutil
 import re
 import sys
+from importlib.machinery import PathFinder
 from types import TracebackType
 from typing import Final, NamedTuple
 
@@ -72,7 +73,8 @@ def check(text: str, app_dir: str) -> None:
 
     Args:
         text: The target. It must have an attribute.
-        app_dir: The folder that goes first on the import path.
+        app_dir: The folder that is looked into first. It doesn't go on the import path: what this process itself has
+            yet to import would be taken from there, and it may be root, while the folder is somebody else's.
 
     Raises:
         TargetError: The text is not ``module:attribute``, there is no such folder, or no such module. Only the first
@@ -81,22 +83,36 @@ def check(text: str, app_dir: str) -> None:
     target = parse(text)
     if not target.attribute:
         raise TargetError(f"{text!r} has no attribute; give {text}:NAME, with the name of what is to be served")
-    folder = _put_first(app_dir)
+    folder = _folder(app_dir)
     top = target.module.partition(".")[0]
-    try:
-        missing = importlib.util.find_spec(top) is None
-    except ValueError:
-        missing = False  # a module that is loaded already, but not by the import system
-    if missing:
+    if not lies_in(text, folder) and not _known(top):
         raise _no_module(target, top, folder)
 
 
-def load(text: str, app_dir: str) -> object:
+def lies_in(text: str, app_dir: str) -> bool:
+    """Whether the first part of a target's module is in ``app_dir``. Nothing is imported, and the path stays as it is.
+
+    Raises:
+        TargetError: the text is no target, or there is no such folder.
+    """
+    top = parse(text).module.partition(".")[0]
+    return PathFinder.find_spec(top, [_folder(app_dir)]) is not None
+
+
+def _known(top: str) -> bool:
+    """Whether a module is loaded, or on the import path."""
+    try:
+        return importlib.util.find_spec(top) is not None
+    except ValueError:
+        return True  # it is loaded already, but not by the import system
+
+
+def load(text: str, app_dir: str = "") -> object:
     """Import what a target names. Runs in the process that will use it: the worker, or the master with preload.
 
     Args:
         text: The target.
-        app_dir: The folder that goes first on the import path, and stays there.
+        app_dir: The folder that goes first on the import path, and stays there; "" leaves the path as it is.
 
     Returns:
         The object, or what the factory returned.
@@ -105,7 +121,7 @@ def load(text: str, app_dir: str) -> object:
         TargetError: It is not there, or an import failed. Anything else that the application raises passes through.
     """
     target = parse(text)
-    folder = _put_first(app_dir)
+    folder = _put_first(app_dir) if app_dir else os.getcwd()
     try:
         found: object = importlib.import_module(target.module)
         for name in target.attribute.split(".") if target.attribute else ():
@@ -122,11 +138,16 @@ def load(text: str, app_dir: str) -> object:
 
 
 def _put_first(app_dir: str) -> str:
+    folder = _folder(app_dir)
+    if sys.path[:1] != [folder]:
+        sys.path.insert(0, folder)
+    return folder
+
+
+def _folder(app_dir: str) -> str:
     folder = os.path.abspath(app_dir)
     if not os.path.isdir(folder):
         raise TargetError(f"app_dir: {app_dir!r} is not a folder; give the one that the application's module is in")
-    if sys.path[:1] != [folder]:
-        sys.path.insert(0, folder)
     # Folders may have changed since they were last looked at: in a worker, by the master, whose caches it has. Not in
     # load alone: Python 3.13 imports importlib.metadata for it, which each worker would then have for itself, and which
     # a worker that is another user may not be allowed to read. What the master has imported in check, they share.

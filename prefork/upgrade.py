@@ -24,7 +24,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from prefork import holdings
+from prefork import holdings, safepath
 from prefork.errors import PreforkError, SettingsError
 from prefork.handover import REHEARSAL, VARIABLE, Handover, HandoverError, locate
 from prefork.loop import Loop, Timer
@@ -55,7 +55,9 @@ class Launch:
     def of_this_process(cls) -> Launch:
         """As it is now; to be called before anything changes the folder or the environment."""
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
-        return cls(sys.executable, tuple(sys.orig_argv), os.getcwd(), environment)
+        command, *arguments = sys.orig_argv
+        safe = ["-P"] if safepath.LEFT else []
+        return cls(sys.executable, (command, *safe, *arguments), os.getcwd(), environment)
 
     def execute(self, variable: str, value: str) -> None:
         """Become that command, with one variable more; returns only by an exception.

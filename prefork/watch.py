@@ -34,11 +34,16 @@ _NOT_FOR_IT: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGH
 class Watch(Window):
     """MASTER. Watches the source that is on the import path.
 
+    Args:
+        sources: folders that only workers have on theirs. The watcher, like the master, has not: it would import from
+            there what it needs itself, and may be root.
+
     Raises:
         SettingsError: watchfiles is not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sources: tuple[str, ...] = ()) -> None:
+        self._sources = sources
         if importlib.util.find_spec("watchfiles") is None:
             raise SettingsError("reload: watchfiles is not installed; pip install 'prefork[reload]', or leave it out")
         self._pid = 0
@@ -76,7 +81,7 @@ class Watch(Window):
         sys.dont_write_bytecode = self._wrote_bytecode
 
     def _start(self) -> None:
-        command = [sys.executable, "-P", "-m", _WATCHER]
+        command = [sys.executable, "-P", "-m", _WATCHER, *self._sources]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         parent = os.getpid()
         self._reader, writer = os.pipe2(os.O_CLOEXEC)

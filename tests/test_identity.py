@@ -350,6 +350,38 @@ def test_nobody_becomes_another_without_root() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@as_root
+def test_who_is_that_user_already_gives_up_the_capabilities_he_was_given() -> None:
+    """As a unit with User= and AmbientCapabilities= has it (systemd.exec(5)), for a port below 1024."""
+    done = run_program(
+        """
+        import os, pathlib
+        from prefork.system import identity
+        identity._prctl(8, 1)  # PR_SET_KEEPCAPS
+        os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+        bind = 1 << 10  # CAP_NET_BIND_SERVICE
+        identity._capability_call(identity._libc.capset, identity._Sets(bind, bind, bind))
+        assert identity._libc.prctl(47, 2, 10, 0, 0) == 0  # PR_CAP_AMBIENT_RAISE
+
+        def has():
+            lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+            return {line.split()[1] for line in lines if line.startswith(("CapInh", "CapPrm", "CapEff", "CapAmb"))}
+
+        assert has() == {f"{bind:016x}"}
+        for no_new_privs in ("auto", "no"):
+            found = identity.resolve("65534", "65534", no_new_privs)
+            assert found == identity.Identity(65534, None, None, no_new_privs == "auto"), found
+        pid = os.fork()
+        if not pid:
+            identity.assume(found)
+            os._exit(0 if has() == {"0" * 16} else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert has() == {f"{bind:016x}"}
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # Working directory and umask.
 
 

@@ -45,7 +45,7 @@ class Identity:
     """What workers become.
 
     Attributes:
-        uid: the user; None leaves it.
+        uid: the user; None leaves user and capabilities.
         gid: the group; None leaves it.
         groups: the supplementary groups; None leaves them.
         no_new_privs: whether to give up gaining privileges by executing programs.
@@ -83,14 +83,16 @@ def resolve(user: str, group: str, no_new_privs: str) -> Identity | None:
     uid = entry.uid if entry else None
     if os.geteuid() != 0:
         _refuse_others(user, uid, group, gid)
-        uid = gid = groups = None  # it is so already
+        gid = groups = None  # it is so already
+        if not any(_capabilities()):
+            uid = None  # and has nothing to give up; else it has, as root would (ambient capabilities, capabilities(7))
     elif uid is not None and not _capabilities()[0] >> _CAP_KILL & 1:
         raise SettingsError(
             f"user: without the capability CAP_KILL nobody can stop the workers of {user!r}; grant it "
             "(CapabilityBoundingSet=, --cap-add KILL), or start as that user"
         )
     locked = no_new_privs == "yes" or (no_new_privs == "auto" and bool(user))
-    return Identity(uid, gid, groups, locked) if locked or gid is not None else None
+    return Identity(uid, gid, groups, locked) if locked or uid is not None or gid is not None else None
 
 
 @dataclass(frozen=True, slots=True)
