@@ -9,6 +9,14 @@ is; it writes to ``go``, whose edge wakes another one, and to register anew is a
 Both are generators of accepted connections. As long as accept succeeds, nothing but accept is called; the first failure
 leads into the :mod:`recovery <prefork.recovery>`.
 
+An application may have an exception raised in its worker at any moment: by a handler of a signal (a late SIGALRM), or
+from another thread (PyThreadState_SetAsyncExc). One that comes when its request is over meets the acceptor, at the
+latest when accept returns with the next connection. So what accept gives is stored without a moment in between: the
+interpreter looks for signals and exceptions after calls, at the start of functions and at backward jumps, but not
+between the step of a ``for`` over an iterator made of C and the assignment of what it gave. From there on the
+descriptor is always in an attribute or in a socket that is, until it is yielded. An exception ends a generator; the
+next that :meth:`Acceptor.connections` makes begins with what that one had in hand.
+
 How a worker is stopped:
 
 * SEAL, blocking: the signal handler puts an inert socket in the listener's place (dup2(2)). The interrupted accept is
@@ -25,7 +33,9 @@ import os
 import select
 import socket
 import time
+from _socket import socket as CSocket  # noqa: N812  # a class, whose C name is in small letters
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from socket import socket as new_socket
 from typing import Any
 
@@ -59,10 +69,9 @@ def _kind(listener: socket.socket) -> tuple[int, int, int]:
 
 _family, _type = socket.SocketType.family.__get__, socket.SocketType.type.__get__
 
-
-def _made(listener: socket.socket, raw: Raw) -> Accepted:
-    """The connection that ``listener`` has accepted."""
-    return new_socket(*_kind(listener), raw[0]), raw[1]
+# What socket.socket() does, in steps of which none runs Python code that an exception could end half-way.
+_allocate, _initialise = new_socket.__new__, CSocket.__init__
+_UNKNOWN = (-1, -1, -1)  # family, type and protocol that the kernel is asked for
 
 
 class Acceptor:
@@ -90,6 +99,8 @@ class Acceptor:
         self._distress = distress
         self._recovery = Recovery(seat, settings, log, distress)
         self._turn = 0
+        self._raw: Raw | None = None  # accepted, and not yet yielded
+        self._made: socket.socket | None = None  # what becomes of it
 
     def connections(self) -> Iterator[Accepted]:
         """Accepted connections with the peer's address, one at a time, until an order to leave is carried out.
@@ -97,11 +108,17 @@ class Acceptor:
         Raises:
             ListenerLostError: the listener is no listening socket any more.
             OSError: a programming error (EBADF, ENOTSOCK, EFAULT, bad flags).
+            BaseException: what the application has had raised here. Nothing is lost by it: ask for another iterator.
         """
         raise TypeError(f"{type(self).__name__} does not say how it accepts")
 
     def obey(self) -> None:
         """Do what the order asks for beyond its being known. In a signal handler, between any two instructions."""
+
+    @property
+    def given_up(self) -> bool:
+        """Whether what a generator has raised is ours: nothing more can be accepted."""
+        return self._recovery.given_up
 
     # What the two ways do differently.
 
@@ -141,11 +158,14 @@ class Acceptor:
             if self._recovery.sealed:
                 return None
             try:
-                return _made(listener, self._attempt(accept))
+                self._attempt(accept)
             except OSError as again:
+                self._own(again)
                 error = again
+            else:
+                return self._left()
 
-    def _attempt(self, accept: Accept) -> Raw:
+    def _attempt(self, accept: Accept) -> None:
         """Accept again after a failure.
 
         Raises:
@@ -153,9 +173,31 @@ class Acceptor:
         """
         if self._recovery.scarce and self._probe():
             self._recovery.relieved()  # before accept blocks: others may wait for the word
-        accepted = accept()
+        for self._raw in iter(accept, None):
+            break
         self._recovery.over()
-        return accepted
+
+    def _own(self, error: OSError) -> None:
+        """Raise ``error`` if it is none of accept(2)'s, but was raised by the application, as TimeoutError often is."""
+        if self._raw is not None or error.errno is None:
+            raise error
+
+    def _left(self) -> Accepted | None:
+        """The connection that has been accepted and not yielded, if there is one."""
+        raw = self._raw
+        if raw is None:
+            return None
+        if self._made is None:
+            self._made = _allocate(new_socket)
+        made = self._made
+        if made.fileno() < 0:
+            _initialise(made, *_UNKNOWN, raw[0])
+        return self._whole(made, raw)
+
+    def _whole(self, made: socket.socket, raw: Raw) -> Accepted:
+        made._io_refs, made._closed = 0, False  # type: ignore[attr-defined]  # see _allocate
+        self._raw = self._made = None
+        return made, raw[1]
 
     def _goes_on(self, step: Do, listener: socket.socket) -> bool:
         """Whether to accept from ``listener`` again, after whatever wait that asks for.
@@ -201,8 +243,8 @@ class Acceptor:
             listener = self._sockets[self._turn % len(self._sockets)]
             self._turn += 1
             if readable(listener.fileno()):
-                raw = self._distress.shed(listener)
-                return None if raw is None else _made(listener, raw)
+                self._raw = self._distress.shed(listener)
+                return self._left()
         return None
 
     def starved(self) -> None:
@@ -280,21 +322,30 @@ class Blocking(Acceptor):
 
     def connections(self) -> Iterator[Accepted]:
         """Accepted connections; see :meth:`Acceptor.connections`."""
+        left = self._left()
+        if left is not None:
+            yield left
         accept = self._accept
+        accepted = iter(accept, None)
         family, kind, protocol = self._kind
-        make, one_round = new_socket, range(self._distress.round)
+        allocate, initialise, cls, one_round = _allocate, _initialise, new_socket, self._distress.round
         while True:
-            for _ in one_round:
-                try:
-                    descriptor, address = accept()
-                except OSError as error:
-                    recovered = self._recover(error, self._listener, accept)
-                    if recovered is None:
-                        return
-                    yield recovered
-                else:
-                    yield make(family, kind, protocol, descriptor), address
-            self._after_a_round()
+            try:
+                for self._raw in islice(accepted, one_round):
+                    made = self._made = allocate(cls)
+                    descriptor, address = self._raw
+                    initialise(made, family, kind, protocol, descriptor)
+                    made._io_refs, made._closed = 0, False  # type: ignore[attr-defined]  # see _allocate
+                    self._raw = self._made = None  # noqa: PLW2901  # it is the loop's on purpose: see above
+                    yield made, address
+            except OSError as error:
+                self._own(error)
+                recovered = self._recover(error, self._listener, accept)
+                if recovered is None:
+                    return
+                yield recovered
+            else:
+                self._after_a_round()
 
 
 class Exclusive(Acceptor):
@@ -323,23 +374,26 @@ class Exclusive(Acceptor):
 
     def connections(self) -> Iterator[Accepted]:
         """Accepted connections; see :meth:`Acceptor.connections`."""
-        with self._epoll as epoll:
-            since = 0
-            takers: dict[int, Callable[[], Accepted | None]] = {self._seat.go: self._stand_behind}
-            for pair, listener in zip(self._pairs, self._sockets, strict=True):
-                takers |= dict.fromkeys(pair, self._taker(listener))
-            while not self._recovery.leaving:
-                for fd, _ in epoll.poll(maxevents=1):
-                    if fd == self._seat.stop_fd:
-                        break
-                    accepted = takers[fd]()
-                    if accepted is not None:
-                        yield accepted
-                        since += 1
-                if since >= self._distress.round:
-                    since = 0
-                    self._after_a_round()
-                    self._stand_behind()
+        left = self._left()
+        if left is not None:
+            yield left
+        epoll, since = self._epoll, 0
+        takers: dict[int, Callable[[], Accepted | None]] = {self._seat.go: self._stand_behind}
+        for pair, listener in zip(self._pairs, self._sockets, strict=True):
+            takers |= dict.fromkeys(pair, self._taker(listener))
+        while not self._recovery.leaving:
+            for fd, _ in epoll.poll(maxevents=1):
+                if fd == self._seat.stop_fd:
+                    break
+                accepted = takers[fd]()
+                if accepted is not None:
+                    yield accepted
+                    since += 1
+            if since >= self._distress.round:
+                since = 0
+                self._after_a_round()
+                self._stand_behind()
+        epoll.close()
         yield from self._drain()
 
     def _stand_behind(self) -> None:
@@ -364,14 +418,21 @@ class Exclusive(Acceptor):
         Made once for each listener: to ask a socket object for its family and type costs as much as a system call.
         """
         accept = listener._accept  # type: ignore[attr-defined]  # see Blocking
-        family, kind, protocol = _kind(listener)
+        accepted = iter(accept, None)
+        of_kind = _kind(listener)
 
         def take() -> Accepted | None:
             try:
-                descriptor, address = accept()
+                for self._raw in accepted:
+                    break
             except OSError as error:
+                self._own(error)
                 return self._recover(error, listener, accept)
-            return socket.socket(family, kind, protocol, descriptor), address
+            raw = self._raw
+            assert raw is not None  # accept gives a pair or raises
+            made = self._made = _allocate(new_socket)
+            _initialise(made, *of_kind, raw[0])
+            return self._whole(made, raw)
 
         return take
 

@@ -33,7 +33,9 @@ class Notice:
         self._passed_over: dict[Hashable, int] = {}
         self._level: int | None = None
 
-    def tell(self, level: int, cause: Hashable, message: str, *arguments: object) -> bool:
+    def tell(
+        self, level: int, cause: Hashable, message: str, *arguments: object, error: BaseException | None = None
+    ) -> bool:
         """Say that the condition holds.
 
         Args:
@@ -41,6 +43,7 @@ class Notice:
             cause: why; each is told by itself. There are few of them: an errno, a kind.
             message: as :mod:`logging` formats it.
             arguments: for ``message``.
+            error: whose traceback follows the line.
 
         Returns:
             Whether there was a line; not when the same was told less than :data:`INTERVAL` ago.
@@ -54,7 +57,7 @@ class Notice:
         self._told[cause], self._passed_over[cause], self._level = now, 0, level
         if more:
             message, arguments = f"{message} (and %d times more since this was last said)", (*arguments, more)
-        self._log.log(level, message, *arguments)
+        self._log.log(level, message, *arguments, exc_info=error)
         return True
 
     def end(self, message: str, *arguments: object) -> None:

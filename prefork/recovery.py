@@ -69,9 +69,13 @@ class Recovery:
         settings: for the backoff.
         log: where trouble is told.
         distress: what is done about scarcity beside waiting.
+
+    Attributes:
+        given_up: whether nothing more can be accepted, and no order to leave is why.
     """
 
     def __init__(self, seat: Seat, settings: Settings, log: Log, distress: Distress) -> None:
+        self.given_up = False
         self._seat = seat
         self._settings = settings
         self._log = log
@@ -158,6 +162,7 @@ class Recovery:
 
     def _give_up(self, verdict: Verdict, error: OSError, *, listens: bool) -> Do:
         """Out of it for good."""
+        self.given_up = True
         self._seat.beckon()
         if verdict is Verdict.FATAL:
             raise error

@@ -66,6 +66,11 @@ class Lane:
         now = self.words[BUSY_SINCE] = monotonic_ns()
         return now
 
+    @property
+    def began(self) -> int:
+        """When this lane became busy; 0 when it is idle."""
+        return self.words[BUSY_SINCE]
+
     def end(self, began: int, failed: bool) -> None:
         """Mark this lane idle and count what was in hand."""
         words = self.words

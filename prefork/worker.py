@@ -32,6 +32,7 @@ from prefork.net import verdict as table
 from prefork.scoreboard import Order, State
 from prefork.seat import Pause, Seat
 from prefork.settings import Settings
+from prefork.strays import Strays
 from prefork.system.waiting import readable
 from prefork.tls import Behind, HandshakeError
 
@@ -111,6 +112,8 @@ class Worker:
     _taken = 0
     _acceptor: Acceptor | None = None
     _connections: Iterator[tuple[socket.socket, Any]] | None = None
+    _accepted_one: tuple[socket.socket, Any] | None = None
+    _strays: Strays | None = None
     _intakes: list[Intake]
     _callbacks: list[Callable[[], object]]
 
@@ -157,11 +160,25 @@ class Worker:
         A loop of one's own takes connections from :meth:`accept`, or gives :meth:`inlets` to another server and ends
         that one through :meth:`on_stop` or :attr:`stop_fd`.
         """
-        given = self._given
-        lane, handle = self._seat.lane, self.handle
+        handle = self.handle
+        if self._given.tls is not None and self.handshakes:
+            handle = Behind(handle, self._given.tls, self._given.log)
+        stray: BaseException | None = None
+        while True:
+            try:
+                if stray is not None:
+                    self._outlive(stray)
+                    stray = None
+                return self._contend(handle)
+            except BaseException as error:
+                if error is stray:  # it is not to be outlived
+                    raise
+                stray = error
+
+    def _contend(self, handle: Callable[[socket.socket, Any], object]) -> None:
+        """Accept and serve until it is time to leave."""
+        given, lane = self._given, self._seat.lane
         timeout = given.settings.io_timeout if self.timeouts else 0.0
-        if given.tls is not None and self.handshakes:
-            handle = Behind(handle, given.tls, given.log)
         limit, elastic, short = given.limit, given.elastic, False
         for connection, address in self._accepted(one_at_a_time=True):
             began = lane.begin()
@@ -175,7 +192,7 @@ class Worker:
                 failed = False
             except HandshakeError:
                 pass  # it has been told
-            except Exception as error:  # the worker outlives whatever a handler does
+            except BaseException as error:  # the worker outlives whatever a handler does
                 self.log.exception("the handler failed on a connection from %s", format_peer(address))
                 short = errno.EMFILE in table.errnos(error)
             finally:
@@ -192,7 +209,11 @@ class Worker:
                 self.recycle(Why.MAX_REQUESTS)
 
     def handle(self, connection: socket.socket, address: Any) -> None:
-        """Serve one connection. It is closed afterwards, whatever happens; an exception is logged.
+        """Serve one connection. It is closed afterwards, whatever happens.
+
+        What it raises is logged with its traceback, and the worker goes on: SystemExit, KeyboardInterrupt and all
+        others that are no Exception too, since a library may mean its caller by them and not the process. A worker that
+        wants to be replaced calls :meth:`recycle`.
 
         Args:
             connection: the accepted socket, blocking, or with ``io_timeout`` as its timeout; with ``certfile`` an
@@ -220,10 +241,21 @@ class Worker:
 
         Raises:
             ListenerLostError: the listener is no listening socket any more.
+            BaseException: what the application has had raised here, by a signal's handler or from another thread. No
+                connection is lost by it: the next call gives what this one has accepted.
         """
-        accepted = next(self._accepted(one_at_a_time=False), None)
-        if accepted is not None:
-            self.took()
+        try:
+            if self._accepted_one is None:
+                connections = self._accepted(one_at_a_time=False)
+                for self._accepted_one in connections:  # no moment passes between the two: see prefork.acceptor
+                    break
+                else:
+                    return None
+        except BaseException:
+            self._begin_anew()
+            raise
+        self.took()
+        accepted, self._accepted_one = self._accepted_one, None
         return accepted
 
     def inlets(self, *, one_at_a_time: bool = False, served: bool = True) -> tuple[Inlet, ...]:
@@ -368,6 +400,27 @@ class Worker:
             given.seat.accepts()
             self._connections = acceptor.connections()
         return self._connections
+
+    def _begin_anew(self) -> None:
+        """After an exception: it has ended the generator of connections, unless that had given up by itself."""
+        if self._acceptor is not None and not self._acceptor.given_up:
+            self._connections = self._acceptor.connections()
+
+    def _outlive(self, error: BaseException) -> None:
+        """Go on after an exception that the application had raised while nothing was in hand.
+
+        Raises:
+            BaseException: ``error``, when it is ours, or when there is no end to it.
+        """
+        if self._acceptor is None or self._acceptor.given_up:
+            raise error
+        lane = self._seat.lane
+        if lane.began:  # the end of what was in hand has been interrupted
+            lane.end(lane.began, failed=True)
+        self._begin_anew()
+        if self._strays is None:
+            self._strays = Strays(self.log)
+        self._strays.outlive(error)
 
     def _refuse(self, connection: socket.socket) -> None:
         if self.tls is None:

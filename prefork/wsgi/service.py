@@ -101,14 +101,16 @@ class Service:
         tempfile.gettempdir()  # found now, since the search opens files and descriptors may be short later
 
     def serve_connection(self, connection: socket.socket, address: Any) -> None:
-        """Read one request from a connection and answer it. What a client does wrong never raises.
+        """Read one request from a connection and answer it.
+
+        Neither what a client does wrong is raised nor what the application raises, SystemExit included.
 
         Args:
             connection: As accept(2) gave it. Who calls closes it at once: the end of the response may leave with that.
             address: The peer's, as accept(2) gave it.
 
         Raises:
-            BaseException: Only what the application raises beyond `Exception`.
+            BaseException: What a signal's handler or another thread raises outside of the application.
         """
         began = time.monotonic()
         environ = self._base.copy()
@@ -127,6 +129,9 @@ class Service:
             stray = _refuse(channel, response, refusal.status, refusal.why)
         except ClientGoneError as error:
             log.debug("no answer to %s: %s", format_peer(address), error)
+        except BaseException:
+            stray = _refuse(channel, response, 500, "the request failed")
+            raise
         finally:
             if stray:
                 channel.linger()
@@ -233,13 +238,10 @@ class Service:
                     close()
         except (RequestError, ClientGoneError):
             raise
-        except Exception:
+        except BaseException:  # the worker outlives all of them: see Worker.handle
             # The environ is the application's to change.
             log.exception("the application failed on %s %s", environ.get("REQUEST_METHOD"), environ.get("REQUEST_URI"))
             return _refuse(channel, response, 500, "the application failed")
-        except BaseException:
-            _refuse(channel, response, 500, "the application failed")
-            raise
         return True
 
 

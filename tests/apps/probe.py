@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import importlib
 import multiprocessing
 import os
 import re
@@ -10,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -35,6 +38,29 @@ def terminated() -> int | None:
 def _run(parent: Connection) -> None:
     parent.send("running")
     parent.recv()
+
+
+class OfItsOwn(BaseException):
+    """An application's own, which is no Exception."""
+
+
+def late(how: str) -> None:
+    """In a moment raise something in the main thread: from another one, or in a signal's handler."""
+
+    def rise(*_: object) -> None:
+        os.write(1, b"an alarm\n")
+        raise TimeoutError("too late")
+
+    def throw(thread: int) -> None:
+        time.sleep(0.05)  # by then it waits for the next connection, or is close to it: both have to do
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(OfItsOwn))
+        os.write(1, b"an alarm\n")
+
+    if how == "signal":
+        signal.signal(signal.SIGALRM, rise)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+    else:
+        threading.Thread(target=throw, args=(threading.get_ident(),)).start()
 
 
 _kept: list[object] = []
@@ -94,8 +120,17 @@ class Probe(prefork.Worker):
     def do_fail(self, *_: Any) -> None:
         raise RuntimeError("failed as asked")
 
+    def do_raise(self, _: socket.socket, __: IO[bytes], name: str) -> None:
+        module, _dot, kind = name.rpartition(".")
+        raise getattr(importlib.import_module(module), kind)("as asked")
+
+    def do_late(self, _: socket.socket, __: IO[bytes], how: str) -> int:
+        """Have something raised in this thread when the answer has been given and nothing is in hand."""
+        late(how)
+        return os.getpid()
+
     def do_exit(self, _: socket.socket, __: IO[bytes], code: str) -> None:
-        sys.exit(int(code))
+        os._exit(int(code))
 
     def do_die(self, _: socket.socket, __: IO[bytes], number: str) -> None:
         os.kill(os.getpid(), int(number))
@@ -185,3 +220,18 @@ class Probe(prefork.Worker):
 
     def do_signal(self, *_: Any) -> str:
         return str(signal.getsignal(signal.SIGHUP))
+
+
+class Taking(Probe):
+    """The same in a loop of its own."""
+
+    def run(self) -> None:
+        while not self.stopping:
+            try:
+                accepted = self.accept()
+            except (OfItsOwn, TimeoutError) as error:
+                os.write(1, b"caught %b\n" % type(error).__name__.encode())
+                continue
+            if accepted is not None:
+                with accepted[0]:
+                    self.handle(*accepted)

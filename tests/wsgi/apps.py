@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import io
@@ -149,14 +150,38 @@ def clears(environ: Environ, start: Start) -> list[bytes]:
     raise ZeroDivisionError("on purpose")
 
 
-def exits_at_once(environ: Environ, start: Start) -> list[bytes]:
-    sys.exit(5)
+class OfItsOwn(BaseException):
+    """An application's own, which is no Exception."""
 
 
-def exits(environ: Environ, start: Start) -> Iterator[bytes]:
+NO_EXCEPTIONS: dict[str, type[BaseException]] = {
+    "exit": SystemExit,
+    "interrupt": KeyboardInterrupt,
+    "generator": GeneratorExit,
+    "cancelled": asyncio.CancelledError,
+    "own": OfItsOwn,
+    "base": BaseException,
+}
+
+
+def raises_no_exception(environ: Environ, start: Start) -> Iterable[bytes]:
+    """Raises what the path says: at once, or where the query says, between two pieces or at the close."""
+    kind = NO_EXCEPTIONS[environ["PATH_INFO"][1:]]
+    if not environ["QUERY_STRING"]:
+        raise kind("on purpose")
+
+    def produce() -> Iterator[bytes]:
+        yield b"sent"
+        if environ["QUERY_STRING"] == "pieces":
+            raise kind("on purpose")
+
+    class Bad(Closing):
+        def close(self) -> None:
+            if environ["QUERY_STRING"] == "close":
+                raise kind("on purpose")
+
     start("200 OK", [TEXT])
-    yield b"sent"
-    sys.exit(5)
+    return Bad(produce())
 
 
 class Closing:

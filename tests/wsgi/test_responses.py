@@ -9,7 +9,7 @@ import pytest
 
 from prefork.testing.client import connect
 from prefork.testing.server import Server
-from tests.wsgi.apps import BAD_STARTS, CONTENT
+from tests.wsgi.apps import BAD_STARTS, CONTENT, NO_EXCEPTIONS
 from tests.wsgi.harness import WITHIN, ask, assert_clean, exchange, get, parse, read_all, serving
 
 
@@ -234,16 +234,21 @@ def test_an_application_that_leaves_nothing_of_the_environ() -> None:
         assert ask(server, get()).status == 500
 
 
-def test_an_application_that_exits() -> None:
-    """What it began does not look whole, and who runs the service is told."""
-    with serving("exits", validate=False) as server, connect(server.address, timeout=WITHIN) as client:
-        client.sendall(_one_dot_zero())
-        with pytest.raises(ConnectionResetError):
-            read_all(client)
-        assert server.wait() == 5
-    with serving("exits_at_once", validate=False) as server:
-        assert ask(server, get()).status == 500
-        assert server.wait() == 5
+def test_whatever_an_application_raises_its_worker_lives_on() -> None:
+    """The client is told, or notices; the log has the traceback and the URL."""
+    with serving("raises_no_exception", validate=False) as server:
+        for name, kind in NO_EXCEPTIONS.items():
+            for request in (get(f"/{name}"), _one_dot_zero(f"/{name}")):
+                assert ask(server, request).status == 500
+            server.wait_for_log(rf"ERROR the application failed on GET /{name}\n(.+\n)*.*{kind.__name__}: on purpose")
+            raw = exchange(server.address, get(f"/{name}?pieces"))
+            assert raw.endswith(b"4\r\nsent\r\n"), "the last chunk must be missing"
+            with connect(server.address, timeout=WITHIN) as client:
+                client.sendall(_one_dot_zero(f"/{name}?pieces"))
+                with pytest.raises(ConnectionResetError):
+                    read_all(client)
+            assert ask(server, get(f"/{name}?close")).body == b"sent"
+            server.wait_for_log(rf"failed on GET /{name}.close\n(.+\n)*.*{kind.__name__}: on purpose")
 
 
 def test_the_iterable_is_closed() -> None:
