@@ -60,6 +60,7 @@ class Bells:
         """What each signal means to the worker."""
         return signals.of_worker(
             {
+                signals.BELL: self._ordered,
                 signal.SIGTERM: self._ordered,
                 signal.SIGINT: self._ordered,
                 signal.SIGQUIT: self._ordered,

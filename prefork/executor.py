@@ -80,7 +80,7 @@ class Executor:
                 log.debug("worker %d (pid %d) is told to leave: %s", member.slot, member.pid, reason)
             case policy.Ring(member):
                 self._roster.rung(member, now)
-                process.kill(member.pid, signal.SIGTERM)
+                self._spawner.ring(member)
             case policy.Dump(member, seconds):
                 what = "starting" if member.starting else "busy with one connection"
                 log.error("worker %d (pid %d) has been %s for %.1f s", member.slot, member.pid, what, seconds)

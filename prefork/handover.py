@@ -12,11 +12,15 @@ import json
 import types
 import typing
 from dataclasses import dataclass
+from signal import SIGTERM
 from typing import Any, Literal
 
 from prefork.net.listener import Record
 
-FORMAT = 1
+FORMAT = 2
+_FIRST = 1
+"""The format of images that rang with SIGTERM, and so did not say by what."""
+
 VARIABLE = "_PREFORK_HANDOVER"
 """The environment variable that names the record to the next image: "FD:PID"."""
 
@@ -40,6 +44,7 @@ class Life:
         pidfd report: descriptors; None where there is none.
         board: the descriptor of the scoreboard that it lives on.
         order_at: the index of its ORDER word there, which is all that an image with another layout needs.
+        bell: the signal that makes it look there.
     """
 
     pid: int
@@ -57,6 +62,7 @@ class Life:
     report: int | None
     board: int
     order_at: int
+    bell: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +121,11 @@ class Handover:
             found = json.loads(data)
         except ValueError as error:
             raise HandoverError(f"the hand-over record is not JSON: {error}") from None
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
-            said = found.get("format") if isinstance(found, dict) else None
+        said = found.get("format") if isinstance(found, dict) else None
+        if type(said) is int and said == _FIRST and isinstance(found.get("workers"), list):
+            lives = [{**life, "bell": int(SIGTERM)} if isinstance(life, dict) else life for life in found["workers"]]
+            found |= {"format": FORMAT, "workers": lives}
+        elif said != FORMAT:
             raise HandoverError(f"the hand-over record has format {said!r}; this version reads {FORMAT}")
         record: Handover = _read(cls, found, "record")
         return record

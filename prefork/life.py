@@ -32,13 +32,12 @@ from prefork.spell import SCARCITY
 from prefork.system import process, signals
 from prefork.system.identity import Identity, assume
 from prefork.system.process import announce_hangup, close, die_with_parent
-from prefork.system.signals import become_worker
+from prefork.system.signals import BELL, become_worker
 from prefork.worker import Assignment, Worker
 
 DUMP_SIGNAL = int(signal.SIGRTMIN) + 1
 """Makes a worker write the tracebacks of all its threads to its report pipe (faulthandler)."""
 
-_SIGTERM = int(signal.SIGTERM)
 _RUN, _STARTING, _LEAVING = Order.RUN, State.STARTING, State.LEAVING
 
 
@@ -92,7 +91,7 @@ def live(build: Callable[[], Worker], given: Assignment, start: Start, private: 
     try:
         if identity is not None:
             assume(identity)
-        die_with_parent(_SIGTERM, master)  # a change of identity would have cleared it
+        die_with_parent(BELL, master)  # a change of identity would have cleared it
         become_worker(dispositions)
         announce_hangup(report)
         if given.hooks is not None:

@@ -70,6 +70,7 @@ class _Line:
         words: what it says of itself; nothing but zeros when that can't be read.
         order: the one word that it reads.
         order_at: that word's index in its scoreboard.
+        bell: the signal that makes it look there.
         pidfd: tells of its death; None while there is none to be had.
         report: the reading end of its report pipe; -1 when it has closed its end.
         text: what came through that.
@@ -80,6 +81,7 @@ class _Line:
     words: memoryview[int]
     order: memoryview[int]
     order_at: int
+    bell: int
     pidfd: int | None
     report: int
     text: bytearray = field(default_factory=bytearray)
@@ -103,6 +105,7 @@ class Line(NamedTuple):
     report: int | None
     board: int
     order_at: int
+    bell: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +246,7 @@ class Spawner:
 
     def _line(self, seat: int, words: memoryview[int], report: int) -> _Line:
         order_at = self._board.index(seat, ORDER)
-        return _Line(seat, self._board.fd, words, words[ORDER : ORDER + 1], order_at, None, report)
+        return _Line(seat, self._board.fd, words, words[ORDER : ORDER + 1], order_at, signals.BELL, None, report)
 
     def adopt(self, life: Life, old: memoryview[int] | None) -> None:
         """Take over a worker that an earlier image of this process forked.
@@ -256,10 +259,11 @@ class Spawner:
         report = -1 if life.report is None else life.report
         if old is None:
             line = self._line(life.seat, self._board.seat(life.seat), report)
+            line.bell = life.bell
             self._free.remove(life.seat)
         else:
             order = old[life.order_at : life.order_at + 1]
-            line = _Line(-1, life.board, self._board.blank(), order, life.order_at, None, report)
+            line = _Line(-1, life.board, self._board.blank(), order, life.order_at, life.bell, None, report)
         self._lines[life.pid] = line
         if report >= 0:
             self._loop.register(report, lambda: self._read_report(line))
@@ -274,7 +278,7 @@ class Spawner:
     def line(self, member: Member) -> Line:
         """What ties us to a worker, for the next image of this process."""
         line = self._lines[member.pid]
-        return Line(line.pidfd, line.report if line.report >= 0 else None, line.board, line.order_at)
+        return Line(line.pidfd, line.report if line.report >= 0 else None, line.board, line.order_at, line.bell)
 
     def _watch(self, pid: int, line: _Line) -> None:
         """Have the worker's death told: by a pidfd, or by looking until there is one. Never told by this call."""
@@ -360,7 +364,11 @@ class Spawner:
     def order(self, member: Member, order: Order) -> None:
         """Write ``order`` into the worker's seat, then ring."""
         self._lines[member.pid].order[0] = order
-        process.kill(member.pid, signal.SIGTERM)
+        self.ring(member)
+
+    def ring(self, member: Member) -> None:
+        """Have the worker look at its order."""
+        process.kill(member.pid, self._lines[member.pid].bell)
 
     def vital(self, member: Member) -> Vital:
         """What a worker says of itself now, in seconds; a time that can't be true counts as now."""

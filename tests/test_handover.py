@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ LIFE = Life(
     report=None,
     board=6,
     order_at=83,
+    bell=36,
 )
 RECORD = Handover(
     format=FORMAT,
@@ -53,6 +55,15 @@ RECORD = Handover(
 
 def test_what_is_written_is_read() -> None:
     assert Handover.decode(RECORD.encode()) == RECORD
+
+
+def test_workers_of_images_that_rang_with_sigterm_are_rung_with_sigterm() -> None:
+    first = json.loads(RECORD.encode()) | {"format": 1}
+    for life in first["workers"]:
+        del life["bell"]
+    read = Handover.decode(json.dumps(first).encode())
+    assert [life.bell for life in read.workers] == [signal.SIGTERM] * 2
+    assert read == dataclasses.replace(RECORD, workers=read.workers)
 
 
 def test_every_descriptor_comes_through() -> None:

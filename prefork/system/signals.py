@@ -19,6 +19,10 @@ from typing import Any
 
 Handler = Callable[[int, FrameType | None], Any] | int | None
 
+BELL = int(signal.SIGRTMIN) + 2
+"""By which a master tells a worker to look at its order. A real-time signal (signal(7)), because applications and the
+servers that they embed take SIGTERM for themselves, and some give it back its default action."""
+
 MASTER = (
     signal.SIGTERM,
     signal.SIGINT,
@@ -32,17 +36,20 @@ MASTER = (
     signal.SIGCONT,
     signal.SIGCHLD,
 )
-"""What the master may handle. All of it is blocked across fork, so that none is lost between two sets of handlers."""
+"""What the master may handle."""
+
+ACROSS_FORKS = (BELL, *MASTER)
+"""What is blocked across fork: none is lost between two sets of handlers, and a bell that comes early ends nobody."""
 
 Dispositions = tuple[tuple[int, Handler], ...]
 """Numbers of signals, each with its handler."""
 
-_MASTER = tuple(int(signum) for signum in MASTER)
+_ACROSS_FORKS = tuple(map(int, ACROSS_FORKS))
 _UNBLOCK = int(signal.SIG_UNBLOCK)
 
 
 @contextlib.contextmanager
-def blocked(signals: Iterable[int] = MASTER, *, only: bool = False) -> Iterator[set[signal.Signals]]:
+def blocked(signals: Iterable[int] = ACROSS_FORKS, *, only: bool = False) -> Iterator[set[signal.Signals]]:
     """Block ``signals`` for the ``with`` block; yields the mask that was there and puts it back after.
 
     Args:
@@ -147,7 +154,7 @@ def of_worker(handlers: Mapping[int, Handler]) -> Dispositions:
 
 
 def become_worker(dispositions: Dispositions) -> None:
-    """WORKER, first thing after fork, with all of :data:`MASTER` blocked. Replace the master's handlers and unblock.
+    """WORKER, first thing after fork, with :data:`ACROSS_FORKS` blocked. Replace the master's handlers and unblock.
 
     It calls what the signal module builds upon: the module's own functions make an enum's member of each number, and in
     a process that has just been forked that costs as many copied pages as all the rest.
@@ -155,15 +162,15 @@ def become_worker(dispositions: Dispositions) -> None:
     set_wakeup_fd(-1)
     for signum, handler in dispositions:
         install(signum, handler)
-    pthread_sigmask(_UNBLOCK, _MASTER)
+    pthread_sigmask(_UNBLOCK, _ACROSS_FORKS)
 
 
 def give_up() -> None:
-    """In a child that will execute another program, with all of :data:`MASTER` blocked: defaults, and unblock."""
+    """In a child that will execute another program, with all of :data:`ACROSS_FORKS` blocked: defaults, and unblock."""
     signal.set_wakeup_fd(-1)
     for signum in MASTER:
         signal.signal(signum, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, MASTER)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ACROSS_FORKS)
 
 
 def _nothing(signum: int, frame: FrameType | None) -> None:
