@@ -18,8 +18,9 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from typing import Final
 
-_INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
-_NOT_SOURCE: Final = _INSTALLED | {"__pycache__", "node_modules"}
+from prefork.sources import INSTALLED
+
+_NOT_SOURCE: Final = INSTALLED | {"__pycache__", "node_modules"}
 _OF_AN_ENVIRONMENT: Final = "pyvenv.cfg"
 _LOOK_MS: Final = 250
 """Milliseconds until the first "nothing yet", which says that the watches stand."""
@@ -36,7 +37,7 @@ def roots(path: Iterable[str]) -> list[str]:
     python = [os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "scripts")]
     found: list[str] = []
     for folder in sorted({os.path.realpath(name) for name in path}):
-        if not os.path.isdir(folder) or not _INSTALLED.isdisjoint(folder.split(os.sep)):
+        if not os.path.isdir(folder) or not INSTALLED.isdisjoint(folder.split(os.sep)):
             continue
         if not any(folder == other or folder.startswith(other.rstrip("/") + "/") for other in (*python, *found)):
             found.append(folder)

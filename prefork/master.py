@@ -16,7 +16,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 
-from prefork import allowance, holdings, openings, policy, succession, surroundings, tls, upgrade, windows
+from prefork import allowance, holdings, openings, policy, sources, succession, surroundings, tls, upgrade, windows
 from prefork.backoff import chance
 from prefork.deaths import Deaths
 from prefork.errors import ListenerLostError, ListenError, PreforkError
@@ -147,6 +147,8 @@ class Master:
         settings = self.settings
         with contextlib.ExitStack() as stack:
             stack.enter_context(surroundings.entered(settings))
+            if sources.by_content():
+                stack.callback(sources.by_time)
             self._identity = identity.resolve(settings.user, settings.group, settings.no_new_privs)
             self._tls = tls.context_of(settings)
             try:

@@ -22,6 +22,7 @@ from importlib.machinery import PathFinder
 from types import TracebackType
 from typing import Final, NamedTuple
 
+from prefork import sources
 from prefork.errors import TargetError, did_you_mean
 
 _NAME: Final = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
@@ -80,6 +81,7 @@ def check(text: str, app_dir: str) -> None:
         TargetError: The text is not ``module:attribute``, there is no such folder, or no such module. Only the first
             part of a module's dotted name is looked for: the rest may be made by what the first imports.
     """
+    sources.by_content()
     target = parse(text)
     if not target.attribute:
         raise TargetError(f"{text!r} has no attribute; give {text}:NAME, with the name of what is to be served")
@@ -120,6 +122,7 @@ def load(text: str, app_dir: str = "") -> object:
     Raises:
         TargetError: It is not there, or an import failed. Anything else that the application raises passes through.
     """
+    sources.by_content()
     target = parse(text)
     folder = _put_first(app_dir) if app_dir else os.getcwd()
     try:

@@ -24,7 +24,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from prefork import holdings, safepath
+from prefork import holdings, safepath, sources
 from prefork.errors import PreforkError, SettingsError
 from prefork.handover import REHEARSAL, VARIABLE, Handover, HandoverError, locate
 from prefork.loop import Loop, Timer
@@ -54,6 +54,7 @@ class Launch:
     @classmethod
     def of_this_process(cls) -> Launch:
         """As it is now; to be called before anything changes the folder or the environment."""
+        sources.trusting()
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
         command, *arguments = sys.orig_argv
         safe = ["-P"] if safepath.LEFT else []
@@ -67,7 +68,7 @@ class Launch:
         """
         process.flush()
         os.chdir(self.folder)
-        os.execve(self.executable, self.arguments, {**self.environment, variable: value})
+        os.execve(self.executable, self.arguments, {**sources.distrusting(self.environment), variable: value})
 
 
 class Upgrade:

@@ -57,13 +57,9 @@ class Watch(Window):
             SettingsError: there is no process to be had for it.
         """
         self._inside = inside
-        # A cached compilation is believed for a source of the same size and second (PEP 552), which two quick edits
-        # can have in common; workers inherit this.
-        self._wrote_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
         try:
             self._start()
         except OSError as error:
-            sys.dont_write_bytecode = self._wrote_bytecode
             raise SettingsError(f"reload: nobody can watch files: {error.strerror}; leave it out") from None
 
     def save(self) -> object:
@@ -78,7 +74,6 @@ class Watch(Window):
     def detach(self) -> None:
         """End the watcher."""
         self._give_up()
-        sys.dont_write_bytecode = self._wrote_bytecode
 
     def _start(self) -> None:
         command = [sys.executable, "-P", "-m", _WATCHER, *self._sources]

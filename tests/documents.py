@@ -121,7 +121,6 @@ class Session:
         self.environment = {
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "PREFORK_CONTROL": str(self.folder / "control"),
-            "PYTHONDONTWRITEBYTECODE": "1",  # files change within a second
         }
 
     def __enter__(self) -> Self:

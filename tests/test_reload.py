@@ -69,14 +69,13 @@ def test_a_reload_to_broken_code_changes_nothing_until_a_good_one(
     code, said = BROKEN[fault]
 
     def write(text: str) -> None:
-        # A file of a new name and a rename: no worker reads half of it, none finds a compiled file of the same second.
+        # A file of a new name and a rename: no worker reads half of it.
         new = tmp_path / "new"
         new.write_text(text)
         new.rename(source)
 
     write(GOOD % 1)
-    environment = {"PYTHONDONTWRITEBYTECODE": "1"}
-    server = prefork_server("changing:handle", app_dir=tmp_path, workers=2, crash_limit=4, options={"env": environment})
+    server = prefork_server("changing:handle", app_dir=tmp_path, workers=2, crash_limit=4)
     before = server.workers()
     with Load(server.address, clients=4) as load:
         load.wait_for(lambda tally: tally.answered > 100)

@@ -36,9 +36,8 @@ class Code:
         self.write()
 
     def write(self, broken: str = "") -> None:
-        # Another size each time: the interpreter tells source files apart by size and second.
         self.version += 1
-        text = APPLICATION.format(version=str(self.version)) + f"# {'x' * self.version}\n{broken}\n"
+        text = APPLICATION.format(version=str(self.version)) + f"{broken}\n"
         (self.folder / "application.py").write_text(text)
 
 
@@ -287,9 +286,3 @@ def test_what_a_rehearsal_can_not_have_costs_nothing(prefork_server: ServerFacto
 
 def python_m_prefork(code: Code) -> list[str]:
     return [sys.executable, "-m", "prefork", "serve", "application:handle", "--app-dir", str(code.folder)]
-
-
-@pytest.fixture(autouse=True)
-def _no_bytecode(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Application files change within a second here; a cache that goes by seconds would show the old one."""
-    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")

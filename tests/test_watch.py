@@ -85,7 +85,6 @@ def test_edits_are_served_and_broken_ones_are_not(prefork_server: ServerFactory,
     assert server.stop() == 0
     assert server.survivors() == []
     assert "Warning" not in server.log()
-    assert not list(source.rglob("__pycache__")), "a compilation of an edit might be taken for that of the next"
 
 
 def test_a_wsgi_application(prefork_server: ServerFactory, source: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import sys
 import time
@@ -22,7 +21,6 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="tell every step")
     given = parser.parse_args()
     seed = random.randrange(1 << 32) if given.seed is None else given.seed
-    os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
     account, began = Account(), time.monotonic()
     end = began + given.minutes * 60
 

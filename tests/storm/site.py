@@ -139,7 +139,7 @@ class Site:
             switch = f"--{flag}" if value else f"--no-{flag}"
             command.append(switch if isinstance(value, bool) else f"--{flag}={value}")
         options: Options = {
-            "env": {"STORM_CODE": str(self.code), "PYTHONDONTWRITEBYTECODE": "1"},
+            "env": {"STORM_CODE": str(self.code)},
             "pass_fds": self._pass,
             "prefix": ["sh", "-c", f'ulimit -Sn {NOFILE}; exec "$@"', "sh"],
             "within": PATIENCE,
