@@ -46,3 +46,12 @@ def check(settings: Settings, goal: Goal, roster: Roster, listeners: Sized) -> N
     )
     if tight:
         log.warning("%s", tight)
+
+
+def lacking(more: int) -> str:
+    """Why the master's limit is too small for so many workers more, in one line; "" when it is not, or nobody knows."""
+    try:
+        held = len(descriptors())
+    except OSError:
+        return ""  # no /proc
+    return limits.shortfall(limits.nofile(), master=held + 2 * more + BESIDE_WORKERS, worker=0)

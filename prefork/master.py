@@ -319,7 +319,7 @@ class Master:
         Returns:
             How many are wanted now: at least one, at most what the scoreboard has room for.
         """
-        size = max(1, min(size, self._spawner.seats // 2))
+        size = max(1, min(size, self._spawner.most))
         if size != self.goal.size and not self.stopping:
             try:
                 self._groups.resize(size)

@@ -35,7 +35,8 @@ accepting thread; there is one today, and the layout has room for several.
 
 The memfd is sealed against growing and shrinking (fcntl(2), F_SEAL_SHRINK): a worker may run as another user than the
 master, and an ``ftruncate`` by it would otherwise kill the master by SIGBUS. For the same reason the master takes no
-word on trust: :meth:`Scoreboard.view` replaces what cannot be true, and no pid is ever read back from here.
+word on trust: :meth:`Scoreboard.read` holds each to what is possible (a count to one in a microsecond of the worker's
+life, a moment to that life), and no pid is ever read back from here.
 """
 
 from __future__ import annotations
@@ -69,6 +70,13 @@ HISTOGRAM = 8
 BUCKETS = 20
 BUCKET_SHIFT = 16  # the first bucket ends at 2**16 ns = 65.5 us
 
+AT_ONCE = 1 << 16
+"""Connections that one worker has in hand at one moment, at the very most: each has a descriptor."""
+
+_FASTEST = 1000  # ns: nothing that is counted happens more often than once in so long
+_LARGEST_PID = 1 << 22  # PID_MAX_LIMIT, linux/threads.h
+_LARGEST = (1 << 32) - 1  # of what the master counts one by one
+_EVER = (1 << 63) - 1
 _WORD = 8
 _MAX_ERRNO = 4095  # what the kernel can return
 
@@ -301,38 +309,71 @@ class Scoreboard:
         """MASTER. Read seat ``index``; see :meth:`read`."""
         return self.read(self.seat(index))
 
-    def read(self, words: memoryview[int]) -> View:
-        """MASTER. Read the words of a seat; one that can't be true reads as 0, a time in the future as now."""
+    def read(self, words: memoryview[int], born: int = 0) -> View:
+        """MASTER. Read the words of a seat, and take no word on trust.
+
+        What can't be true reads as 0, and so does a sum of it; a moment after now as now, one before the fork as that.
+
+        Args:
+            words: of the seat.
+            born: monotonic ns of the fork, as the master knows it; 0 = the boot of the host.
+        """
         errno = words[LAST_ERRNO]
         now = time.monotonic_ns()
-        lanes = tuple(self._lane(words, LANE + n * LANE_WORDS, now) for n in range(self.lanes))
+        lanes = tuple(_lane(words, LANE + n * LANE_WORDS, born, now) for n in range(self.lanes))
         return View(
-            pid=words[PID],
-            slot=words[SLOT],
-            generation=words[GENERATION],
+            pid=_held(words[PID], _LARGEST_PID),
+            slot=_held(words[SLOT], _LARGEST),
+            generation=_held(words[GENERATION], _LARGEST),
             order=_member(Order, words[ORDER], Order.RUN),
-            born=words[BORN],
+            born=min(words[BORN], now),
             state=_member(State, words[STATE], State.EMPTY),
-            state_since=min(words[STATE_SINCE], now),
-            last_errno=errno if errno <= _MAX_ERRNO else 0,
-            last_errno_at=min(words[LAST_ERRNO_AT], now),
-            refused=words[REFUSED],
-            errors=tuple(words[ERRORS : ERRORS + ERROR_PLACES]),
+            state_since=_moment(words[STATE_SINCE], born, now),
+            last_errno=_held(errno, _MAX_ERRNO),
+            last_errno_at=_moment(words[LAST_ERRNO_AT], born, now),
+            refused=_count(words[REFUSED], born, now),
+            errors=tuple(_count(word, born, now) for word in words[ERRORS : ERRORS + ERROR_PLACES]),
             lanes=lanes,
         )
 
-    @staticmethod
-    def _lane(words: memoryview[int], at: int, now: int) -> Lane:
-        return Lane(
-            busy_since=min(words[at + BUSY_SINCE], now),
-            deadline=words[at + DEADLINE],
-            served=words[at + SERVED],
-            failed=words[at + FAILED],
-            busy_total=words[at + BUSY_TOTAL],
-            busy_longest=words[at + BUSY_LONGEST],
-            idle_since=min(words[at + IDLE_SINCE], now),
-            histogram=tuple(words[at + HISTOGRAM : at + HISTOGRAM + BUCKETS]),
-        )
+
+def finished(words: memoryview[int], born: int) -> int:
+    """MASTER. How many connections a seat's worker has finished, held to what is possible; see `Scoreboard.read`."""
+    now = time.monotonic_ns()
+    return _count(words[LANE + SERVED], born, now) + _count(words[LANE + FAILED], born, now)
+
+
+def busy_since(words: memoryview[int], born: int) -> int:
+    """MASTER. Since when a seat's worker is busy, monotonic ns, held to what is possible; 0 = it is idle."""
+    return _moment(words[LANE + BUSY_SINCE], born, time.monotonic_ns())
+
+
+def _lane(words: memoryview[int], at: int, born: int, now: int) -> Lane:
+    age = max(0, now - born)
+    return Lane(
+        busy_since=_moment(words[at + BUSY_SINCE], born, now),
+        deadline=_held(words[at + DEADLINE], _EVER),
+        served=_count(words[at + SERVED], born, now),
+        failed=_count(words[at + FAILED], born, now),
+        busy_total=_held(words[at + BUSY_TOTAL], age * AT_ONCE),
+        busy_longest=_held(words[at + BUSY_LONGEST], age),
+        idle_since=_moment(words[at + IDLE_SINCE], born, now),
+        histogram=tuple(_count(word, born, now) for word in words[at + HISTOGRAM : at + HISTOGRAM + BUCKETS]),
+    )
+
+
+def _held(word: int, largest: int) -> int:
+    return word if word <= largest else 0
+
+
+def _count(word: int, born: int, now: int) -> int:
+    """How often something has happened in a life."""
+    return _held(word, max(0, now - born) // _FASTEST + 1)
+
+
+def _moment(word: int, born: int, now: int) -> int:
+    """A moment of a life; 0 = it has not been."""
+    return min(max(word, born), now) if word else 0
 
 
 def _member(kind: type[_E], value: int, default: _E) -> _E:

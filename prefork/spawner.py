@@ -32,19 +32,18 @@ from prefork.remains import Remains
 from prefork.roster import Member
 from prefork.scoreboard import (
     ACCEPTS,
-    BUSY_SINCE,
     DEADLINE,
-    FAILED,
     LANE,
     ORDER,
     PID,
-    SERVED,
     STATE,
     WISH,
     Order,
     Scoreboard,
     State,
     View,
+    busy_since,
+    finished,
 )
 from prefork.seat import Seat
 from prefork.system import process, signals
@@ -66,6 +65,7 @@ class _Line:
 
     Attributes:
         seat: its seat; -1 when it lives on a scoreboard of another layout.
+        born: monotonic ns of the fork, or a little before.
         board: the descriptor of its scoreboard.
         words: what it says of itself; nothing but zeros when that can't be read.
         order: the one word that it reads.
@@ -77,6 +77,7 @@ class _Line:
     """
 
     seat: int
+    born: int
     board: int
     words: memoryview[int]
     order: memoryview[int]
@@ -152,9 +153,9 @@ class Spawner:
         self._remains = Remains(loop)
 
     @property
-    def seats(self) -> int:
-        """How many workers can live at one moment."""
-        return self._board.seats
+    def most(self) -> int:
+        """How many slots can be served: each may have an incumbent and a successor at one moment."""
+        return self._board.seats // 2
 
     def prepare(
         self,
@@ -185,7 +186,8 @@ class Spawner:
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         number = self._free[-1]
         seat = Seat(self._board, number, self._events, self._go, os.getpid())
-        line = self._line(number, seat.words, reader)
+        born = self._loop.clock.monotonic()
+        line = self._line(number, born, seat.words, reader)
         try:
             # Before the fork, because it may fail, and a child that was forked must not be lost sight of; and because
             # what is registered is closed in the child, the master's side of its own line included.
@@ -195,9 +197,7 @@ class Spawner:
             os.close(writer)
             raise
         self._free.pop()
-        self._board.assign(
-            number, slot=given["slot"], generation=given["generation"], born=self._loop.clock.monotonic()
-        )
+        self._board.assign(number, slot=given["slot"], generation=given["generation"], born=born)
         bells = Bells(seat, writer)
         start = Start(seat, bells, bells.dispositions, writer, os.getpid(), identity, grouped, after_fork)
         sockets, settings, say = given["sockets"], given["settings"], given["log"]
@@ -244,9 +244,11 @@ class Spawner:
             self._watch(pid, birth.line)
         return pids, failed
 
-    def _line(self, seat: int, words: memoryview[int], report: int) -> _Line:
+    def _line(self, seat: int, born: float, words: memoryview[int], report: int) -> _Line:
         order_at = self._board.index(seat, ORDER)
-        return _Line(seat, self._board.fd, words, words[ORDER : ORDER + 1], order_at, signals.BELL, None, report)
+        return _Line(
+            seat, int(born * 1e9), self._board.fd, words, words[ORDER : ORDER + 1], order_at, signals.BELL, None, report
+        )
 
     def adopt(self, life: Life, old: memoryview[int] | None) -> None:
         """Take over a worker that an earlier image of this process forked.
@@ -258,12 +260,12 @@ class Spawner:
         """
         report = -1 if life.report is None else life.report
         if old is None:
-            line = self._line(life.seat, self._board.seat(life.seat), report)
+            line = self._line(life.seat, 0.0, self._board.seat(life.seat), report)
             line.bell = life.bell
             self._free.remove(life.seat)
         else:
             order = old[life.order_at : life.order_at + 1]
-            line = _Line(-1, life.board, self._board.blank(), order, life.order_at, life.bell, None, report)
+            line = _Line(-1, 0, life.board, self._board.blank(), order, life.order_at, life.bell, None, report)
         self._lines[life.pid] = line
         if report >= 0:
             self._loop.register(report, lambda: self._read_report(line))
@@ -325,10 +327,10 @@ class Spawner:
             log.warning("worker process %d is dead, and a tracer (ptrace) holds back its exit", pid)
             self._remains.leave(pid)
         self._read_report(line)
-        finished = _finished(line.words)
-        last = self._board.read(line.words)
+        served = finished(line.words, line.born)
+        last = self._board.read(line.words, line.born)
         self._release(self._lines.pop(pid))
-        return End(ended, finished, line.text.decode(errors="replace"), last)
+        return End(ended, served, line.text.decode(errors="replace"), last)
 
     def _release(self, line: _Line) -> None:
         """Give back all that a worker's life has cost, or would have if it had been forked."""
@@ -372,18 +374,19 @@ class Spawner:
 
     def vital(self, member: Member) -> Vital:
         """What a worker says of itself now, in seconds; a time that can't be true counts as now."""
-        words = self._lines[member.pid].words
-        now = self._loop.clock.monotonic()
-        busy, deadline = words[LANE + BUSY_SINCE], words[LANE + DEADLINE]
+        line = self._lines[member.pid]
+        words = line.words
+        busy, deadline = busy_since(words, line.born), words[LANE + DEADLINE]
         return Vital(
-            busy_since=min(busy / 1e9, now) if busy else None,
+            busy_since=min(busy / 1e9, self._loop.clock.monotonic()) if busy else None,
             deadline=deadline / 1e9 if deadline else None,
             obeying=words[STATE] >= State.STOPPING,
         )
 
     def view(self, member: Member) -> View:
         """All that a worker says of itself."""
-        return self._board.read(self._lines[member.pid].words)
+        line = self._lines[member.pid]
+        return self._board.read(line.words, line.born)
 
     def accepts(self, member: Member) -> bool:
         """Whether a worker takes connections by Worker.accept(), not in a loop of its own."""
@@ -399,7 +402,8 @@ class Spawner:
 
     def finished(self, member: Member) -> int:
         """How many connections a worker has finished so far."""
-        return _finished(self._lines[member.pid].words)
+        line = self._lines[member.pid]
+        return finished(line.words, line.born)
 
     def report(self, pid: int) -> str:
         """What a worker has reported and nobody has taken yet."""
@@ -442,7 +446,3 @@ def _own_frames(text: str) -> str:
 
 
 _LAST_FRAME = re.compile(rf'^  File "{re.escape(live.__code__.co_filename)}", line \d+ in live$')
-
-
-def _finished(words: memoryview[int]) -> int:
-    return words[LANE + SERVED] + words[LANE + FAILED]

@@ -218,6 +218,26 @@ def test_what_can_not_be_true_is_replaced(board: Scoreboard) -> None:
         assert before <= moment <= after
 
 
+def test_a_lie_is_no_number_of_twenty_digits(board: Scoreboard) -> None:
+    words = board.seat(0)
+    age = 3600 * 10**9
+    born = time.monotonic_ns() - age
+    for lie in (FULL, 2**63, age):  # an hour can't hold so many of anything; as a moment it is long before the fork
+        for word in range(len(words)):
+            words[word] = lie
+        view, finished = board.read(words, born), scoreboard.finished(words, born)
+        now = time.monotonic_ns()
+        (lane,) = view.lanes
+        assert (lane.served, lane.failed, view.refused, finished) == (0, 0, 0, 0)
+        assert set(view.errors) == {0}
+        assert set(lane.histogram) == {0}
+        assert lane.busy_longest <= now - born
+        assert lane.busy_total <= (now - born) * scoreboard.AT_ONCE
+        for moment in (view.state_since, view.last_errno_at, lane.busy_since, lane.idle_since):
+            assert born <= moment <= now
+        assert (view.pid, view.slot, view.generation) == (0, 0, 0)
+
+
 @pytest.mark.parametrize(("word", "errno_seen"), [(0, 0), (1, 1), (4095, 4095), (4096, 0)])
 def test_an_errno_is_one_that_the_kernel_can_return(board: Scoreboard, word: int, errno_seen: int) -> None:
     board.seat(0)[scoreboard.LAST_ERRNO] = word

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from prefork import windows
+from prefork import allowance, windows
 from prefork.control.protocol import Request
 from prefork.life import DUMP_SIGNAL
 from prefork.roster import Death, Member
@@ -87,11 +87,23 @@ class Operations:
             failed(_STOPS)
             return
         before = self._inside.goal.size
+        problem = self._problem_of(workers)
+        if problem:
+            failed(f"{workers} workers can't be had: {problem} (there are {before})")
+            return
         now = self._inside.scale(workers)
         if now != workers:
-            failed(f"{workers} workers can't be had; there are {now} now")
+            failed(f"{workers} workers can't be had; the log says why; there are {now}")
         else:
             done({"workers": now, "before": before})
+
+    def _problem_of(self, workers: int) -> str:
+        """Why so many workers can't be had, known before anything is done; "" when nothing speaks against it."""
+        inside = self._inside
+        if workers > inside.spawner.most:
+            return f"this server has room for {inside.spawner.most}; set workers or max_workers and start it anew"
+        more = workers - max(inside.goal.size, len(inside.roster))
+        return allowance.lacking(more) if more > 0 else ""
 
     def _reload(self, done: Done, failed: Failed, wait: bool) -> None:
         if not self._inside.reload():
