@@ -107,6 +107,12 @@ class Loop:
         """Call ``callback`` once, ``seconds`` from now."""
         return self.call_at(self.clock.monotonic() + seconds, callback)
 
+    def again(self, timer: Timer, seconds: float) -> None:
+        """Have a timer that has run come once more, ``seconds`` from now; it can be cancelled as before."""
+        timer.cancelled = False
+        timer.when = self.clock.monotonic() + seconds
+        heapq.heappush(self._timers, (timer.when, next(self._order), timer))
+
     def on_signal(self, signum: int, callback: Callable[[], object]) -> None:
         """Call ``callback`` for each ``signum`` that comes; takes the signal's handler until :meth:`close`."""
         self._signals[signum] = callback

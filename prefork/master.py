@@ -26,6 +26,7 @@ from prefork.groups import Groups
 from prefork.handover import Handover, HandoverError
 from prefork.holdings import SEATS_BEYOND, Holdings
 from prefork.hooks import Hooks
+from prefork.isolation import Isolated
 from prefork.loop import Loop
 from prefork.net.listener import Listener
 from prefork.observers import Appetite, Growth
@@ -53,6 +54,8 @@ _RECYCLE_REASONS = {
     Why.LISTENER_LOST: "its listener is lost",
     Why.ASKED: "it asked for it",
 }
+
+_ENDS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
 
 class Master:
@@ -169,8 +172,9 @@ class Master:
         # First, so that a signal that comes meanwhile finds a server that can be stopped, and leaves no unix path.
         self._loop = Loop()
         stack.callback(self._loop.close)
+        asked = Isolated(self._loop, "what a signal asked for")
         for signum, callback in self._signal_table().items():
-            self._loop.on_signal(signum, callback)
+            (self._loop if signum in _ENDS else asked).on_signal(signum, callback)
         if settings.raise_nofile:
             limits.raise_nofile()
         record = upgrade.received()
@@ -181,7 +185,7 @@ class Master:
             held = holdings.adopt(settings, record, seats, stack)
         self._held = held
         if settings.takeover and record is None:
-            self._takeover = Takeover(self._loop, settings.takeover)
+            self._takeover = Takeover(Isolated(self._loop, "the takeover"), settings.takeover)
             stack.callback(self._takeover.close)
         self.listeners += held.listeners
         stack.callback(self.listeners.clear)
@@ -204,11 +208,16 @@ class Master:
             stack.callback(gc.unfreeze)
         self._growth = None
         if self.goal.smallest < self.goal.largest:
-            self._growth = Growth(
-                self._loop, settings, self.goal, self.roster, self._spawner, self.listeners, self.scale
-            )
+            looks = Isolated(self._loop, "the look at the load")
+            self._growth = Growth(looks, settings, self.goal, self.roster, self._spawner, self.listeners, self.scale)
         if settings.max_memory or settings.max_fds:
-            Appetite(self._loop, settings, self.roster, self._spawner, limits.nofile())
+            Appetite(
+                Isolated(self._loop, "the look at workers"),
+                settings,
+                self.roster,
+                self._spawner,
+                limits.nofile(),
+            )
         self._loop.register(held.events.reader, self._read_events)
         self._loop.on_thaw(self._thawed)
         if os.getpid() == 1:
@@ -216,7 +225,7 @@ class Master:
         stack.callback(self._windows.detach)
         self._windows.attach(self._inside(), record.windows if record else None)
         self._upgrade = Upgrade(
-            self._loop,
+            Isolated(self._loop, "the upgrade"),
             self._launch,
             self._record,
             lambda: self.stopping,
@@ -240,7 +249,7 @@ class Master:
         """What windows are given."""
         return Inside(
             settings=self.settings,
-            loop=self._loop,
+            loop=Isolated(self._loop, "a window"),
             goal=self.goal,
             roster=self.roster,
             listeners=self.listeners,

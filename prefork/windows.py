@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from prefork.deaths import Deaths
 from prefork.errors import PreforkError
 from prefork.loop import Loop
 from prefork.net.listener import Listener
+from prefork.notice import Notice
 from prefork.policy import Goal
 from prefork.pressure import Pressure, Shortage
 from prefork.roster import Death, Member, Roster
@@ -106,7 +108,7 @@ class Inside:
 
     Attributes:
         settings: the settings.
-        loop: for descriptors and deadlines.
+        loop: for descriptors and deadlines; what a callback raises is logged, and it is called again after a while.
         goal: what is wanted of the workers; not for a window to change.
         roster: who lives; a window may have somebody replaced (``wanted``).
         listeners: the listening sockets.
@@ -174,6 +176,7 @@ class Windows:
     def __init__(self, windows: Iterable[Window]) -> None:
         self._windows = list(windows)
         self._attached: list[Window] = []
+        self._notice = Notice(log)
 
     def attach(self, inside: Inside, saved: str | None) -> None:
         """Attach all of them; :meth:`detach` gives back what was attached when one fails.
@@ -207,16 +210,34 @@ class Windows:
 
     def save(self) -> str:
         """What all of them pass on to the next image."""
-        found = {type(window).__name__: window.save() for window in self._attached}
+        found = {type(window).__name__: self._saved(window) for window in self._attached}
         return json.dumps({name: data for name, data in found.items() if data is not None})
+
+    @staticmethod
+    def _saved(window: Window) -> object:
+        try:
+            data = window.save()
+            json.dumps(data)
+        except Exception:  # the next image begins anew with it, and that is all
+            log.exception("%s failed to pass on what it knows", type(window).__name__)
+            return None
+        return data
 
     def tell(self, news: News) -> None:
         """Tell all of them."""
         for window in self._attached:
             try:
                 window.told(news)
-            except Exception:  # a broken window must not end the server
-                log.exception("%s failed to take note of %s", type(window).__name__, news)
+            except BaseException as error:  # noqa: BLE001  # a broken window must not end the server, with sys.exit() neither
+                name = type(window).__name__
+                self._notice.tell(
+                    logging.ERROR,
+                    (name, type(news), type(error)),
+                    "%s failed to take note of %s:\n%s",
+                    name,
+                    news,
+                    "".join(traceback.format_exception(error)).rstrip(),
+                )
 
     @property
     def after_fork(self) -> tuple[Callable[[int, int], object], ...]:
