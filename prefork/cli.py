@@ -19,10 +19,11 @@ from typing import Any, Final, NamedTuple, TextIO
 from prefork import config, flags, logs, server, settings, target
 from prefork._version import __version__
 from prefork.config import Configuration, Table
-from prefork.errors import PreforkError, SettingsError, did_you_mean
+from prefork.errors import PreforkError, RefusedError, SettingsError, did_you_mean
 from prefork.fields import GROUPS, Field
 from prefork.flags import CommandLine
 from prefork.settings import Settings
+from prefork.system.need import refused
 
 _STDERR: Final = 2
 
@@ -83,9 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in {errno.EMFILE, errno.ENFILE}:
             raise
-        remedy = "raise the limit (ulimit -n, LimitNOFILE=; fs.file-max)"
-        _complain(f"prefork: error: there are no descriptors to begin with: {error.strerror}; {remedy}\n")
-        return PreforkError.exit_code
+        _complain(f"prefork: error: {refused('a descriptor', '', error)}\n")
+        return RefusedError.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
 

@@ -54,6 +54,12 @@ class ListenError(PreforkError):
     exit_code: ClassVar[int] = 3
 
 
+class RefusedError(PreforkError):
+    """The system refuses what a server can't be without: a sandbox, a limit, no memory."""
+
+    exit_code: ClassVar[int] = 3
+
+
 class ListenerLostError(PreforkError):
     """A listening socket that worked has stopped being one, and accepting from it can't go on."""
 

@@ -25,6 +25,7 @@ from prefork.net.options import SocketOptions
 from prefork.scoreboard import LAYOUT, Scoreboard
 from prefork.settings import Settings
 from prefork.system import identity
+from prefork.system.need import needed
 
 log = logging.getLogger("prefork")
 
@@ -98,12 +99,15 @@ def make(settings: Settings, size: int, seats: int, stack: contextlib.ExitStack)
     if len(listeners) > 1:
         for listener in listeners:
             listener.nonblocking()
-    board = Scoreboard.create(seats)
+    with needed("the scoreboard's shared memory", "memfd_create(2), ftruncate(2), fcntl(2), mmap(2)"):
+        board = Scoreboard.create(seats)
     stack.callback(board.close)
-    events = EventsPipe()
+    with needed("the workers' pipe", "pipe2(2), fcntl(2)"):
+        events = EventsPipe()
     stack.callback(events.close)
     # After a takeover has come so far, workers wait for it before their first accept.
-    go = os.eventfd(0 if settings.takeover else 1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    with needed("the word by which workers go on", "eventfd2(2)"):
+        go = os.eventfd(0 if settings.takeover else 1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     stack.callback(os.close, go)
     return Holdings(listeners, board, events, go, _inert(listeners[0], stack))
 

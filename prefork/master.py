@@ -40,6 +40,7 @@ from prefork.stopping import Phase, Stopping
 from prefork.system import identity, limits
 from prefork.system.census import Spare
 from prefork.system.identity import Identity
+from prefork.system.need import needed
 from prefork.takeover import Takeover
 from prefork.upgrade import Launch, Upgrade
 from prefork.windows import Inside, Window, Windows
@@ -141,6 +142,7 @@ class Master:
                 ``on_crash_loop`` is "exit"; the application's traceback is in the log.
             ListenerLostError: somebody has shut a listening socket down, and nobody can accept from it any more.
             SettingsError: the system can't give what a setting asks for: a user, a folder, a pidfile, a certificate.
+            RefusedError: the system refuses what a server can't be without.
             PreforkError: this is not the main thread, or this master has run before.
         """
         if self._ran:
@@ -160,7 +162,8 @@ class Master:
                 raise PreforkError(str(error)) from None
             self.hooks.call("on_starting", self)
             stack.callback(self.hooks.call, "on_exit", self)
-            self._open(stack)
+            with needed("what a server begins with"):
+                self._open(stack)
             self._supervise()
         if self.deaths.failure is not None:
             raise self.deaths.failure
@@ -170,7 +173,8 @@ class Master:
         """Listen, and take what supervision needs; ``stack`` gives it back, last taken first."""
         settings = self.settings
         # First, so that a signal that comes meanwhile finds a server that can be stopped, and leaves no unix path.
-        self._loop = Loop()
+        with needed("the master's loop", "epoll_create1(2), epoll_ctl(2), pipe2(2)"):
+            self._loop = Loop()
         stack.callback(self._loop.close)
         asked = Isolated(self._loop, "what a signal asked for")
         for signum, callback in self._signal_table().items():
@@ -218,7 +222,8 @@ class Master:
                 self._spawner,
                 limits.nofile(),
             )
-        self._loop.register(held.events.reader, self._read_events)
+        with needed("a watch on the workers' pipe", "epoll_ctl(2)"):
+            self._loop.register(held.events.reader, self._read_events)
         self._loop.on_thaw(self._thawed)
         if os.getpid() == 1:
             self._loop.on_signal(signal.SIGCHLD, lambda: self._spawner.reap_strangers(self._upgrade.ended))

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from prefork.acceptor import Acceptor, Blocking, Exclusive
 from prefork.address import format_peer
 from prefork.distress import Distress
-from prefork.errors import SettingsError, TargetError
+from prefork.errors import RefusedError, SettingsError, TargetError
 from prefork.events import Kind, Why
 from prefork.hooks import Hooks
 from prefork.inlet import Inlet, Intake
@@ -33,6 +33,7 @@ from prefork.scoreboard import Order, State
 from prefork.seat import Pause, Seat
 from prefork.settings import Settings
 from prefork.strays import Strays
+from prefork.system.need import needed, refused
 from prefork.system.waiting import readable
 from prefork.tls import Behind, HandshakeError
 
@@ -373,7 +374,10 @@ class Worker:
     def _board(self, given: Assignment) -> None:
         self._given = given
         self._seat = given.seat
-        self._seat.stop_fd = eventfd(0, _STOP_FLAGS)
+        try:
+            self._seat.stop_fd = eventfd(0, _STOP_FLAGS)
+        except OSError as error:
+            raise RefusedError(refused("a worker the word to stop", "eventfd2(2)", error)) from error
         self._intakes, self._callbacks = [], []
 
     def _prepare(self) -> None:
@@ -381,7 +385,8 @@ class Worker:
         if getattr(self.run, "__func__", None) is Worker.run:
             if getattr(self.handle, "__func__", None) is Worker.handle:
                 raise TargetError(f"{type(self).__name__} overrides neither handle() nor run(): it would serve nothing")
-            self._accepted(one_at_a_time=True)
+            with needed("a worker what it waits for connections with", "epoll_create1(2), epoll_ctl(2), dup(2)"):
+                self._accepted(one_at_a_time=True)
         elif self.tls is not None and self.handshakes:
             name = type(self).__name__
             raise SettingsError(f"certfile: {name} has a loop of its own, which would serve plain text; leave it out")

@@ -257,7 +257,7 @@ def test_too_few_descriptors_to_begin_with_are_one_line(folder: Path) -> None:
         timeout=60,
         check=False,
     )
-    (line,) = problems(done, code=1)
+    (line,) = problems(done, code=3)
     assert line.startswith("there are no descriptors to begin with: Too many open files; raise the limit ")
 
 

@@ -14,6 +14,9 @@ from resource import RLIMIT_NOFILE, getrlimit
 
 log = logging.getLogger("prefork")
 
+UNKNOWN_NOFILE = 1024
+"""The limit that is assumed where a sandbox forbids to ask (prlimit(2)): the one that processes begin with."""
+
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -23,7 +26,11 @@ def raise_nofile() -> tuple[int, int]:
     Returns:
         The soft limit before and after.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    except OSError as error:
+        log.warning("can't see the limit of descriptors: %s", error)
+        return UNKNOWN_NOFILE, UNKNOWN_NOFILE
     if soft != hard:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -34,8 +41,11 @@ def raise_nofile() -> tuple[int, int]:
 
 
 def nofile() -> int:
-    """How many descriptors this process may have open (the soft limit)."""
-    return getrlimit(RLIMIT_NOFILE)[0]
+    """How many descriptors this process may have open (the soft limit); `UNKNOWN_NOFILE` where nobody says."""
+    try:
+        return getrlimit(RLIMIT_NOFILE)[0]
+    except OSError:
+        return UNKNOWN_NOFILE
 
 
 @contextlib.contextmanager
@@ -96,7 +106,10 @@ def oom_kills(root: Path = _CGROUP, membership: Path = Path("/proc/self/cgroup")
 
 def cpus() -> int:
     """How many CPUs this process may use: its affinity, cut by the quota of its cgroup (version 1 or 2); 1 or more."""
-    allowed = len(os.sched_getaffinity(0))
+    try:
+        allowed = len(os.sched_getaffinity(0))
+    except OSError:
+        allowed = os.cpu_count() or 1  # a sandbox forbids to ask
     quota = cgroup_cpus()
     return allowed if quota is None else min(allowed, math.ceil(quota))
 

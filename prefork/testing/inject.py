@@ -35,11 +35,13 @@ _NUMBER: Final = 0
 _ARCHITECTURE: Final = 4
 _FIRST_ARGUMENT: Final = 16  # the low half of each: both machines below are little endian
 _SECOND_ARGUMENT: Final = 24
+_FOURTH_ARGUMENT: Final = 40
 
 _CLONE_VM: Final = 0x100  # set for threads and vfork, not for fork
 _F_DUPFD: Final = 0
 _F_DUPFD_CLOEXEC: Final = 1030
 _EPOLL_CTL_ADD: Final = 1
+_MAP_SHARED: Final = 1
 
 
 class Machine(NamedTuple):
@@ -52,6 +54,7 @@ class Machine(NamedTuple):
         clone: The number of clone(2), which is a fork only without CLONE_VM.
         fcntl: The number of fcntl(2), which is a dup only with F_DUPFD or F_DUPFD_CLOEXEC.
         epoll_ctl: The number of epoll_ctl(2), which adds only with EPOLL_CTL_ADD; no other fails for want of something.
+        mmap: The number of mmap(2), which is asked about only with MAP_SHARED: no program starts without the other.
     """
 
     audit: int
@@ -60,6 +63,7 @@ class Machine(NamedTuple):
     clone: int
     fcntl: int
     epoll_ctl: int
+    mmap: int
 
 
 MACHINES: Final = {
@@ -69,6 +73,7 @@ MACHINES: Final = {
         clone=56,
         fcntl=72,
         epoll_ctl=233,
+        mmap=9,
         calls={
             "accept": (43, 288),  # accept, accept4
             "fork": (56, 57),  # clone, fork
@@ -83,6 +88,11 @@ MACHINES: Final = {
             "epoll_add": (233,),  # epoll_ctl
             "eventfd": (284, 290),  # eventfd, eventfd2
             "memfd_create": (319,),
+            "ftruncate": (77,),
+            "mmap": (9,),
+            "timerfd_create": (283,),
+            "prlimit": (97, 160, 302),  # getrlimit, setrlimit, prlimit64
+            "sched_getaffinity": (204,),
         },
     ),
     "aarch64": Machine(
@@ -91,6 +101,7 @@ MACHINES: Final = {
         clone=220,
         fcntl=25,
         epoll_ctl=21,
+        mmap=222,
         calls={
             "accept": (202, 242),
             "fork": (220,),
@@ -105,6 +116,11 @@ MACHINES: Final = {
             "epoll_add": (21,),
             "eventfd": (19,),
             "memfd_create": (279,),
+            "ftruncate": (46,),
+            "mmap": (222,),
+            "timerfd_create": (85,),
+            "prlimit": (163, 164, 261),
+            "sched_getaffinity": (123,),
         },
     ),
 }
@@ -149,6 +165,12 @@ def build_filter(machine: Machine, names: Iterable[str]) -> bytes:
         machine.epoll_ctl: [
             instruction(_LOAD, _SECOND_ARGUMENT),
             instruction(_JUMP_EQUAL, _EPOLL_CTL_ADD, if_true=1),
+            allow,
+            ask,
+        ],
+        machine.mmap: [
+            instruction(_LOAD, _FOURTH_ARGUMENT),
+            instruction(_JUMP_BITS, _MAP_SHARED, if_true=1),
             allow,
             ask,
         ],

@@ -1,0 +1,84 @@
+"""A system that refuses a call at the start: one line that names it, an exit code, and nothing that is left behind."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prefork.system.need import refused
+from prefork.testing.faults import Injector, Pattern, always, unavailable
+
+pytestmark = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+
+APP = "def handle(connection, address):\n    connection.sendall(b'ok')\n"
+
+
+def start(folder: Path, name: str, pattern: Pattern) -> subprocess.CompletedProcess[str]:
+    """What becomes of a server that is refused a call."""
+    (folder / "app.py").write_text(APP)
+    command = [sys.executable, "-m", "prefork", "serve", "app:handle", "-b", "unix:s", "-b", "127.0.0.1:0", "-w", "1"]
+    with Injector(name) as injector:
+        injector.fail(name, pattern)
+        with subprocess.Popen(
+            injector.command([*command, "--pidfile", "pid", "--control", "control"]),
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            pass_fds=injector.pass_fds,
+        ) as server:
+            injector.started()
+            out, said = server.communicate(timeout=60)
+    return subprocess.CompletedProcess(command, server.returncode, out, said)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("memfd_create", errno.EPERM),
+        ("ftruncate", errno.ENOSYS),
+        ("mmap", errno.ENOMEM),
+        ("eventfd", errno.EMFILE),
+        ("epoll_create", errno.EPERM),
+        ("epoll_add", errno.ENOSPC),
+        ("pipe", errno.ENFILE),
+    ],
+)
+def test_what_the_master_is_refused_is_one_line(tmp_path: Path, name: str, number: int) -> None:
+    done = start(tmp_path, name, always(number))
+    assert (done.returncode, done.stdout) == (3, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("prefork: error: the"), line
+    assert ("descriptors" if number in {errno.EMFILE, errno.ENFILE} else name.partition("_")[0]) in line
+    assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["app.py"]
+
+
+def test_what_a_worker_is_refused_is_one_line(tmp_path: Path) -> None:
+    pids: list[int] = []
+
+    def in_workers(pid: int) -> int:
+        pids.append(pid)
+        return errno.EPERM if pid != pids[0] else 0
+
+    done = start(tmp_path, "eventfd", in_workers)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("prefork: error: the system refuses a worker the word to stop")
+    assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["app.py"]
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSYS, "allow it where it is forbidden"),
+        (errno.ENOMEM, "free memory"),
+        (errno.EMFILE, "raise the limit"),
+        (errno.EIO, "the system is at fault"),
+    ],
+)
+def test_the_line_says_what_to_do(number: int, remedy: str) -> None:
+    assert remedy in refused("a thing", "call(2)", OSError(number, "x"))
