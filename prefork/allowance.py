@@ -26,6 +26,29 @@ WORKER_DESCRIPTORS = 11
 pipe, ``go``, report pipe, the end of its waiting, the inert socket or epoll, the spare, a connection."""
 
 
+def claim(settings: Settings) -> int:
+    """Raise this process's limit as far as it may be. MASTER.
+
+    Args:
+        settings: whether to, and how much a worker needs.
+
+    Returns:
+        The soft limit for workers (count): the one that was given, or what one needs, if that is more.
+    """
+    given = limits.nofile()
+    raised = limits.raise_nofile()[1] if settings.raise_nofile else given
+    return min(max(given, of_worker(len(settings.addresses))), raised)
+
+
+def of_worker(listeners: int) -> int:
+    """How many descriptors a worker needs beside the application's own, with some to spare.
+
+    Args:
+        listeners: how many it listens on.
+    """
+    return listeners + WORKER_DESCRIPTORS + HEADROOM
+
+
 def check(settings: Settings, goal: Goal, roster: Roster, listeners: Sized) -> None:
     """Warn when the limit is too small.
 
@@ -42,7 +65,7 @@ def check(settings: Settings, goal: Goal, roster: Roster, listeners: Sized) -> N
     tight = limits.shortfall(
         limits.nofile(),
         master=held + 2 * policy.limit(settings, goal, roster) + BESIDE_WORKERS,
-        worker=len(listeners) + WORKER_DESCRIPTORS + HEADROOM,
+        worker=of_worker(len(listeners)),
     )
     if tight:
         log.warning("%s", tight)

@@ -11,9 +11,9 @@ import signal
 
 from prefork import policy
 from prefork.errors import BootError, ListenError, PreforkError, TargetError
-from prefork.notice import Notice
+from prefork.notice import Notice, Throttle
 from prefork.policy import Crashes, Goal
-from prefork.roster import Death, Slot
+from prefork.roster import Death, Member, Slot
 from prefork.scoreboard import Order
 from prefork.settings import Settings
 from prefork.system import limits
@@ -44,6 +44,7 @@ class Deaths:
         self._settings = settings
         self._told: collections.deque[str] = collections.deque(maxlen=_REMEMBERED)
         self._starved = Notice(log)
+        self._throttle = Throttle()
         self._oom_kills = limits.oom_kills()
 
     def take(self, slot: Slot, death: Death, report: str) -> None:
@@ -64,6 +65,21 @@ class Deaths:
         if self._goal.boot_failed(self._settings, death):
             self._boot_failed(death, report)
         self._look_for_crash_loop(death.at)
+
+    def asked(self, member: Member, reason: str) -> None:
+        """A worker wants to be replaced; its end, which it wanted, is told if this is."""
+        member.unsaid = not self._tell(
+            logging.INFO, "worker %d (pid %d) wants to be replaced: %s", member.slot, member.pid, reason
+        )
+
+    def _tell(self, level: int, message: str, *arguments: object) -> bool:
+        """Log what workers can bring about as often as they like; whether there was room for it."""
+        if not self._throttle.lets_through():
+            return False
+        log.log(level, message, *arguments)
+        if more := self._throttle.passed_over():
+            log.warning("%d lines about workers that ended, or wanted to, were left out: too many a second", more)
+        return True
 
     def booted(self) -> None:
         """A worker is READY."""
@@ -95,7 +111,10 @@ class Deaths:
         level = logging.INFO if expected else logging.WARNING
         if not self._goal.ready and (death.boot_failed or self.failure is not None):
             level = logging.DEBUG  # the server ends before it began, with an error that says why
-        log.log(
+        if expected and member.unsaid:
+            return
+        tell = self._tell if member.wanted or not expected else log.log  # what the master wants has an end
+        tell(
             level,
             "worker %d (pid %d, generation %d) %s after %.1f s, %d connections served%s",
             member.slot,

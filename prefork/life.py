@@ -31,6 +31,7 @@ from prefork.seat import Seat
 from prefork.spell import SCARCITY
 from prefork.system import process, signals
 from prefork.system.identity import Identity, assume
+from prefork.system.limits import lower_nofile
 from prefork.system.process import announce_hangup, close, die_with_parent
 from prefork.system.signals import BELL, become_worker
 from prefork.worker import Assignment, Worker
@@ -51,6 +52,7 @@ class Start(NamedTuple):
         report: where a failed boot and tracebacks go: the writing end of a pipe of its own.
         master: the master's pid.
         identity: who to become before the application is loaded; None changes nothing.
+        nofile: the soft limit of descriptors that it is to have.
         grouped: the listeners in which each slot has a socket of its own.
         after_fork: what else is to be called, with slot and generation.
     """
@@ -61,6 +63,7 @@ class Start(NamedTuple):
     report: int
     master: int
     identity: Identity | None
+    nofile: int
     grouped: tuple[Listener, ...]
     after_fork: tuple[Callable[[int, int], object], ...]
 
@@ -79,12 +82,13 @@ def live(build: Callable[[], Worker], given: Assignment, start: Start, private: 
     """
     # What is inherited stays where it is: a collection here would write to each object's header and so copy its page.
     freeze()
-    seat, bells, dispositions, report, master, identity, grouped, after_fork = start
+    seat, bells, dispositions, report, master, identity, nofile, grouped, after_fork = start
     close(private, report)
     for listener in grouped:
         listener.keep(given.slot)
     for call in after_fork:
         call(given.slot, given.generation)
+    lower_nofile(nofile)
     seat.enter(_STARTING)
     bells.pid = getpid()
     register(DUMP_SIGNAL, report)

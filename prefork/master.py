@@ -91,6 +91,7 @@ class Master:
     _growth: Growth | None
     _identity: Identity | None
     _spare: Spare
+    _nofile: int
 
     def __init__(
         self,
@@ -179,8 +180,7 @@ class Master:
         asked = Isolated(self._loop, "what a signal asked for")
         for signum, callback in self._signal_table().items():
             (self._loop if signum in _ENDS else asked).on_signal(signum, callback)
-        if settings.raise_nofile:
-            limits.raise_nofile()
+        self._nofile = allowance.claim(settings)
         record = upgrade.received()
         seats = 2 * max(self.goal.size, self.goal.largest) + SEATS_BEYOND
         if record is None:
@@ -215,13 +215,7 @@ class Master:
             looks = Isolated(self._loop, "the look at the load")
             self._growth = Growth(looks, settings, self.goal, self.roster, self._spawner, self.listeners, self.scale)
         if settings.max_memory or settings.max_fds:
-            Appetite(
-                Isolated(self._loop, "the look at workers"),
-                settings,
-                self.roster,
-                self._spawner,
-                limits.nofile(),
-            )
+            Appetite(Isolated(self._loop, "the look at workers"), settings, self.roster, self._spawner, self._nofile)
         with needed("a watch on the workers' pipe", "epoll_ctl(2)"):
             self._loop.register(held.events.reader, self._read_events)
         self._loop.on_thaw(self._thawed)
@@ -381,6 +375,7 @@ class Master:
             self._windows.after_fork,
             tuple(listener for listener in self.listeners if listener.reuse_port),
             self._held.inert,
+            self._nofile,
             slot=slot,
             generation=generation,
             settings=self.settings,
@@ -417,14 +412,14 @@ class Master:
     def _told(self, member: Member, event: Event) -> None:
         """A worker has told something."""
         match event.kind:
-            case Kind.READY:
+            case Kind.READY if member.starting:
                 self._ready(member)
-            case Kind.RECYCLE_ME if member.order is Order.RUN:
+            case Kind.RECYCLE_ME if member.order is Order.RUN and not member.wanted:
                 why = Why(event.value) if event.value in list(Why) else Why.ASKED
                 if why is Why.LISTENER_LOST and self._lost():
                     return
                 reason = _RECYCLE_REASONS.get(why, "")
-                log.info("worker %d (pid %d) wants to be replaced: %s", member.slot, member.pid, reason)
+                self.deaths.asked(member, reason)
                 self.roster.wanted(member, reason)
             case Kind.PRESSURE | Kind.RELIEF:
                 self._pressure.told(member, event)

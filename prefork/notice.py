@@ -17,6 +17,12 @@ Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 INTERVAL = 30.0
 """Seconds between two lines about one and the same cause."""
 
+BURST = 300
+"""Lines of a :class:`Throttle` that may come at once."""
+
+PACE = 1.0
+"""Lines a second that it lets through in the long run."""
+
 
 class Notice:
     """One condition, which may have several causes.
@@ -65,3 +71,33 @@ class Notice:
         if self._level is not None:
             level, self._level = min(self._level, logging.WARNING), None
             self._log.log(level, message, *arguments)
+
+
+class Throttle:
+    """Lines of which each tells something else, but which a worker can bring about as often as it likes.
+
+    Args:
+        clock: where the time comes from.
+    """
+
+    def __init__(self, clock: Clock = SYSTEM) -> None:
+        self._clock = clock
+        self._room = float(BURST)
+        self._at = clock.monotonic()
+        self._passed_over = 0
+
+    def lets_through(self) -> bool:
+        """Whether there is room for a line now; when not, it is counted."""
+        now = self._clock.monotonic()
+        self._room = min(BURST, self._room + (now - self._at) * PACE)
+        self._at = now
+        if self._room < 1:
+            self._passed_over += 1
+            return False
+        self._room -= 1
+        return True
+
+    def passed_over(self) -> int:
+        """How many lines there was no room for since the last call."""
+        count, self._passed_over = self._passed_over, 0
+        return count

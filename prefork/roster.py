@@ -47,6 +47,8 @@ class Member:
     """Why it was told to leave, or is to be replaced."""
     wanted: bool = False
     """Whether a replacement has been asked for."""
+    unsaid: bool = False
+    """Whether the log has no room for its wish, and so none for the end that comes of it."""
     turn: int = 0
     """Among those who have been asked for, whose replacement comes first: the lowest."""
     rings: int = 0

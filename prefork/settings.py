@@ -371,7 +371,8 @@ class Settings(Transport):
         True,
         kinds.FAILURES,
         kinds.switch(),
-        "Raise the soft limit of open descriptors (RLIMIT_NOFILE) to the hard limit at the start.",
+        "Raise the soft limit of open descriptors (RLIMIT_NOFILE) to the hard limit, in the master, which needs some "
+        "for each worker, and in workers of prefork.embed. Other workers keep theirs, for what they execute.",
     )
 
     def __post_init__(self) -> None:

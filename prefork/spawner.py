@@ -165,6 +165,7 @@ class Spawner:
         after_fork: tuple[Callable[[int, int], object], ...],
         grouped: tuple[Listener, ...],
         inert: socket.socket,
+        nofile: int,
         **given: Any,
     ) -> Birth:
         """Take all that a worker's life costs, but the process.
@@ -176,6 +177,7 @@ class Spawner:
             after_fork: what the child is to call, with slot and generation.
             grouped: the listeners in which each slot has a socket of its own.
             inert: a socket that does not listen.
+            nofile: the soft limit of descriptors that the child is to have.
             given: the rest of its :class:`~prefork.worker.Assignment`.
 
         Raises:
@@ -199,7 +201,7 @@ class Spawner:
         self._free.pop()
         self._board.assign(number, slot=given["slot"], generation=given["generation"], born=born)
         bells = Bells(seat, writer)
-        start = Start(seat, bells, bells.dispositions, writer, os.getpid(), identity, grouped, after_fork)
+        start = Start(seat, bells, bells.dispositions, writer, os.getpid(), identity, nofile, grouped, after_fork)
         sockets, settings, say = given["sockets"], given["settings"], given["log"]
         distress = Distress(seat, settings, say, given["workers"])
         acceptor = Blocking(sockets, seat, settings, say, distress, inert) if len(sockets) == 1 else None

@@ -30,7 +30,7 @@ from prefork.handover import REHEARSAL, VARIABLE, Handover, HandoverError, locat
 from prefork.loop import Loop, Timer
 from prefork.remains import Remains
 from prefork.settings import Settings
-from prefork.system import identity, process, signals
+from prefork.system import identity, limits, process, signals
 from prefork.system.identity import Identity
 
 log = logging.getLogger("prefork")
@@ -50,6 +50,8 @@ class Launch:
     arguments: tuple[str, ...]
     folder: str
     environment: dict[str, str]
+    nofile: int
+    """The soft limit of descriptors."""
 
     @classmethod
     def of_this_process(cls) -> Launch:
@@ -58,7 +60,7 @@ class Launch:
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
         command, *arguments = sys.orig_argv
         safe = ["-P"] if safepath.LEFT else []
-        return cls(sys.executable, (command, *safe, *arguments), os.getcwd(), environment)
+        return cls(sys.executable, (command, *safe, *arguments), os.getcwd(), environment, limits.nofile())
 
     def execute(self, variable: str, value: str) -> None:
         """Become that command, with one variable more; returns only by an exception.
@@ -68,7 +70,9 @@ class Launch:
         """
         process.flush()
         os.chdir(self.folder)
-        os.execve(self.executable, self.arguments, {**sources.distrusting(self.environment), variable: value})
+        environment = {**sources.distrusting(self.environment), variable: value}
+        with limits.lowered_nofile(self.nofile):  # what is executed would take the raised one for the given one
+            os.execve(self.executable, self.arguments, environment)
 
 
 class Upgrade:

@@ -7,7 +7,7 @@ from errno import EMFILE, ENFILE
 
 import pytest
 
-from prefork.notice import INTERVAL, Notice
+from prefork.notice import BURST, INTERVAL, PACE, Notice, Throttle
 from prefork.testing.clock import FakeClock
 
 
@@ -65,3 +65,14 @@ def test_each_cause_is_told_by_itself(notice: Notice, caplog: pytest.LogCaptureF
 def test_the_end_of_what_was_never_told_is_not_told(notice: Notice, caplog: pytest.LogCaptureFixture) -> None:
     notice.end("over")
     assert said(caplog) == []
+
+
+def test_a_throttle_lets_a_burst_through_and_then_its_pace(clock: FakeClock) -> None:
+    throttle = Throttle(clock)
+    assert sum(throttle.lets_through() for _ in range(10 * BURST)) == BURST
+    assert throttle.passed_over() == 9 * BURST
+    assert throttle.passed_over() == 0
+    clock.advance(5.5 / PACE)
+    assert sum(throttle.lets_through() for _ in range(10)) == 5
+    clock.advance(10 * BURST / PACE)
+    assert sum(throttle.lets_through() for _ in range(2 * BURST)) == BURST

@@ -1,9 +1,11 @@
-"""A process with privileges imports nothing from a folder that is somebody else's."""
+"""What privileges are kept from: imports from a folder that is somebody else's, and what workers inherit of root."""
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
+import resource
 import shutil
 import signal
 import subprocess
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from prefork.system import custody
+from prefork.system import custody, identity
 from prefork.testing import request
 from prefork.testing.plugin import ServerFactory
 
@@ -179,3 +181,58 @@ def test_who_could_change_what_is_imported_from_a_folder(tmp_path: Path) -> None
         assert custody.stranger("/tmp") == "everybody may write /tmp"
     finally:
         shutil.rmtree(top)
+
+
+INHERITS = """\
+import json, os, signal, subprocess
+
+def handle(connection, address):
+    connection.recv(1000)
+    try:
+        os.kill(os.getppid(), signal.SIGCONT)
+        continued = True
+    except PermissionError:
+        continued = False
+    limit = subprocess.run(["sh", "-c", "ulimit -Sn; ulimit -Hn"], capture_output=True, text=True).stdout.split()
+    environment = {name: os.environ.get(name) for name in json.loads(os.environ["ASKED"])}
+    answer = json.dumps([limit, continued, os.getsid(0) == os.getpid(), environment]).encode()
+    connection.sendall(b"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\n\\r\\n" + answer)
+"""
+
+
+@as_root
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="prlimit(1) lowers the soft limit here")
+def test_what_workers_inherit_of_root(prefork_server: ServerFactory, folder: Path) -> None:
+    (folder / "app.py").write_text(INHERITS)
+    names = ("HOME", "USER", "LOGNAME", "SHELL", "XDG_RUNTIME_DIR")
+    root = pwd.getpwuid(0)
+    ours = {"HOME": root.pw_dir, "USER": "root", "LOGNAME": "root", "SHELL": "/somewhere/else", "XDG_RUNTIME_DIR": "/"}
+    server = prefork_server(
+        "app:handle",
+        user="nobody",
+        workers=1,
+        app_dir=folder,
+        options={"prefix": ["prlimit", "--nofile=500:2000"], "env": {**ours, "ASKED": json.dumps(names)}},
+    )
+    theirs = {"HOME": NOBODY.pw_dir, "USER": "nobody", "LOGNAME": "nobody", "SHELL": "/somewhere/else"}
+    for generation in range(2):
+        if generation:
+            server.signal(signal.SIGUSR2)
+            server.wait_for_log("generation 1 serves")
+        assert resource.prlimit(server.pid, resource.RLIMIT_NOFILE) == (2000, 2000)
+        found = json.loads(request(server.address).body)
+        assert found == [["500", "2000"], False, True, {**theirs, "XDG_RUNTIME_DIR": None}]
+    assert server.stop() == 0
+
+
+def test_the_surroundings_of_a_user() -> None:
+    """What is ours becomes the user's, and what was given stays; a number without a name has no name."""
+    me = pwd.getpwuid(os.geteuid())
+    ours = {"HOME": me.pw_dir, "USER": me.pw_name, "LOGNAME": me.pw_name, "SHELL": me.pw_shell}
+    nobody = {"HOME": NOBODY.pw_dir, "USER": "nobody", "LOGNAME": "nobody", "SHELL": NOBODY.pw_shell}
+    uid = NOBODY.pw_uid
+    assert dict(identity._surroundings(uid, ours)) == dict(identity._surroundings(uid, {})) == nobody
+    assert dict(identity._surroundings(54321, ours)) == dict.fromkeys(ours)
+    assert dict(identity._surroundings(uid, {**ours, "HOME": "/srv/shop"})).keys() == {"USER", "LOGNAME", "SHELL"}
+    assert dict(identity._surroundings(uid, {"XDG_RUNTIME_DIR": "/no/where"}))["XDG_RUNTIME_DIR"] is None
+    assert "XDG_RUNTIME_DIR" not in dict(identity._surroundings(0, {"XDG_RUNTIME_DIR": "/"}))

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Final, Self
 from prefork import target
 from prefork.embed.connections import Connections
 from prefork.errors import TargetError
+from prefork.system import limits
 from prefork.worker import Worker
 
 NO_OPTIONS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -100,6 +101,8 @@ class Embedded(Worker):
         Raises:
             TargetError: The server can't serve them.
         """
+        if self.settings.raise_nofile:
+            limits.raise_nofile()  # these servers hold many connections at once
         if any(listener.type is not socket.SOCK_STREAM for listener in self.sockets):
             raise TargetError(f"{self.server} serves byte streams, and one address is seqpacket; bind unix: instead")
         if self.one_address and len(self.sockets) != 1:

@@ -16,11 +16,13 @@ and reach the descriptors that root has opened. That is the kernel's doing, and 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import grp
 import os
 import pwd
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,6 +39,9 @@ _CAP_KILL: Final = 5
 _MOST_CAPABILITIES: Final = 64
 _NOBODY_S_BUSINESS: Final = 2**32 - 1  # (uid_t) -1 means "leave it alone" to setresuid(2)
 
+_OF_A_LOGIN: Final = {"HOME": "pw_dir", "USER": "pw_name", "LOGNAME": "pw_name", "SHELL": "pw_shell"}
+_RUNTIME: Final = "XDG_RUNTIME_DIR"
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -49,12 +54,14 @@ class Identity:
         gid: the group; None leaves it.
         groups: the supplementary groups; None leaves them.
         no_new_privs: whether to give up gaining privileges by executing programs.
+        environment: variables that say whose process it is, and what they are to say; None takes one away.
     """
 
     uid: int | None
     gid: int | None
     groups: tuple[int, ...] | None
     no_new_privs: bool
+    environment: tuple[tuple[str, str | None], ...] = ()
 
 
 def resolve(user: str, group: str, no_new_privs: str) -> Identity | None:
@@ -92,7 +99,30 @@ def resolve(user: str, group: str, no_new_privs: str) -> Identity | None:
             "(CapabilityBoundingSet=, --cap-add KILL), or start as that user"
         )
     locked = no_new_privs == "yes" or (no_new_privs == "auto" and bool(user))
-    return Identity(uid, gid, groups, locked) if locked or uid is not None or gid is not None else None
+    environment = tuple(_surroundings(uid, os.environ)) if uid not in {None, os.geteuid()} else ()
+    return Identity(uid, gid, groups, locked, environment) if locked or uid is not None or gid is not None else None
+
+
+def _surroundings(uid: int | None, environ: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
+    """What is to become of the variables that are ours, as login(1) sets them; those that were given otherwise stay."""
+    ours, theirs = _entry(os.geteuid()), _entry(uid)
+    for name, field in _OF_A_LOGIN.items():
+        own = getattr(ours, field, None)
+        if environ.get(name, own) == own:
+            yield name, getattr(theirs, field, None)
+    folder = environ.get(_RUNTIME)
+    if folder:
+        with contextlib.suppress(OSError):
+            if os.stat(folder).st_uid == uid:
+                return
+        yield _RUNTIME, None
+
+
+def _entry(uid: int | None) -> pwd.struct_passwd | None:
+    try:
+        return None if uid is None else pwd.getpwuid(uid)
+    except KeyError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +172,7 @@ def assume(identity: Identity | None) -> None:
     """
     if identity is None:
         return
+    _leave_surroundings(identity)
     try:
         if identity.uid is not None:
             _drop_bounding_set()
@@ -159,6 +190,17 @@ def assume(identity: Identity | None) -> None:
     way_back = _way_back(identity)
     if way_back:
         raise BootError(f"privileges are not given up: {way_back}; the worker does not start")
+
+
+def _leave_surroundings(identity: Identity) -> None:
+    """Leave the session and the variables of who we were."""
+    if identity.uid not in {None, os.geteuid()} and os.getsid(0) != os.getpid():
+        # Within a session, anybody may send SIGCONT to anybody (kill(2)), and have the terminal signal the others.
+        os.setsid()
+    for name, value in identity.environment:
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
 
 
 def _way_back(identity: Identity) -> str:

@@ -10,7 +10,7 @@ import os
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from resource import RLIMIT_NOFILE, getrlimit
+from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
 log = logging.getLogger("prefork")
 
@@ -38,6 +38,31 @@ def raise_nofile() -> tuple[int, int]:
             log.warning("can't raise the limit of descriptors from %d to %d: %s", soft, hard, error)
             return soft, soft
     return soft, hard
+
+
+def lower_nofile(soft: int) -> None:
+    """Any process. Give the soft limit of descriptors back that :func:`raise_nofile` has raised.
+
+    Programs that a process executes inherit it (execve(2)), and those that call select(2) write beyond their set for a
+    descriptor of 1024 or more; that is why the usual soft limit is 1024.
+
+    Args:
+        soft: as :func:`raise_nofile` found it.
+    """
+    now, hard = getrlimit(RLIMIT_NOFILE)
+    if soft < now:  # it may have been lowered from outside meanwhile
+        setrlimit(RLIMIT_NOFILE, (soft, hard))
+
+
+@contextlib.contextmanager
+def lowered_nofile(soft: int) -> Iterator[None]:
+    """As :func:`lower_nofile`, for a block."""
+    before = getrlimit(RLIMIT_NOFILE)
+    lower_nofile(soft)
+    try:
+        yield
+    finally:
+        setrlimit(RLIMIT_NOFILE, before)
 
 
 def nofile() -> int:
