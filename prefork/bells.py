@@ -47,11 +47,13 @@ class Bells:
     Attributes:
         pid: the worker's process, to be set before a signal may come.
         hearer: the worker, once it has booted.
+        over: whether a boot has come to its end, which no bell ends any more.
     """
 
     def __init__(self, seat: Seat, report: int) -> None:
         self.pid = 0
         self.hearer: Hearer | None = None
+        self.over = False
         self._seat = seat
         self._report = report
 
@@ -74,7 +76,7 @@ class Bells:
             signals.act_by_default(signum)
         elif self.hearer is not None:
             self.hearer._rung(signum)
-        elif self._seat.order is not Order.RUN:
+        elif self._seat.order is not Order.RUN and not self.over:
             _hush()
             raise _EndOfBootError(0)
 

@@ -101,6 +101,12 @@ class EventsPipe:
                 lost = True
         return events, lost
 
+    def part(self) -> None:
+        """In a process that a worker's application has forked: tell nothing any more."""
+        if self.writer >= 0:
+            os.close(self.writer)
+            self.writer = -1
+
     def close(self) -> None:
         """Close both ends. Idempotent."""
         for fd in (self.reader, self.writer):

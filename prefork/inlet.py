@@ -114,6 +114,13 @@ class Intake(Acceptor):
         self._taken()
         return accepted
 
+    def part(self) -> None:
+        """In a process that the application has forked: be silent, and leave the epoll alone, which both share."""
+        if not self._closed:
+            with epoll(flags=EPOLL_CLOEXEC) as own:
+                os.dup2(own.fileno(), self._epoll.fileno(), inheritable=False)
+            self._watched.clear()
+
     def close(self) -> None:
         """Stop for good and give the descriptors back. Idempotent."""
         if not self._closed:

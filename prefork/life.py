@@ -2,7 +2,10 @@
 
 :func:`live` is the only thing that the master's fork calls:
 
-    forked -> handlers, parent-death signal -> application built -> init() -> READY -> run() -> exit() -> os._exit
+    forked -> handlers, parent-death signal -> application built -> init() -> READY -> run() -> exit() -> its ending
+
+What comes back from the application may be a process that it has forked (:mod:`prefork.offspring`). Then that one ends,
+and none of the rest is done.
 
 All of it runs in the WORKER, on pages that it shares with its master and copies as soon as it writes to an object
 there, to its reference count for one (fork(2)). A name that is looked up in a module costs three pages, some ten
@@ -17,19 +20,22 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
-from faulthandler import register
+from faulthandler import dump_traceback_later, register
 from gc import enable, freeze
 from os import getpid
 from typing import NamedTuple
 
 from prefork.bells import Bells
 from prefork.errors import BootError, PreforkError
+from prefork.forks import HERE
 from prefork.net import verdict as table
 from prefork.net.listener import Listener
+from prefork.offspring import code_of
 from prefork.scoreboard import Order, State
 from prefork.seat import Seat
 from prefork.spell import SCARCITY
-from prefork.system import process, signals
+from prefork.system import ending, process, signals
+from prefork.system.ending import forget
 from prefork.system.identity import Identity, assume
 from prefork.system.limits import lower_nofile
 from prefork.system.process import announce_hangup, close, die_with_parent
@@ -92,6 +98,8 @@ def live(build: Callable[[], Worker], given: Assignment, start: Start, private: 
     seat.enter(_STARTING)
     bells.pid = getpid()
     register(DUMP_SIGNAL, report)
+    forget()
+    given.offspring.watch()
     try:
         if identity is not None:
             assume(identity)
@@ -109,13 +117,20 @@ def live(build: Callable[[], Worker], given: Assignment, start: Start, private: 
         booting._prepare()
         bells.hearer = booting
     except BaseException as error:  # noqa: BLE001  # whatever it is, the boot has failed and the master is told why
-        return 0 if seat.order is not _RUN else _boot_failed(error, seat, report)
-    return _serve(booting, seat, given)
+        code = code_of(error) if HERE.foreign else _boot_ended(error, seat, report)
+    else:
+        code = 0 if HERE.foreign else _serve(booting, seat, given)
+    bells.over = True
+    if seat.order is _RUN:
+        # Nobody has ordered the end, so no deadline of the master's bounds it. This does, and says what lasts so long.
+        dump_traceback_later(max(given.settings.graceful_timeout, 1.0), exit=True, file=report)
+    ending.end()
+    return code
 
 
 def _serve(worker: Worker, seat: Seat, given: Assignment) -> int:
     """From READY to the exit code."""
-    code = 1
+    failure: BaseException | None = None
     try:
         order = seat.order
         if order is not _RUN:  # it has come at the last moment of the boot
@@ -123,30 +138,39 @@ def _serve(worker: Worker, seat: Seat, given: Assignment) -> int:
         if not worker.stopping:
             worker.ready()
             worker.run()
-        code = 0
-    except SystemExit as end:
-        code = process.exit_code(end)
-    except KeyboardInterrupt:
-        # The application has a SIGINT handler of its own that raises this, as Python's default one does.
-        code = 0 if worker.stopping else 130
-    except PreforkError as error:
-        worker.log.critical("%s", error)
-        code = error.exit_code
-    except Exception:  # logged, and the exit code tells the master
-        worker.log.exception("the worker's loop failed")
-    finally:
-        seat.enter(_LEAVING)
-        try:
-            worker.exit()
-        except Exception:  # logged; the exit code stays that of the loop
-            worker.log.exception("exit() failed")
-        if given.hooks is not None:
-            given.hooks.call("worker_exit", given.server, worker)
+    except BaseException as error:  # noqa: BLE001  # whatever it is, it ends this process
+        failure = error
+    if HERE.foreign:
+        return code_of(failure)
+    code = 0 if failure is None else _failed(failure, worker)
+    seat.enter(_LEAVING)
+    try:
+        worker.exit()
+    except Exception:  # logged; the exit code stays that of the loop
+        worker.log.exception("exit() failed")
+    if given.hooks is not None:
+        given.hooks.call("worker_exit", given.server, worker)
     return code
 
 
-def _boot_failed(error: BaseException, seat: Seat, report: int) -> int:
-    """Tell the master why, through the report pipe, so that it is logged once and not by every worker."""
+def _failed(error: BaseException, worker: Worker) -> int:
+    """What came out of the loop: the exit code that it asks for, or that tells the master."""
+    if isinstance(error, SystemExit):
+        return process.exit_code(error)
+    if isinstance(error, KeyboardInterrupt):
+        # The application has a SIGINT handler of its own that raises this, as Python's default one does.
+        return 0 if worker.stopping else 130
+    if isinstance(error, PreforkError):
+        worker.log.critical("%s", error)
+        return error.exit_code
+    worker.log.error("the worker's loop failed", exc_info=error)
+    return 1
+
+
+def _boot_ended(error: BaseException, seat: Seat, report: int) -> int:
+    """Unless it was to end, tell the master why: through the report pipe, so that it is logged once for all workers."""
+    if seat.order is not _RUN:
+        return 0
     if isinstance(error, PreforkError):
         text, code = str(error), error.exit_code
     else:

@@ -9,9 +9,7 @@ the system is short, who probes meanwhile, what is short since when (:class:`Str
 
 Every word has one writer. The first line of a seat is the master's, the rest is the worker's:
 
-====================  =======  ==================================================================================
 word                  writer   meaning
-====================  =======  ==================================================================================
 PID SLOT GENERATION   master   whose seat it is; PID 0 = free
 ORDER                 master   what the master wants of this worker (:class:`Order`)
 BORN                  master   monotonic ns of the fork
@@ -28,7 +26,6 @@ lane BUSY_TOTAL       worker   ns spent in handlers
 lane BUSY_LONGEST     worker   ns, the longest of them
 lane IDLE_SINCE       worker   monotonic ns at which the last connection was finished
 lane HISTOGRAM + n    worker   handlers that took less than 2**n * 64 us (and not less than half of it)
-====================  =======  ==================================================================================
 
 A store of an aligned 64-bit word does not tear (CPython copies it with one ``memcpy`` of eight bytes). A lane is one
 accepting thread; there is one today, and the layout has room for several.
@@ -41,6 +38,7 @@ life, a moment to that life), and no pid is ever read back from here.
 
 from __future__ import annotations
 
+import ctypes
 import enum
 import fcntl
 import mmap
@@ -77,6 +75,13 @@ _FASTEST = 1000  # ns: nothing that is counted happens more often than once in s
 _LARGEST_PID = 1 << 22  # PID_MAX_LIMIT, linux/threads.h
 _LARGEST = (1 << 32) - 1  # of what the master counts one by one
 _EVER = (1 << 63) - 1
+
+_mmap = ctypes.CDLL(None, use_errno=True).mmap
+_mmap.restype = ctypes.c_void_p
+_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_OWN = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x10  # MAP_FIXED
+_MAP_FAILED = ctypes.c_void_p(-1).value
+
 _WORD = 8
 _MAX_ERRNO = 4095  # what the kernel can return
 
@@ -229,6 +234,19 @@ class Scoreboard:
         """MASTER. Unmap, and leave the descriptor open: somebody else goes on with it."""
         self.words.release()
         self._memory.close()
+
+    def part(self) -> None:
+        """In a process that a worker's application has forked: go on with memory of one's own, all zeros (mmap(2)).
+
+        Whoever holds words of it may still write there.
+        """
+        start = ctypes.c_char.from_buffer(self._memory)
+        place = _mmap(ctypes.addressof(start), len(self._memory), mmap.PROT_READ | mmap.PROT_WRITE, _OWN, -1, 0)
+        if place == _MAP_FAILED:
+            raise OSError(ctypes.get_errno(), "the scoreboard can't be parted with")
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     def close(self) -> None:
         """MASTER. Unmap and close. Idempotent. While somebody still holds a seat's words, the memory stays mapped."""

@@ -211,6 +211,15 @@ class Seat:
         """Whether this worker is the one that goes on trying while all others hold."""
         return self.board.prober == self.index
 
+    def part(self) -> None:
+        """In a process that the application has forked: have nothing to do with the master any more.
+
+        To whatever loop of ours it comes back, it is a worker that has been told to leave.
+        """
+        self.obeyed = _SEAL
+        self.board.part()
+        self._events.part()
+
     def enter(self, state: State) -> None:
         """Say where this worker is in its life."""
         self.words[STATE_SINCE] = monotonic_ns()

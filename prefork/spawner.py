@@ -24,9 +24,10 @@ from prefork.bells import Bells
 from prefork.distress import Distress
 from prefork.events import EventsPipe
 from prefork.handover import Life
-from prefork.life import Start, live
+from prefork.life import DUMP_SIGNAL, Start, live
 from prefork.loop import Loop
 from prefork.net.listener import Listener
+from prefork.offspring import Offspring
 from prefork.policy import Vital
 from prefork.remains import Remains
 from prefork.roster import Member
@@ -201,11 +202,14 @@ class Spawner:
         self._free.pop()
         self._board.assign(number, slot=given["slot"], generation=given["generation"], born=born)
         bells = Bells(seat, writer)
-        start = Start(seat, bells, bells.dispositions, writer, os.getpid(), identity, nofile, grouped, after_fork)
+        dispositions = bells.dispositions
+        start = Start(seat, bells, dispositions, writer, os.getpid(), identity, nofile, grouped, after_fork)
+        offspring = Offspring(seat, dispositions, DUMP_SIGNAL, writer, given["sockets"])
         sockets, settings, say = given["sockets"], given["settings"], given["log"]
         distress = Distress(seat, settings, say, given["workers"])
         acceptor = Blocking(sockets, seat, settings, say, distress, inert) if len(sockets) == 1 else None
-        return Birth(line, announce, build, Assignment(seat=seat, distress=distress, acceptor=acceptor, **given), start)
+        assignment = Assignment(seat=seat, distress=distress, acceptor=acceptor, offspring=offspring, **given)
+        return Birth(line, announce, build, assignment, start)
 
     def fork(self, births: Sequence[Birth]) -> tuple[list[int], OSError | None]:
         """Fork workers, one right after the other.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from prefork.address import format_peer
 from prefork.errors import SettingsError
+from prefork.forks import HERE, end_for_all
 from prefork.notice import Log, Notice
 from prefork.transport import Transport
 
@@ -178,6 +179,8 @@ def close(secured: ssl.SSLSocket, *, whole: bool) -> None:
         if whole and secured.fileno() >= 0:
             say_goodbye(secured)
     finally:
+        if HERE.copied:
+            end_for_all(secured)
         secured.close()
         if secured.fileno() >= 0:
             # The handler keeps a file on it (makefile), and the client would wait for the end for as long.

@@ -26,9 +26,11 @@ from prefork.address import format_peer
 from prefork.distress import Distress
 from prefork.errors import RefusedError, SettingsError, TargetError
 from prefork.events import Kind, Why
+from prefork.forks import HERE, end_for_all
 from prefork.hooks import Hooks
 from prefork.inlet import Inlet, Intake
 from prefork.net import verdict as table
+from prefork.offspring import Offspring, leave
 from prefork.scoreboard import Order, State
 from prefork.seat import Pause, Seat
 from prefork.settings import Settings
@@ -91,6 +93,8 @@ class Assignment:
     """What connections are secured with; None leaves them plain."""
     server: object
     """What hooks are given as the server."""
+    offspring: Offspring
+    """What becomes of processes that the application forks."""
 
 
 class Worker:
@@ -194,9 +198,13 @@ class Worker:
             except HandshakeError:
                 pass  # it has been told
             except BaseException as error:  # the worker outlives whatever a handler does
+                leave(error)
                 self.log.exception("the handler failed on a connection from %s", format_peer(address))
                 short = errno.EMFILE in table.errnos(error)
             finally:
+                if HERE.copied:
+                    end_for_all(connection)
+                    HERE.copied = False
                 connection.close()
                 if connection.fileno() >= 0:
                     # The handler keeps a file on it (makefile), and the client would wait for the end for as long.
@@ -279,6 +287,8 @@ class Worker:
         distress = self._given.distress
         distress.begin(self._refuse, self.sockets)
         taken = self._took_and_served if served else self.took
+        offspring = self._given.offspring
+        offspring.keeps = False
         made = []
         for listener in self.sockets:
             listener.setblocking(False)
@@ -292,6 +302,7 @@ class Worker:
                 taken=taken,
             )
             self._intakes.append(intake)
+            offspring.parted.append(intake.part)
             if self._ready:
                 intake.open()
             made.append(Inlet(intake, listener))
@@ -336,12 +347,18 @@ class Worker:
         """
         crowd = self._seat.crowd
         token, failed = crowd.begin(), True
+        raised: BaseException | None = None
         try:
             if self._given.elastic:
                 self._seat.ring_when_nobody_is_idle()
             yield
             failed = False
+        except BaseException as error:
+            raised = error
+            raise
         finally:
+            if HERE.foreign:
+                leave(raised)
             crowd.end(token, failed)
 
     def idle(self) -> Pause:
@@ -417,6 +434,7 @@ class Worker:
         Raises:
             BaseException: ``error``, when it is ours, or when there is no end to it.
         """
+        leave(error)
         if self._acceptor is None or self._acceptor.given_up:
             raise error
         lane = self._seat.lane

@@ -108,6 +108,7 @@ class Embedded(Worker):
         if self.one_address and len(self.sockets) != 1:
             raise TargetError(f"{self.server} serves one address, and there are {len(self.sockets)}; give one bind")
         self.connections = Connections(self.sockets)
+        self._given.offspring.keeps = False  # they are the server's, in this process
 
     def installed(self, module: str, package: str = "") -> Any:
         """Import a module of the server's.

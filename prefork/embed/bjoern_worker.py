@@ -37,7 +37,7 @@ class BjoernWorker(Embedded):
         self._bjoern = self.installed("bjoern")
         (self._listener,) = self.sockets
         self._listener.setblocking(False)
-        self._marked = Marked(self.application(), self, took=self.took)
+        self._marked = Marked(self.application(), self.busy, took=self.took)
 
     def run(self) -> None:
         """Serve until SIGINT has ended the loop and every connection has ended."""

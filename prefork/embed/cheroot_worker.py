@@ -41,7 +41,7 @@ class CherootWorker(Embedded):
         tls = options.pop("ssl_adapter", None)
         name = self.sockets[0].getsockname()
         server = self._cheroot = wsgi.Server(
-            name[:2] if isinstance(name, tuple) else name, Marked(self.application(), self), **options
+            name[:2] if isinstance(name, tuple) else name, Marked(self.application(), self.busy), **options
         )
         server.ssl_adapter = tls
         server.bind = server.bind_unix_socket = self._bind

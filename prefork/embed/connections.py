@@ -45,6 +45,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from prefork.net.accepted import connections as accepted
+from prefork.net.accepted import name_of
+
 GRACE: Final = 1.0
 """Seconds for clients to send, and for the server to read, what decides whether there is a request."""
 
@@ -121,7 +124,7 @@ class Connections:
     """
 
     def __init__(self, listeners: Iterable[socket.socket]) -> None:
-        self._names = frozenset(_name(listener) for listener in listeners)
+        self._names = frozenset(map(name_of, listeners))
 
     def unread(self) -> Iterator[float]:
         """Wait, for `GRACE` seconds at the most, until every client has been heard out and everything was read.
@@ -152,7 +155,7 @@ class Connections:
         def some_are_left() -> bool:
             patience = PATIENCE if time.monotonic() < patient_until else 0.0
             left = 0
-            for connection in _accepted(self._names):
+            for _, connection in accepted(self._names):
                 left += 1
                 try:
                     if _is_idle(connection, patience, quiet):
@@ -164,7 +167,7 @@ class Connections:
         return _while(some_are_left)
 
     def _facts(self) -> Iterator[Facts]:
-        for connection in _accepted(self._names):
+        for _, connection in accepted(self._names):
             try:
                 yield look(connection)
             except OSError:
@@ -216,33 +219,3 @@ def _is_idle(connection: socket.socket, patience: float, quiet: dict[int, float]
         return False
     now = time.monotonic()
     return now - quiet.setdefault(os.fstat(connection.fileno()).st_ino, now) >= QUIET
-
-
-_Name = int | str | bytes
-"""What a connection has in common with its listener: the port, or the path or abstract name."""
-
-
-def _name(sock: socket.socket) -> _Name:
-    name: tuple[str, int] | str | bytes = sock.getsockname()
-    return name[1] if isinstance(name, tuple) else name
-
-
-def _accepted(names: frozenset[_Name]) -> Iterator[socket.socket]:
-    """Every connection of this process that has one of these names; a duplicate, closed when the next is asked for."""
-    try:
-        numbers = os.listdir("/proc/self/fd")
-    except OSError:
-        return  # no descriptor to look with: nothing is known
-    for number in numbers:
-        try:
-            if not os.readlink(f"/proc/self/fd/{number}").startswith("socket:"):
-                continue
-            with socket.socket(fileno=os.dup(int(number))) as found:
-                if found.family in _FAMILIES and _name(found) in names:
-                    found.getpeername()  # raises for a listener, also for one that was shut down
-                    yield found
-        except OSError:
-            continue  # it was closed meanwhile, or is a socket of another kind
-
-
-_FAMILIES: Final = frozenset({socket.AF_INET, socket.AF_INET6, socket.AF_UNIX})

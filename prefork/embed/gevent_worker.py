@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from prefork.embed.base import Embedded
+from prefork.embed.marks import Marked
+from prefork.offspring import guarded
 
 CONNECTIONS = 1000
 """How many connections a worker serves at a time, unless ``connections`` says so."""
@@ -33,6 +35,8 @@ class GeventWorker(Embedded):
     def init(self) -> None:
         """Patch, load the application, make a server on each inlet."""
         super().init()
+        # In a child its own greenlet waits in the same hub; the one that would end the worker must not run there.
+        self._given.offspring.silent = True
         options = self.options
         if options.pop("patch", True):
             self.installed("gevent.monkey", "gevent").patch_all()
@@ -41,7 +45,7 @@ class GeventWorker(Embedded):
         # It also makes the server accept one connection at a turn.
         options["environ"] = {"wsgi.multiprocess": True, **(options.get("environ") or {})}
         server_class = self.installed("gevent.pywsgi").WSGIServer
-        application = self.application()
+        application = Marked(self.application(), guarded)
         self._servers: list[Any] = [
             server_class(inlet, application, spawn=self._pool, **options) for inlet in self.inlets()
         ]

@@ -7,9 +7,12 @@ listener's own; there a loop of ours accepts in libuv's place and hands uvloop t
 from __future__ import annotations
 
 import asyncio
+import collections
+import functools
 import importlib.util
 import selectors
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
@@ -17,6 +20,7 @@ from typing import Any, ClassVar
 from prefork.embed.base import Embedded
 from prefork.errors import TargetError
 from prefork.inlet import Inlet
+from prefork.offspring import leave
 
 BEATS = 4
 """Under uvloop: how many times in ``timeout`` seconds a loop says that it lives."""
@@ -47,6 +51,7 @@ class AsyncioWorker(Embedded):
         """Make the loop and boot in it."""
         super().init()
         self._runner = asyncio.Runner(loop_factory=self._make_loop)
+        self._given.offspring.parted.append(functools.partial(_end_loop, self._runner, threading.get_ident()))
         self._runner.run(self.boot())
 
     def run(self) -> None:
@@ -112,6 +117,16 @@ class AsyncioWorker(Embedded):
         with pause:
             loop.call_later(timeout / BEATS, self._beat, loop, pause)
         self.extend_deadline(timeout + timeout / BEATS)
+
+
+def _end_loop(runner: asyncio.Runner, thread: int) -> None:
+    """In a process that the application has forked: end it once it comes back to the loop, before all else there."""
+    if threading.get_ident() == thread:
+        loop = runner.get_loop()
+        loop.call_soon(leave)
+        ready = getattr(loop, "_ready", None)
+        if isinstance(ready, collections.deque):
+            ready.rotate(1)
 
 
 class _Selector(selectors.EpollSelector):

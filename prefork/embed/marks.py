@@ -12,15 +12,19 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from prefork.worker import Worker
+from prefork.offspring import guarded
 
 
 def among_others(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
-    """A WSGI application that is told that it has siblings; a server that knows of none denies it."""
+    """A WSGI application that is told that it has siblings; a server that knows of none denies it.
+
+    A process that it forks doesn't come back to the server.
+    """
 
     def told(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         environ["wsgi.multiprocess"] = True
-        return application(environ, start_response)
+        with guarded():
+            return application(environ, start_response)
 
     return told
 
@@ -30,15 +34,19 @@ class Marked:
 
     Args:
         application: The application.
-        worker: Whose busy time it is.
+        marks: The context in which a request is in hand: ``worker.busy``.
         took: Called before each request; for servers whose connections nobody counts.
     """
 
     def __init__(
-        self, application: Callable[..., Iterable[bytes]], worker: Worker, *, took: Callable[[], object] | None = None
+        self,
+        application: Callable[..., Iterable[bytes]],
+        marks: Callable[[], contextlib.AbstractContextManager[None]],
+        *,
+        took: Callable[[], object] | None = None,
     ) -> None:
         self._application = among_others(application)
-        self._worker = worker
+        self._marks = marks
         self._took = took
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -46,7 +54,7 @@ class Marked:
         if self._took is not None:
             self._took()
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._worker.busy())
+            stack.enter_context(self._marks())
             result = self._application(environ, start_response)
             if _goes_as_it_is(result, environ):
                 return result

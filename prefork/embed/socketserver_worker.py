@@ -51,7 +51,7 @@ class SocketserverWorker(Embedded):
     def run(self) -> None:
         """Serve until it is time to leave, then wait for what is in hand."""
         server = self._socketserver
-        forks = isinstance(server, socketserver.ForkingMixIn)
+        forks = self._given.offspring.keeps = isinstance(server, socketserver.ForkingMixIn)
         if isinstance(server, socketserver.ThreadingMixIn):
             # Threads that are daemons are not waited for, and what they have in hand is lost.
             server.daemon_threads, server.block_on_close = False, True

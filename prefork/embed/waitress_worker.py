@@ -35,7 +35,7 @@ class WaitressWorker(Embedded):
         # select(2), which is the default, ends at descriptor 1023.
         options = {"asyncore_use_poll": True, **self.options}
         self._waitress = waitress.create_server(
-            Marked(self.application(), self),
+            Marked(self.application(), self.busy),
             map=self._channels,
             sockets=list(self.inlets(served=False)),
             **options,

@@ -25,6 +25,7 @@ from select import (  # bound now: gevent's patches put a poll of their own into
     POLLIN,
     poll,
 )
+from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1
 
@@ -132,6 +133,14 @@ def _run(child: Callable[..., int], given: tuple[object, ...]) -> int:
         traceback.print_exc()
     flush()
     return code
+
+
+def leave(code: int) -> NoReturn:
+    """In a child. End it here and now, with what the standard streams hold written out; see :func:`fork_flushed`."""
+    try:
+        flush()
+    finally:
+        os._exit(code)
 
 
 def flush() -> None:

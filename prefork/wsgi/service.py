@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from prefork.address import format_peer
 from prefork.notice import Notice
+from prefork.offspring import leave
 from prefork.tls import HandshakeError
 from prefork.wsgi.access import AccessLog
 from prefork.wsgi.body import Body, open_body, spool
@@ -128,8 +129,10 @@ class Service:
             log.debug("refused %s: %d, %s", format_peer(address), refusal.status, refusal)
             stray = _refuse(channel, response, refusal.status, refusal.why)
         except ClientGoneError as error:
+            leave()  # a copy of this process that the application has made, which has no connection
             log.debug("no answer to %s: %s", format_peer(address), error)
-        except BaseException:
+        except BaseException as error:
+            leave(error)
             stray = _refuse(channel, response, 500, "the request failed")
             raise
         finally:
@@ -238,7 +241,8 @@ class Service:
                     close()
         except (RequestError, ClientGoneError):
             raise
-        except BaseException:  # the worker outlives all of them: see Worker.handle
+        except BaseException as error:  # the worker outlives all of them: see Worker.handle
+            leave(error)
             # The environ is the application's to change.
             log.exception("the application failed on %s %s", environ.get("REQUEST_METHOD"), environ.get("REQUEST_URI"))
             return _refuse(channel, response, 500, "the application failed")

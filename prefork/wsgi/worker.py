@@ -34,6 +34,9 @@ class WSGIWorker(Worker):
 
     def init(self) -> None:
         """Open what requests need."""
+        self._given.offspring.keeps = (
+            False  # the application is given no connection, and a child's answer is one too many
+        )
         timeout = self.settings.timeout
 
         def put_off(seconds: float) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from prefork import Worker
 from prefork.embed.marks import Marked
 
 
@@ -49,7 +48,7 @@ class Closing:
 
 
 def call(marks: Marks, application: Callable[..., Any], **environ: object) -> Any:
-    return Marked(application, cast("Worker", marks))(dict(environ), lambda *_: None)
+    return Marked(application, marks.busy)(dict(environ), lambda *_: None)
 
 
 def test_a_body_is_in_hand_until_it_is_closed() -> None:
@@ -99,5 +98,5 @@ def test_what_is_whole_or_a_file_goes_to_the_server_as_it_is() -> None:
 def test_each_request_is_told_before_it_is_served() -> None:
     told: list[int] = []
     marks = Marks()
-    Marked(lambda *_: [], cast("Worker", marks), took=lambda: told.append(marks.now))({}, lambda *_: None)
+    Marked(lambda *_: [], marks.busy, took=lambda: told.append(marks.now))({}, lambda *_: None)
     assert told == [0]

@@ -1,0 +1,53 @@
+"""What an interpreter does at its end, for processes that end by ``os._exit``.
+
+A process that was forked must not run what was registered for its parent's end, and has to do the rest as any program
+does: threads that are no daemons are joined, executors and pools end, what ``atexit`` was given is called, children
+that are daemons are ended, logs and buffers are flushed. So a worker forgets, right after its fork, what it has
+inherited of that; and in the end does what is left, as the interpreter would.
+
+What the standard library registers once in a process is called in the end whether or not it stood before the fork:
+``multiprocessing``, ``logging``. What is of an object's own (``weakref.finalize``, a temporary folder for one) is left
+to the process that made the object.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from atexit import _clear, _run_exitfuncs
+from sys import modules
+from weakref import finalize
+
+_of_the_parent = 0
+
+
+def forget() -> None:
+    """Right after a fork, in the child: what was registered before is the parent's."""
+    global _of_the_parent  # it is the process's, as the registries are
+    _clear()
+    processes = modules.get("multiprocessing.process")
+    if processes is not None:
+        processes._children = set()  # type: ignore[attr-defined]  # what its own children do after a fork
+    if finalize._registered_with_atexit:  # type: ignore[attr-defined]  # as in the module's __init__
+        finalize._registered_with_atexit = False  # type: ignore[attr-defined]  # so that the next one registers it
+        _of_the_parent = next(finalize._index_iter)  # type: ignore[attr-defined]  # they are numbered
+
+
+def end() -> None:
+    """Do what the interpreter does before it ends. What fails is shown, and the rest is done."""
+    _attempt(lambda: threading._shutdown())  # type: ignore[attr-defined]  # noqa: PLW0108  # gevent replaces it
+    for info in list(finalize._registry.values()):  # type: ignore[attr-defined]  # see above
+        if info.index < _of_the_parent:
+            info.atexit = False
+    _attempt(_run_exitfuncs)
+    for module, name in (("multiprocessing.util", "_exit_function"), ("logging", "shutdown")):
+        if module in modules:
+            _attempt(getattr(modules[module], name))
+
+
+def _attempt(call: object) -> None:
+    try:
+        call()  # type: ignore[operator]  # it is one of the above
+    except BaseException:  # noqa: BLE001  # whatever it is, the process ends
+        traceback.print_exc(file=sys.stderr)
