@@ -54,6 +54,22 @@ class ListenError(PreforkError):
     exit_code: ClassVar[int] = 3
 
 
+class OrphansError(ListenError):
+    """An address is held by workers whose master was killed, and by nobody else.
+
+    Args:
+        held: Who holds it, in one line.
+        remedy: What to do if they stay.
+
+    Attributes:
+        held: That line.
+    """
+
+    def __init__(self, held: str, remedy: str) -> None:
+        super().__init__(f"{held}; {remedy}")
+        self.held = held
+
+
 class RefusedError(PreforkError):
     """The system refuses what a server can't be without: a sandbox, a limit, no memory."""
 

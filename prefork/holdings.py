@@ -12,10 +12,11 @@ import logging
 import mmap
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from prefork import fdstore
+from prefork.errors import OrphansError
 from prefork.events import EventsPipe
 from prefork.handover import Handover
 from prefork.net.binding import systemd_sockets
@@ -70,7 +71,13 @@ def socket_options(settings: Settings) -> SocketOptions:
     )
 
 
-def make(settings: Settings, size: int, seats: int, stack: contextlib.ExitStack) -> Holdings:
+def make(
+    settings: Settings,
+    size: int,
+    seats: int,
+    stack: contextlib.ExitStack,
+    patience: Callable[[OrphansError], bool] | None = None,
+) -> Holdings:
     """Listen, and make what the processes share.
 
     Args:
@@ -78,6 +85,7 @@ def make(settings: Settings, size: int, seats: int, stack: contextlib.ExitStack)
         size: how many workers there are at first (count).
         seats: how many may live at one moment (count).
         stack: closes everything at the end.
+        patience: as for :func:`prefork.net.listeners.listen`.
 
     Raises:
         ListenError: an address can't be listened on.
@@ -93,7 +101,7 @@ def make(settings: Settings, size: int, seats: int, stack: contextlib.ExitStack)
     )
     stored, passed = fdstore.split(systemd_sockets(os.environ))
     kept = fdstore.records(settings.addresses, stored, reuse_port=settings.reuse_port, mode=settings.reuse_port_mode)
-    listeners = listen(settings.addresses, passed=passed, kept=kept, **how)
+    listeners = listen(settings.addresses, passed=passed, kept=kept, patience=patience, **how)
     _close_at_the_end(listeners, stack)
     fdstore.keep(listeners)
     if len(listeners) > 1:

@@ -11,7 +11,7 @@ import heapq
 import itertools
 import logging
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from prefork.clock import SYSTEM, Clock
 from prefork.system.signals import Recorder
@@ -122,6 +122,10 @@ class Loop:
     def noted(self) -> bool:
         """Whether a signal has been noted whose callback has not been called."""
         return self._recorder.pending
+
+    def heard(self, signals: Collection[int]) -> bool:
+        """Whether one of ``signals`` has been noted whose callback has not been called."""
+        return self._recorder.has(signals)
 
     def on_thaw(self, callback: Callable[[float], None]) -> None:
         """Call ``callback`` with the seconds for which this process was frozen, at the most, before anything is due."""

@@ -43,6 +43,7 @@ from prefork.system.identity import Identity
 from prefork.system.need import needed
 from prefork.takeover import Takeover
 from prefork.upgrade import Launch, Upgrade
+from prefork.vacancy import StoppedError, Vacancy
 from prefork.windows import Inside, Window, Windows
 from prefork.worker import Log, Worker
 
@@ -163,8 +164,11 @@ class Master:
                 raise PreforkError(str(error)) from None
             self.hooks.call("on_starting", self)
             stack.callback(self.hooks.call, "on_exit", self)
-            with needed("what a server begins with"):
-                self._open(stack)
+            try:
+                with needed("what a server begins with"):
+                    self._open(stack)
+            except StoppedError:
+                return 0
             self._supervise()
         if self.deaths.failure is not None:
             raise self.deaths.failure
@@ -184,7 +188,7 @@ class Master:
         record = upgrade.received()
         seats = 2 * max(self.goal.size, self.goal.largest) + SEATS_BEYOND
         if record is None:
-            held = holdings.make(settings, self.goal.size, seats, stack)
+            held = holdings.make(settings, self.goal.size, seats, stack, Vacancy(self._loop, _ENDS).wait)
         else:
             held = holdings.adopt(settings, record, seats, stack)
         self._held = held

@@ -47,6 +47,9 @@ import time
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+SCOREBOARD = "prefork-scoreboard"
+"""The name that the memory has in /proc/PID/maps, by which a worker is known; the same in `prefork.net.holder`."""
+
 MAGIC = 0x6B726F66657270  # "prefork", little endian
 LAYOUT = 1
 
@@ -193,7 +196,7 @@ class Scoreboard:
         """
         stride = LANE + lanes * LANE_WORDS
         size = (HEADER_WORDS + seats * stride) * _WORD
-        fd = os.memfd_create("prefork-scoreboard", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        fd = os.memfd_create(SCOREBOARD, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(fd, size)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)

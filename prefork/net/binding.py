@@ -114,7 +114,9 @@ def bind_inet(
             sock.listen(backlog)
     except OSError as error:
         sock.close()
-        raise ListenError(f"bind: {address}: {_inet_clause(error, name, reuse_port)}") from error
+        if error.errno == errno.EADDRINUSE:
+            raise holder.in_use(address, holder.of_port(*name[:2]), "port", shared=reuse_port) from error
+        raise ListenError(f"bind: {address}: {_inet_clause(error, name)}") from error
     return sock
 
 
@@ -146,6 +148,8 @@ def bind_unix(
             sock.close()
             raise
     except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise holder.in_use(address, holder.of_unix(f"@{address.name}"), "name") from error
         raise ListenError(f"bind: {address}: {_unix_clause(error, address)}") from error
     return sock, None
 
@@ -270,14 +274,9 @@ def _resolve(address: Address) -> tuple[socket.AddressFamily, Any]:
     return chosen, name
 
 
-def _inet_clause(error: OSError, name: Any, reuse_port: bool) -> str:
+def _inet_clause(error: OSError, name: Any) -> str:
     host, port = name[:2]
     match error.errno:
-        case errno.EADDRINUSE:
-            by = holder.of_port(host, port)
-            if reuse_port:
-                return f"the address is in use{by}, which must share it (reuse_port) and run as the same user"
-            return f"the address is in use{by}; stop it or choose another port"
         case errno.EADDRNOTAVAIL:
             return f"{host} is not an address of this machine; give one of its own, or :{port} for all"
         case errno.EACCES if port < _first_unprivileged_port():
@@ -291,8 +290,6 @@ def _inet_clause(error: OSError, name: Any, reuse_port: bool) -> str:
 def _unix_clause(error: OSError, address: Address) -> str:
     path = address.path
     match error.errno:
-        case errno.EADDRINUSE:
-            return f"the name is in use{holder.of_unix('@' + address.name)}; stop it or choose another name"
         case errno.ENOENT:
             return f"the folder {os.path.dirname(path) or '.'} does not exist; make it"
         case errno.EACCES | errno.EPERM | errno.EROFS:

@@ -8,31 +8,74 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import psutil
 
+from prefork.address import Address
+from prefork.errors import ListenError, OrphansError
 
-def of_port(host: str, port: int) -> str:
-    """Who listens on a TCP port, at ``host`` or at every address: " by NAME (pid PID)", "" when it can't be seen."""
+SCOREBOARD = "prefork-scoreboard"
+"""The name that a server's shared memory has in /proc/PID/maps (memfd_create(2))."""
+
+
+class Holder(NamedTuple):
+    """Who holds an address."""
+
+    text: str
+    """" by NAME (pid PID)", "" when it can't be seen."""
+    orphans: bool
+    """Whether these are workers whose master is gone, and nobody else."""
+
+
+def in_use(address: Address, by: Holder, what: str, *, shared: bool = False) -> ListenError:
+    """The error for an address that somebody holds."""
+    if by.orphans:
+        return OrphansError(
+            f"bind: {address}: the address is in use{by.text}, a worker whose master was killed",
+            f"kill it or choose another {what}",
+        )
+    if shared:
+        remedy = "which must share it (reuse_port) and run as the same user"
+        return ListenError(f"bind: {address}: the address is in use{by.text}, {remedy}")
+    return ListenError(f"bind: {address}: the address is in use{by.text}; stop it or choose another {what}")
+
+
+def of_port(host: str, port: int) -> Holder:
+    """Who listens on a TCP port, at ``host`` or at every address."""
     pids = set()
     for connection in _connections("tcp"):
         if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
             everywhere = {"0.0.0.0", "::"}
             if connection.laddr.ip == host or connection.laddr.ip in everywhere or host in everywhere:
                 pids.add(connection.pid)
-    return _eldest(pids)
+    return Holder(_eldest(pids), _orphans(pids))
 
 
-def of_unix(name: str) -> str:
-    """Who holds a unix socket of this name ("@name" when it is abstract), in the same words."""
-    return _eldest({c.pid for c in _connections("unix") if c.pid and c.laddr == name})
+def of_unix(name: str) -> Holder:
+    """Who holds a unix socket of this name ("@name" when it is abstract).
+
+    A path's socket keeps the name under which it was made: `prefork.net.unixpath`.
+    """
+    base = name.rpartition("/")[2]
+    pids = {
+        connection.pid
+        for connection in _connections("unix")
+        if connection.pid
+        and (
+            connection.laddr in {name, f"{name}.new"}
+            or (connection.laddr.startswith("/proc/self/fd/") and connection.laddr.endswith(f"/{base}.new"))
+        )
+    }
+    return Holder(_eldest(pids), _orphans(pids))
 
 
-def of_peer(probe: socket.socket) -> str:
-    """Who listens at the other end of a connected unix socket (unix(7), SO_PEERCRED), in the same words."""
+def of_peer(probe: socket.socket, path: str) -> Holder:
+    """Who listens at the other end of a connected unix socket (unix(7), SO_PEERCRED), or holds what he has left."""
     credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    return _eldest({struct.unpack("=iII", credentials)[0]})
+    text = _eldest({struct.unpack("=iII", credentials)[0]})
+    return Holder(text, False) if text else of_unix(path)
 
 
 def _connections(kind: str) -> list[Any]:
@@ -40,6 +83,26 @@ def _connections(kind: str) -> list[Any]:
         return psutil.net_connections(kind)
     except (psutil.Error, OSError, RuntimeError):
         return []  # the message goes out without a name
+
+
+def _orphans(pids: set[int]) -> bool:
+    """Whether all of them are workers of a master that is gone: they have its scoreboard, and a parent that has not."""
+    return bool(pids) and all(_is_worker(pid) and not _is_worker(_parent(pid)) for pid in pids)
+
+
+def _is_worker(pid: int) -> bool:
+    """Whether a process has a scoreboard in its memory, as workers and masters do."""
+    try:
+        return f"/memfd:{SCOREBOARD} " in Path(f"/proc/{pid}/maps").read_text("utf-8", "replace")
+    except OSError:
+        return False  # it is gone, or none of our affair
+
+
+def _parent(pid: int) -> int:
+    try:
+        return psutil.Process(pid).ppid()
+    except (psutil.Error, OSError):
+        return 0
 
 
 def _eldest(pids: set[int]) -> str:

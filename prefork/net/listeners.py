@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Unpack
 
 from prefork.address import Address
-from prefork.errors import ListenError
+from prefork.errors import ListenError, OrphansError
 from prefork.net import binding
 from prefork.net.listener import How, Listener, Record
 
@@ -19,6 +19,7 @@ def listen(
     *,
     passed: Mapping[str, tuple[int, ...]] = _NOTHING,
     kept: Mapping[str, Record] = _NOTHING,
+    patience: Callable[[OrphansError], bool] | None = None,
     **how: Unpack[How],
 ) -> list[Listener]:
     """Listen on all of these addresses, or on none. MASTER.
@@ -27,6 +28,7 @@ def listen(
         addresses: Of any kind; "systemd" gives one listener for each socket that was passed under its name.
         passed: What the service manager passed, by name (`prefork.net.binding.systemd_sockets`).
         kept: What to go on with instead of listening anew, by address.
+        patience: Called when an address is held by orphans alone: whether to try again. None gives up at once.
         **how: As for `Listener.open`.
 
     Returns:
@@ -44,7 +46,7 @@ def listen(
             if str(address) in kept:
                 listeners.append(Listener.restore(kept[str(address)], **again))  # type: ignore[arg-type]  # two of How's
             elif fd is None:
-                listeners.append(Listener.open(address, **how))
+                listeners.append(_opened(address, patience, how))
             elif fd in adopted:
                 raise ListenError(f"bind: {address}: descriptor {fd} is given twice; leave one of them out")
             else:
@@ -55,3 +57,12 @@ def listen(
             listener.close()
         raise
     return listeners
+
+
+def _opened(address: Address, patience: Callable[[OrphansError], bool] | None, how: How) -> Listener:
+    while True:
+        try:
+            return Listener.open(address, **how)
+        except OrphansError as error:
+            if patience is None or not patience(error):
+                raise

@@ -205,7 +205,7 @@ def _check_free(address: Address) -> None:
         probe.setblocking(False)
         try:
             probe.connect(address.path)
-            by = holder.of_peer(probe)
+            by = holder.of_peer(probe, address.path)
         except BlockingIOError:
             by = holder.of_unix(address.path)  # its queue is full: nobody is more alive
         except (ConnectionRefusedError, FileNotFoundError):
@@ -214,7 +214,7 @@ def _check_free(address: Address) -> None:
             if error.errno != errno.EPROTOTYPE:
                 raise
             by = holder.of_unix(address.path)  # somebody's, and of another type
-    raise ListenError(f"bind: {address}: the address is in use{by}; stop it or choose another path")
+    raise holder.in_use(address, by, "path")
 
 
 def _make(sock: socket.socket, path: str, owner: tuple[int, int], mode: int | None, backlog: int) -> FileId:

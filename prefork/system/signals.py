@@ -13,7 +13,7 @@ import os
 import signal
 from _signal import pthread_sigmask, set_wakeup_fd  # type: ignore[import-not-found]  # typeshed has no CPython internals
 from _signal import signal as install
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -112,6 +112,10 @@ class Recorder:
     def pending(self) -> bool:
         """Whether signals were noted since :meth:`take` was last called."""
         return bool(self._noted)
+
+    def has(self, signals: Collection[int]) -> bool:
+        """Whether one of ``signals`` was noted since :meth:`take` was last called."""
+        return any(signum in signals for signum in self._noted.copy())
 
     def take(self) -> list[int]:
         """The signals noted since the last call, oldest first."""
