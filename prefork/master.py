@@ -214,14 +214,12 @@ class Master:
             gc.collect()
             gc.freeze()
             stack.callback(gc.unfreeze)
-        self._growth = None
+        self._growth, looks = None, Isolated(self._loop, "a look at the workers")
         if self.goal.smallest < self.goal.largest:
-            looks = Isolated(self._loop, "the look at the load")
             self._growth = Growth(looks, settings, self.goal, self.roster, self._spawner, self.listeners, self.scale)
         if settings.max_memory or settings.max_fds:
             Appetite(Isolated(self._loop, "the look at workers"), settings, self.roster, self._spawner, self._nofile)
-        with needed("a watch on the workers' pipe", "epoll_ctl(2)"):
-            self._loop.register(held.events.reader, self._read_events)
+        self._loop.register(held.events.reader, self._read_events)
         self._loop.on_thaw(self._thawed)
         if os.getpid() == 1:
             self._loop.on_signal(signal.SIGCHLD, lambda: self._spawner.reap_strangers(self._upgrade.ended))
@@ -282,13 +280,7 @@ class Master:
             self._executor.apply(decision.actions)
             if self.goal.order is not Order.RUN and not len(self.roster):
                 return
-            self._loop.poll(decision.wake_at, watchful=self._somebody_has_a_deadline())
-
-    def _somebody_has_a_deadline(self) -> bool:
-        """Whether a worker is to be killed at a moment that is set already: one that leaves, or starts."""
-        if self.stopping:
-            return True
-        return any(member.deadline is not None or member.starting for member in self.roster)
+            self._loop.poll(decision.wake_at, watchful=self.stopping or self.roster.pressed)
 
     # What others may ask for. Each takes effect at the loop's next turn.
 

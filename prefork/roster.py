@@ -159,6 +159,11 @@ class Roster:
             found = self.slots[index] = Slot(index)
         return found
 
+    @property
+    def pressed(self) -> bool:
+        """Whether somebody may be killed at a moment that is set: one who leaves, or starts."""
+        return any(member.deadline is not None or member.ready_at is None for member in self._by_pid.values())
+
     def seats(self) -> set[int]:
         """The seats that are taken."""
         return {member.seat for member in self._by_pid.values()}

@@ -12,7 +12,8 @@ workers, while no new connection can get in:
               not under a loop that is not ours, where the port is free when the last worker has left
 
 ``graceful_timeout`` bounds all of it; what was left then is counted in the log. A listener that outlives us (inherited)
-is never gated, shut down or drained: its queue is the next one's.
+is never gated, shut down or drained: its queue is the next one's. One that was given to us by somebody who has closed
+it does not outlive us, and its queue is ours.
 
 All of it runs in the MASTER; policy carries out the order that is set here.
 """
@@ -118,6 +119,8 @@ class Stopping:
             return
         self.phase = Phase.GATED
         self._deadline = self._loop.clock.monotonic() + self._settings.graceful_timeout
+        for listener in self._listeners:
+            listener.inherit()
         ours = self._ours
         log.info("stopping: %s", "emptying the accept queues" if ours else "the listeners stay")
         for listener in ours:

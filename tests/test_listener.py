@@ -24,6 +24,7 @@ from prefork.net.listener import Listener, Record
 from prefork.net.listeners import listen
 from prefork.net.options import SocketOptions
 from prefork.net.queue import Diag
+from tests.programs import facts
 from tests.sockets import PATIENCE, SYN_SENT, closing, connect, deaf_client, hear, retries, script, state, until
 
 LOOPBACK = "127.0.0.1:0"
@@ -369,6 +370,35 @@ def test_an_adopted_listener_is_served_and_left_alone(foreign: socket.socket, bl
         listener.close()
         with connect(foreign.getsockname()):
             assert select.select([foreign], [], [], PATIENCE)[0]
+
+
+def test_who_holds_an_inherited_socket_decides_whether_it_is_ours(foreign: socket.socket) -> None:
+    """A child of ours does not count, a process beside us does; and a gate that was closed is open again at the end."""
+    program = """
+        import json, os, socket, subprocess, sys
+        from prefork.net.listener import Listener
+        from prefork.net.sharing import held_elsewhere
+        sock = socket.create_server(("127.0.0.1", 0))
+        said = [held_elsewhere(sock)]
+        idle = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+        with subprocess.Popen(idle, stdin=-1, pass_fds=[sock.fileno()]) as child:
+            said.append(held_elsewhere(sock))
+            child.stdin.close()
+        with socket.socket(fileno=int(sys.argv[1])) as given:
+            said.append(held_elsewhere(given))
+        kept = os.dup(sock.fileno())
+        listener = Listener.adopt(os.dup(sock.fileno()))
+        said += [listener.inherit(), listener.gate(), listener.empty(), listener.shutdown()]
+        listener.nonblocking()
+        listener.close()
+        said.append(os.get_blocking(kept))
+        with socket.socket(fileno=kept) as again, sock, socket.create_connection(again.getsockname(), 10):
+            again.settimeout(10)
+            again.accept()[0].close()
+        print(json.dumps(said))
+        """
+    found = facts(program, str(foreign.fileno()), fds=[foreign.fileno()])
+    assert found == [False, False, True, True, True, True, False, True]
 
 
 def test_an_adopted_unix_path_is_not_removed(tmp_path: Path) -> None:

@@ -11,11 +11,14 @@ unix path is removed, for good: `ungate` can't bring it back; whoever has connec
 abstract name can't be gated: who connects between the last look and the close is reset.
 
 A listener that outlives us (fd://, systemd:) is not *owned*: it is not gated, not shut down, not removed, because
-whoever listens after us serves what waits there.
+whoever listens after us serves what waits there. One that nobody but us has open any more does not outlive us:
+`inherit` makes it ours, for the end. It is gated and drained like any other, and opened again before it is closed: what
+we know of others may be wrong (`prefork.net.sharing`), and a gate would stay.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import socket
@@ -24,7 +27,7 @@ from typing import Final
 
 from prefork.address import Address, format_peer, parse
 from prefork.errors import ListenError
-from prefork.net import binding
+from prefork.net import binding, sharing
 from prefork.net.gate import Gate
 from prefork.net.group import SHARED, Group, Mode
 from prefork.net.options import SocketOptions, warn
@@ -77,6 +80,8 @@ class Listener:
         self._claim = claim
         self._pid = os.getpid()
         self._gate = Gate(group, diag)
+        self._borrowed = False
+        self._blocking = True
         if self._tcp and owned:
             group.prepare()
         self._closed = False
@@ -272,6 +277,22 @@ class Listener:
 
     # How it ends.
 
+    def inherit(self) -> bool:
+        """Make a listener that was given to us ours, if nobody else has it open any more. MASTER, before `gate`.
+
+        Returns:
+            Whether it is owned now.
+        """
+        if not self.owned and not any(sharing.held_elsewhere(sock) for sock in self.sockets):
+            first = self._group.any
+            if self._tcp:
+                seconds = first.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT)
+                self._options = dataclasses.replace(self._options, defer_accept=seconds)
+                self._group.prepare()
+            self._blocking = os.get_blocking(first.fileno())
+            self.owned = self._borrowed = True
+        return self.owned
+
     def gate(self, slot: int | None = None) -> bool:
         """Stop new connections, and no others. MASTER.
 
@@ -331,9 +352,9 @@ class Listener:
         """End the listener in every process, and free its port, if that costs nobody. MASTER.
 
         Returns:
-            Whether it was done: it is ours, the gate has closed, and it is empty.
+            Whether it was done: it is ours and was not given to us, the gate has closed, and it is empty.
         """
-        if not (self.owned and self.gated and self.empty()):
+        if self._borrowed or not (self.owned and self.gated and self.empty()):
             return False
         if not self.ended:
             self.ended = True
@@ -357,6 +378,9 @@ class Listener:
             return
         self._closed = True
         if os.getpid() == self._pid:
+            if self._borrowed:
+                self.nonblocking(not self._blocking)
+                self.ungate()
             self.unlink()
             self._group.withdraw()
         self._group.close()
