@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         TargetError,
     )
     from prefork.hooks import Hooks
+    from prefork.lingering import linger
     from prefork.master import Master
     from prefork.server import serve
     from prefork.settings import Settings
@@ -43,6 +44,7 @@ __all__ = [
     "SettingsError",
     "TargetError",
     "Worker",
+    "linger",
     "serve",
 ]
 
@@ -52,6 +54,7 @@ _HOMES = {
     "Master": "prefork.master",
     "Settings": "prefork.settings",
     "Worker": "prefork.worker",
+    "linger": "prefork.lingering",
     "serve": "prefork.server",
 }
 

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from prefork.events import Why
+from prefork.lingering import ours
 from prefork.notice import Log
 from prefork.seat import Seat
 from prefork.settings import Settings
@@ -109,6 +110,7 @@ class Distress:
             os.fstat(self._watermark)
         except OSError:
             return False
+        ours.dismiss()  # these are no leak, and would be taken for one
         if self._listeners and not self._look_now():
             return False
         held = self._held()
@@ -126,6 +128,7 @@ class Distress:
         Returns:
             As :meth:`leaks`.
         """
+        ours.dismiss()
         return self._look_now() and self._confess(self._held())
 
     def _look_now(self) -> bool:

@@ -28,6 +28,7 @@ from typing import NamedTuple
 from prefork.bells import Bells
 from prefork.errors import BootError, PreforkError
 from prefork.forks import HERE
+from prefork.lingering import SECONDS, ours
 from prefork.net import verdict as table
 from prefork.net.listener import Listener
 from prefork.offspring import code_of
@@ -150,6 +151,9 @@ def _serve(worker: Worker, seat: Seat, given: Assignment) -> int:
         worker.log.exception("exit() failed")
     if given.hooks is not None:
         given.hooks.call("worker_exit", given.server, worker)
+    if len(ours):
+        # Not for so long that the master ends it.
+        ours.settle(min(SECONDS, given.settings.graceful_timeout / 2))
     return code
 
 

@@ -8,21 +8,21 @@ Who wants no TLS pays nothing for it: `ssl` is imported when a certificate is as
 
 from __future__ import annotations
 
+import enum
 import logging
 import os
-import select
-import socket
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from prefork.address import format_peer
 from prefork.errors import SettingsError
 from prefork.forks import HERE, end_for_all
+from prefork.lingering import ours
 from prefork.notice import Log, Notice
 from prefork.transport import Transport
 
 if TYPE_CHECKING:
+    import socket
     import ssl
 
 logger = logging.getLogger("prefork")
@@ -30,8 +30,16 @@ logger = logging.getLogger("prefork")
 HANDSHAKE: Final = 10.0
 """Seconds that a whole handshake may take when ``io_timeout`` sets no limit: no client needs a worker for longer."""
 
-GOODBYE: Final = 1.0
-"""Seconds that the end of a connection may wait for room to send close_notify."""
+
+class Goodbye(enum.Enum):
+    """What became of a close_notify."""
+
+    SAID = "said"
+    """Or there is nobody to hear it."""
+    UNHEARD = "unheard"
+    """It was said, and there are records that nobody has read: a close would be a reset."""
+    NO_ROOM = "no room"
+    """Nothing of it has been sent yet."""
 
 
 class HandshakeError(ConnectionError):
@@ -107,12 +115,21 @@ class Behind:
         handle: Called with an `ssl.SSLSocket` and the peer's address.
         context: From `context_of`.
         log: Where a handshake that came to nothing is told.
+        waiting: Told before a handshake how many seconds it may last at most, and 0 when it is over, so that a limit of
+            the handler's time can be put off.
     """
 
-    def __init__(self, handle: Callable[[socket.socket, Any], object], context: ssl.SSLContext, log: Log) -> None:
+    def __init__(
+        self,
+        handle: Callable[[socket.socket, Any], object],
+        context: ssl.SSLContext,
+        log: Log,
+        waiting: Callable[[float], None] | None = None,
+    ) -> None:
         self._handle = handle
         self._context = context
         self._notice = Notice(log)
+        self._waiting = waiting
 
     def __call__(self, connection: socket.socket, address: Any) -> None:
         """Serve one connection.
@@ -121,11 +138,16 @@ class Behind:
             HandshakeError: There is no TLS with the client; it has been told in the log.
             BaseException: What the handler raises.
         """
+        waiting = self._waiting
+        if waiting is not None:
+            waiting(connection.gettimeout() or HANDSHAKE)
         try:
             secured = shake_hands(connection, self._context)
         except HandshakeError as error:
             self._notice.tell(logging.INFO, str(error), "no TLS with %s: %s", format_peer(address), error)
             raise
+        if waiting is not None:
+            waiting(0.0)
         whole = False
         try:
             self._handle(secured, address)
@@ -159,7 +181,7 @@ def shake_hands(connection: socket.socket, context: ssl.SSLContext) -> ssl.SSLSo
         secured.do_handshake()
         secured.settimeout(timeout)
     except OSError as error:
-        _let_the_alert_leave(secured)
+        ours.take(secured)  # closed with data unread, it would be reset, and the alert that says why be lost
         raise HandshakeError(reason(error)) from error
     except BaseException:
         secured.close()
@@ -167,53 +189,50 @@ def shake_hands(connection: socket.socket, context: ssl.SSLContext) -> ssl.SSLSo
     return secured
 
 
-def close(secured: ssl.SSLSocket, *, whole: bool) -> None:
-    """Close a connection, whatever became of it. WORKER.
+def close(secured: ssl.SSLSocket, *, whole: bool, heard: bool = True) -> None:
+    """Close a connection, whatever became of it, without waiting for its client. WORKER.
 
     Args:
-        secured: The connection.
+        secured: The connection; it is taken over.
         whole: Whether all was said that was to be said: then the client is told that this is the end and no cut
             (close_notify, RFC 8446, 6.1). It is not waited for to say the same.
+        heard: Whether the client has said all that it had to say, as far as is known. If not, the connection lingers
+            (`prefork.lingering`), as it does when records turn up that nobody has read or there is no room for
+            close_notify yet.
     """
-    try:
-        if whole and secured.fileno() >= 0:
-            say_goodbye(secured)
-    finally:
-        if HERE.copied:
-            end_for_all(secured)
-        secured.close()
-        if secured.fileno() >= 0:
-            # The handler keeps a file on it (makefile), and the client would wait for the end for as long.
-            os.close(secured.detach())
+    if whole and secured.fileno() >= 0:
+        goodbye = say_goodbye(secured)
+        if goodbye is Goodbye.NO_ROOM:
+            ours.take(secured, lambda: say_goodbye(secured) is not Goodbye.NO_ROOM)
+            return
+        if goodbye is Goodbye.UNHEARD or not heard:
+            ours.take(secured)
+            return
+    if HERE.copied:
+        end_for_all(secured)
+    secured.close()
+    if secured.fileno() >= 0:
+        # The handler keeps a file on it (makefile), and the client would wait for the end for as long.
+        os.close(secured.detach())
 
 
-def say_goodbye(secured: ssl.SSLSocket) -> None:
-    """Send close_notify, unless there is no room for it within `GOODBYE` seconds or nobody to read it. WORKER."""
+def say_goodbye(secured: ssl.SSLSocket) -> Goodbye:
+    """Send close_notify, if there is room for it. WORKER."""
     import ssl
 
-    deadline = time.monotonic() + GOODBYE
     try:
         secured.settimeout(0.0)
-        while True:
-            try:
-                secured.unwrap()
-                return
-            except ssl.SSLWantWriteError:
-                poll = select.poll()
-                poll.register(secured, select.POLLOUT)
-                if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                    return
+        secured.unwrap()
+    except ssl.SSLWantWriteError:
+        return Goodbye.NO_ROOM
+    except ssl.SSLWantReadError:
+        pass  # the client's own goodbye is still to come
+    except ssl.SSLError as error:
+        if error.reason == _UNREAD:
+            return Goodbye.UNHEARD
     except (OSError, ValueError):
-        pass  # the client's own goodbye is still to come (SSLWantReadError), or it is gone, or the handler unwrapped
+        pass  # it is gone, or the handler unwrapped
+    return Goodbye.SAID
 
 
-def _let_the_alert_leave(secured: ssl.SSLSocket) -> None:
-    """Close so that the client gets the alert that says why: closed with data unread, a connection is reset."""
-    try:
-        secured.settimeout(0.0)
-        secured.shutdown(socket.SHUT_WR)  # from here on it is plain
-        secured.recv(1 << 16)
-    except OSError:
-        pass  # nothing is there, or nobody
-    finally:
-        secured.close()
+_UNREAD: Final = "APPLICATION_DATA_AFTER_CLOSE_NOTIFY"

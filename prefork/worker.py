@@ -167,7 +167,8 @@ class Worker:
         """
         handle = self.handle
         if self._given.tls is not None and self.handshakes:
-            handle = Behind(handle, self._given.tls, self._given.log)
+            put_off = self._put_off if self._given.settings.timeout else None
+            handle = Behind(handle, self._given.tls, self._given.log, put_off)
         stray: BaseException | None = None
         while True:
             try:
@@ -448,6 +449,10 @@ class Worker:
     def _refuse(self, connection: socket.socket) -> None:
         if self.tls is None:
             self.refuse(connection)
+
+    def _put_off(self, seconds: float) -> None:
+        """Let ``timeout`` begin anew in ``seconds``: until then it is a client that is waited for."""
+        self._seat.extend_deadline(seconds + self._given.settings.timeout)
 
     def _took_and_served(self) -> None:
         self._seat.lane.count()

@@ -66,6 +66,7 @@ class Body(io.RawIOBase):
             self._expected = False
             self._channel.send(_CONTINUE)
         data = self._channel.receive(size)
+        self._channel.progress()
         if not data:
             raise RequestError(400, "the request ended within its body")
         return data
@@ -104,12 +105,16 @@ class ChunkedBody(Body):
         channel: The connection.
         received: What came behind the head already.
         options: The limits.
+        stored: Whether it is the server that stores it.
         expected: Whether the client waits for 100 (Continue) before it sends.
     """
 
-    def __init__(self, channel: Channel, received: bytes, options: WSGIOptions, *, expected: bool) -> None:
+    def __init__(
+        self, channel: Channel, received: bytes, options: WSGIOptions, *, stored: bool, expected: bool
+    ) -> None:
         super().__init__(channel, received, expected=expected)
         self._options = options
+        self._stored = stored
         self._buffer = bytearray()
         self._left = 0  # bytes of the chunk in hand
         self._total = 0
@@ -155,9 +160,7 @@ class ChunkedBody(Body):
             raise RequestError(400, "the size of a chunk can't be read")
         size = int(match[1], 16)
         self._total += size
-        limit = self._options.limit_request_body
-        if limit and self._total > limit:
-            raise RequestError(413, "the body is too long")
+        _check_length(self._total, self._options, stored=self._stored)
         if not size:
             self._trailer()
             self.ended = True
@@ -184,7 +187,7 @@ class ChunkedBody(Body):
 
 
 def open_body(
-    channel: Channel, received: bytes, length: int, options: WSGIOptions, *, expected: bool
+    channel: Channel, received: bytes, length: int, options: WSGIOptions, *, expected: bool, stored: bool = False
 ) -> io.BytesIO | LengthBody | ChunkedBody:
     """The body of a request.
 
@@ -194,6 +197,7 @@ def open_body(
         length: Bytes, or `CHUNKED`.
         options: The limits.
         expected: Whether the client waits for 100 (Continue) before it sends.
+        stored: Whether it is to be spooled.
 
     Returns:
         The bytes themselves when they are all there, else a raw stream.
@@ -202,12 +206,18 @@ def open_body(
         RequestError: 413, the body is too long.
     """
     if length == CHUNKED:
-        return ChunkedBody(channel, received, options, expected=expected)
-    if options.limit_request_body and length > options.limit_request_body:
-        raise RequestError(413, "the body is too long")
+        return ChunkedBody(channel, received, options, stored=stored, expected=expected)
+    _check_length(length, options, stored=stored and length > len(received))
     if length <= len(received):
         return io.BytesIO(received[:length])
     return LengthBody(channel, received, length, expected=expected)
+
+
+def _check_length(length: int, options: WSGIOptions, *, stored: bool) -> None:
+    if options.limit_request_body and length > options.limit_request_body:
+        raise RequestError(413, "the body is too long")
+    if stored and options.spool_limit and length > options.spool_limit:
+        raise RequestError(413, "the body is longer than what this server stores for one request")
 
 
 def spool(body: Body, memory: int) -> tuple[IO[bytes], int]:

@@ -4,15 +4,17 @@ Sends and receives are first tried without waiting (MSG_DONTWAIT, recv(2)): on a
 the connection is accepted, and a small response fits into the socket's buffer, so a timeout would cost a system call
 for nothing. Only a call that would block waits, with poll(2), and is charged for it:
 
-A connection has *patience*, a bucket of ``io_timeout`` seconds. Waiting takes out what it lasted; each byte that moves
-puts back ``1 / min_rate`` seconds, never above full. So a client that stands still is cut after ``io_timeout``, one
-that moves a byte a second soon after that, and one that is merely slow is never cut. The time that the application
-itself takes is not counted.
+A connection has *patience*, a bucket of ``io_timeout`` seconds. Waiting takes out what it lasted; each byte that comes
+from the client, or that it acknowledges while it is waited for, puts back ``1 / min_rate`` seconds, never above full.
+So a client that stands still is cut after ``io_timeout``, one that moves a byte a second soon after that, and one that
+is merely slow is never cut. What goes into this side's own buffer is not the client's doing and counts for nothing. The
+time that the application itself takes is not counted.
 """
 
 from __future__ import annotations
 
 import array
+import errno
 import fcntl
 import math
 import os
@@ -25,6 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from prefork.lingering import ours
 from prefork.net.queue import Diag
 from prefork.wsgi.refusal import ClientGoneError, RequestError
 
@@ -33,8 +36,11 @@ RECEIVE: Final = 1 << 16  # bytes asked for in one receive
 # Plain numbers: an operation on an enumeration's members costs as much as a system call.
 _DONTWAIT: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 _MORE: Final = int(socket.MSG_MORE)
-_LINGER_SECONDS: Final = 2.0
-_LINGER_BYTES: Final = 1 << 24
+_TELL: Final = 0.05  # seconds between two words about progress
+_LOOK: Final = 0.01  # seconds between two looks at whether somebody has moved who is not there yet: at the least,
+_LOOKS: Final = 50  # as part of io_timeout,
+_LOOK_MOST: Final = 0.5  # and at the most
+_NO_SENDFILE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 _SENDFILE_BYTES: Final = 1 << 30  # at once; sendfile(2) moves at most 0x7ffff000
 
 # struct tcp_info (linux/tcp.h): the state, and how many milliseconds ago data and any segment came in.
@@ -54,12 +60,16 @@ class Pace:
         io_timeout: Seconds; ``math.inf`` for no limit.
         seconds_per_byte: What a byte that moves puts back; ``math.inf`` makes any progress enough.
         waiting: Told before each wait how many seconds it may last at most, infinity included, and 0 when it is over,
-            so that the limit of the worker's own busy time can be put off: that one is the application's.
+            so that the limit of the worker's own busy time can be put off: that one is the application's. It is told 0
+            without a wait, too, where the server itself is at work for the client.
+        silence: For a connection on which nothing has come yet when it is first waited for: how many seconds that may
+            still last, as seen on its socket. None for no such limit.
     """
 
     io_timeout: float = math.inf
     seconds_per_byte: float = math.inf
     waiting: Callable[[float], None] | None = None
+    silence: Callable[[socket.socket], float] | None = None
 
 
 class Channel:
@@ -71,10 +81,13 @@ class Channel:
 
     Attributes:
         deadline: On the clock of `time.monotonic`: when a wait ends whatever the patience.
+        stray: Whether the client may still send, or has sent, what nobody will receive.
+        last: Whether the client has announced to send no more requests on the connection.
+        gone: Whether the client can't be answered, or is not to be.
         can_sendfile: Whether `sendfile` may be called.
     """
 
-    __slots__ = ("_connection", "_pace", "_patience", "deadline")
+    __slots__ = ("_connection", "_pace", "_patience", "_told", "_unheard", "deadline", "gone", "last", "stray")
 
     can_sendfile: ClassVar[bool] = True
     _flags: ClassVar[int] = _DONTWAIT
@@ -87,6 +100,9 @@ class Channel:
         self._pace = pace
         self._patience = pace.io_timeout
         self.deadline = math.inf
+        self._told = 0.0
+        self._unheard = self.stray = True
+        self.last = self.gone = False
 
     def receive(self, size: int) -> bytes:
         """Up to ``size`` bytes, as soon as there are any; b"" when the client has ended its side.
@@ -122,7 +138,6 @@ class Channel:
             except OSError as error:
                 self._block(error, select.POLLOUT)
                 continue
-            self._moved(sent)
             if sent == len(data):
                 return
             data = memoryview(data)[sent:]
@@ -151,11 +166,22 @@ class Channel:
             except (BlockingIOError, ConnectionError, TimeoutError) as error:
                 self._block(error, select.POLLOUT)
                 continue
+            except OSError as error:
+                if error.errno not in _NO_SENDFILE:
+                    raise
+                sent = self._copy(fd, offset, end - offset)
             if sent == 0:
                 break
-            self._moved(sent)
+            self.progress()
             offset += sent
         return count - (end - offset)
+
+    def _copy(self, fd: int, offset: int, count: int) -> int:
+        """Send some of a file whose filesystem knows no sendfile(2); how many bytes, 0 at its end."""
+        piece = os.pread(fd, min(count, RECEIVE), offset)
+        if piece:
+            self.send(piece)
+        return len(piece)
 
     def hung_up(self) -> bool:
         """Whether the client has closed the connection, and nobody would read an answer.
@@ -191,66 +217,94 @@ class Channel:
         """Whether bytes wait that nobody has received."""
         return self._queued(termios.FIONREAD) > 0
 
-    def linger(self) -> None:
-        """Say that nothing more will be sent, and discard what still comes, within bounds of time and bytes.
+    def part(self) -> None:
+        """Close, so that the client gets all that was sent, without waiting for it.
 
         A socket that is closed while unread bytes are in its buffer sends RST in place of FIN, and drops what the
         client has not acknowledged yet: the answer would be lost to just the client that is still sending (RFC 9112,
-        9.6).
+        9.6). Who has announced to close sends no second request, which saves the system call of looking for one.
         """
-        left = _LINGER_BYTES
-        self.deadline = time.monotonic() + _LINGER_SECONDS
-        try:
-            self._end_sending()
-            while left > 0 and time.monotonic() < self.deadline:
-                data = self._discard(RECEIVE)
-                if not data:
-                    return
-                left -= len(data)
-        except OSError:
-            pass  # too slow or gone: either way it is over
+        if not self.gone and (self.stray or (not self.last and self.unread())):
+            self.linger()
+        else:
+            self.close()
+
+    def linger(self) -> None:
+        """Say that nothing more will be sent, and let what still comes be discarded (`prefork.lingering`)."""
+        ours.take(self._connection)
 
     def abort(self) -> None:
         """Let the coming close send RST, so that a response cut short is not taken for a whole one (SO_LINGER)."""
+        self.gone = True
         self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def close(self) -> None:
         """Release what this object added to the socket; a plain connection has nothing of the kind."""
 
-    def _end_sending(self) -> None:
-        self._connection.shutdown(socket.SHUT_WR)
-
-    def _discard(self, size: int) -> bytes:
-        return self.receive(size)
-
     def _block(self, error: OSError, event: int) -> None:
         """Wait when ``error`` only says that the call would block; else the connection is lost."""
         if not isinstance(error, BlockingIOError):
+            self.gone = True
             raise ClientGoneError(str(error)) from error
         self._wait(event)
 
-    def _wait(self, event: int) -> None:
-        longest = min(self._patience, self.deadline - time.monotonic())
-        if longest <= 0:
-            raise RequestError(408, "the client was too slow")
+    def progress(self) -> None:
+        """Say that the client is being served by the server itself, in a loop that need not wait.
+
+        What a client drives is no hang of the application's, however fast the client is.
+        """
         waiting = self._pace.waiting
         if waiting is not None:
-            waiting(longest)
-        queue = termios.TIOCOUTQ if event == select.POLLOUT else termios.FIONREAD
+            now = time.monotonic()
+            if now >= self._told + _TELL:
+                self._told = now
+                waiting(0.0)
+
+    def _wait(self, event: int) -> None:
+        longest = min(self._patience, self.deadline - time.monotonic())
+        if self._unheard:
+            self._unheard = False
+            if self._pace.silence is not None:
+                longest = min(longest, self._pace.silence(self._connection))
+        if longest > 0:
+            waiting = self._pace.waiting
+            if waiting is not None:
+                waiting(longest)
+            try:
+                if self._waited(event, longest):
+                    return
+            finally:
+                if waiting is not None:
+                    waiting(0.0)
+        self.gone = event == select.POLLOUT  # who doesn't read reads no refusal either
+        raise RequestError(408, "the client was too slow")
+
+    def _waited(self, event: int, longest: float) -> bool:
+        """Wait until there is something to do, for ``longest`` seconds at the most; whether there is."""
+        outwards = event == select.POLLOUT
+        if not outwards and self._counts:
+            return self._slept(event, longest)
+        # The kernel reports room only when a good part of the buffer is free, and OpenSSL nothing before a record is
+        # whole. Who is slow but steady may not have come so far, but the queue tells. It is looked at often: how long
+        # somebody stands still counts from when he last moved.
+        queue = termios.TIOCOUTQ if outwards else termios.FIONREAD
         before = self._queued(queue)
+        while longest > 0:
+            piece = min(longest, max(_LOOK, self._pace.io_timeout / _LOOKS), _LOOK_MOST)
+            ready = self._slept(event, piece)
+            moved = abs(self._queued(queue) - before)
+            self._moved(moved)
+            if ready or moved:
+                return True
+            longest -= piece
+        return False
+
+    def _slept(self, event: int, longest: float) -> bool:
+        """Wait for ``event``, and take what that lasted from the patience."""
         began = time.monotonic()
         ready = self._poll(event, None if longest == math.inf else longest * 1000)
         self._patience -= time.monotonic() - began
-        if waiting is not None:
-            waiting(0.0)
-        if ready and self._counts:
-            return
-        # The kernel reports room only when a good part of the buffer is free. A reader that is slow but steady may
-        # not have come so far, yet what it has read left the queue.
-        moved = abs(self._queued(queue) - before)
-        if not ready and not moved:
-            raise RequestError(408, "the client was too slow")
-        self._moved(moved)
+        return bool(ready)
 
     def _poll(self, event: int, milliseconds: float | None) -> list[tuple[int, int]]:
         poll = select.poll()

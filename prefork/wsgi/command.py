@@ -21,7 +21,7 @@ Every setting is a flag, a variable (PREFORK_LIMIT_REQUEST_BODY for --limit-requ
 are in seconds.
 
 A client that is slow keeps a worker for as long as it is slow, within header_timeout, io_timeout and min_rate. Where \
-many are, put a proxy in front that takes requests in and answers out at its own pace, or at least set defer_accept."""
+many are, put a proxy in front that takes requests in and answers out at its own pace, or have workers to spare."""
 
 _EPILOG: Final = """\
 Signals, exit codes: as prefork serve (prefork serve --help).

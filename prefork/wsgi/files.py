@@ -73,6 +73,17 @@ class FileWrapper:
         if not stat.S_ISREG(status.st_mode):
             return None
         offset = file.tell()  # type: ignore[attr-defined]  # FileIO and the two buffers have it
-        if status.st_size <= offset:
+        if status.st_size <= offset or not (status.st_blocks or _ends_there(raw.fileno(), status.st_size)):
             return None
         return Span(raw.fileno(), offset, status.st_size - offset)
+
+
+def _ends_there(fd: int, size: int) -> bool:
+    """Whether a file without blocks on a disk is sparse, not made up by the kernel when it is read (/proc, /sys).
+
+    The size of the latter need not be true.
+    """
+    try:
+        return bool(os.pread(fd, 1, size - 1))
+    except OSError:
+        return False

@@ -25,8 +25,8 @@ GROUPS: Final = (LIMITS, BODIES, PROXIES, LOGGING)
 DEFAULTS: Final = {"timeout": 30.0, "io_timeout": 30.0, "defer_accept": 5}
 """Where a WSGI server's defaults differ from those of `prefork.settings.Settings`.
 
-HTTP clients speak first. With TCP_DEFER_ACCEPT a connection comes to a worker together with its request, so that a
-silent one occupies nobody, and no worker waits a second time for what is not there yet.
+HTTP clients speak first. With TCP_DEFER_ACCEPT a connection comes to a worker together with its request, so that no
+worker waits a second time for what is not there yet. A silent one is handed over after some seconds, and closed then.
 """
 
 _LONGEST_WAIT: Final = 2_000_000.0  # seconds; what poll(2) can wait for is 2**31 - 1 milliseconds
@@ -120,6 +120,14 @@ class WSGIOptions:
         kinds.size(least=1),
         "A body that is received whole is kept in memory up to this size and in a temporary file beyond it. 0 keeps "
         "all of it in memory.",
+    )
+
+    spool_limit: int = setting(
+        1 << 28,
+        BODIES,
+        kinds.size(least=1),
+        "The longest body that is received whole before the application runs, and the most that one request makes the "
+        "server store. A longer one is answered 413. 0 means no limit but limit_request_body.",
     )
 
     forwarded_allow_ips: str = setting(

@@ -51,6 +51,7 @@ class Response:
         before: Called once, just before the first byte leaves.
         status: The status line without the version; "" until there is one.
         begun: Whether the head has been sent, so that nothing can be taken back.
+        whole: Whether all of it has been sent.
         sent: How many bytes of the body were sent, framing not counted.
     """
 
@@ -69,6 +70,7 @@ class Response:
         "http11",
         "sent",
         "status",
+        "whole",
     )
 
     def __init__(self, channel: Channel) -> None:
@@ -84,13 +86,13 @@ class Response:
         self.head_only = False
         self.before: Callable[[], None] | None = None
         self.status = ""
-        self.begun = False
+        self.begun = self.whole = False
         self.sent = 0
 
     @property
-    def until_close(self) -> bool:
-        """Whether the end of the connection is what ends the body."""
-        return self.begun and not self._mute and not self._chunked and self._length is None
+    def cut(self) -> bool:
+        """Whether it was cut short and the end of the connection is what ends the body, so that it would look whole."""
+        return self.begun and not self.whole and not self._mute and not self._chunked and self._length is None
 
     def start(
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
@@ -160,6 +162,7 @@ class Response:
         """
         kind = type(result)
         if kind is FileWrapper and self._send_file(result):  # type: ignore[arg-type]  # its type has just been looked at
+            self.whole = True
             return
         if (kind is list or kind is tuple) and len(result) == 1:  # type: ignore[arg-type]  # as above
             piece = result[0]  # type: ignore[index]  # as above
@@ -169,7 +172,10 @@ class Response:
                 self._write(piece, None)
                 if self._mute:
                     break
+                if kind is FileWrapper:
+                    self._channel.progress()  # a file goes by itself, as fast as its reader is
         self._end()
+        self.whole = True
 
     def refuse(self, status: int, why: str, fields: str = "") -> None:
         """Send a response of the server's own in place of the application's, unless that has begun.

@@ -38,6 +38,7 @@ from prefork.wsgi.parser import (
 )
 from prefork.wsgi.refusal import ClientGoneError, RequestError, answer
 from prefork.wsgi.response import Response
+from prefork.wsgi.silence import Silence
 from prefork.wsgi.tls import TLSChannel
 
 if TYPE_CHECKING:
@@ -82,10 +83,13 @@ class Service:
         self._application = application
         self._options = options
         self._header_timeout = options.header_timeout or math.inf
+        sockets = tuple(sockets)
+        silence = Silence(sockets)
         self._pace = Pace(
             io_timeout=io_timeout or math.inf,
             seconds_per_byte=1 / options.min_rate if options.min_rate else math.inf,
             waiting=waiting,
+            silence=silence.allowed if silence.deferred else None,
         )
         self._tls = tls
         self._no_tls = Notice(log)
@@ -93,7 +97,7 @@ class Service:
             tls.set_alpn_protocols(["http/1.1"])
         self._script_name = spelled(options.script_name)
         self._base = base_environ(tls=tls is not None)
-        name = _only_name(tuple(sockets))
+        name = _only_name(sockets)
         self._named = name is not None
         if name is not None:
             self._base |= server_name(name, tls=tls is not None)
@@ -122,23 +126,21 @@ class Service:
             self._no_tls.tell(logging.INFO, str(error), "no TLS with %s: %s", format_peer(address), error)
             return
         response = Response(channel)
-        stray = False
         try:
-            stray = self._serve(channel, connection, environ, response)
+            self._serve(channel, connection, environ, response)
         except RequestError as refusal:
             log.debug("refused %s: %d, %s", format_peer(address), refusal.status, refusal)
-            stray = _refuse(channel, response, refusal.status, refusal.why)
+            _refuse(channel, response, refusal.status, refusal.why)
         except ClientGoneError as error:
             leave()  # a copy of this process that the application has made, which has no connection
+            channel.gone = True
             log.debug("no answer to %s: %s", format_peer(address), error)
         except BaseException as error:
             leave(error)
-            stray = _refuse(channel, response, 500, "the request failed")
+            _refuse(channel, response, 500, "the request failed")
             raise
         finally:
-            if stray:
-                channel.linger()
-            channel.close()
+            channel.part()
             if self._access is not None and response.status:
                 connection.close()  # nobody waits for a disk
                 self._access.write(environ, response.status, response.sent, time.monotonic() - began)
@@ -176,13 +178,12 @@ class Service:
         try:
             environ.update(secured.handshake())
         except BaseException:
-            secured.linger()  # the alert that says why must not be lost
-            secured.close()
+            secured.reject()
             raise
         return secured
 
-    def _serve(self, channel: Channel, connection: socket.socket, environ: dict[str, Any], response: Response) -> bool:
-        """Read the request and answer it; whether bytes may be left that nobody has received."""
+    def _serve(self, channel: Channel, connection: socket.socket, environ: dict[str, Any], response: Response) -> None:
+        """Read the request and answer it."""
         options = self._options
         head, rest = read_head(channel, options)
         channel.deadline = math.inf
@@ -199,23 +200,25 @@ class Service:
             apply_forwarded(environ, self._trusts)
         if options.check_client_connection and channel.hung_up():
             raise ClientGoneError("it hung up while it waited")
-        body = open_body(channel, rest, length, options, expected=expected)
+        channel.last = environ.get("HTTP_CONNECTION") == "close"
+        stored = options.spool == "all" or (options.spool == "chunked" and length == CHUNKED)
+        body = open_body(channel, rest, length, options, expected=expected, stored=stored)
         if isinstance(body, io.BytesIO):
             environ["wsgi.input"] = body
-            whole = self._run(channel, environ, response)
-            stray = len(rest) > length
-        else:
-            if expected:
-                response.before = body.forgo_continue
-            if options.spool == "all" or (options.spool == "chunked" and length == CHUNKED):
+            channel.stray = len(rest) > length
+            self._run(channel, environ, response)
+            return
+        if expected:
+            response.before = body.forgo_continue
+        try:
+            if stored:
                 with self._spool(body, environ) as environ["wsgi.input"]:
-                    whole = self._run(channel, environ, response)
+                    self._run(channel, environ, response)
             else:
                 environ["wsgi.input"] = io.BufferedReader(body, RECEIVE)
-                whole = self._run(channel, environ, response)
-            stray = not body.ended or body.surplus
-        # Who has announced to close sends no second request, which saves the system call of looking for one.
-        return whole and (stray or (environ.get("HTTP_CONNECTION") != "close" and channel.unread()))
+                self._run(channel, environ, response)
+        finally:
+            channel.stray = not body.ended or body.surplus
 
     def _spool(self, body: Body, environ: dict[str, Any]) -> IO[bytes]:
         """Receive a whole body before the application runs, and say how long it is."""
@@ -229,8 +232,8 @@ class Service:
         environ["CONTENT_LENGTH"] = str(length)
         return spooled
 
-    def _run(self, channel: Channel, environ: dict[str, Any], response: Response) -> bool:
-        """Run the application and send what it answers; whether the response is whole."""
+    def _run(self, channel: Channel, environ: dict[str, Any], response: Response) -> None:
+        """Run the application and send what it answers."""
         try:
             result = self._application(environ, response.start)
             try:
@@ -245,21 +248,17 @@ class Service:
             leave(error)
             # The environ is the application's to change.
             log.exception("the application failed on %s %s", environ.get("REQUEST_METHOD"), environ.get("REQUEST_URI"))
-            return _refuse(channel, response, 500, "the application failed")
-        return True
+            _refuse(channel, response, 500, "the application failed")
 
 
-def _refuse(channel: Channel, response: Response, status: int, why: str) -> bool:
-    """Answer in place of the application; whether the client can be expected to read it."""
-    if response.begun:
-        if response.until_close:
-            channel.abort()
-        return False
+def _refuse(channel: Channel, response: Response, status: int, why: str) -> None:
+    """Answer in place of the application, unless it has begun to; an answer that it has not ended is cut short."""
+    if response.cut:
+        channel.abort()
     try:
         response.refuse(status, why)
     except (RequestError, ClientGoneError):
-        return False
-    return True
+        channel.gone = True
 
 
 def _only_name(sockets: tuple[socket.socket, ...]) -> Any:

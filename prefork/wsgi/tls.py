@@ -10,7 +10,8 @@ import select
 import socket
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from prefork.tls import HandshakeError, reason, say_goodbye
+from prefork.lingering import ours
+from prefork.tls import HandshakeError, reason
 from prefork.tls import close as close_secured
 from prefork.wsgi.channel import Channel, Pace
 from prefork.wsgi.refusal import ClientGoneError, RequestError
@@ -89,17 +90,13 @@ class TLSChannel(Channel):
         """Tell the client that this is the end and no cut, and close."""
         close_secured(self._tls, whole=True)
 
-    def _end_sending(self) -> None:
-        say_goodbye(self._tls)
-        socket.socket.shutdown(self._tls, socket.SHUT_WR)
+    def linger(self) -> None:
+        """As `close`, and discard what still comes."""
+        close_secured(self._tls, whole=True, heard=False)
 
-    def _discard(self, size: int) -> bytes:
-        """Receive below TLS, since what comes is of no interest and may be no TLS either."""
-        while True:
-            try:
-                return socket.socket.recv(self._tls, size)
-            except OSError as error:
-                self._block(error, select.POLLIN)
+    def reject(self) -> None:
+        """Close when there is no TLS; the alert that says why must not be lost."""
+        ours.take(self._tls)
 
     def _block(self, error: OSError, event: int) -> None:
         import ssl

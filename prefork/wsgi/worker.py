@@ -34,21 +34,15 @@ class WSGIWorker(Worker):
 
     def init(self) -> None:
         """Open what requests need."""
-        self._given.offspring.keeps = (
-            False  # the application is given no connection, and a child's answer is one too many
-        )
-        timeout = self.settings.timeout
-
-        def put_off(seconds: float) -> None:
-            self.extend_deadline(seconds + timeout)
-
+        # The application is given no connection, and a child's answer is one too many.
+        self._given.offspring.keeps = False
         self._service = Service(
             self._application,
             self._options,
             sockets=self.sockets,
             io_timeout=self.settings.io_timeout,
             tls=self.tls,
-            waiting=put_off if timeout else None,
+            waiting=self._put_off if self.settings.timeout else None,
         )
 
     def handle(self, connection: socket.socket, address: Any) -> None:

@@ -76,6 +76,20 @@ def ignore_body(environ: Environ, start: Start) -> list[bytes]:
     return [b"ignored"]
 
 
+def count_body(environ: Environ, start: Start) -> list[bytes]:
+    length = 0
+    while piece := environ["wsgi.input"].read(1 << 16):
+        length += len(piece)
+    start("200 OK", [TEXT])
+    return [b"%d" % length]
+
+
+def any_file(environ: Environ, start: Start) -> Iterable[bytes]:
+    start("200 OK", [TEXT])
+    wrapper: Callable[[object], Iterable[bytes]] = environ["wsgi.file_wrapper"]
+    return wrapper(open(environ["QUERY_STRING"], "rb"))  # the server closes it
+
+
 def begin_then_read(environ: Environ, start: Start) -> Iterable[bytes]:
     start("200 OK", [TEXT])
     yield b"begun,"

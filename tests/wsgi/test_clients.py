@@ -365,3 +365,32 @@ def test_shed() -> None:
         with connect(server.address, timeout=WITHIN) as client:
             assert parse(read_all(client)).status == 503
         assert_clean(server)
+
+
+def test_how_long_somebody_takes_nothing_counts_from_when_he_took_the_last() -> None:
+    """Not from when the kernel had room again, which may be a whole io_timeout later."""
+
+    class TwiceError(Exception):
+        pass
+
+    ours, theirs = socket.socketpair()
+    began: list[float] = []
+
+    def waiting(seconds: float) -> None:
+        if seconds:
+            began.append(time.monotonic())
+            if len(began) > 1:
+                raise TwiceError
+
+    def take() -> None:
+        time.sleep(0.1)  # so that it is waited for
+        theirs.recv(1 << 17)
+
+    with ours, theirs:
+        channel = Channel(ours, Pace(io_timeout=WITHIN, seconds_per_byte=1.0, waiting=waiting))
+        taker = threading.Thread(target=take)
+        taker.start()
+        with pytest.raises(TwiceError):
+            channel.send(b"x" * (4 << 20))
+        taker.join()
+    assert began[1] - began[0] < WITHIN / 2

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from prefork.testing.server import Server
 from prefork.wsgi.body import open_body
-from prefork.wsgi.channel import Channel
+from prefork.wsgi.channel import Channel, Pace
 from prefork.wsgi.options import WSGIOptions
 from prefork.wsgi.parser import check_host, parse_head, read_head, transfer_length
 from prefork.wsgi.refusal import ClientGoneError, RequestError
@@ -207,6 +207,7 @@ class Pieces(Channel):
     def __init__(self, pieces: list[bytes]) -> None:
         self._pieces = [piece for piece in pieces if piece]
         self.deadline = 0.0
+        self._pace = Pace()
 
     def receive(self, size: int) -> bytes:
         if not self._pieces:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from prefork.testing.client import connect
 from prefork.testing.server import Server
+from prefork.wsgi.channel import Channel, Pace
 from tests.wsgi.apps import BAD_STARTS, CONTENT, NO_EXCEPTIONS
 from tests.wsgi.harness import WITHIN, ask, assert_clean, exchange, get, parse, read_all, serving
 
@@ -363,3 +366,24 @@ def test_a_file_that_shrinks_on_its_way() -> None:
         assert b"Content-Length: 1073741824" in head
         assert len(body) < 1 << 30
         _logged_traceback(server, "ValueError: the response is shorter than its Content-Length")
+
+
+@pytest.mark.parametrize("path", ["/sys/class/net/lo/mtu", "/proc/version", "/proc/config.gz"])
+def test_files_that_the_kernel_makes_up(path: str) -> None:
+    """Their sizes are not true, or sendfile(2) knows nothing of them."""
+    if not Path(path).exists():
+        pytest.skip(f"no {path} here")
+    with serving("any_file") as server:
+        assert ask(server, get(f"/?{path}")).body == Path(path).read_bytes()
+        assert_clean(server)
+
+
+def test_a_filesystem_without_sendfile() -> None:
+    """Its bytes are copied, and counted as if they were not."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, open("/proc/self/environ", "rb") as file:
+        with pytest.raises(OSError, match="Invalid argument"):
+            os.sendfile(ours.fileno(), file.fileno(), 0, 10)
+        expected = file.read()
+        assert Channel(ours, Pace()).sendfile(file.fileno(), 0, len(expected) + 10) == len(expected)
+        assert theirs.recv(len(expected) + 10) == expected

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import signal
@@ -20,6 +22,7 @@ import pytest
 from prefork.testing.client import Load, connect
 from prefork.testing.processes import limited_descriptors
 from prefork.testing.server import Server, running, running_script
+from prefork.wsgi.options import WSGIOptions
 from tests.tls_clients import KEYS, client_context
 from tests.wsgi.harness import ROOT, WITHIN, ask, assert_clean, get, parse, post, read_all
 
@@ -292,3 +295,126 @@ def test_serve_refuses_what_is_no_application() -> None:
     assert json.dumps(sorted(prefork.wsgi.__all__))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         prefork.wsgi.nothing  # noqa: B018  # looking it up is the test
+
+
+LEFT_UNREAD = """\
+import sys
+
+class Result:
+    def __init__(self, path):
+        self.path = path
+
+    def __iter__(self):
+        return iter([b"x" * 100])
+
+    def close(self):
+        if self.path == "/close":
+            raise RuntimeError("teardown failed")
+        if self.path == "/exit":
+            sys.exit(0)
+
+def application(environ, start_response):
+    if environ["PATH_INFO"] == "/early":
+        sys.exit(0)
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "100")])
+    return Result(environ["PATH_INFO"])
+"""
+
+
+def test_no_answer_is_reset_with_a_body_unread(tmp_path: Path) -> None:
+    """Whatever becomes of the application: what was sent, or the 500 in its place, arrives."""
+    (tmp_path / "shop.py").write_text(LEFT_UNREAD)
+    with serving("shop:application", cwd=tmp_path) as server:
+        for path, version in itertools.product(("/plain", "/close", "/exit", "/early"), ("1.1", "1.0")):
+            with connect(server.address, timeout=WITHIN) as client:
+                client.sendall(get(path, "Content-Length: 200000", method="POST", version=version))
+                for _ in range(20):
+                    client.sendall(b"z" * 10_000)
+                    time.sleep(0.002)  # so that it is still being sent when the answer has been
+                assert parse(read_all(client)).status == (500 if path == "/early" else 200)
+
+
+def test_who_lingers_holds_nobody() -> None:
+    """Each of these had a worker for itself for 2 seconds: the last but one waited for 20."""
+    ways = (b"x y\r\n\r\n", get() + get("/second"), post(b"a" * 100_000)[:-50_000])
+    with serving("tests.wsgi.apps:ignore_body") as server, contextlib.ExitStack() as stack:
+        late = 0
+        for number in range(60):
+            client = stack.enter_context(connect(server.address, timeout=WITHIN))
+            client.sendall(ways[number % len(ways)])
+            if number % 3 == 2:
+                began = time.monotonic()
+                assert ask(server, get()).body == b"ignored"
+                late += time.monotonic() - began > 1.5
+        assert late == 0
+        assert_clean(server)
+
+
+def test_who_lingers_under_tls_holds_nobody() -> None:
+    flags = [f"--{name}={value}" for name, value in KEYS.items()]
+    context = client_context()
+    with serving("tests.wsgi.apps:ignore_body", *flags) as server, contextlib.ExitStack() as stack:
+        crowd = []
+        for number in range(12):
+            client = connect(server.address, timeout=WITHIN)
+            if number % 3:
+                client = context.wrap_socket(client, server_hostname="localhost")
+            client.sendall(get() + get("/second") if number % 3 else get() + b"a" * 100_000)  # plain text, one in three
+            crowd.append(stack.enter_context(client))
+        began = time.monotonic()
+        with context.wrap_socket(connect(server.address, timeout=WITHIN), server_hostname="localhost") as other:
+            other.sendall(get())
+            assert parse(read_all(other)).body == b"ignored"
+        assert time.monotonic() - began < 6, "12 seconds, when two workers wait for all of them"
+        for number, client in enumerate(crowd):
+            if number % 3:
+                assert parse(read_all(client)).body == b"ignored"
+
+
+def test_who_is_silent_beyond_defer_accept_holds_nobody() -> None:
+    """The kernel keeps such a connection for some seconds and hands it over all the same."""
+    with serving("tests.wsgi.apps:hello", "--defer-accept=1", "--header-timeout=60") as server:
+        with contextlib.ExitStack() as stack:
+            crowd = [stack.enter_context(connect(server.address, timeout=WITHIN)) for _ in range(6)]
+            for client in crowd:
+                assert read_all(client) == b""
+        assert ask(server, get()).body == b"hello"
+        with connect(server.address, timeout=WITHIN) as client:
+            client.sendall(get()[:5])
+            time.sleep(1.2)  # somebody slow is none who is silent
+            client.sendall(get()[5:])
+            assert parse(read_all(client)).body == b"hello"
+
+
+@pytest.mark.parametrize("way", ["chunked", "read"])
+def test_a_fast_upload_is_no_hang(way: str) -> None:
+    """Its client is never slower than the worker, which so never waits, and takes longer than the timeout."""
+    with serving("tests.wsgi.apps:count_body", "--timeout=1", "--workers=1", "--spool-limit=0") as server:
+        workers = server.workers()
+        with connect(server.address, timeout=WITHIN) as client:
+            if way == "chunked":
+                client.sendall(get("/", "Transfer-Encoding: chunked", method="POST"))
+                piece, last = b"1\r\nx\r\n" * 5_000, b"0\r\n\r\n"
+            else:
+                client.sendall(get("/", f"Content-Length: {1 << 40}", method="POST"))
+                piece, last = b"x" * (1 << 16), b""
+            end = time.monotonic() + 3.5  # the timeout, and the time that the master may take to see that
+            while time.monotonic() < end:
+                client.sendall(piece)
+            client.sendall(last)
+            if last:
+                assert parse(read_all(client)).status == 200
+        assert server.workers() == workers
+        assert "Traceback" not in server.log().replace("ended within its body", ""), server.log()
+
+
+def test_what_a_request_makes_the_server_store_is_limited() -> None:
+    chunk = b"10000\r\n" + b"z" * 0x10000 + b"\r\n"
+    head = get("/", "Transfer-Encoding: chunked", method="POST")
+    for flags, status in ((["--spool-limit=1M"], 413), (["--spool-limit=4M"], 200), (["--spool=none"], 200)):
+        with serving("tests.wsgi.apps:count_body", *flags) as server:
+            reply = ask(server, head + chunk * 20 + b"0\r\n\r\n")
+            assert reply.status == status
+            if status == 413:
+                assert b"stores" in reply.body
+    assert 0 < WSGIOptions().spool_limit <= 1 << 30, "finite unless somebody says otherwise"
