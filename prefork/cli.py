@@ -88,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return RefusedError.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
+    finally:
+        _leave()
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -260,11 +262,32 @@ def _put(stream: TextIO | None, text: str) -> None:
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
     except OSError:
-        # What is still buffered would fail once more when the interpreter ends.
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
+        _drop(stream)
         raise
+
+
+def _drop(stream: TextIO) -> None:
+    """Send what a stream still holds nowhere: it would fail once more when the interpreter ends."""
+    with contextlib.suppress(OSError, ValueError):  # it has no descriptor, or is closed
+        number = stream.fileno()
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, number)
+        os.close(null)
+
+
+def _leave() -> None:
+    """Write what others than :func:`write` have left in the standard streams: a screen, the application's print().
+
+    Where that can't be done, the interpreter's end would try again, complain twice and change the exit code to 120.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            _drop(stream)
+        except ValueError:
+            pass  # somebody has closed it
 
 
 def _open_standard_streams() -> None:

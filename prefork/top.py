@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from prefork.board import Board
 
 _TIMEOUT: Final = 5.0  # seconds for an answer; a dump takes up to three
+_GONE: Final = ((errno.EIO,), (errno.ENXIO,), (errno.ENODEV,))
+"""What the kernel says of a terminal that has been hung up, or taken away (tty_ioctl(4))."""
 _ENDS: Final = (signal.SIGTERM, signal.SIGHUP)
 _KEY: Final = re.compile(rb"\x1b[\[O][0-9;]*.|[^\x1b]", re.DOTALL)  # several may come at once
 _ARROWS: Final = {b"\x1b[A": "up", b"\x1b[B": "down", b"\x1bOA": "up", b"\x1bOB": "down"}
@@ -46,15 +48,15 @@ def top(argv: Sequence[str]) -> int:
         parser.error(f"--interval: {arguments.interval:g} is out of range; give 0.05 to 3600 seconds")
     if importlib.util.find_spec("rich") is None:
         raise PreforkError("prefork top needs rich; pip install 'prefork[top]'")
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
         raise PreforkError("prefork top needs a terminal; prefork status prints the same once")
     Client(arguments.control, timeout=_TIMEOUT).close()  # a server that was never there is a mistake; later it may go
     try:
         _run(arguments.control, arguments.interval)
     except KeyboardInterrupt:
         pass
-    except OSError as error:
-        if error.errno != errno.EIO:
+    except (OSError, termios.error) as error:
+        if error.args[:1] not in _GONE:
             raise
         raise PreforkError("the terminal is gone") from None
     return 0
