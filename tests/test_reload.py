@@ -41,7 +41,7 @@ def test_reloads_under_load_lose_nobody(prefork_server: ServerFactory) -> None:
     assert not set(steady(server, 2)) & set(first)
     assert ask(server, "/generation") == str(reloads)
     assert complaints(server) == []
-    server.wait_for(lambda: server.descriptors() == descriptors, message=f"{descriptors} descriptors in the master")
+    server.wait_for(lambda: server.descriptors() <= descriptors, message=f"{descriptors} descriptors in the master")
 
 
 GOOD = """

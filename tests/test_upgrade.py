@@ -17,6 +17,8 @@ from prefork.testing.plugin import ServerFactory
 from tests.figures import count
 from tests.probing import held, probe, wait_gone
 
+pytestmark = pytest.mark.long
+
 APPLICATION = """
 import os
 VERSION = {version!r}
@@ -81,7 +83,8 @@ def test_upgrades_under_load_lose_nobody(prefork_server: ServerFactory, code: Co
         load.wait_for(lambda tally: tally.answered > answered + 100)
     assert load.tally.lost == 0, load.tally
     assert set(load.tally.bodies) >= {str(n).encode() for n in (1, code.version)}
-    assert server.descriptors() == descriptors
+    # At its first look the master may have been about to close what a boot was reported by.
+    server.wait_for(lambda: server.descriptors() <= descriptors, message=f"at most {descriptors} descriptors")
     assert server.stop() == 0  # of the same pid: it is our child
     assert server.survivors() == []
 

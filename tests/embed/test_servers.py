@@ -23,13 +23,20 @@ SLOW_KEEP_ALIVE = b"GET /?wait=0.5 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 def body(client: socket.socket) -> bytes:
     """The body of the next answer on a connection."""
     data = b""
-    while (reply := parse_http(data)) is None or not whole(data):
+    while (reply := parse_http(data)) is None or not whole(without_interim(data)):
         piece = client.recv(65536)
         if not piece:
             break
         data += piece
     assert reply is not None, data
     return reply.body
+
+
+def without_interim(data: bytes) -> bytes:
+    """What comes behind the answers that are none (RFC 9110, 15.2); some servers say twice that one may go on."""
+    while data.startswith(b"HTTP/1.1 1"):
+        _, _, data = data.partition(b"\r\n\r\n")
+    return data
 
 
 def whole(data: bytes) -> bool:
