@@ -15,6 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
+pytestmark = pytest.mark.long
+
 PARTS = ("cost", "latency", "losses", "boot", "scale", "profile")
 
 
