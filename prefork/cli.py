@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple, TextIO
 
-from prefork import config, flags, logs, server, settings, target
+from prefork import config, flags, handover, logs, server, settings, target
 from prefork._version import __version__
 from prefork.config import Configuration, Table
 from prefork.errors import PreforkError, RefusedError, SettingsError, did_you_mean
 from prefork.fields import GROUPS, Field
 from prefork.flags import CommandLine
 from prefork.settings import Settings
+from prefork.system import signals
 from prefork.system.need import refused
 
 _STDERR: Final = 2
@@ -173,6 +174,7 @@ def serving(command: Serving, argv: Sequence[str]) -> int:
         SettingsError: With all problems of arguments and configuration at once.
         PreforkError: As the command's ``run`` raises it.
     """
+    signals.begin(masked=handover.VARIABLE in os.environ)
     try:
         os.getcwd()
     except OSError as error:

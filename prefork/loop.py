@@ -14,6 +14,7 @@ import select
 from collections.abc import Callable, Collection
 
 from prefork.clock import SYSTEM, Clock
+from prefork.system import terminal
 from prefork.system.signals import Recorder
 
 log = logging.getLogger("prefork")
@@ -71,6 +72,7 @@ class Loop:
         self._order = itertools.count()
         self._signals: dict[int, Callable[[], object]] = {}
         self._recorder = Recorder()
+        self._stops: terminal.Stops | None = None
         self._thaw: list[Callable[[float], None]] = []
         self._looked: float | None = None
         self._slept = 0.0
@@ -117,6 +119,13 @@ class Loop:
         """Call ``callback`` for each ``signum`` that comes; takes the signal's handler until :meth:`close`."""
         self._signals[signum] = callback
         self._recorder.install([signum])
+        if signum in terminal.SIGNALS and self._stops is None and terminal.controlling():
+            self._stops = terminal.Stops()
+            self.register(self._stops.fileno(), self._note_stops)
+
+    def reclaim_signals(self) -> list[str]:
+        """Take the signals again, after code that is not ours has run; returns what that had changed, in words."""
+        return self._recorder.reclaim()
 
     @property
     def noted(self) -> bool:
@@ -185,7 +194,7 @@ class Loop:
         seconds = None
         if deadlines:
             seconds = min(max(0.0, min(deadlines) - self.clock.monotonic()), WATCHFUL if watchful else LONGEST_SLEEP)
-        ready = self._epoll.poll(seconds)
+        ready = self._epoll.poll(0 if self._recorder.pending else seconds)
         self._slept = self._look_at_clock(expected=seconds)
         # Chosen before any callback runs: what one asks for "at once" comes at the next turn, when what this turn has
         # decided is done.
@@ -197,6 +206,8 @@ class Loop:
         chosen, self._chosen = self._chosen, []
         for timer in chosen:
             timer._run()
+        if self._recorder.pending:  # and the descriptor has not told: somebody had taken its place meanwhile
+            self._dispatch_signals()
         self._look_at_clock(expected=0.0)
 
     def _due(self) -> list[Timer]:
@@ -207,6 +218,12 @@ class Loop:
             due.append(heapq.heappop(self._timers)[2])
         return due
 
+    def _note_stops(self) -> None:
+        if self._stops is not None:
+            for signum in self._stops.take():
+                self._recorder.note(signum)
+            self._dispatch_signals()
+
     def _dispatch_signals(self) -> None:
         for signum in self._recorder.take():
             callback = self._signals.get(signum)
@@ -215,6 +232,8 @@ class Loop:
 
     def close(self) -> None:
         """Give every signal handler back and close what is the loop's own. Idempotent."""
+        if self._stops is not None:
+            self._stops.close()
         self._recorder.restore()
         self._epoll.close()
         self._readers.clear()

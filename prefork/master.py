@@ -82,6 +82,7 @@ class Master:
     """
 
     _loop: Loop
+    _hearing: surroundings.Hearing
     _spawner: Spawner
     _executor: Executor
     _stopping: Stopping
@@ -184,10 +185,13 @@ class Master:
         asked = Isolated(self._loop, "what a signal asked for")
         for signum, callback in self._signal_table().items():
             (self._loop if signum in _ENDS else asked).on_signal(signum, callback)
+        self._hearing = surroundings.Hearing(self._loop)
+        stack.callback(self._hearing.end)
         self._nofile = allowance.claim(settings)
         record = upgrade.received()
         seats = 2 * max(self.goal.size, self.goal.largest) + SEATS_BEYOND
         if record is None:
+            self._hearing.begin()
             held = holdings.make(settings, self.goal.size, seats, stack, Vacancy(self._loop, _ENDS).wait)
         else:
             held = holdings.adopt(settings, record, seats, stack)
@@ -239,7 +243,7 @@ class Master:
             succession.read(record, self.goal, self.roster, self._spawner, held)
             self.scale(size)
             self._roll("upgrade")
-            signal.pthread_sigmask(signal.SIG_SETMASK, record.mask)
+            self._hearing.begin(record.mask)  # to what that image has blocked, so that none of it was lost
         allowance.check(settings, self.goal, self.roster, self.listeners)
 
     def _record(self, mask: Iterable[int]) -> Handover:
@@ -311,7 +315,7 @@ class Master:
         return True
 
     def _roll(self, what: str) -> None:
-        self.hooks.call("on_reload", self)
+        self._hearing.call(self.hooks, "on_reload", self)
         self._tls = tls.renewed(self._tls, self.settings)
         policy.roll(self.goal, self.roster)
         log.info("%s: generation %d", what, self.goal.generation)
@@ -366,7 +370,7 @@ class Master:
         slot, generation = spawn.slot, spawn.generation
         return self._spawner.prepare(
             self._build,
-            None if self.hooks.pre_fork is None else lambda: self.hooks.call("pre_fork", self, spawn),
+            None if self.hooks.pre_fork is None else lambda: self._hearing.call(self.hooks, "pre_fork", self, spawn),
             self._identity,
             self._windows.after_fork,
             tuple(listener for listener in self.listeners if listener.reuse_port),
@@ -450,7 +454,7 @@ class Master:
             if self._takeover is not None:
                 self._takeover.complete(self._held)
             log.info("%s", self.describe())
-            self.hooks.call("when_ready", self)
+            self._hearing.call(self.hooks, "when_ready", self)
             self._windows.tell(windows.Serving())
         if self.goal.rolling and self._every_incumbent(lambda incumbent: incumbent.generation == self.goal.generation):
             self.goal.rolling = False
@@ -483,14 +487,14 @@ class Master:
         self._groups.changed()
         rolling = self.goal.rolling
         self.deaths.take(self.roster.slot(member.slot), death, taken.report)
-        self.hooks.call("child_exit", self, death)
+        self._hearing.call(self.hooks, "child_exit", self, death)
         self._windows.tell(windows.Died(death, taken.last))
         if rolling and not self.goal.rolling:
             self._windows.tell(windows.ReloadFailed(self.goal.generation, taken.report.strip() or str(death.exit)))
 
     def _short(self, shortage: Shortage) -> None:
         """Descriptors or memory have run out, or that is over."""
-        self.hooks.call("on_pressure", self, shortage)
+        self._hearing.call(self.hooks, "on_pressure", self, shortage)
         self._windows.tell(windows.Short(shortage))
 
     def _thawed(self, seconds: float) -> None:

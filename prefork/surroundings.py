@@ -1,15 +1,30 @@
-"""What a server needs of its process, and what it changes about it for as long as it runs."""
+"""What a server needs of its process: set when it starts, and looked at again when the application may have changed it.
+
+| what | at the start | looked at again |
+| --- | --- | --- |
+| signals blocked or ignored by whoever started us | :func:`prefork.system.signals.begin`, in commands | |
+| the mask, for what the master handles | :class:`Hearing` | after each hook of the master's |
+| handlers, wake-up descriptor | :class:`~prefork.system.signals.Recorder` | after each hook of the master's |
+| SIGCHLD ignored | :func:`entered` | |
+| mask and handlers of a worker | :func:`prefork.system.signals.become_worker` | |
+| SIGTTIN, SIGTTOU at a terminal | :mod:`prefork.system.terminal` | |
+| folder, umask | :func:`entered` | |
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from prefork.errors import PreforkError, SettingsError
+from prefork.hooks import Hooks
+from prefork.loop import Loop
 from prefork.settings import Settings
+from prefork.system import signals
 
 log = logging.getLogger("prefork")
 
@@ -40,6 +55,9 @@ def entered(settings: Settings) -> Iterator[None]:
         SettingsError: the folder can't be entered.
     """
     with contextlib.ExitStack() as stack:
+        if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+            # By whoever started the host: the kernel would keep no exits for us (wait(2)).
+            stack.callback(signal.signal, signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
         if settings.chdir:
             before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, before)
@@ -51,3 +69,45 @@ def entered(settings: Settings) -> Iterator[None]:
         if settings.umask is not None:
             stack.callback(os.umask, os.umask(settings.umask))
         yield
+
+
+class Hearing:
+    """MASTER. Lets in what the master handles, whatever mask it was given, for as long as its loop runs.
+
+    Args:
+        loop: whose handlers are in place.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._before: set[int] = set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        self._mask = (self._before - set(signals.ACROSS_FORKS)) | set(signals.stops())
+
+    def begin(self, before: Iterable[int] | None = None) -> None:
+        """Let them in; what has waited comes now.
+
+        Args:
+            before: the mask of the image before this one, before it blocked all that we handle; None without one.
+        """
+        if before is not None:
+            self._before = set(before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+    def call(self, hooks: Hooks, name: str, *given: object) -> None:
+        """Call a hook of the master's, if there is one, and put in place what it has taken away."""
+        if getattr(hooks, name) is None:
+            return
+        hooks.call(name, *given)
+        changed = self._loop.reclaim_signals()
+        if signal.pthread_sigmask(signal.SIG_SETMASK, self._mask) != self._mask:
+            changed.append("signal mask")
+        if changed:
+            log.warning(
+                "hook %s has changed what the master needs, which takes it back: %s; leave the master's signals alone",
+                name,
+                ", ".join(changed),
+            )
+
+    def end(self) -> None:
+        """Put the mask back that was there."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._before)

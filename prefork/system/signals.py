@@ -17,6 +17,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
+from prefork.system import terminal
+
 Handler = Callable[[int, FrameType | None], Any] | int | None
 
 BELL = int(signal.SIGRTMIN) + 2
@@ -44,8 +46,35 @@ ACROSS_FORKS = (BELL, *MASTER)
 Dispositions = tuple[tuple[int, Handler], ...]
 """Numbers of signals, each with its handler."""
 
-_ACROSS_FORKS = tuple(map(int, ACROSS_FORKS))
-_UNBLOCK = int(signal.SIG_UNBLOCK)
+_SETMASK = int(signal.SIG_SETMASK)
+
+_PYTHONS_OWN = (signal.SIGPIPE, signal.SIGXFSZ)
+"""What the interpreter itself ignores, and the subprocess module gives back to what it executes."""
+
+
+def begin(*, masked: bool) -> None:
+    """The process of a command that serves, before anything else: what whoever started us has left is not ours.
+
+    Signals that are blocked or ignored stay so over an exec (execve(2)): with SIGTERM blocked a server could not be
+    stopped, with SIGCHLD ignored nobody would learn how a worker ended (wait(2)), and the application and what it
+    executes would have them so as well. So the mask is emptied and what is ignored is given its default action, as if
+    a login had started us. nohup's SIGHUP too: to a master that is a reload, which it survives in any case.
+
+    At a terminal, :data:`terminal.SIGNALS` are blocked instead.
+
+    Args:
+        masked: leave the mask: it is that of an image before this one, which has blocked it for us.
+    """
+    for signum in signal.valid_signals():
+        if signum not in _PYTHONS_OWN and signal.getsignal(signum) == signal.SIG_IGN:
+            signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
+    if not masked:
+        signal.pthread_sigmask(signal.SIG_SETMASK, stops())
+
+
+def stops() -> tuple[int, ...]:
+    """What a master keeps blocked: :data:`terminal.SIGNALS` at a terminal, else nothing."""
+    return terminal.SIGNALS if terminal.controlling() else ()
 
 
 @contextlib.contextmanager
@@ -108,6 +137,27 @@ class Recorder:
         else:
             act_by_default(signum)
 
+    def note(self, signum: int) -> None:
+        """Note one that has come in another way than by its handler."""
+        self._noted.append(signum)
+
+    def reclaim(self) -> list[str]:
+        """Take handlers and wake-up descriptor again, for code that is not ours has run in this process.
+
+        An event loop takes the descriptor and leaves none behind (asyncio, where it has handled a signal): signals
+        would be noted, and nobody would wake. The handlers are put in place whatever Python knows of them, since code
+        in C may have changed them behind its back.
+
+        Returns:
+            The names of what had been changed.
+        """
+        if self._wakeup_before is None:
+            return []
+        changed = [signal.Signals(signum).name for signum in self._before if install(signum, self._note) != self._note]
+        if set_wakeup_fd(self._writer, warn_on_full_buffer=False) != self._writer:
+            changed.append("wake-up descriptor")
+        return changed
+
     @property
     def pending(self) -> bool:
         """Whether signals were noted since :meth:`take` was last called."""
@@ -149,16 +199,21 @@ def of_worker(handlers: Mapping[int, Handler]) -> Dispositions:
 
     What the worker doesn't handle of the master's signals is given a handler that does nothing: a SIGHUP to the whole
     process group must not end a worker, and SIG_IGN would be inherited by the programs that the application executes.
-    SIGCHLD and SIGCONT go back to their default.
+    SIGCHLD and SIGCONT go back to their default. At a terminal, what would stop the worker is ignored (and so it is by
+    the programs: one of them that is stopped would hold up the worker that waits for it).
 
     Args:
         handlers: the worker's own.
     """
-    return tuple((int(signum), handler) for signum, handler in {**_OTHERWISE, **handlers, **_BY_DEFAULT}.items())
+    ignored = dict.fromkeys(stops(), int(signal.SIG_IGN))
+    table = {**_OTHERWISE, **ignored, **handlers, **_BY_DEFAULT}
+    return tuple((int(signum), handler) for signum, handler in table.items())
 
 
 def become_worker(dispositions: Dispositions) -> None:
-    """WORKER, first thing after fork, with :data:`ACROSS_FORKS` blocked. Replace the master's handlers and unblock.
+    """WORKER, first thing after fork, with :data:`ACROSS_FORKS` blocked. Replace the handlers and let all signals in.
+
+    What a host has blocked was meant for itself, and what the application executes would inherit it.
 
     It calls what the signal module builds upon: the module's own functions make an enum's member of each number, and in
     a process that has just been forked that costs as many copied pages as all the rest.
@@ -166,7 +221,7 @@ def become_worker(dispositions: Dispositions) -> None:
     set_wakeup_fd(-1)
     for signum, handler in dispositions:
         install(signum, handler)
-    pthread_sigmask(_UNBLOCK, _ACROSS_FORKS)
+    pthread_sigmask(_SETMASK, ())
 
 
 def give_up() -> None:

@@ -1,0 +1,171 @@
+"""What a server is given by whoever starts it, and what an application changes about the process."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import sys
+import termios
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prefork.testing import Options
+from prefork.testing.plugin import ServerFactory
+from tests.probing import ask
+
+LAUNCH = "import fcntl, os, signal, sys, termios\nfrom signal import *\n{}\nos.execvp(sys.argv[1], sys.argv[1:])"
+"""What a parent does to itself before it becomes the server."""
+
+
+def launch(what: str) -> list[str]:
+    """The prefix that does ``what`` and then becomes the server."""
+    return [sys.executable, "-c", LAUNCH.format(textwrap.dedent(what))]
+
+
+ANSWERS = """
+    import json, os, signal, socket, subprocess, sys
+    def handle(connection, address):
+        request = connection.recv(65536)
+        path = request.split()[1].decode()
+        body = json.dumps(answer(path)).encode()
+        connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%b" % (len(body), body))
+"""
+
+
+def application(folder: Path, text: str) -> None:
+    """Write a module that answers with what ``answer(path)`` returns there, as JSON."""
+    (folder / "app.py").write_text(textwrap.dedent(ANSWERS) + textwrap.dedent(text), encoding="utf-8")
+
+
+# Signals.
+
+SIGNALS = """
+    def state(text):
+        status = dict(line.split(":", 1) for line in text.splitlines())
+        return [int(status[name], 16) for name in ("SigBlk", "SigIgn")]
+    def answer(path):
+        ran = subprocess.run(["cat", "/proc/self/status"], capture_output=True, text=True)
+        return [state(open("/proc/self/status").read()), state(ran.stdout)]
+"""
+
+PYTHONS = sum(1 << (signum - 1) for signum in (signal.SIGPIPE, signal.SIGXFSZ))
+"""What Python ignores, as /proc/pid/status has it."""
+
+
+def test_signals_that_the_parent_blocks_or_ignores_are_heard_all_the_same(
+    prefork_server: ServerFactory, tmp_path: Path
+) -> None:
+    application(tmp_path, SIGNALS)
+    everything = """
+        for signum in valid_signals() - {SIGKILL, SIGSTOP}:
+            signal(signum, SIG_IGN)
+        pthread_sigmask(SIG_BLOCK, valid_signals())
+    """
+    server = prefork_server("app:handle", app_dir=tmp_path, workers=1, options={"prefix": launch(everything)})
+    seen = json.loads(ask(server))
+    assert seen == [[0, PYTHONS], [0, 0]]  # of the worker, and of what it executes
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("reload: generation 1 serves")
+    os.kill(server.workers()[0], signal.SIGKILL)
+    server.wait_for_log("killed by SIGKILL")  # how it ended is known
+    server.signal(signal.SIGUSR2)
+    server.wait_for_log("generation 2 serves|upgrade: generation 2")
+    server.wait_for_log("reload: generation 2 serves")
+    assert json.loads(ask(server)) == seen
+    assert server.stop() == 0
+
+
+def test_a_hook_that_takes_the_master_s_signals_does_not_have_them_for_long(
+    prefork_server: ServerFactory, tmp_path: Path
+) -> None:
+    application(
+        tmp_path,
+        """
+        import asyncio
+        def answer(path):
+            return "here"
+
+        async def nothing():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, print)
+
+        def when_ready(server):
+            asyncio.run(nothing())
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP, signal.SIGTERM])
+        """,
+    )
+    server = prefork_server("app:handle", app_dir=tmp_path, workers=1, hooks="app")
+    server.wait_for_log(r"hook when_ready has changed .*: SIGTERM, SIGHUP, wake-up descriptor, signal mask;")
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("reload: generation 1 serves")
+    assert server.stop() == 0
+
+
+# A terminal.
+
+TERMINAL = """
+    def answer(path):
+        if path == "/read":
+            try:
+                with open("/dev/tty") as terminal:
+                    return terminal.read(1)
+            except OSError as error:
+                return error.strerror
+        if path == "/write":
+            print("written", file=open("/dev/tty", "w"))
+        if path == "/program":
+            return subprocess.run(["sh", "-c", "echo program >/dev/tty; read x </dev/tty"]).returncode != 0
+        return "done"
+"""
+
+
+@contextmanager
+def background() -> Iterator[tuple[int, list[str]]]:
+    """A terminal with ``stty tostop``, and the prefix of a command that is a job in its background."""
+    above, below = pty.openpty()
+    modes = termios.tcgetattr(below)
+    modes[3] |= termios.TOSTOP
+    termios.tcsetattr(below, termios.TCSANOW, modes)
+    prefix = launch(f"""
+        fcntl.ioctl({below}, termios.TIOCSCTTY, 0)
+        shell = os.getpid()
+        if os.fork():
+            # The shell: it has the terminal for itself, and waits for its job.
+            signal(SIGTERM, SIG_IGN)
+            code = os.waitstatus_to_exitcode(os.wait()[1])
+            os._exit(code if code >= 0 else 128 - code)
+        os.setpgid(0, 0)
+    """)
+    try:
+        yield below, prefix
+    finally:
+        os.close(above)
+        os.close(below)
+
+
+def test_a_background_job_is_stopped_neither_by_reading_nor_by_writing_to_its_terminal(
+    prefork_server: ServerFactory, tmp_path: Path
+) -> None:
+    application(tmp_path, TERMINAL)
+    with background() as (terminal, prefix):
+        options: Options = {"prefix": prefix, "pass_fds": [terminal]}
+        server = prefork_server("app:handle", app_dir=tmp_path, workers=2, options=options)
+        for path, told in ("/read", "Input/output error"), ("/write", "done"), ("/program", True):
+            assert json.loads(ask(server, path)) == told
+        assert len(server.workers()) == 2
+        server.signal(signal.SIGTTIN)  # somebody's, not the kernel's
+        server.wait_for_log("3 workers instead of 2")
+        server.signal(signal.SIGUSR2)
+        server.wait_for_log("reload: generation 1 serves")
+        server.signal(signal.SIGTTOU)
+        server.wait_for_log("2 workers instead of 3")
+        for path, told in ("/read", "Input/output error"), ("/write", "done"):
+            assert json.loads(ask(server, path)) == told
+        assert "workers instead of 4" not in server.log()
+        used = server.cpu_seconds()
+        assert server.stop() == 0
+        assert used < 30.0  # a call that is begun again for ever takes a processor for itself
