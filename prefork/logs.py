@@ -23,7 +23,7 @@ import signal
 import stat
 import sys
 import time
-from typing import Final, Literal
+from typing import Any, Final, Literal, cast
 
 from prefork.errors import SettingsError
 from prefork.system import identity
@@ -183,12 +183,56 @@ class Output(logging.Handler):
         self._waits = True
         self._lost = 0
 
-    def close(self) -> None:
-        """Close the file, if it is ours."""
+    def end(self) -> None:
+        """Close the file, if it is ours.
+
+        Not in close(): a configuration of the logging module calls that of every handler there is (logging.config), and
+        so would an application end the log of its server.
+        """
         if self._path is not None and self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        super().close()
+        self.close()
+
+
+class Journal(logging.Logger):
+    """The logger "prefork" of a command's process: what it is told reaches the output, whatever an application does.
+
+    An application configures the logging of its process, and Python's default way of that disables every logger there
+    is (disable_existing_loggers of logging.config). In a command, the log is not the application's but the server's:
+    where it goes and from which level on is said by its settings. So the output is no handler that could be removed,
+    and neither ``disabled`` nor `logging.disable` nor the logger's level counts for it. For handlers that the
+    application adds, all of these count as ever.
+
+    Attributes:
+        output: where records go.
+        least: the least severe level that does.
+    """
+
+    output: Output
+    least: int
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # logging's own name
+        """Whether a record of ``level`` goes anywhere."""
+        return level >= self.least or super().isEnabledFor(level)
+
+    def makeRecord(self, *args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: N802  # logging's own name
+        """A record; a plain one if the application's way to make them (logging.setLogRecordFactory) fails."""
+        try:
+            return super().makeRecord(*args, **kwargs)
+        except Exception:  # noqa: BLE001  # it may need a request, say, and there is none in a master
+            name, level, path, line, message, given, exc_info = args[:7]
+            return logging.LogRecord(name, level, path, line, message, given, exc_info, *args[7:8])
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Give ``record`` to the output, then to whomever else the application wants to have it."""
+        if record.levelno >= self.least:
+            self.output.handle(record)
+        if super().isEnabledFor(record.levelno):
+            try:
+                super().handle(record)
+            except Exception:  # noqa: BLE001  # a filter or handler of the application's: what matters is written
+                pass
 
 
 def _record(message: str) -> logging.LogRecord:
@@ -257,12 +301,17 @@ def configure(level: str, path: str = "", form: Literal["text", "json"] = "text"
     for handler in log.handlers[:]:
         log.removeHandler(handler)
         handler.close()
-    log.addHandler(output)
     log.propagate = False
     log.setLevel(level.upper())
+    if isinstance(log, Journal):
+        log.output.end()
+    log.__class__ = Journal
+    journal = cast("Journal", log)
+    journal.output, journal.least = output, log.level
     return output
 
 
 def windows() -> list[LogWindow]:
     """A window for each output that the log has."""
-    return [LogWindow(handler) for handler in log.handlers if isinstance(handler, Output)]
+    own = [log.output] if isinstance(log, Journal) else []
+    return [LogWindow(output) for output in (*own, *log.handlers) if isinstance(output, Output)]

@@ -77,7 +77,7 @@ def test_text(tmp_path: Path) -> None:
     output.emit(record())
     output.after_fork(3, 7)
     output.emit(record("hello %s", args=("there",)))
-    output.close()
+    output.end()
     pid = os.getpid()
     assert (tmp_path / "log").read_text().splitlines() == [
         f"2026-11-20T14:24:05.678Z INFO {pid} hello",
@@ -93,7 +93,7 @@ def test_json(tmp_path: Path) -> None:
         raise ValueError("bad")
     except ValueError:
         output.emit(record(exc_info=sys.exc_info()))
-    output.close()
+    output.end()
     first, second = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert first == {
         "time": "2026-11-20T14:24:05.678Z",
@@ -114,7 +114,7 @@ def test_a_message_whose_arguments_do_not_fit_is_told_of_and_harms_nobody(
     output = Output(str(tmp_path / "log"))
     output.emit(record("%d", args=("no number",)))
     output.emit(record())
-    output.close()
+    output.end()
     assert "Logging error" in capsys.readouterr().err
     assert len((tmp_path / "log").read_text().splitlines()) == 1
 
@@ -136,7 +136,7 @@ def test_a_record_that_can_not_be_written_harms_nobody_and_is_counted(tmp_path: 
     os.dup2(os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY), output._fd)
     output.emit(record())
     output.emit(record())
-    output.close()
+    output.end()
     lost, *others = (tmp_path / "log").read_text().splitlines()
     assert lost.endswith("3 records of this log were lost: it could not be written")
     assert [line.split()[-1] for line in others] == ["hello"] * 2
@@ -148,7 +148,7 @@ def test_two_who_opened_the_file_each_for_himself_overwrite_nothing(tmp_path: Pa
     for output in outputs * 2:
         output.emit(record())
     for output in outputs:
-        output.close()
+        output.end()
     assert len((tmp_path / "log").read_text().splitlines()) == 4
 
 
@@ -302,7 +302,7 @@ def test_a_rotated_file_is_followed_without_a_signal(tmp_path: Path) -> None:
     later = record("second")
     later.created += 1
     output.emit(later)
-    output.close()
+    output.end()
     assert (tmp_path / "old").read_text().endswith("first\n")
     assert path.read_text().endswith("second\n")
 
@@ -317,7 +317,7 @@ def test_when_the_new_file_can_not_be_had_the_old_one_goes_on(tmp_path: Path) ->
     later.created += 1
     output.emit(later)
     output.reopen()
-    output.close()
+    output.end()
     assert (tmp_path / "moved" / "log").read_text().count("\n") == 2
 
 

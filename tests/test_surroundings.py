@@ -13,9 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from prefork.testing import Options
+import pytest
+
+from prefork.testing import Options, request
 from prefork.testing.plugin import ServerFactory
-from tests.probing import ask
+from tests.probing import PATIENCE, ask, get
+from tests.programs import run_program
 
 LAUNCH = "import fcntl, os, signal, sys, termios\nfrom signal import *\n{}\nos.execvp(sys.argv[1], sys.argv[1:])"
 """What a parent does to itself before it becomes the server."""
@@ -169,3 +172,51 @@ def test_a_background_job_is_stopped_neither_by_reading_nor_by_writing_to_its_te
         used = server.cpu_seconds()
         assert server.stop() == 0
         assert used < 30.0  # a call that is begun again for ever takes a processor for itself
+
+
+# The log.
+
+LOGGING = """
+    import logging, logging.config
+    logging.config.dictConfig({"version": 1, "root": {"level": "CRITICAL"}})
+    logging.disable()
+    logging.getLogger("prefork").handlers.clear()
+    logging.getLogger("prefork").setLevel(60)
+    logging.getLogger("prefork").addFilter(lambda record: 1 / 0)
+    logging.setLogRecordFactory(lambda *args, **more: 1 / 0)
+    def answer(path):
+        if path == "/fail":
+            raise ValueError("the needle")
+        return "served"
+"""
+
+
+@pytest.mark.parametrize("preload", [False, True])
+def test_an_application_that_configures_logging_does_not_silence_the_server(
+    prefork_server: ServerFactory, tmp_path: Path, *, preload: bool
+) -> None:
+    application(tmp_path, LOGGING)
+    server = prefork_server("app:handle", app_dir=tmp_path, workers=1, preload=preload)
+    assert request(server.address, get("/fail"), timeout=PATIENCE).data == b""
+    server.wait_for_log("ERROR .*the handler failed on a connection from(.|\\n)*ValueError: the needle")
+    os.kill(server.workers()[0], signal.SIGKILL)
+    server.wait_for_log("killed by SIGKILL")
+    assert server.stop() == 0
+
+
+def test_a_configuration_that_closes_all_handlers_does_not_close_the_log_file(tmp_path: Path) -> None:
+    program = """
+        import logging.config, sys
+        from prefork import logs
+        logs.configure("info", sys.argv[1])
+        log = logging.getLogger("prefork")
+        logging.config.dictConfig({"version": 1, "loggers": {"prefork": {"level": "ERROR"}}})
+        log.info("one")
+        logging.shutdown()
+        log.debug("nothing")
+        log.warning("two")
+    """
+    ended = run_program(program, str(tmp_path / "log"))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [line.rpartition(" ")[2] for line in lines] == ["one", "two"]
