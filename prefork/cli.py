@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple, TextIO
 
-from prefork import config, flags, handover, logs, server, settings, target
+from prefork import config, flags, handover, launch, logs, server, settings, target
 from prefork._version import __version__
 from prefork.config import Configuration, Table
 from prefork.errors import PreforkError, RefusedError, SettingsError, did_you_mean
@@ -199,7 +199,9 @@ def serving(command: Serving, argv: Sequence[str]) -> int:
     if line.print_config or line.target is None:
         write(configuration.toml())
         return 0
-    folder = os.path.abspath(os.path.join(configuration.settings.chdir, line.app_dir))
+    launch.Launch.keep()
+    launch.name_the_path()
+    folder = launch.absolute(os.path.join(configuration.settings.chdir, line.app_dir))
     if line.check:
         server.check(line.target, configuration.settings, app_dir=folder)
         write(f"{line.target} can be served\n")

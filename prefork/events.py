@@ -46,6 +46,16 @@ class Why(enum.IntEnum):
     """The application called ``worker.recycle()``."""
 
 
+REASONS = {
+    Why.SIGNALLED: "signalled by somebody else",
+    Why.MAX_REQUESTS: "max_requests",
+    Why.LEAK: "it leaks descriptors",
+    Why.LISTENER_LOST: "its listener is lost",
+    Why.ASKED: "it asked for it",
+}
+"""Each as a log line has it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One record."""

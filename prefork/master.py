@@ -20,13 +20,14 @@ from prefork import allowance, holdings, openings, policy, sources, succession, 
 from prefork.backoff import chance
 from prefork.deaths import Deaths
 from prefork.errors import ListenerLostError, ListenError, PreforkError
-from prefork.events import Event, Kind, Why
+from prefork.events import REASONS, Event, Kind, Why
 from prefork.executor import Executor
 from prefork.groups import Groups
 from prefork.handover import Handover, HandoverError
 from prefork.holdings import SEATS_BEYOND, Holdings
 from prefork.hooks import Hooks
 from prefork.isolation import Isolated
+from prefork.launch import Launch
 from prefork.loop import Loop
 from prefork.net.listener import Listener
 from prefork.observers import Appetite, Growth
@@ -42,20 +43,12 @@ from prefork.system.census import Spare
 from prefork.system.identity import Identity
 from prefork.system.need import needed
 from prefork.takeover import Takeover
-from prefork.upgrade import Launch, Upgrade
+from prefork.upgrade import Upgrade
 from prefork.vacancy import StoppedError, Vacancy
 from prefork.windows import Inside, Window, Windows
 from prefork.worker import Log, Worker
 
 log = logging.getLogger("prefork")
-
-_RECYCLE_REASONS = {
-    Why.SIGNALLED: "signalled by somebody else",
-    Why.MAX_REQUESTS: "max_requests",
-    Why.LEAK: "it leaks descriptors",
-    Why.LISTENER_LOST: "its listener is lost",
-    Why.ASKED: "it asked for it",
-}
 
 _ENDS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
@@ -82,7 +75,6 @@ class Master:
     """
 
     _loop: Loop
-    _hearing: surroundings.Hearing
     _spawner: Spawner
     _executor: Executor
     _stopping: Stopping
@@ -154,7 +146,7 @@ class Master:
         self._ran = True
         settings = self.settings
         with contextlib.ExitStack() as stack:
-            stack.enter_context(surroundings.entered(settings))
+            self._footing = stack.enter_context(surroundings.entered(settings))
             if sources.by_content():
                 stack.callback(sources.by_time)
             self._identity = identity.resolve(settings.user, settings.group, settings.no_new_privs)
@@ -185,8 +177,7 @@ class Master:
         asked = Isolated(self._loop, "what a signal asked for")
         for signum, callback in self._signal_table().items():
             (self._loop if signum in _ENDS else asked).on_signal(signum, callback)
-        self._hearing = surroundings.Hearing(self._loop)
-        stack.callback(self._hearing.end)
+        self._hearing = surroundings.Hearing(self._loop, stack)
         self._nofile = allowance.claim(settings)
         record = upgrade.received()
         seats = 2 * max(self.goal.size, self.goal.largest) + SEATS_BEYOND
@@ -368,6 +359,7 @@ class Master:
     def _prepare(self, spawn: policy.Spawn) -> Birth:
         """Prepare a worker to be forked."""
         slot, generation = spawn.slot, spawn.generation
+        self._footing.follow()
         return self._spawner.prepare(
             self._build,
             None if self.hooks.pre_fork is None else lambda: self._hearing.call(self.hooks, "pre_fork", self, spawn),
@@ -418,7 +410,7 @@ class Master:
                 why = Why(event.value) if event.value in list(Why) else Why.ASKED
                 if why is Why.LISTENER_LOST and self._lost():
                     return
-                reason = _RECYCLE_REASONS.get(why, "")
+                reason = REASONS.get(why, "")
                 self.deaths.asked(member, reason)
                 self.roster.wanted(member, reason)
             case Kind.PRESSURE | Kind.RELIEF:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from prefork import openings, surroundings, target, tls
 from prefork.errors import BootError, PreforkError, SettingsError, TargetError
 from prefork.hooks import Hooks
+from prefork.launch import absolute
 from prefork.master import Master
 from prefork.settings import Settings
 from prefork.system import custody, identity, process
@@ -77,7 +78,7 @@ def run(
         PreforkError: as :meth:`prefork.master.Master.run` does; TargetError when the target is not there; BootError
             when it fails to load, here or in a worker.
     """
-    app_dir = os.path.abspath(app_dir)
+    app_dir = absolute(app_dir)
     make = worker_of if make is None else make
 
     def imported() -> Callable[[], Worker]:

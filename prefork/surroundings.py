@@ -5,10 +5,12 @@
 | signals blocked or ignored by whoever started us | :func:`prefork.system.signals.begin`, in commands | |
 | the mask, for what the master handles | :class:`Hearing` | after each hook of the master's |
 | handlers, wake-up descriptor | :class:`~prefork.system.signals.Recorder` | after each hook of the master's |
-| SIGCHLD ignored | :func:`entered` | |
+| SIGCHLD ignored | :func:`entered` | after each hook of the master's |
 | mask and handlers of a worker | :func:`prefork.system.signals.become_worker` | |
 | SIGTTIN, SIGTTOU at a terminal | :mod:`prefork.system.terminal` | |
-| folder, umask | :func:`entered` | |
+| folder, umask | :func:`entered` | the folder by its name, before each fork |
+| command, folder and environment for an upgrade | :meth:`prefork.launch.Launch.keep`, in commands | |
+| the log | :class:`prefork.logs.Journal`, in commands | |
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from collections.abc import Iterable, Iterator
 
 from prefork.errors import PreforkError, SettingsError
 from prefork.hooks import Hooks
+from prefork.launch import Footing, absolute, here
 from prefork.loop import Loop
 from prefork.settings import Settings
 from prefork.system import signals
@@ -48,8 +51,10 @@ def check_threads() -> None:
 
 
 @contextlib.contextmanager
-def entered(settings: Settings) -> Iterator[None]:
+def entered(settings: Settings) -> Iterator[Footing]:
     """Change to ``chdir`` and set ``umask`` for the block. MASTER, before it opens anything; workers inherit both.
+
+    Yields what finds the folder anew.
 
     Raises:
         SettingsError: the folder can't be entered.
@@ -58,6 +63,7 @@ def entered(settings: Settings) -> Iterator[None]:
         if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
             # By whoever started the host: the kernel would keep no exits for us (wait(2)).
             stack.callback(signal.signal, signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
+        name = absolute(settings.chdir) if settings.chdir else here()
         if settings.chdir:
             before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, before)
@@ -68,7 +74,7 @@ def entered(settings: Settings) -> Iterator[None]:
             stack.callback(os.fchdir, before)
         if settings.umask is not None:
             stack.callback(os.umask, os.umask(settings.umask))
-        yield
+        yield Footing(name)
 
 
 class Hearing:
@@ -76,11 +82,13 @@ class Hearing:
 
     Args:
         loop: whose handlers are in place.
+        stack: puts the mask back that was there.
     """
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, stack: contextlib.ExitStack) -> None:
         self._loop = loop
         self._before: set[int] = set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        stack.callback(lambda: signal.pthread_sigmask(signal.SIG_SETMASK, self._before))
         self._mask = (self._before - set(signals.ACROSS_FORKS)) | set(signals.stops())
 
     def begin(self, before: Iterable[int] | None = None) -> None:
@@ -101,13 +109,12 @@ class Hearing:
         changed = self._loop.reclaim_signals()
         if signal.pthread_sigmask(signal.SIG_SETMASK, self._mask) != self._mask:
             changed.append("signal mask")
+        if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            changed.append("SIGCHLD, which was ignored")
         if changed:
             log.warning(
                 "hook %s has changed what the master needs, which takes it back: %s; leave the master's signals alone",
                 name,
                 ", ".join(changed),
             )
-
-    def end(self) -> None:
-        """Put the mask back that was there."""
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._before)

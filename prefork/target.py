@@ -24,6 +24,7 @@ from typing import Final, NamedTuple
 
 from prefork import sources
 from prefork.errors import TargetError, did_you_mean
+from prefork.launch import absolute
 
 _NAME: Final = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _TEXT: Final = re.compile(rf"(?P<module>{_NAME})(?::(?P<attribute>{_NAME})(?P<call>\(\))?)?")
@@ -148,7 +149,7 @@ def _put_first(app_dir: str) -> str:
 
 
 def _folder(app_dir: str) -> str:
-    folder = os.path.abspath(app_dir)
+    folder = absolute(app_dir)
     if not os.path.isdir(folder):
         raise TargetError(f"app_dir: {app_dir!r} is not a folder; give the one that the application's module is in")
     # Folders may have changed since they were last looked at: in a worker, by the master, whose caches it has. Not in

@@ -20,17 +20,16 @@ import fcntl
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
-from prefork import holdings, safepath, sources
+from prefork import holdings
 from prefork.errors import PreforkError, SettingsError
 from prefork.handover import REHEARSAL, VARIABLE, Handover, HandoverError, locate
+from prefork.launch import Launch
 from prefork.loop import Loop, Timer
 from prefork.remains import Remains
 from prefork.settings import Settings
-from prefork.system import identity, limits, process, signals
+from prefork.system import identity, process, signals
 from prefork.system.identity import Identity
 
 log = logging.getLogger("prefork")
@@ -39,40 +38,6 @@ _SAID_BYTES = 16 * 1024
 _PLAYED = 113
 """Exit code of a rehearsal that was played to its end. 0 is what any program says, such as one that never serves."""
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
-_NOT_INHERITED = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", VARIABLE, REHEARSAL)
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """How this process was started, so that it can be started again."""
-
-    executable: str
-    arguments: tuple[str, ...]
-    folder: str
-    environment: dict[str, str]
-    nofile: int
-    """The soft limit of descriptors."""
-
-    @classmethod
-    def of_this_process(cls) -> Launch:
-        """As it is now; to be called before anything changes the folder or the environment."""
-        sources.trusting()
-        environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
-        command, *arguments = sys.orig_argv
-        safe = ["-P"] if safepath.LEFT else []
-        return cls(sys.executable, (command, *safe, *arguments), os.getcwd(), environment, limits.nofile())
-
-    def execute(self, variable: str, value: str) -> None:
-        """Become that command, with one variable more; returns only by an exception.
-
-        Raises:
-            OSError: the folder or the interpreter is gone, or there is no memory (execve(2)).
-        """
-        process.flush()
-        os.chdir(self.folder)
-        environment = {**sources.distrusting(self.environment), variable: value}
-        with limits.lowered_nofile(self.nofile):  # what is executed would take the raised one for the given one
-            os.execve(self.executable, self.arguments, environment)
 
 
 class Upgrade:
@@ -195,7 +160,8 @@ class Upgrade:
             self._give_up(f"can't execute the new code: {error}")
 
     def _become(self, mask: Iterable[int]) -> None:
-        folder, record = os.getcwd(), self._record(mask)
+        record = self._record(mask)
+        folder = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # it may have no name any more
         memory = _write(record.encode())
         passed = [*record.descriptors, memory]
         try:
@@ -206,7 +172,8 @@ class Upgrade:
             for fd in passed:
                 os.set_inheritable(fd, False)
             os.close(memory)
-            os.chdir(folder)
+            os.fchdir(folder)
+            os.close(folder)
 
 
 class _Rehearsal:

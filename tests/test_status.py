@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork import ledger, master, report, status, windows
+from prefork import ledger, report, status, windows
+from prefork.events import REASONS
 from prefork.ledger import BOUNDS, CAUSES, Ledger, cause
 from prefork.net.verdict import COUNTED
 from prefork.pressure import Shortage
@@ -278,7 +279,7 @@ def test_every_death_has_a_cause(found: Death, word: str) -> None:
 
 
 def test_whatever_the_master_gives_for_a_reason_is_a_cause() -> None:
-    for reason in master._RECYCLE_REASONS.values():
+    for reason in REASONS.values():
         assert cause(death(order=Order.SEAL, reason=reason)) != "other", reason
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import sys
 import termios
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from prefork.testing import Options, request
+from prefork.testing import Options, Server, request
 from prefork.testing.plugin import ServerFactory
 from tests.probing import PATIENCE, ask, get
 from tests.programs import run_program
@@ -220,3 +221,77 @@ def test_a_configuration_that_closes_all_handlers_does_not_close_the_log_file(tm
     assert (ended.returncode, ended.stderr) == (0, "")
     lines = (tmp_path / "log").read_text().splitlines()
     assert [line.rpartition(" ")[2] for line in lines] == ["one", "two"]
+
+
+# A deploy.
+
+RELEASE = """
+    import notes
+    def answer(path):
+        return [RELEASE, notes.TEXT, open("release").read(), os.environ["STARTED_BY"]]
+"""
+SCRIPT = f"""#!{sys.executable}
+import os, sys
+os.environ["STARTED_BY"] = RELEASE
+from prefork.cli import main
+sys.exit(main())
+"""
+
+
+class Deploy:
+    """Releases in folders, and the link to one of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.current = folder, folder / "current"
+
+    def release(self, name: str) -> None:
+        """Make a release and have the link lead there."""
+        place = self.folder / name
+        place.mkdir()
+        (place / "release").write_text(name)
+        (place / "notes.py").write_text(f"TEXT = {name!r}\n")
+        application(place, f"RELEASE = {name!r}\n" + textwrap.dedent(RELEASE))
+        script = place / "serve"
+        script.write_text(SCRIPT.replace("RELEASE", repr(name)))
+        script.chmod(0o755)
+        link = self.folder / "new"
+        link.symlink_to(name)
+        link.replace(self.current)
+
+
+def replaced(server: Server, signum: int) -> None:
+    """Send the signal and wait until other workers serve, alone."""
+    before, begin = set(server.workers()), len(server.log())
+    server.signal(signum)
+    server.wait_for_log(r"generation \d+ serves", after=begin)
+    server.wait_for(lambda: not before & set(server.workers()), message="the old workers' end")
+
+
+@pytest.mark.parametrize("how", ["here", "chdir"])
+def test_a_release_behind_a_link_is_found_by_a_reload_and_by_an_upgrade(
+    prefork_server: ServerFactory, tmp_path: Path, how: str
+) -> None:
+    deploy = Deploy(tmp_path)
+    deploy.release("one")
+    command = ["serve", "app:handle", "--bind", "127.0.0.1:0", "--workers", "1", "--control", "off"]
+    if how == "here":
+        command, options = ["./serve", *command], Options(cwd=deploy.current, env={"PWD": str(deploy.current)})
+    else:
+        command = [f"{deploy.current}/serve", *command, "--chdir", str(deploy.current)]
+        options = Options(cwd="/", env={"PWD": "/"})
+    server = prefork_server.command(command, **options)
+    assert json.loads(ask(server)) == ["one"] * 4
+    deploy.release("two")
+    replaced(server, signal.SIGHUP)
+    assert json.loads(ask(server)) == ["two", "two", "two", "one"]
+    shutil.rmtree(tmp_path / "one")
+    deploy.release("three")
+    shutil.rmtree(tmp_path / "two")
+    replaced(server, signal.SIGUSR2)
+    assert json.loads(ask(server)) == ["three"] * 4
+    deploy.release("four")
+    shutil.rmtree(tmp_path / "three")
+    os.kill(server.workers()[0], signal.SIGKILL)
+    server.wait_for(lambda: "killed by SIGKILL" in server.log())
+    assert json.loads(ask(server)) == ["four", "four", "four", "three"]
+    assert server.stop() == 0
