@@ -8,6 +8,14 @@ when nobody listens at its end. It belongs to an address, not to a member of a g
 successor's handshakes are on the same address. So the gate remembers those that were there when it had closed: only
 these can still reach us.
 
+**Handshakes of which nothing is remembered.** When the queue of handshakes is full the kernel answers with a SYN cookie
+(tcp(7), tcp_syncookies) and forgets the client, whose ACK makes the connection all the same: the filter lets it pass.
+sock_diag can't show these. But the network namespace counts the cookies it has sent, and those that came back
+(/proc/net/netstat): if any were sent since the listener was made, the gate counts as pending until none has come back
+for `COOKIES` seconds, the time that a handshake needs, one lost segment included; `COOKIES_MOST` at the most, since
+other listeners' cookies are counted as well. A decoy can't do it: without a handshake to look up the ACK goes where
+SYNs are steered to.
+
 **When it has closed.** A SYN that another CPU was looking at when the gate closed may still become a handshake. That is
 over after one RCU grace period, and membarrier(2) waits for one: some 10 ms, once in a listener's life.
 """
@@ -16,13 +24,17 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import time
 from collections.abc import Collection
 from typing import Final
 
 from prefork.net import filters
 from prefork.net.group import Group
 from prefork.net.options import defer
-from prefork.net.queue import Diag, Handshake
+from prefork.net.queue import Cookies, Diag, Handshake
+
+COOKIES: Final = 2.0
+COOKIES_MOST: Final = 10.0
 
 _SYS_MEMBARRIER: Final = {"x86_64": 324, "aarch64": 283, "riscv64": 283}.get(platform.machine())
 _MEMBARRIER_CMD_GLOBAL: Final = 1
@@ -41,6 +53,9 @@ class Gate:
         self._group = group
         self._diag = diag
         self._promised: dict[int, frozenset[Handshake] | None] = {}
+        self._cookies_before = diag.cookies()
+        self._cookies: Cookies | None = None
+        self._closed_at = self._quiet_since = 0.0
 
     def __contains__(self, slot: int) -> bool:
         """Whether the socket of a slot is behind a closed gate."""
@@ -69,6 +84,8 @@ class Gate:
             defer(sock, 0)
         _wait_for_grace_period()
         self._promised.update(dict.fromkeys(slots))
+        self._closed_at = self._quiet_since = time.monotonic()
+        self._cookies = self._diag.cookies()
         self.pending(slots)
 
     def open(self, slots: Collection[int], *, defer_accept: int) -> None:
@@ -106,7 +123,17 @@ class Gate:
             if slot in self._promised:
                 self._promised[slot] = left
             found = found or bool(left)
-        return found
+        return found or self._cookies_pending(slots)
+
+    def _cookies_pending(self, slots: Collection[int]) -> bool:
+        """Whether clients may be on their way of whom nothing but a cookie tells."""
+        last = self._cookies
+        if last is None or last.sent == self._cookies_before.sent or self._promised.keys().isdisjoint(slots):
+            return False
+        now, found = time.monotonic(), self._diag.cookies()
+        if found.received != last.received:
+            self._cookies, self._quiet_since = found, now
+        return now - self._quiet_since < COOKIES and now - self._closed_at < COOKIES_MOST
 
 
 def _wait_for_grace_period() -> None:

@@ -31,6 +31,13 @@ class Depth(NamedTuple):
     limit: int
 
 
+class Cookies(NamedTuple):
+    """SYN cookies of a network namespace since it is there: both are counts."""
+
+    sent: int
+    received: int
+
+
 class _Row(NamedTuple):
     """One TCP socket on a port: addresses are in network order, 4 bytes for AF_INET and 16 for AF_INET6."""
 
@@ -91,6 +98,10 @@ class Diag:
         self._tables: dict[int, int] = {}
         self._sequence = 0
         self._unread = False
+        try:
+            self._counters = os.open("/proc/net/netstat", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._counters = -1
         if netlink:
             try:
                 self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
@@ -98,7 +109,7 @@ class Diag:
                 self._ask_inet(socket.AF_INET, 0, states=0)  # whether TCP is known there at all
                 return
             except OSError:
-                self.close()
+                self._close_netlink()
         for family, table in ((socket.AF_INET, "/proc/net/tcp"), (socket.AF_INET6, "/proc/net/tcp6")):
             try:
                 self._tables[family] = os.open(table, os.O_RDONLY | os.O_CLOEXEC)
@@ -109,14 +120,15 @@ class Diag:
     def descriptors(self) -> tuple[int, ...]:
         """All that it holds."""
         netlink = () if self._netlink is None else (self._netlink.fileno(),)
-        return (*netlink, *self._tables.values())
+        counters = () if self._counters < 0 else (self._counters,)
+        return (*netlink, *counters, *self._tables.values())
 
     def half_open(self, listener: socket.socket) -> frozenset[Handshake]:
         """The handshakes under way that will end in the accept queue of ``listener``.
 
         In a SO_REUSEPORT group nothing tells to which member a handshake belongs: all of the group's are returned, of
         other processes' members too. A client that the kernel answered with a SYN cookie (tcp(7), tcp_syncookies: its
-        queue of handshakes overflowed) is not remembered by it and not found here.
+        queue of handshakes overflowed) is not remembered by it and not found here: see `cookies`.
         """
         family, port, local = _inet_name(listener)
         rows = self._inet(family, port, (_SYN_RECV, _LISTEN))
@@ -132,6 +144,17 @@ class Diag:
         """The inodes of all sockets that listen on the address and port of ``listener``, its own among them."""
         family, port, local = _inet_name(listener)
         return frozenset(row.inode for row in self._inet(family, port, (_LISTEN,)) if row.local == local)
+
+    def cookies(self) -> Cookies:
+        """The SYN cookies of this network namespace so far; none where /proc does not tell."""
+        if self._counters < 0:
+            return Cookies(0, 0)
+        try:
+            names, values = (line.split() for line in os.pread(self._counters, _ANSWER_BYTES, 0).splitlines()[:2])
+            found = dict(zip(names, values, strict=True))
+            return Cookies(int(found[b"SyncookiesSent"]), int(found[b"SyncookiesRecv"]))
+        except (OSError, ValueError, KeyError):
+            return Cookies(0, 0)
 
     def abandoned(self, connection: socket.socket) -> bool:
         """Whether a TCP connection's other end is a socket of this machine that no process has open any more.
@@ -184,11 +207,17 @@ class Diag:
 
     def close(self) -> None:
         """Give back the descriptors. Idempotent."""
+        self._close_netlink()
+        while self._tables:
+            os.close(self._tables.popitem()[1])
+        if self._counters >= 0:
+            os.close(self._counters)
+            self._counters = -1
+
+    def _close_netlink(self) -> None:
         if self._netlink is not None:
             self._netlink.close()
             self._netlink = None
-        while self._tables:
-            os.close(self._tables.popitem()[1])
 
     def _inet(self, family: int, port: int, states: tuple[int, ...]) -> list[_Row]:
         if self._netlink is not None:
