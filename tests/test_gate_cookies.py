@@ -74,8 +74,8 @@ def test_a_cookie_that_was_sent_is_awaited_until_none_comes_back() -> None:
 def test_other_listeners_cookies_hold_up_no_stop_for_ever() -> None:
     diag = Counted()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        made = closed(listener, diag, Cookies(8, 3))
         began = time.monotonic()
+        made = closed(listener, diag, Cookies(8, 3))
 
         def over() -> bool:
             diag.told = Cookies(8, diag.told.received + 1)

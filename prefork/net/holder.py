@@ -31,15 +31,16 @@ class Holder(NamedTuple):
 
 def in_use(address: Address, by: Holder, what: str, *, shared: bool = False) -> ListenError:
     """The error for an address that somebody holds."""
+    taken = f"the {'name' if what == 'name' else 'address'} is in use{by.text}"
     if by.orphans:
         return OrphansError(
-            f"bind: {address}: the address is in use{by.text}, a worker whose master was killed",
+            f"bind: {address}: {taken}, a worker whose master was killed",
             f"kill it or choose another {what}",
         )
     if shared:
         remedy = "which must share it (reuse_port) and run as the same user"
-        return ListenError(f"bind: {address}: the address is in use{by.text}, {remedy}")
-    return ListenError(f"bind: {address}: the address is in use{by.text}; stop it or choose another {what}")
+        return ListenError(f"bind: {address}: {taken}, {remedy}")
+    return ListenError(f"bind: {address}: {taken}; stop it or choose another {what}")
 
 
 def of_port(host: str, port: int) -> Holder:

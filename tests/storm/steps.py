@@ -27,6 +27,7 @@ from tests.storm.crowd import Crowd
 from tests.storm.site import PATIENCE, Site
 from tests.storm.squall import Squall, kill
 from tests.storm.truths import BrokenTruthError, Truths
+from tests.tracing import traced
 
 _RAISES: Final = ("raise RuntimeError('broken as asked')", "import nothing_of_that_name")
 _ENDS: Final = (
@@ -176,6 +177,19 @@ class Steps:
         kill(victims, signum)
         self._gone(victims)
         return len(victims)
+
+    def kill_traced(self) -> int:
+        """A crash under a tracer, who holds the exit back until the slot has another worker."""
+        victim = self.worker()
+        with traced(victim):
+            kill([victim], signal.SIGKILL)
+            wait_for(lambda: victim not in self._pids(), PATIENCE, f"a server without {victim}")
+            self.pause(0.0, 0.2)
+        self._gone([victim])
+        return 1
+
+    def _pids(self) -> set[int]:
+        return {worker.pid for worker in self.site.status().workers}
 
     def _gone(self, pids: Sequence[int]) -> None:
         for pid in pids:
@@ -398,6 +412,7 @@ class Steps:
         how = self.chance.choice(["master", "master", "group", "control", "quick"])
         delay = self.chance.uniform(0.0, 0.5) if begun is not None else 0.0
         fails = self.chance.random() < 0.15
+        frozen = self.chance.uniform(0.1, 1.5) if self.chance.random() < 0.3 else 0.0
         if begun is not None:
             self.site.server.signal(begun)
             time.sleep(delay)  # a moment of what was begun, which the seed chooses
@@ -411,6 +426,10 @@ class Steps:
                 self._stop_by_control()
             case _:
                 self.site.server.signal(signal.SIGINT)
+        if frozen and how != "quick":
+            kill([self.site.server.pid], signal.SIGSTOP)
+            time.sleep(frozen)  # how long the master is frozen within its stop, which the seed chooses
+            kill([self.site.server.pid], signal.SIGCONT)
         code = self.site.server.wait(PATIENCE)
         if code != 0:
             raise BrokenTruthError(f"the server ended with exit code {code}")
@@ -497,6 +516,7 @@ EVERYWHERE: Final[dict[Step, int]] = {
     Steps.burst: 6,
     Steps.look: 3,
     Steps.squall: 8,
+    Steps.kill_traced: 1,
     Steps.stop: 4,
     Steps.kill_master: 3,
 }
