@@ -228,7 +228,8 @@ class Journal(logging.Logger):
         """Give ``record`` to the output, then to whomever else the application wants to have it."""
         if record.levelno >= self.least:
             self.output.handle(record)
-        if super().isEnabledFor(record.levelno):
+        # Without a handler there is logging.lastResort, which would write warnings once more.
+        if self.hasHandlers() and super().isEnabledFor(record.levelno):
             try:
                 super().handle(record)
             except Exception:  # noqa: BLE001  # a filter or handler of the application's: what matters is written
