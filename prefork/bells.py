@@ -11,13 +11,19 @@ from __future__ import annotations
 
 import signal
 import sys
+from _signal import getsignal, pthread_sigmask  # type: ignore[import-not-found]  # typeshed has no CPython internals
+from _signal import signal as install
 from os import getpid
 from types import FrameType
 from typing import Protocol
 
+from prefork.notice import Log
 from prefork.scoreboard import Order
 from prefork.seat import Seat
 from prefork.system import process, signals
+from prefork.system.signals import BELL
+
+_BLOCK, _UNBLOCK = int(signal.SIG_BLOCK), int(signal.SIG_UNBLOCK)
 
 
 class Hearer(Protocol):
@@ -70,6 +76,24 @@ class Bells:
                 signal.SIGIO: self._hung_up,
             }
         )
+
+    def look(self, dump: int, log: Log) -> None:
+        """See whether the application has taken in its boot what this process needs, say so, and take back the bell.
+
+        Args:
+            dump: the signal that tracebacks are asked for with.
+            log: where it is told.
+        """
+        if getsignal(BELL) != self._ordered:
+            log.warning(
+                "the application has taken signal %d, by which workers are told to leave; it is taken back", BELL
+            )
+            install(BELL, self._ordered)
+        if BELL in pthread_sigmask(_BLOCK, ()):
+            log.warning("the application has blocked signal %d, by which workers are told to leave; it is let in", BELL)
+            pthread_sigmask(_UNBLOCK, (BELL,))
+        if callable(getsignal(dump)):
+            log.warning("the application has taken signal %d; tracebacks of a hang will be missing", dump)
 
     def _ordered(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a handler is given both
         if getpid() != self.pid:

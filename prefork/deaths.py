@@ -62,6 +62,8 @@ class Deaths:
             self._starved.tell(logging.WARNING, "boot", "worker %d can't boot for now: %s", death.member.slot, why)
             return
         self._log(death)
+        if death.member.ready_at is not None and report.strip():
+            log.error("worker %d (pid %d) did not end: %s", death.member.slot, death.member.pid, report.strip())
         if self._goal.boot_failed(self._settings, death):
             self._boot_failed(death, report)
         self._look_for_crash_loop(death.at)

@@ -17,6 +17,7 @@ from prefork.loop import Loop
 from prefork.policy import Goal
 from prefork.pressure import Pressure
 from prefork.roster import Member, Roster
+from prefork.scoreboard import Order
 from prefork.spawner import Birth, Spawner
 from prefork.system import process
 
@@ -71,7 +72,7 @@ class Executor:
             return False
         return all(self._roster.slot(index).incumbent is not None for index in goal.slots)
 
-    def _apply(self, action: policy.Action) -> None:
+    def _apply(self, action: policy.Action) -> None:  # noqa: C901  # a case for each kind of action
         now = self._loop.clock.monotonic()
         match action:
             case policy.Retire(member, order, deadline, reason):
@@ -95,10 +96,18 @@ class Executor:
                 member.aborted_at = now
                 process.kill(member.pid, signal.SIGABRT)
             case policy.Kill(member):
-                log.warning("worker %d (pid %d) is killed: %s", member.slot, member.pid, member.reason or "it hangs")
+                reason = member.reason or "it hangs"
+                if member.order is not Order.RUN and not self._spawner.vital(member).obeying:
+                    reason += self._spawner.deaf(member)
+                log.warning("worker %d (pid %d) is killed: %s", member.slot, member.pid, reason)
                 member.killed_at = now
+                if member.questioned:
+                    self._log_report(member, " is past its loop and doesn't end")
                 if not process.kill(member.pid, signal.SIGKILL):
                     log.error("worker %d (pid %d) can't be killed: it is another user's now", member.slot, member.pid)
+            case policy.Question(member):
+                member.questioned = True
+                process.kill(member.pid, DUMP_SIGNAL)
             case policy.Replace(member, reason):
                 self._roster.wanted(member, reason)
 
@@ -123,7 +132,7 @@ class Executor:
             self._goal.fork_failed(born)
             self._pressure.fork_failed(spawns[len(pids)].slot, failed)
 
-    def _log_report(self, member: Member) -> None:
+    def _log_report(self, member: Member, what: str = "") -> None:
         """Write a hung worker's tracebacks to the log."""
         text = self._spawner.take_report(member.pid).rstrip()
-        log.error("worker %d (pid %d): %s", member.slot, member.pid, text or "it gave no traceback")
+        log.error("worker %d (pid %d)%s: %s", member.slot, member.pid, what, text or "it gave no traceback")

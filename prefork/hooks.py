@@ -74,7 +74,7 @@ class Hooks:
         metadata=_about(
             "worker",
             "server, worker",
-            "Last in a worker's life, after exit(). A worker that is killed doesn't get to it.",
+            "After exit(), before threads are joined and atexit functions called. A killed worker doesn't get to it.",
         ),
     )
     child_exit: Callable[[Any, Any], object] | None = field(

@@ -116,6 +116,7 @@ def live(build: Callable[[], Worker], given: Assignment, start: Start, private: 
         if given.hooks is not None:
             given.hooks.call("post_worker_init", booting)
         booting._prepare()
+        bells.look(DUMP_SIGNAL, given.log)
         bells.hearer = booting
     except BaseException as error:  # noqa: BLE001  # whatever it is, the boot has failed and the master is told why
         code = code_of(error) if HERE.foreign else _boot_ended(error, seat, report)

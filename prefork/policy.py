@@ -96,6 +96,13 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """Ask a worker that is past its loop and will be killed in a moment for its tracebacks: what keeps it?"""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
 class Replace:
     """Note that ``member`` is to be replaced."""
 
@@ -110,7 +117,7 @@ class Pardon:
     member: Member
 
 
-Action = Spawn | Retire | Ring | Dump | Abort | Kill | Replace | Pardon
+Action = Spawn | Retire | Ring | Dump | Abort | Kill | Question | Replace | Pardon
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +129,8 @@ class Vital:
     """A deadline that its handler asked for."""
     obeying: bool
     """Whether it has seen an order to leave."""
+    ending: bool = False
+    """Whether it is past its loop."""
 
 
 class Crashes(enum.Enum):
@@ -409,6 +418,8 @@ def _see_to(case: _Case, member: Member) -> Iterator[Action]:
         if deadlines and case.due(min(deadlines)):
             yield Kill(member)
             return
+        if deadlines and not member.questioned and case.due(min(deadlines) - DUMP_TIME) and case.vitals(member).ending:
+            yield Question(member)
         if case.due(member.rung_at + RINGS.delay(member.rings, 0.0)) and not case.vitals(member).obeying:
             yield Ring(member)
     boot_timeout = case.settings.boot_timeout

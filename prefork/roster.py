@@ -55,6 +55,8 @@ class Member:
     rung_at: float = 0.0
     dumped_at: float | None = None
     aborted_at: float | None = None
+    questioned: bool = False
+    """Whether it was asked what keeps it from its end."""
     killed_at: float | None = None
 
     @property

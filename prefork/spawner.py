@@ -378,6 +378,10 @@ class Spawner:
         """Have the worker look at its order."""
         process.kill(member.pid, self._lines[member.pid].bell)
 
+    def deaf(self, member: Member) -> str:
+        """Why a worker can't hear what it is rung by; empty when it could, or when nobody knows."""
+        return process.deaf(member.pid, self._lines[member.pid].bell)
+
     def vital(self, member: Member) -> Vital:
         """What a worker says of itself now, in seconds; a time that can't be true counts as now."""
         line = self._lines[member.pid]
@@ -387,6 +391,7 @@ class Spawner:
             busy_since=min(busy / 1e9, self._loop.clock.monotonic()) if busy else None,
             deadline=deadline / 1e9 if deadline else None,
             obeying=words[STATE] >= State.STOPPING,
+            ending=words[STATE] == State.LEAVING,
         )
 
     def view(self, member: Member) -> View:

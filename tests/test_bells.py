@@ -104,3 +104,45 @@ def test_workers_that_know_no_bell_but_sigterm_are_told_by_it(prefork_server: Se
     assert load.tally.lost == 0, load.tally
     assert "SIGKILL" not in server.log()
     assert server.stop() == 0
+
+
+TAKEN = (
+    LOGGING
+    + """
+import os, signal
+import prefork
+
+def handle(connection, address):
+    connection.recv(1000)
+    if os.environ["WHEN"] == "later":
+        take()
+    connection.sendall(b"HTTP/1.1 204 No Content\\r\\n\\r\\n")
+
+def take():
+    signal.signal(int(signal.SIGRTMIN) + 1, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [int(signal.SIGRTMIN) + 2])
+
+class Taking(prefork.Worker):
+    def init(self):
+        if os.environ["WHEN"] == "boot":
+            take()
+    def handle(self, connection, address):
+        handle(connection, address)
+
+prefork.Master(Taking, prefork.Settings(bind="127.0.0.1:0", workers=1, graceful_timeout=1)).run()
+"""
+)
+
+
+@pytest.mark.parametrize("when", ["boot", "later"])
+def test_what_the_application_takes_of_ours_is_told(prefork_server: ServerFactory, when: str) -> None:
+    server = prefork_server.script(TAKEN, env={"WHEN": when})
+    assert request(server.address).status == 204
+    server.signal(signal.SIGHUP)
+    if when == "boot":
+        server.wait_for_log(r"exited with code 0 .*\(replaced\)")
+        server.wait_for_log(r"taken signal \d+; tracebacks of a hang will be missing")
+        server.wait_for_log(r"blocked signal \d+, by which workers are told to leave; it is let in")
+    else:
+        server.wait_for_log(r"is killed: replaced; the application has blocked signal \d+")
+    assert server.stop() == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 
 import pytest
 
@@ -33,3 +34,13 @@ def test_a_worker_ends_what_began_in_it(prefork_server: ServerFactory, preload: 
     assert said(server, pid) == BEGUN | OF_WORKERS | (set() if preload else LOADED)
     assert said(server, master) == (LOADED if preload else set())
     assert f"(pid {pid}, generation 0) exited with code 0" in server.log()
+
+
+def test_what_hangs_in_the_end_is_shown_and_killed(prefork_server: ServerFactory) -> None:
+    server = prefork_server("ending:handle", app_dir=APPS, workers=1, graceful_timeout=1, control="off")
+    pid = int(ask(server, "/hang"))
+    server.signal(signal.SIGHUP)
+    server.wait_for_log(rf"worker 0 \(pid {pid}\) is past its loop and doesn't end")
+    assert told(server, r'^  File ".*ending.py", line \d+ in end')
+    server.wait_for_log(rf"pid {pid}, generation 0\) killed by SIGKILL")
+    assert server.stop() == 0

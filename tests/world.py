@@ -247,7 +247,7 @@ class World:
 
     # Actions, each held to its rule.
 
-    def _apply(self, action: policy.Action) -> None:
+    def _apply(self, action: policy.Action) -> None:  # noqa: C901  # a case for each kind of action
         match action:
             case policy.Spawn(slot, generation):
                 self._spawn(slot, generation)
@@ -279,6 +279,9 @@ class World:
                 self._may_kill(member)
                 member.killed_at = self.now
                 self.of(member).end(signal=SIGKILL)
+            case policy.Question(member):
+                assert not member.questioned
+                member.questioned = True
             case policy.Replace(member, reason):
                 self._may_replace(member, reason)
                 self.roster.wanted(member, reason)

@@ -277,6 +277,25 @@ def kill(pid: int, signum: int) -> bool:
     return True
 
 
+def deaf(pid: int, signum: int) -> str:
+    """Any process. Why ``pid`` does nothing about a signal, as the kernel has it (proc_pid_status(5)).
+
+    Returns:
+        What follows a sentence; empty when it is caught, or when nobody knows.
+    """
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
+            masks = {line[:6]: int(line[8:], 16) for line in status if line.startswith(("SigBlk", "SigIgn", "SigCgt"))}
+    except (OSError, ValueError):
+        return ""
+    bit = 1 << (signum - 1)
+    if masks.get("SigBlk", 0) & bit:
+        return f"; the application has blocked signal {signum}, by which it is told to leave"
+    if not masks.get("SigCgt", bit) & bit:
+        return f"; the application has taken the handler of signal {signum} away, by which it is told to leave"
+    return ""
+
+
 def die_with_parent(signum: int, parent: int) -> bool:
     """WORKER. Ask the kernel for ``signum`` when the thread that forked us ends (prctl(2), PR_SET_PDEATHSIG).
 
