@@ -225,6 +225,10 @@ class Worker:
         others that are no Exception too, since a library may mean its caller by them and not the process. A worker that
         wants to be replaced calls :meth:`recycle`.
 
+        A connection that is closed with bytes unread, or whose client is still sending, is reset, and the client may
+        lose the answer (tcp(7)). Who answers early gives it to :func:`prefork.linger`; with ``certfile`` that is done
+        where records are left unread.
+
         Args:
             connection: the accepted socket, blocking, or with ``io_timeout`` as its timeout; with ``certfile`` an
                 ``ssl.SSLSocket`` after its handshake.

@@ -7,13 +7,16 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from prefork.settings import Settings
 from prefork.testing import Server, connect, running_script
 from prefork.testing.processes import limited_descriptors
-from tests.tls_clients import KEYS, secured
+from prefork.tls import close, context_of, shake_hands
+from tests.tls_clients import KEYS, client_context, secured
 
 WITHIN = 30.0
 ANSWER = b"a" * 100_000
@@ -144,3 +147,30 @@ def test_under_tls_handlers_leave_no_reset() -> None:
             with secured(server) as client:
                 client.sendall(b"z" * 300_000)
                 assert read_all(client) == ANSWER, "and close_notify behind it"
+
+
+def test_close_notify_waits_for_room_and_nobody_for_that() -> None:
+    """The buffers are full with what the client has not taken yet; it gets all of it, and then the end."""
+    context = context_of(Settings(**KEYS))
+    assert context is not None
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as plain:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.settimeout(WITHIN)
+        plain.connect(listener.getsockname())
+        accepted, _ = listener.accept()
+        with ThreadPoolExecutor(1) as pool:
+            shaking = pool.submit(client_context().wrap_socket, plain, server_hostname="localhost")
+            ours = shake_hands(accepted, context)
+            theirs = shaking.result()
+        ours.setblocking(False)
+        for size in (1 << 16, 1):
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    socket.socket.send(ours, b"x" * size)  # below TLS: records would be cut
+            time.sleep(0.2)  # until the kernel has sent what it can
+        close(ours, whole=True)
+        raw = b""
+        with theirs:
+            while piece := socket.socket.recv(theirs, 1 << 16):
+                raw = (raw + piece)[-100:]
+        assert raw[-25:-19] == b"x\x17\x03\x03\x00\x13", "an alert's record (RFC 8446, 5.2)"
