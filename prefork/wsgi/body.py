@@ -19,9 +19,21 @@ from prefork.wsgi.parser import CHUNKED
 from prefork.wsgi.refusal import RequestError
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-# RFC 9112, 7.1; an extension is anything visible. More digits than 15 would be more bytes than anybody stores.
-_CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t -~\x80-\xff]*)?")
-_CHUNK_LINE: Final = 256  # bytes
+_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,15}")
+_CHUNK: Final = re.compile(rb"([0-9A-Fa-f]++)(.*+)", re.DOTALL)
+_DIGITS: Final = 15  # of a chunk's size, leading zeros aside: more bytes than anybody stores
+# RFC 9112, 7.1.1, with RFC 9110, 5.6.2 to 5.6.4; each part takes what it can and gives nothing back.
+_EXTENSIONS: Final = re.compile(
+    rb"""(?:
+    [\t ]*+;[\t ]*+[!#$%&'*+.^_`|~0-9A-Za-z-]++
+    (?:[\t ]*+=[\t ]*+(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++|"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"))?
+    )*+""",
+    re.VERBOSE,
+)
+_PLAIN: Final = 32  # bytes; what a line says beyond them is counted
+_BEGUN_SIZE: Final = re.compile(rb"(?:[0-9A-Fa-f]++(?:\r|[\t ;].*+)?)?", re.DOTALL)
+_BEGUN_END: Final = re.compile(rb"\r?")
+_BEGUN_TRAILER: Final = re.compile(rb".*+", re.DOTALL)
 _TRAILER: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
 
 
@@ -99,7 +111,7 @@ class LengthBody(Body):
 
 
 class ChunkedBody(Body):
-    """A body in chunks (RFC 9112, 7.1). Extensions are ignored; trailer fields are checked and dropped.
+    """A body in chunks (RFC 9112, 7.1). Extensions and trailer fields are checked and dropped.
 
     Args:
         channel: The connection.
@@ -118,6 +130,7 @@ class ChunkedBody(Body):
         self._buffer = bytearray()
         self._left = 0  # bytes of the chunk in hand
         self._total = 0
+        self._lengths = 0  # bytes of long lines before chunks
         self._begun = False
         self._defect: tuple[int, str] | None = None
 
@@ -153,12 +166,9 @@ class ChunkedBody(Body):
     def _next_chunk(self) -> int:
         """How long the next chunk is; 0 when there is none."""
         if self._begun:
-            self._line(0)  # what ends the chunk before
+            self._line(0, _BEGUN_END)  # what ends the chunk before
         self._begun = True
-        match = _CHUNK.fullmatch(self._line(_CHUNK_LINE))
-        if match is None:
-            raise RequestError(400, "the size of a chunk can't be read")
-        size = int(match[1], 16)
+        size = self._read_size(self._line(self._options.limit_request_field_size, _BEGUN_SIZE))
         self._total += size
         _check_length(self._total, self._options, stored=self._stored)
         if not size:
@@ -166,24 +176,44 @@ class ChunkedBody(Body):
             self.ended = True
         return size
 
+    def _read_size(self, line: bytes) -> int:
+        if _SIZE.fullmatch(line):
+            return int(line, 16)
+        match = _CHUNK.fullmatch(line)
+        if match is None:
+            raise RequestError(400, "the size of a chunk can't be read")
+        digits, extensions = match.groups()
+        if extensions and not _EXTENSIONS.fullmatch(extensions):
+            raise RequestError(400, "the extension of a chunk can't be read")
+        if len(line) > _PLAIN:
+            self._lengths += len(line)
+            if self._lengths > self._options.limit_head:
+                raise RequestError(431, "the extensions of the chunks are too long")
+        if len(digits) > _DIGITS and len(digits.lstrip(b"0")) > _DIGITS:
+            raise RequestError(400, "the size of a chunk is beyond all measure")
+        return int(digits, 16)
+
     def _trailer(self) -> None:
         for _ in range(self._options.limit_request_fields + 1):
-            line = self._line(self._options.limit_request_field_size)
+            line = self._line(self._options.limit_request_field_size, _BEGUN_TRAILER)
             if not line:
                 return
             if not _TRAILER.fullmatch(line):
                 raise RequestError(400, "a trailer field can't be read")
         raise RequestError(431, "there are too many trailer fields")
 
-    def _line(self, longest: int) -> bytes:
-        """The next line, without its CRLF."""
+    def _line(self, longest: int, begun: re.Pattern[bytes]) -> bytes:
+        """The next line, without its CRLF. What can't become one is refused before its end."""
         while (end := self._buffer.find(b"\r\n", 0, longest + 2)) < 0:
-            if len(self._buffer) >= longest + 2 or b"\n" in self._buffer:
-                raise RequestError(400, "a chunk, or a line around it, is too long or does not end with CR LF")
+            line = self._buffer[: longest + 2]
+            if b"\n" in line or not begun.fullmatch(line):
+                raise RequestError(400, "a chunk, or a line around it, can't be read or does not end with CR LF")
+            if len(line) > longest + 1:
+                raise RequestError(431, "a line before a chunk, or a trailer field, is too long")
             self._buffer += self._fetch(RECEIVE)
-        line = bytes(self._buffer[:end])
+        whole = bytes(self._buffer[:end])
         del self._buffer[: end + 2]
-        return line
+        return whole
 
 
 def open_body(

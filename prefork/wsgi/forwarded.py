@@ -1,7 +1,7 @@
 """What a proxy in front says of its client, and whose word is taken for it.
 
 Anybody can write ``X-Forwarded-For``. So these fields change the environ only when the connection comes from a peer
-that the user trusts, and are taken out of it otherwise, where an application could believe them.
+that the user trusts, and are left out of it otherwise, where an application could believe them.
 """
 
 from __future__ import annotations
@@ -13,23 +13,45 @@ from typing import Any, Final
 
 Network = IPv4Network | IPv6Network
 
-NAMES: Final = frozenset(
-    {
-        "HTTP_FORWARDED",
-        "HTTP_X_FORWARDED_BY",
-        "HTTP_X_FORWARDED_FOR",
-        "HTTP_X_FORWARDED_HOST",
-        "HTTP_X_FORWARDED_PORT",
-        "HTTP_X_FORWARDED_PREFIX",
-        "HTTP_X_FORWARDED_PROTO",
-        "HTTP_X_FORWARDED_PROTOCOL",
-        "HTTP_X_FORWARDED_SCHEME",
-        "HTTP_X_FORWARDED_SERVER",
-        "HTTP_X_FORWARDED_SSL",
-        "HTTP_X_REAL_IP",
-    }
-)
-"""The environ's names of the fields by which proxies speak of their client."""
+_CLIENT: Final = """
+    Ali-CDN-Real-IP CDN-Real-IP CDN-Src-IP CF-Connecting-IP CF-Connecting-IPv6 CF-Pseudo-IPv4 Client-Cert
+    Client-Cert-Chain Client-IP CloudFront-Viewer-Address Cluster-Client-IP DO-Connecting-IP Fastly-Client-IP
+    Fly-Client-IP Incap-Client-IP Proxy-Client-IP Real-IP Remote-Addr Remote-IP True-Client-IP WL-Proxy-Client-IP
+    X-Appengine-User-IP X-ARR-ClientCert X-Client-Cert X-Client-IP X-Client-Port X-Cluster-Client-IP X-From-IP
+    X-NF-Client-Connection-IP X-Originating-IP X-ProxyUser-IP X-Real-IP X-Real-Port X-Remote-Addr X-Remote-IP
+    X-Remote-Port X-SSL-Cert X-Sucuri-ClientIP X-True-Client-IP X-Vercel-Forwarded-For X-Vercel-Proxied-For
+"""
+_SCHEME: Final = """
+    CF-Visitor CloudFront-Forwarded-Proto Fastly-SSL Fly-Forwarded-Port Fly-Forwarded-Proto Fly-Forwarded-SSL
+    Front-End-Https WL-Proxy-SSL X-AppService-Proto X-ARR-SSL X-HTTPS X-Proto X-Scheme X-SSL X-Url-Scheme
+"""
+_TARGET: Final = """
+    X-Host X-HTTP-DestinationURL X-HTTP-Host-Override X-Proxy-URL X-Rewrite-URI X-Rewrite-URL X-Script-Name
+"""
+_FAMILIES: Final = """
+    Forwarded X-Forwarded X-Original- X-Azure-ClientIP X-Azure-SocketIP X-Envoy-External-Address SSL-Client-
+    X-SSL-Client-
+"""
+
+
+def _keys(names: str) -> list[str]:
+    return ["HTTP_" + name.upper().replace("-", "_") for name in names.split()]
+
+
+NAMES: Final = frozenset(_keys(_CLIENT + _SCHEME + _TARGET))
+"""The environ's names of fields by which proxies speak of their client, how it came and what it asked for."""
+
+BEGINNINGS: Final = tuple(_keys(_FAMILIES))
+"""How the names of all others begin."""
+
+
+def proxys_own(name: str) -> bool:
+    """Whether only a proxy has a use for a header field: to say who its client is, how it came and what it asked for.
+
+    Args:
+        name: The environ's name of it.
+    """
+    return name in NAMES or name.startswith(BEGINNINGS)
 
 
 def parse_networks(text: str) -> tuple[Network, ...] | None:
@@ -53,36 +75,38 @@ def parse_networks(text: str) -> tuple[Network, ...] | None:
 
 
 def truster(text: str) -> Callable[[str], bool]:
-    """The question whether an address is that of a trusted proxy, from ``forwarded_allow_ips``."""
+    """The question whether an address is that of a trusted proxy, from ``forwarded_allow_ips``.
+
+    What is asked is an address as the kernel's or `ipaddress` writes it.
+    """
     networks = parse_networks(text)
+    alone = frozenset(str(network.network_address) for network in networks or () if network.num_addresses == 1)
+    wide = [network for network in networks or () if network.num_addresses > 1]
 
     @functools.lru_cache(maxsize=1024)
     def trusts(host: str) -> bool:
-        if networks is None:
+        if networks is None or host in alone:
             return True
+        if not wide and not host.startswith("::ffff:"):
+            return False
         address = _address(host)
-        return address is not None and any(address in network for network in networks)
+        return address is not None and (str(address) in alone or any(address in network for network in wide))
 
     return trusts
 
 
 def apply(environ: dict[str, Any], trusts: Callable[[str], bool]) -> None:
-    """Let the environ say what a trusted proxy says, or nothing of it.
+    """Let the environ say what a trusted proxy says.
 
-    From a trusted peer, ``X-Forwarded-Proto`` becomes ``wsgi.url_scheme``, and the last address in
-    ``X-Forwarded-For`` that is not itself a trusted proxy's becomes ``REMOTE_ADDR``; each proxy appends the address
-    it was called from, so whatever stands before that one may be the client's invention. The fields stay where
-    they are, for an application that reads them itself. From any other peer they are removed.
+    ``X-Forwarded-Proto`` becomes ``wsgi.url_scheme``, and the last address in ``X-Forwarded-For`` that is not itself a
+    trusted proxy's becomes ``REMOTE_ADDR``; each proxy appends the address it was called from, so whatever stands
+    before that one may be the client's invention. The fields stay where they are, for an application that reads them
+    itself. From any other peer they are not even read: see `prefork.wsgi.parser.parse_head`.
 
     Args:
-        environ: A request's; ``REMOTE_ADDR`` is the peer, "" for a unix socket, whose permissions say who may connect.
+        environ: A request's, which came from a trusted proxy.
         trusts: From `truster`.
     """
-    peer = environ["REMOTE_ADDR"]
-    if peer and not trusts(peer):
-        for name in NAMES:
-            environ.pop(name, None)
-        return
     proto = environ.get("HTTP_X_FORWARDED_PROTO", "").rpartition(",")[2].strip().lower()
     if proto in {"http", "https"}:
         environ["wsgi.url_scheme"] = proto

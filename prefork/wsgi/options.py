@@ -72,7 +72,8 @@ class WSGIOptions:
         8190,
         LIMITS,
         kinds.whole("a length of a header field", least=16, most=_BIGGEST_HEAD, metavar="BYTES"),
-        "The longest header field, name and value together. A longer one is answered 431.",
+        "The longest header field, name and value together; also the longest trailer field, and the longest line "
+        "before a chunk, extensions included. A longer one is answered 431.",
     )
     limit_request_body: int = setting(
         0,
@@ -135,8 +136,8 @@ class WSGIOptions:
         PROXIES,
         _networks(),
         "The proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses or networks with commas "
-        'between them, "*" for all. A proxy on a unix socket is always believed. Such fields from anybody else are '
-        "removed.",
+        'between them, "*" for all. A proxy on a unix socket is always believed. From anybody else, these and all '
+        "other fields by which proxies speak of their clients are left out; the WSGI page lists them.",
     )
     script_name: str = setting(
         "",

@@ -5,16 +5,22 @@ that another server on the way may read otherwise: a CR or LF that is not part o
 lines, spaces around names, more than single spaces in the request line, both of Content-Length and Transfer-Encoding,
 any doubt about either, and a Host that can't be one. Most of that is llhttp's own strictness, which older versions
 lack; `check_strictness` finds out once what the installed one does, and what it can't be trusted with is checked here.
+
+Where it is stricter than the RFCs (a list of methods, a tab behind "chunked", minor versions to come), the head is put
+in other words that mean the same, and parsed once more. That costs those requests alone.
 """
 
 from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
+from ipaddress import AddressValueError, IPv6Address
 from typing import Any, Final
 
 from prefork.errors import PreforkError
 from prefork.wsgi.channel import RECEIVE, Channel
+from prefork.wsgi.forwarded import proxys_own
 from prefork.wsgi.options import WSGIOptions
 from prefork.wsgi.refusal import ClientGoneError, RequestError
 
@@ -29,11 +35,25 @@ CHUNKED: Final = -1
 _FIRST_RECEIVE: Final = 1 << 14  # bytes; more than a head needs, and little enough that malloc(3) keeps it at hand
 _END: Final = b"\r\n\r\n"
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
-_PROTOCOLS: Final = {b"HTTP/1.1": "HTTP/1.1", b"HTTP/1.0": "HTTP/1.0"}
+# RFC 9110, 2.5: a minor version to come is served as the latest that is known.
+_PROTOCOLS: Final = {b"HTTP/1.0": "HTTP/1.0"} | {b"HTTP/1.%d" % minor: "HTTP/1.1" for minor in range(1, 10)}
 _VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
-_LENGTH: Final = re.compile(r"[0-9]{1,18}")
-# RFC 3986, 3.2.2 without the escapes that no host name has a use for; an optional port.
-_HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=-]+)(?::[0-9]{0,5})?")
+# Tunnels, which nobody digs here; RTSP's methods (RFC 2326, 10), which llhttp keeps for it; the preface of HTTP/2.
+_NOT_OURS: Final = frozenset(
+    b"CONNECT DESCRIBE ANNOUNCE SETUP PLAY PAUSE TEARDOWN GET_PARAMETER SET_PARAMETER REDIRECT RECORD FLUSH PRI".split()
+)
+_CHUNKED_AND_BLANKS: Final = re.compile(rb"(\r\nTransfer-Encoding:[ \t]*chunked)[ \t]+(?=\r\n)", re.IGNORECASE)
+_LENGTH: Final = re.compile(r"[0-9]+")
+_DIGITS: Final = 18  # of a Content-Length, leading zeros aside: more bytes than anybody stores
+# RFC 3986, 3.2.2 and 3.2.3; a host may not be empty (RFC 9110, 4.2.1), a port may.
+_HOST: Final = re.compile(
+    r"""(?:\[(?:(?P<ipv6>[0-9A-Fa-f:.]+)|[Vv][0-9A-Fa-f]+\.[A-Za-z0-9._~!$&'()*+,;=:-]+)\]
+    |(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)
+    (?::(?P<port>[0-9]*))?""",
+    re.VERBOSE,
+)
+_PORT_DIGITS: Final = 5  # leading zeros aside
+_HIGHEST_PORT: Final = 65535
 _SINGLE: Final = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING"})
 _UNPREFIXED: Final = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
 
@@ -85,7 +105,7 @@ def check_strictness() -> None:
     for leniency, heads in _LAX.items():
         for head in heads:
             try:
-                httptools.HttpRequestParser(_Fields({})).feed_data(head)
+                httptools.HttpRequestParser(_Fields({}, _key)).feed_data(head)
             except httptools.HttpParserError:
                 continue
             raise PreforkError(
@@ -155,7 +175,7 @@ def _refuse_early(buffer: bytearray, seen: int, options: WSGIOptions) -> None:
         raise RequestError(431, "the header fields are too long")
 
 
-def parse_head(head: bytes, environ: dict[str, Any], options: WSGIOptions) -> bytes:
+def parse_head(head: bytes, environ: dict[str, Any], options: WSGIOptions, *, proxied: bool = True) -> bytes:
     """Put the request line and the header fields into the environ.
 
     Sets REQUEST_METHOD, SERVER_PROTOCOL, CONTENT_TYPE, CONTENT_LENGTH and HTTP_*. Fields of one name are joined. Names
@@ -166,6 +186,8 @@ def parse_head(head: bytes, environ: dict[str, Any], options: WSGIOptions) -> by
         head: From the request line to the empty line.
         environ: Gets the entries; has none of the kind yet.
         options: The limits.
+        proxied: Whether it comes from a trusted proxy. From anybody else, `prefork.wsgi.forwarded.proxys_own` fields
+            are left out.
 
     Returns:
         The request target as it came.
@@ -174,24 +196,45 @@ def parse_head(head: bytes, environ: dict[str, Any], options: WSGIOptions) -> by
         RequestError: Why this is no request that can be served.
     """
     _check_sizes(head, options)
-    method, target, protocol = _split_request_line(head[: head.find(b"\r\n")])
-    fields = _Fields(environ)
-    parser = httptools.HttpRequestParser(fields)
+    end = head.find(b"\r\n")
+    method, target, protocol = _split_request_line(head[:end])
+    key = _key if proxied else _key_of_a_stranger
     try:
-        parser.feed_data(head)
-    except httptools.HttpParserUpgrade:
-        pass  # an upgrade is an offer; a server that does not take it answers as usual
-    except httptools.HttpParserInvalidMethodError:
-        raise RequestError(501, "the method is not known") from None
-    except httptools.HttpParserCallbackError as error:
-        raise error.__context__ or error from None
+        _feed(head, environ, key)
     except httptools.HttpParserError as error:
-        if "HTTP_TRANSFER_ENCODING" in environ:
-            transfer_length(environ)  # it may have a better name for what llhttp objects to
-        raise RequestError(400, f"{error}") from None
+        if not _TOKEN.fullmatch(method.encode("latin-1")):
+            raise RequestError(400, "the method is not a token") from None
+        # Method and version have been looked at, and llhttp makes no difference between those that are left.
+        plain = b"GET %b %b%b" % (target, protocol.encode("ascii"), _CHUNKED_AND_BLANKS.sub(rb"\1", head[end:]))
+        if plain == head:
+            raise _refusal(error, environ) from None
+        again: dict[str, Any] = {}
+        try:
+            _feed(plain, again, key)
+        except httptools.HttpParserError as worse:
+            raise _refusal(worse, again) from None
+        environ.update(again)
     environ["REQUEST_METHOD"] = method
     environ["SERVER_PROTOCOL"] = protocol
     return target
+
+
+def _feed(head: bytes, environ: dict[str, Any], key: Callable[[bytes], str]) -> None:
+    try:
+        httptools.HttpRequestParser(_Fields(environ, key)).feed_data(head)
+    except httptools.HttpParserUpgrade:
+        pass  # an upgrade is an offer; a server that does not take it answers as usual
+    except httptools.HttpParserCallbackError as error:
+        raise error.__context__ or error from None
+
+
+def _refusal(error: Exception, environ: dict[str, Any]) -> RequestError:
+    if "HTTP_TRANSFER_ENCODING" in environ:
+        try:
+            transfer_length(environ)  # it may have a better name for what llhttp objects to
+        except RequestError as better:
+            return better
+    return RequestError(400, f"{error}")
 
 
 def _check_sizes(head: bytes, options: WSGIOptions) -> None:
@@ -218,25 +261,26 @@ def _split_request_line(line: bytes) -> tuple[str, bytes, str]:
         raise RequestError(400, "the version of HTTP can't be read")
     if b"#" in target:
         raise RequestError(400, "the target holds a fragment")
-    if method == b"CONNECT":
-        raise RequestError(501, "this is not a proxy")
+    if method in _NOT_OURS:
+        raise RequestError(501, "the method is another protocol's")
     return method.decode("latin-1"), target, protocol
 
 
 class _Fields:
     """What httptools calls with each header field."""
 
-    __slots__ = ("_environ",)
+    __slots__ = ("_environ", "_key")
 
     # httptools looks for these; finding None is cheaper than finding nothing.
     on_message_begin = on_url = on_headers_complete = on_body = on_message_complete = None
     on_chunk_header = on_chunk_complete = on_status = None
 
-    def __init__(self, environ: dict[str, Any]) -> None:
+    def __init__(self, environ: dict[str, Any], key: Callable[[bytes], str]) -> None:
         self._environ = environ
+        self._key = key
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        key = _key(name)
+        key = self._key(name)
         if not key:
             return
         text = value.decode("latin-1").strip(" \t")
@@ -261,9 +305,27 @@ def _key(name: bytes) -> str:
 
 
 @functools.lru_cache(maxsize=512)
+def _key_of_a_stranger(name: bytes) -> str:
+    """The same for a peer who is no trusted proxy."""
+    key = _key(name)
+    return "" if proxys_own(key) else key
+
+
+@functools.lru_cache(maxsize=512)
 def valid_host(host: str) -> bool:
     """Whether ``host`` is a host with or without a port. Pure."""
-    return _HOST.fullmatch(host) is not None
+    match = _HOST.fullmatch(host)
+    if match is None:
+        return False
+    port = (match["port"] or "").lstrip("0")
+    if len(port) > _PORT_DIGITS or int(port or 0) > _HIGHEST_PORT:
+        return False
+    if match["ipv6"] is not None:
+        try:
+            IPv6Address(match["ipv6"])
+        except AddressValueError:
+            return False
+    return True
 
 
 def check_host(environ: dict[str, Any]) -> None:
@@ -280,7 +342,8 @@ def transfer_length(environ: dict[str, Any]) -> int:
     """How long the body is (RFC 9112, 6.3).
 
     Args:
-        environ: As `parse_head` fills it; Transfer-Encoding goes, since the application is given the decoded body.
+        environ: As `parse_head` fills it; Transfer-Encoding goes, since the application is given the decoded body, and
+            a Content-Length loses its leading zeros.
 
     Returns:
         Bytes, or `CHUNKED`.
@@ -304,6 +367,10 @@ def transfer_length(environ: dict[str, Any]) -> int:
         return 0
     if not _LENGTH.fullmatch(length):
         raise RequestError(400, "the Content-Length is not a number")
+    if length[0] == "0":
+        length = environ["CONTENT_LENGTH"] = length.lstrip("0") or "0"
+    if len(length) > _DIGITS:
+        raise RequestError(400, "the Content-Length is beyond all measure")
     return int(length)
 
 
@@ -316,6 +383,9 @@ def expects_continue(environ: dict[str, Any]) -> bool:
     expectation = environ.get("HTTP_EXPECT")
     if expectation is None or environ["SERVER_PROTOCOL"] == "HTTP/1.0":
         return False
-    if expectation.lower() != "100-continue":
+    if expectation.lower() == "100-continue":
+        return True
+    members = {member.strip(" \t").lower() for member in expectation.split(",")} - {""}  # RFC 9110, 5.6.1
+    if members - {"100-continue"}:
         raise RequestError(417, "give 100-continue or nothing")
-    return True
+    return bool(members)

@@ -23,7 +23,6 @@ from prefork.wsgi.access import AccessLog
 from prefork.wsgi.body import Body, open_body, spool
 from prefork.wsgi.channel import RECEIVE, Channel, Pace
 from prefork.wsgi.environ import base_environ, server_name, set_peer, set_target, spelled
-from prefork.wsgi.forwarded import NAMES as FORWARDED
 from prefork.wsgi.forwarded import apply as apply_forwarded
 from prefork.wsgi.forwarded import truster
 from prefork.wsgi.options import WSGIOptions
@@ -188,7 +187,9 @@ class Service:
         head, rest = read_head(channel, options)
         channel.deadline = math.inf
         response.head_only = head.startswith(b"HEAD ")
-        target = parse_head(head, environ, options)
+        peer = environ["REMOTE_ADDR"]  # "" for a unix socket, whose permissions say who may connect
+        proxied = not peer or self._trusts(peer)
+        target = parse_head(head, environ, options, proxied=proxied)
         response.http11 = environ["SERVER_PROTOCOL"] == "HTTP/1.1"
         check_host(environ)
         set_target(environ, target, self._script_name)
@@ -196,7 +197,7 @@ class Service:
         expected = expects_continue(environ)
         if not self._named:
             environ.update(server_name(connection.getsockname(), tls=self._tls is not None))
-        if not FORWARDED.isdisjoint(environ):
+        if proxied and ("HTTP_X_FORWARDED_FOR" in environ or "HTTP_X_FORWARDED_PROTO" in environ):
             apply_forwarded(environ, self._trusts)
         if options.check_client_connection and channel.hung_up():
             raise ClientGoneError("it hung up while it waited")

@@ -140,6 +140,15 @@ def by_h11(raw: bytes) -> Said:
     )
 
 
+def h11_takes(raw: bytes) -> bool:
+    """Whether h11 has a reading of a request, and of no more than that."""
+    try:
+        by_h11(raw)
+    except (h11.RemoteProtocolError, AssertionError):
+        return False
+    return True
+
+
 def by_us(shown: dict[str, Any]) -> Said:
     """Our reading, as the application `tests.wsgi.apps.show` saw it."""
     fields = {key: value for key, value in shown.items() if key.startswith("HTTP_") or key == "CONTENT_TYPE"}

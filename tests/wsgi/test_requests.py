@@ -108,7 +108,7 @@ def test_targets(show: Server, method: str, target: str, path: str, query: str, 
 
 def test_methods_that_the_standard_library_does_not_know() -> None:
     with serving("show", validate=False) as server:
-        for method in ("M-SEARCH", "PROPFIND", "REPORT", "PURGE"):
+        for method in ("M-SEARCH", "PROPFIND", "REPORT", "PURGE", "BAN", "LABEL", "VERSION-CONTROL", "BREW", "get"):
             assert ask(server, get(method=method)).json()["REQUEST_METHOD"] == method
         assert_clean(server)
 
@@ -222,10 +222,9 @@ REFUSED = {
     "gzip": (501, P + b"Transfer-Encoding: gzip\r\n\r\n"),
     "gzip, chunked": (501, P + b"Transfer-Encoding: gzip, chunked\r\n\r\n"),
     "identity": (501, P + b"Transfer-Encoding: identity\r\n\r\n"),
-    "an unknown method": (501, b"BREW / HTTP/1.1\r\nHost: a\r\n\r\n"),
-    "a method in small letters": (501, b"get / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "a method of RTSP": (501, b"DESCRIBE / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "a method that is no token": (400, b"G(T / HTTP/1.1\r\nHost: a\r\n\r\n"),
     "CONNECT": (501, b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n"),
-    "HTTP/1.2": (505, b"GET / HTTP/1.2\r\nHost: a\r\n\r\n"),
     "HTTP/2.0": (505, b"GET / HTTP/2.0\r\nHost: a\r\n\r\n"),
     "the preface of HTTP/2": (505, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
     "HTTP/0.9 with a version": (505, b"GET / HTTP/0.9\r\nHost: a\r\n\r\n"),
@@ -238,12 +237,11 @@ REFUSED = {
     "a chunk size with a space": (400, CHUNKED + b"\r\n1 \r\na\r\n0\r\n\r\n"),
     "a space before a chunk size": (400, CHUNKED + b"\r\n 1\r\na\r\n0\r\n\r\n"),
     "a huge chunk size": (400, CHUNKED + b"\r\n" + b"f" * 17 + b"\r\n"),
-    "a chunk size of 16 digits": (400, CHUNKED + b"\r\n0000000000000001\r\na\r\n0\r\n\r\n"),
     "a chunk size that overflows": (400, CHUNKED + b"\r\n1000000000000000a\r\n0123456789\r\n"),
     "a chunk size with a bare LF": (400, CHUNKED + b"\r\n1\na\r\n0\r\n\r\n"),
     "a bare CR in a chunk extension": (400, CHUNKED + b"\r\n1;a=\rb\r\na\r\n0\r\n\r\n"),
     "a NUL in a chunk extension": (400, CHUNKED + b"\r\n1;a=\0\r\na\r\n0\r\n\r\n"),
-    "a long chunk extension": (400, CHUNKED + b"\r\n1;" + b"a" * 1000 + b"\r\na\r\n0\r\n\r\n"),
+    "a long chunk extension": (431, CHUNKED + b"\r\n1;" + b"a" * 8200 + b"\r\na\r\n0\r\n\r\n"),
     "a chunk longer than it says": (400, CHUNKED + b"\r\n1\r\nab\r\n0\r\n\r\n"),
     "a chunk that ends with LF": (400, CHUNKED + b"\r\n1\r\na\n0\r\n\r\n"),
     "a trailer without a colon": (400, CHUNKED + b"\r\n0\r\nA\r\n\r\n"),
@@ -328,7 +326,7 @@ def _line(length: int) -> str:
         (CHUNKED + b"\r\n64\r\n" + b"a" * 100 + b"\r\n0\r\n\r\n", 200),
         (CHUNKED + b"\r\n63\r\n" + b"a" * 99 + b"\r\n2\r\nbb\r\n0\r\n\r\n", 413),
         (CHUNKED + b"\r\nfffff\r\n", 413),
-        (CHUNKED + b"\r\n0\r\nA: " + b"b" * 38 + b"\r\n\r\n", 400),
+        (CHUNKED + b"\r\n0\r\nA: " + b"b" * 38 + b"\r\n\r\n", 431),
         (CHUNKED + b"\r\n0\r\nA: b\r\nA: b\r\nA: b\r\n\r\n", 200),
         (CHUNKED + b"\r\n0\r\nA: b\r\nA: b\r\nA: b\r\nA: b\r\n\r\n", 431),
     ],
