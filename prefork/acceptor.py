@@ -30,8 +30,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
-import socket
 import time
 from _socket import socket as CSocket  # noqa: N812  # a class, whose C name is in small letters
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +39,7 @@ from typing import Any
 
 from prefork.distress import QUARANTINE, Distress
 from prefork.errors import ListenerLostError
+from prefork.natives import select, socket
 from prefork.notice import Log
 from prefork.recovery import Do, Recovery, Rest
 from prefork.seat import Seat

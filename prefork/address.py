@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Any, Final, Literal
 
 from prefork.errors import printable
+from prefork.natives import socket
 
 Kind = Literal["inet", "inet6", "unix", "abstract", "fd", "systemd"]
 

@@ -299,6 +299,13 @@ def _open_standard_streams() -> None:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         os.set_inheritable(fd, True)  # the same holds for what the application executes
     os.close(fd)
+    # Python has None where it found nothing open; an application writes there, to wsgi.errors for one (PEP 3333).
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            mode = "w" if number else "r"
+            stream = open(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115  # it stays
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
 
 
 _SERVE_ABOUT: Final = """\

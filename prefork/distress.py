@@ -17,13 +17,13 @@ All of it runs in the WORKER.
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from prefork.events import Why
 from prefork.lingering import ours
+from prefork.natives import socket
 from prefork.notice import Log
 from prefork.seat import Seat
 from prefork.settings import Settings

@@ -7,7 +7,8 @@ at an attribute, and no system call.
 from __future__ import annotations
 
 import contextlib
-import socket
+
+from prefork.natives import socket
 
 
 class Here:

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import mmap
 import os
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -19,6 +18,7 @@ from prefork import fdstore
 from prefork.errors import OrphansError
 from prefork.events import EventsPipe
 from prefork.handover import Handover
+from prefork.natives import socket
 from prefork.net.binding import systemd_sockets
 from prefork.net.listener import How, Listener
 from prefork.net.listeners import listen

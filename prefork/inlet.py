@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 from collections.abc import Callable
 from select import EPOLL_CLOEXEC, EPOLLIN, epoll  # bound now: gevent's patches take epoll out of the module
 from typing import Any
@@ -28,6 +27,7 @@ from typing import Any
 from prefork.acceptor import HOLD_LOOK, Acceptor
 from prefork.distress import Distress
 from prefork.events import Why
+from prefork.natives import socket
 from prefork.notice import Log
 from prefork.recovery import Do, Rest
 from prefork.seat import Seat

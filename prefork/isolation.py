@@ -15,12 +15,12 @@ All of it runs in the MASTER.
 from __future__ import annotations
 
 import logging
-import select
 import traceback
 from collections.abc import Callable
 
 from prefork.backoff import Backoff
 from prefork.loop import Loop, Timer
+from prefork.natives import select
 from prefork.notice import Notice
 
 log = logging.getLogger("prefork")

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from _thread import allocate_lock, start_new_thread  # bound now, as all of these: gevent's patches put theirs in place
 from collections.abc import Callable
 from os import eventfd, eventfd_read, eventfd_write
@@ -26,6 +25,8 @@ from resource import RLIMIT_NOFILE, getrlimit
 from select import EPOLL_CLOEXEC, EPOLLIN, EPOLLOUT, epoll
 from time import monotonic, sleep
 from typing import Final
+
+from prefork.natives import socket
 
 SECONDS: Final = 2.0
 """For how long a connection lingers at the most."""

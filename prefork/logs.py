@@ -18,7 +18,6 @@ import contextlib
 import json
 import logging
 import os
-import select
 import signal
 import stat
 import sys
@@ -26,6 +25,7 @@ import time
 from typing import Any, Final, Literal, cast
 
 from prefork.errors import SettingsError
+from prefork.natives import select
 from prefork.system import identity
 from prefork.windows import Inside, Window
 

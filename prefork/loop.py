@@ -10,10 +10,10 @@ import errno
 import heapq
 import itertools
 import logging
-import select
 from collections.abc import Callable, Collection
 
 from prefork.clock import SYSTEM, Clock
+from prefork.natives import select
 from prefork.system import terminal
 from prefork.system.signals import Recorder
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import time
 from collections.abc import Mapping
 from typing import Final
 
 from prefork import windows
 from prefork.loop import Timer
+from prefork.natives import socket
 from prefork.policy import Crashes
 from prefork.scoreboard import Order
 from prefork.windows import Inside, News, Window

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from os import register_at_fork
 from threading import get_ident
 
 from prefork.forks import HERE
+from prefork.natives import socket
 from prefork.net import accepted
 from prefork.seat import Seat
 from prefork.system import ending, process

@@ -19,11 +19,11 @@ import enum
 import errno
 import functools
 import logging
-import socket
 from dataclasses import dataclass
 
 from prefork.distress import Distress
 from prefork.events import Kind, Why
+from prefork.natives import socket
 from prefork.net import verdict as table
 from prefork.net.verdict import Verdict, place, resolve, row
 from prefork.notice import Log, Notice

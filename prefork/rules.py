@@ -5,13 +5,13 @@ Each rule is a function of all values; the table of rules stands after them.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from prefork.address import Address, parse
 from prefork.errors import did_you_mean
 from prefork.fields import Field
+from prefork.natives import socket
 
 Values = Mapping[str, Any]
 """Checked values by the names of their settings."""

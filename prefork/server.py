@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from prefork.errors import BootError, PreforkError, SettingsError, TargetError
 from prefork.hooks import Hooks
 from prefork.launch import absolute
 from prefork.master import Master
+from prefork.natives import socket
 from prefork.settings import Settings
 from prefork.system import custody, identity, process
 from prefork.system.identity import Identity

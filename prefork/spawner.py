@@ -14,7 +14,6 @@ import logging
 import os
 import re
 import signal
-import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ from prefork.events import EventsPipe
 from prefork.handover import Life
 from prefork.life import DUMP_SIGNAL, Start, live
 from prefork.loop import Loop
+from prefork.natives import socket
 from prefork.net.listener import Listener
 from prefork.offspring import Offspring
 from prefork.policy import Vital

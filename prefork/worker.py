@@ -15,7 +15,6 @@ import errno
 import logging
 import os
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from os import eventfd, eventfd_write
@@ -29,6 +28,7 @@ from prefork.events import Kind, Why
 from prefork.forks import HERE, end_for_all
 from prefork.hooks import Hooks
 from prefork.inlet import Inlet, Intake
+from prefork.natives import socket
 from prefork.net import verdict as table
 from prefork.offspring import Offspring, leave
 from prefork.scoreboard import Order, State

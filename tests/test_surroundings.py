@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -295,3 +296,43 @@ def test_a_release_behind_a_link_is_found_by_a_reload_and_by_an_upgrade(
     server.wait_for(lambda: "killed by SIGKILL" in server.log())
     assert json.loads(ask(server)) == ["four", "four", "four", "three"]
     assert server.stop() == 0
+
+
+# Modules, streams, folders.
+
+
+@pytest.mark.parametrize("extra", [{"preload": True}, {"bind": ["127.0.0.1:0", "127.0.0.1:0"]}], ids=["preload", "two"])
+def test_an_application_may_patch_the_standard_library(
+    prefork_server: ServerFactory, tmp_path: Path, extra: dict[str, Any]
+) -> None:
+    pytest.importorskip("gevent")
+    application(
+        tmp_path,
+        """
+        from gevent import monkey
+        monkey.patch_all()
+        def answer(path):
+            return "patched"
+        """,
+    )
+    server = prefork_server("app:handle", app_dir=tmp_path, workers=1, **extra)
+    assert json.loads(ask(server)) == "patched"
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("generation 1 serves")
+    assert json.loads(ask(server)) == "patched"
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("closed", [(0,), (2,), (0, 1, 2)])
+def test_standard_streams_are_streams_where_they_were_closed(tmp_path: Path, closed: tuple[int, ...]) -> None:
+    program = f"""
+        import os, sys
+        for fd in {closed}:
+            os.close(fd)
+        code = ("import sys; from prefork.cli import main; main(['--version']);"
+                "sys.stderr.write('x'); sys.stdin.read();"
+                "open(sys.argv[1], 'w').write(' '.join(str(s.fileno()) for s in (sys.stdin, sys.stdout, sys.stderr)))")
+        os.execv(sys.executable, [sys.executable, "-c", code, sys.argv[1]])
+    """
+    assert run_program(program, str(tmp_path / "said")).returncode == 0
+    assert (tmp_path / "said").read_text() == "0 1 2"

@@ -7,12 +7,12 @@ for anybody else a folder of his own. The file has the name of the pidfile, or e
 from __future__ import annotations
 
 import os
-import socket
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from prefork.errors import ControlError
+from prefork.natives import socket
 
 SUFFIX = ".control"
 

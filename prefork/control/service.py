@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import logging
 import os
-import select
-import socket
 import struct
 from collections.abc import Callable
 from typing import Final
@@ -26,6 +24,7 @@ from prefork.control.protocol import RequestError
 from prefork.errors import ListenError
 from prefork.ledger import Ledger
 from prefork.loop import Loop, Timer
+from prefork.natives import select, socket
 from prefork.net import binding, unixpath
 from prefork.net.options import SocketOptions
 from prefork.net.unixpath import FileId

@@ -7,9 +7,10 @@ listener, and a peer.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from typing import Final
+
+from prefork.natives import socket
 
 Name = int | str | bytes
 """What a connection has in common with its listener: the port, or the path or abstract name."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import stat
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Final
 
 from prefork.address import Address
 from prefork.errors import ListenError
+from prefork.natives import socket
 from prefork.net import holder, unixpath
 from prefork.net.options import SocketOptions, apply
 

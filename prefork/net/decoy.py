@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 from typing import Any, Final
+
+from prefork.natives import socket
 
 _IP_MINTTL: Final = 21  # linux/in.h, linux/in6.h; the standard library names neither
 _IPV6_MINHOPCOUNT: Final = 73

@@ -19,9 +19,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import socket
 from collections.abc import Iterator, Sequence
 from typing import Final, Literal, TypeAlias
+
+from prefork.natives import socket
 
 Program: TypeAlias = tuple[tuple[int, int, int, int], ...]
 """Instructions: code, jump if true, jump if false, operand (``struct sock_filter``)."""

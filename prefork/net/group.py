@@ -18,10 +18,10 @@ the group. Once somebody else was seen there, it has to be found out anew each t
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Collection
 from typing import Final, Literal, TypeAlias
 
+from prefork.natives import socket
 from prefork.net import filters
 from prefork.net.decoy import Decoy, bar
 from prefork.net.probe import Probe

@@ -6,7 +6,6 @@ holder is normal, and makes the message shorter, never wrong.
 
 from __future__ import annotations
 
-import socket
 import struct
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ import psutil
 
 from prefork.address import Address
 from prefork.errors import ListenError, OrphansError
+from prefork.natives import socket
 
 SCOREBOARD = "prefork-scoreboard"
 """The name that a server's shared memory has in /proc/PID/maps (memfd_create(2))."""

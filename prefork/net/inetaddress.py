@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import socket
 import struct
 from typing import Final
 
 from prefork.address import format_peer
+from prefork.natives import socket
 
 _IN: Final = struct.Struct("=H2s4s")  # sockaddr_in (ip(7)): family, port, address
 _IN6: Final = struct.Struct("=H2sI16sI")  # sockaddr_in6 (ipv6(7)): family, port, flow information, address, zone

@@ -19,13 +19,13 @@ import contextlib
 import ctypes
 import errno
 import os
-import select
 import socket as std  # a method has its name
 import warnings
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, overload
 
+from prefork.natives import select
 from prefork.net.inetaddress import ROOM, InetAddress
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)

@@ -21,12 +21,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import socket
 from collections.abc import Collection
 from typing import Final
 
 from prefork.address import Address, format_peer, parse
 from prefork.errors import ListenError
+from prefork.natives import socket
 from prefork.net import binding, sharing
 from prefork.net.gate import Gate
 from prefork.net.group import SHARED, Group, Mode

@@ -8,10 +8,11 @@ idle workers, and an accepted socket inherits it.
 from __future__ import annotations
 
 import logging
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from prefork.natives import socket
 
 _log: Final = logging.getLogger("prefork")
 

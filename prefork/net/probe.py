@@ -12,12 +12,12 @@ It needs a kernel with CONFIG_TCP_MD5SIG, which the distributions' have. Without
 from __future__ import annotations
 
 import contextlib
-import socket
 import struct
 import time
 from collections.abc import Mapping
 from typing import Final
 
+from prefork.natives import socket
 from prefork.net import filters
 from prefork.net.decoy import reach
 

@@ -15,10 +15,10 @@ from __future__ import annotations
 import errno
 import os
 import re
-import select
-import socket
 import struct
 from typing import Final, NamedTuple, TypeAlias
+
+from prefork.natives import select, socket
 
 Handshake: TypeAlias = tuple[bytes, int, bytes]
 """A handshake under way: the client's address and port, and the address of ours that it speaks to."""

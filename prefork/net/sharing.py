@@ -11,8 +11,9 @@ everybody: it counts if it is one that passes sockets to services.
 from __future__ import annotations
 
 import os
-import socket
 from typing import Final
+
+from prefork.natives import socket
 
 _SYSTEMD: Final = "/run/systemd/system"  # sd_booted(3)
 _KEEPERS: Final = {"systemd", "dinit"}

@@ -31,7 +31,6 @@ import grp
 import logging
 import os
 import pwd
-import socket
 import stat
 import time
 from collections.abc import Iterator
@@ -39,6 +38,7 @@ from typing import Final, NamedTuple
 
 from prefork.address import Address
 from prefork.errors import ListenError
+from prefork.natives import socket
 from prefork.net import holder
 from prefork.net.options import SocketOptions
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import os
-import socket
 from collections.abc import Callable, Collection, Iterable
 from os import open as open_file
 from os import stat
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from prefork.address import format_peer
+from prefork.natives import socket
 
 T = TypeVar("T")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Mapping, Sequence
+
+from prefork.natives import socket
 
 log = logging.getLogger("prefork")
 

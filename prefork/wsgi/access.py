@@ -88,13 +88,11 @@ def _open(path: str) -> int:
 
 
 def _combined(environ: Mapping[str, Any], code: str, sent: int, seconds: float, now: float) -> str:  # noqa: ARG001  # the format has no place for the duration
-    at = time.localtime(now)
-    sign = "-" if at.tm_gmtoff < 0 else "+"
-    hours, minutes = divmod(abs(at.tm_gmtoff) // 60, 60)
-    # Not strftime, which would write the month in whatever language the application has set.
+    # In UTC as every log, for the local time is the application's to change (time.tzset). And not by strftime, which
+    # would write the month in whatever language it has set.
+    at = time.gmtime(now)
     stamp = (
-        f"{at.tm_mday:02d}/{_MONTHS[at.tm_mon - 1]}/{at.tm_year}:{at.tm_hour:02d}:{at.tm_min:02d}:{at.tm_sec:02d} "
-        f"{sign}{hours:02d}{minutes:02d}"
+        f"{at.tm_mday:02d}/{_MONTHS[at.tm_mon - 1]}/{at.tm_year}:{at.tm_hour:02d}:{at.tm_min:02d}:{at.tm_sec:02d} +0000"
     )
     return (
         f"{_escape(environ.get('REMOTE_ADDR'))} - {_escape(environ.get('REMOTE_USER'))} [{stamp}] "

@@ -18,8 +18,6 @@ import errno
 import fcntl
 import math
 import os
-import select
-import socket
 import struct
 import termios
 import time
@@ -28,6 +26,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from prefork.lingering import ours
+from prefork.natives import select, socket
 from prefork.net.queue import Diag
 from prefork.wsgi.refusal import ClientGoneError, RequestError
 

@@ -6,16 +6,17 @@ time, and closes it at once afterwards; `prefork.wsgi.WSGIWorker` is one who doe
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import math
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from typing import IO, TYPE_CHECKING, Any
 
 from prefork.address import format_peer
+from prefork.natives import socket
 from prefork.notice import Notice
 from prefork.offspring import leave
 from prefork.tls import HandshakeError
@@ -102,7 +103,8 @@ class Service:
             self._base |= server_name(name, tls=tls is not None)
         self._trusts = truster(options.forwarded_allow_ips)
         self._access = AccessLog(options.access_log, options.access_log_format) if options.access_log else None
-        tempfile.gettempdir()  # found now, since the search opens files and descriptors may be short later
+        with contextlib.suppress(OSError):  # without one, a body that needs a file is answered 503
+            tempfile.gettempdir()  # found now, since the search opens files and descriptors may be short later
 
     def serve_connection(self, connection: socket.socket, address: Any) -> None:
         """Read one request from a connection and answer it.

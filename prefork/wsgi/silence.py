@@ -9,10 +9,11 @@ kernel remembers nothing: its request may be just behind it.
 from __future__ import annotations
 
 import math
-import socket
 import struct
 from collections.abc import Iterable
 from typing import Final
+
+from prefork.natives import socket
 
 COOKIE: Final = 0.5
 """Seconds that a connection may be silent of which nothing is known."""

@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import re
-import select
-import socket
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from prefork.lingering import ours
+from prefork.natives import select, socket
 from prefork.tls import HandshakeError, reason
 from prefork.tls import close as close_secured
 from prefork.wsgi.channel import Channel, Pace

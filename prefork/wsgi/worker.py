@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 from prefork.hooks import Hooks
 from prefork.master import Master
+from prefork.natives import socket
 from prefork.settings import Settings
 from prefork.worker import Worker
 from prefork.wsgi.options import DEFAULTS, WSGIOptions

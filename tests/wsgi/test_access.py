@@ -55,8 +55,10 @@ def test_combined(tmp_path: Path) -> None:
     assert '"POST / HTTP/1.1" 200 5 ' in last
 
 
-@pytest.mark.parametrize(("zone", "offset"), [("UTC0", 0), ("XXX-5:30", 330), ("YYY3:30", -210)])
-def test_the_zone(tmp_path: Path, zone: str, offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("zone", ["UTC0", "XXX-5:30", "YYY3:30"])
+def test_the_zone_of_an_application_is_not_that_of_the_log(
+    tmp_path: Path, zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
@@ -69,7 +71,7 @@ def test_the_zone(tmp_path: Path, zone: str, offset: int, monkeypatch: pytest.Mo
     match = COMBINED.fullmatch((tmp_path / "access").read_text().rstrip())
     assert match is not None
     said = datetime.strptime(match["time"], "%d/%b/%Y:%H:%M:%S %z")
-    assert said.utcoffset() == timedelta(minutes=offset)
+    assert said.utcoffset() == timedelta(0)
     assert abs(said - datetime.now(UTC)) < timedelta(minutes=1)
 
 
