@@ -624,8 +624,9 @@ def test_a_zone_is_a_name_or_a_number() -> None:
         InetAddress("fe80::1%lo", 80) == InetAddress(f"fe80::1%{number}", 80) == InetAddress("fe80::1", 80, 0, number)
     )
     assert str(InetAddress("fe80::1%lo", 80)) == f"[fe80::1%{number}]:80"
-    with pytest.raises(OSError, match="interface"):
+    with pytest.raises(OSError, match="there is no network interface 'nosuchzone'") as caught:
         InetAddress("fe80::1%nosuchzone", 80)
+    assert caught.value.errno == errno.ENODEV
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from prefork.testing import request
 from prefork.testing.plugin import ServerFactory
 from tests.documents import ROOT
 
+pytestmark = pytest.mark.long
+
 NOT_PUBLISHED = {".ci/run"}
 """Tracked files that the sdist leaves out."""
 

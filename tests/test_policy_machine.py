@@ -15,6 +15,7 @@ from prefork.policy import Replace, Spawn
 from prefork.scoreboard import Order
 from prefork.settings import Settings
 from prefork.system.process import STARVED
+from tests.figures import full
 from tests.world import SIGKILL, SIGSEGV, SIGTERM, Process, World
 
 PICK = st.integers(0, 20)
@@ -308,4 +309,4 @@ class Server(RuleBasedStateMachine):
 
 
 TestServer = Server.TestCase
-TestServer.settings = settings(max_examples=100, stateful_step_count=60)
+TestServer.settings = settings(max_examples=100 if full() else 40, stateful_step_count=60)

@@ -195,6 +195,7 @@ def test_connections_spread_evenly(prefork_server: ServerFactory) -> None:
     assert max(tally.bodies.values()) / min(tally.bodies.values()) <= 1.1, tally.bodies
 
 
+@pytest.mark.long
 def test_connections_spread_evenly_over_several_listeners(prefork_server: ServerFactory) -> None:
     server = probe(prefork_server, workers=8, bind=("127.0.0.1:0", "127.0.0.1:0"))
     wait_for_rest(server)

@@ -301,7 +301,7 @@ def test_term_to_a_worker_has_it_replaced_and_loses_nobody(prefork_server: Serve
 def test_a_connection_in_flight_is_answered_in_every_cycle_and_nothing_is_left(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     threads = len(os.listdir("/proc/self/task"))
-    for cycle in range(count("start-stop-cycles")):
+    for cycle in range(count("start-stop-cycles", part=30)):
         bind = f"unix:{path}" if cycle % 2 else "127.0.0.1:0"
         options: Options = {"env": {"RUNTIME_DIRECTORY": str(tmp_path)}}  # where the control socket is to lie
         with running_target("probe:Probe", app_dir=APPS, workers=2, bind=bind, options=options) as server:
@@ -407,7 +407,7 @@ def test_a_stop_at_any_moment_ends_and_leaves_nothing(tmp_path: Path) -> None:
     moments = random.Random(seed)
     path = tmp_path / "socket"
     served = 0
-    for number in range(count("stops-at-random-moments")):
+    for number in range(count("stops-at-random-moments", part=25)):
         arguments = ["probe:Probe", f"--app-dir={APPS}", f"--workers={moments.choice([1, 4, 16])}"]
         arguments.append(f"--bind=unix:{path}" if number % 2 else "--bind=127.0.0.1:0")
         if number % 3:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import struct
 from typing import Final
 
@@ -36,7 +37,7 @@ class InetAddress:
 
     Raises:
         ValueError: ``host`` is no address in numbers, or a number is out of its range.
-        OSError: There is no interface of the zone's name (if_nametoindex(3)).
+        OSError: There is no interface of the zone's name (ENODEV).
     """
 
     __slots__ = ("length", "length_pointer", "raw")
@@ -96,7 +97,7 @@ class InetAddress:
         if not 0 <= port <= 0xFFFF:
             raise ValueError(f"port {port} is not in 0 to 65535")
         if zone:
-            scope_id = int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+            scope_id = int(zone) if zone.isdecimal() else _index_of(zone)
         if not (0 <= flowinfo <= 0xFFFFF and 0 <= scope_id <= 0xFFFFFFFF):
             raise ValueError(f"flow information {flowinfo} is not in 20 bits, or zone {scope_id} is not in 32")
         network_port = port.to_bytes(2, "big")
@@ -116,3 +117,11 @@ class InetAddress:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {str(self) or 'empty'}>"
+
+
+def _index_of(name: str) -> int:
+    """The number of a network interface. That there is none, each release of Python says in other words."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        raise OSError(errno.ENODEV, f"there is no network interface {name!r}") from None

@@ -180,7 +180,7 @@ def test_mutated_requests(show: Server) -> None:
     """Each ends in a valid response or a close; what is accepted means to us what it means to h11."""
     accepted = refused = 0
 
-    @settings(max_examples=count("mutated-requests"))
+    @settings(max_examples=count("mutated-requests", part=25))
     @given(mutated())
     def send(request: bytes) -> None:
         nonlocal accepted, refused
@@ -206,7 +206,7 @@ def test_mutated_requests(show: Server) -> None:
 
     send()
     assert_clean(show)
-    assert accepted > 50
+    assert accepted > count("mutated-requests", part=25) // 20  # it is no test of refusals alone
     assert refused > 50
 
 
@@ -247,7 +247,7 @@ def outcome(pieces: list[bytes]) -> object:
         return "gone"
 
 
-@settings(max_examples=count("mutated-requests"))
+@settings(max_examples=count("mutated-requests", part=25))
 @given(st.one_of(st.sampled_from(SEEDS), mutated()), st.data())
 def test_cuts_change_nothing(request: bytes, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(request)), max_size=8)))
