@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     import ssl
 
 logger = logging.getLogger("prefork")
-
 # Bound once: what an enum's class is asked for costs several pages in a process that has just been forked.
 _RUN, _SERVING, _STOPPING, _READY = Order.RUN, State.SERVING, State.STOPPING, Kind.READY
 _STOP_FLAGS = os.EFD_CLOEXEC | os.EFD_NONBLOCK
