@@ -21,6 +21,8 @@ F_GETFD, F_DUPFD_CLOEXEC = 1, 1030
 EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD = 1, 2, 3
 CLONE_VM, SIGCHLD = 0x100, 17
 
+MAP_SHARED, MAP_PRIVATE = 1, 2
+
 
 def verdict(program: bytes, architecture: int, number: int, *arguments: int) -> int:
     """What the program returns for a system call (linux/filter.h, struct seccomp_data)."""
@@ -53,7 +55,8 @@ def test_only_the_named_calls_are_asked_about(machine: Machine) -> None:
     for name in NAMES:
         program = build_filter(machine, [name])
         second = EPOLL_CTL_ADD if name == "epoll_add" else F_DUPFD_CLOEXEC
-        asked = {number for number in range(512) if verdict(program, machine.audit, number, SIGCHLD, second) == ASK}
+        arguments = (SIGCHLD, second, 0, MAP_SHARED)
+        asked = {number for number in range(512) if verdict(program, machine.audit, number, *arguments) == ASK}
         assert asked == set(machine.calls[name])
 
 
@@ -62,6 +65,12 @@ def test_a_watch_that_is_added_is_told_from_one_that_is_changed_or_removed(machi
     assert verdict(program, machine.audit, machine.epoll_ctl, 3, EPOLL_CTL_ADD) == ASK
     assert verdict(program, machine.audit, machine.epoll_ctl, 3, EPOLL_CTL_DEL) == ALLOW
     assert verdict(program, machine.audit, machine.epoll_ctl, 3, EPOLL_CTL_MOD) == ALLOW
+
+
+def test_memory_that_is_shared_is_told_from_a_program_s_own(machine: Machine) -> None:
+    program = build_filter(machine, NAMES)
+    assert verdict(program, machine.audit, machine.mmap, 0, 4096, 0, MAP_SHARED) == ASK
+    assert verdict(program, machine.audit, machine.mmap, 0, 4096, 0, MAP_PRIVATE) == ALLOW
 
 
 def test_a_fork_is_told_from_a_thread_and_a_dup_from_other_fcntls(machine: Machine) -> None:
