@@ -14,6 +14,7 @@ from typing import Any, Final
 from rich.text import Text
 
 from prefork import report
+from prefork.errors import printable
 from prefork.status import Status, Working
 
 SIGNS: Final = {"idle": "_", "busy": "B", "starting": "S", "backing off": "!", "leaving": "G"}
@@ -44,6 +45,11 @@ class Column:
     heading: str
     cell: Callable[[Row], str]
     key: Callable[[Row], Any]
+
+
+def _text(text: str, style: str = "") -> Text:
+    """A line whose words may have come from anywhere: what would move the cursor is escaped."""
+    return Text(printable(text), style)
 
 
 def _or_dash(value: float | None, form: Callable[[float], str]) -> str:
@@ -149,7 +155,7 @@ class Board:
 
     def show(self, title: str, text: str) -> None:
         """Cover the table with a text until a key is pressed."""
-        self.text = [title, "", *text.splitlines()]
+        self.text = [title, "", *text.expandtabs().split("\n")]
         self._first_line = 0
 
     @property
@@ -185,7 +191,7 @@ class Board:
     def picture(self, width: int, height: int) -> Text:
         """All of it, in ``height`` lines of ``width`` columns at the most."""
         lines = self._head(width) if self._status else [Text("no answer yet", "dim")]
-        foot = [Text(self.note, "bold yellow") if self.note else Text(KEYS, "dim")]
+        foot = [_text(self.note, "bold yellow") if self.note else Text(KEYS, "dim")]
         room = max(0, height - len(lines) - len(foot))
         lines += self._cover(room) if self.text else self._body(room)
         lines += [Text("")] * (height - len(lines) - len(foot)) + foot
@@ -196,12 +202,12 @@ class Board:
     def _head(self, width: int) -> list[Text]:
         status = self._status
         assert status is not None
-        lines = [Text(report.headline(status), "bold")]
+        lines = [_text(report.headline(status), "bold")]
         for listener in status.listeners:
             limit = f" of {listener.backlog}" if listener.backlog else ""
-            lines.append(Text(f"{listener.address}  {listener.waiting} waiting{limit}"))
-        lines.append(Text(report.sums(status.totals)))
-        lines += [Text(line, "bold red") for line in report.alarms(status)]
+            lines.append(_text(f"{listener.address}  {listener.waiting} waiting{limit}"))
+        lines.append(_text(report.sums(status.totals)))
+        lines += [_text(line, "bold red") for line in report.alarms(status)]
         lines.append(_spark("rate", self._rates, width, f"{rate(self._rates[-1]) if self._rates else '-'}/s", "green"))
         lines.append(_spark("queue", self._queues, width, f"{self._queues[-1]:.0f}", "yellow"))
         lines.append(self._scoreboard(status))
@@ -219,7 +225,7 @@ class Board:
 
     def _body(self, room: int) -> list[Text]:
         status = self._status
-        deaths = [Text(report.death(ended), "dim") for ended in (status.deaths if status else ())[:_DEATHS]]
+        deaths = [_text(report.death(ended), "dim") for ended in (status.deaths if status else ())[:_DEATHS]]
         rows = max(1, room - 1 - len(deaths))
         start = max(0, min(self._selected - rows + 1, len(self._rows) - rows)) if self._selected >= rows else 0
         lines = self._table(self._rows[start : start + rows], self._selected - start)
@@ -227,7 +233,8 @@ class Board:
         return (lines + gap + deaths)[:room]
 
     def _table(self, rows: list[Row], selected: int) -> list[Text]:
-        cells = [[column.heading for column in COLUMNS], *([column.cell(row) for column in COLUMNS] for row in rows)]
+        cells = [[column.heading for column in COLUMNS]]
+        cells += [[printable(column.cell(row)) for column in COLUMNS] for row in rows]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = []
         for number, line in enumerate(cells, -1):
@@ -244,7 +251,7 @@ class Board:
         return lines
 
     def _cover(self, room: int) -> list[Text]:
-        return [Text(line) for line in self.text[self._first_line : self._first_line + room]]
+        return [_text(line) for line in self.text[self._first_line : self._first_line + room]]
 
 
 def _row(worker: Working, before: Working | None, seconds: float) -> Row:

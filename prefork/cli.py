@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, TextIO
 from prefork import config, flags, handover, launch, logs, server, settings, target
 from prefork._version import __version__
 from prefork.config import Configuration, Table
-from prefork.errors import PreforkError, RefusedError, SettingsError, did_you_mean
+from prefork.errors import PreforkError, RefusedError, SettingsError, did_you_mean, printable_lines
 from prefork.fields import GROUPS, Field
 from prefork.flags import CommandLine
 from prefork.settings import Settings
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except PreforkError as error:
-        _complain("".join(f"prefork: error: {line}\n" for line in str(error).splitlines()))
+        _complain("".join(f"prefork: error: {line}\n" for line in str(error).split("\n")))
         return error.exit_code
     except OSError as error:
         if error.errno not in {errno.EMFILE, errno.ENFILE}:
@@ -263,6 +263,7 @@ def _put(stream: TextIO | None, text: str) -> None:
         return
     try:
         encoding = stream.encoding or "utf-8"  # an io.StringIO in its place has none
+        text = printable_lines(text)  # whatever names, errors and tracebacks hold: it may be a terminal
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
     except OSError:

@@ -107,3 +107,10 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
 def printable(text: str) -> str:
     """``text`` in one line that harms no terminal, whatever is in it: what can't be printed is escaped."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def printable_lines(text: str) -> str:
+    """As :func:`printable`, but lines stay lines, and tabs tabs: for a traceback, or a page."""
+    if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)

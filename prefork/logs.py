@@ -18,13 +18,14 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import stat
 import sys
 import time
 from typing import Any, Final, Literal, cast
 
-from prefork.errors import SettingsError
+from prefork.errors import SettingsError, printable_lines
 from prefork.natives import select
 from prefork.system import identity
 from prefork.windows import Inside, Window
@@ -32,6 +33,9 @@ from prefork.windows import Inside, Window
 _PIPE_BUF: Final = select.PIPE_BUF
 _STDOUT: Final = 1
 _STDERR: Final = 2
+
+_AS_A_RECORD: Final = re.compile(r"\n(?=[\d<])")
+_INDENTED: Final = "\n  "
 
 LOGGER: Final = "prefork"
 
@@ -48,7 +52,11 @@ def timestamp(seconds: float) -> str:
 
 
 class _Text(logging.Formatter):
-    """Time, level, process, message; in a worker also its slot and generation. A traceback follows on more lines."""
+    """Time, level, process, message; in a worker also its slot and generation. A traceback follows on more lines.
+
+    Nothing in a message can be taken for a record of its own, or harm a terminal: what can't be printed is escaped, and
+    a further line that begins as a record does, or as sd-daemon(3) lets one begin, is indented.
+    """
 
     speaker: tuple[int, int] | None = None
 
@@ -57,9 +65,9 @@ class _Text(logging.Formatter):
         if self.speaker is not None:
             who += ":{}.{}".format(*self.speaker)
         record.message = record.getMessage()
-        text = f"{timestamp(record.created)} {record.levelname} {who} {record.message}"
         trace = _trace(self, record)
-        return f"{text}\n{trace}" if trace else text
+        text = printable_lines(f"{record.message}\n{trace}" if trace else record.message)
+        return f"{timestamp(record.created)} {record.levelname} {who} {_AS_A_RECORD.sub(_INDENTED, text)}"
 
 
 class _JSON(_Text):
@@ -79,7 +87,8 @@ class _JSON(_Text):
         trace = _trace(self, record)
         if trace:
             data["traceback"] = trace
-        return json.dumps(data, separators=(",", ":"), ensure_ascii=False)
+        text = json.dumps(data, separators=(",", ":"), ensure_ascii=False)
+        return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from prefork import windows
+from prefork.errors import printable
 from prefork.loop import Timer
 from prefork.natives import socket
 from prefork.policy import Crashes
@@ -183,7 +184,9 @@ class Notify(Window):
 
     def _send(self, *lines: str) -> None:
         # One line each: a reason may have come from anywhere.
-        self._unsent.append("\n".join(" ".join(line.splitlines()) for line in lines).encode(errors="replace"))
+        self._unsent.append(
+            "\n".join(printable(" ".join(line.splitlines())) for line in lines).encode(errors="replace")
+        )
         if len(self._unsent) == 1:
             self._flush()
 

@@ -34,6 +34,7 @@ from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import frozen, kill
 from tests.figures import count
 from tests.probing import APPS, LOGGING, ask, held, probe, steady
+from tests.programs import command
 from tests.sockets import ROOT
 
 TIMEOUT = 30.0
@@ -1152,3 +1153,55 @@ def test_requests_are_answered_while_the_server_is_loaded(server: Server, client
         load.wait_for(lambda tally: tally.answered > 100)
     assert load.tally.lost == 0, load.tally
     assert request(server.address).status == 200
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what is somebody else's")
+def test_a_client_believes_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that somebody else was first to make, a socket of his in ours, a server of his that we name."""
+    somebody = 65534
+    where = tmp_path / "prefork"
+    monkeypatch.delenv("PREFORK_CONTROL", raising=False)
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    monkeypatch.setattr(place, "_ROOTS", where)
+    where.mkdir()
+    path = where / "1.control"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        sock.listen()
+        assert place.find() == str(path)
+        os.chown(path, somebody, somebody)
+        with pytest.raises(ControlError, match=r"1\.control is not a socket of root's or of uid 0's own"):
+            place.find()
+        os.chown(path, 0, 0)
+        os.chown(where, somebody, somebody)
+        with pytest.raises(ControlError, match="prefork is not a folder of root's or of uid 0's own"):
+            place.find()
+        os.chown(where, 0, 0)
+        link = tmp_path / "link"
+        link.symlink_to(where)
+        monkeypatch.setattr(place, "_ROOTS", link)
+        with pytest.raises(ControlError, match="link is not a folder"):
+            place.find()
+    tmp_path.chmod(0o755)
+    path.unlink()
+    where.chmod(0o777)
+    listens = """
+        import os, socket, sys
+        os.chdir(sys.argv[1])
+        os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind("his"); sock.listen()
+        print("listens", flush=True)
+        connection, _ = sock.accept()
+        print(connection.recv(100))
+    """
+    with subprocess.Popen(command(listens, str(where)), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "listens\n"
+        os.chdir(where)  # pytest's folders are closed to the other, and the path may be long
+        try:
+            with pytest.raises(ControlError, match="his: uid 65534 listens there, which may not speak"):
+                Client("his").stop()
+        finally:
+            os.chdir(ROOT)
+        assert process.stdout.read() == "b''\n"

@@ -449,3 +449,46 @@ def test_who_logs_by_himself_can_have_an_output_too() -> None:
     finally:
         logging.getLogger("prefork").removeHandler(output)
     assert logging.getLogger("prefork").handlers == before
+
+
+HOSTILE = (
+    "failed\n2026-11-20T14:24:05.678Z CRITICAL 1 root says so\n<0>so does systemd\r2026"
+    "\x1b]0;title\x07 \x9b31m\u202e\udc80 \x85\ttab é"
+)
+
+
+def test_no_message_can_be_taken_for_a_record_or_steer_a_terminal(tmp_path: Path) -> None:
+    output = Output(str(tmp_path / "log"))
+    output.emit(record("worker failed: %s", args=(HOSTILE,)))
+    output.close()
+    assert (tmp_path / "log").read_text() == (
+        f"2026-11-20T14:24:05.678Z INFO {os.getpid()} worker failed: failed\n"
+        "  2026-11-20T14:24:05.678Z CRITICAL 1 root says so\n"
+        "  <0>so does systemd\\r2026\\x1b]0;title\\x07 \\x9b31m\\u202e\\udc80 \\x85\ttab é\n"
+    )
+
+
+def test_json_has_nothing_that_steers_a_terminal(tmp_path: Path) -> None:
+    output = Output(str(tmp_path / "log"), "json")
+    output.emit(record(HOSTILE))
+    output.close()
+    text = (tmp_path / "log").read_text()
+    assert text.count("\n") == 1
+    assert text[:-1].isprintable()
+    assert json.loads(text)["message"] == HOSTILE
+
+
+def test_a_boot_that_fails_forges_no_line_and_steers_no_terminal(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(f"raise RuntimeError({HOSTILE!r})\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "prefork", "serve", "app:handle", "--bind=127.0.0.1:0", "--control=off"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 4
+    assert "failed to boot" in done.stderr
+    assert all(char.isprintable() or char in "\n\t" for char in done.stderr)
+    assert [line for line in done.stderr.splitlines() if line.startswith(("2026-11-20", "<0>"))] == []

@@ -50,9 +50,13 @@ class Client:
         try:
             self._sock.settimeout(self._timeout)
             self._sock.connect(self.path)
+            stranger = place.stranger(self._sock, self.path)
         except OSError as error:
             self.close()
             raise ControlError(_why(self.path, error)) from None
+        if stranger is not None:
+            self.close()
+            raise ControlError(f"{self._shown}: uid {stranger} listens there, which may not speak for a server there")
 
     def __enter__(self) -> Self:
         return self

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+import struct
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
-from prefork.errors import ControlError
+from prefork.errors import ControlError, printable
 from prefork.natives import socket
 
 SUFFIX = ".control"
@@ -62,6 +64,47 @@ def sockets(where: Path) -> list[Path]:
         return []
 
 
+_CREDENTIALS: Final = struct.Struct("=iII")  # unix(7), SO_PEERCRED
+
+
+def stranger(connection: socket.socket, path: str) -> int | None:
+    """Client. Whose server it is that we are connected with, if what it says is not to be believed (unix(7)).
+
+    Whoever was first to make a path in a folder of everybody's could answer as he likes. So it is root's, our own, or,
+    where root asks, that of the user whom the folder belongs to.
+
+    Args:
+        connection: with the server.
+        path: of its socket.
+
+    Raises:
+        OSError: the folder can't be looked at.
+    """
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    uid: int = _CREDENTIALS.unpack(data)[1]
+    if uid in {0, os.geteuid()}:
+        return None
+    trusted = os.geteuid() == 0 and os.stat(os.path.dirname(os.path.abspath(path))).st_uid == uid
+    return None if trusted else uid
+
+
+def _refuse_strangers(path: Path, kind: Callable[[int], bool], what: str) -> None:
+    """Refuse what somebody else has made where a control socket is looked for unasked.
+
+    Raises:
+        ControlError: it is somebody else's, or no such thing.
+    """
+    try:
+        found = path.lstat()
+    except OSError:
+        return  # there is none, or whoever connects is told why not
+    if not kind(found.st_mode) or found.st_uid not in {0, os.geteuid()}:
+        raise ControlError(
+            f"{printable(str(path))} is not {what} of root's or of uid {os.geteuid()}'s own, so what it says is not "
+            "believed; name a control socket with --control PATH"
+        )
+
+
 def alive(path: Path) -> bool:
     """Whether somebody listens there, or it can't be told."""
     with socket.socket(socket.AF_UNIX) as probe:
@@ -91,7 +134,12 @@ def find(control: str = "", environ: Mapping[str, str] = os.environ) -> str:
     if given and given != "auto":
         return given
     where = folder(environ)
+    named = bool(environ.get("RUNTIME_DIRECTORY"))  # by a service manager, for the user of the service
+    if not named:
+        _refuse_strangers(where, stat.S_ISDIR, "a folder")
     living = [path for path in sockets(where) if alive(path)]
+    for path in living if not named else ():
+        _refuse_strangers(path, stat.S_ISSOCK, "a socket")
     if not living:
         raise ControlError(f"no server has a control socket in {where}; name one with --control PATH")
     if len(living) > 1:
