@@ -62,13 +62,26 @@ def folders(tops: Iterable[str]) -> Iterator[str]:
 
 
 def sources(within: Iterable[str], since: float = 0.0) -> Iterator[str]:
-    """The source files directly in these folders that were changed at the second ``since`` (time(2)) or later."""
+    """The source files directly in these folders that were changed at the second ``since`` (time(2)) or later.
+
+    As the kernel noted it, not as their dates say: a file that was copied, unpacked or moved here bears an older one.
+    """
     for folder in within:
         try:
             with os.scandir(folder) as entries:
-                yield from (entry.path for entry in entries if is_source(entry.path) and entry.stat().st_mtime >= since)
+                yield from (entry.path for entry in entries if is_source(entry.path) and _changed(entry) >= since)
         except OSError:
             continue  # it is gone
+
+
+def _may_have_source(folder: str) -> bool:
+    name = os.path.basename(folder)
+    return name not in _NOT_SOURCE and not name.startswith(".") and os.path.isdir(folder)
+
+
+def _changed(entry: os.DirEntry[str]) -> float:
+    """When a file, or the link that leads to it, became what it is (inode(7))."""
+    return max(entry.stat().st_ctime, entry.stat(follow_symlinks=False).st_ctime)
 
 
 def changes(tops: list[str]) -> Generator[set[str], None, None]:
@@ -86,7 +99,7 @@ def changes(tops: list[str]) -> Generator[set[str], None, None]:
             ):
                 before, since = since, time.time()
                 files = {file for _, file in events if is_source(file)}
-                new = [path for change, path in events if change is Change.added and os.path.isdir(path)]
+                new = [path for change, path in events if change is Change.added and _may_have_source(path)]
                 files.update(sources(folders(new)))
                 if not stands:
                     files.update(sources(watched, before - _CLOCK))  # changed before the watches stood
