@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Any, Final, Literal
 
@@ -50,6 +50,7 @@ class Address:
         fd: The number of an inherited descriptor.
         name: The abstract name without its "@", or the name of a service manager's sockets, "" for all of them.
         type: ``SOCK_STREAM`` or ``SOCK_SEQPACKET``; what a descriptor really is shows when it is adopted.
+        folder: Where a relative path begins; "" for the working directory. No part of what the address is.
     """
 
     kind: Kind
@@ -59,6 +60,12 @@ class Address:
     fd: int = -1
     name: str = ""
     type: socket.SocketKind = socket.SOCK_STREAM
+    folder: str = field(default="", compare=False, repr=False)
+
+    @property
+    def file(self) -> str:
+        """The path of a unix socket from where it begins; it may be longer than an address."""
+        return os.path.join(self.folder, self.path)
 
     def __str__(self) -> str:
         match self.kind:

@@ -16,14 +16,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple, TextIO
 
-from prefork import config, flags, handover, launch, logs, server, settings, target
+from prefork import config, flags, handover, launch, logs, server, settings, surroundings, target
 from prefork._version import __version__
 from prefork.config import Configuration, Table
 from prefork.errors import PreforkError, RefusedError, SettingsError, did_you_mean, printable_lines
-from prefork.fields import GROUPS, Field
+from prefork.fields import GROUPS, Field, located
 from prefork.flags import CommandLine
-from prefork.settings import Settings
-from prefork.system import signals
+from prefork.system import identity, signals
 from prefork.system.need import refused
 
 _STDERR: Final = 2
@@ -201,15 +200,19 @@ def serving(command: Serving, argv: Sequence[str]) -> int:
         return 0
     launch.Launch.keep()
     launch.name_the_path()
+    begin = surroundings.folder_of(configuration.settings)
     folder = launch.absolute(os.path.join(configuration.settings.chdir, line.app_dir))
     if line.check:
         server.check(line.target, configuration.settings, app_dir=folder)
         write(f"{line.target} can be served\n")
         return 0
-    settled = configuration.settings
-    logs.configure(settled.log_level, _log_path(settled), settled.log_format)
+    settled = located(configuration.settings, begin)
+    who = identity.resolve(settled.user, settled.group, "no")
+    logs.configure(settled.log_level, settled.log_file, settled.log_format, identity.owner(who))
     if not settled.name:
-        configuration = replace(configuration, settings=replace(settled, name=line.target))
+        settled = replace(settled, name=line.target)
+    extra = configuration.extra and located(configuration.extra, begin)
+    configuration = replace(configuration, settings=settled, extra=extra)
     return command.run(line.target, configuration, folder)
 
 
@@ -230,12 +233,6 @@ def _help(command: Serving, fields: Sequence[Field]) -> str:
     groups = GROUPS + (command.table.groups if command.table else ())
     usage = f"prefork {command.name} {command.target} [FLAG ...]"
     return flags.help_text(usage, command.about, own_defaults, groups, command.epilog)
-
-
-def _log_path(settled: Settings) -> str:
-    """Where the log goes; a relative path is relative to the folder that the server will change to."""
-    path = settled.log_file
-    return path if path in {"", "-"} else os.path.join(settled.chdir, path)
 
 
 def write(text: str) -> None:

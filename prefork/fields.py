@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any, Final, Generic, TypeVar
 from prefork.address import parse as parse_address
 
 T = TypeVar("T")
+S = TypeVar("S")
 
 Plain = bool | int | float | str | tuple[str, ...]
 """What a setting's value is in TOML."""
@@ -60,6 +62,7 @@ class Kind(Generic[T]):
         plain: Gives a value as TOML knows it, which ``check`` takes back.
         switch: Whether the flag stands alone, with a second one that begins with ``--no-``.
         repeats: Whether the flag may be given several times, each adding a value.
+        locate: Gives a value that names a file as an absolute path, from the folder where a relative one begins.
     """
 
     metavar: str
@@ -69,6 +72,7 @@ class Kind(Generic[T]):
     plain: Callable[[T], Plain] = _unchanged
     switch: bool = False
     repeats: bool = False
+    locate: Callable[[T, str], T] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +131,21 @@ def table(settings: type) -> tuple[Field, ...]:
     return tuple(
         Field(name=field.name, default=field.default, **field.metadata) for field in dataclasses.fields(settings)
     )
+
+
+def located(settings: S, folder: str) -> S:
+    """A table of settings with every file that it names by its absolute path.
+
+    Args:
+        settings: The table.
+        folder: Where relative paths begin.
+    """
+    changed = {}
+    for field in table(type(settings)):
+        value = getattr(settings, field.name)
+        if field.kind.locate is not None and field.kind.locate(value, folder) != value:
+            changed[field.name] = field.kind.locate(value, folder)
+    return dataclasses.replace(settings, **changed) if changed else settings  # type: ignore[type-var]  # each is a dataclass
 
 
 def refusal(value: object, clause: str) -> ValueError:
@@ -263,13 +282,14 @@ def choice(*words: str) -> Kind[str]:
     return Kind("|".join(words), str.strip, check)
 
 
-def text(pattern: str, remedy: str, *, metavar: str) -> Kind[str]:
+def text(pattern: str, remedy: str, *, metavar: str, locate: Callable[[str, str], str] | None = None) -> Kind[str]:
     """A text of one form, or an empty one.
 
     Args:
         pattern: The regular expression that the whole text matches; it is printable besides.
         remedy: The clause about one that doesn't.
         metavar: What stands for it in the help.
+        locate: As `Kind` has it.
     """
 
     def check(value: object) -> str:
@@ -277,7 +297,7 @@ def text(pattern: str, remedy: str, *, metavar: str) -> Kind[str]:
             raise refusal(value, remedy)
         return value
 
-    return Kind(metavar, str.strip, check)
+    return Kind(metavar, str.strip, check, locate=locate)
 
 
 def account(noun: str) -> Kind[str]:
@@ -289,13 +309,23 @@ def account(noun: str) -> Kind[str]:
     return text(r"[^\s:]{1,255}", f"is not a {noun}; give a name or a number", metavar=noun.upper())
 
 
-def path(noun: str) -> Kind[str]:
+def path(noun: str, *words: str) -> Kind[str]:
     """The path of a file; nothing for none.
 
     Args:
         noun: What it is the path of.
+        words: What else may stand there, and is no path.
     """
-    return text(r".*[^/]", f"is not the path of a {noun}; name one", metavar="PATH")
+    return text(r".*[^/]", f"is not the path of a {noun}; name one", metavar="PATH", locate=path_in(*words))
+
+
+def path_in(*words: str) -> Callable[[str, str], str]:
+    """What makes a path absolute; nothing, and these words, are left as they are."""
+
+    def locate(value: str, folder: str) -> str:
+        return os.path.join(folder, value) if value and value not in words else value
+
+    return locate
 
 
 def mode() -> Kind[int | None]:

@@ -12,7 +12,7 @@ import logging
 import mmap
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from prefork import fdstore
 from prefork.errors import OrphansError
@@ -73,6 +73,7 @@ def socket_options(settings: Settings) -> SocketOptions:
 
 def make(
     settings: Settings,
+    folder: str,
     size: int,
     seats: int,
     stack: contextlib.ExitStack,
@@ -82,6 +83,7 @@ def make(
 
     Args:
         settings: where to listen, and how.
+        folder: where relative paths begin.
         size: how many workers there are at first (count).
         seats: how many may live at one moment (count).
         stack: closes everything at the end.
@@ -100,8 +102,9 @@ def make(
         listen=not settings.takeover,
     )
     stored, passed = fdstore.split(systemd_sockets(os.environ))
-    kept = fdstore.records(settings.addresses, stored, reuse_port=settings.reuse_port, mode=settings.reuse_port_mode)
-    listeners = listen(settings.addresses, passed=passed, kept=kept, patience=patience, **how)
+    addresses = tuple(replace(address, folder=folder) for address in settings.addresses)
+    kept = fdstore.records(addresses, stored, reuse_port=settings.reuse_port, mode=settings.reuse_port_mode)
+    listeners = listen(addresses, passed=passed, kept=kept, patience=patience, **how)
     _close_at_the_end(listeners, stack)
     fdstore.keep(listeners)
     if len(listeners) > 1:
@@ -120,7 +123,7 @@ def make(
     return Holdings(listeners, board, events, go, _inert(listeners[0], stack))
 
 
-def adopt(settings: Settings, record: Handover, seats: int, stack: contextlib.ExitStack) -> Holdings:
+def adopt(settings: Settings, folder: str, record: Handover, seats: int, stack: contextlib.ExitStack) -> Holdings:
     """Take over what an earlier image of this process held.
 
     A scoreboard of another layout, or one that is too small, stays with the workers who live on it; those to come get a
@@ -128,6 +131,7 @@ def adopt(settings: Settings, record: Handover, seats: int, stack: contextlib.Ex
 
     Args:
         settings: options for sockets that are added later.
+        folder: where relative paths begin.
         record: what that image wrote down.
         seats: how many workers may live at one moment (count).
         stack: closes everything at the end.
@@ -137,7 +141,9 @@ def adopt(settings: Settings, record: Handover, seats: int, stack: contextlib.Ex
         OSError: no descriptors, no memory.
     """
     options = socket_options(settings)
-    listeners = [Listener.restore(one, backlog=settings.backlog, options=options) for one in record.listeners]
+    listeners = [
+        Listener.restore(one, folder=folder, backlog=settings.backlog, options=options) for one in record.listeners
+    ]
     _close_at_the_end(listeners, stack)
     stack.callback(os.close, record.go)
     board = _known(record, seats)

@@ -9,7 +9,7 @@ workers share after the fork:
   count is logged when there is room again. A worker waits: its log is the application's.
 * A file is looked up by its name before a record is written, once a second at most. After a rotation the next record
   goes to the new file; SIGUSR1 to the master makes it at once. Workers of another user can do so because the file is
-  theirs too.
+  theirs too. What can't be opened, or shouldn't be (:mod:`prefork.system.spot`), is told of in the old one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from typing import Any, Final, Literal, cast
 
 from prefork.errors import SettingsError, printable_lines
 from prefork.natives import select
-from prefork.system import identity
+from prefork.system import logfile
+from prefork.system.spot import Owner
 from prefork.windows import Inside, Window
 
 _PIPE_BUF: Final = select.PIPE_BUF
@@ -104,23 +105,25 @@ class Output(logging.Handler):
     Args:
         path: a file's name, "-" for standard output, "" for standard error.
         form: text or json.
+        owner: whose the file is to be, now and after each rotation, so that workers can open it; None leaves it.
 
     Raises:
-        OSError: the file can't be opened.
+        OSError: the file can't be opened, or others could have led us to it (:func:`prefork.system.logfile.append`).
     """
 
-    def __init__(self, path: str = "", form: Literal["text", "json"] = "text") -> None:
+    def __init__(self, path: str = "", form: Literal["text", "json"] = "text", owner: Owner | None = None) -> None:
         super().__init__()
         self._path = None if path in {"", "-"} else os.path.abspath(path)
         self._fd = _STDOUT if path == "-" else _STDERR
-        self._owner: tuple[int, int] | None = None
+        self._owner = owner
         self._looked = 0
         self._lost = 0
+        self._refused = ""
         self._waits = False
         self._form = _JSON() if form == "json" else _Text()
         self.setFormatter(self._form)
         if self._path is not None:
-            self._fd = _open(self._path)
+            self._fd = logfile.append(self._path, owner)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write ``record``; never raises, and in the master never waits."""
@@ -151,40 +154,40 @@ class Output(logging.Handler):
         poller.register(self._fd, select.POLLOUT)
         for part in pieces(data, _PIPE_BUF):
             # Writable means that there is room for PIPE_BUF bytes (poll(2)), so this write does not wait.
-            if not poller.poll(None if self._waits else 0):
-                return False
-            os.write(self._fd, part)
+            while True:
+                if not poller.poll(None if self._waits else 0):
+                    return False
+                try:
+                    os.write(self._fd, part)
+                    break
+                except BlockingIOError:  # another filled it between the two calls
+                    continue
         return True
 
     def reopen(self) -> None:
         """MASTER. Open the file anew, by its name; for streams nothing."""
         if self._path is not None:
+            self._refused = ""  # who asks for it is told
             self._follow(self._path)
 
     def _follow(self, path: str) -> None:
-        """Open the file anew if its name does not lead to it any more; when that fails, stay with the old one."""
+        """Open the file anew if its name does not lead to it any more; when that fails, say so, and go on with it."""
         try:
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.stat(path), os.fstat(self._fd)):
+                    self._refused = ""
                     return
-            fd = _open(path)
-        except OSError:
+            fd = logfile.append(path, self._owner)
+        except OSError as error:
+            said = f"log_file: {path!r} can't be opened anew: {error.strerror}; the file that is open goes on"
+            if said != self._refused:
+                self._refused = said
+                with contextlib.suppress(OSError):
+                    self._write(self._line(_record(said)))
             return
         os.close(self._fd)
         self._fd = fd
-        self._give()
-
-    def belongs_to(self, uid: int, gid: int) -> None:
-        """MASTER. Make the file that user's, now and after each rotation, so that workers can open it."""
-        self._owner = (uid, gid)
-        self._give()
-
-    def _give(self) -> None:
-        if self._owner is not None and self._path is not None and os.geteuid() == 0:
-            # Not every file system knows owners, and not every root may give (CAP_CHOWN): then workers go on with the
-            # file that they have, after a rotation too.
-            with contextlib.suppress(OSError):
-                os.fchown(self._fd, *self._owner)
+        self._refused = ""
 
     def after_fork(self, slot: int, generation: int) -> None:
         """WORKER. From now on records are this worker's."""
@@ -249,10 +252,6 @@ def _record(message: str) -> logging.LogRecord:
     return log.makeRecord(LOGGER, logging.WARNING, __file__, 0, message, (), None)
 
 
-def _open(path: str) -> int:
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-
-
 def pieces(data: bytes, most: int) -> list[bytes]:
     """``data`` cut after line ends into pieces of ``most`` bytes or less; a longer line is cut where it has to be."""
     found = []
@@ -277,10 +276,6 @@ class LogWindow(Window):
 
     def attach(self, inside: Inside) -> None:
         """Listen to SIGUSR1."""
-        settings = inside.settings
-        who = identity.resolve(settings.user, settings.group, "no")
-        if who is not None and who.uid is not None and who.gid is not None:
-            self._output.belongs_to(who.uid, who.gid)
         inside.loop.on_signal(signal.SIGUSR1, self._output.reopen)
 
     def after_fork(self, slot: int, generation: int) -> None:
@@ -293,19 +288,20 @@ class LogWindow(Window):
                 stream.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]  # a host's own kind of stream is left as it is
 
 
-def configure(level: str, path: str = "", form: Literal["text", "json"] = "text") -> Output:
+def configure(level: str, path: str = "", form: Literal["text", "json"] = "text", owner: Owner | None = None) -> Output:
     """Send the log of prefork to one output. The application's own logging is left alone. For commands only.
 
     Args:
         level: the least severe level that is written, as the setting ``log_level`` has it.
         path: as :class:`Output` has it.
         form: text or json.
+        owner: as :class:`Output` has it.
 
     Raises:
         SettingsError: the file can't be opened.
     """
     try:
-        output = Output(path, form)
+        output = Output(path, form, owner)
     except OSError as error:
         raise SettingsError(f"log_file: {path!r} can't be opened: {error.strerror}") from None
     for handler in log.handlers[:]:

@@ -22,6 +22,7 @@ from prefork.deaths import Deaths
 from prefork.errors import ListenerLostError, ListenError, PreforkError
 from prefork.events import REASONS, Event, Kind, Why
 from prefork.executor import Executor
+from prefork.fields import located
 from prefork.groups import Groups
 from prefork.handover import Handover, HandoverError
 from prefork.holdings import SEATS_BEYOND, Holdings
@@ -64,6 +65,7 @@ class Master:
         looking_in: the windows through which it is seen and steered; those that the settings ask for when None.
         load: loads what ``worker`` would load in a worker process; called in the rehearsal of an upgrade, to find out
             whether it can be loaded.
+        folder: where relative paths of the settings begin; None for ``chdir``, or else the working directory.
 
     Attributes:
         settings: the settings.
@@ -95,6 +97,7 @@ class Master:
         hooks: Hooks | None = None,
         looking_in: Iterable[Window] | None = None,
         load: Callable[[], object] | None = None,
+        folder: str | None = None,
     ) -> None:
         settings = Settings() if settings is None else settings
         hooks = Hooks() if hooks is None else hooks
@@ -106,7 +109,8 @@ class Master:
             raise TypeError(
                 f"hooks is {type(hooks).__name__}, not Hooks; Hooks.from_namespace() makes some of a module"
             )
-        self.settings = settings
+        self._folder = surroundings.folder_of(settings) if folder is None else folder
+        self.settings = located(settings, self._folder)
         self.hooks = hooks
         self._hooks_of_workers = hooks if hooks.for_workers else None
         self.listeners: list[Listener] = []
@@ -183,9 +187,9 @@ class Master:
         seats = 2 * max(self.goal.size, self.goal.largest) + SEATS_BEYOND
         if record is None:
             self._hearing.begin()
-            held = holdings.make(settings, self.goal.size, seats, stack, Vacancy(self._loop, _ENDS).wait)
+            held = holdings.make(settings, self._folder, self.goal.size, seats, stack, Vacancy(self._loop, _ENDS).wait)
         else:
-            held = holdings.adopt(settings, record, seats, stack)
+            held = holdings.adopt(settings, self._folder, record, seats, stack)
         self._held = held
         if settings.takeover and record is None:
             self._takeover = Takeover(Isolated(self._loop, "the takeover"), settings.takeover)

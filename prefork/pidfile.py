@@ -3,28 +3,39 @@
 What the file says may be wrong: a server that was killed leaves it behind, and its number may be another process's by
 now. So the master holds a lock on the file (flock(2)) as long as it lives: a locked one is a living server's and
 refused, any other is stale and replaced. The lock counts only while the path names the file that was locked, and only
-the holder of a lock that counts removes the file.
+the holder of a lock that counts removes the file. A file that holds anything but a number was never a pidfile: it is
+somebody's, and neither written to nor removed.
 
 A successor that takes a living server's place (``takeover``) puts a file of its own over that server's when it serves,
-and so leaves the predecessor nothing to remove. All of it runs in the MASTER.
+and so leaves the predecessor nothing to remove. It takes no number's word for who that is: :func:`locked_by` asks
+the kernel who has the lock. All of it runs in the MASTER.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
+import re
+import secrets
 import stat
+from pathlib import Path
 from typing import Final
 
 from prefork import windows
 from prefork.errors import SettingsError
+from prefork.system.spot import Spot, reach
 from prefork.windows import Inside, News, Window
 
 log = logging.getLogger("prefork")
 
 _MODE: Final = 0o644
+_PID: Final = re.compile(rb"\s*[0-9]{0,10}\s*")  # what a pidfile may hold; nothing if its writer had no time
+_MOST: Final = 64  # bytes of a pidfile that are looked at
+_MOST_LOOKS: Final = 1000  # at a name that is another file each time; starts and ends of servers are such looks
+_NO_PIDFILE: Final = "holds something else than a process id"
 
 
 class Pidfile(Window):
@@ -76,66 +87,151 @@ class Pidfile(Window):
         """Remove the file if it is still ours."""
         if self._fd < 0:
             return
-        with contextlib.suppress(OSError):
-            if _names(self._path, self._fd):
-                os.unlink(self._path)
+        with contextlib.suppress(OSError), reach(self._path, follow=False) as spot:
+            if spot.names(os.fstat(self._fd)):
+                spot.unlink()
         self._loop.descriptors.discard(self._fd)
         os.close(self._fd)
         self._fd = -1
 
     def _take(self) -> str | None:
         """Lock the file and write it; what stands in it when somebody else has the lock."""
-        while True:
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, _MODE)
-            try:
-                if not stat.S_ISREG(os.fstat(fd).st_mode):
-                    raise SettingsError(f"pidfile: {self._path!r} is not a plain file; name another")
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not _names(self._path, fd):
-                    os.close(fd)
+        for _ in range(_MOST_LOOKS):
+            with reach(self._path, follow=False) as spot, contextlib.ExitStack() as stack:
+                if spot.found is not None:
+                    self._check_plain(spot.found)  # before it is opened, of which a device may make something
+                made = spot.found is None
+                try:
+                    fd = spot.open(os.O_RDWR | (os.O_CREAT | os.O_EXCL if made else 0), _MODE)
+                except (FileExistsError, FileNotFoundError):
+                    continue  # it came or went between our two steps
+                stack.callback(os.close, fd)
+                found = os.fstat(fd)
+                self._check_plain(found)
+                spot.believe(found)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return os.pread(fd, 32, 0).split(b"\n")[0].decode(errors="replace")
+                if not spot.names(found):
                     continue  # its holder has removed it between our two steps
-                self._write(fd, self._path)
-            except BlockingIOError:
-                said = os.pread(fd, 32, 0).split(b"\n")[0].decode(errors="replace")
-                os.close(fd)
-                return said
-            except BaseException:
-                os.close(fd)
-                raise
-            return None
+                if not _PID.fullmatch(os.pread(fd, _MOST, 0)):
+                    raise SettingsError(f"pidfile: {self._path!r} {_NO_PIDFILE}; name another file")
+                self._write(fd, spot if made else None)
+                stack.pop_all()
+                return None
+        raise OSError(errno.EAGAIN, "it is another file at each look")
+
+    def _check_plain(self, found: os.stat_result) -> None:
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            raise SettingsError(f"pidfile: {self._path!r} is not a plain file; name another")
 
     def _replace(self) -> None:
         """Put a file of our own over the one that is there."""
-        name = f"{self._path}.new"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._write(fd, name)
-            os.rename(name, self._path)
-        except BaseException:
-            os.close(fd)
-            raise
+        with reach(self._path, follow=False) as spot:
+            if spot.found is not None:
+                _check_pidfile(spot)
+            new = spot.beside(f".prefork-{secrets.token_hex(8)}")
+            fd = new.open(os.O_RDWR | os.O_CREAT | os.O_EXCL, _MODE)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._write(fd, new)
+                os.rename(new.name, spot.name, src_dir_fd=new.folder, dst_dir_fd=spot.folder)
+            except BaseException:
+                with contextlib.suppress(FileNotFoundError):
+                    new.unlink()
+                self._forget()
+                os.close(fd)
+                raise
 
-    def _write(self, fd: int, path: str) -> None:
+    def _write(self, fd: int, made: Spot | None) -> None:
+        """Fill the file, and from then on hold it; ``made`` is where it was made, None if it was there before."""
         text = b"%d\n" % os.getpid()
         try:
             # Cut afterwards: whoever reads the first line meanwhile finds a number, the old one or ours.
             os.pwrite(fd, text, 0)
             os.ftruncate(fd, len(text))
         except OSError:
-            os.unlink(path)  # a full disk, say; what is locked is ours to remove
+            if made is not None:
+                made.unlink()  # a full disk, say
             raise
         self._fd = fd
         self._loop.descriptors.add(fd)
 
+    def _forget(self) -> None:
+        self._loop.descriptors.discard(self._fd)
+        self._fd = -1
 
-def _names(path: str, fd: int) -> bool:
-    """Whether ``path`` names the file that is open as ``fd``."""
+
+def _check_pidfile(spot: Spot) -> None:
+    """Refuse what is no pidfile.
+
+    Raises:
+        OSError: it is something else.
+    """
+    fd = spot.open(os.O_RDONLY)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode) or not _PID.fullmatch(os.pread(fd, _MOST, 0)):
+            raise OSError(errno.EEXIST, f"it {_NO_PIDFILE}")
+    finally:
+        os.close(fd)
+
+
+def read(path: str) -> tuple[str, int]:
+    """What a pidfile says, and a descriptor of it, which is the caller's to close.
+
+    Raises:
+        OSError: it can't be read, is no plain file, or others could have led us to it.
+    """
+    with reach(path) as spot:
+        if spot.found is not None and not stat.S_ISREG(spot.found.st_mode):
+            raise OSError(errno.EINVAL, "it is not a plain file")
+        fd = spot.open(os.O_RDONLY)
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(errno.EINVAL, "it is not a plain file")
+            spot.believe(found)
+            return os.pread(fd, _MOST, 0).decode("ascii", "replace").strip(), fd
+        except BaseException:
+            os.close(fd)
+            raise
+
+
+def locked_by(fd: int, pid: int) -> bool:
+    """Whether that process holds the lock on the file that is open here as ``fd``.
+
+    Somebody must hold it, or it could be had. Who it is the kernel shows with each descriptor of a process (proc(5),
+    fdinfo), and where we may not look at these, in the list of all locks; whose numbers of devices and inodes are not
+    those of stat(2) on every file system (overlayfs, btrfs), so that there only the process counts.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pass
+    else:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        return False
     held = os.fstat(fd)
     try:
-        found = os.lstat(path)
-    except FileNotFoundError:
+        return any(_holds(pid, number, held) for number in os.listdir(f"/proc/{pid}/fd"))
+    except PermissionError:
+        pass
+    except OSError:
         return False
-    return (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
+    try:
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return False
+    return any(words[1:2] == ["FLOCK"] and words[4:5] == [str(pid)] for words in map(str.split, lines))
+
+
+def _holds(pid: int, number: str, held: os.stat_result) -> bool:
+    """Whether a descriptor of that process is the file, with a lock on it."""
+    try:
+        if not os.path.samestat(os.stat(f"/proc/{pid}/fd/{number}"), held):
+            return False
+        text = Path(f"/proc/{pid}/fdinfo/{number}").read_text(encoding="ascii")
+    except FileNotFoundError:
+        return False  # closed meanwhile
+    return any(line.startswith("lock:") and " FLOCK " in line and " WRITE " in line for line in text.splitlines())

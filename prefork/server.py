@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from prefork import openings, surroundings, target, tls
 from prefork.errors import BootError, PreforkError, SettingsError, TargetError
+from prefork.fields import located
 from prefork.hooks import Hooks
 from prefork.launch import absolute
 from prefork.master import Master
@@ -79,6 +80,8 @@ def run(
             when it fails to load, here or in a worker.
     """
     app_dir = absolute(app_dir)
+    folder = surroundings.folder_of(settings)  # while it is still what it was at the start
+    settings = located(settings, folder)
     make = worker_of if make is None else make
 
     def imported() -> Callable[[], Worker]:
@@ -92,14 +95,14 @@ def run(
         hooks = _in_master(lambda: hooks_of(settings, app_dir, who), f"hooks: {settings.hooks!r} failed to load")
         loaded = load() if settings.preload else None
     if loaded is not None:
-        return Master(loaded, settings, hooks=hooks).run()
+        return Master(loaded, settings, hooks=hooks, folder=folder).run()
     target.check(text, app_dir)
 
     def build() -> Worker:
         return imported()()
 
     looking_in = openings.windows_of(settings, sources=(app_dir,))
-    return Master(build, settings, hooks=hooks, looking_in=looking_in, load=load).run()
+    return Master(build, settings, hooks=hooks, looking_in=looking_in, load=load, folder=folder).run()
 
 
 def _in_master(load: Callable[[], T], failed: str) -> T:

@@ -72,7 +72,12 @@ class Settings(Transport):
     takeover: str = setting(
         "",
         kinds.LISTENING,
-        kinds.text(r"[^\0\n]+", "is no path of a file; name the predecessor's pidfile", metavar="PIDFILE"),
+        kinds.text(
+            r"[^\0\n]+",
+            "is no path of a file; name the predecessor's pidfile",
+            metavar="PIDFILE",
+            locate=kinds.path_in(),
+        ),
         "Take the port over from the server whose pidfile this is: start beside it (both with reuse_port), and when "
         "all workers are ready, stop it without losing anybody. If they fail to boot, it goes on.",
     )
@@ -138,7 +143,7 @@ class Settings(Transport):
     log_file: str = setting(
         "",
         kinds.APPLICATION,
-        kinds.path("file"),
+        kinds.path("file", "-"),
         "Where the command logs to: a file, opened anew on SIGUSR1 and after a rotation; - is standard output, nothing "
         "standard error.",
     )
@@ -265,7 +270,7 @@ class Settings(Transport):
     control: str = setting(
         "",
         kinds.OPERATIONS,
-        kinds.path("control socket"),
+        kinds.path("control socket", "auto", "off"),
         "Make a unix socket here by which prefork status, reload, stop and so on reach this server; auto chooses a "
         "place (RUNTIME_DIRECTORY, /run/prefork, or a folder of the user's own), nothing or off makes none.",
     )

@@ -28,6 +28,7 @@ from prefork.launch import Footing, absolute, here
 from prefork.loop import Loop
 from prefork.settings import Settings
 from prefork.system import signals
+from prefork.system.spot import reach
 
 log = logging.getLogger("prefork")
 
@@ -48,6 +49,28 @@ def check_threads() -> None:
             "workers; start threads in Worker.init()",
             ", ".join(others),
         )
+
+
+def folder_of(settings: Settings) -> str:
+    """Where relative paths of settings begin: ``chdir``, or the working directory. MASTER, before the application runs.
+
+    The application may change the working directory, and what a file's name means with it. So whoever starts a server
+    asks for this first, and names the files by it from then on.
+
+    The working directory has the name by which its next release is found (`prefork.launch.here`), unless root would
+    believe another user by it.
+
+    Raises:
+        OSError: the working directory is gone.
+    """
+    folder = here()
+    if os.geteuid() == 0 and folder != os.getcwd():
+        try:
+            with reach(folder) as spot:
+                folder = os.getcwd() if spot.exposed else folder
+        except OSError:
+            folder = os.getcwd()
+    return os.path.join(folder, settings.chdir)
 
 
 @contextlib.contextmanager

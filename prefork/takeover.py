@@ -5,6 +5,9 @@ READY and wait. Only then it listens, lets them accept, and stops the predecesso
 gated predecessor drops are tried again by their clients and reach the successor. A successor that fails to boot has
 never listened, so it takes nobody with it, and the predecessor goes on.
 
+Who the predecessor is its pidfile says, and the lock on it proves: a number that a killed server left behind may be
+anybody's by now.
+
 All of it runs in the MASTER of the successor.
 """
 
@@ -14,11 +17,11 @@ import errno
 import logging
 import os
 import signal
-from pathlib import Path
 
 from prefork.errors import SettingsError
 from prefork.holdings import Holdings
 from prefork.loop import Loop
+from prefork.pidfile import locked_by, read
 
 log = logging.getLogger("prefork")
 
@@ -31,20 +34,26 @@ class Takeover:
         pidfile: the predecessor's.
 
     Raises:
-        SettingsError: the file is not there, or no process has the pid in it.
+        SettingsError: the file is not there, or no process has the pid in it and the lock on it.
     """
 
     def __init__(self, loop: Loop, pidfile: str) -> None:
         self._loop = loop
-        self._pid = _pid_in(pidfile)
+        said, file = _opened(pidfile)
         try:
-            self._pidfd = os.pidfd_open(self._pid)
-        except OSError as error:
-            if error.errno not in {errno.ESRCH, errno.EINVAL}:
+            self._pid = _pid(said, pidfile)
+            self._pidfd = _pidfd_of(self._pid, pidfile)  # first, so that the number stays that process's
+            try:
+                if not locked_by(file, self._pid):
+                    raise SettingsError(
+                        f"takeover: {pidfile} is stale: the process that has the pid {self._pid} now does not hold it; "
+                        "start without takeover, or name the predecessor's pidfile"
+                    )
+            except BaseException:
+                os.close(self._pidfd)
                 raise
-            raise SettingsError(
-                f"takeover: no process has the pid {self._pid} of {pidfile}; start without takeover"
-            ) from None
+        finally:
+            os.close(file)
 
     def complete(self, held: Holdings) -> None:
         """Every worker is READY: listen, let them accept, and stop the predecessor."""
@@ -82,15 +91,27 @@ class Takeover:
             self._pidfd = -1
 
 
-def _pid_in(pidfile: str) -> int:
+def _opened(pidfile: str) -> tuple[str, int]:
     try:
-        text = Path(pidfile).read_text(encoding="ascii", errors="replace").strip()
+        return read(pidfile)
     except OSError as error:
         raise SettingsError(
             f"takeover: can't read {pidfile}: {error.strerror}; name the predecessor's pidfile"
         ) from None
+
+
+def _pid(text: str, pidfile: str) -> int:
     if not (text.isdecimal() and len(text) < 10 and 0 < int(text) < 1 << 22):
         raise SettingsError(f"takeover: {pidfile} holds {text[:40]!r}, not a pid; name the predecessor's pidfile")
     if int(text) == os.getpid():
         raise SettingsError(f"takeover: {pidfile} holds the pid of this very process; start without takeover")
     return int(text)
+
+
+def _pidfd_of(pid: int, pidfile: str) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno not in {errno.ESRCH, errno.EINVAL}:
+            raise
+        raise SettingsError(f"takeover: no process has the pid {pid} of {pidfile}; start without takeover") from None

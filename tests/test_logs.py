@@ -10,6 +10,7 @@ import pwd
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -318,7 +319,46 @@ def test_when_the_new_file_can_not_be_had_the_old_one_goes_on(tmp_path: Path) ->
     output.emit(later)
     output.reopen()
     output.end()
-    assert (tmp_path / "moved" / "log").read_text().count("\n") == 2
+    why = "No such file or directory; the file that is open goes on"
+    said = f"log_file: {str(folder / 'log')!r} can't be opened anew: {why}"
+    lines = (tmp_path / "moved" / "log").read_text().splitlines()
+    assert [line.split(maxsplit=3)[3] for line in lines] == ["first", said, "second", said]
+
+
+@pytest.mark.parametrize("what", ["FIFO that nobody reads", "socket"])
+def test_what_nobody_reads_does_not_hold_the_master_up(app: Path, what: str) -> None:
+    """open(2) of a FIFO waits for its reader; one line says why it was not opened, and the old file goes on."""
+    path = app / "log"
+    output = Output(str(path))
+    path.rename(app / "old")
+    with socket.socket(socket.AF_UNIX) as sock:
+        if what == "socket":
+            sock.bind(str(path))
+        else:
+            os.mkfifo(path)
+        for second in (1, 2):
+            later = record("still here")
+            later.created += second
+            output.emit(later)
+    output.end()
+    lines = [line.split(maxsplit=3)[3] for line in (app / "old").read_text().splitlines()]
+    assert lines == [
+        f"log_file: {str(path)!r} can't be opened anew: it is a {what}; the file that is open goes on",
+        "still here",
+        "still here",
+    ]
+
+
+def test_a_fifo_with_a_reader_is_a_log(app: Path) -> None:
+    path = app / "log"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    output = Output(str(path), owner=(65534, 65534))
+    output.emit(record())
+    assert os.read(reader, 1000).endswith(b" hello\n")
+    assert path.stat().st_uid == os.getuid()
+    os.close(reader)
+    output.end()
 
 
 def test_a_relative_path_is_relative_to_the_folder_that_is_changed_to(prefork_server: ServerFactory, app: Path) -> None:

@@ -57,12 +57,24 @@ def test_the_file_has_the_master_s_pid_as_long_as_it_lives(prefork_server: Serve
     assert not path.exists()
 
 
-@pytest.mark.parametrize("stale", ["", "1\n", "4194304\n", "not a number at all, and longer than any\n"])
+@pytest.mark.parametrize("stale", ["", "1\n", "4194304\n"])
 def test_a_stale_one_is_replaced_whatever_it_says(prefork_server: ServerFactory, path: Path, stale: str) -> None:
     """Also the pid of a process that lives: the number may be anybody's by now."""
     path.write_text(stale)
     server = probe(prefork_server, workers=1, pidfile=path)
     assert path.read_text() == f"{server.pid}\n"
+
+
+@pytest.mark.parametrize("text", ["workers = 3\n", "12345678901\n", "17 18\n", "\0", "1\n" * 100])
+def test_somebody_s_file_is_refused_and_left(path: Path, text: str) -> None:
+    path.write_text(text)
+    inside: Any = types.SimpleNamespace(loop=types.SimpleNamespace(descriptors=set()))
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(SettingsError) as caught:
+        Pidfile(str(path)).attach(inside)
+    assert str(caught.value) == f"pidfile: {str(path)!r} holds something else than a process id; name another file"
+    assert path.read_text() == text
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_one_that_a_killed_server_left_is_replaced(prefork_server: ServerFactory, path: Path) -> None:
@@ -137,6 +149,57 @@ def test_a_file_that_is_another_s_by_now_is_left(prefork_server: ServerFactory, 
     path.write_text("another's\n")
     assert server.stop() == 0
     assert path.read_text() == "another's\n"
+
+
+def test_a_successor_does_not_replace_what_is_no_pidfile_any_more(
+    prefork_server: ServerFactory, path: Path, tmp_path: Path
+) -> None:
+    """Nor what lies beside it, under whatever name."""
+    (tmp_path / "shop.pid.new").write_text("somebody's\n")
+    with hold_port(reuse_port=True) as address:
+        first = probe(prefork_server, workers=1, pidfile=path, bind=address, reuse_port=True)
+        (tmp_path / "slow.py").write_text(
+            "import pathlib, time\n"
+            f"pathlib.Path({str(tmp_path / 'boots')!r}).touch()\n"
+            f"while not pathlib.Path({str(tmp_path / 'go')!r}).exists():\n    time.sleep(0.01)\n"
+            "def handle(connection, address):\n    pass\n"
+        )
+        command = [
+            sys.executable,
+            "-m",
+            "prefork",
+            "serve",
+            "slow:handle",
+            "--app-dir",
+            str(tmp_path),
+            "--bind",
+            address,
+        ]
+        command += ["--workers=1", "--reuse-port", f"--pidfile={path}", f"--takeover={path}"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as second:
+            try:
+                call_until((tmp_path / "boots").exists, bool)
+                path.unlink()
+                path.write_text("somebody's\n")
+                (tmp_path / "go").touch()
+                assert first.wait() == 0
+                second.terminate()
+                assert second.stderr is not None
+                log = second.stderr.read()
+                assert "can't be replaced: it holds something else than a process id" in log
+            finally:
+                second.kill()
+    assert path.read_text() == (tmp_path / "shop.pid.new").read_text() == "somebody's\n"
+
+
+def test_the_longest_name_can_be_taken_over(prefork_server: ServerFactory, tmp_path: Path) -> None:
+    path = tmp_path / ("p" * 255)
+    with hold_port(reuse_port=True) as address:
+        first = probe(prefork_server, workers=1, pidfile=path, bind=address, reuse_port=True)
+        second = probe(prefork_server, workers=1, pidfile=path, bind=address, reuse_port=True, takeover=path)
+        assert first.wait() == 0
+        assert path.read_text() == f"{second.pid}\n"
+        assert second.stop() == 0
 
 
 def test_a_file_that_somebody_removed_holds_nobody_up(prefork_server: ServerFactory, path: Path) -> None:

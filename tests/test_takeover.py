@@ -7,13 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from prefork.errors import SettingsError
 from prefork.loop import Loop
+from prefork.pidfile import locked_by, read
 from prefork.takeover import Takeover
 from prefork.testing import Load, Server, hold_port
 from prefork.testing.plugin import ServerFactory
@@ -25,9 +29,32 @@ GONE = r"the predecessor, pid (\d+), has ended"
 
 def server_on(factory: ServerFactory, address: str, pidfile: Path, *, first: bool = False) -> Server:
     more = {} if first else {"takeover": pidfile}
-    server = probe(factory, workers=3, bind=address, reuse_port=True, **more)
-    pidfile.write_text(f"{server.pid}\n")
-    return server
+    return probe(factory, workers=3, bind=address, reuse_port=True, pidfile=pidfile, **more)
+
+
+HOLD = """
+import fcntl, os, sys
+file = open(sys.argv[1], "a")
+file.write(f"{os.getpid()}\\n")
+file.flush()
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+input()
+"""
+
+
+@contextmanager
+def holding(pidfile: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that holds a pidfile as a master does."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(pidfile)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"held\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def test_takeovers_under_open_loop_arrivals_lose_nobody(prefork_server: ServerFactory, tmp_path: Path) -> None:
@@ -105,6 +132,45 @@ def test_a_predecessor_that_is_gone_meanwhile_hinders_nobody(prefork_server: Ser
         assert successor.stop() == 0
 
 
+@pytest.mark.parametrize("held_by", ["nobody", "another"])
+def test_a_stale_number_is_not_signalled(tmp_path: Path, held_by: str) -> None:
+    """A killed server's pidfile may hold the number of any process by now; only the lock says whose it is."""
+    pidfile, loop = tmp_path / "pid", Loop()
+    with ExitStack() as stack:
+        stack.callback(loop.close)
+        bystander = stack.enter_context(holding(tmp_path / "its own"))
+        if held_by == "another":
+            stack.enter_context(holding(pidfile))
+        pidfile.write_text(f"{bystander.pid}\n")
+        with pytest.raises(SettingsError, match=f"pid is stale: the process that has the pid {bystander.pid} now"):
+            Takeover(loop, str(pidfile))
+        assert bystander.poll() is None
+
+
+def test_who_may_not_look_into_the_predecessor_asks_the_list_of_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(path: str) -> list[str]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr("prefork.pidfile.os.listdir", forbidden)
+    with holding(tmp_path / "pid") as process:
+        said, file = read(str(tmp_path / "pid"))
+        assert said == str(process.pid)
+        assert locked_by(file, process.pid)
+        assert not locked_by(file, os.getpid())
+        os.close(file)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+def test_a_pidfile_that_is_no_file_is_one_line(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "pid")
+    loop = Loop()
+    with pytest.raises(SettingsError, match=r"can't read .*: it is not a plain file; name the predecessor's pidfile$"):
+        Takeover(loop, str(tmp_path / "pid"))
+    loop.close()
+
+
 def test_a_predecessor_whose_end_can_not_be_watched_is_stopped_all_the_same(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,8 +179,7 @@ def test_a_predecessor_whose_end_can_not_be_watched_is_stopped_all_the_same(
 
     pidfile, go, loop = tmp_path / "pid", os.eventfd(0), Loop()
     monkeypatch.setattr(loop, "register", no_room)
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as predecessor:
-        pidfile.write_text(f"{predecessor.pid}\n")
+    with holding(pidfile) as predecessor:
         held: Any = SimpleNamespace(listeners=[], go=go)
         Takeover(loop, str(pidfile)).complete(held)
         assert predecessor.wait(30) == -signal.SIGTERM

@@ -124,12 +124,12 @@ def test_what_lies_under_the_temporary_name_and_is_no_socket_is_not_removed(path
 def test_the_file_is_complete_before_it_has_its_name(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rename = os.rename
 
-    def check(source: str, target: str) -> None:
-        assert (source, target) == (path + ".new", path)
-        assert stat.S_IMODE(os.lstat(source).st_mode) == 0o642
+    def check(source: str, target: str, **folders: int) -> None:
+        assert (source, target) == ("s.new", "s")
+        assert stat.S_IMODE(os.lstat(path + ".new").st_mode) == 0o642
         with socket.socket(socket.AF_UNIX) as early:
-            early.connect(source)
-        rename(source, target)
+            early.connect(path + ".new")
+        rename(source, target, **folders)
 
     dead_socket(path)
     monkeypatch.setattr(os, "rename", check)

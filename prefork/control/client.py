@@ -15,6 +15,7 @@ from prefork import status
 from prefork.control import place
 from prefork.control.protocol import VERSION
 from prefork.errors import ControlError, printable
+from prefork.net import unixpath
 from prefork.status import Health, Status
 
 T = TypeVar("T")
@@ -49,7 +50,7 @@ class Client:
         self._sock = socket.socket(socket.AF_UNIX)
         try:
             self._sock.settimeout(self._timeout)
-            self._sock.connect(self.path)
+            unixpath.connect(self._sock, self.path)
             stranger = place.stranger(self._sock, self.path)
         except OSError as error:
             self.close()

@@ -15,6 +15,7 @@ from typing import Final
 
 from prefork.errors import ControlError, printable
 from prefork.natives import socket
+from prefork.net import unixpath
 
 SUFFIX = ".control"
 
@@ -40,7 +41,7 @@ def default(pidfile: str, environ: Mapping[str, str] = os.environ) -> Path:
     """The place of a new control socket; its folder is made. MASTER.
 
     Args:
-        pidfile: the setting; its name without ending becomes the socket's.
+        pidfile: the setting; its name without ending becomes the socket's, unless it is too long for one.
         environ: the environment.
 
     Raises:
@@ -53,7 +54,8 @@ def default(pidfile: str, environ: Mapping[str, str] = os.environ) -> Path:
         raise PermissionError(f"{where} is not a folder of uid {os.geteuid()}'s own")
     for dead in (path for path in sockets(where) if not alive(path)):
         dead.unlink(missing_ok=True)
-    return where / f"{Path(pidfile).stem if pidfile else os.getpid()}{SUFFIX}"
+    called = where / f"{Path(pidfile).stem if pidfile else os.getpid()}{SUFFIX}"
+    return called if unixpath.fits(os.fspath(called)) else where / f"{os.getpid()}{SUFFIX}"
 
 
 def sockets(where: Path) -> list[Path]:
@@ -110,7 +112,7 @@ def alive(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:
-            probe.connect(os.fspath(path))
+            unixpath.connect(probe, os.fspath(path))
         except (ConnectionRefusedError, FileNotFoundError):
             return False
         except OSError:

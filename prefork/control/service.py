@@ -25,9 +25,9 @@ from prefork.errors import ListenError
 from prefork.ledger import Ledger
 from prefork.loop import Loop, Timer
 from prefork.natives import select, socket
-from prefork.net import binding, unixpath
+from prefork.net import binding
 from prefork.net.options import SocketOptions
-from prefork.net.unixpath import FileId
+from prefork.net.unixpath import Claim
 from prefork.survey import Survey
 from prefork.system import process
 from prefork.windows import Inside, News, Window
@@ -54,8 +54,7 @@ class Control(Window):
 
     def __init__(self, path: str) -> None:
         self._wanted = path
-        self._path = ""
-        self._file_id: FileId | None = None
+        self._claim: Claim | None = None
         self._sock: socket.socket | None = None
         self._peers: list[Peer] = []
         self._ledger = Ledger()
@@ -93,10 +92,10 @@ class Control(Window):
 
     def _listen(self) -> None:
         path = os.fspath(place.default(self._pidfile)) if self._wanted == "auto" else os.path.abspath(self._wanted)
-        self._sock, self._file_id = binding.bind_unix(
+        self._sock, file_id = binding.bind_unix(
             address.parse(f"unix:{path}"), backlog=_BACKLOG, options=SocketOptions(mode=0o600)
         )
-        self._path = path
+        self._claim = None if file_id is None else Claim(path, file_id)
         self._sock.setblocking(False)
         self._accept_again()
         log.debug("control socket at %s", path)
@@ -136,9 +135,9 @@ class Control(Window):
             self._loop.unregister(self._sock.fileno())
             self._sock.close()
             self._sock = None
-        if self._file_id is not None:
-            unixpath.give_up(self._path, self._file_id)
-            self._file_id = None
+        if self._claim is not None:
+            self._claim.release()
+            self._claim = None
 
     def _accept_again(self) -> None:
         if self._sock is not None and not self._accepting:

@@ -22,6 +22,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Final
 
 from prefork.address import Address, format_peer, parse
@@ -133,7 +134,7 @@ class Listener:
         )
         diag = Diag()
         group = Group(dict(enumerate(sockets)), diag, several=several, mode=mode)
-        claim = None if file_id is None else Claim(address.path, file_id)
+        claim = None if file_id is None else Claim(address.file, file_id)
         listener = cls(address, group, diag, owned=True, backlog=backlog, options=options, claim=claim)
         warn(backlog, options, tcp=listener._tcp)
         if not group.settle():
@@ -170,20 +171,23 @@ class Listener:
         return cls(asked, Group({SHARED: sock}, diag), diag, owned=False)
 
     @classmethod
-    def restore(cls, record: Record, *, backlog: int = _BACKLOG, options: SocketOptions = _DEFAULTS) -> Listener:
+    def restore(
+        cls, record: Record, *, folder: str = "", backlog: int = _BACKLOG, options: SocketOptions = _DEFAULTS
+    ) -> Listener:
         """Go on with a listener of the image that was here before exec(2), or of a master that was killed. MASTER.
 
         A gate that it had closed is open again, and its steering is forgotten.
 
         Args:
             record: What `record` said there; its descriptors came through the exec.
+            folder: Where a relative path begins.
             backlog: For members that are added later.
             options: For members that are added later; ``defer_accept`` for all.
 
         Raises:
             ListenError: A descriptor of the record does not listen.
         """
-        address = parse(record.address)
+        address = replace(parse(record.address), folder=folder)
         sockets: dict[int, socket.socket] = {}
         try:
             for slot, fd in record.members:
@@ -194,7 +198,7 @@ class Listener:
             raise
         diag = Diag()
         group = Group(sockets, diag, several=record.reuse_port, mode=record.mode, order=record.order)
-        claim = None if record.file_id is None else Claim(address.path, FileId(*record.file_id))
+        claim = None if record.file_id is None else Claim(address.file, FileId(*record.file_id))
         listener = cls(address, group, diag, owned=record.owned, backlog=backlog, options=options, claim=claim)
         if record.owned and listener._tcp:
             group.inherit()

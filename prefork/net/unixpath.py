@@ -13,10 +13,18 @@ both, and starts again when they differ. That is enough, because the name is rem
 counts, and by nobody else: as long as one process holds it, the name stays, and all others wait on the same file. A
 process that dies in between leaves the file; its flock is gone, and the next one uses and removes the file.
 
-**The file is complete before it has its name.** The socket is bound to ``path.new``, gets its owner and mode,
-listens, and is then renamed over ``path`` (rename(2) replaces in one step): no client meets a file that refuses it
-for a moment, or that it may not yet open. Under the lock the temporary name is ours, so what lies there is of a
-process that died. The socket's own name remains the temporary one, and that is what getsockname(2) and ss(8) show.
+**The file is complete before it has its name.** The socket is bound to ``path.new``, gets its owner, listens, and is
+then renamed over ``path`` (rename(2) replaces in one step): no client meets a file that refuses it for a moment, or
+that it may not yet open. Under the lock the temporary name is ours, so what lies there is of a process that died. The
+socket's own name remains the temporary one, and that is what getsockname(2) and ss(8) show.
+
+**Nobody else has a hand in it.** The folder is reached once and held (`prefork.system.spot`). The mode is set on the
+socket before it is bound, which then makes a file of that mode (unix(7)). Where others may write to the folder
+``path.new`` is a folder of our own, that nobody else may enter, and the file is made and given away in there: by its
+name among theirs, somebody could put another file in its place before it changes hands.
+
+**A name of ours is never what is too long.** What has no room in an address of 108 bytes is reached by a descriptor
+(``/proc/self/fd/N``, proc(5)): the folder's, with a short name behind it, or the socket's own (O_PATH) to connect to.
 
 **Ours means device and inode.** An open socket keeps its inode, so the number can't be given to another file as long as
 we listen: when both are the same at the end, it is our file.
@@ -28,6 +36,7 @@ import contextlib
 import errno
 import fcntl
 import grp
+import hashlib
 import logging
 import os
 import pwd
@@ -41,6 +50,7 @@ from prefork.errors import ListenError
 from prefork.natives import socket
 from prefork.net import holder
 from prefork.net.options import SocketOptions
+from prefork.system.spot import Spot, reach
 
 _log: Final = logging.getLogger("prefork")
 
@@ -48,6 +58,7 @@ _LOCK_SECONDS: Final = 5.0  # taking and giving up last milliseconds; beyond thi
 _LOCK_POLL_SECONDS: Final = 0.01
 _NOBODY: Final = 2**32 - 1  # (uid_t) -1 leaves the owner as it is (chown(2)), and there is none above
 _PATH_BYTES: Final = 107  # sun_path without its closing NUL (unix(7))
+_INNER: Final = "s"  # the socket's name in the folder of our own
 
 
 class FileId(NamedTuple):
@@ -73,13 +84,13 @@ def take(address: Address, *, backlog: int, options: SocketOptions) -> tuple[soc
         OSError: The kernel refused a step.
     """
     owner = _owner(options)
-    path = address.path
-    with _locked(path):
-        _check_free(address)
+    path = address.file
+    with _locked(path) as spot:
+        _check_free(spot, address)
         sock = socket.socket(socket.AF_UNIX, address.type)
         try:
             sock.settimeout(None)
-            file_id = _make(sock, path, owner, options.mode, backlog)
+            file_id = _make(sock, spot, address, owner, options.mode, backlog)
         except BaseException:
             sock.close()
             raise
@@ -96,14 +107,39 @@ def give_up(path: str, file_id: FileId) -> bool:
         ListenError: The lock can't be had.
         OSError: The kernel refused to remove it.
     """
-    with _locked(path):
+    with _locked(path) as spot:
         try:
-            if _identify(path) != file_id:
+            if _identify(spot) != file_id:
                 return False
-            os.unlink(path)
+            spot.unlink()
         except FileNotFoundError:
             return False
     return True
+
+
+def fits(path: str) -> bool:
+    """Whether an address has room for a path. Pure."""
+    return len(os.fsencode(path)) <= _PATH_BYTES
+
+
+def connect(sock: socket.socket, path: str) -> None:
+    """Connect to a path of any length, and to what lies there when we look. Any process.
+
+    Args:
+        sock: A unix socket.
+        path: The path, which may be longer than an address.
+
+    Raises:
+        OSError: As connect(2).
+    """
+    if fits(path):
+        sock.connect(path)
+        return
+    there = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        sock.connect(f"/proc/self/fd/{there}")
+    finally:
+        os.close(there)
 
 
 class Claim:
@@ -145,27 +181,32 @@ class Claim:
 
 
 @contextlib.contextmanager
-def _locked(path: str) -> Iterator[None]:
-    """Hold ``path.lock``, and remove it in the end. The rule of the module's docstring is here."""
-    name = path + ".lock"
+def _locked(path: str) -> Iterator[Spot]:
+    """Reach the path and hold ``path.lock``, removed in the end. The rule of the module's docstring is here."""
     deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            if not _lock_in_time(lock, deadline):
-                raise ListenError(
-                    f"bind: unix:{path}: another process holds {name}; end it, or remove that file when none does"
-                )
-            if not _names(name, lock):
-                continue
+    with reach(path, follow=False) as spot:
+        named = spot.beside(f"{spot.name}.lock")
+        while True:
+            lock = named.open(os.O_RDWR | os.O_CREAT)
             try:
-                yield
+                found = os.fstat(lock)
+                if not stat.S_ISREG(found.st_mode) or found.st_size or found.st_nlink > 1:
+                    raise ListenError(f"bind: unix:{path}: {path}.lock is in the way; remove it")
+                if not _lock_in_time(lock, deadline):
+                    raise ListenError(
+                        f"bind: unix:{path}: another process holds {path}.lock; "
+                        "end it, or remove that file when none does"
+                    )
+                if not named.names(found):
+                    continue
+                try:
+                    yield spot
+                finally:
+                    with contextlib.suppress(FileNotFoundError):  # somebody who knows no rules was faster
+                        named.unlink()
+                return
             finally:
-                with contextlib.suppress(FileNotFoundError):  # somebody who knows no rules was faster
-                    os.unlink(name)
-            return
-        finally:
-            os.close(lock)
+                os.close(lock)
 
 
 def _lock_in_time(lock: int, deadline: float) -> bool:
@@ -179,32 +220,22 @@ def _lock_in_time(lock: int, deadline: float) -> bool:
             time.sleep(_LOCK_POLL_SECONDS)
 
 
-def _names(name: str, lock: int) -> bool:
-    """Whether the file that was locked still has its name."""
-    held = os.fstat(lock)
-    try:
-        return _identify(name) == FileId(held.st_dev, held.st_ino)
-    except FileNotFoundError:
-        return False
-
-
-def _identify(path: str) -> FileId:
-    found = os.lstat(path)
+def _identify(spot: Spot) -> FileId:
+    found = os.lstat(spot.name, dir_fd=spot.folder)
     return FileId(found.st_dev, found.st_ino)
 
 
-def _check_free(address: Address) -> None:
+def _check_free(spot: Spot, address: Address) -> None:
     """Refuse a path that is not a socket's or whose socket is alive; a dead one's file is there to be replaced."""
-    try:
-        mode = os.lstat(address.path).st_mode
-    except FileNotFoundError:
+    found = spot.look()
+    if found is None:
         return
-    if not stat.S_ISSOCK(mode):
+    if not stat.S_ISSOCK(found.st_mode):
         raise ListenError(f"bind: {address}: the path is not a socket; remove it or choose another path")
     with socket.socket(socket.AF_UNIX, address.type) as probe:
         probe.setblocking(False)
         try:
-            probe.connect(address.path)
+            _reach_socket(probe, spot)
             by = holder.of_peer(probe, address.path)
         except BlockingIOError:
             by = holder.of_unix(address.path)  # its queue is full: nobody is more alive
@@ -217,49 +248,110 @@ def _check_free(address: Address) -> None:
     raise holder.in_use(address, by, "path")
 
 
-def _make(sock: socket.socket, path: str, owner: tuple[int, int], mode: int | None, backlog: int) -> FileId:
-    """Make the file under its temporary name, finish it, and rename it into place."""
-    name = path + ".new"
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(os.lstat(name).st_mode):
-            raise ListenError(f"bind: unix:{path}: {name} is in the way; remove it")
-        os.unlink(name)
-    _bind(sock, name)
+def _reach_socket(probe: socket.socket, spot: Spot) -> None:
+    there = os.open(spot.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=spot.folder)
     try:
-        if owner != (-1, -1):
-            _give(name, owner)
-        if mode is not None:
-            os.chmod(name, mode)
-        sock.listen(backlog)
-        file_id = _identify(name)
-        os.rename(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+        probe.connect(f"/proc/self/fd/{there}")
+    finally:
+        os.close(there)
+
+
+def _make(
+    sock: socket.socket, spot: Spot, address: Address, owner: tuple[int, int], mode: int | None, backlog: int
+) -> FileId:
+    """Make the file under its temporary name, finish it, and rename it into place."""
+    with _temporary(spot, address) as new:
+        _bind(sock, new, mode, address.file)
+        try:
+            if owner != (-1, -1):
+                _give(new, owner, address)
+            sock.listen(backlog)
+            file_id = _identify(new)
+            os.rename(new.name, spot.name, src_dir_fd=new.folder, dst_dir_fd=spot.folder)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                new.unlink()
+            raise
     return file_id
 
 
-def _give(name: str, owner: tuple[int, int]) -> None:
+@contextlib.contextmanager
+def _temporary(spot: Spot, address: Address) -> Iterator[Spot]:
+    """Where the file is made; nothing lies there."""
+    new = spot.beside(f"{spot.name}.new")
+    if _address_of(new, address.file) is None:
+        # The same at each start, so that what a crash has left is found; and no other path's.
+        new.name = f".{hashlib.sha256(os.fsencode(spot.name)).hexdigest()[:16]}.new"
+    found = new.look()
+    if found is not None and stat.S_ISDIR(found.st_mode) and spot.exposed and found.st_uid == os.geteuid():
+        with _inside(new) as inner, contextlib.suppress(FileNotFoundError):
+            inner.unlink()
+        os.rmdir(new.name, dir_fd=new.folder)
+    elif found is not None:
+        if not stat.S_ISSOCK(found.st_mode):
+            shown = os.path.join(os.path.dirname(address.path), new.name)
+            raise ListenError(f"bind: {address}: {shown} is in the way; remove it")
+        new.unlink()
+    if not spot.exposed:
+        yield new
+        return
+    os.mkdir(new.name, 0o700, dir_fd=new.folder)
     try:
-        os.chown(name, *owner)
+        with _inside(new) as inner:
+            yield inner
+    finally:
+        with contextlib.suppress(OSError):
+            os.rmdir(new.name, dir_fd=new.folder)
+
+
+@contextlib.contextmanager
+def _inside(folder: Spot) -> Iterator[Spot]:
+    """A name in a folder of our own, which nobody else may enter."""
+    fd = folder.open(os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        found = os.fstat(fd)
+        if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            raise PermissionError(errno.EPERM, f"{folder.name} was exchanged by another user")
+        yield Spot(fd, _INNER, exposed=False, found=None)
+    finally:
+        os.close(fd)
+
+
+def _give(new: Spot, owner: tuple[int, int], address: Address) -> None:
+    try:
+        os.chown(new.name, *owner, dir_fd=new.folder, follow_symlinks=False)
     except PermissionError:
         raise ListenError(
-            f"bind: unix:{name.removesuffix('.new')}: only root may give a file to another user or group; "
+            f"bind: {address}: only root may give a file to another user or group; "
             "leave socket_user and socket_group out, or start as root"
         ) from None
 
 
-def _bind(sock: socket.socket, name: str) -> None:
-    """Bind to a path that may be too long for an address because of the temporary name's ending."""
-    if len(os.fsencode(name)) <= _PATH_BYTES:
+def _bind(sock: socket.socket, new: Spot, mode: int | None, path: str) -> None:
+    """Bind to the temporary name, and so make its file, with its mode from the beginning."""
+    name = _address_of(new, path)
+    assert name is not None  # a short one was chosen
+    if mode is None:
         sock.bind(name)
         return
-    folder, base = os.path.split(name)
-    descriptor = os.open(folder or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.fchmod(sock.fileno(), mode)
+    umask = os.umask(0)
     try:
-        sock.bind(f"/proc/self/fd/{descriptor}/{base}")
+        sock.bind(name)
     finally:
-        os.close(descriptor)
+        os.umask(umask)
+
+
+def _address_of(new: Spot, path: str) -> str | None:
+    """What bind(2) is to be told for a name in the folder of ``path``; None when the name is too long for that.
+
+    The path is what others are shown as the socket's name. But it is looked up once more, so it won't do where others
+    could change it.
+    """
+    shown = os.path.join(os.path.dirname(path), new.name)
+    by_descriptor = f"/proc/self/fd/{new.folder}/{new.name}"
+    names = (by_descriptor,) if new.exposed or new.name == _INNER else (shown, by_descriptor)
+    return next((name for name in names if fits(name)), None)
 
 
 def _owner(options: SocketOptions) -> tuple[int, int]:

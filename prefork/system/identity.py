@@ -64,6 +64,13 @@ class Identity:
     environment: tuple[tuple[str, str | None], ...] = ()
 
 
+def owner(identity: Identity | None) -> tuple[int, int] | None:
+    """MASTER. Whose files are that workers of this identity must be able to open; None for the master's own user."""
+    if identity is None or identity.uid is None or identity.gid is None:
+        return None
+    return identity.uid, identity.gid
+
+
 def resolve(user: str, group: str, no_new_privs: str) -> Identity | None:
     """MASTER. What the settings of these names ask for.
 

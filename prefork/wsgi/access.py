@@ -2,11 +2,12 @@
 
 It is a file of its own and no logger: these lines have a form that other programs read. The file is opened for
 appending (O_APPEND, open(2)), and looked up by name once a second at most: after a rotation the next line goes to the
-new file, without a signal.
+new file, without a signal. While that can't be opened, lines go on into the old one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -14,6 +15,8 @@ import re
 import time
 from collections.abc import Mapping
 from typing import Any, Final, Literal
+
+from prefork.system import logfile
 
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _ESCAPED: Final = re.compile(r"[^ !#-\[\]-~]")
@@ -38,7 +41,8 @@ class AccessLog:
         self._render = _combined if form == "combined" else _json
         self._second = 0
         self._failed = False
-        self._fd = _STDOUT if self._path is None else _open(self._path)
+        self._fd = _STDOUT if self._path is None else logfile.append(self._path, waits=True)
+        self._refused = ""
 
     def write(self, environ: Mapping[str, Any], status: str, sent: int, seconds: float) -> None:
         """Write the line of one request. Never raises: a full disk is no reason to serve nobody.
@@ -70,21 +74,22 @@ class AccessLog:
             os.close(self._fd)
 
     def _follow(self, path: str) -> None:
-        """Open the file anew when its name no longer leads to it."""
+        """Open the file anew when its name no longer leads to it; when that fails, say so once, and go on with it."""
         try:
-            named = os.stat(path)
-        except FileNotFoundError:
-            pass
-        else:
-            if os.path.samestat(named, os.fstat(self._fd)):
-                return
-        fd = _open(path)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(path), os.fstat(self._fd)):
+                    self._refused = ""
+                    return
+            fd = logfile.append(path, waits=True)
+        except OSError as error:
+            said = error.strerror or str(error)
+            if said != self._refused:
+                log.error("access_log: %r can't be opened anew: %s; the file that is open goes on", path, said)
+            self._refused = said
+            return
         os.close(self._fd)
         self._fd = fd
-
-
-def _open(path: str) -> int:
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._refused = ""
 
 
 def _combined(environ: Mapping[str, Any], code: str, sent: int, seconds: float, now: float) -> str:  # noqa: ARG001  # the format has no place for the duration

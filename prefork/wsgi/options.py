@@ -149,7 +149,12 @@ class WSGIOptions:
     access_log: str = setting(
         "",
         LOGGING,
-        kinds.text(r"[^\0]+", "is not a file's name; give a path, or - for standard output", metavar="FILE"),
+        kinds.text(
+            r"[^\0]+",
+            "is not a file's name; give a path, or - for standard output",
+            metavar="FILE",
+            locate=kinds.path_in("-"),
+        ),
         "Write one line for each request to this file, - for standard output. A file that was moved away is opened "
         "anew within a second of the next request.",
     )

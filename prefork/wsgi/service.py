@@ -10,12 +10,14 @@ import contextlib
 import io
 import logging
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from typing import IO, TYPE_CHECKING, Any
 
 from prefork.address import format_peer
+from prefork.errors import BootError
 from prefork.natives import socket
 from prefork.notice import Notice
 from prefork.offspring import leave
@@ -64,8 +66,7 @@ class Service:
             it is over, so that a limit of the worker's busy time can be put off for the client's part of it.
 
     Raises:
-        PreforkError: The installed httptools is not safe.
-        OSError: The access log can't be opened.
+        PreforkError: The installed httptools is not safe, or the access log can't be opened.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Service:
         if name is not None:
             self._base |= server_name(name, tls=tls is not None)
         self._trusts = truster(options.forwarded_allow_ips)
-        self._access = AccessLog(options.access_log, options.access_log_format) if options.access_log else None
+        self._access = _access_log(options) if options.access_log else None
         with contextlib.suppress(OSError):  # without one, a body that needs a file is answered 503
             tempfile.gettempdir()  # found now, since the search opens files and descriptors may be short later
 
@@ -262,6 +263,15 @@ def _refuse(channel: Channel, response: Response, status: int, why: str) -> None
         response.refuse(status, why)
     except (RequestError, ClientGoneError):
         channel.gone = True
+
+
+def _access_log(options: WSGIOptions) -> AccessLog:
+    try:
+        return AccessLog(options.access_log, options.access_log_format)
+    except OSError as error:
+        raise BootError(
+            f"access_log: {options.access_log!r} can't be opened by uid {os.geteuid()}: {error.strerror}"
+        ) from error
 
 
 def _only_name(sockets: tuple[socket.socket, ...]) -> Any:

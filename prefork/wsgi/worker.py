@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from prefork.fields import located
 from prefork.hooks import Hooks
 from prefork.master import Master
 from prefork.natives import socket
@@ -28,6 +30,9 @@ class WSGIWorker(Worker):
     handshakes: ClassVar[bool] = False  # the service does it, with the patience that it has for a request
     timeouts: ClassVar[bool] = False  # it waits with limits of its own, and only where it has to
 
+    start = ""
+    """Where the server was started: relative paths of the options begin there, or in ``chdir`` from there."""
+
     def __init__(self, application: Application, options: WSGIOptions) -> None:
         self._application = application
         self._options = options
@@ -38,7 +43,7 @@ class WSGIWorker(Worker):
         self._given.offspring.keeps = False
         self._service = Service(
             self._application,
-            self._options,
+            located(self._options, os.path.join(self.start, self.settings.chdir)),
             sockets=self.sockets,
             io_timeout=self.settings.io_timeout,
             tls=self.tls,
@@ -70,7 +75,14 @@ def serving(application: Application, options: WSGIOptions) -> Callable[[], WSGI
     """
     if not callable(application):
         raise TypeError(f"the application is {type(application).__name__}, which can't be called")
-    return lambda: WSGIWorker(application, options)
+    start = os.getcwd() if located(options, "/") != options else ""  # what the application makes of it is another's
+
+    def build() -> WSGIWorker:
+        worker = WSGIWorker(application, options)
+        worker.start = start
+        return worker
+
+    return build
 
 
 def serve(
