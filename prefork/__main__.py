@@ -2,6 +2,7 @@
 
 # signal itself imports enum first, which takes long enough for somebody to press Ctrl-C.
 import _signal  # type: ignore[import-not-found]  # typeshed has no stub of a module that signal wraps
+import os
 import sys
 
 
@@ -11,6 +12,7 @@ def main() -> int:
     Returns:
         The exit code (see `prefork.cli.main`).
     """
+    _fill_standard_numbers()
     # Half of what a short command takes is the import of its modules, where KeyboardInterrupt would be a traceback.
     # Whoever ignores SIGINT, as a shell's background job does, keeps ignoring it.
     usual = _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
@@ -24,6 +26,16 @@ def main() -> int:
         return cli.main()
     except KeyboardInterrupt:
         return cli.INTERRUPTED
+
+
+def _fill_standard_numbers() -> None:
+    """Open what whoever started us has closed, before a library is loaded that keeps a descriptor, as libffi does."""
+    try:
+        while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(fd, True)
+        os.close(fd)
+    except OSError:
+        pass  # there are none to be had, which the command will say
 
 
 if __name__ == "__main__":

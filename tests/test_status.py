@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import types
+import typing
 from typing import Any
 
 import pytest
@@ -33,7 +35,7 @@ def strategy(kind: Any) -> st.SearchStrategy[Any]:
     if kind.__class__ is type:
         return st.builds(kind, **{name: strategy(hint) for name, hint in status._types(kind).items()})
     inner = strategy([argument for argument in kind.__args__ if argument not in {..., type(None)}][-1])
-    if kind.__class__.__name__ == "UnionType":
+    if typing.get_origin(kind) in {types.UnionType, typing.Union}:  # which are one from Python 3.14 on
         return st.none() | inner
     if kind.__origin__ is dict:
         return st.dictionaries(st.text(max_size=9), inner, max_size=3)
