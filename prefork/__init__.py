@@ -13,24 +13,17 @@ A name is imported when somebody asks for it (PEP 562), so that a part of the pa
 the pytest plugin is loaded by every pytest of an environment.
 """
 
-from prefork import safepath as safepath  # first of all: it is about what is imported from here on
 from prefork._version import __version__ as __version__
+from prefork.system import safepath as safepath  # first of all: it is about what is imported from here on
 
 TYPE_CHECKING = False  # as in typing, whose import costs more than all of this
 if TYPE_CHECKING:
-    from prefork.errors import (
-        BootError,
-        ListenerLostError,
-        ListenError,
-        PreforkError,
-        SettingsError,
-        TargetError,
-    )
+    from prefork.config.settings import Settings
+    from prefork.errors import BootError, ListenerLostError, ListenError, PreforkError, SettingsError, TargetError
     from prefork.hooks import Hooks
-    from prefork.lingering import linger
     from prefork.master import Master
+    from prefork.net.lingering import linger
     from prefork.server import serve
-    from prefork.settings import Settings
     from prefork.worker import Worker
 
 __all__ = [
@@ -52,9 +45,9 @@ _HOMES = {
     **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "prefork.errors"),
     "Hooks": "prefork.hooks",
     "Master": "prefork.master",
-    "Settings": "prefork.settings",
+    "Settings": "prefork.config.settings",
     "Worker": "prefork.worker",
-    "linger": "prefork.lingering",
+    "linger": "prefork.net.lingering",
     "serve": "prefork.server",
 }
 

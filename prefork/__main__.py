@@ -10,7 +10,7 @@ def main() -> int:
     """Import the command and run it, with the arguments of the process.
 
     Returns:
-        The exit code (see `prefork.cli.main`).
+        The exit code (see `prefork.cli.main.main`).
     """
     _fill_standard_numbers()
     # Half of what a short command takes is the import of its modules, where KeyboardInterrupt would be a traceback.
@@ -18,14 +18,14 @@ def main() -> int:
     usual = _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
     if usual:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-    from prefork import cli
+    from prefork.cli import main as command
 
     try:
         if usual:
             _signal.signal(_signal.SIGINT, _signal.default_int_handler)
-        return cli.main()
+        return command.main()
     except KeyboardInterrupt:
-        return cli.INTERRUPTED
+        return command.INTERRUPTED
 
 
 def _fill_standard_numbers() -> None:

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
-from prefork.clock import SYSTEM
 from prefork.errors import SettingsError
+from prefork.system.clock import SYSTEM
 
 SLOW: Final = 1.0
 """Seconds that a hook of the master's may take before that is worth a warning."""

@@ -2,9 +2,9 @@
 
     facts (exits, records, signals, time) -> roster and goal -> policy.decide -> actions -> facts ...
 
-It is one loop. Each turn asks :func:`prefork.policy.decide` what is to be done, does it, and sleeps until something
-happens or the moment that the decision named. It runs none of the application's code but the hooks that are documented
-as its own, and never blocks.
+It is one loop. Each turn asks :func:`prefork.supervisor.policy.decide` what is to be done, does it, and sleeps until
+something happens or the moment that the decision named. It runs none of the application's code but the hooks that are
+documented as its own, and never blocks.
 """
 
 from __future__ import annotations
@@ -16,37 +16,48 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 
-from prefork import allowance, holdings, openings, policy, sources, succession, surroundings, tls, upgrade, windows
-from prefork.backoff import chance
-from prefork.deaths import Deaths
+from prefork.config import sources
+from prefork.config.fields import located
+from prefork.config.launch import Launch
+from prefork.config.settings import Settings
 from prefork.errors import ListenerLostError, ListenError, PreforkError
-from prefork.events import REASONS, Event, Kind, Why
-from prefork.executor import Executor
-from prefork.fields import located
-from prefork.groups import Groups
-from prefork.handover import Handover, HandoverError
-from prefork.holdings import SEATS_BEYOND, Holdings
 from prefork.hooks import Hooks
-from prefork.isolation import Isolated
-from prefork.launch import Launch
-from prefork.loop import Loop
+from prefork.net import tls
 from prefork.net.listener import Listener
-from prefork.observers import Appetite, Growth
-from prefork.policy import Goal
-from prefork.pressure import Pressure, Shortage
-from prefork.roster import Member, Roster
-from prefork.scoreboard import Order, State
-from prefork.settings import Settings
-from prefork.spawner import Birth, Spawner
-from prefork.stopping import Phase, Stopping
+from prefork.scoreboard.events import REASONS, Event, Kind, Why
+from prefork.scoreboard.layout import Order, State
+from prefork.services import defaults
+from prefork.supervisor import (
+    allowance,
+    environment,
+    policy,
+    resources,
+    service,
+    succession,
+    upgrade,
+)
+from prefork.supervisor.drain import Phase, Stopping
+from prefork.supervisor.event_loop import Loop
+from prefork.supervisor.executor import Executor
+from prefork.supervisor.exits import Deaths
+from prefork.supervisor.handover import Handover, HandoverError
+from prefork.supervisor.isolation import Isolated
+from prefork.supervisor.policy import Goal
+from prefork.supervisor.pressure import Pressure, Shortage
+from prefork.supervisor.recycle import Appetite, Growth
+from prefork.supervisor.resources import SEATS_BEYOND, Holdings
+from prefork.supervisor.roster import Member, Roster
+from prefork.supervisor.service import Inside, Window, Windows
+from prefork.supervisor.slots import Groups
+from prefork.supervisor.spawner import Birth, Spawner
+from prefork.supervisor.takeover import Takeover
+from prefork.supervisor.upgrade import Upgrade
+from prefork.supervisor.vacancy import StoppedError, Vacancy
 from prefork.system import identity, limits
-from prefork.system.census import Spare
+from prefork.system.backoff import chance
+from prefork.system.descriptors import Spare
 from prefork.system.identity import Identity
 from prefork.system.need import needed
-from prefork.takeover import Takeover
-from prefork.upgrade import Upgrade
-from prefork.vacancy import StoppedError, Vacancy
-from prefork.windows import Inside, Window, Windows
 from prefork.worker import Log, Worker
 
 log = logging.getLogger("prefork")
@@ -109,7 +120,7 @@ class Master:
             raise TypeError(
                 f"hooks is {type(hooks).__name__}, not Hooks; Hooks.from_namespace() makes some of a module"
             )
-        self._folder = surroundings.folder_of(settings) if folder is None else folder
+        self._folder = environment.folder_of(settings) if folder is None else folder
         self.settings = located(settings, self._folder)
         self.hooks = hooks
         self._hooks_of_workers = hooks if hooks.for_workers else None
@@ -117,7 +128,7 @@ class Master:
         self.roster = Roster()
         start, smallest, largest = self.settings.size(limits.cpus())
         self.goal = Goal(size=start, smallest=smallest, largest=largest)
-        self._windows = Windows(openings.windows_of(self.settings) if looking_in is None else looking_in)
+        self._windows = Windows(defaults.windows_of(self.settings) if looking_in is None else looking_in)
         self._build = worker
         self._load = load
         self._launch = Launch.of_this_process()
@@ -146,11 +157,11 @@ class Master:
         """
         if self._ran:
             raise PreforkError("a Master runs once; make another")
-        surroundings.check_threads()
+        environment.check_threads()
         self._ran = True
         settings = self.settings
         with contextlib.ExitStack() as stack:
-            self._footing = stack.enter_context(surroundings.entered(settings))
+            self._footing = stack.enter_context(environment.entered(settings))
             if sources.by_content():
                 stack.callback(sources.by_time)
             self._identity = identity.resolve(settings.user, settings.group, settings.no_new_privs)
@@ -181,15 +192,15 @@ class Master:
         asked = Isolated(self._loop, "what a signal asked for")
         for signum, callback in self._signal_table().items():
             (self._loop if signum in _ENDS else asked).on_signal(signum, callback)
-        self._hearing = surroundings.Hearing(self._loop, stack)
+        self._hearing = environment.Hearing(self._loop, stack)
         self._nofile = allowance.claim(settings)
         record = upgrade.received()
         seats = 2 * max(self.goal.size, self.goal.largest) + SEATS_BEYOND
         if record is None:
             self._hearing.begin()
-            held = holdings.make(settings, self._folder, self.goal.size, seats, stack, Vacancy(self._loop, _ENDS).wait)
+            held = resources.make(settings, self._folder, self.goal.size, seats, stack, Vacancy(self._loop, _ENDS).wait)
         else:
-            held = holdings.adopt(settings, self._folder, record, seats, stack)
+            held = resources.adopt(settings, self._folder, record, seats, stack)
         self._held = held
         if settings.takeover and record is None:
             self._takeover = Takeover(Isolated(self._loop, "the takeover"), settings.takeover)
@@ -229,7 +240,7 @@ class Master:
             self._launch,
             self._record,
             lambda: self.stopping,
-            lambda reason: self._windows.tell(windows.UpgradeFailed(reason)),
+            lambda reason: self._windows.tell(service.UpgradeFailed(reason)),
             settings.boot_timeout,
         )
         stack.callback(self._upgrade.cancel)
@@ -273,7 +284,7 @@ class Master:
                 self._told_of_the_end = True
                 self._upgrade.cancel()
                 self._spare.give()  # the end has files to remove and to look at, whatever the limit
-                self._windows.tell(windows.Stopping())
+                self._windows.tell(service.Stopping())
             decision = policy.decide(self.settings, self.goal, self.roster, self._spawner.vital, now)
             self.goal.scan_at = decision.scan_at
             self._executor.apply(decision.actions)
@@ -314,7 +325,7 @@ class Master:
         self._tls = tls.renewed(self._tls, self.settings)
         policy.roll(self.goal, self.roster)
         log.info("%s: generation %d", what, self.goal.generation)
-        self._windows.tell(windows.Reloading(self.goal.generation))
+        self._windows.tell(service.Reloading(self.goal.generation))
 
     def scale(self, size: int) -> int:
         """Run ``size`` workers from now on (SIGTTIN and SIGTTOU: one more, one less).
@@ -331,7 +342,7 @@ class Master:
                 return self.goal.size
             log.info("%d workers instead of %d", size, self.goal.size)
             self.goal.size = size
-            self._windows.tell(windows.Scaled(size))
+            self._windows.tell(service.Scaled(size))
             self._look_for_completion()  # those who were waited for may be among those who leave
         return self.goal.size
 
@@ -438,7 +449,7 @@ class Master:
         self.deaths.booted()
         self._pressure.judge()
         self._groups.changed()
-        self._windows.tell(windows.WorkerReady(member))
+        self._windows.tell(service.WorkerReady(member))
         self._look_for_completion()
 
     def _look_for_completion(self) -> None:
@@ -451,11 +462,11 @@ class Master:
                 self._takeover.complete(self._held)
             log.info("%s", self.describe())
             self._hearing.call(self.hooks, "when_ready", self)
-            self._windows.tell(windows.Serving())
+            self._windows.tell(service.Serving())
         if self.goal.rolling and self._every_incumbent(lambda incumbent: incumbent.generation == self.goal.generation):
             self.goal.rolling = False
             log.info("reload: generation %d serves", self.goal.generation)
-            self._windows.tell(windows.Reloaded(self.goal.generation))
+            self._windows.tell(service.Reloaded(self.goal.generation))
 
     def _every_incumbent(self, fit: Callable[[Member], bool]) -> bool:
         """Whether every slot has an incumbent who is ``fit``."""
@@ -484,14 +495,14 @@ class Master:
         rolling = self.goal.rolling
         self.deaths.take(self.roster.slot(member.slot), death, taken.report)
         self._hearing.call(self.hooks, "child_exit", self, death)
-        self._windows.tell(windows.Died(death, taken.last))
+        self._windows.tell(service.Died(death, taken.last))
         if rolling and not self.goal.rolling:
-            self._windows.tell(windows.ReloadFailed(self.goal.generation, taken.report.strip() or str(death.exit)))
+            self._windows.tell(service.ReloadFailed(self.goal.generation, taken.report.strip() or str(death.exit)))
 
     def _short(self, shortage: Shortage) -> None:
         """Descriptors or memory have run out, or that is over."""
         self._hearing.call(self.hooks, "on_pressure", self, shortage)
-        self._windows.tell(windows.Short(shortage))
+        self._windows.tell(service.Short(shortage))
 
     def _thawed(self, seconds: float) -> None:
         now = self._loop.clock.monotonic()

@@ -9,16 +9,19 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from prefork import openings, surroundings, target, tls
+from prefork.config import target
+from prefork.config.fields import located
+from prefork.config.launch import absolute
+from prefork.config.settings import Settings
 from prefork.errors import BootError, PreforkError, SettingsError, TargetError
-from prefork.fields import located
 from prefork.hooks import Hooks
-from prefork.launch import absolute
 from prefork.master import Master
-from prefork.natives import socket
-from prefork.settings import Settings
+from prefork.net import tls
+from prefork.services import defaults
+from prefork.supervisor import environment
 from prefork.system import custody, identity, process
 from prefork.system.identity import Identity
+from prefork.system.natives import socket
 from prefork.worker import Worker
 
 log = logging.getLogger("prefork")
@@ -36,7 +39,7 @@ def serve(handle: Handle | None = None, /, *, main: Callable[[Worker], object] |
             closed afterwards; an exception is logged.
         main: instead of ``handle``, a loop of one's own, called once in each worker as ``main(worker)``; it takes
             connections from ``worker.accept()`` or listens on ``worker.sockets`` until ``worker.stopping``.
-        given: settings by name (see :class:`~prefork.settings.Settings`), and ``hooks``, a
+        given: settings by name (see :class:`~prefork.config.settings.Settings`), and ``hooks``, a
             :class:`~prefork.hooks.Hooks`.
 
     Returns:
@@ -80,7 +83,7 @@ def run(
             when it fails to load, here or in a worker.
     """
     app_dir = absolute(app_dir)
-    folder = surroundings.folder_of(settings)  # while it is still what it was at the start
+    folder = environment.folder_of(settings)  # while it is still what it was at the start
     settings = located(settings, folder)
     make = worker_of if make is None else make
 
@@ -90,7 +93,7 @@ def run(
     def load() -> Callable[[], Worker]:
         return _in_master(imported, "the application failed to boot")
 
-    with surroundings.entered(settings):
+    with environment.entered(settings):
         who = identity.resolve(settings.user, settings.group, settings.no_new_privs)
         hooks = _in_master(lambda: hooks_of(settings, app_dir, who), f"hooks: {settings.hooks!r} failed to load")
         loaded = load() if settings.preload else None
@@ -101,7 +104,7 @@ def run(
     def build() -> Worker:
         return imported()()
 
-    looking_in = openings.windows_of(settings, sources=(app_dir,))
+    looking_in = defaults.windows_of(settings, sources=(app_dir,))
     return Master(build, settings, hooks=hooks, looking_in=looking_in, load=load, folder=folder).run()
 
 
@@ -151,7 +154,7 @@ def check(text: str, settings: Settings, *, app_dir: str = ".") -> None:
         return 0
 
     try:
-        with surroundings.entered(settings):
+        with environment.entered(settings):
             tls.context_of(settings)
             pid = process.fork(load)
     finally:

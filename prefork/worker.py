@@ -1,6 +1,7 @@
 """The worker: what users subclass. Everything here runs in the WORKER process.
 
-The life of that process is :mod:`prefork.life`, which also calls what :class:`Worker` hides from its subclasses.
+The life of that process is :mod:`prefork.supervisor.forked`, which also calls what :class:`Worker` hides from its
+subclasses.
 
 Orders. What the master wants stands in the seat; a signal only points to it. So a SIGTERM from anybody else, or a
 Ctrl-C to the whole process group, finds the order RUN and ends nothing: the worker asks its master for a replacement
@@ -20,24 +21,24 @@ from dataclasses import dataclass
 from os import eventfd, eventfd_write
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from prefork.acceptor import Acceptor, Blocking, Exclusive
-from prefork.address import format_peer
-from prefork.distress import Distress
+from prefork.accept.acceptor import Acceptor, Blocking, Exclusive
+from prefork.accept.distress import Distress
+from prefork.accept.loop_listener import Inlet, Intake
+from prefork.accept.offspring import Offspring, leave
+from prefork.accept.strays import Strays
+from prefork.config.settings import Settings
 from prefork.errors import RefusedError, SettingsError, TargetError
-from prefork.events import Kind, Why
-from prefork.forks import HERE, end_for_all
 from prefork.hooks import Hooks
-from prefork.inlet import Inlet, Intake
-from prefork.natives import socket
-from prefork.net import verdict as table
-from prefork.offspring import Offspring, leave
-from prefork.scoreboard import Order, State
-from prefork.seat import Pause, Seat
-from prefork.settings import Settings
-from prefork.strays import Strays
+from prefork.net import accept_errors as table
+from prefork.net.tls import Behind, HandshakeError
+from prefork.scoreboard.entry import Pause, Seat
+from prefork.scoreboard.events import Kind, Why
+from prefork.scoreboard.layout import Order, State
+from prefork.system.forks import HERE, end_for_all
+from prefork.system.natives import socket
 from prefork.system.need import needed, refused
+from prefork.system.peer import format_peer
 from prefork.system.waiting import readable
-from prefork.tls import Behind, HandshakeError
 
 if TYPE_CHECKING:
     import ssl
@@ -260,7 +261,7 @@ class Worker:
         try:
             if self._accepted_one is None:
                 connections = self._accepted(one_at_a_time=False)
-                for self._accepted_one in connections:  # no moment passes between the two: see prefork.acceptor
+                for self._accepted_one in connections:  # no moment passes between the two: see prefork.accept.acceptor
                     break
                 else:
                     return None
@@ -274,9 +275,10 @@ class Worker:
     def inlets(self, *, one_at_a_time: bool = False, served: bool = True) -> tuple[Inlet, ...]:
         """Listening sockets for somebody else's event loop, one for each of :attr:`sockets`.
 
-        They are ``socket.socket`` objects to wait on and to accept from without blocking; see :mod:`prefork.inlet` for
-        what they leave out. They are silent until this worker is READY and once it has been told to leave. Nothing
-        more is accepted then; what becomes of the connections in hand is the server's affair.
+        They are ``socket.socket`` objects to wait on and to accept from without blocking; see
+        :mod:`prefork.accept.loop_listener` for what they leave out. They are silent until this worker is READY and once
+        it has been told to leave. Nothing more is accepted then; what becomes of the connections in hand is the
+        server's affair.
 
         Args:
             one_at_a_time: for a loop that accepts until nothing waits: give it one connection at a turn, so that its

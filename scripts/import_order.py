@@ -1,31 +1,42 @@
-"""Hold every import in prefork/ to the order of modules that docs/design.md lists: only from above."""
+"""Hold every import in prefork/ to the order of rooms that docs/design.md lists: only from above, and in no circle.
+
+    .venv/bin/python scripts/import_order.py [ROOT]
+
+A room is a package, or a module that lies beside the packages. Counted is every import there is: inside functions, for
+the type checker alone, and ``import prefork`` itself, whose room is ``__init__``.
+"""
 
 from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+NARROW = {"testing": {"_version", "errors", "system", "config", "scoreboard"}}
+"""Rooms that may not use all that stands above them: who tests a foreign server has no need of ours."""
 
 
-def house() -> list[str]:
-    """The modules in their order, as the fenced block ``house`` of docs/design.md lists them."""
-    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+def house(root: Path) -> list[str]:
+    """The rooms in their order, as the fenced block ``house`` of docs/design.md lists them."""
+    text = (root / "docs" / "design.md").read_text(encoding="utf-8")
     block = text.split("```house\n", 1)[1].split("```", 1)[0]
-    return [line.split()[0] for line in block.splitlines() if line.strip()]
+    return [line.split()[0] for line in block.splitlines() if line.strip() and not line[0].isspace()]
 
 
-def room_of(module: str, order: list[str]) -> str | None:
-    """The listed room that ``module`` (dotted, without the leading ``prefork.``) belongs to."""
-    parts = module.split(".")
-    return next((".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in order), None)
+def modules(root: Path) -> dict[str, Path]:
+    """Each module's file, by its dotted name without the leading ``prefork.``; a package's is its ``__init__``."""
+    package = root / "prefork"
+    found = {}
+    for path in sorted(package.rglob("*.py")):
+        name = ".".join(path.relative_to(package).with_suffix("").parts)
+        found[name.removesuffix(".__init__")] = path
+    return found
 
 
-def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Line and dotted module (without ``prefork.``) of each import of the package's own."""
-    for node in ast.walk(tree):
+def imports(path: Path, known: Mapping[str, Path]) -> Iterator[tuple[int, str]]:
+    """Line and module of each import of the package's own."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -33,36 +44,85 @@ def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
         else:
             continue
         for name in names:
-            if name.startswith("prefork."):
-                yield node.lineno, name.removeprefix("prefork.")
+            if name == "prefork" or name.startswith("prefork."):
+                yield node.lineno, _module(name.removeprefix("prefork").lstrip("."), known)
 
 
-def problems() -> Iterator[str]:
-    """One line for each import that goes up the house, and for each module the list doesn't name."""
-    order = house()
-    for path in sorted((ROOT / "prefork").rglob("*.py")):
-        module = ".".join(path.relative_to(ROOT / "prefork").with_suffix("").parts)
-        if module in {"__init__", "__main__"}:
-            continue  # the front door may look into every room
-        name = module.removesuffix(".__init__")
-        room = room_of(name, order)
-        if room is None:
-            if not module.endswith(".__init__"):
-                yield f"{path.relative_to(ROOT)}: {name} has no place in the house of docs/design.md"
+def _module(name: str, known: Mapping[str, Path]) -> str:
+    """The module that ``name`` is, or that it is an attribute of."""
+    while name and name not in known:
+        name = name.rpartition(".")[0]
+    return name or "__init__"
+
+
+def circles(graph: Mapping[str, set[str]]) -> Iterator[list[str]]:
+    """Each set of modules that import each other, sorted (Tarjan's algorithm)."""
+    number: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        number[node] = low[node] = len(number)
+        stack.append(node)
+        for other in graph.get(node, ()):
+            if other not in number:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], number[other])
+        if low[node] == number[node]:
+            at = stack.index(node)
+            members, stack[at:] = stack[at:], []
+            if len(members) > 1 or node in graph.get(node, ()):
+                found.append(sorted(members))
+
+    for node in sorted(graph):
+        if node not in number:
+            visit(node)
+    yield from found
+
+
+def _rows(order: list[str], rooms: set[str]) -> Iterator[str]:
+    """What is wrong with the list by itself."""
+    for room in order:
+        if room not in rooms:
+            yield f"docs/design.md: the house has a room {room}, and there is no such file or package"
+        if order.count(room) > 1:
+            yield f"docs/design.md: the house has the room {room} twice"
+
+
+def problems(root: Path) -> Iterator[str]:
+    """One line for each import that goes up the house, each circle, and each difference between list and folder."""
+    order, files = house(root), modules(root)
+    yield from _rows(order, {name.partition(".")[0] for name in files})
+    graph: dict[str, set[str]] = {}
+    for name, path in files.items():
+        room, shown = name.partition(".")[0], path.relative_to(root)
+        if room not in order:
+            yield f"{shown}: {name} has no place in the house of docs/design.md"
             continue
-        for line, imported in imports(ast.parse(path.read_text(encoding="utf-8"))):
-            other = room_of(imported, order)
-            if other is not None and other != room and order.index(other) > order.index(room):
-                yield f"{path.relative_to(ROOT)}:{line}: {room} stands above {other} and must not import it"
+        graph[name] = set()
+        for line, other in imports(path, files):
+            graph[name].add(other)
+            theirs = other.partition(".")[0]
+            if theirs == room or theirs not in order:
+                continue
+            if order.index(theirs) > order.index(room):
+                yield f"{shown}:{line}: {room} stands above {theirs} and must not import it"
+            elif theirs not in NARROW.get(room, order):
+                yield f"{shown}:{line}: {room} must do without {theirs}"
+    for members in circles(graph):
+        yield f"a circle: {', '.join(members)} import each other"
 
 
-def main() -> int:
+def main(argv: list[str]) -> int:
     """Print what is out of order; 1 when anything is."""
-    found = list(problems())
+    found = list(problems(Path(argv[0]) if argv else Path(__file__).resolve().parent.parent))
     for line in found:
         print(line)
     return 1 if found else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -14,11 +14,13 @@ from typing import Final
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from prefork import errors, hooks, metrics, settings
-from prefork.fields import GROUPS, Field
-from prefork.net import verdict
-from prefork.net.verdict import Row
-from prefork.status import Status
+from prefork import errors, hooks
+from prefork.cli import metrics
+from prefork.config import settings
+from prefork.config.fields import GROUPS, Field
+from prefork.net import accept_errors
+from prefork.net.accept_errors import Row
+from prefork.status.model import Status
 from prefork.wsgi import options
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -109,14 +111,14 @@ def table_of_metrics() -> Iterator[str]:
 
 def theory_of_errnos() -> Iterator[str]:
     """What stands above the table in net.verdict."""
-    yield (verdict.__doc__ or "").split("======\n", 1)[1].split("Table\n=====", 1)[0].strip()
+    yield (accept_errors.__doc__ or "").split("======\n", 1)[1].split("Table\n=====", 1)[0].strip()
 
 
 def table_of_errnos() -> Iterator[str]:
     """The table of net.verdict."""
     yield "| errno | when Linux gives it | verdict | once a stop is ordered | when it does not listen |"
     yield "| --- | --- | --- | --- | --- |"
-    for row in (*verdict.TABLE.values(), verdict.OTHER):
+    for row in (*accept_errors.TABLE.values(), accept_errors.OTHER):
         yield f"| {row.name} | {row.reason} | {' | '.join(_verdicts(row))} |"
 
 
@@ -126,9 +128,9 @@ def _verdicts(row: Row) -> list[str]:
 
 def table_of_verdicts() -> Iterator[str]:
     """What each verdict means: the docstrings below the members. Python doesn't keep these, the source does."""
-    source = Path(verdict.__file__).read_text(encoding="utf-8")
+    source = Path(accept_errors.__file__).read_text(encoding="utf-8")
     yield "| verdict | what the worker does |\n| --- | --- |"
-    for found in verdict.Verdict:
+    for found in accept_errors.Verdict:
         text = source.split(f'\n    {found.name} = {int(found)}\n    """', 1)[1].split('"""', 1)[0]
         yield f"| `{found.name}` | {' '.join(text.split())} |"
 

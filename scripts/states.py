@@ -1,4 +1,4 @@
-"""Draw docs/states.svg, the life of a worker: the states that prefork.scoreboard has, and the steps between them.
+"""Draw docs/states.svg, the life of a worker: the states of prefork.scoreboard.layout, and the steps between.
 
 .venv/bin/python scripts/states.py
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from prefork.scoreboard import State
+from prefork.scoreboard.layout import State
 
 DRAWING: Final = Path(__file__).resolve().parent.parent / "docs" / "states.svg"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from prefork.board import Board
-from prefork.control import Client
+from prefork.cli.top_view import Board
+from prefork.services.control import Client
 from prefork.testing import Load, running_target
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.figures import full
+from tests.support.figures import full
 
 # Started in the background, or by nohup, the tests would inherit ignored signals and hand them on to every server.
 for _signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):

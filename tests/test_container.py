@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from prefork.control import Client
+from prefork.services.control import Client
 from prefork.testing import Server, call_until, request, wait_for
 from prefork.testing.faults import always, unavailable
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
-from tests.probing import APPS
+from tests.support.probing import APPS
 
 CONTAINER = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child"]
 ALLOWED = subprocess.run([*CONTAINER, "true"], capture_output=True, check=False).returncode == 0

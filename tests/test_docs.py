@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from prefork.cli import COMMANDS, main
-from tests.documents import ROOT, Session, blocks, commands, try_flags
+from prefork.cli.main import COMMANDS, main
+from tests.support.documents import ROOT, Session, blocks, commands, try_flags
 
 OF_THE_SERVERS = {"embed.md", "wsgi.md"}
 """Pages whose programs are those of examples/, run by tests/embed and tests/wsgi: only what they name is looked at."""

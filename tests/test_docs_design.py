@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from prefork.scoreboard import State
+from prefork.scoreboard.layout import State
 from prefork.testing import burst, request
 from prefork.testing.faults import always, unavailable
 from prefork.testing.plugin import ServerFactory
-from tests.documents import ROOT
+from tests.support.documents import ROOT
 
 STATES = runpy.run_path(str(ROOT / "scripts" / "states.py"))
 
 TRACED = """
 import logging, os, sys
 import prefork
-from prefork.scoreboard import STATE, State
-from prefork.seat import Seat
+from prefork.scoreboard.layout import STATE, State
+from prefork.scoreboard.entry import Seat
 
 enter = Seat.enter
 

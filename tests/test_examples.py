@@ -10,7 +10,7 @@ import pytest
 
 from prefork.testing import connect, hold_port, request
 from prefork.testing.plugin import ServerFactory
-from tests.probing import line
+from tests.support.probing import line
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"

@@ -17,15 +17,17 @@ from hypothesis import example, given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from prefork import fdstore, settings, upgrade
-from prefork.cli import main
-from prefork.control import place
+from prefork.cli.main import main
+from prefork.config import settings
+from prefork.config.launch import HANDOVER, REHEARSAL
 from prefork.errors import ControlError, ListenError, PreforkError, SettingsError
-from prefork.handover import REHEARSAL, VARIABLE, Handover, HandoverError
-from prefork.loop import Loop
 from prefork.net.binding import systemd_sockets
-from prefork.notify import Notify
-from prefork.takeover import Takeover
+from prefork.services.control import paths
+from prefork.services.sd_notify import Notify
+from prefork.supervisor import fdstore, upgrade
+from prefork.supervisor.event_loop import Loop
+from prefork.supervisor.handover import Handover, HandoverError
+from prefork.supervisor.takeover import Takeover
 
 FLAGS = [field.flag for field in settings.fields()]
 VARIABLES = [field.env for field in settings.fields()]
@@ -175,7 +177,7 @@ def test_the_descriptor_store(room: str, path: str) -> None:
 def test_the_folder_of_control_sockets(given_folder: str, own: str, control: str) -> None:
     environ = {"RUNTIME_DIRECTORY": given_folder, "XDG_RUNTIME_DIR": own, "PREFORK_CONTROL": control}
     try:
-        place.find("", environ)
+        paths.find("", environ)
     except ControlError:
         pass
 
@@ -190,7 +192,7 @@ def test_the_folder_of_control_sockets(given_folder: str, own: str, control: str
 def test_hand_over_records_that_are_named(fd: str, pid: str, ours: bool) -> None:
     value = f"{fd}:{os.getpid() if ours else pid}"
     for variable, read in (
-        (VARIABLE, upgrade.received),
+        (HANDOVER, upgrade.received),
         (REHEARSAL, lambda: upgrade.rehearse(settings.Settings(), None, None)),
     ):
         with environment({variable: value.replace(str(os.getpid()), str(os.getppid())) if ours else value}):

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from prefork.control import Client
-from prefork.metrics import families
-from prefork.report import page
+from prefork.cli.metrics import families
+from prefork.services.control import Client
+from prefork.status.text import page
 from prefork.testing import Load, Server, request
 from prefork.testing.plugin import ServerFactory
-from tests.figures import count
-from tests.probing import APPS, get, steady, told
+from tests.support.figures import count
+from tests.support.probing import APPS, get, steady, told
 
 
 @pytest.fixture

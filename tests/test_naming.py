@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from prefork.fields import located
-from prefork.settings import Settings, by_name, fields
+from prefork.config.fields import located
+from prefork.config.settings import Settings, by_name, fields
 from prefork.testing import request, wait_for
 from prefork.testing.plugin import ServerFactory
 from prefork.wsgi import options as wsgi
-from tests.tls_clients import CERTS
+from tests.support.tls_clients import CERTS
 
 WSGI_APP = """\
 import os

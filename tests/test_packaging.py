@@ -17,7 +17,7 @@ from trove_classifiers import classifiers
 from prefork import __version__
 from prefork.testing import request
 from prefork.testing.plugin import ServerFactory
-from tests.documents import ROOT
+from tests.support.documents import ROOT
 
 pytestmark = pytest.mark.long
 

@@ -13,8 +13,8 @@ import pytest
 
 from prefork.testing import Load, Outcome, Server, burst, connect, request
 from prefork.testing.plugin import ServerFactory
-from tests.figures import count
-from tests.probing import (
+from tests.support.figures import count
+from tests.support.probing import (
     APPS,
     LOGGING,
     ask,

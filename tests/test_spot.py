@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from prefork.address import Address
+from prefork.config.address import Address
 from prefork.errors import ListenError
 from prefork.net.options import SocketOptions
 from prefork.net.unixpath import give_up, take

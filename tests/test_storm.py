@@ -13,9 +13,9 @@ import psutil
 from prefork.testing import Load, Outcome, Server
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import freeze, thaw
-from tests.figures import count
-from tests.probing import probe, steady, told
 from tests.storm.walk import Account, walk
+from tests.support.figures import count
+from tests.support.probing import probe, steady, told
 
 FEWEST, MOST = 2, 8
 DESCRIPTORS_OF_A_WORKER = 2  # its pidfd, its report pipe

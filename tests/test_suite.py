@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from prefork.control import place
+from prefork.services.control import paths
 from prefork.testing import request
 from prefork.testing.plugin import ServerFactory
 
@@ -66,5 +66,5 @@ def test_a_server_under_test_has_an_environment_and_a_control_folder_of_its_own(
     names = request(server.address).body.decode().split("\n")
     outside = [name for name in names if name.startswith(("PYTHON", "PREFORK", "LISTEN", "NOTIFY"))]
     assert outside == ["PYTHONPATH", "PYTHONUNBUFFERED"]
-    assert place.sockets(place.folder()) == []  # ours: a command without --control is not about that server
+    assert paths.sockets(paths.folder()) == []  # ours: a command without --control is not about that server
     assert server.stop() == 0

@@ -6,9 +6,9 @@ import socket
 import time
 from collections.abc import Callable
 
-from prefork import scoreboard
-from prefork.scoreboard import Scoreboard
-from prefork.seat import Lane
+from prefork.scoreboard import layout
+from prefork.scoreboard.entry import Lane
+from prefork.scoreboard.layout import Scoreboard
 
 TIMES = 20_000
 ROUNDS = 15
@@ -29,7 +29,7 @@ def main() -> None:
     """Time them."""
     listener = socket.create_server(("127.0.0.1", 0))
     family, kind, protocol, fd = int(listener.family), int(listener.type), listener.proto, listener.fileno()
-    lane = Lane(Scoreboard.create(1).seat(0)[scoreboard.LANE :])
+    lane = Lane(Scoreboard.create(1).seat(0)[layout.LANE :])
 
     def nothing() -> None:
         pass

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
 
-from prefork import target
+from prefork.config import target
 from prefork.embed.connections import Connections
 from prefork.errors import TargetError
 from prefork.system import limits
@@ -29,7 +29,7 @@ class Given:
     """What the user said.
 
     Attributes:
-        application: What is served, or its name as ``module:attribute`` (see `prefork.target`).
+        application: What is served, or its name as ``module:attribute`` (see `prefork.config.target`).
         options: The server's own options, by name.
     """
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from prefork.accept.offspring import guarded
 from prefork.embed.base import Embedded
 from prefork.embed.marks import Marked
-from prefork.offspring import guarded
 
 CONNECTIONS = 1000
 """How many connections a worker serves at a time, unless ``connections`` says so."""

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
+from prefork.accept.loop_listener import Inlet
+from prefork.accept.offspring import leave
 from prefork.embed.base import Embedded
 from prefork.errors import TargetError
-from prefork.inlet import Inlet
-from prefork.offspring import leave
 
 BEATS = 4
 """Under uvloop: how many times in ``timeout`` seconds a loop says that it lives."""

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from prefork.offspring import guarded
+from prefork.accept.offspring import guarded
 
 
 def among_others(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
-from prefork.natives import socket
+from prefork.system.natives import socket
 
 Name = int | str | bytes
 """What a connection has in common with its listener: the port, or the path or abstract name."""

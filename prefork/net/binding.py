@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
-from prefork.address import Address
+from prefork.config.address import Address
 from prefork.errors import ListenError
-from prefork.natives import socket
-from prefork.net import holder, unixpath
+from prefork.net import port_owner, unixpath
 from prefork.net.options import SocketOptions, apply
+from prefork.system.natives import socket
 
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START (sd_listen_fds(3))
 _DIGITS = 6  # of a count of descriptors; more than a process can have would only cost memory
@@ -115,7 +115,7 @@ def bind_inet(
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
-            raise holder.in_use(address, holder.of_port(*name[:2]), "port", shared=reuse_port) from error
+            raise port_owner.in_use(address, port_owner.of_port(*name[:2]), "port", shared=reuse_port) from error
         raise ListenError(f"bind: {address}: {_inet_clause(error, name)}") from error
     return sock
 
@@ -149,7 +149,7 @@ def bind_unix(
             raise
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise holder.in_use(address, holder.of_unix(f"@{address.name}"), "name") from error
+            raise port_owner.in_use(address, port_owner.of_unix(f"@{address.name}"), "name") from error
         raise ListenError(f"bind: {address}: {_unix_clause(error, address)}") from error
     return sock, None
 

@@ -7,8 +7,8 @@ import errno
 import struct
 from typing import Final
 
-from prefork.address import format_peer
-from prefork.natives import socket
+from prefork.system.natives import socket
+from prefork.system.peer import format_peer
 
 _IN: Final = struct.Struct("=H2s4s")  # sockaddr_in (ip(7)): family, port, address
 _IN6: Final = struct.Struct("=H2sI16sI")  # sockaddr_in6 (ipv6(7)): family, port, flow information, address, zone

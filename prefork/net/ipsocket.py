@@ -25,8 +25,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, overload
 
-from prefork.natives import select
 from prefork.net.inetaddress import ROOM, InetAddress
+from prefork.system.natives import select
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 # Without argtypes: ctypes converts plain ints and None faster so, and accept is the hot path.
@@ -91,7 +91,7 @@ class IPSocket:
         Raises:
             OSError: With the errno of accept4(2): BlockingIOError (EAGAIN) when nothing waits on a non-blocking socket,
                 EINVAL when it does not listen or ``flags`` holds a bit that is neither of the two, EMFILE at the limit
-                of descriptors ... `prefork.net.verdict` lists all of them and what to do.
+                of descriptors ... `prefork.net.accept_errors` lists all of them and what to do.
             InterruptedError: A signal came, and ``interruptible`` is true.
         """
         if flags & _FOREIGN_FLAGS:

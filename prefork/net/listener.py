@@ -25,16 +25,17 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Final
 
-from prefork.address import Address, format_peer, parse
+from prefork.config.address import Address, parse
 from prefork.errors import ListenError
-from prefork.natives import socket
 from prefork.net import binding, sharing
-from prefork.net.gate import Gate
-from prefork.net.group import SHARED, Group, Mode
 from prefork.net.options import SocketOptions, warn
 from prefork.net.queue import Depth, Diag, tcp_depth
-from prefork.net.record import How, Record
+from prefork.net.reuseport.group import SHARED, Group, Mode
+from prefork.net.reuseport.syn_gate import Gate
+from prefork.net.snapshot import How, Record
 from prefork.net.unixpath import Claim, FileId
+from prefork.system.natives import socket
+from prefork.system.peer import format_peer
 
 __all__ = ["How", "Listener", "Record"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Unpack
 
-from prefork.address import Address
+from prefork.config.address import Address
 from prefork.errors import ListenError, OrphansError
 from prefork.net import binding
 from prefork.net.listener import How, Listener, Record

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from prefork.natives import socket
+from prefork.system.natives import socket
 
 _log: Final = logging.getLogger("prefork")
 

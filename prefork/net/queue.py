@@ -18,7 +18,7 @@ import re
 import struct
 from typing import Final, NamedTuple, TypeAlias
 
-from prefork.natives import select, socket
+from prefork.system.natives import select, socket
 
 Handshake: TypeAlias = tuple[bytes, int, bytes]
 """A handshake under way: the client's address and port, and the address of ours that it speaks to."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from prefork.natives import socket
+from prefork.system.natives import socket
 
 _SYSTEMD: Final = "/run/systemd/system"  # sd_booted(3)
 _KEEPERS: Final = {"systemd", "dinit"}

@@ -45,11 +45,11 @@ import time
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from prefork.address import Address
+from prefork.config.address import Address
 from prefork.errors import ListenError
-from prefork.natives import socket
-from prefork.net import holder
+from prefork.net import port_owner
 from prefork.net.options import SocketOptions
+from prefork.system.natives import socket
 from prefork.system.spot import Spot, reach
 
 _log: Final = logging.getLogger("prefork")
@@ -236,16 +236,16 @@ def _check_free(spot: Spot, address: Address) -> None:
         probe.setblocking(False)
         try:
             _reach_socket(probe, spot)
-            by = holder.of_peer(probe, address.path)
+            by = port_owner.of_peer(probe, address.path)
         except BlockingIOError:
-            by = holder.of_unix(address.path)  # its queue is full: nobody is more alive
+            by = port_owner.of_unix(address.path)  # its queue is full: nobody is more alive
         except (ConnectionRefusedError, FileNotFoundError):
             return
         except OSError as error:
             if error.errno != errno.EPROTOTYPE:
                 raise
-            by = holder.of_unix(address.path)  # somebody's, and of another type
-    raise holder.in_use(address, by, "path")
+            by = port_owner.of_unix(address.path)  # somebody's, and of another type
+    raise port_owner.in_use(address, by, "path")
 
 
 def _reach_socket(probe: socket.socket, spot: Spot) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class FakeClock:
-    """A `prefork.clock.Clock` that stands still until it is moved.
+    """A `prefork.system.clock.Clock` that stands still until it is moved.
 
     Args:
         now: The first reading, in seconds. Not 0 by default: code that takes 0 for "never" shows itself.

@@ -19,7 +19,7 @@ from itertools import count as counter
 from itertools import cycle
 from typing import Final
 
-from prefork.address import Address, parse
+from prefork.config.address import Address, parse
 from prefork.testing.exchange import Judge, Outcome
 from prefork.testing.tally import Answer, Phase
 

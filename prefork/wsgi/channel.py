@@ -25,9 +25,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from prefork.lingering import ours
-from prefork.natives import select, socket
+from prefork.net.lingering import ours
 from prefork.net.queue import Diag
+from prefork.system.natives import select, socket
 from prefork.wsgi.refusal import ClientGoneError, RequestError
 
 RECEIVE: Final = 1 << 16  # bytes asked for in one receive
@@ -229,7 +229,7 @@ class Channel:
             self.close()
 
     def linger(self) -> None:
-        """Say that nothing more will be sent, and let what still comes be discarded (`prefork.lingering`)."""
+        """Say that nothing more will be sent, and let what still comes be discarded (`prefork.net.lingering`)."""
         ours.take(self._connection)
 
     def abort(self) -> None:

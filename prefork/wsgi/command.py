@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from prefork import cli, server
-from prefork.config import Configuration, Table
+from prefork import server
+from prefork.cli import main as cli
+from prefork.config.load import Configuration, Table
 from prefork.errors import TargetError
 from prefork.worker import Worker
 from prefork.wsgi import options
@@ -44,7 +45,7 @@ def wsgi(argv: Sequence[str]) -> int:
         The exit code.
 
     Raises:
-        PreforkError: As `prefork.cli.serving` does, and when httptools is missing or not safe.
+        PreforkError: As `prefork.cli.main.serving` does, and when httptools is missing or not safe.
     """
     return cli.serving(
         cli.Serving(

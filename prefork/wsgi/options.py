@@ -1,4 +1,4 @@
-"""What the WSGI server is told beyond `prefork.settings.Settings`: limits, proxies, the access log.
+"""What the WSGI server is told beyond `prefork.config.settings.Settings`: limits, proxies, the access log.
 
 One table, of the same `Field` entries as the settings, so that flags, environment, TOML, help and documentation can
 derive from it. Where gunicorn has a setting of the same meaning, its name is used.
@@ -10,9 +10,9 @@ import functools
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from prefork import fields as kinds
+from prefork.config import fields as kinds
+from prefork.config.fields import Field, Kind, setting
 from prefork.errors import SettingsError
-from prefork.fields import Field, Kind, setting
 from prefork.wsgi.forwarded import parse_networks
 
 LIMITS: Final = "Limits of a request"
@@ -23,7 +23,7 @@ GROUPS: Final = (LIMITS, BODIES, PROXIES, LOGGING)
 """The headings, in the order in which help and documentation show them."""
 
 DEFAULTS: Final = {"timeout": 30.0, "io_timeout": 30.0, "defer_accept": 5}
-"""Where a WSGI server's defaults differ from those of `prefork.settings.Settings`.
+"""Where a WSGI server's defaults differ from those of `prefork.config.settings.Settings`.
 
 HTTP clients speak first. With TCP_DEFER_ACCEPT a connection comes to a worker together with its request, so that no
 worker waits a second time for what is not there yet. A silent one is handed over after some seconds, and closed then.

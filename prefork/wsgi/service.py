@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import IO, TYPE_CHECKING, Any
 
-from prefork.address import format_peer
+from prefork.accept.offspring import leave
 from prefork.errors import BootError
-from prefork.natives import socket
-from prefork.notice import Notice
-from prefork.offspring import leave
-from prefork.tls import HandshakeError
+from prefork.net.tls import HandshakeError
+from prefork.system.natives import socket
+from prefork.system.peer import format_peer
+from prefork.system.throttle import Notice
 from prefork.wsgi.access import AccessLog
 from prefork.wsgi.body import Body, open_body, spool
 from prefork.wsgi.channel import RECEIVE, Channel, Pace
@@ -61,7 +61,7 @@ class Service:
         sockets: The listening sockets. The name of a single one with an address of its own is taken once; else that
             of each connection is asked for.
         io_timeout: Seconds that a client may make a send or receive wait; 0 for no limit.
-        tls: From `prefork.tls.context_of`; None for plain HTTP.
+        tls: From `prefork.net.tls.context_of`; None for plain HTTP.
         waiting: Told before each wait for a client how many seconds it may last at most, infinity included, and 0 when
             it is over, so that a limit of the worker's busy time can be put off for the client's part of it.
 

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable
 from typing import Final
 
-from prefork.natives import socket
+from prefork.system.natives import socket
 
 COOKIE: Final = 0.5
 """Seconds that a connection may be silent of which nothing is known."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from prefork.lingering import ours
-from prefork.natives import select, socket
-from prefork.tls import HandshakeError, reason
-from prefork.tls import close as close_secured
+from prefork.net.lingering import ours
+from prefork.net.tls import HandshakeError, reason
+from prefork.net.tls import close as close_secured
+from prefork.system.natives import select, socket
 from prefork.wsgi.channel import Channel, Pace
 from prefork.wsgi.refusal import ClientGoneError, RequestError
 
@@ -28,7 +28,7 @@ class TLSChannel(Channel):
     Args:
         connection: An accepted stream socket.
         pace: How long its client may make us wait.
-        context: From `prefork.tls.context_of`.
+        context: From `prefork.net.tls.context_of`.
 
     Raises:
         HandshakeError: The connection is gone already.

@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from prefork.fields import located
+from prefork.config.fields import located
+from prefork.config.settings import Settings
 from prefork.hooks import Hooks
 from prefork.master import Master
-from prefork.natives import socket
-from prefork.settings import Settings
+from prefork.system.natives import socket
 from prefork.worker import Worker
 from prefork.wsgi.options import DEFAULTS, WSGIOptions
 from prefork.wsgi.service import Application, Service

@@ -12,9 +12,9 @@ from prefork.testing import Server, connect
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
 from tests.embed.servers import APPS, SUBJECTS, Subject, each
-from tests.probing import get, told
+from tests.support.probing import get, told
 
-HELD = 5.0  # seconds that a child of /hold lives: see tests/apps/forking.py
+HELD = 5.0  # seconds that a child of /hold lives: see tests/support/apps/forking.py
 
 
 def serve(factory: ServerFactory, name: str) -> Server:

@@ -13,7 +13,7 @@ from prefork.testing.exchange import parse_http
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
 from tests.embed.servers import Subject, each, serve
-from tests.figures import count
+from tests.support.figures import count
 
 KEEP_ALIVE = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SLOW = b"GET /?wait=0.5 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"

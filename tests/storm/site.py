@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 
 import psutil
 
-from prefork.control.client import Client
 from prefork.errors import ControlError
-from prefork.status import Status
+from prefork.services.control.client import Client
+from prefork.status.model import Status
 from prefork.testing import Options, Server, hold_port, running
 from prefork.testing.faults import Injector
 from prefork.testing.processes import is_gone

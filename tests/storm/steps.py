@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from prefork.control.client import Client
 from prefork.errors import ControlError
-from prefork.status import Status
+from prefork.services.control.client import Client
+from prefork.status.model import Status
 from prefork.testing import call_until, connect, request, wait_for
 from prefork.testing.faults import Pattern, always, every, first
 from prefork.testing.processes import freeze, is_gone, limited_descriptors, thaw
@@ -27,7 +27,7 @@ from tests.storm.crowd import Crowd
 from tests.storm.site import PATIENCE, Site
 from tests.storm.squall import Squall, kill
 from tests.storm.truths import BrokenTruthError, Truths
-from tests.tracing import traced
+from tests.support.tracing import traced
 
 _RAISES: Final = ("raise RuntimeError('broken as asked')", "import nothing_of_that_name")
 _ENDS: Final = (

@@ -8,7 +8,7 @@ from typing import Final
 
 import psutil
 
-from prefork.status import Status
+from prefork.status.model import Status
 from tests.storm.site import PATIENCE, Facts, Site
 
 LOG_BYTES: Final = 64 * 1024

@@ -17,10 +17,11 @@ import tempfile
 from typing import Any
 from wsgiref.validate import validator
 
-from prefork.address import format_peer, parse
-from prefork.fields import TLS
-from prefork.settings import Settings, fields
-from prefork.tls import context_of
+from prefork.config.address import parse
+from prefork.config.fields import TLS
+from prefork.config.settings import Settings, fields
+from prefork.net.tls import context_of
+from prefork.system.peer import format_peer
 from prefork.wsgi.options import WSGIOptions
 from prefork.wsgi.service import Service
 from tests.wsgi import apps

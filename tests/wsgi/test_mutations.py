@@ -18,7 +18,7 @@ from prefork.wsgi.channel import Channel, Pace
 from prefork.wsgi.options import WSGIOptions
 from prefork.wsgi.parser import check_host, parse_head, read_head, transfer_length
 from prefork.wsgi.refusal import ClientGoneError, RequestError
-from tests.figures import count
+from tests.support.figures import count
 from tests.wsgi.harness import assert_clean, exchange, get, parse, serving
 
 BROWSER = get(

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from prefork.config.settings import by_name
 from prefork.errors import SettingsError
-from prefork.settings import by_name
 from prefork.wsgi.options import GROUPS, WSGIOptions, fields
 
 

@@ -16,7 +16,7 @@ from prefork.testing.client import connect
 from prefork.testing.server import Server
 from prefork.wsgi.channel import Channel, Pace
 from prefork.wsgi.tls import TLSChannel, _distinguished_name
-from tests.tls_clients import CERTS, KEYS, client_context, secured
+from tests.support.tls_clients import CERTS, KEYS, client_context, secured
 from tests.wsgi.apps import CONTENT
 from tests.wsgi.harness import WITHIN, assert_clean, get, parse, post, read_all, release, serving
 

@@ -23,13 +23,13 @@ from prefork.testing.client import Load, connect
 from prefork.testing.processes import limited_descriptors
 from prefork.testing.server import Server, running, running_script
 from prefork.wsgi.options import WSGIOptions
-from tests.tls_clients import KEYS, client_context
+from tests.support.tls_clients import KEYS, client_context
 from tests.wsgi.harness import ROOT, WITHIN, ask, assert_clean, get, parse, post, read_all
 
-# The same command with or without the row in `prefork.cli.COMMANDS`.
+# The same command with or without the row in `prefork.cli.main.COMMANDS`.
 COMMAND = """\
 import sys
-from prefork import cli
+from prefork.cli import main as cli
 cli.COMMANDS = (*cli.COMMANDS, cli.Command("wsgi", "serve a WSGI application", "prefork.wsgi.command:wsgi"))
 sys.exit(cli.main())
 """

@@ -1,0 +1,453 @@
+"""How a worker accepts.
+
+Two ways, one recovery. :class:`Blocking` contends with its siblings in a blocking accept on one listener: no poll, no
+lock, the kernel wakes one of them (accept(2); the wait is exclusive and first in, first out). :class:`Exclusive` serves
+several listeners through epoll with EPOLLEXCLUSIVE (epoll_ctl(2)) and registers anew every few connections, because the
+kernel wakes the earliest registrant first. A sibling that was woken and could not accept has had the only wake-up there
+is; it writes to ``go``, whose edge wakes another one, and to register anew is also to find what waits.
+
+Both are generators of accepted connections. As long as accept succeeds, nothing but accept is called; the first failure
+leads into the :mod:`recovery <prefork.accept.recovery>`.
+
+An application may have an exception raised in its worker at any moment: by a handler of a signal (a late SIGALRM), or
+from another thread (PyThreadState_SetAsyncExc). One that comes when its request is over meets the acceptor, at the
+latest when accept returns with the next connection. So what accept gives is stored without a moment in between: the
+interpreter looks for signals and exceptions after calls, at the start of functions and at backward jumps, but not
+between the step of a ``for`` over an iterator made of C and the assignment of what it gave. From there on the
+descriptor is always in an attribute or in a socket that is, until it is yielded. An exception ends a generator; the
+next that :meth:`Acceptor.connections` makes begins with what that one had in hand.
+
+How a worker is stopped:
+
+* SEAL, blocking: the signal handler puts an inert socket in the listener's place (dup2(2)). The interrupted accept is
+  retried by the interpreter (PEP 475) and fails with EINVAL, in this process alone; one that had succeeded is served.
+* SEAL, exclusive: the wake-up descriptor ends epoll_wait. (dup2 would leave the registration behind, on the open file
+  description, and epoll would spin.)
+* DRAIN: the master has made the listener non-blocking; accept goes on until it fails with EAGAIN.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from _socket import socket as CSocket  # noqa: N812  # a class, whose C name is in small letters
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from socket import socket as new_socket
+from typing import Any
+
+from prefork.accept.distress import QUARANTINE, Distress
+from prefork.accept.recovery import Do, Recovery, Rest
+from prefork.config.settings import Settings
+from prefork.errors import ListenerLostError
+from prefork.scoreboard.entry import Seat
+from prefork.system import limits
+from prefork.system.natives import select, socket
+from prefork.system.throttle import Log
+from prefork.system.waiting import readable
+
+Accepted = tuple[socket.socket, Any]
+
+Raw = tuple[int, Any]
+"""A descriptor and the peer's address."""
+
+Accept = Callable[[], Raw]
+"""``socket._accept`` of a listener, which is cheaper than ``socket.accept``."""
+
+_LEAVE = Do.LEAVE
+
+HOLD_LOOK = 1.0
+"""Seconds between two looks at who probes, while this worker holds because the system is short."""
+
+
+def _kind(listener: socket.socket) -> tuple[int, int, int]:
+    """Family, type and protocol, as numbers: the socket's own attributes make an enum's members of them."""
+    return _family(listener), _type(listener), listener.proto
+
+
+_family, _type = socket.SocketType.family.__get__, socket.SocketType.type.__get__
+
+# What socket.socket() does, in steps of which none runs Python code that an exception could end half-way.
+_allocate, _initialise = new_socket.__new__, CSocket.__init__
+_UNKNOWN = (-1, -1, -1)  # family, type and protocol that the kernel is asked for
+
+
+class Acceptor:
+    """WORKER. What both ways have in common.
+
+    Args:
+        sockets: the listening sockets.
+        seat: this worker's seat.
+        settings: for the backoff.
+        log: where trouble is told.
+        distress: what is done about scarcity beside waiting.
+    """
+
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        seat: Seat,
+        settings: Settings,
+        log: Log,
+        distress: Distress,
+    ) -> None:
+        self._sockets = sockets
+        self._seat = seat
+        self._log = log
+        self._distress = distress
+        self._recovery = Recovery(seat, settings, log, distress)
+        self._turn = 0
+        self._raw: Raw | None = None  # accepted, and not yet yielded
+        self._made: socket.socket | None = None  # what becomes of it
+
+    def connections(self) -> Iterator[Accepted]:
+        """Accepted connections with the peer's address, one at a time, until an order to leave is carried out.
+
+        Raises:
+            ListenerLostError: the listener is no listening socket any more.
+            OSError: a programming error (EBADF, ENOTSOCK, EFAULT, bad flags).
+            BaseException: what the application has had raised here. Nothing is lost by it: ask for another iterator.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how it accepts")
+
+    def obey(self) -> None:
+        """Do what the order asks for beyond its being known. In a signal handler, between any two instructions."""
+
+    @property
+    def given_up(self) -> bool:
+        """Whether what a generator has raised is ours: nothing more can be accepted."""
+        return self._recovery.given_up
+
+    # What the two ways do differently.
+
+    def _nothing_waits(self, listener: socket.socket) -> bool:  # noqa: ARG002  # the other way needs it
+        """Accept has found nothing. Returns whether to accept from this listener again."""
+        return False
+
+    def _probe(self) -> bool:
+        """Find out whether there are descriptors and memory for a connection, without waiting for one.
+
+        Returns:
+            True when there are; False when accept itself doesn't block, and will tell.
+
+        Raises:
+            OSError: what accept would fail with.
+        """
+        return False
+
+    # What they have in common.
+
+    def _recover(self, error: OSError, listener: socket.socket, accept: Accept) -> Accepted | None:
+        """Do what is to be done about ``error``, a failure of ``accept``, until that succeeds.
+
+        Returns:
+            A connection, perhaps another listener's; None when this one has no more for us now.
+        """
+        while True:
+            step = self._recovery.decide(error, listener)
+            if step is _LEAVE:
+                return None
+            if isinstance(step, Rest):
+                accepted = self._rest(step)
+                if accepted is not None:
+                    return accepted
+            elif not self._goes_on(step, listener):
+                return None
+            if self._recovery.sealed:
+                return None
+            try:
+                self._attempt(accept)
+            except OSError as again:
+                self._own(again)
+                error = again
+            else:
+                return self._left()
+
+    def _attempt(self, accept: Accept) -> None:
+        """Accept again after a failure.
+
+        Raises:
+            OSError: it has failed again.
+        """
+        if self._recovery.scarce and self._probe():
+            self._recovery.relieved()  # before accept blocks: others may wait for the word
+        for self._raw in iter(accept, None):
+            break
+        self._recovery.over()
+
+    def _own(self, error: OSError) -> None:
+        """Raise ``error`` if it is none of accept(2)'s, but was raised by the application, as TimeoutError often is."""
+        if self._raw is not None or error.errno is None:
+            raise error
+
+    def _left(self) -> Accepted | None:
+        """The connection that has been accepted and not yielded, if there is one."""
+        raw = self._raw
+        if raw is None:
+            return None
+        if self._made is None:
+            self._made = _allocate(new_socket)
+        made = self._made
+        if made.fileno() < 0:
+            _initialise(made, *_UNKNOWN, raw[0])
+        return self._whole(made, raw)
+
+    def _whole(self, made: socket.socket, raw: Raw) -> Accepted:
+        made._io_refs, made._closed = 0, False  # type: ignore[attr-defined]  # see _allocate
+        self._raw = self._made = None
+        return made, raw[1]
+
+    def _goes_on(self, step: Do, listener: socket.socket) -> bool:
+        """Whether to accept from ``listener`` again, after whatever wait that asks for.
+
+        Raises:
+            ListenerLostError: it is lost, and no order to leave has come.
+        """
+        match step:
+            case Do.AGAIN:
+                return True
+            case Do.NOTHING:
+                return self._nothing_waits(listener)
+        self._wait_for(QUARANTINE)
+        if self._recovery.leaving:
+            return False
+        raise ListenerLostError("this worker can't accept any more, and no replacement has come")
+
+    def _rest(self, rest: Rest) -> Accepted | None:
+        """Accept nothing for a while, but shed if that is wanted; an order to leave ends it at once.
+
+        Returns:
+            A connection that was accepted to be shed and can be served after all.
+        """
+        end = time.monotonic() + rest.seconds
+        while self._recovery.scarce and self._distress.sheds and not self._recovery.leaving:
+            self._wait_for(min(self._distress.pause, end - time.monotonic()))
+            self._wait_for(end - time.monotonic(), *(listener.fileno() for listener in self._sockets))
+            if time.monotonic() >= end:
+                break
+            accepted = self._shed()
+            if accepted is not None:
+                self._recovery.over()
+                return accepted
+        self._wait_for(end - time.monotonic())
+        while rest.system and self._recovery.held:
+            self._wait_for(HOLD_LOOK, self._seat.go)
+        self._recovery.rested()
+        return None
+
+    def _shed(self) -> Accepted | None:
+        """Shed one of those who wait, at any listener: each has its turn, and nobody else looks after them now."""
+        for _ in self._sockets:
+            listener = self._sockets[self._turn % len(self._sockets)]
+            self._turn += 1
+            if readable(listener.fileno()):
+                self._raw = self._distress.shed(listener)
+                return self._left()
+        return None
+
+    def starved(self) -> None:
+        """A handler has met the limit of descriptors."""
+        if self._distress.starved():
+            self._wait_for(QUARANTINE)
+
+    def _after_a_round(self) -> None:
+        """A worker that leaks takes no more connections while its replacement is on its way; its siblings serve."""
+        if self._distress.leaks():
+            self._wait_for(QUARANTINE)
+
+    def _wait_for(self, seconds: float | None, *descriptors: int) -> None:
+        """Sleep until one of ``descriptors`` is readable, an order to leave comes, or ``seconds`` are over.
+
+        An order to drain ends it once; what is slept after that is slept.
+        """
+        if self._recovery.sealed:
+            return
+        if not self._recovery.leaving:
+            descriptors = (*descriptors, self._seat.stop_fd)
+        readable(*descriptors, seconds=seconds)
+
+
+class Blocking(Acceptor):
+    """WORKER. One listener, a blocking accept on it.
+
+    Args:
+        inert: a stream socket that does not listen, and never will; the others are as for :class:`Acceptor`.
+    """
+
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        seat: Seat,
+        settings: Settings,
+        log: Log,
+        distress: Distress,
+        inert: socket.socket,
+    ) -> None:
+        super().__init__(sockets, seat, settings, log, distress)
+        (self._listener,) = sockets
+        self._inert = inert
+        self._accept: Accept = self._listener._accept  # type: ignore[attr-defined]  # cheaper than socket.accept()
+        self._kind = _kind(self._listener)
+
+    def obey(self) -> None:
+        """For SEAL put the inert socket in the listener's place, in this process alone."""
+        if not self._recovery.sealed:
+            return
+        try:
+            self._put_inert_in_place()
+        except OSError:
+            # dup2 gives no number beyond the limit of descriptors, not even one that is open, and the limit may have
+            # been lowered since (prlimit(2)).
+            with limits.room_for(self._listener.fileno()):
+                self._put_inert_in_place()
+
+    def _put_inert_in_place(self) -> None:
+        os.dup2(self._inert.fileno(), self._listener.fileno(), inheritable=False)
+
+    def _nothing_waits(self, listener: socket.socket) -> bool:
+        """Somebody made the listener non-blocking, for all who share it: sleep until there is something again."""
+        self._wait_for(None, listener.fileno())
+        return True
+
+    def _probe(self) -> bool:
+        """The kernel takes a descriptor and a file first, and only then finds that a socket does not listen."""
+        try:
+            self._inert._accept()  # type: ignore[attr-defined]  # see below
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        return True
+
+    def connections(self) -> Iterator[Accepted]:
+        """Accepted connections; see :meth:`Acceptor.connections`."""
+        left = self._left()
+        if left is not None:
+            yield left
+        accept = self._accept
+        accepted = iter(accept, None)
+        family, kind, protocol = self._kind
+        allocate, initialise, cls, one_round = _allocate, _initialise, new_socket, self._distress.round
+        while True:
+            try:
+                for self._raw in islice(accepted, one_round):
+                    made = self._made = allocate(cls)
+                    descriptor, address = self._raw
+                    initialise(made, family, kind, protocol, descriptor)
+                    made._io_refs, made._closed = 0, False  # type: ignore[attr-defined]  # see _allocate
+                    self._raw = self._made = None  # noqa: PLW2901  # it is the loop's on purpose: see above
+                    yield made, address
+            except OSError as error:
+                self._own(error)
+                recovered = self._recover(error, self._listener, accept)
+                if recovered is None:
+                    return
+                yield recovered
+            else:
+                self._after_a_round()
+
+
+class Exclusive(Acceptor):
+    """WORKER. Several listeners, all non-blocking, one connection at a time, without a herd.
+
+    Raises:
+        OSError: no descriptor for what it needs.
+    """
+
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        seat: Seat,
+        settings: Settings,
+        log: Log,
+        distress: Distress,
+    ) -> None:
+        super().__init__(sockets, seat, settings, log, distress)
+        self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
+        self._epoll.register(seat.stop_fd, select.EPOLLIN)
+        # Two descriptors of each listener: the one that is registered, and the one that will be next.
+        self._pairs = [[listener.fileno(), os.dup(listener.fileno())] for listener in sockets]
+        for fd, _ in self._pairs:
+            self._epoll.register(fd, _EXCLUSIVE)
+        self._epoll.register(seat.go, _EXCLUSIVE | select.EPOLLET)
+
+    def connections(self) -> Iterator[Accepted]:
+        """Accepted connections; see :meth:`Acceptor.connections`."""
+        left = self._left()
+        if left is not None:
+            yield left
+        epoll, since = self._epoll, 0
+        takers: dict[int, Callable[[], Accepted | None]] = {self._seat.go: self._stand_behind}
+        for pair, listener in zip(self._pairs, self._sockets, strict=True):
+            takers |= dict.fromkeys(pair, self._taker(listener))
+        while not self._recovery.leaving:
+            for fd, _ in epoll.poll(maxevents=1):
+                if fd == self._seat.stop_fd:
+                    break
+                accepted = takers[fd]()
+                if accepted is not None:
+                    yield accepted
+                    since += 1
+            if since >= self._distress.round:
+                since = 0
+                self._after_a_round()
+                self._stand_behind()
+        epoll.close()
+        yield from self._drain()
+
+    def _stand_behind(self) -> None:
+        """Register anew, behind the siblings; the kernel looks then whether somebody waits.
+
+        First the new, then not the old: the kernel may have no room for it.
+        """
+        for pair in self._pairs:
+            before, after = pair
+            try:
+                self._epoll.register(after, _EXCLUSIVE)
+            except OSError as error:
+                if error.errno not in _NOT_NOW:
+                    raise
+                return  # what is registered stays so, if at a place that is not fair
+            self._epoll.unregister(before)
+            pair.reverse()
+
+    def _taker(self, listener: socket.socket) -> Callable[[], Accepted | None]:
+        """What accepts one connection if there still is one: a sibling may have been faster.
+
+        Made once for each listener: to ask a socket object for its family and type costs as much as a system call.
+        """
+        accept = listener._accept  # type: ignore[attr-defined]  # see Blocking
+        accepted = iter(accept, None)
+        of_kind = _kind(listener)
+
+        def take() -> Accepted | None:
+            try:
+                for self._raw in accepted:
+                    break
+            except OSError as error:
+                self._own(error)
+                return self._recover(error, listener, accept)
+            raw = self._raw
+            assert raw is not None  # accept gives a pair or raises
+            made = self._made = _allocate(new_socket)
+            _initialise(made, *of_kind, raw[0])
+            return self._whole(made, raw)
+
+        return take
+
+    def _drain(self) -> Iterator[Accepted]:
+        """After an order to leave: for DRAIN, whatever still waits on any listener."""
+        for listener in self._sockets:
+            take = self._taker(listener)
+            while not self._recovery.sealed:
+                accepted = take()
+                if accepted is None:
+                    break
+                yield accepted
+
+
+_EXCLUSIVE = select.EPOLLIN | select.EPOLLEXCLUSIVE
+
+_NOT_NOW = {errno.ENOMEM, errno.ENOSPC, errno.EINTR}
+"""What epoll_ctl(2) fails with when the kernel has no memory for one more registration, the user has too many, or a
+signal comes while a supervisor of system calls is being asked (seccomp_unotify(2))."""

@@ -1,0 +1,239 @@
+"""The inlet: a worker's listening socket, as somebody else's event loop can use it.
+
+A foreign loop takes connections in its own way: it waits until the listener is readable, calls accept, and knows
+neither orders nor what to do when descriptors run out. An inlet is what it is given in the listener's place. It is a
+``socket.socket`` in everything but this:
+
+* ``fileno()`` is an epoll descriptor that watches the listener (epoll(7): it is readable whenever the listener is, and
+  can itself be watched by select, poll, epoll). So the inlet decides what the loop sees. It is silent before the worker
+  is READY, while accept is to rest after a failure (a timer in the same epoll ends that), and once the worker has been
+  told to leave. dup2, which seals a listener for a blocking accept, would not do: an epoll registration stays behind
+  on the open file description.
+* accept never blocks and fails with EAGAIN only. What else goes wrong is dealt with as :mod:`prefork.accept.recovery`
+  says.
+* ``listen()``, ``setblocking()``, ``settimeout()`` and ``shutdown()`` do nothing to the listener, because all workers
+  share it: servers that are given a socket set its backlog anew, or shut it down when they stop.
+
+All of it runs in the WORKER, in the thread of the loop.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from select import EPOLL_CLOEXEC, EPOLLIN, epoll  # bound now: gevent's patches take epoll out of the module
+from typing import Any
+
+from prefork.accept.acceptor import HOLD_LOOK, Acceptor
+from prefork.accept.distress import Distress
+from prefork.accept.recovery import Do, Rest
+from prefork.config.settings import Settings
+from prefork.scoreboard.entry import Seat
+from prefork.scoreboard.events import Why
+from prefork.system.natives import socket
+from prefork.system.throttle import Log
+from prefork.system.timerfd import Timer
+
+
+class Intake(Acceptor):
+    """WORKER. The third way to accept: when a loop says that there may be something, without ever waiting.
+
+    Args:
+        listener: the listening socket; non-blocking.
+        seat: this worker's seat.
+        settings: for the backoff.
+        log: where trouble is told.
+        distress: what is done about scarcity beside waiting.
+        one_at_a_time: whether a call that has given a connection is followed by one that gives none, for a loop that
+            otherwise calls until nothing waits, and so would leave nothing to its siblings.
+        taken: called after each connection.
+
+    Raises:
+        OSError: no descriptor for what it needs.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        seat: Seat,
+        settings: Settings,
+        log: Log,
+        distress: Distress,
+        *,
+        one_at_a_time: bool,
+        taken: Callable[[], object],
+    ) -> None:
+        super().__init__((listener,), seat, settings, log, distress)
+        self._listener = listener
+        self._taken = taken
+        self._one_at_a_time = one_at_a_time
+        self._pausing = False
+        self._timer = Timer()
+        self._epoll = epoll(flags=EPOLL_CLOEXEC)
+        self._watched: set[int] = set()
+        self._closed = False
+        self._rest_taken: Rest | None = None
+
+    def fileno(self) -> int:
+        """What the loop is to watch; -1 once it is closed."""
+        return -1 if self._closed else self._epoll.fileno()
+
+    def open(self) -> None:
+        """Let connections come. Idempotent."""
+        if not self._closed:
+            self._watch(self._seat.stop_fd, self._timer.fileno(), self._listener.fileno())
+
+    def take(self) -> tuple[int, Any]:
+        """Accept.
+
+        Returns:
+            A descriptor and the peer's address, as accept(2) gives them.
+
+        Raises:
+            BlockingIOError: there is nothing for this worker at present.
+        """
+        if self._pausing or not self._watched or self._recovery.sealed or not self._rested():
+            self._pausing = False
+            if self._recovery.sealed:
+                self._retire()
+            raise _nothing()
+        accepted = None
+        try:
+            while accepted is None:
+                accepted = self._try()
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            # Not for the loop to make something of: this worker is to be replaced.
+            self._log.critical("%s", error)
+            self._seat.wish(Why.LISTENER_LOST)
+            self._retire()
+            raise _nothing() from error
+        self._recovery.over()
+        self._pausing = self._one_at_a_time
+        self._taken()
+        return accepted
+
+    def part(self) -> None:
+        """In a process that the application has forked: be silent, and leave the epoll alone, which both share."""
+        if not self._closed:
+            with epoll(flags=EPOLL_CLOEXEC) as own:
+                os.dup2(own.fileno(), self._epoll.fileno(), inheritable=False)
+            self._watched.clear()
+
+    def close(self) -> None:
+        """Stop for good and give the descriptors back. Idempotent."""
+        if not self._closed:
+            self._retire()
+            self._closed = True
+            self._epoll.close()
+            self._timer.close()
+
+    def _try(self) -> tuple[int, Any] | None:
+        """Accept once; None when it is to be tried again at once."""
+        listener, recovery = self._listener, self._recovery
+        try:
+            shed = self._distress.shed(listener) if recovery.scarce and self._distress.may_shed else None
+            return shed or listener._accept()  # type: ignore[attr-defined]  # (fd, address), as in the other ways
+        except BlockingIOError:
+            recovery.over()
+            if recovery.leaving:
+                self._retire()
+            raise _nothing() from None
+        except OSError as error:
+            step = recovery.decide(error, listener)
+            if step is Do.AGAIN:
+                return None
+            if isinstance(step, Rest):
+                self._begin(step)
+            elif step is not Do.NOTHING:
+                self._retire()
+            raise _nothing() from error
+
+    def _begin(self, rest: Rest) -> None:
+        """Accept nothing for as long as ``rest`` says."""
+        self._rest_taken = rest
+        self._unwatch(self._listener.fileno())
+        self._timer.set(rest.seconds)
+
+    def _rested(self) -> bool:
+        """Whether there is no rest to be taken any more; who asks has been woken by something."""
+        rest, go = self._rest_taken, self._seat.go
+        if rest is None or self._recovery.leaving:
+            return True
+        if not self._timer.take() and go not in self._watched:
+            return False
+        if rest.system and self._recovery.held:
+            self._watch(go)
+            self._timer.set(HOLD_LOOK)
+            return False
+        self._unwatch(go)
+        self._rest_taken = None
+        self._recovery.rested()
+        self._watch(self._listener.fileno())
+        return True
+
+    def _retire(self) -> None:
+        """Be silent from now on."""
+        self._unwatch(*self._watched)
+
+    def _watch(self, *descriptors: int) -> None:
+        for fd in descriptors:
+            if fd not in self._watched:
+                self._epoll.register(fd, EPOLLIN)
+                self._watched.add(fd)
+
+    def _unwatch(self, *descriptors: int) -> None:
+        for fd in descriptors:
+            if fd in self._watched:
+                self._watched.discard(fd)
+                self._epoll.unregister(fd)
+
+
+class Inlet(socket.socket):
+    """WORKER. What a foreign loop takes for its listening socket; made by :meth:`prefork.Worker.inlets`.
+
+    Args:
+        intake: accepts.
+        listener: the listening socket, which stays the worker's.
+
+    Raises:
+        OSError: no descriptor for a copy of the listener's.
+    """
+
+    def __init__(self, intake: Intake, listener: socket.socket) -> None:
+        # A descriptor of its own, so that getsockname() and the like work, and close() costs the worker nothing.
+        super().__init__(listener.family, listener.type, listener.proto, fileno=os.dup(listener.fileno()))
+        super().setblocking(False)
+        self._intake = intake
+
+    def fileno(self) -> int:
+        """The descriptor to wait on; never to accept on."""
+        return self._intake.fileno()
+
+    def _accept(self) -> tuple[int, Any]:
+        """What ``accept()``, and gevent, build upon."""
+        return self._intake.take()
+
+    def listen(self, backlog: int = 0, /) -> None:
+        """Do nothing: it listens, and the length of its queue is a setting (``backlog``)."""
+
+    def setblocking(self, flag: bool, /) -> None:
+        """Do nothing: it never blocks."""
+
+    def settimeout(self, value: float | None, /) -> None:
+        """Do nothing: it never blocks."""
+
+    def shutdown(self, how: int, /) -> None:  # noqa: ARG002  # the socket's own signature
+        """Take no more connections in this worker, whatever ``how``: all of them share the listener."""
+        self._intake.close()
+
+    def close(self) -> None:
+        """Take no more connections in this worker."""
+        self._intake.close()
+        super().close()
+
+
+def _nothing() -> BlockingIOError:
+    return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))

@@ -1,0 +1,228 @@
+"""The recovery: what a worker does when accept(2) fails, until an accept succeeds or it is time to leave.
+
+The verdict on an errno stands in :mod:`prefork.net.accept_errors`. :meth:`Recovery.decide` makes of it what is to be
+done next, and does all of it but the waiting: the acceptors sleep, an event loop sets a timer. A success ends the
+:mod:`spell <prefork.accept.failure_streak>`, with every count and delay.
+
+Want of descriptors or memory shows before the kernel looks at the queue. So it can be known to be over before somebody
+connects: by an accept that finds a descriptor and a file and then has nothing to accept. From a non-blocking listener
+that is EAGAIN; beside a blocking one, EINVAL from a socket that does not listen. It matters because the whole server
+may be waiting for the word (:mod:`prefork.supervisor.pressure`), and the connection that would bring it may come to a
+sibling, or in an hour.
+
+All of it runs in the WORKER.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import functools
+import logging
+from dataclasses import dataclass
+
+from prefork.accept.distress import Distress
+from prefork.accept.failure_streak import SCARCITY, Spell
+from prefork.config.settings import Settings
+from prefork.net import accept_errors as table
+from prefork.net.accept_errors import Verdict, place, resolve, row
+from prefork.scoreboard.entry import Seat
+from prefork.scoreboard.events import Kind, Why
+from prefork.scoreboard.layout import Order, State
+from prefork.system.natives import socket
+from prefork.system.throttle import Log, Notice
+from prefork.system.waiting import readable
+
+_RUN = Order.RUN
+_SEALED = frozenset({Order.SEAL, Order.QUIT})
+
+PATIENCE = 10.0
+"""Seconds to be waited for one failure that only the listener's end explains, before the listener counts as lost."""
+
+
+class Do(enum.Enum):
+    """What to do next."""
+
+    AGAIN = "again"
+    """Accept again, at once."""
+    NOTHING = "nothing"
+    """Nothing waits: accept again when something does."""
+    LEAVE = "leave"
+    """Accept no more from this listener: there is an order to leave."""
+    LOST = "lost"
+    """Accept no more from this listener: it is lost. The master knows, and will send an order to leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Accept nothing for ``seconds``, and then not while :attr:`Recovery.held`, if the ``system`` is short."""
+
+    seconds: float
+    system: bool
+
+
+class Recovery:
+    """WORKER. The recovery of one acceptor.
+
+    Args:
+        seat: this worker's seat.
+        settings: for the backoff.
+        log: where trouble is told.
+        distress: what is done about scarcity beside waiting.
+
+    Attributes:
+        given_up: whether nothing more can be accepted, and no order to leave is why.
+    """
+
+    def __init__(self, seat: Seat, settings: Settings, log: Log, distress: Distress) -> None:
+        self.given_up = False
+        self._seat = seat
+        self._settings = settings
+        self._log = log
+        self._spell: Spell | None = None
+        self._distress = distress
+
+    @property
+    def leaving(self) -> bool:
+        """Whether there is an order to leave."""
+        return self._seat.obeyed is not _RUN
+
+    @property
+    def sealed(self) -> bool:
+        """Whether nothing more is to be accepted."""
+        return self._seat.obeyed in _SEALED
+
+    @property
+    def scarce(self) -> bool:
+        """Whether it is descriptors or memory that is waited for."""
+        return self._spell is not None and self._spell.scarce
+
+    @property
+    def held(self) -> bool:
+        """Whether it is for another worker to find out that the system's shortage is over."""
+        return not self.leaving and not self._seat.prober and not readable(self._seat.go)
+
+    def decide(self, error: OSError, listener: socket.socket) -> Do | Rest:
+        """What to do about ``error``, a failure of accept on ``listener``.
+
+        Raises:
+            OSError: ``error`` itself, a programming error (EBADF, ENOTSOCK, EFAULT, bad flags).
+        """
+        number = error.errno or 0
+        listening = _listens(listener) if row(number).deaf is not None else None
+        # The order itself, not only what a handler has made of it: accept may fail because of the order, before the
+        # interpreter comes to run the handler of the signal that points to it.
+        stopping = self.leaving or self._seat.order is not _RUN
+        verdict = resolve(number, stopping=stopping, listening=listening)
+        if verdict is _STOP or self.sealed:
+            return _LEAVE
+        self._seat.accept_failed(number, place(number))
+        if stopping and not (readable(listener.fileno()) and _listens(listener)):
+            return _LEAVE  # for want of a descriptor accept fails whether somebody waits or not
+        if self.scarce and verdict not in SCARCITY:
+            self.relieved()  # whatever it is, a want of descriptors would have shown before it
+        if verdict is Verdict.POLL and not readable(listener.fileno()):
+            self.over()
+            return Do.NOTHING
+        spell = self._spell = self._spell or Spell(self._settings.backoff)
+        if verdict in _AT_ONCE:
+            spell.fruitless += 1
+            if spell.fruitless <= table.DEAD_IN_A_ROW:
+                self._notice.tell(logging.DEBUG, number, "accept fails: %s; trying again at once", _describe(error))
+                return Do.AGAIN
+        if verdict in _FOR_GOOD:
+            listens = bool(_listens(listener))
+            if not listens or spell.waited_for(number) >= PATIENCE:
+                return self._give_up(verdict, error, listens=listens)
+        return self._back_off(verdict, error, spell)
+
+    @functools.cached_property
+    def _notice(self) -> Notice:
+        """Where trouble is told; made when there is some."""
+        return Notice(self._log)
+
+    def _back_off(self, verdict: Verdict, error: OSError, spell: Spell) -> Rest:
+        """Out of the kernel's wait queue for a growing time, so that siblings get the connections; also this one."""
+        number, seat = error.errno or 0, self._seat
+        scarce, system = verdict in SCARCITY, verdict is Verdict.BACK_OFF_SYSTEM
+        news = number != spell.errno
+        seconds = spell.wait(number, verdict)
+        level = _LEVELS.get(verdict, logging.WARNING)
+        self._notice.tell(level, (number, "waits"), "accept fails: %s; backing off", _describe(error))
+        if not self.leaving:
+            seat.enter(State.BACKING_OFF)
+        # Again when nobody holds for it: then the master has taken it for over, and it is not.
+        if scarce and (news or (system and not seat.board.hold)):
+            seat.tell(Kind.PRESSURE, number)
+        if news and not system:
+            seat.beckon()
+        if news and verdict is Verdict.BACK_OFF_WORKER:
+            self._distress.starved()
+        return Rest(seconds, system)
+
+    def _give_up(self, verdict: Verdict, error: OSError, *, listens: bool) -> Do:
+        """Out of it for good."""
+        self.given_up = True
+        self._seat.beckon()
+        if verdict is Verdict.FATAL:
+            raise error
+        level = logging.CRITICAL if listens else logging.DEBUG  # of a listener that is gone the master tells, once
+        self._log.log(level, "accept fails for good: %s; this worker is to be replaced", _describe(error))
+        self._seat.wish(Why.LISTENER_LOST)
+        return Do.LOST
+
+    def rested(self) -> None:
+        """The rest is over, and accept is next."""
+        if not self.scarce and not self.leaving:
+            self._seat.enter(State.SERVING)  # it may well block
+
+    def relieved(self) -> None:
+        """What accept was short of is there again. Idempotent."""
+        spell, seat = self._spell, self._seat
+        if spell is not None and spell.backs_off:
+            if spell.scarce:
+                seat.relieved(spell.errno)
+            if not self.leaving:
+                seat.enter(State.SERVING)
+            self._notice.end("accept goes on; it had failed %d times", spell.failures)
+            spell.relieved()
+
+    def over(self) -> None:
+        """An accept has succeeded, or found that nothing waits: the trouble is over. Idempotent."""
+        self.relieved()
+        self._spell = None
+
+
+_STOP, _LEAVE = Verdict.STOP, Do.LEAVE
+
+_AT_ONCE = {Verdict.RETRY, Verdict.POLL, Verdict.DEAD_CONNECTION}
+
+_FOR_GOOD = {Verdict.LISTENER_LOST, Verdict.FATAL, Verdict.BACK_OFF_PERMISSION}
+"""Verdicts that end the worker: at once when the listener does not listen, else when nothing else comes for PATIENCE.
+
+An errno that says the listener is lost while SO_ACCEPTCONN says that it listens is waited out: a worker's end would
+cost more than a wait, and would not mend it.
+"""
+
+_LEVELS = {
+    Verdict.BACK_OFF_WORKER: logging.DEBUG,  # these two are told by the master, once for all workers
+    Verdict.BACK_OFF_SYSTEM: logging.DEBUG,
+    Verdict.LISTENER_LOST: logging.CRITICAL,
+    Verdict.FATAL: logging.CRITICAL,
+    Verdict.BACK_OFF_PERMISSION: logging.ERROR,
+}
+
+
+def _listens(listener: socket.socket) -> bool | None:
+    """SO_ACCEPTCONN of ``listener`` (socket(7)); None when it can't be asked."""
+    try:
+        return bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:
+        return None
+
+
+def _describe(error: OSError) -> str:
+    number = error.errno or 0
+    known = row(number)
+    name = errno.errorcode.get(number, f"errno {number}") if known is table.OTHER else known.name
+    return f"{name}, {known.reason}"

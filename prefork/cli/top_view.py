@@ -1,0 +1,273 @@
+"""What ``prefork top`` shows: statuses over time, the order of rows, what is selected, and the picture of it.
+
+No terminal and no server: :meth:`Board.take` is given statuses, :meth:`Board.press` keys, and :meth:`Board.picture`
+gives text for a size. Needs ``prefork[top]``.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rich.text import Text
+
+from prefork.errors import printable
+from prefork.status import text as report
+from prefork.status.model import Status, Working
+
+SIGNS: Final = {"idle": "_", "busy": "B", "starting": "S", "backing off": "!", "leaving": "G"}
+"""The scoreboard's sign for a worker, as Apache has it where the meaning is the same; "." is a place without one."""
+
+KEYS: Final = "q quit  s sort  S reverse  j k select  d dump  r recycle  + - workers  R reload"
+
+_STYLES: Final = {"busy": "bold green", "starting": "cyan", "backing off": "bold red", "leaving": "yellow", "idle": ""}
+_REMEMBERED: Final = 400  # samples for the sparklines; the widest terminals have fewer columns
+_DEATHS: Final = 3  # lines
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One worker with what follows from two statuses."""
+
+    worker: Working
+    rate: float
+    """Connections a second since the status before."""
+    cpu: float | None
+    """Share of one CPU since then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the table: its heading, its cell, and what rows are sorted by."""
+
+    heading: str
+    cell: Callable[[Row], str]
+    key: Callable[[Row], Any]
+
+
+def _text(text: str, style: str = "") -> Text:
+    """A line whose words may have come from anywhere: what would move the cursor is escaped."""
+    return Text(printable(text), style)
+
+
+def _or_dash(value: float | None, form: Callable[[float], str]) -> str:
+    return "-" if value is None else form(value)
+
+
+def rate(value: float) -> str:
+    """A rate in four characters or less: 0, 2.5, 1234, 12k."""
+    if value < 9.95:
+        return f"{value:.1f}" if value else "0"
+    if value < 9999.5:
+        return f"{value:.0f}"
+    return f"{value / 1000:.0f}k"
+
+
+COLUMNS: Final = (
+    Column("#", lambda row: str(row.worker.slot), lambda row: -row.worker.slot),
+    Column("PID", lambda row: str(row.worker.pid), lambda row: row.worker.pid),
+    Column("GEN", lambda row: str(row.worker.generation), lambda row: row.worker.generation),
+    Column("STATE", lambda row: row.worker.state.replace("backing off", "backoff"), lambda row: row.worker.state),
+    Column("FOR", lambda row: report.duration(row.worker.seconds), lambda row: row.worker.seconds),
+    Column("AGE", lambda row: report.duration(row.worker.age), lambda row: row.worker.age),
+    Column("SERVED", lambda row: report.number(row.worker.served), lambda row: row.worker.served),
+    Column("/S", lambda row: rate(row.rate), lambda row: row.rate),
+    Column("FAIL", lambda row: report.number(row.worker.failed), lambda row: row.worker.failed),
+    Column("MEAN", lambda row: _or_dash(row.worker.mean or None, report.duration), lambda row: row.worker.mean),
+    Column("MAX", lambda row: _or_dash(row.worker.longest or None, report.duration), lambda row: row.worker.longest),
+    Column("RSS", lambda row: report.size(row.worker.process.rss), lambda row: row.worker.process.rss or 0),
+    Column("CPU", lambda row: _or_dash(row.cpu, lambda share: f"{share:.0%}"), lambda row: row.cpu or 0.0),
+    Column(
+        "FDS",
+        lambda row: _or_dash(row.worker.process.descriptors, lambda count: f"{count:.0f}"),
+        lambda row: row.worker.process.descriptors or 0,
+    ),
+)
+"""The table's columns. Sorted by one of them, the greatest comes first; of the slots, the lowest."""
+
+
+class Board:
+    """What is shown now.
+
+    Attributes:
+        note: a line about what a key has brought about, or why there is nothing new.
+        text: what covers the table (tracebacks), line by line; empty for nothing.
+    """
+
+    def __init__(self) -> None:
+        self.note = ""
+        self.text: list[str] = []
+        self._status: Status | None = None
+        self._rows: list[Row] = []
+        self._rates: collections.deque[float] = collections.deque(maxlen=_REMEMBERED)
+        self._queues: collections.deque[float] = collections.deque(maxlen=_REMEMBERED)
+        self._sort = 0
+        self._backwards = False
+        self._selected = 0
+        self._first_line = 0
+
+    # What it is given.
+
+    def take(self, status: Status) -> None:
+        """The latest status."""
+        before = self._status
+        if before is not None and (before.pid, before.started) != (status.pid, status.started):
+            before = None  # another server by now
+        seconds = status.uptime - before.uptime if before else 0.0
+        known = {worker.pid: worker for worker in before.workers} if before else {}
+        selected = self._selected_pid
+        self._rows = [_row(worker, known.get(worker.pid), seconds) for worker in status.workers]
+        if before and seconds > 0:
+            done = status.totals.served + status.totals.failed - before.totals.served - before.totals.failed
+            self._rates.append(max(0.0, done / seconds))
+        self._queues.append(sum(listener.waiting for listener in status.listeners))
+        self._status = status
+        self._arrange(selected)
+
+    def press(self, key: str) -> str:
+        """A key, one character, or "up" or "down".
+
+        Returns:
+            What is to be done about it elsewhere: "quit", "dump", "recycle", "reload", "more", "less"; "" for nothing.
+        """
+        self.note = ""
+        if self.text and key not in {"up", "down", "j", "k", "q"}:
+            self.text = []
+            return ""
+        match key:
+            case "q" | "\x03" | "\x04":
+                return "quit"
+            case "s":
+                self._sort = (self._sort + 1) % len(COLUMNS)
+                self._arrange(self._selected_pid)
+            case "S":
+                self._backwards = not self._backwards
+                self._arrange(self._selected_pid)
+            case "j" | "down":
+                self._move(1)
+            case "k" | "up":
+                self._move(-1)
+            case _:
+                return {"d": "dump", "r": "recycle", "R": "reload", "+": "more", "-": "less"}.get(key, "")
+        return ""
+
+    def show(self, title: str, text: str) -> None:
+        """Cover the table with a text until a key is pressed."""
+        self.text = [title, "", *text.expandtabs().split("\n")]
+        self._first_line = 0
+
+    @property
+    def slot(self) -> int | None:
+        """The slot of the selected row."""
+        return self._rows[self._selected].worker.slot if self._rows else None
+
+    @property
+    def _selected_pid(self) -> int:
+        return self._rows[self._selected].worker.pid if self._rows else 0
+
+    @property
+    def size(self) -> int:
+        """How many workers are wanted."""
+        return self._status.size if self._status else 0
+
+    def _move(self, by: int) -> None:
+        if self.text:
+            self._first_line = max(0, min(len(self.text) - 1, self._first_line + by))
+        else:
+            self._selected = max(0, min(len(self._rows) - 1, self._selected + by))
+
+    def _arrange(self, selected: int) -> None:
+        """Sort the rows; the selection stays with its worker, or on its line when that one is gone."""
+        key = COLUMNS[self._sort].key
+        self._rows.sort(key=lambda row: (row.worker.slot, row.worker.pid))
+        self._rows.sort(key=key, reverse=not self._backwards)
+        lines = {row.worker.pid: line for line, row in enumerate(self._rows)}
+        self._selected = max(0, min(lines.get(selected, self._selected), len(self._rows) - 1))
+
+    # The picture.
+
+    def picture(self, width: int, height: int) -> Text:
+        """All of it, in ``height`` lines of ``width`` columns at the most."""
+        lines = self._head(width) if self._status else [Text("no answer yet", "dim")]
+        foot = [_text(self.note, "bold yellow") if self.note else Text(KEYS, "dim")]
+        room = max(0, height - len(lines) - len(foot))
+        lines += self._cover(room) if self.text else self._body(room)
+        lines += [Text("")] * (height - len(lines) - len(foot)) + foot
+        for line in lines:
+            line.truncate(width, overflow="crop")
+        return Text("\n").join(lines[-height:] if height < len(lines) else lines)
+
+    def _head(self, width: int) -> list[Text]:
+        status = self._status
+        assert status is not None
+        lines = [_text(report.headline(status), "bold")]
+        for listener in status.listeners:
+            limit = f" of {listener.backlog}" if listener.backlog else ""
+            lines.append(_text(f"{listener.address}  {listener.waiting} waiting{limit}"))
+        lines.append(_text(report.sums(status.totals)))
+        lines += [_text(line, "bold red") for line in report.alarms(status)]
+        lines.append(_spark("rate", self._rates, width, f"{rate(self._rates[-1]) if self._rates else '-'}/s", "green"))
+        lines.append(_spark("queue", self._queues, width, f"{self._queues[-1]:.0f}", "yellow"))
+        lines.append(self._scoreboard(status))
+        return lines
+
+    def _scoreboard(self, status: Status) -> Text:
+        """A sign for each slot in order, and those that leave behind."""
+        by_slot = {worker.slot: worker.state for worker in status.workers if worker.state != "leaving"}
+        line = Text(f"{'workers':<8}")
+        for slot in range(max(status.size, *(slot + 1 for slot in by_slot), 0)):
+            state = by_slot.get(slot, "")
+            line.append(SIGNS.get(state, "."), _STYLES.get(state, "dim"))
+        line.append(SIGNS["leaving"] * sum(worker.state == "leaving" for worker in status.workers), "yellow")
+        return line
+
+    def _body(self, room: int) -> list[Text]:
+        status = self._status
+        deaths = [_text(report.death(ended), "dim") for ended in (status.deaths if status else ())[:_DEATHS]]
+        rows = max(1, room - 1 - len(deaths))
+        start = max(0, min(self._selected - rows + 1, len(self._rows) - rows)) if self._selected >= rows else 0
+        lines = self._table(self._rows[start : start + rows], self._selected - start)
+        gap = [Text("")] * max(0, room - len(lines) - len(deaths))
+        return (lines + gap + deaths)[:room]
+
+    def _table(self, rows: list[Row], selected: int) -> list[Text]:
+        cells = [[column.heading for column in COLUMNS]]
+        cells += [[printable(column.cell(row)) for column in COLUMNS] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = []
+        for number, line in enumerate(cells, -1):
+            text = Text()
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True)):
+                left = COLUMNS[place].heading == "STATE"
+                style = "underline" if number < 0 and place == self._sort else ""
+                text.append(cell.ljust(width) if left else cell.rjust(width), style)
+                text.append(" ")
+            text.stylize("bold" if number < 0 else _STYLES.get(rows[number].worker.state, ""))
+            if number == selected:
+                text.stylize("reverse")
+            lines.append(text)
+        return lines
+
+    def _cover(self, room: int) -> list[Text]:
+        return [_text(line) for line in self.text[self._first_line : self._first_line + room]]
+
+
+def _row(worker: Working, before: Working | None, seconds: float) -> Row:
+    if before is None or seconds <= 0:
+        return Row(worker, 0.0, None)
+    done = worker.served + worker.failed - before.served - before.failed
+    cpu = None
+    if worker.process.cpu is not None and before.process.cpu is not None:
+        cpu = max(0.0, worker.process.cpu - before.process.cpu) / seconds
+    return Row(worker, max(0.0, done / seconds), cpu)
+
+
+def _spark(name: str, values: collections.deque[float], width: int, now: str, style: str) -> Text:
+    room = max(0, width - 8 - 8)
+    shown = list(values)[-room:] if room else []
+    line = Text(f"{name:<8}")
+    line.append(report.sparkline(shown).rjust(room), style)
+    line.append(f" {now:>7}")
+    return line

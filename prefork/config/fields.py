@@ -1,0 +1,377 @@
+"""What a setting is: its name, what it means, and the kind of value it takes.
+
+A `Kind` turns text (a flag, an environment variable) into a value, checks a value that came from Python or TOML, and
+writes a value back. It refuses with a `ValueError` whose message begins with the value and ends with the remedy, so
+that the setting's name in front of it makes a whole line. All of it is pure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from prefork.config.address import parse as parse_address
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+Plain = bool | int | float | str | tuple[str, ...]
+"""What a setting's value is in TOML."""
+
+LISTENING: Final = "Where to listen"
+SOCKETS: Final = "Socket options"
+TLS: Final = "TLS"
+WORKERS: Final = "Workers"
+TIMES: Final = "Time limits"
+RECYCLING: Final = "Replacing workers"
+FAILURES: Final = "When things fail"
+STOPPING: Final = "Stopping"
+APPLICATION: Final = "Application"
+OPERATIONS: Final = "Operations"
+GROUPS: Final = (LISTENING, WORKERS, APPLICATION, TIMES, RECYCLING, STOPPING, OPERATIONS, FAILURES, SOCKETS, TLS)
+"""The headings, in the order in which help and documentation show them."""
+
+_SHOWN: Final = 60  # characters of a refused value that are repeated in the message about it
+_BIGGEST: Final = 2**63 - 1
+_WHOLE: Final = re.compile(r"[+-]?[0-9]{1,20}")
+_SIZE: Final = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,6})?)([KMG]?)", re.IGNORECASE)
+_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_MODE: Final = re.compile(r"(?:0o)?([0-7]{1,6})")
+_YES: Final = frozenset({"1", "true", "yes", "on"})
+_NO: Final = frozenset({"0", "false", "no", "off"})
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
+    """One sort of value.
+
+    Args:
+        metavar: What stands for the value in ``--help``: a unit, or the forms it takes.
+        parse: Gives the value that a text means, its bounds not yet checked; ValueError when it means none.
+        check: Gives a value in its proper type, when type and range are right; else ValueError.
+        show: Writes a value as text that ``parse`` reads.
+        plain: Gives a value as TOML knows it, which ``check`` takes back.
+        switch: Whether the flag stands alone, with a second one that begins with ``--no-``.
+        repeats: Whether the flag may be given several times, each adding a value.
+        locate: Gives a value that names a file as an absolute path, from the folder where a relative one begins.
+    """
+
+    metavar: str
+    parse: Callable[[str], T]
+    check: Callable[[object], T]
+    show: Callable[[T], str] = str
+    plain: Callable[[T], Plain] = _unchanged
+    switch: bool = False
+    repeats: bool = False
+    locate: Callable[[T, str], T] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One setting, described once; flags, environment, TOML, help and documentation derive from it.
+
+    Args:
+        name: Its name in Python and in TOML.
+        default: Its value when nobody gives one.
+        kind: The values it takes.
+        group: The heading it stands under.
+        help: What it does, in sentences.
+        short: Its one-letter flag, with the hyphen; "" for none.
+    """
+
+    name: str
+    default: Any
+    kind: Kind[Any]
+    group: str
+    help: str
+    short: str = ""
+
+    @property
+    def flag(self) -> str:
+        """The flag on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def env(self) -> str:
+        """The environment variable."""
+        return "PREFORK_" + self.name.upper()
+
+    def parse(self, text: str) -> Any:
+        """The value that ``text`` means, its bounds not yet checked; ValueError with a whole line."""
+        return self._named(self.kind.parse, text)
+
+    def check(self, value: object) -> Any:
+        """``value`` in its proper type; ValueError with a whole line when it can't be used."""
+        return self._named(self.kind.check, value)
+
+    def _named(self, convert: Callable[[Any], Any], value: object) -> Any:
+        try:
+            return convert(value)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
+
+
+def setting(default: object, group: str, kind: Kind[Any], help: str, short: str = "") -> Any:  # noqa: A002  # the word that argparse and Field use
+    """One row of a table of settings, which is a dataclass; the arguments are those of `Field`."""
+    metadata = {"group": group, "kind": kind, "help": help, "short": short}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def table(settings: type) -> tuple[Field, ...]:
+    """The rows of a table of settings, in its order."""
+    return tuple(
+        Field(name=field.name, default=field.default, **field.metadata) for field in dataclasses.fields(settings)
+    )
+
+
+def located(settings: S, folder: str) -> S:
+    """A table of settings with every file that it names by its absolute path.
+
+    Args:
+        settings: The table.
+        folder: Where relative paths begin.
+    """
+    changed = {}
+    for field in table(type(settings)):
+        value = getattr(settings, field.name)
+        if field.kind.locate is not None and field.kind.locate(value, folder) != value:
+            changed[field.name] = field.kind.locate(value, folder)
+    return dataclasses.replace(settings, **changed) if changed else settings  # type: ignore[type-var]  # each is a dataclass
+
+
+def refusal(value: object, clause: str) -> ValueError:
+    """The error that says why a value can't be used, in one printable line."""
+    try:
+        shown = repr(value)
+    except ValueError:
+        shown = (
+            "a number of thousands of digits"  # which Python writes out only on request (sys.set_int_max_str_digits)
+        )
+    if len(shown) > _SHOWN:
+        shown = f"{shown[:_SHOWN]}..."
+    return ValueError(f"{shown} {clause}")
+
+
+def switch() -> Kind[bool]:
+    """Yes or no."""
+    clause = "is neither yes nor no; give true or false"
+
+    def parse(text: str) -> bool:
+        word = text.strip().lower()
+        if word not in _YES | _NO:
+            raise refusal(text, clause)
+        return word in _YES
+
+    def check(value: object) -> bool:
+        if not isinstance(value, bool):
+            raise refusal(value, clause)
+        return value
+
+    return Kind("yes|no", parse, check, lambda value: "yes" if value else "no", switch=True)
+
+
+def whole(noun: str, *, least: int = 0, most: int = _BIGGEST, metavar: str = "COUNT", auto: bool = False) -> Kind[Any]:
+    """A whole number.
+
+    Args:
+        noun: What it is, as in "-1 is not a count of processes".
+        least: The smallest allowed.
+        most: The biggest allowed.
+        metavar: What stands for it in the help.
+        auto: Whether the word "auto" is allowed in its place.
+    """
+    auto_remedy = ', or "auto"' if auto else ""
+
+    def refused(value: object) -> ValueError:
+        beyond = isinstance(value, int) and value > most
+        remedy = f"at most {most}" if beyond else f"{least} or more"
+        return refusal(value, f"is not {noun}; give {remedy}{auto_remedy}")
+
+    def parse(text: str) -> int | str:
+        text = text.strip()
+        if auto and text.lower() == "auto":
+            return "auto"
+        if not _WHOLE.fullmatch(text):
+            raise refused(text)
+        return int(text)
+
+    def check(value: object) -> int | str:
+        if auto and value == "auto":
+            return "auto"
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise refused(value)
+        return value
+
+    return Kind(f"{metavar}|auto" if auto else metavar, parse, check)
+
+
+def number(
+    noun: str, *, least: float = 0.0, most: float, metavar: str = "SECONDS", counts: bool = False
+) -> Kind[float]:
+    """A number; never nan nor infinite.
+
+    Args:
+        noun: What it is, as in "-1 is not a number of seconds".
+        least: The smallest allowed.
+        most: The biggest allowed.
+        metavar: What stands for it in the help.
+        counts: Whether it is a part of something below 1, and from there on a whole number.
+    """
+    parts = "0 (off), a fraction such as 0.9, or a whole number"
+    clause = f"is not {noun}; give {parts if counts else f'{least:g} to {most:.10g}'}"
+
+    def parse(text: str) -> float:
+        try:
+            return float(text)
+        except ValueError:
+            raise refusal(text, clause) from None
+
+    def check(value: object) -> float:
+        # A comparison with nan is false, and one of an int of any length with a float is exact.
+        if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+            raise refusal(value, clause)
+        if counts and value > 1 and value != math.floor(value):
+            raise refusal(value, clause)
+        return float(value)
+
+    return Kind(metavar, parse, check, lambda value: str(int(value)) if value == int(value) else repr(value))
+
+
+def size(*, least: int) -> Kind[int]:
+    """A number of bytes: 0, or ``least`` and more; as text also with the suffix K, M or G (powers of 1024)."""
+
+    def show(value: int) -> str:
+        unit = next((unit for unit in "GMK" if value and value % _UNITS[unit] == 0), "")
+        return f"{value // _UNITS[unit]}{unit}"
+
+    clause = f"is not a size; give 0 (off) or {show(least)} and more, such as 512M"
+
+    def parse(text: str) -> int:
+        match = _SIZE.fullmatch(text.strip())
+        if match is None:
+            raise refusal(text, clause)
+        amount = float(match[1]) if "." in match[1] else int(match[1])
+        return int(amount * _UNITS[match[2].upper()])
+
+    def check(value: object) -> int:
+        amount = parse(value) if isinstance(value, str) else value
+        if not isinstance(amount, int) or isinstance(amount, bool) or not least <= (amount or least) <= _BIGGEST:
+            raise refusal(value, clause)
+        return amount
+
+    return Kind("BYTES", parse, check, show, show)
+
+
+def choice(*words: str) -> Kind[str]:
+    """One of a few words, in capitals or not."""
+
+    def check(value: object) -> str:
+        if not isinstance(value, str) or value.lower() not in words:
+            raise refusal(value, f"is not known; give {', '.join(words[:-1])} or {words[-1]}")
+        return value.lower()
+
+    return Kind("|".join(words), str.strip, check)
+
+
+def text(pattern: str, remedy: str, *, metavar: str, locate: Callable[[str, str], str] | None = None) -> Kind[str]:
+    """A text of one form, or an empty one.
+
+    Args:
+        pattern: The regular expression that the whole text matches; it is printable besides.
+        remedy: The clause about one that doesn't.
+        metavar: What stands for it in the help.
+        locate: As `Kind` has it.
+    """
+
+    def check(value: object) -> str:
+        if not isinstance(value, str) or (value and not (value.isprintable() and re.fullmatch(pattern, value))):
+            raise refusal(value, remedy)
+        return value
+
+    return Kind(metavar, str.strip, check, locate=locate)
+
+
+def account(noun: str) -> Kind[str]:
+    """A user or a group, by name or number; nothing for none.
+
+    Args:
+        noun: Which of the two.
+    """
+    return text(r"[^\s:]{1,255}", f"is not a {noun}; give a name or a number", metavar=noun.upper())
+
+
+def path(noun: str, *words: str) -> Kind[str]:
+    """The path of a file; nothing for none.
+
+    Args:
+        noun: What it is the path of.
+        words: What else may stand there, and is no path.
+    """
+    return text(r".*[^/]", f"is not the path of a {noun}; name one", metavar="PATH", locate=path_in(*words))
+
+
+def path_in(*words: str) -> Callable[[str, str], str]:
+    """What makes a path absolute; nothing, and these words, are left as they are."""
+
+    def locate(value: str, folder: str) -> str:
+        return os.path.join(folder, value) if value and value not in words else value
+
+    return locate
+
+
+def mode() -> Kind[int | None]:
+    """Permission bits, written in octal; None (as text: nothing) leaves them alone."""
+    clause = 'is not a file mode; give octal digits in quotes, such as "0660"'
+
+    def show(value: int | None) -> str:
+        return "" if value is None else f"{value:04o}"
+
+    def parse(text: str) -> int | None:
+        if not text.strip():
+            return None
+        match = _MODE.fullmatch(text.strip())
+        if match is None:
+            raise refusal(text, clause)
+        return int(match[1], 8)
+
+    def check(value: object) -> int | None:
+        bits = parse(value) if isinstance(value, str) else value
+        if bits is None:
+            return None
+        if not isinstance(bits, int) or isinstance(bits, bool) or not 0 <= bits <= 0o777:
+            raise refusal(value, clause)
+        return bits
+
+    return Kind("OCTAL", parse, check, show, show)
+
+
+def addresses() -> Kind[str | tuple[str, ...]]:
+    """One or several addresses to listen on; as text with commas between them."""
+    clause = "is not an address; give host:port or unix:/path, or several of them"
+
+    def parse(text: str) -> str | tuple[str, ...]:
+        texts = tuple(part.strip() for part in text.split(","))
+        return texts[0] if len(texts) == 1 else texts
+
+    def check(value: object) -> str | tuple[str, ...]:
+        texts = (value,) if isinstance(value, str) else value
+        if not isinstance(texts, tuple | list) or not texts:
+            raise refusal(value, clause)
+        for text in texts:
+            if not isinstance(text, str):
+                raise refusal(text, clause)
+            parse_address(text)
+        return value if isinstance(value, str) else tuple(texts)
+
+    return Kind(
+        "ADDRESS", parse, check, lambda value: value if isinstance(value, str) else ",".join(value), repeats=True
+    )

@@ -1,0 +1,264 @@
+"""Where settings come from: flags, the environment, a TOML file, defaults; and where each one came from.
+
+A flag beats a variable, a variable beats the file, the file beats the default. `load` looks at all of them before it
+complains, and complains about everything at once. The tables of settings do the reading and checking; this module
+knows nothing of any single setting.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+from prefork.config import settings
+from prefork.config.fields import GROUPS, Field, Plain
+from prefork.config.rules import Problem
+from prefork.config.settings import Settings
+from prefork.errors import SettingsError, did_you_mean
+
+T = TypeVar("T")
+
+PREFIX: Final = "PREFORK_"
+FILE_VARIABLE: Final = "PREFORK_CONFIG"
+"""The variable that names the file when no flag does."""
+
+# What Kubernetes puts into the environment for a service whose name begins with "prefork": NAME=VALUE that aren't ours.
+_SERVICE_LINK: Final = re.compile(
+    r"PREFORK_(\w+_)?(SERVICE_HOST=.*|SERVICE_PORT(_\w+)?=\d+|PORT_\d+_\w+=.*|PORT=\w+://.*)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table(Generic[T]):
+    """Settings that one command has beyond those of every server.
+
+    Args:
+        fields: What they are.
+        groups: The headings that they stand under, in order.
+        make: Makes the object that holds them, from keyword arguments for all of them, each checked by itself; raises
+            SettingsError for what they may not say together, with lines that begin with the name of a setting.
+    """
+
+    fields: tuple[Field, ...]
+    groups: tuple[str, ...]
+    make: Callable[..., T]
+
+
+class Given(NamedTuple):
+    """A value and where it came from: a flag, a variable, a file's name, or "default"."""
+
+    value: object
+    origin: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """What holds, and why.
+
+    Attributes:
+        settings: The settings of the server.
+        extra: What the command's own table made; None without one.
+        given: What each setting was given, in the order of the tables, with its origin.
+        fields: All settings there are, in that order.
+        groups: All headings, in order.
+    """
+
+    settings: Settings
+    extra: Any
+    given: Mapping[str, Given]
+    fields: tuple[Field, ...]
+    groups: tuple[str, ...]
+
+    def toml(self) -> str:
+        """All of it as a file that gives the same settings when it is read, each with its origin in a comment."""
+        lines = []
+        for group in self.groups:
+            lines.append(f"# {group}")
+            for field in (field for field in self.fields if field.group == group):
+                value, origin = self.given[field.name]
+                lines.append(f"{field.name} = {_toml(field.kind.plain(value))}  # {origin}")
+            lines.append("")
+        return "\n".join(lines)
+
+
+@dataclass(slots=True)
+class _Reading:
+    """One pass over all sources: what they say so far, and what is wrong so far."""
+
+    known: Mapping[str, Field]
+    given: dict[str, Given] = dataclasses.field(default_factory=dict)
+    bad: set[str] = dataclasses.field(default_factory=set)
+    complaints: list[str] = dataclasses.field(default_factory=list)
+    problems: list[Problem] = dataclasses.field(default_factory=list)
+
+    def put(self, name: str, value: object, origin: str) -> None:
+        """Take a value; it beats those taken before."""
+        self.bad.discard(name)
+        self.problems = [problem for problem in self.problems if problem.names != (name,)]
+        self.given[name] = Given(value, origin)
+
+    def put_text(self, name: str, text: str, origin: str) -> None:
+        """Take a value that is written as text."""
+        self.put(name, None, origin)
+        try:
+            self.given[name] = Given(self.known[name].parse(text), origin)
+        except ValueError as error:
+            self.bad.add(name)
+            self.problems.append(Problem((name,), str(error)))
+
+    def good(self, fields: Iterable[Field]) -> dict[str, object]:
+        """What was given for some settings and could be read."""
+        names = [field.name for field in fields if field.name not in self.bad]
+        return {name: self.given[name].value for name in names if name in self.given}
+
+    def settled(self, field: Field) -> Given:
+        """What holds for one setting when nothing is wrong."""
+        value, origin = self.given.get(field.name, Given(field.default, "default"))
+        return Given(field.check(value), origin)
+
+    def lines(self) -> Iterator[str]:
+        """Everything that is wrong: what is no setting first, then in the order of the tables, with its origins."""
+        yield from self.complaints
+        order = {name: place for place, name in enumerate(self.known)}
+        for problem in sorted(self.problems, key=lambda problem: order.get(problem.names[0], -1)):
+            origins = [self.given[name].origin for name in problem.names if name in self.given]
+            told = [origin for origin in dict.fromkeys(origins) if origin != "default"]
+            yield f"{problem.text} (from {' and '.join(told)})" if told else problem.text
+
+
+def load(
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    *,
+    file: str | None = None,
+    defaults: Mapping[str, object] | None = None,
+    table: Table[Any] | None = None,
+    complaints: Iterable[str] = (),
+    checks: Callable[[Mapping[str, object]], Iterable[str]] = lambda _: (),
+) -> Configuration:
+    """Settle every setting.
+
+    Args:
+        flags: What the command line said, by the settings' names: text, a bool for a switch, or a list of texts for a
+            flag that was given several times. None is a flag that was not given.
+        environ: The environment. An empty variable counts as one that is not set.
+        file: The TOML file; None leaves it to ``PREFORK_CONFIG``.
+        defaults: Where a command's defaults differ from the tables'.
+        table: The command's own settings, if it has any.
+        complaints: Problems known already, to be reported with those found here.
+        checks: Finds problems that depend on settings: given those that are good by themselves, it yields lines.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        SettingsError: With every problem of every source at once. Each line says where the value came from. A value
+            that is beaten by another one is not looked at.
+    """
+    fields = settings.fields() + (table.fields if table else ())
+    reading = _Reading({field.name: field for field in fields})
+    for name, value in (defaults or {}).items():
+        reading.put(name, value, "default")
+    _read_file(reading, file or environ.get(FILE_VARIABLE) or None)
+    _read_environment(reading, environ)
+    _read_flags(reading, flags)
+
+    values, problems = settings.examine(reading.good(settings.fields()), reading.bad)
+    reading.problems += problems
+    extra = _make(reading, table) if table else None
+    if wrong := [*complaints, *checks(values), *reading.lines()]:
+        raise SettingsError(wrong)
+
+    return Configuration(
+        settings=Settings(**values),
+        extra=extra,
+        given={field.name: reading.settled(field) for field in fields},
+        fields=fields,
+        groups=GROUPS + (table.groups if table else ()),
+    )
+
+
+def _make(reading: _Reading, table: Table[T]) -> T | None:
+    """What a command's own table makes of what was given; None when that can't be used."""
+    values = {}
+    for field in table.fields:
+        if field.name in reading.bad:
+            continue
+        try:
+            values[field.name] = reading.settled(field).value
+        except ValueError as error:
+            reading.problems.append(Problem((field.name,), str(error)))
+    if len(values) < len(table.fields):
+        return None
+    try:
+        return table.make(**values)
+    except SettingsError as error:
+        reading.problems += (Problem((line.split(":")[0],), line) for line in error.problems)
+    return None
+
+
+def _read_file(reading: _Reading, file: str | None) -> None:
+    if file is None:
+        return
+    try:
+        with open(file, "rb") as opened:
+            table = tomllib.load(opened)
+    except OSError as error:
+        reading.complaints.append(f"config: {file!r} can't be read: {error.strerror}")
+        return
+    except UnicodeDecodeError:
+        reading.complaints.append(f"config: {file!r} is not TOML: it is not UTF-8 text")
+        return
+    except (ValueError, RecursionError) as error:  # beside TOMLDecodeError: a number of 5,000 digits, 1,000 brackets
+        reading.complaints.append(f"config: {file!r} is not TOML: {error}")
+        return
+    origin = file if file.isprintable() else ascii(file)
+    for name, value in table.items():
+        if name in reading.known:
+            reading.put(name, value, origin)
+        else:
+            remedy = did_you_mean(name, reading.known, "--print-config shows them all")
+            shown = name if name and name.isprintable() else ascii(name)
+            reading.complaints.append(f"{shown}: is not a setting; {remedy} (from {origin})")
+
+
+def _read_environment(reading: _Reading, environ: Mapping[str, str]) -> None:
+    variables = {field.env: name for name, field in reading.known.items()}
+    for variable, text in environ.items():
+        if not text or not variable.startswith(PREFIX) or variable == FILE_VARIABLE:
+            continue
+        if variable in variables:
+            reading.put_text(variables[variable], text, variable)
+        elif not _SERVICE_LINK.fullmatch(f"{variable}={text}"):
+            remedy = did_you_mean(variable, variables, "--print-config shows all settings")
+            shown = variable if variable.isprintable() else ascii(variable)
+            reading.complaints.append(f"{shown}: is not a variable of prefork's; {remedy}")
+
+
+def _read_flags(reading: _Reading, flags: Mapping[str, object]) -> None:
+    for name, value in flags.items():
+        flag = reading.known[name].flag
+        if isinstance(value, str):
+            reading.put_text(name, value, flag)
+        elif isinstance(value, list):
+            reading.put(name, value[0] if len(value) == 1 else tuple(value), flag)
+        elif value is not None:
+            reading.put(name, value, flag if value else "--no-" + flag.removeprefix("--"))
+
+
+def _toml(value: Plain) -> str:
+    """One value in TOML. Text is printable here, and for that JSON's strings and TOML's are the same."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return repr(value)
+        case str():
+            return json.dumps(value, ensure_ascii=False)
+        case tuple():
+            return f"[{', '.join(_toml(part) for part in value)}]"

@@ -1,0 +1,118 @@
+"""Who holds an address that we wanted: for the error message, as far as we may see it.
+
+psutil reads /proc, where a user sees the sockets of all but the descriptors of his own processes only: an unknown
+holder is normal, and makes the message shorter, never wrong.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+from prefork.config.address import Address
+from prefork.errors import ListenError, OrphansError
+from prefork.system.natives import socket
+
+SCOREBOARD = "prefork-scoreboard"
+"""The name that a server's shared memory has in /proc/PID/maps (memfd_create(2))."""
+
+
+class Holder(NamedTuple):
+    """Who holds an address."""
+
+    text: str
+    """" by NAME (pid PID)", "" when it can't be seen."""
+    orphans: bool
+    """Whether these are workers whose master is gone, and nobody else."""
+
+
+def in_use(address: Address, by: Holder, what: str, *, shared: bool = False) -> ListenError:
+    """The error for an address that somebody holds."""
+    taken = f"the {'name' if what == 'name' else 'address'} is in use{by.text}"
+    if by.orphans:
+        return OrphansError(
+            f"bind: {address}: {taken}, a worker whose master was killed",
+            f"kill it or choose another {what}",
+        )
+    if shared:
+        remedy = "which must share it (reuse_port) and run as the same user"
+        return ListenError(f"bind: {address}: {taken}, {remedy}")
+    return ListenError(f"bind: {address}: {taken}; stop it or choose another {what}")
+
+
+def of_port(host: str, port: int) -> Holder:
+    """Who listens on a TCP port, at ``host`` or at every address."""
+    pids = set()
+    for connection in _connections("tcp"):
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            everywhere = {"0.0.0.0", "::"}
+            if connection.laddr.ip == host or connection.laddr.ip in everywhere or host in everywhere:
+                pids.add(connection.pid)
+    return Holder(_eldest(pids), _orphans(pids))
+
+
+def of_unix(name: str) -> Holder:
+    """Who holds a unix socket of this name ("@name" when it is abstract).
+
+    A path's socket keeps the name under which it was made: `prefork.net.unixpath`.
+    """
+    base = name.rpartition("/")[2]
+    pids = {
+        connection.pid
+        for connection in _connections("unix")
+        if connection.pid
+        and (
+            connection.laddr in {name, f"{name}.new"}
+            or (connection.laddr.startswith("/proc/self/fd/") and connection.laddr.endswith(f"/{base}.new"))
+        )
+    }
+    return Holder(_eldest(pids), _orphans(pids))
+
+
+def of_peer(probe: socket.socket, path: str) -> Holder:
+    """Who listens at the other end of a connected unix socket (unix(7), SO_PEERCRED), or holds what he has left."""
+    credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    text = _eldest({struct.unpack("=iII", credentials)[0]})
+    return Holder(text, False) if text else of_unix(path)
+
+
+def _connections(kind: str) -> list[Any]:
+    try:
+        return psutil.net_connections(kind)
+    except (psutil.Error, OSError, RuntimeError):
+        return []  # the message goes out without a name
+
+
+def _orphans(pids: set[int]) -> bool:
+    """Whether all of them are workers of a master that is gone: they have its scoreboard, and a parent that has not."""
+    return bool(pids) and all(_is_worker(pid) and not _is_worker(_parent(pid)) for pid in pids)
+
+
+def _is_worker(pid: int) -> bool:
+    """Whether a process has a scoreboard in its memory, as workers and masters do."""
+    try:
+        return f"/memfd:{SCOREBOARD} " in Path(f"/proc/{pid}/maps").read_text("utf-8", "replace")
+    except OSError:
+        return False  # it is gone, or none of our affair
+
+
+def _parent(pid: int) -> int:
+    try:
+        return psutil.Process(pid).ppid()
+    except (psutil.Error, OSError):
+        return 0
+
+
+def _eldest(pids: set[int]) -> str:
+    """Of processes that share one socket the first born is the one to name: the master of the others."""
+    born = []
+    for pid in pids:
+        try:
+            process = psutil.Process(pid)
+            born.append((process.create_time(), pid, process.name()))
+        except (psutil.Error, ValueError, OSError):
+            continue  # it ended, or is of another pid namespace
+    return f" by {min(born)[2]} (pid {min(born)[1]})" if born else ""

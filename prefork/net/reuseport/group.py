@@ -1,0 +1,347 @@
+"""The sockets of one listener: one that all workers share, or a SO_REUSEPORT group with a member for each slot.
+
+In a group the kernel chooses the member when the SYN comes, blind to who is idle, and resets what waits on a member
+when its last descriptor is closed. So the master makes all members and keeps them: a worker that dies leaves its
+queue to the next worker of its slot.
+
+**Who gets new connections.** By default the kernel's hash chooses among all members. A program (`prefork.net.filters`)
+chooses otherwise: by the group's mode, among the slots that somebody steered to, or away from those that are excluded.
+Modes and steering are for a group that is ours alone: beside a second server our program would take its connections,
+and stay when we are gone. Excluding is for the end, and gives the others their due: it steers to all members but those
+excluded, a second server's too, or to a decoy when there are none.
+
+**Which member has which index.** Programs speak to members by index: the order in which they began to listen, except
+that the last takes the place of one that leaves. That can be followed as long as nobody else's sockets come and go in
+the group. Once somebody else was seen there, it has to be found out anew each time (`prefork.net.reuseport.order`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from typing import Final, Literal, TypeAlias
+
+from prefork.net import filters
+from prefork.net.queue import Diag
+from prefork.net.reuseport.order import Probe
+from prefork.net.reuseport.tarpit import Decoy, bar
+from prefork.system.natives import socket
+
+Mode: TypeAlias = Literal["hash", "random", "cpu"]
+"""How a group spreads connections: by the kernel's hash, at random, or by the CPU that received the SYN."""
+
+SHARED: Final = 0
+"""The slot under which the one socket of a shared listener is kept."""
+
+
+class Group:
+    """MASTER. Sockets by slot, and which of them get new connections.
+
+    Args:
+        sockets: The listening sockets by slot, in the order in which they began to listen.
+        several: Whether each slot has its own; else there is one, at `SHARED`.
+        mode: How connections are spread while nobody steers. Only in a group that is ours alone.
+        diag: Tells who else is in the group.
+        order: The slots by their index in the group, when that is not the order of ``sockets``; None for unknown.
+    """
+
+    def __init__(
+        self,
+        sockets: dict[int, socket.socket],
+        diag: Diag,
+        *,
+        several: bool = False,
+        mode: Mode = "hash",
+        order: Collection[int] | None = (),
+    ) -> None:
+        self.several = several
+        self.mode: Mode = mode
+        self._sockets = sockets
+        self._diag = diag
+        self._order = None if order is None else list(order or sockets)
+        self._steered: frozenset[int] | None = None
+        self._excluded: set[int] = set()
+        self._attached = False
+        self._probe: Probe | None = None
+        self._decoy: Decoy | None = None
+        self._lured = False
+        self._ended = False
+        self._there: frozenset[int] = frozenset()
+
+    def prepare(self) -> None:
+        """Make what `exclude` may need, while there are descriptors. For TCP sockets that are ours."""
+        family = self.any.family
+        try:
+            if self.several:
+                self._probe = Probe(family)
+            with socket.socket(family) as trial:
+                if not filters.may_gate(trial):
+                    self._decoy = Decoy(family)
+        except OSError:
+            pass  # it is tried again when it is needed
+
+    def inherit(self) -> None:
+        """Take what is attached for ours: it is of the process that had these sockets before."""
+        if self.several:
+            self._attached = True
+            self.settle()
+
+    @property
+    def order(self) -> tuple[int, ...] | None:
+        """The slots by their index in the group; None when that is not known any more."""
+        return None if self._order is None else tuple(self._order)
+
+    @property
+    def slots(self) -> list[int]:
+        """The slots that have a socket of their own, in their order; `SHARED` alone when there is one for all."""
+        return sorted(self._sockets)
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """All sockets, in the order of their slots."""
+        return [self._sockets[slot] for slot in self.slots]
+
+    @property
+    def excluding(self) -> bool:
+        """Whether some slots are kept from new connections."""
+        return bool(self._excluded)
+
+    @property
+    def any(self) -> socket.socket:
+        """One of them, where it does not matter which."""
+        return next(iter(self._sockets.values()))
+
+    def of(self, slot: int) -> socket.socket:
+        """The socket that the worker of a slot accepts on.
+
+        Raises:
+            KeyError: The slot has none: it was removed, or never added.
+        """
+        return self._sockets[slot if self.several else SHARED]
+
+    def add(self, slot: int, sock: socket.socket) -> None:
+        """Take in a member that has just begun to listen."""
+        self._sockets[slot] = sock
+        if self._order is not None:
+            self._order.append(slot)
+        self.settle()
+
+    def remove(self, slot: int, *, end: bool) -> None:
+        """Close a member here.
+
+        Args:
+            slot: Whose.
+            end: Whether to shut it down, so that it leaves the group now, for every process, and what waits there is
+                reset. If not, it leaves with its last descriptor, nobody knows when.
+        """
+        sock = self._sockets.pop(slot)
+        if end:
+            self._shut_down(slot, sock)
+        sock.close()
+        if self._order is not None and end:
+            last = self._order.pop()
+            if last != slot:
+                self._order[self._order.index(slot)] = last
+        else:
+            self._order = None
+        if self._steered is not None:
+            self._steered -= {slot}
+        self._excluded.discard(slot)
+        self.settle()
+
+    def end(self) -> None:
+        """Shut all of them down, in every process; what waits there is reset. The address is free then."""
+        if self._excluded:
+            for sock in self._sockets.values():
+                bar(sock)  # in the moment between the first and the last, the hash may choose one of them
+        self.detach()
+        for slot, sock in self._sockets.items():
+            self._shut_down(slot, sock)
+        self._dismiss()
+        self._ended = True
+
+    def alone(self) -> bool:
+        """Whether no other process listens on the address of this group; False when that can't be told."""
+        try:
+            self._there = self._diag.group(self.any)
+        except OSError:
+            return False
+        alone = self._there <= self._inodes()
+        if not alone:
+            self._order = None
+        return alone
+
+    def steer(self, slots: Collection[int]) -> bool:
+        """Give new connections to these slots alone, for as long as the group is ours alone.
+
+        Returns:
+            Whether that holds now. If not, the kernel's hash chooses among all members.
+        """
+        self._steered = frozenset(slots)
+        return self.settle()
+
+    def unsteer(self) -> bool:
+        """Give new connections to all members again, by the group's mode.
+
+        Returns:
+            Whether the mode holds now; False when the kernel's hash does its work instead.
+        """
+        self._steered = None
+        return self.settle()
+
+    def exclude(self, slots: Collection[int]) -> bool:
+        """Give no new connections to these slots, by whatever other member there is, or by a decoy. For TCP alone.
+
+        Returns:
+            Whether that holds now. If not, nothing has changed.
+        """
+        before = set(self._excluded)
+        self._excluded |= set(slots)
+        if self.settle():
+            return True
+        self._excluded = before
+        self.settle()
+        return False
+
+    def include(self, slots: Collection[int]) -> None:
+        """Take back what `exclude` did for these slots."""
+        if self._excluded & set(slots):
+            self._excluded -= set(slots)
+            self.settle()
+
+    def follow(self) -> None:
+        """Settle anew if somebody else has come or gone since, and gets what is kept from the excluded.
+
+        Raises:
+            OSError: The kernel did not say who is there.
+        """
+        if self._excluded and self.several and self._diag.group(self.any) != self._there:
+            self.settle()
+
+    def settle(self) -> bool:
+        """Attach the program that is wanted, if one is wanted and may be; else take ours away.
+
+        Returns:
+            Whether the group spreads connections as it is wanted.
+        """
+        alone = self.several and self.alone()  # asked even if nothing is wanted: what is seen now is not seen later
+        done = False
+        try:
+            if self._excluded:
+                done = self._divert(alone)
+            elif self._wanted is not None and alone:
+                done = self._attach([n for n, slot in enumerate(self._positions(alone)) if slot in self._wanted])
+        except OSError:
+            pass  # no answer, or no memory for a program: the hash goes on
+        if not done:
+            self.detach()
+        if not (done and self._excluded):
+            self._dismiss()
+        return done or (not self._excluded and self._wanted is None)
+
+    def detach(self) -> None:
+        """Leave the choice to the kernel's hash. Takes away our own program only."""
+        if self._attached:
+            filters.unsteer(self.any)
+            self._attached = False
+
+    @property
+    def helpers(self) -> list[int]:
+        """The descriptors of what helps to exclude, which are the master's alone."""
+        return [fd for helper in (self._decoy, self._probe) if helper is not None for fd in helper.descriptors]
+
+    def keep(self, slot: int) -> None:
+        """WORKER. Close the other slots' sockets: a copy kept here would hold a closed member in the group."""
+        for other in [s for s in self._sockets if self.several and s != slot]:
+            self._sockets.pop(other).close()
+
+    def withdraw(self) -> None:
+        """Take back all that was done to the kernel's choice."""
+        if self._sockets and not self._ended:
+            self.detach()
+            self._dismiss()
+
+    def close(self) -> None:
+        """Close all descriptors. Idempotent."""
+        self._close_helpers()
+        while self._sockets:
+            self._sockets.popitem()[1].close()
+
+    @property
+    def _wanted(self) -> frozenset[int] | None:
+        """The slots that a program is to choose among; None when the kernel's hash is what is wanted."""
+        if not self.several:
+            return None
+        if self._steered is not None:
+            return self._steered
+        return None if self.mode == "hash" else frozenset(self._sockets)
+
+    def _divert(self, alone: bool) -> bool:
+        """Steer to all members but those that are excluded, or to a decoy."""
+        if self.several and not alone:
+            self._dismiss()
+        positions = self._positions(alone)
+        wanted = self._wanted or frozenset(self._sockets)
+        allowed = (wanted - self._excluded) or (self._sockets.keys() - self._excluded)
+        indices = [n for n, slot in enumerate(positions) if slot is None or slot in allowed]
+        if indices or not positions:
+            return self._attach(indices)
+        decoy = self._decoy or Decoy(self.any.family)
+        self._decoy = decoy
+        if not self._lured:
+            self._lured = True
+            decoy.join(self.any)
+        attached = self._attach([len(positions)])
+        decoy.fill()
+        self._there |= {decoy.inode}
+        return attached
+
+    def _positions(self, alone: bool) -> list[int | None]:
+        """The slots by their index in the group, None for members of others; empty when it can't be found out.
+
+        Raises:
+            OSError: The kernel did not say who is there.
+        """
+        if not self.several:
+            return [SHARED]
+        if alone and self._order is not None:
+            return list(self._order)
+        self._probe = self._probe or Probe(self.any.family)
+        decoys = 1 if self._lured else 0
+        positions = self._probe.order(self._sockets, len(self._diag.group(self.any)) - decoys)
+        self._attached = False  # the probe has left nothing attached
+        if positions is None:
+            return []
+        if alone:
+            self._order = [slot for slot in positions if slot is not None]
+        return positions
+
+    def _attach(self, indices: list[int]) -> bool:
+        if not 0 < len(indices) <= filters.MEMBERS_MAX:
+            return False
+        filters.steer(self.any, indices, "cpu" if self.mode == "cpu" else "random")
+        self._attached = True
+        return True
+
+    def _shut_down(self, slot: int, sock: socket.socket) -> None:
+        if slot in self._excluded:
+            bar(sock)
+        sock.shutdown(socket.SHUT_RDWR)
+
+    def _inodes(self) -> set[int]:
+        """Those of our own sockets that listen."""
+        inodes = {os.fstat(sock.fileno()).st_ino for sock in self._sockets.values()}
+        return inodes | {self._decoy.inode} if self._lured and self._decoy is not None else inodes
+
+    def _dismiss(self) -> None:
+        """Let the decoy leave, if it is in the group."""
+        if self._lured and self._decoy is not None:
+            self._decoy.leave()
+            self._decoy = None
+            self._lured = False
+
+    def _close_helpers(self) -> None:
+        for helper in (self._decoy, self._probe):
+            if helper is not None:
+                helper.close()
+        self._decoy = self._probe = None

@@ -1,0 +1,116 @@
+"""A decoy: the member of a SO_REUSEPORT group that answers nobody. It is the gate of those who may not attach a filter.
+
+Recent kernels (6.18.44 among them) let only CAP_NET_ADMIN attach a filter to a TCP socket (SO_ATTACH_FILTER); a
+container's root does not have it by default. Steering needs no privilege (SO_ATTACH_REUSEPORT_CBPF), so the same can
+be had by a detour: a socket that drops SYNs joins the listener's group, and every SYN is steered to it. Handshakes
+under way belong to the listener already and complete there.
+
+The decoy drops by two plain means. **IP_MINTTL** (ip(7)) of 255: no packet with a lower TTL is looked at, and nearly
+all come with 64 or 128, less the routers on their way. That holds from the moment at which the decoy listens. For
+those who send with 255 from the same link there is **a full queue**: listen(2) with a backlog of 0 has room for one
+connection, and the decoy makes that one itself; a SYN that finds the queue full is dropped.
+
+A listener that was not opened for a group becomes one for that time: SO_REUSEPORT is set on it late, and the kernel
+takes it into the group when the decoy begins to listen. Until then another server on the port is refused as ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any, Final
+
+from prefork.system.natives import socket
+
+_IP_MINTTL: Final = 21  # linux/in.h, linux/in6.h; the standard library names neither
+_IPV6_MINHOPCOUNT: Final = 73
+_MOST: Final = 255
+_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+class Decoy:
+    """MASTER. Its descriptors are made here, so that it can be used at the descriptor limit.
+
+    Args:
+        family: AF_INET or AF_INET6.
+
+    Raises:
+        OSError: No descriptor is left.
+    """
+
+    def __init__(self, family: int) -> None:
+        self._sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            self._filler = socket.socket(family, socket.SOCK_STREAM)
+        except OSError:
+            self._sock.close()
+            raise
+        self._listener: socket.socket | None = None
+        self._was_shared = False
+
+    @property
+    def inode(self) -> int:
+        """By which it is known among the sockets that listen."""
+        return os.fstat(self._sock.fileno()).st_ino
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """All that it holds."""
+        return self._sock.fileno(), self._filler.fileno()
+
+    def join(self, listener: socket.socket) -> None:
+        """Begin to listen in the group of ``listener``, as its last member, and make it a group if it is none.
+
+        Raises:
+            OSError: The address can't be shared: somebody changed user since it was bound.
+        """
+        sock = self._sock
+        self._listener = listener
+        self._was_shared = bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if sock.family == socket.AF_INET6:
+            v6only = listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
+        bar(sock)
+        sock.bind(listener.getsockname())
+        sock.listen(0)
+
+    def fill(self) -> None:
+        """Take the one place in its queue, once SYNs are steered to it. Without success the lowest TTL has to do."""
+        filler = self._filler
+        filler.setblocking(False)
+        with contextlib.suppress(OSError):
+            filler.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, _MOST)
+            if filler.family == socket.AF_INET6:
+                filler.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, _MOST)
+            filler.connect(reach(self._sock))
+
+    def leave(self) -> None:
+        """Leave the group, where nobody may be steered to it any more, and close."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            with contextlib.suppress(OSError):  # ENOTCONN: it never came to listen
+                self._sock.shutdown(socket.SHUT_RDWR)  # at once, whoever else holds the descriptor
+            if not self._was_shared:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+        self.close()
+
+    def close(self) -> None:
+        """Give back the descriptors. Idempotent."""
+        self._sock.close()
+        self._filler.close()
+
+
+def reach(listener: socket.socket) -> Any:
+    """An address at which this machine reaches a listener, which may be on every address."""
+    host, *rest = listener.getsockname()
+    return (_LOOPBACK.get(host, host), *rest)
+
+
+def bar(sock: socket.socket) -> None:
+    """Drop what comes to a socket, whatever it is. What it accepts inherits that: not for listeners in use."""
+    sock.setsockopt(socket.IPPROTO_IP, _IP_MINTTL, _MOST)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MINHOPCOUNT, _MOST)

@@ -1,0 +1,238 @@
+"""TLS on accepted connections: the server's context, a handshake that does not wait for ever, an end that both know.
+
+The context is made in the master, before it listens and forks: the key is read as the user who may, and the workers
+share the keys of the session tickets, so that a client resumes with any of them. The handshake happens in the worker.
+
+Who wants no TLS pays nothing for it: `ssl` is imported when a certificate is asked for.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from prefork.config.transport import Transport
+from prefork.errors import SettingsError
+from prefork.net.lingering import ours
+from prefork.system.forks import HERE, end_for_all
+from prefork.system.peer import format_peer
+from prefork.system.throttle import Log, Notice
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+
+logger = logging.getLogger("prefork")
+
+HANDSHAKE: Final = 10.0
+"""Seconds that a whole handshake may take when ``io_timeout`` sets no limit: no client needs a worker for longer."""
+
+
+class Goodbye(enum.Enum):
+    """What became of a close_notify."""
+
+    SAID = "said"
+    """Or there is nobody to hear it."""
+    UNHEARD = "unheard"
+    """It was said, and there are records that nobody has read: a close would be a reset."""
+    NO_ROOM = "no room"
+    """Nothing of it has been sent yet."""
+
+
+class HandshakeError(ConnectionError):
+    """There is no TLS with a client."""
+
+
+def context_of(settings: Transport) -> ssl.SSLContext | None:
+    """The context for ``certfile``, ``keyfile``, ``ca_certs`` and ``ssl_minimum_version``. MASTER.
+
+    Args:
+        settings: Where these are.
+
+    Returns:
+        The context; None without a ``certfile``.
+
+    Raises:
+        SettingsError: A file can't be read, or is not what it should be.
+    """
+    if not settings.certfile:
+        return None
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    versions = {"tlsv1.2": ssl.TLSVersion.TLSv1_2, "tlsv1.3": ssl.TLSVersion.TLSv1_3}
+    context.minimum_version = versions[settings.ssl_minimum_version]
+    try:
+        # A key with a passphrase would make OpenSSL ask on the terminal, where nobody may be.
+        context.load_cert_chain(settings.certfile, settings.keyfile or None, password=lambda: "")
+    except (OSError, ValueError) as error:
+        names = " and ".join(filter(None, (settings.certfile, settings.keyfile)))
+        raise SettingsError(f"certfile: {names}: {reason(error)}; give a PEM certificate and its key") from error
+    if settings.ca_certs:
+        try:
+            context.load_verify_locations(settings.ca_certs)
+        except (OSError, ValueError) as error:
+            raise SettingsError(
+                f"ca_certs: {settings.ca_certs}: {reason(error)}; give a file of PEM certificates"
+            ) from error
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def renewed(context: ssl.SSLContext | None, settings: Transport) -> ssl.SSLContext | None:
+    """The context with the files as they are now: certificates are short-lived. MASTER.
+
+    Args:
+        context: The one in use; it stays when the files are of no use, which is logged.
+        settings: Where the files are named.
+    """
+    try:
+        return context_of(settings)
+    except SettingsError as error:
+        logger.error("the certificate in use stays: %s", error)
+        return context
+
+
+def reason(error: Exception) -> str:
+    """Why something failed, in OpenSSL's own words, without the library's name and the line of its source."""
+    if isinstance(error, TimeoutError):
+        return "the client was too slow"
+    said = getattr(error, "reason", None)
+    if isinstance(said, str) and said:
+        return said.lower().replace("_", " ")
+    return getattr(error, "strerror", None) or str(error)
+
+
+class Behind:
+    """WORKER. A handle() that is given connections on which both sides have agreed on keys.
+
+    Called as it, with a connection as accept(2) gave it, which it takes over and closes.
+
+    Args:
+        handle: Called with an `ssl.SSLSocket` and the peer's address.
+        context: From `context_of`.
+        log: Where a handshake that came to nothing is told.
+        waiting: Told before a handshake how many seconds it may last at most, and 0 when it is over, so that a limit of
+            the handler's time can be put off.
+    """
+
+    def __init__(
+        self,
+        handle: Callable[[socket.socket, Any], object],
+        context: ssl.SSLContext,
+        log: Log,
+        waiting: Callable[[float], None] | None = None,
+    ) -> None:
+        self._handle = handle
+        self._context = context
+        self._notice = Notice(log)
+        self._waiting = waiting
+
+    def __call__(self, connection: socket.socket, address: Any) -> None:
+        """Serve one connection.
+
+        Raises:
+            HandshakeError: There is no TLS with the client; it has been told in the log.
+            BaseException: What the handler raises.
+        """
+        waiting = self._waiting
+        if waiting is not None:
+            waiting(connection.gettimeout() or HANDSHAKE)
+        try:
+            secured = shake_hands(connection, self._context)
+        except HandshakeError as error:
+            self._notice.tell(logging.INFO, str(error), "no TLS with %s: %s", format_peer(address), error)
+            raise
+        if waiting is not None:
+            waiting(0.0)
+        whole = False
+        try:
+            self._handle(secured, address)
+            whole = True
+        finally:
+            close(secured, whole=whole)
+
+
+def shake_hands(connection: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+    """Agree on keys with a client, within the connection's timeout or else `HANDSHAKE` seconds in all. WORKER.
+
+    Args:
+        connection: As accept(2) gave it; it is taken over, whatever happens.
+        context: From `context_of`.
+
+    Returns:
+        What takes its place, with the same timeout.
+
+    Raises:
+        HandshakeError: The client is too slow, gone, speaks something else, or there is nothing that both speak.
+    """
+    timeout = connection.gettimeout()
+    try:
+        connection.settimeout(timeout or HANDSHAKE)
+        connection.getpeername()  # wrap_socket() meets the failure of this too, and forgets to close its socket
+        secured = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+    except OSError as error:
+        connection.close()
+        raise HandshakeError(reason(error)) from error
+    try:
+        secured.do_handshake()
+        secured.settimeout(timeout)
+    except OSError as error:
+        ours.take(secured)  # closed with data unread, it would be reset, and the alert that says why be lost
+        raise HandshakeError(reason(error)) from error
+    except BaseException:
+        secured.close()
+        raise
+    return secured
+
+
+def close(secured: ssl.SSLSocket, *, whole: bool, heard: bool = True) -> None:
+    """Close a connection, whatever became of it, without waiting for its client. WORKER.
+
+    Args:
+        secured: The connection; it is taken over.
+        whole: Whether all was said that was to be said: then the client is told that this is the end and no cut
+            (close_notify, RFC 8446, 6.1). It is not waited for to say the same.
+        heard: Whether the client has said all that it had to say, as far as is known. If not, the connection lingers
+            (`prefork.net.lingering`), as it does when records turn up that nobody has read or there is no room for
+            close_notify yet.
+    """
+    if whole and secured.fileno() >= 0:
+        goodbye = say_goodbye(secured)
+        if goodbye is Goodbye.NO_ROOM:
+            ours.take(secured, lambda: say_goodbye(secured) is not Goodbye.NO_ROOM)
+            return
+        if goodbye is Goodbye.UNHEARD or not heard:
+            ours.take(secured)
+            return
+    if HERE.copied:
+        end_for_all(secured)
+    secured.close()
+    if secured.fileno() >= 0:
+        # The handler keeps a file on it (makefile), and the client would wait for the end for as long.
+        os.close(secured.detach())
+
+
+def say_goodbye(secured: ssl.SSLSocket) -> Goodbye:
+    """Send close_notify, if there is room for it. WORKER."""
+    import ssl
+
+    try:
+        secured.settimeout(0.0)
+        secured.unwrap()
+    except ssl.SSLWantWriteError:
+        return Goodbye.NO_ROOM
+    except ssl.SSLWantReadError:
+        pass  # the client's own goodbye is still to come
+    except ssl.SSLError as error:
+        if error.reason == _UNREAD:
+            return Goodbye.UNHEARD
+    except (OSError, ValueError):
+        pass  # it is gone, or the handler unwrapped
+    return Goodbye.SAID
+
+
+_UNREAD: Final = "APPLICATION_DATA_AFTER_CLOSE_NOTIFY"

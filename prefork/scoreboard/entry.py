@@ -1,0 +1,283 @@
+"""A worker's own side of the scoreboard: what it reads of its master there, what it says of itself, how it rings.
+
+The master makes the :class:`Seat` before the fork; all else here runs in the WORKER. The words' meaning and their
+writers stand in :mod:`prefork.scoreboard.layout`.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from os import eventfd_write, getpid, getppid
+from time import monotonic_ns
+
+from prefork.scoreboard import layout
+from prefork.scoreboard.events import EventsPipe, Kind, Why
+from prefork.scoreboard.layout import (
+    ACCEPTS,
+    BUCKET_SHIFT,
+    BUCKETS,
+    BUSY_LONGEST,
+    BUSY_SINCE,
+    BUSY_TOTAL,
+    DEADLINE,
+    FAILED,
+    HISTOGRAM,
+    IDLE_SINCE,
+    ORDER,
+    SERVED,
+    STATE,
+    STATE_SINCE,
+    Order,
+    Scoreboard,
+    State,
+)
+
+_LANE = layout.LANE
+_ORDERS = tuple(Order)
+_RUN, _SEAL = Order.RUN, Order.SEAL
+_LAST_BUCKET = BUCKETS - 1
+_RING_INTERVAL = 100_000_000  # ns
+_EVER = 1e9  # seconds, some thirty years
+
+
+@dataclass(slots=True)
+class Lane:
+    """The marks of one accepting thread.
+
+    This is on the path of every connection. Counters live here and are stored, never read back: a word in shared memory
+    that is written and never read by its writer costs one store.
+
+    Args:
+        words: this lane's words of the scoreboard.
+    """
+
+    words: memoryview[int]
+    served: int = 0
+    failed: int = 0
+    total: int = 0
+    longest: int = 0
+    histogram: list[int] = field(default_factory=lambda: [0] * BUCKETS)
+    extended: bool = False
+    """Whether the handler has asked for a deadline of its own."""
+
+    def begin(self) -> int:
+        """Mark this lane busy from now on; returns the moment (monotonic ns), to be given to :meth:`end`."""
+        now = self.words[BUSY_SINCE] = monotonic_ns()
+        return now
+
+    @property
+    def began(self) -> int:
+        """When this lane became busy; 0 when it is idle."""
+        return self.words[BUSY_SINCE]
+
+    def end(self, began: int, failed: bool) -> None:
+        """Mark this lane idle and count what was in hand."""
+        words = self.words
+        now = words[IDLE_SINCE] = monotonic_ns()
+        took = now - began
+        if failed:
+            self.failed = words[FAILED] = self.failed + 1
+        else:
+            self.served = words[SERVED] = self.served + 1
+        self.total = words[BUSY_TOTAL] = self.total + took
+        if took > self.longest:
+            self.longest = words[BUSY_LONGEST] = took
+        bucket = (took >> BUCKET_SHIFT).bit_length()
+        if bucket > _LAST_BUCKET:  # min() would cost as much as the stores
+            bucket = _LAST_BUCKET
+        self.histogram[bucket] = words[HISTOGRAM + bucket] = self.histogram[bucket] + 1
+        if self.extended:
+            self.extended = False
+            words[DEADLINE] = 0
+        words[BUSY_SINCE] = 0
+
+    def extend_deadline(self, seconds: float) -> None:
+        """Ask for a deadline of one's own; see :meth:`Seat.extend_deadline`."""
+        self.words[DEADLINE] = monotonic_ns() + int(max(0.0, min(seconds, _EVER)) * 1e9)
+        self.extended = True
+
+    def count(self) -> None:
+        """Count a connection as served of which nobody will tell how long it took."""
+        self.served = self.words[SERVED] = self.served + 1
+
+
+class Crowd:
+    """A lane that several threads or tasks share: it is busy since the oldest of what they have in hand began.
+
+    Args:
+        lane: the lane; nobody else marks it.
+    """
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._lock = threading.Lock()
+        self._begun: dict[object, int] = {}  # in the order in which they began
+
+    def begin(self) -> object:
+        """Something more is in hand; returns what :meth:`end` is to be given."""
+        token = object()
+        with self._lock:
+            self._begun[token] = self._lane.begin()
+            self._mark()
+        return token
+
+    def end(self, token: object, failed: bool) -> None:
+        """That is done; count it."""
+        lane = self._lane
+        with self._lock:
+            began = self._begun.pop(token)
+            # A deadline that was asked for holds for all, until the last of them is done.
+            extended, lane.extended = lane.extended, lane.extended and not self._begun
+            lane.end(began, failed)
+            lane.extended = extended and bool(self._begun)
+            self._mark()
+
+    def _mark(self) -> None:
+        for began in self._begun.values():
+            self._lane.words[BUSY_SINCE] = began
+            break
+
+
+class Pause:
+    """The wait of an event loop: its lane is idle within the block and busy from its end on. To be used many times.
+
+    Args:
+        seat: whose lane.
+        ring: whether to tell the master when nobody is idle any more.
+    """
+
+    def __init__(self, seat: Seat, *, ring: bool) -> None:
+        self._seat = seat
+        self._ring = ring
+        self._lane = seat.lane
+
+    def __enter__(self) -> None:
+        lane = self._lane
+        if lane.extended:
+            lane.extended = False
+            lane.words[DEADLINE] = 0
+        lane.words[BUSY_SINCE] = 0
+
+    def __exit__(self, *_: object) -> None:
+        self._lane.begin()
+        if self._ring:
+            self._seat.ring_when_nobody_is_idle()
+
+
+class Seat:
+    """The seat of one worker, as that worker uses it.
+
+    Args:
+        board: the scoreboard.
+        index: which seat of it.
+        events: the pipe to the master.
+        go: a descriptor that is readable while workers may accept; the master empties it when the system is short of
+            descriptors or memory.
+        master: the master's pid.
+
+    Attributes:
+        obeyed: the order that this worker carries out: what a signal handler has made of :attr:`order`.
+        stop_fd: a descriptor that becomes readable when there is one to leave; -1 until the worker has made it.
+    """
+
+    def __init__(self, board: Scoreboard, index: int, events: EventsPipe, go: int, master: int) -> None:
+        self.board = board
+        self.index = index
+        self.words = board.seat(index)
+        self.lane = Lane(self.words[_LANE:])
+        self.crowd = Crowd(self.lane)
+        self.obeyed = _RUN
+        self.stop_fd = -1
+        self.go = go
+        self._events = events
+        self._master = master
+        self._errors = [0] * layout.ERROR_PLACES
+        self._rung = 0
+
+    @property
+    def order(self) -> Order:
+        """What this worker is to do: the master's order, or SEAL when there is no master any more."""
+        order = _ORDERS[self.words[ORDER]]
+        return _SEAL if order is _RUN and self.orphaned else order
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the master is gone (getppid(2) gives another process)."""
+        return getppid() != self._master
+
+    @property
+    def prober(self) -> bool:
+        """Whether this worker is the one that goes on trying while all others hold."""
+        return self.board.prober == self.index
+
+    def part(self) -> None:
+        """In a process that the application has forked: have nothing to do with the master any more.
+
+        To whatever loop of ours it comes back, it is a worker that has been told to leave.
+        """
+        self.obeyed = _SEAL
+        self.board.part()
+        self._events.part()
+
+    def enter(self, state: State) -> None:
+        """Say where this worker is in its life."""
+        self.words[STATE_SINCE] = monotonic_ns()
+        self.words[STATE] = state
+
+    def accept_failed(self, errno: int, place: int) -> None:
+        """Count a failed accept(2) in its errno's place."""
+        self._errors[place] += 1
+        self.words[layout.ERRORS + place] = self._errors[place]
+        self.words[layout.LAST_ERRNO] = errno
+        self.words[layout.LAST_ERRNO_AT] = monotonic_ns()
+
+    def accepts(self) -> None:
+        """Say that connections are taken in our way, which knows what an order does to a listener."""
+        self.words[ACCEPTS] = 1
+
+    def relieved(self, errno: int) -> None:
+        """Say that the shortage is over that ``errno`` told of.
+
+        The prober lets its siblings go on by itself as well: the master may be frozen.
+        """
+        if self.board.hold and self.prober:
+            eventfd_write(self.go, 1)
+        self.tell(Kind.RELIEF, errno)
+
+    def beckon(self) -> None:
+        """Have a sibling look whether somebody waits, for this worker has been woken and can't accept.
+
+        Nothing is added, so ``go`` stays as readable as it is; but every write is an edge (epoll(7)), and wakes one of
+        those who wait for it. While the system is short nobody is woken; whoever lets go then wakes one.
+        """
+        eventfd_write(self.go, 0)
+
+    def refused(self, count: int) -> None:
+        """Say how many connections have been shed so far."""
+        self.words[layout.REFUSED] = count
+
+    def ring_when_nobody_is_idle(self) -> None:
+        """Tell the master when this worker has taken the last idle place; at most every 100 ms."""
+        now = monotonic_ns()
+        if now - self._rung < _RING_INTERVAL:
+            return
+        for index in range(self.board.seats):
+            words = self.board.seat(index)
+            if words[layout.PID] and words[STATE] == State.SERVING and not words[_LANE]:
+                return
+        self._rung = now
+        self.tell(Kind.LAST_IDLE)
+
+    def wish(self, why: Why) -> None:
+        """Ask the master for a replacement. It stands here too, for a master whose pipe is full."""
+        self.words[layout.WISH] = why
+        self.tell(Kind.RECYCLE_ME, why)
+
+    def tell(self, kind: Kind, value: int = 0) -> None:
+        """Write a record to the events pipe; never blocks."""
+        self._events.tell(kind, seat=self.index, pid=getpid(), value=value)
+
+    def extend_deadline(self, seconds: float) -> None:
+        """Ask not to be taken for hung before ``seconds`` from now, infinity included."""
+        self.lane.extend_deadline(seconds)

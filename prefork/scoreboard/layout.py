@@ -1,0 +1,404 @@
+"""The scoreboard: what master and workers know of each other, in shared memory.
+
+The memory is a memfd of 64-bit words: a header, then one *seat* for each worker that can live at one moment. A slot is
+a worker's stable index and outlives pids; a seat is where one life keeps its words. At a handover the incumbent of a
+slot and its successor live side by side, each in a seat of its own: neither ever writes into the other's words.
+
+The header, which is the master's, says what holds for all: how the memory is laid out, whether the workers hold because
+the system is short, who probes meanwhile, what is short since when (:class:`Strain`).
+
+Every word has one writer. The first line of a seat is the master's, the rest is the worker's:
+
+word                  writer   meaning
+PID SLOT GENERATION   master   whose seat it is; PID 0 = free
+ORDER                 master   what the master wants of this worker (:class:`Order`)
+BORN                  master   monotonic ns of the fork
+STATE STATE_SINCE     worker   :class:`State` and the monotonic ns at which it was entered
+LAST_ERRNO _AT        worker   errno of the last accept(2) that failed, monotonic ns
+REFUSED               worker   connections shed
+ACCEPTS               worker   1 = by Worker.accept(); 0 = in a loop of its own, on the sockets themselves
+WISH                  worker   why it wants to be replaced (:class:`prefork.scoreboard.events.Why`); 0 = it does not
+ERRORS + place        worker   failed accepts, by errno (:func:`prefork.net.accept_errors.place`)
+lane BUSY_SINCE       worker   0 = idle, else monotonic ns at which the connection in hand was accepted
+lane DEADLINE         worker   0 = by the settings, else the monotonic ns that a handler asked for
+lane SERVED FAILED    worker   connections whose handler returned / raised
+lane BUSY_TOTAL       worker   ns spent in handlers
+lane BUSY_LONGEST     worker   ns, the longest of them
+lane IDLE_SINCE       worker   monotonic ns at which the last connection was finished
+lane HISTOGRAM + n    worker   handlers that took less than 2**n * 64 us (and not less than half of it)
+
+A store of an aligned 64-bit word does not tear (CPython copies it with one ``memcpy`` of eight bytes). A lane is one
+accepting thread; there is one today, and the layout has room for several.
+
+The memfd is sealed against growing and shrinking (fcntl(2), F_SEAL_SHRINK): a worker may run as another user than the
+master, and an ``ftruncate`` by it would otherwise kill the master by SIGBUS. For the same reason the master takes no
+word on trust: :meth:`Scoreboard.read` holds each to what is possible (a count to one in a microsecond of the worker's
+life, a moment to that life), and no pid is ever read back from here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import fcntl
+import mmap
+import os
+import time
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+SCOREBOARD = "prefork-scoreboard"
+"""The name that the memory has in /proc/PID/maps, by which a worker is known; the same in `prefork.net.port_owner`."""
+
+MAGIC = 0x6B726F66657270  # "prefork", little endian
+LAYOUT = 1
+
+HEADER_WORDS = 16
+_MAGIC, _LAYOUT, _SEATS, _LANES, _STRIDE, HOLD, PROBER, EXHAUSTED, SHORT_OF, SHORT_SINCE, SHORTAGES = range(11)
+
+MASTER_WORDS = 8
+PID, SLOT, GENERATION, ORDER, BORN = range(5)
+
+WORKER_WORDS = 40
+STATE, STATE_SINCE, LAST_ERRNO, LAST_ERRNO_AT, REFUSED, ACCEPTS, WISH = range(MASTER_WORDS, MASTER_WORDS + 7)
+ERRORS = MASTER_WORDS + 8
+ERROR_PLACES = 32
+
+LANE = MASTER_WORDS + WORKER_WORDS
+LANE_WORDS = 32
+BUSY_SINCE, DEADLINE, SERVED, FAILED, BUSY_TOTAL, BUSY_LONGEST, IDLE_SINCE = range(7)
+HISTOGRAM = 8
+BUCKETS = 20
+BUCKET_SHIFT = 16  # the first bucket ends at 2**16 ns = 65.5 us
+
+AT_ONCE = 1 << 16
+"""Connections that one worker has in hand at one moment, at the very most: each has a descriptor."""
+
+_FASTEST = 1000  # ns: nothing that is counted happens more often than once in so long
+_LARGEST_PID = 1 << 22  # PID_MAX_LIMIT, linux/threads.h
+_LARGEST = (1 << 32) - 1  # of what the master counts one by one
+_EVER = (1 << 63) - 1
+
+_mmap = ctypes.CDLL(None, use_errno=True).mmap
+_mmap.restype = ctypes.c_void_p
+_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_OWN = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x10  # MAP_FIXED
+_MAP_FAILED = ctypes.c_void_p(-1).value
+
+_WORD = 8
+_MAX_ERRNO = 4095  # what the kernel can return
+
+_E = TypeVar("_E", bound=enum.IntEnum)
+
+
+class Order(enum.IntEnum):
+    """What the master wants of a worker; it stands in the seat before the signal that points to it is sent."""
+
+    RUN = 0
+    """Accept and serve."""
+    SEAL = 1
+    """Accept no more, finish what is in hand, leave. The accept queue is somebody else's."""
+    DRAIN = 2
+    """The server stops: accept until the queue is empty, finish, leave."""
+    QUIT = 3
+    """As SEAL, in a hurry."""
+
+
+class State(enum.IntEnum):
+    """Where a worker is in its life, in its own words."""
+
+    EMPTY = 0
+    """Nothing said yet (forked, not yet running)."""
+    STARTING = 1
+    SERVING = 2
+    BACKING_OFF = 3
+    """Out of the kernel's wait queue after a failed accept."""
+    STOPPING = 4
+    """The order to stop has been seen and acted on."""
+    LEAVING = 5
+    """Past its accept loop."""
+    FAILED_TO_BOOT = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """What one accepting thread of a worker says of itself. Times are monotonic ns."""
+
+    busy_since: int
+    deadline: int
+    served: int
+    failed: int
+    busy_total: int
+    busy_longest: int
+    idle_since: int
+    histogram: tuple[int, ...]
+
+    @property
+    def accepted(self) -> int:
+        """Connections taken from the accept queue: finished ones and the one in hand."""
+        return self.served + self.failed + (1 if self.busy_since else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One seat as the master read it, with every word that can't be true replaced."""
+
+    pid: int
+    slot: int
+    generation: int
+    order: Order
+    born: int
+    state: State
+    state_since: int
+    last_errno: int
+    last_errno_at: int
+    refused: int
+    errors: tuple[int, ...]
+    lanes: tuple[Lane, ...]
+
+
+class Strain(NamedTuple):
+    """Whether descriptors or memory are short, as the master said it last."""
+
+    errno: int
+    """What fails for want of something; 0 = nothing is short."""
+    since: int
+    """Monotonic ns at which it began; 0 likewise."""
+    shortages: int
+    """How many there have been since the start, this one included."""
+
+
+class Scoreboard:
+    """Shared memory with a header and a fixed number of seats.
+
+    Made by the master before the first fork and inherited by every worker; ``fd`` survives an exec when it is made
+    inheritable, and :meth:`attach` maps it again.
+    """
+
+    def __init__(self, fd: int, memory: mmap.mmap) -> None:
+        self.fd = fd
+        self._memory = memory
+        self.words: memoryview[int] = memoryview(memory).cast("Q")
+        self.seats = self.words[_SEATS]
+        self.lanes = self.words[_LANES]
+        self._stride = self.words[_STRIDE]
+
+    @classmethod
+    def create(cls, seats: int, lanes: int = 1) -> Scoreboard:
+        """MASTER. Make and seal a scoreboard.
+
+        Args:
+            seats: how many workers can live at one moment, retiring ones included (count).
+            lanes: accepting threads a worker has at the most (count).
+
+        Raises:
+            OSError: no descriptor or no memory for it (memfd_create(2)).
+        """
+        stride = LANE + lanes * LANE_WORDS
+        size = (HEADER_WORDS + seats * stride) * _WORD
+        fd = os.memfd_create(SCOREBOARD, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(fd, size)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+            memory = mmap.mmap(fd, size)
+        except BaseException:
+            os.close(fd)
+            raise
+        with memoryview(memory).cast("Q") as words:
+            words[_SEATS], words[_LANES], words[_STRIDE] = seats, lanes, stride
+            words[_LAYOUT] = LAYOUT
+            words[_MAGIC] = MAGIC
+        return cls(fd, memory)
+
+    @classmethod
+    def attach(cls, fd: int) -> Scoreboard:
+        """MASTER, after an exec. Map a scoreboard that another image made; takes ``fd`` over.
+
+        Raises:
+            ValueError: the memory is not a scoreboard, or one of another layout.
+            OSError: ``fd`` can't be mapped.
+        """
+        size = os.fstat(fd).st_size
+        if size < HEADER_WORDS * _WORD or size % _WORD:
+            raise ValueError(f"{size} bytes are no scoreboard")
+        memory = mmap.mmap(fd, size)
+        with memoryview(memory).cast("Q") as words:
+            known = words[_MAGIC] == MAGIC and words[_LAYOUT] == LAYOUT
+            lanes, stride = words[_LANES], words[_STRIDE]
+            # The workers could write here: a stride that isn't ours would have seats overlap or end outside.
+            whole = lanes > 0 and stride == LANE + lanes * LANE_WORDS
+            whole = whole and len(words) == HEADER_WORDS + words[_SEATS] * stride
+        if not (known and whole):
+            memory.close()
+            raise ValueError("not a scoreboard of this layout")
+        return cls(fd, memory)
+
+    def detach(self) -> None:
+        """MASTER. Unmap, and leave the descriptor open: somebody else goes on with it."""
+        self.words.release()
+        self._memory.close()
+
+    def part(self) -> None:
+        """In a process that a worker's application has forked: go on with memory of one's own, all zeros (mmap(2)).
+
+        Whoever holds words of it may still write there.
+        """
+        start = ctypes.c_char.from_buffer(self._memory)
+        place = _mmap(ctypes.addressof(start), len(self._memory), mmap.PROT_READ | mmap.PROT_WRITE, _OWN, -1, 0)
+        if place == _MAP_FAILED:
+            raise OSError(ctypes.get_errno(), "the scoreboard can't be parted with")
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def close(self) -> None:
+        """MASTER. Unmap and close. Idempotent. While somebody still holds a seat's words, the memory stays mapped."""
+        if self.fd >= 0:
+            self.words.release()
+            try:
+                self._memory.close()
+            except BufferError:
+                pass
+            os.close(self.fd)
+            self.fd = -1
+
+    @property
+    def hold(self) -> int:
+        """The errno for which every worker holds its accepts (the system is short); 0 = none."""
+        return self.words[HOLD]
+
+    @hold.setter
+    def hold(self, errno: int) -> None:
+        self.words[HOLD] = errno
+
+    @property
+    def prober(self) -> int:
+        """The seat whose worker alone goes on trying while the others hold."""
+        return self.words[PROBER]
+
+    @prober.setter
+    def prober(self, seat: int) -> None:
+        self.words[PROBER] = seat
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every worker that serves is out of descriptors or memory."""
+        return bool(self.words[EXHAUSTED])
+
+    @exhausted.setter
+    def exhausted(self, exhausted: bool) -> None:
+        self.words[EXHAUSTED] = exhausted
+
+    @property
+    def strain(self) -> Strain:
+        """What is short."""
+        return Strain(self.words[SHORT_OF], self.words[SHORT_SINCE], self.words[SHORTAGES])
+
+    @strain.setter
+    def strain(self, strain: Strain) -> None:
+        self.words[SHORT_OF], self.words[SHORT_SINCE], self.words[SHORTAGES] = strain
+
+    def seat(self, index: int) -> memoryview[int]:
+        """The words of seat ``index``, for its writers and for readers of a single word.
+
+        Raises:
+            IndexError: there is no such seat.
+        """
+        if not 0 <= index < self.seats:
+            raise IndexError(f"seat {index} of {self.seats}")
+        start = HEADER_WORDS + index * self._stride
+        return self.words[start : start + self._stride]
+
+    def index(self, seat: int, word: int) -> int:
+        """Where ``word`` of ``seat`` stands among all words."""
+        return HEADER_WORDS + seat * self._stride + word
+
+    def blank(self) -> memoryview[int]:
+        """The words of a seat about which nothing is known, outside the shared memory."""
+        return memoryview(bytearray(self._stride * _WORD)).cast("Q")
+
+    def assign(self, index: int, *, slot: int, generation: int, born: float) -> None:
+        """MASTER, before the fork. Clear seat ``index`` and give it to a worker to come."""
+        words = self.seat(index)
+        start = (HEADER_WORDS + index * self._stride) * _WORD
+        self._memory[start : start + self._stride * _WORD] = bytes(self._stride * _WORD)
+        words[SLOT] = slot
+        words[GENERATION] = generation
+        words[BORN] = int(born * 1e9)
+
+    def view(self, index: int) -> View:
+        """MASTER. Read seat ``index``; see :meth:`read`."""
+        return self.read(self.seat(index))
+
+    def read(self, words: memoryview[int], born: int = 0) -> View:
+        """MASTER. Read the words of a seat, and take no word on trust.
+
+        What can't be true reads as 0, and so does a sum of it; a moment after now as now, one before the fork as that.
+
+        Args:
+            words: of the seat.
+            born: monotonic ns of the fork, as the master knows it; 0 = the boot of the host.
+        """
+        errno = words[LAST_ERRNO]
+        now = time.monotonic_ns()
+        lanes = tuple(_lane(words, LANE + n * LANE_WORDS, born, now) for n in range(self.lanes))
+        return View(
+            pid=_held(words[PID], _LARGEST_PID),
+            slot=_held(words[SLOT], _LARGEST),
+            generation=_held(words[GENERATION], _LARGEST),
+            order=_member(Order, words[ORDER], Order.RUN),
+            born=min(words[BORN], now),
+            state=_member(State, words[STATE], State.EMPTY),
+            state_since=_moment(words[STATE_SINCE], born, now),
+            last_errno=_held(errno, _MAX_ERRNO),
+            last_errno_at=_moment(words[LAST_ERRNO_AT], born, now),
+            refused=_count(words[REFUSED], born, now),
+            errors=tuple(_count(word, born, now) for word in words[ERRORS : ERRORS + ERROR_PLACES]),
+            lanes=lanes,
+        )
+
+
+def finished(words: memoryview[int], born: int) -> int:
+    """MASTER. How many connections a seat's worker has finished, held to what is possible; see `Scoreboard.read`."""
+    now = time.monotonic_ns()
+    return _count(words[LANE + SERVED], born, now) + _count(words[LANE + FAILED], born, now)
+
+
+def busy_since(words: memoryview[int], born: int) -> int:
+    """MASTER. Since when a seat's worker is busy, monotonic ns, held to what is possible; 0 = it is idle."""
+    return _moment(words[LANE + BUSY_SINCE], born, time.monotonic_ns())
+
+
+def _lane(words: memoryview[int], at: int, born: int, now: int) -> Lane:
+    age = max(0, now - born)
+    return Lane(
+        busy_since=_moment(words[at + BUSY_SINCE], born, now),
+        deadline=_held(words[at + DEADLINE], _EVER),
+        served=_count(words[at + SERVED], born, now),
+        failed=_count(words[at + FAILED], born, now),
+        busy_total=_held(words[at + BUSY_TOTAL], age * AT_ONCE),
+        busy_longest=_held(words[at + BUSY_LONGEST], age),
+        idle_since=_moment(words[at + IDLE_SINCE], born, now),
+        histogram=tuple(_count(word, born, now) for word in words[at + HISTOGRAM : at + HISTOGRAM + BUCKETS]),
+    )
+
+
+def _held(word: int, largest: int) -> int:
+    return word if word <= largest else 0
+
+
+def _count(word: int, born: int, now: int) -> int:
+    """How often something has happened in a life."""
+    return _held(word, max(0, now - born) // _FASTEST + 1)
+
+
+def _moment(word: int, born: int, now: int) -> int:
+    """A moment of a life; 0 = it has not been."""
+    return min(max(word, born), now) if word else 0
+
+
+def _member(kind: type[_E], value: int, default: _E) -> _E:
+    try:
+        return kind(value)
+    except ValueError:
+        return default

@@ -1,0 +1,4 @@
+"""What attaches to a running master: control socket, service manager, pidfile, process titles, reloader, log. MASTER.
+
+Each is a `prefork.supervisor.service.Service`; the supervisor knows none of them. `prefork.master` attaches them.
+"""

@@ -1,0 +1,258 @@
+"""What can be asked for through the control socket, and how it is done.
+
+Some things are done at once; others (a reload, a worker's tracebacks) take until the news comes, and are answered
+then. All of it runs in the MASTER.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from prefork.services.control.protocol import Request
+from prefork.status.collector import Survey
+from prefork.supervisor import allowance, service
+from prefork.supervisor.forked import DUMP_SIGNAL
+from prefork.supervisor.roster import Death, Member
+from prefork.supervisor.service import Inside, News
+from prefork.system import process
+
+log = logging.getLogger("prefork")
+
+Done = Callable[[object], None]
+Failed = Callable[[str], None]
+
+DUMP_LOOK: Final = 0.05
+"""Seconds between two looks at a worker's report; it is complete when it has not grown between two."""
+
+DUMP_TIME: Final = 3.0
+"""Seconds that a worker has for its tracebacks."""
+
+_STOPS: Final = "the server stops"
+
+
+@dataclass(eq=False, slots=True)
+class _Wait:
+    """Somebody who waits for news: ``hears`` answers him and returns True when the news is his."""
+
+    hears: Callable[[News], bool]
+    failed: Failed
+
+
+class Operations:
+    """MASTER. Carries requests out.
+
+    Args:
+        inside: the master as windows see it.
+        survey: takes the status.
+    """
+
+    def __init__(self, inside: Inside, survey: Survey) -> None:
+        self._inside = inside
+        self._survey = survey
+        self._waits: list[_Wait] = []
+        self._dumps: dict[int, _Dump] = {}
+
+    def begin(self, request: Request, done: Done, failed: Failed) -> None:
+        """Carry ``request`` out; one of ``done`` and ``failed`` is called once, now or later."""
+        operation: Callable[..., None] = getattr(self, f"_{request.do}")
+        try:
+            operation(done, failed, **request.arguments)
+        except Exception:  # a defect here must not end the server
+            log.exception("control: %s failed", request.do)
+            failed("it failed by a defect of the server's; its log has the traceback")
+
+    def told(self, news: News) -> None:
+        """Something has happened; whoever waited for it is answered."""
+        if isinstance(news, service.Stopping):
+            waits, self._waits = self._waits, []
+            for wait in waits:
+                wait.failed(_STOPS)
+        self._waits = [wait for wait in self._waits if not wait.hears(news)]
+
+    def _health(self, done: Done, failed: Failed) -> None:  # noqa: ARG002  # every operation is given both
+        done(self._survey.health())
+
+    def _status(self, done: Done, failed: Failed, processes: bool) -> None:  # noqa: ARG002  # as above
+        done(self._survey.status(processes=processes))
+
+    def _stop(self, done: Done, failed: Failed, quick: bool) -> None:  # noqa: ARG002  # as above
+        done({"state": "stopping"})
+        (self._inside.quit if quick else self._inside.stop)()
+
+    def _scale(self, done: Done, failed: Failed, workers: int) -> None:
+        if self._inside.stopping():
+            failed(_STOPS)
+            return
+        before = self._inside.goal.size
+        problem = self._problem_of(workers)
+        if problem:
+            failed(f"{workers} workers can't be had: {problem} (there are {before})")
+            return
+        now = self._inside.scale(workers)
+        if now != workers:
+            failed(f"{workers} workers can't be had; the log says why; there are {now}")
+        else:
+            done({"workers": now, "before": before})
+
+    def _problem_of(self, workers: int) -> str:
+        """Why so many workers can't be had, known before anything is done; "" when nothing speaks against it."""
+        inside = self._inside
+        if workers > inside.spawner.most:
+            return f"this server has room for {inside.spawner.most}; set workers or max_workers and start it anew"
+        more = workers - max(inside.goal.size, len(inside.roster))
+        return allowance.lacking(more) if more > 0 else ""
+
+    def _reload(self, done: Done, failed: Failed, wait: bool) -> None:
+        if not self._inside.reload():
+            failed(_STOPS)
+            return
+        if self._inside.settings.preload:
+            self._await_upgrade(done, failed, wait)
+            return
+        generation = self._inside.goal.generation
+
+        def hears(news: News) -> bool:
+            match news:
+                case service.Reloaded(reached) if reached >= generation:
+                    done({"generation": reached})
+                case service.ReloadFailed(reached, reason) if reached >= generation:
+                    last = reason.splitlines()[-1]
+                    failed(f"generation {reached} failed to boot, the old one goes on: {last}")
+                case _:
+                    return False
+            return True
+
+        if wait:
+            self._waits.append(_Wait(hears, failed))
+        else:
+            done({"generation": generation})
+
+    def _upgrade(self, done: Done, failed: Failed, wait: bool) -> None:
+        if self._inside.upgrade():
+            self._await_upgrade(done, failed, wait)
+        else:
+            failed(_STOPS if self._inside.stopping() else "the server is still starting")
+
+    def _await_upgrade(self, done: Done, failed: Failed, wait: bool) -> None:
+        """An upgrade that fails is answered; one that succeeds ends the connection along with the image."""
+
+        def hears(news: News) -> bool:
+            if isinstance(news, service.UpgradeFailed):
+                failed(f"{news.reason}; the old code goes on")
+                return True
+            return False
+
+        if wait:
+            self._waits.append(_Wait(hears, failed))
+        else:
+            done({"generation": self._inside.goal.generation + 1})
+
+    def _recycle(self, done: Done, failed: Failed, slot: int, wait: bool) -> None:
+        member = self._incumbent(slot)
+        if member is None or slot >= self._inside.goal.size:
+            failed(f"slot {slot} has no worker")
+            return
+        if self._inside.stopping():
+            failed(_STOPS)
+            return
+        old, goal, settings = member.pid, self._inside.goal, self._inside.settings
+        self._inside.roster.wanted(member, "recycled by hand")
+
+        def failed_boot(death: Death) -> bool:
+            return death.member.slot == slot and death.successor and goal.boot_failed(settings, death)
+
+        def hears(news: News) -> bool:
+            match news:
+                case service.WorkerReady(new) if new.slot == slot and new.pid != old:
+                    done({"slot": slot, "pid": new.pid, "before": old})
+                case service.Died(death, _) if failed_boot(death):
+                    failed(f"the replacement (pid {death.member.pid}) failed to boot; pid {old} goes on")
+                case service.Scaled(size) if size <= slot:
+                    failed(f"slot {slot} goes, for the server shrinks")
+                case _:
+                    return False
+            return True
+
+        if wait:
+            self._waits.append(_Wait(hears, failed))
+        else:
+            done({"slot": slot, "before": old})
+
+    def _dump(self, done: Done, failed: Failed, slot: int) -> None:
+        member = self._incumbent(slot)
+        if member is None:
+            failed(f"slot {slot} has no worker")
+            return
+        under_way = self._dumps.get(member.pid)
+        if under_way is None:
+            under_way = self._dumps[member.pid] = _Dump(self._inside, member, self._dumps.pop)
+        under_way.asked.append((done, failed))
+
+    def _incumbent(self, slot: int) -> Member | None:
+        found = self._inside.roster.slots.get(slot)
+        return found.incumbent if found else None
+
+
+class _Dump:
+    """The tracebacks of one worker, on their way: the answer to all who ask before they are there.
+
+    Args:
+        inside: the master as windows see it.
+        member: the worker.
+        on_end: called with its pid before they are answered.
+
+    Attributes:
+        asked: those who are to be answered.
+    """
+
+    def __init__(self, inside: Inside, member: Member, on_end: Callable[[int], object]) -> None:
+        self.asked: list[tuple[Done, Failed]] = []
+        self._inside = inside
+        self._member = member
+        self._on_end = on_end
+        self._late = False
+        self._deadline = inside.loop.call_later(DUMP_TIME, self._is_late)  # a timer: the master may be frozen meanwhile
+        self._take()
+        self._before = len(self._report())  # the report of a hang is on its way, and the log's to take
+        process.kill(member.pid, DUMP_SIGNAL)
+        self._look_again(self._before)
+
+    def _is_late(self) -> None:
+        self._late = True
+
+    def _report(self) -> str:
+        return self._inside.spawner.report(self._member.pid)
+
+    def _take(self) -> None:
+        if self._member.dumped_at is None:
+            self._inside.spawner.take_report(self._member.pid)
+
+    def _look_again(self, seen: int) -> None:
+        self._inside.loop.call_later(DUMP_LOOK, lambda: self._look(seen))
+
+    def _look(self, seen: int) -> None:
+        pid = self._member.pid
+        if self._inside.roster.get(pid) is not self._member:
+            self._fail("ended meanwhile")
+            return
+        report = self._report()
+        if len(report) > self._before and len(report) == seen:
+            self._take()
+            text = report[self._before :]
+            self._deadline.cancel()
+            self._on_end(pid)
+            for done, _ in self.asked:
+                done({"slot": self._member.slot, "pid": pid, "text": text})
+        elif self._late:
+            self._fail(f"gave no traceback within {DUMP_TIME:g} s; it may be frozen")
+        else:
+            self._look_again(len(report))
+
+    def _fail(self, why: str) -> None:
+        self._deadline.cancel()
+        self._on_end(self._member.pid)
+        for _, failed in self.asked:
+            failed(f"worker {self._member.slot} (pid {self._member.pid}) {why}")

@@ -1,0 +1,333 @@
+"""The master's side of the control socket.
+
+Each connection is a :class:`Peer`, which reads one request at a time and is answered before its next one is looked at.
+Whoever is slow, silent or talkative costs a descriptor and a few kilobytes, and holds up nobody: reads and writes
+never block, a request has an end after :data:`~prefork.services.control.protocol.LONGEST` bytes, half a request and an
+answer that nobody takes have a deadline, and when there are too many peers the longest silent one goes.
+
+All of it runs in the MASTER.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from prefork._version import __version__
+from prefork.config import address
+from prefork.errors import ListenError
+from prefork.net import binding
+from prefork.net.options import SocketOptions
+from prefork.net.unixpath import Claim
+from prefork.services.control import paths, protocol
+from prefork.services.control.operations import Operations
+from prefork.services.control.protocol import RequestError
+from prefork.status.collector import Survey
+from prefork.status.totals import Ledger
+from prefork.supervisor.event_loop import Loop, Timer
+from prefork.supervisor.service import Inside, News, Window
+from prefork.system import process
+from prefork.system.natives import select, socket
+
+log = logging.getLogger("prefork")
+
+MOST: Final = 32
+"""Peers at one time."""
+
+PATIENCE: Final = 10.0
+"""Seconds that a peer has for the rest of a request, or for taking its answer."""
+
+_BACKLOG: Final = 64
+_PAUSE: Final = 1.0  # seconds until the next try after the system had no descriptor or no memory for us
+_CREDENTIALS: Final = struct.Struct("=iII")
+
+
+class Control(Window):
+    """MASTER. The control socket of one server.
+
+    Args:
+        path: where it lies; "auto" for the default place, which is done without when it can't be had.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._wanted = path
+        self._claim: Claim | None = None
+        self._sock: socket.socket | None = None
+        self._peers: list[Peer] = []
+        self._ledger = Ledger()
+        self._accepting = False
+        self._failing = False
+
+    def attach(self, inside: Inside) -> None:
+        """Listen.
+
+        Raises:
+            ListenError: the path can't be had, and it was asked for by name.
+        """
+        self._loop = inside.loop
+        self._pidfile = inside.settings.pidfile
+        self._survey = Survey(inside, self._ledger, __version__)
+        self._operations = Operations(inside, self._survey)
+        try:
+            self._listen()
+        except (ListenError, OSError, ValueError) as error:
+            if inside.settings.takeover and not isinstance(error, ValueError):  # such a path never becomes one
+                log.info("the control socket is the predecessor's until that has ended")
+                self._loop.call_later(_PAUSE, self._listen_later)
+                return
+            said = str(error).removeprefix("bind: ")
+            if self._wanted != "auto":
+                raise ListenError(f"control: {self._wanted!r} can't be listened on: {said}") from None
+            log.info("no control socket: %s", said)
+
+    def _listen_later(self) -> None:
+        """Take the predecessor's place as soon as it is free."""
+        try:
+            self._listen()
+        except (ListenError, OSError):
+            self._loop.call_later(_PAUSE, self._listen_later)
+
+    def _listen(self) -> None:
+        path = os.fspath(paths.default(self._pidfile)) if self._wanted == "auto" else os.path.abspath(self._wanted)
+        self._sock, file_id = binding.bind_unix(
+            address.parse(f"unix:{path}"), backlog=_BACKLOG, options=SocketOptions(mode=0o600)
+        )
+        self._claim = None if file_id is None else Claim(path, file_id)
+        self._sock.setblocking(False)
+        self._accept_again()
+        log.debug("control socket at %s", path)
+
+    def told(self, news: News) -> None:
+        """Enter it into the ledger; it may be what somebody waits for."""
+        self._ledger.told(news)
+        self._operations.told(news)
+
+    def save(self) -> object:
+        """The sums so far, and since when."""
+        return {"started": self._survey.started, "totals": self._ledger.save()}
+
+    def restore(self, saved: object) -> None:
+        """Go on with the sums of the image before.
+
+        Raises:
+            ValueError: they can't be read.
+        """
+        if not isinstance(saved, dict) or not isinstance(saved.get("started"), float):
+            raise ValueError("no sums")
+        self._ledger.restore(saved.get("totals"))
+        self._survey.began_at(saved["started"])
+
+    def after_fork(self, slot: int, generation: int) -> None:  # noqa: ARG002  # others need them
+        """WORKER. Close the sockets. Those that the loop watches have been closed with all that is the loop's."""
+        sockets = [peer.sock for peer in self._peers]
+        if self._sock is not None:
+            sockets.append(self._sock)
+        process.close(process.runs(sock.detach() for sock in sockets))
+
+    def detach(self) -> None:
+        """Take leave of the peers, who see the end of the server by it, and remove the path."""
+        for peer in list(self._peers):
+            peer.close()
+        if self._sock is not None:
+            self._loop.unregister(self._sock.fileno())
+            self._sock.close()
+            self._sock = None
+        if self._claim is not None:
+            self._claim.release()
+            self._claim = None
+
+    def _accept_again(self) -> None:
+        if self._sock is not None and not self._accepting:
+            try:
+                self._loop.register(self._sock.fileno(), self._accept)
+            except OSError:
+                self._loop.call_later(_PAUSE, self._accept_again)
+            else:
+                self._accepting = True
+
+    def _accept(self) -> None:
+        assert self._sock is not None
+        try:
+            connection, _ = self._sock.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            # Without a pause the loop would spin: the connection goes on waiting.
+            if not self._failing:
+                log.warning("the control socket can't accept: %s; trying again every %g s", error, _PAUSE)
+            self._failing = True
+            self._loop.unregister(self._sock.fileno())
+            self._accepting = False
+            self._loop.call_later(_PAUSE, self._accept_again)
+            return
+        self._failing = False
+        connection.setblocking(False)
+        self._make_room()
+        peer = Peer(connection, self._loop, self._operations, self._peers.remove)
+        self._peers.append(peer)
+        uid = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1]
+        if uid not in {0, os.geteuid()}:
+            peer.turn_away(RequestError("denied", f"uid {uid} may not; be root or uid {os.geteuid()}"))
+
+    def _make_room(self) -> None:
+        while len(self._peers) >= MOST:
+            idle = [peer for peer in self._peers if not peer.waits]
+            min(idle or self._peers, key=lambda peer: peer.heard_at).close()
+
+
+class Peer:
+    """MASTER. One connection.
+
+    Args:
+        sock: the connection, non-blocking.
+        loop: the master's.
+        operations: what can be asked for.
+        on_close: called with the peer when the connection has been closed.
+
+    Attributes:
+        waits: whether a request is being carried out.
+        heard_at: when it last said something; monotonic seconds.
+    """
+
+    def __init__(
+        self, sock: socket.socket, loop: Loop, operations: Operations, on_close: Callable[[Peer], None]
+    ) -> None:
+        self.sock = sock
+        self.waits = False
+        self.heard_at = loop.clock.monotonic()
+        self._loop = loop
+        self._operations = operations
+        self._on_close = on_close
+        self._input = bytearray()
+        self._output = bytearray()
+        self._closed = False
+        self._last = False
+        self._watched = 0
+        self._deadline: Timer | None = None
+        self._watch()
+
+    def turn_away(self, error: RequestError) -> None:
+        """Say why, and close."""
+        self._last = True
+        self._send(protocol.refusal(error))
+
+    def close(self) -> None:
+        """Close the connection. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._watch()
+            self.sock.close()
+            self._on_close(self)
+
+    def _watch(self) -> None:
+        """Have the loop look at what matters now, and set or clear the deadline."""
+        events = 0
+        if not self._closed:
+            if self._output:
+                events = select.EPOLLOUT
+            elif not self.waits and b"\n" not in self._input:
+                events = select.EPOLLIN
+        if events != self._watched:
+            self._loop.unregister(self.sock.fileno())
+            if events:
+                try:
+                    self._loop.register(self.sock.fileno(), self._write if self._output else self._read, events)
+                except OSError:
+                    events = 0  # no memory for it: the peer waits as well as we do
+                    self._loop.call_later(_PAUSE, self._watch)
+            self._watched = events
+        pressing = not self._closed and bool(self._output or (self._input and not self.waits))
+        if not pressing:
+            self._be_patient()
+        elif self._deadline is None:
+            self._deadline = self._loop.call_later(PATIENCE, self._too_slow)
+
+    def _be_patient(self) -> None:
+        """The request is complete, or the answer taken: what comes next has a deadline of its own."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        if self._output:
+            self.close()
+        else:
+            self.turn_away(RequestError("malformed", f"the request has no end after {PATIENCE:g} s"))
+
+    def _read(self) -> None:
+        try:
+            data = self.sock.recv(protocol.LONGEST)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self.heard_at = self._loop.clock.monotonic()
+        if not data:
+            self.close()
+            return
+        self._input += data
+        self._next()
+
+    def _next(self) -> None:
+        """Carry out the first request of what has come; the others at the loop's next turns."""
+        if self._closed or self.waits or self._output:
+            return
+        line, newline, rest = self._input.partition(b"\n")
+        if len(line) >= protocol.LONGEST:
+            self.turn_away(RequestError("malformed", f"a request has {protocol.LONGEST} bytes at the most"))
+            return
+        if newline:
+            self._input = rest
+            self._be_patient()
+            self._carry_out(bytes(line))
+        else:
+            self._watch()
+
+    def _carry_out(self, line: bytes) -> None:
+        try:
+            request = protocol.parse(line)
+        except RequestError as error:
+            if error.code == "malformed":
+                self.turn_away(error)
+            else:
+                self._send(protocol.refusal(error))
+            return
+        self.waits = True
+        self._operations.begin(
+            request,
+            lambda result: self._done(protocol.answer(request, result)),
+            lambda why: self._done(protocol.refusal(RequestError("failed", why, request.id))),
+        )
+        if self.waits:
+            self._watch()
+
+    def _done(self, line: bytes) -> None:
+        if not self._closed:
+            self.waits = False
+            self._send(line)
+
+    def _send(self, line: bytes) -> None:
+        self._output += line
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            # The host may have SIGPIPE end processes, as programs at a terminal do (send(2)).
+            del self._output[: self.sock.send(self._output, socket.MSG_NOSIGNAL)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close()  # it has gone
+            return
+        if not self._output:
+            self._be_patient()
+            if self._last:
+                self.close()
+                return
+        self._watch()
+        if b"\n" in self._input and not self._output:
+            self._loop.call_later(0, self._next)

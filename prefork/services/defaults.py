@@ -1,0 +1,40 @@
+"""Which windows a server has, by its settings and its environment."""
+
+from __future__ import annotations
+
+import os
+
+from prefork.config.settings import Settings
+from prefork.services import log as logs
+from prefork.services.control.server import Control
+from prefork.services.pidfile import Pidfile
+from prefork.services.proctitle import Titles
+from prefork.services.reloader import Watch
+from prefork.services.sd_notify import Notify
+from prefork.supervisor.service import Window
+
+
+def windows_of(settings: Settings, sources: tuple[str, ...] = ()) -> list[Window]:
+    """The windows that the settings ask for, not yet attached. MASTER.
+
+    Args:
+        settings: the settings.
+        sources: folders that only workers have on their import path.
+
+    Raises:
+        SettingsError: what one of them needs is not installed.
+    """
+    found: list[Window] = []
+    if settings.proc_titles != "off":
+        found.append(Titles(live=settings.proc_titles == "live"))
+    if settings.pidfile:
+        found.append(Pidfile(settings.pidfile))
+    notify = Notify.of(os.environ, os.getpid())
+    if notify is not None:
+        found.append(notify)
+    if settings.control not in {"", "off"}:
+        found.append(Control(settings.control))
+    if settings.reload:
+        found.append(Watch(sources))
+    found += logs.windows()
+    return found

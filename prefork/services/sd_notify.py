@@ -1,0 +1,203 @@
+"""What the service manager is told (sd_notify(3)): ready, reloading, stopping, how it goes; and its watchdog is fed.
+
+A datagram of ``NAME=value`` lines goes to the socket that ``NOTIFY_SOCKET`` names. The variables are taken out of the
+environment, so that nothing which the application starts can speak for the service. An idle server sends nothing but
+the watchdog's keep-alive, if the service manager asks for one. All of it runs in the MASTER.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from prefork.errors import printable
+from prefork.scoreboard.layout import Order
+from prefork.supervisor import service
+from prefork.supervisor.event_loop import Timer
+from prefork.supervisor.policy import Crashes
+from prefork.supervisor.service import Inside, News, Window
+from prefork.system.natives import socket
+
+log = logging.getLogger("prefork")
+
+VARIABLE: Final = "NOTIFY_SOCKET"
+_WATCHDOG: Final = "WATCHDOG_USEC"
+_WATCHDOG_PID: Final = "WATCHDOG_PID"
+
+EVERY: Final = 5.0
+"""Seconds between two requests for more time, while the server starts or stops."""
+
+EXTENSION: Final = 15.0
+"""Seconds that each of them asks for."""
+
+_RETRY: Final = 0.1  # seconds, when the manager's queue is full
+_SHORTEST: Final = 0.001  # seconds between two signs of life
+_DIGITS: Final = 20  # of an unsigned number of 64 bits
+
+
+def _seconds(microseconds: str) -> float:
+    """An interval of the manager's; 0 for what is none, or is too short to be meant."""
+    if not (microseconds.isascii() and microseconds.isdecimal() and len(microseconds) <= _DIGITS):
+        return 0.0
+    seconds = int(microseconds) / 1e6
+    return seconds if seconds >= _SHORTEST else 0.0
+
+
+class Notify(Window):
+    """MASTER. Tells the service manager.
+
+    Args:
+        path: its socket: a path, or with ``@`` an abstract name.
+        watchdog: seconds within which it wants a sign of life; 0 = it wants none.
+    """
+
+    def __init__(self, path: str, watchdog: float = 0.0) -> None:
+        self._address = "\0" + path[1:] if path.startswith("@") else path
+        self._watchdog = watchdog
+        self._sock: socket.socket | None = None
+        self._unsent: list[bytes] = []
+        self._taken: dict[str, str] = {}
+        self._extension: Timer | None = None
+        self._hungry = False
+        self._last_status = ""
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str], pid: int) -> Notify | None:
+        """The window that the environment asks for; None when it asks for none.
+
+        Args:
+            environ: the environment.
+            pid: this process, for which alone the watchdog's interval may be meant.
+        """
+        path = environ.get(VARIABLE, "")
+        if not path:
+            return None
+        if path[0] not in "/@":
+            log.warning(
+                "%s: %r is neither a path nor an abstract name; the service manager is told nothing", VARIABLE, path
+            )
+            return None
+        meant = environ.get(_WATCHDOG_PID, str(pid)) == str(pid)
+        return cls(path, _seconds(environ.get(_WATCHDOG, "")) if meant else 0.0)
+
+    def attach(self, inside: Inside) -> None:
+        """Begin to ask for time, and to feed the watchdog."""
+        self._inside = inside
+        self._loop = inside.loop
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._loop.descriptors.add(self._sock.fileno())
+        for name in (VARIABLE, _WATCHDOG, _WATCHDOG_PID):
+            if name in os.environ:
+                self._taken[name] = os.environ.pop(name)
+        if inside.settings.boot_timeout:  # without one, the manager's own limit is the only one there is
+            self._ask_for_time()
+        if self._watchdog:
+            self._feed()
+
+    def told(self, news: News) -> None:
+        """Pass on what concerns a service manager."""
+        match news:
+            case service.Serving() | service.Reloaded():
+                self._stop_asking()
+                self._send("READY=1", f"MAINPID={os.getpid()}", self._status())
+            case service.Reloading(generation):
+                now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+                self._send("RELOADING=1", f"MONOTONIC_USEC={now}", f"STATUS=reloading: generation {generation}")
+            case service.ReloadFailed(generation, reason):
+                said = reason.splitlines()[-1]
+                self._stop_asking()  # it may be the first reload after an upgrade
+                self._send("READY=1", f"STATUS=generation {generation} failed to boot, the old one goes on: {said}")
+            case service.Stopping():
+                self._send("STOPPING=1", "STATUS=stopping: who is connected is being served")
+                self._ask_for_time()
+            case service.Died() | service.Scaled() | service.Short() if self._is_steady():
+                before = self._last_status
+                if self._status() != before:
+                    self._send(self._last_status)
+            case _:
+                pass
+
+    def after_fork(self, slot: int, generation: int) -> None:  # noqa: ARG002  # others need them
+        """WORKER. Close the socket, which the loop's descriptors have done."""
+        if self._sock is not None:
+            self._sock.detach()
+
+    def detach(self) -> None:
+        """Close the socket, and give the host its environment back; that the process ends, the manager sees."""
+        if self._sock is not None:
+            self._loop.descriptors.discard(self._sock.fileno())
+            self._sock.close()
+            self._sock = None
+            os.environ.update(self._taken)
+
+    def _is_steady(self) -> bool:
+        return self._inside.goal.ready and not self._inside.goal.rolling and not self._inside.stopping()
+
+    def _status(self) -> str:
+        """One line that a person likes."""
+        inside = self._inside
+        names = ", ".join(listener.name for listener in inside.listeners)
+        workers = f"{inside.goal.size} workers" if inside.goal.size != 1 else "1 worker"
+        said = f"STATUS=serving on {names} with {workers}, generation {inside.goal.generation}"
+        if inside.deaths.crashes is not Crashes.NONE:
+            said += "; workers die young again and again"
+        if inside.pressure.shortages:
+            said += "; descriptors or memory are short"
+        self._last_status = said
+        return said
+
+    # Time.
+
+    def _ask_for_time(self) -> None:
+        """Ask for more time, now and again until it is not needed any more."""
+        self._stop_asking()
+        self._send(f"EXTEND_TIMEOUT_USEC={int(EXTENSION * 1e6)}")
+        self._extension = self._loop.call_later(EVERY, self._ask_for_time)
+
+    def _stop_asking(self) -> None:
+        if self._extension is not None:
+            self._extension.cancel()
+            self._extension = None
+
+    # The watchdog.
+
+    def _feed(self) -> None:
+        """Give a sign of life, unless there is little life: no worker serves though they have had their chance."""
+        if self._fit():
+            self._hungry = False
+            self._send("WATCHDOG=1")
+        elif not self._hungry:
+            self._hungry = True
+            log.error("no worker serves: the service manager's watchdog gets no sign of life")
+        self._loop.call_later(self._watchdog / 2, self._feed)
+
+    def _fit(self) -> bool:
+        inside = self._inside
+        if not inside.goal.ready or inside.stopping():
+            return True
+        return any(not member.starting and member.order is Order.RUN for member in inside.roster)
+
+    # Sending.
+
+    def _send(self, *lines: str) -> None:
+        # One line each: a reason may have come from anywhere.
+        self._unsent.append(
+            "\n".join(printable(" ".join(line.splitlines())) for line in lines).encode(errors="replace")
+        )
+        if len(self._unsent) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Send what is to be sent, in order; what the manager has no room for now, soon."""
+        while self._unsent and self._sock is not None:
+            try:
+                self._sock.sendto(self._unsent[0], self._address)
+            except BlockingIOError:
+                self._loop.call_later(_RETRY, self._flush)
+                return
+            except OSError as error:
+                log.warning("the service manager can't be told %r: %s", self._unsent[0].decode(), error)
+            del self._unsent[0]

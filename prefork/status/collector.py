@@ -1,0 +1,213 @@
+"""The survey: one server's status, taken from what the master knows at that moment.
+
+It costs a few microseconds a worker and a system call a listener. What only the system knows of processes is asked for
+on demand, and at most twice a second, however many ask. All of it runs in the MASTER.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import psutil
+
+from prefork.net.accept_errors import row
+from prefork.scoreboard.layout import Order, State, View
+from prefork.status.model import Ended, Health, Listening, Process, Status, Working
+from prefork.status.totals import Ledger
+from prefork.supervisor.exits import Deaths
+from prefork.supervisor.policy import Crashes
+from prefork.supervisor.roster import Death, Member
+from prefork.supervisor.service import Inside
+
+T = TypeVar("T")
+
+FRESH = 0.5
+"""Seconds for which what the system said of processes is not asked for again."""
+
+_NOTHING = Process()
+
+
+class Survey:
+    """MASTER. Takes the status of one server.
+
+    Args:
+        inside: the master as windows see it.
+        ledger: the sums.
+        version: the release that serves.
+    """
+
+    def __init__(self, inside: Inside, ledger: Ledger, version: str) -> None:
+        self._inside = inside
+        self._ledger = ledger
+        self._version = version
+        self._started = time.time()
+        self._began = inside.loop.clock.monotonic()
+        self._handles: dict[int, psutil.Process] = {}
+        self._processes: dict[int, Process] = {}
+        self._processes_at = float("-inf")
+
+    @property
+    def started(self) -> float:
+        """When the master began to run, seconds since the epoch."""
+        return self._started
+
+    def began_at(self, started: float) -> None:
+        """The master is older than this image of it."""
+        self._began -= max(0.0, self._started - started)
+        self._started = started
+
+    def health(self) -> Health:
+        """Whether the server is fit for work."""
+        serving = sum(not member.starting and member.order is Order.RUN for member in self._inside.roster)
+        return Health(
+            state=self._state(), serving=serving, size=self._inside.goal.size, crash_loop=_loops(self._inside.deaths)
+        )
+
+    def status(self, *, processes: bool = False) -> Status:
+        """Everything.
+
+        Args:
+            processes: whether to ask the system for memory, CPU time and descriptors.
+        """
+        inside, now = self._inside, self._inside.loop.clock.monotonic()
+        members = sorted(inside.roster, key=lambda member: (member.slot, member.born))
+        views = [inside.spawner.view(member) for member in members]
+        known = self._ask_system(members, now) if processes else {}
+        cpu = sum(known[member.pid].cpu or 0.0 for member in members) if known else 0.0
+        return Status(
+            version=self._version,
+            name=inside.settings.name,
+            pid=os.getpid(),
+            state=self._state(),
+            started=self._started,
+            uptime=now - self._began,
+            generation=inside.goal.generation,
+            size=inside.goal.size,
+            smallest=inside.goal.smallest,
+            largest=inside.goal.largest,
+            listeners=tuple(
+                Listening(address=listener.name, waiting=listener.waiting(), backlog=listener.limit)
+                for listener in inside.listeners
+            ),
+            workers=tuple(
+                _worker(member, view, now, known.get(member.pid, _NOTHING))
+                for member, view in zip(members, views, strict=True)
+            ),
+            shortages=tuple(self._shortages(now)),
+            crash_loop=_loops(inside.deaths),
+            deaths=tuple(_ended(death, now) for death in reversed(inside.deaths.recent)),
+            totals=self._ledger.totals(views, cpu),
+            process=known.get(os.getpid(), _NOTHING),
+        )
+
+    def _state(self) -> str:
+        goal = self._inside.goal
+        if self._inside.stopping():
+            return "stopping"
+        if not goal.ready:
+            return "starting"
+        return "reloading" if goal.rolling else "serving"
+
+    def _shortages(self, now: float) -> list[str]:
+        told = []
+        for shortage in self._inside.pressure.shortages.values():
+            whose = "the master" if shortage.slot is None else f"worker {shortage.slot}"
+            whose = "the system" if shortage.system else whose
+            told.append(f"{whose}: {row(shortage.errno).name} for {now - shortage.since:.1f} s")
+        return told
+
+    def _ask_system(self, members: list[Member], now: float) -> dict[int, Process]:
+        """What the system says of master and workers, no older than :data:`FRESH` for those known then."""
+        pids = {os.getpid(), *(member.pid for member in members)}
+        if now - self._processes_at >= FRESH:
+            self._processes_at = now
+            self._handles = {pid: handle for pid, handle in self._handles.items() if pid in pids}
+            self._processes = {}
+        for pid in pids - self._processes.keys():
+            self._processes[pid] = self._ask(pid)
+        return self._processes
+
+    def _ask(self, pid: int) -> Process:
+        try:
+            handle = self._handles.get(pid)
+            if handle is None:
+                handle = self._handles[pid] = psutil.Process(pid)
+        except psutil.Error:
+            return _NOTHING
+        times = _told(handle.cpu_times)
+        memory = _told(handle.memory_info)
+        return Process(
+            rss=memory.rss if memory else None,
+            cpu=times.user + times.system if times else None,
+            descriptors=_told(handle.num_fds),
+        )
+
+
+def _told(question: Callable[[], T]) -> T | None:
+    """The system's answer; None when it keeps it to itself (a worker of another user) or the process is gone."""
+    try:
+        return question()
+    except (psutil.Error, OSError):
+        return None
+
+
+def _loops(deaths: Deaths) -> bool:
+    return deaths.crashes is not Crashes.NONE
+
+
+def doing(member: Member, view: View, now: float) -> tuple[str, float]:
+    """What a worker does, in a word or two, and for how many seconds it has. Pure."""
+    (lane,) = view.lanes
+    since = max(view.state_since, lane.idle_since) / 1e9
+    if member.starting:
+        state, since = "starting", member.born
+    elif member.order is not Order.RUN:
+        state = "leaving"
+    elif view.state is State.BACKING_OFF:
+        state = "backing off"
+    elif lane.busy_since:
+        state = "busy"
+    else:
+        state = "idle"
+    if lane.busy_since:
+        since = lane.busy_since / 1e9
+    return state, max(0.0, now - since)
+
+
+def _worker(member: Member, view: View, now: float, process: Process) -> Working:
+    (lane,) = view.lanes
+    finished = lane.served + lane.failed
+    state, seconds = doing(member, view, now)
+    return Working(
+        slot=member.slot,
+        pid=member.pid,
+        generation=member.generation,
+        state=state,
+        seconds=seconds,
+        age=now - member.born,
+        served=lane.served,
+        failed=lane.failed,
+        refused=view.refused,
+        mean=lane.busy_total / finished / 1e9 if finished else 0.0,
+        longest=lane.busy_longest / 1e9,
+        reason=member.reason,
+        error=row(view.last_errno).name if state == "backing off" else "",
+        process=process,
+    )
+
+
+def _ended(death: Death, now: float) -> Ended:
+    member = death.member
+    return Ended(
+        slot=member.slot,
+        pid=member.pid,
+        generation=member.generation,
+        how=str(death.exit),
+        reason=member.reason,
+        age=death.age,
+        served=death.served,
+        ago=now - death.at,
+    )

@@ -1,0 +1,168 @@
+"""The ledger: what outlives workers. It takes over what a worker has counted when it dies, and remembers the why.
+
+Counters of living workers stand in their seats; a seat is cleared for the next worker. So totals are the ledger's sums
+of the dead and the views of the living, and never go down. All of it runs in the MASTER.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+from collections.abc import Iterable
+
+from prefork.net.accept_errors import COUNTED
+from prefork.scoreboard.layout import BUCKET_SHIFT, BUCKETS, Order, View
+from prefork.status import model as status
+from prefork.status.model import Totals
+from prefork.supervisor import service
+from prefork.supervisor.roster import Death
+from prefork.supervisor.service import News
+from prefork.system.clock import SYSTEM, Clock
+
+BOUNDS = tuple(2 ** (BUCKET_SHIFT + n) / 1e9 for n in range(BUCKETS - 1))
+"""The upper bounds of the histogram's places in seconds; the last place has none."""
+
+_CAUSES = {
+    "the server stops": "stop",
+    "the server shrinks": "shrink",
+    "replaced": "reload",
+    "max_requests": "max_requests",
+    "max_age": "max_age",
+    "max_memory": "max_memory",
+    "max_fds": "max_fds",
+    "signalled by somebody else": "signalled",
+    "it leaks descriptors": "leak",
+    "its listener is lost": "listener_lost",
+    "it asked for it": "asked",
+    "recycled by hand": "recycled",
+}
+"""What a worker was told to leave for, by what stands before the colon."""
+
+CAUSES = (*sorted(set(_CAUSES.values())), "boot", "crash", "exit", "graceful_timeout", "timeout", "other")
+"""Every cause there is."""
+
+
+def cause(death: Death) -> str:
+    """Why a worker ended, in one of the words of :data:`CAUSES`. Pure."""
+    member = death.member
+    if member.order is not Order.RUN:
+        if member.killed_at is not None:
+            return "graceful_timeout"
+        return _CAUSES.get(member.reason.partition(":")[0], "other")
+    if member.starting:
+        return "boot"
+    if member.aborted_at is not None or member.killed_at is not None:
+        return "timeout"
+    return "exit" if death.exit.signal is None else "crash"
+
+
+class Ledger:
+    """MASTER. The sums of one server.
+
+    Args:
+        clock: tells for how long something was short.
+    """
+
+    def __init__(self, clock: Clock = SYSTEM) -> None:
+        self._clock = clock
+        self._served = self._failed = self._interrupted = self._refused = self._busy = 0
+        self._histogram = [0] * BUCKETS
+        self._errors = [0] * len(COUNTED)
+        self._deaths: collections.Counter[str] = collections.Counter()
+        self._forks = self._reloads = self._failed_reloads = 0
+        self._cpu = 0.0
+        self._short: set[bool] = set()
+        self._short_since = 0.0
+        self._pressure = 0.0
+
+    def save(self) -> dict[str, object]:
+        """What :meth:`restore` needs, as JSON has it: the sums of the dead."""
+        found: dict[str, object] = json.loads(status.dumps(self.totals([])))
+        return found
+
+    def restore(self, saved: object) -> None:
+        """Go on with the sums of an earlier image of this process.
+
+        Raises:
+            ValueError: they are none.
+        """
+        sums = status.load(Totals, saved)
+        self._served, self._failed = sums.served, sums.failed
+        self._interrupted, self._refused = sums.interrupted, sums.refused
+        self._busy = round(sums.busy * 1e9)
+        if sums.bounds == BOUNDS:
+            self._histogram = list(sums.histogram)
+        self._errors = [sums.accept_errors.get(name, 0) for name in COUNTED]
+        self._deaths.update(sums.deaths)
+        self._forks, self._reloads, self._failed_reloads = sums.forks, sums.reloads, sums.failed_reloads
+        self._pressure, self._cpu = sums.pressure, sums.cpu
+
+    def told(self, news: News) -> None:
+        """Enter what has happened."""
+        match news:
+            case service.Died(death, last):
+                self._died(death, last)
+            case service.WorkerReady():
+                self._forks += 1
+            case service.Reloaded():
+                self._reloads += 1
+            case service.ReloadFailed() | service.UpgradeFailed():
+                self._failed_reloads += 1
+            case service.Short(shortage):
+                self._shortage(shortage.system, over=shortage.over)
+            case _:
+                pass
+
+    def _died(self, death: Death, last: View) -> None:
+        self._deaths[cause(death)] += 1
+        self._cpu += death.exit.user + death.exit.system
+        self._refused += last.refused
+        for place in range(len(self._errors)):
+            self._errors[place] += last.errors[place]
+        for lane in last.lanes:
+            self._served += lane.served
+            self._failed += lane.failed
+            self._interrupted += bool(lane.busy_since)
+            self._busy += lane.busy_total
+            for place, count in enumerate(lane.histogram):
+                self._histogram[place] += count
+
+    def _shortage(self, system: bool, *, over: bool) -> None:
+        """Shortages of workers and of the system may overlap: the time counts once."""
+        now = self._clock.monotonic()
+        if over:
+            self._short.discard(system)
+            if not self._short:
+                self._pressure += now - self._short_since
+        else:
+            if not self._short:
+                self._short_since = now
+            self._short.add(system)
+
+    def totals(self, living: Iterable[View], cpu: float = 0.0) -> Totals:
+        """The sums so far.
+
+        Args:
+            living: the seats of the workers that live.
+            cpu: their CPU time, seconds.
+        """
+        views = list(living)
+        lanes = [lane for view in views for lane in view.lanes]
+        errors = [count + sum(view.errors[place] for view in views) for place, count in enumerate(self._errors)]
+        pressure = self._pressure + (self._clock.monotonic() - self._short_since if self._short else 0.0)
+        return Totals(
+            served=self._served + sum(lane.served for lane in lanes),
+            failed=self._failed + sum(lane.failed for lane in lanes),
+            interrupted=self._interrupted,
+            refused=self._refused + sum(view.refused for view in views),
+            busy=(self._busy + sum(lane.busy_total for lane in lanes)) / 1e9,
+            histogram=tuple(map(sum, zip(self._histogram, *(lane.histogram for lane in lanes), strict=True))),
+            bounds=BOUNDS,
+            accept_errors={name: count for name, count in zip(COUNTED, errors, strict=True) if count},
+            deaths=dict(self._deaths),
+            forks=self._forks,
+            reloads=self._reloads,
+            failed_reloads=self._failed_reloads,
+            pressure=pressure,
+            cpu=self._cpu + cpu,
+        )

@@ -1,0 +1,5 @@
+"""The supervision of workers: event loop, policy, roster, forks, exits, drain, upgrade, takeover. MASTER only.
+
+But for `prefork.supervisor.forked`, the first and last instructions of a worker's process. `prefork.master` is its
+face; what attaches to a running master stands in `prefork.services` and is not known here.
+"""

@@ -1,0 +1,138 @@
+"""The executor: carries out what policy decides, and feeds it back as a fact.
+
+Forks come last and in a row; see :meth:`prefork.supervisor.spawner.Spawner.fork`.
+
+All of it runs in the MASTER.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable, Iterable
+
+from prefork.scoreboard.layout import Order
+from prefork.supervisor import policy
+from prefork.supervisor.event_loop import Loop
+from prefork.supervisor.forked import DUMP_SIGNAL
+from prefork.supervisor.policy import Goal
+from prefork.supervisor.pressure import Pressure
+from prefork.supervisor.roster import Member, Roster
+from prefork.supervisor.spawner import Birth, Spawner
+from prefork.system import process
+
+log = logging.getLogger("prefork")
+
+
+class Executor:
+    """MASTER. Carries out actions.
+
+    Args:
+        loop: for the time.
+        goal: is told of forks that failed.
+        roster: is fed the facts.
+        spawner: has the line to each worker.
+        pressure: is told whether forks succeed.
+        prepare: prepares a worker for a slot, of a generation.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        goal: Goal,
+        roster: Roster,
+        spawner: Spawner,
+        pressure: Pressure,
+        prepare: Callable[[policy.Spawn], Birth],
+    ) -> None:
+        self._loop = loop
+        self._goal = goal
+        self._roster = roster
+        self._spawner = spawner
+        self._pressure = pressure
+        self._prepare = prepare
+
+    def apply(self, actions: Iterable[policy.Action]) -> None:
+        """Do all of it, as far as it can be done; what failed is decided again."""
+        spawns: list[policy.Spawn] = []
+        for action in actions:
+            if isinstance(action, policy.Spawn):
+                spawns.append(action)
+            else:
+                self._apply(action)
+        if spawns:
+            self._spawn(spawns)
+        elif self._pressure.forks_fail and self._every_slot_is_lived_in():
+            self._pressure.nobody_to_fork()
+
+    def _every_slot_is_lived_in(self) -> bool:
+        """Whether nobody is to be forked now, though one may: where forks hold, it is not known who is wanted."""
+        goal = self._goal
+        if goal.held or (goal.held_until is not None and self._loop.clock.monotonic() < goal.held_until):
+            return False
+        return all(self._roster.slot(index).incumbent is not None for index in goal.slots)
+
+    def _apply(self, action: policy.Action) -> None:  # noqa: C901  # a case for each kind of action
+        now = self._loop.clock.monotonic()
+        match action:
+            case policy.Retire(member, order, deadline, reason):
+                self._roster.retired(member, order, deadline, reason, now)
+                self._spawner.order(member, order)
+                log.debug("worker %d (pid %d) is told to leave: %s", member.slot, member.pid, reason)
+            case policy.Ring(member):
+                self._roster.rung(member, now)
+                self._spawner.ring(member)
+            case policy.Dump(member, seconds):
+                what = "starting" if member.starting else "busy with one connection"
+                log.error("worker %d (pid %d) has been %s for %.1f s", member.slot, member.pid, what, seconds)
+                member.dumped_at = now
+                process.kill(member.pid, DUMP_SIGNAL)
+            case policy.Pardon(member):
+                log.info("worker %d (pid %d) has finished after all", member.slot, member.pid)
+                self._log_report(member)
+                self._roster.pardoned(member)
+            case policy.Abort(member):
+                self._log_report(member)
+                member.aborted_at = now
+                process.kill(member.pid, signal.SIGABRT)
+            case policy.Kill(member):
+                reason = member.reason or "it hangs"
+                if member.order is not Order.RUN and not self._spawner.vital(member).obeying:
+                    reason += self._spawner.deaf(member)
+                log.warning("worker %d (pid %d) is killed: %s", member.slot, member.pid, reason)
+                member.killed_at = now
+                if member.questioned:
+                    self._log_report(member, " is past its loop and doesn't end")
+                if not process.kill(member.pid, signal.SIGKILL):
+                    log.error("worker %d (pid %d) can't be killed: it is another user's now", member.slot, member.pid)
+            case policy.Question(member):
+                member.questioned = True
+                process.kill(member.pid, DUMP_SIGNAL)
+            case policy.Replace(member, reason):
+                self._roster.wanted(member, reason)
+
+    def _spawn(self, spawns: list[policy.Spawn]) -> None:
+        births, failed = [], None
+        for spawn in spawns:
+            try:
+                births.append(self._prepare(spawn))
+            except OSError as error:
+                failed = error
+                break
+        pids, refused = self._spawner.fork(births)
+        born = self._loop.clock.monotonic()
+        for pid, birth, spawn in zip(pids, births, spawns, strict=False):
+            self._roster.forked(slot=spawn.slot, seat=birth.line.seat, pid=pid, generation=spawn.generation, now=born)
+            log.debug("worker %d (pid %d, generation %d) forked", spawn.slot, pid, spawn.generation)
+        if pids:
+            self._goal.forked()
+            self._pressure.forked()
+        failed = refused or failed
+        if failed is not None:
+            self._goal.fork_failed(born)
+            self._pressure.fork_failed(spawns[len(pids)].slot, failed)
+
+    def _log_report(self, member: Member, what: str = "") -> None:
+        """Write a hung worker's tracebacks to the log."""
+        text = self._spawner.take_report(member.pid).rstrip()
+        log.error("worker %d (pid %d)%s: %s", member.slot, member.pid, what, text or "it gave no traceback")

@@ -1,0 +1,203 @@
+"""The life of a worker's process, from the fork to the exit.
+
+:func:`live` is the only thing that the master's fork calls:
+
+    forked -> handlers, parent-death signal -> application built -> init() -> READY -> run() -> exit() -> its ending
+
+What comes back from the application may be a process that it has forked (:mod:`prefork.accept.offspring`). Then that
+one ends, and none of the rest is done.
+
+All of it runs in the WORKER, on pages that it shares with its master and copies as soon as it writes to an object
+there, to its reference count for one (fork(2)). A name that is looked up in a module costs three pages, some ten
+microseconds, and hundreds of workers may boot at once. So what the way to READY needs is bound at import, here and in
+the modules below, or made by the master; and what only a failure needs is made when there is one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from faulthandler import dump_traceback_later, register
+from gc import enable, freeze
+from os import getpid
+from typing import NamedTuple
+
+from prefork.accept.failure_streak import SCARCITY
+from prefork.accept.offspring import code_of
+from prefork.errors import BootError, PreforkError
+from prefork.net import accept_errors as table
+from prefork.net.lingering import SECONDS, ours
+from prefork.net.listener import Listener
+from prefork.scoreboard.entry import Seat
+from prefork.scoreboard.layout import Order, State
+from prefork.supervisor.bells import Bells
+from prefork.system import ending, process, signals
+from prefork.system.ending import forget
+from prefork.system.forks import HERE
+from prefork.system.identity import Identity, assume
+from prefork.system.limits import lower_nofile
+from prefork.system.process import announce_hangup, close, die_with_parent
+from prefork.system.signals import BELL, become_worker
+from prefork.worker import Assignment, Worker
+
+DUMP_SIGNAL = int(signal.SIGRTMIN) + 1
+"""Makes a worker write the tracebacks of all its threads to its report pipe (faulthandler)."""
+
+_RUN, _STARTING, _LEAVING = Order.RUN, State.STARTING, State.LEAVING
+
+
+class Start(NamedTuple):
+    """What a child needs before it is a worker; it is unpacked at once.
+
+    Attributes:
+        seat: its seat.
+        bells: what rings for it.
+        dispositions: the bells as handlers, and what the master's other signals mean.
+        report: where a failed boot and tracebacks go: the writing end of a pipe of its own.
+        master: the master's pid.
+        identity: who to become before the application is loaded; None changes nothing.
+        nofile: the soft limit of descriptors that it is to have.
+        grouped: the listeners in which each slot has a socket of its own.
+        after_fork: what else is to be called, with slot and generation.
+    """
+
+    seat: Seat
+    bells: Bells
+    dispositions: signals.Dispositions
+    report: int
+    master: int
+    identity: Identity | None
+    nofile: int
+    grouped: tuple[Listener, ...]
+    after_fork: tuple[Callable[[int, int], object], ...]
+
+
+def live(build: Callable[[], Worker], given: Assignment, start: Start, private: process.Runs) -> int:
+    """WORKER. The whole life of the process, called right after the fork with the master's signals blocked.
+
+    Args:
+        build: makes the worker; with the application not preloaded, this is where it is imported.
+        given: what the master gives the worker.
+        start: what it gives the process.
+        private: the descriptors that are the master's alone.
+
+    Returns:
+        The exit code: 0 after an order to leave; that of the error after a failed boot; 1 when the loop failed.
+    """
+    # What is inherited stays where it is: a collection here would write to each object's header and so copy its page.
+    freeze()
+    seat, bells, dispositions, report, master, identity, nofile, grouped, after_fork = start
+    close(private, report)
+    for listener in grouped:
+        listener.keep(given.slot)
+    for call in after_fork:
+        call(given.slot, given.generation)
+    lower_nofile(nofile)
+    seat.enter(_STARTING)
+    bells.pid = getpid()
+    register(DUMP_SIGNAL, report)
+    forget()
+    given.offspring.watch()
+    try:
+        if identity is not None:
+            assume(identity)
+        die_with_parent(BELL, master)  # a change of identity would have cleared it
+        become_worker(dispositions)
+        announce_hangup(report)
+        if given.hooks is not None:
+            given.hooks.call("post_fork", given.server, given)
+        enable()
+        booting = build()
+        booting._board(given)
+        booting.init()
+        if given.hooks is not None:
+            given.hooks.call("post_worker_init", booting)
+        booting._prepare()
+        bells.look(DUMP_SIGNAL, given.log)
+        bells.hearer = booting
+    except BaseException as error:  # noqa: BLE001  # whatever it is, the boot has failed and the master is told why
+        code = code_of(error) if HERE.foreign else _boot_ended(error, seat, report)
+    else:
+        code = 0 if HERE.foreign else _serve(booting, seat, given)
+    bells.over = True
+    if seat.order is _RUN:
+        # Nobody has ordered the end, so no deadline of the master's bounds it. This does, and says what lasts so long.
+        dump_traceback_later(max(given.settings.graceful_timeout, 1.0), exit=True, file=report)
+    ending.end()
+    return code
+
+
+def _serve(worker: Worker, seat: Seat, given: Assignment) -> int:
+    """From READY to the exit code."""
+    failure: BaseException | None = None
+    try:
+        order = seat.order
+        if order is not _RUN:  # it has come at the last moment of the boot
+            worker._obey(order)
+        if not worker.stopping:
+            worker.ready()
+            worker.run()
+    except BaseException as error:  # noqa: BLE001  # whatever it is, it ends this process
+        failure = error
+    if HERE.foreign:
+        return code_of(failure)
+    code = 0 if failure is None else _failed(failure, worker)
+    seat.enter(_LEAVING)
+    try:
+        worker.exit()
+    except Exception:  # logged; the exit code stays that of the loop
+        worker.log.exception("exit() failed")
+    if given.hooks is not None:
+        given.hooks.call("worker_exit", given.server, worker)
+    if len(ours):
+        # Not for so long that the master ends it.
+        ours.settle(min(SECONDS, given.settings.graceful_timeout / 2))
+    return code
+
+
+def _failed(error: BaseException, worker: Worker) -> int:
+    """What came out of the loop: the exit code that it asks for, or that tells the master."""
+    if isinstance(error, SystemExit):
+        return process.exit_code(error)
+    if isinstance(error, KeyboardInterrupt):
+        # The application has a SIGINT handler of its own that raises this, as Python's default one does.
+        return 0 if worker.stopping else 130
+    if isinstance(error, PreforkError):
+        worker.log.critical("%s", error)
+        return error.exit_code
+    worker.log.error("the worker's loop failed", exc_info=error)
+    return 1
+
+
+def _boot_ended(error: BaseException, seat: Seat, report: int) -> int:
+    """Unless it was to end, tell the master why: through the report pipe, so that it is logged once for all workers."""
+    if seat.order is not _RUN:
+        return 0
+    if isinstance(error, PreforkError):
+        text, code = str(error), error.exit_code
+    else:
+        text, code = "".join(traceback.format_exception(error)), BootError.exit_code
+    if _starved(error):
+        code = process.STARVED
+    seat.enter(State.FAILED_TO_BOOT)
+    deadline = time.monotonic() + 1.0
+    data = text.encode(errors="backslashreplace")[-_REPORT_BYTES:]
+    while data and time.monotonic() < deadline:
+        try:
+            data = data[os.write(report, data) :]
+        except BlockingIOError:
+            time.sleep(0.005)  # the pipe is full; the master is reading it
+        except OSError:
+            break
+    return code
+
+
+_REPORT_BYTES = 32 * 1024
+
+
+def _starved(error: BaseException) -> bool:
+    """Whether want of descriptors or memory is behind ``error``: it may be there in a moment."""
+    return any(table.verdict(number) in SCARCITY for number in table.errnos(error))

@@ -1,0 +1,174 @@
+"""The record that passes over an exec: what the next image of this process needs to go on, encoded and decoded. Pure.
+
+It is JSON, with the number of its format first, so that an image of another version can tell at once whether it reads
+it. Decoding trusts nothing: a record that is not exactly what this version writes is refused, which the pre-flight
+finds out before there is anything to lose.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from signal import SIGTERM
+from typing import Any, Literal
+
+from prefork.net.listener import Record
+
+FORMAT = 2
+_FIRST = 1
+"""The format of images that rang with SIGTERM, and so did not say by what."""
+
+
+class HandoverError(ValueError):
+    """The record can't be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One worker that goes on.
+
+    Attributes:
+        pid slot seat generation: as in the roster.
+        born ready_at deadline: monotonic seconds, which go on over an exec.
+        order reason wanted: as in the roster.
+        role: its place in its slot.
+        pidfd report: descriptors; None where there is none.
+        board: the descriptor of the scoreboard that it lives on.
+        order_at: the index of its ORDER word there, which is all that an image with another layout needs.
+        bell: the signal that makes it look there.
+    """
+
+    pid: int
+    slot: int
+    seat: int
+    generation: int
+    born: float
+    ready_at: float | None
+    deadline: float | None
+    order: int
+    reason: str
+    wanted: bool
+    role: Literal["incumbent", "successor", "retiring"]
+    pidfd: int | None
+    report: int | None
+    board: int
+    order_at: int
+    bell: int
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """All of it.
+
+    Attributes:
+        format: :data:`FORMAT`.
+        pid: whose record it is: the exec keeps the pid.
+        bind: the addresses as the settings gave them.
+        listeners: what listens.
+        layout: the layout of scoreboard and events (:data:`prefork.scoreboard.layout.LAYOUT`).
+        board events go: descriptors.
+        generation size: of the workers.
+        draining: slots that go.
+        mask: the signal mask that the process had before it blocked what it handles.
+        windows: what the windows pass on, for them alone to read.
+        workers: who lives.
+    """
+
+    format: int
+    pid: int
+    bind: tuple[str, ...]
+    listeners: tuple[Record, ...]
+    layout: int
+    board: int
+    events: tuple[int, int]
+    go: int
+    generation: int
+    size: int
+    draining: tuple[int, ...]
+    mask: tuple[int, ...]
+    windows: str
+    workers: tuple[Life, ...]
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Every descriptor that has to come through the exec."""
+        members = [fd for record in self.listeners for _, fd in record.members]
+        lines = [fd for life in self.workers for fd in (life.pidfd, life.report) if fd is not None]
+        boards = {self.board, *(life.board for life in self.workers)}
+        return [*members, *boards, *self.events, self.go, *lines]
+
+    def encode(self) -> bytes:
+        """The record as bytes."""
+        return json.dumps(dataclasses.asdict(self)).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Handover:
+        """The record that ``data`` is.
+
+        Raises:
+            HandoverError: it is none, or one of another format.
+        """
+        try:
+            found = json.loads(data)
+        except ValueError as error:
+            raise HandoverError(f"the hand-over record is not JSON: {error}") from None
+        said = found.get("format") if isinstance(found, dict) else None
+        if type(said) is int and said == _FIRST and isinstance(found.get("workers"), list):
+            lives = [{**life, "bell": int(SIGTERM)} if isinstance(life, dict) else life for life in found["workers"]]
+            found |= {"format": FORMAT, "workers": lives}
+        elif said != FORMAT:
+            raise HandoverError(f"the hand-over record has format {said!r}; this version reads {FORMAT}")
+        record: Handover = _read(cls, found, "record")
+        return record
+
+
+def locate(value: str) -> tuple[int, int]:
+    """The descriptor and the pid that an environment variable names.
+
+    Raises:
+        HandoverError: it is not "FD:PID".
+    """
+    fd, _, pid = value.partition(":")
+    if not (value.isascii() and fd.isdecimal() and pid.isdecimal() and len(fd) < 10 and len(pid) < 10):
+        raise HandoverError(f"{value[:40]!r} does not name a hand-over record")
+    return int(fd), int(pid)
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """``value``, which JSON gave, as ``kind``, which a field declares."""
+    if dataclasses.is_dataclass(kind):
+        return _read_record(kind, value, where)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _read(next(one for one in arguments if one is not type(None)), value, where)
+    if origin is Literal:
+        if value in arguments:
+            return value
+    elif origin is tuple:
+        return _read_tuple(arguments, value, where)
+    elif kind is float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+    elif type(value) is kind:
+        return value
+    raise HandoverError(f"the hand-over record has {value!r} for {where}")
+
+
+def _read_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if isinstance(value, list):
+        if len(kinds) == 2 and kinds[1] is Ellipsis:
+            return tuple(_read(kinds[0], one, where) for one in value)
+        if len(kinds) == len(value):
+            return tuple(_read(kind, one, where) for kind, one in zip(kinds, value, strict=True))
+    raise HandoverError(f"the hand-over record has {value!r} for {where}")
+
+
+def _read_record(kind: Any, value: Any, where: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind)]
+    if not isinstance(value, dict) or sorted(value) != sorted(names):
+        raise HandoverError(f"the hand-over record has {value!r} for {where}")
+    return kind(**{name: _read(hints[name], value[name], name) for name in names})

@@ -1,0 +1,468 @@
+"""The policy: what the master does next, decided from facts alone.
+
+``decide(settings, goal, roster, vitals, now)`` looks at what is wanted (:class:`Goal`), who lives (the roster) and what
+busy workers say of themselves (vitals), and returns actions and the moment at which it wants to be asked again. It
+calls no system, reads no clock and remembers nothing: what was done comes back as a fact in the roster or the goal. An
+action that failed or was not carried out is simply decided again.
+
+What it holds to, whatever the facts (tests/supervisor/test_policy.py drives it with random ones):
+
+* a slot never has two workers that serve by order; a successor takes over when it is READY, and only then the
+  incumbent is told to leave;
+* no more than :func:`limit` workers live after a spawn: the wanted size, or the largest configured, and the surge;
+* every worker told to leave has a deadline if there is one for it, and is killed at it;
+* nobody is spawned while the server stops, while forks are held, or into a slot whose workers died young just now.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from prefork.config.settings import Settings
+from prefork.scoreboard.layout import Order
+from prefork.supervisor.roster import Death, Member, Roster, Slot
+from prefork.system.backoff import Backoff
+
+SPAWN_BATCH = 64
+"""Forks a decision asks for at the most, so that signals and exits are looked at in between."""
+
+DUMP_TIME = 0.5
+"""Seconds between asking a hung worker for its tracebacks and aborting it."""
+
+ABORT_TIME = 1.0
+"""Seconds between SIGABRT and SIGKILL."""
+
+RINGS = Backoff(initial=0.01, factor=2.0, maximum=1.0, jitter=0.0)
+"""How a retiring worker is reminded: a signal that lands just before accept(2) is entered goes unheard."""
+
+RESPAWN = Backoff(initial=0.1, factor=2.0, maximum=30.0, jitter=0.0)
+"""How a slot whose workers die young holds back."""
+
+FORK_RETRY = Backoff(initial=0.1, factor=2.0, maximum=5.0, jitter=0.0)
+"""How forks hold back when the system refuses them."""
+
+# Actions.
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Fork a worker into ``slot``."""
+
+    slot: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Write ``order`` into the worker's seat and ring."""
+
+    member: Member
+    order: Order
+    deadline: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """Remind a worker of its order."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """Ask a worker for its tracebacks; it has been busy, or starting, for ``seconds``."""
+
+    member: Member
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """SIGABRT."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """SIGKILL."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Ask a worker that is past its loop and will be killed in a moment for its tracebacks: what keeps it?"""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Note that ``member`` is to be replaced."""
+
+    member: Member
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pardon:
+    """``member`` is overdue no more: it has finished, or asked for more time, while its tracebacks were taken."""
+
+    member: Member
+
+
+Action = Spawn | Retire | Ring | Dump | Abort | Kill | Question | Replace | Pardon
+
+
+@dataclass(frozen=True, slots=True)
+class Vital:
+    """What a worker says of itself, in monotonic seconds."""
+
+    busy_since: float | None
+    deadline: float | None
+    """A deadline that its handler asked for."""
+    obeying: bool
+    """Whether it has seen an order to leave."""
+    ending: bool = False
+    """Whether it is past its loop."""
+
+
+class Crashes(enum.Enum):
+    """Whether workers die young again and again."""
+
+    NONE = "none"
+    LOOP = "crash loop"
+
+
+@dataclass(slots=True)
+class Goal:
+    """What is wanted. Owned by the master; :func:`decide` only reads it."""
+
+    size: int
+    smallest: int
+    """The fewest workers that the settings allow (``min_workers``)."""
+    largest: int
+    """The most workers that the settings ask for (``max_workers``)."""
+    generation: int = 0
+    rolling: bool = False
+    """Whether workers of an older generation are being replaced."""
+    order: Order = Order.RUN
+    """What every worker is told; anything but RUN ends the server."""
+    deadline: float | None = None
+    """When whoever is left is killed."""
+    ready: bool = False
+    """Whether the first generation has been complete once."""
+    held_until: float | None = None
+    """No fork before that moment: the system refused one."""
+    fork_failures: int = 0
+    starved_boots: int = 0
+    """Boots in a row that failed for want of descriptors or memory."""
+    killed_boots: int = 0
+    """Boots of this generation that a signal from outside ended, since the last worker became READY."""
+    held: bool = False
+    """No fork, no reload and no growth at all: the system is out of descriptors or memory."""
+    scan_at: float = 0.0
+    """When the vitals are to be read again."""
+    epoch: float = 0.0
+    """When the master last came back from being frozen; every span of time counts from there at the earliest."""
+    young_deaths: deque[float] = field(default_factory=deque)
+    draining: set[int] = field(default_factory=set)
+    """Slots beyond the size whose own accept queue is not empty yet: they are kept as if they counted."""
+
+    @property
+    def slots(self) -> list[int]:
+        """The slots that are to have a worker."""
+        return sorted({*range(self.size), *self.draining})
+
+    def fork_failed(self, now: float) -> None:
+        """Hold forks for a growing time."""
+        self.held_until = now + FORK_RETRY.delay(self.fork_failures, 0.0)
+        self.fork_failures += 1
+
+    def forked(self) -> None:
+        """A fork succeeded."""
+        self.fork_failures, self.held_until = 0, None
+
+    def boot_starved(self, now: float) -> None:
+        """A worker's boot failed for want of descriptors or memory: hold forks for a growing time.
+
+        Those that were under way together fail together, and count once.
+        """
+        if self.held_until is None or now >= self.held_until:
+            self.held_until = now + FORK_RETRY.delay(self.starved_boots, 0.0)
+            self.starved_boots += 1
+
+    def booted(self) -> None:
+        """A worker is READY."""
+        self.starved_boots = self.killed_boots = 0
+
+    def boot_failed(self, settings: Settings, death: Death) -> bool:
+        """Whether ``death`` is a failed boot.
+
+        One that is killed from outside may be somebody's doing. Of as many as would be a crash loop, with none that
+        became READY in between, it is the boot that has failed: the kernel has no memory for it, for instance.
+        """
+        return death.boot_failed or (death.boot_killed and self.killed_boots >= settings.crash_limit)
+
+    def thawed(self, seconds: float, now: float) -> None:
+        """The master itself was frozen, for ``seconds`` at the most: every deadline starts anew."""
+        self.epoch = now
+        if self.deadline is not None:
+            self.deadline += seconds
+
+    def crashes(self, settings: Settings, now: float) -> Crashes:
+        """Whether there were ``crash_limit`` young deaths within the last ``crash_window`` seconds."""
+        while self.young_deaths and self.young_deaths[0] <= now - settings.crash_window:
+            self.young_deaths.popleft()
+        return Crashes.LOOP if len(self.young_deaths) >= settings.crash_limit else Crashes.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do now, when to be asked again (None: when something happens), when the vitals are next due."""
+
+    actions: list[Action]
+    wake_at: float | None
+    scan_at: float
+
+
+def roll(goal: Goal, roster: Roster) -> None:
+    """Replace every worker by one of the next generation: other code, against which no death speaks yet."""
+    goal.generation += 1
+    goal.rolling = True
+    goal.killed_boots = 0
+    for slot in roster.slots.values():
+        slot.young_deaths, slot.not_before = 0, 0.0
+
+
+def judge(goal: Goal, slot: Slot, death: Death) -> None:
+    """Let a death count: a young one holds its slot back, that of a worker that had proved itself clears the record.
+
+    One that starved in its boot says nothing of the application, once that has booted: all forks are held instead. That
+    of a successor in a reload is the reload's affair and part of no crash loop: whoever it was to replace serves on.
+    """
+    member = death.member
+    proved = member.ready_at is not None and member.ready_at >= slot.not_before
+    if death.boot_killed and member.generation == goal.generation:
+        goal.killed_boots += 1
+    if death.starved and goal.ready:
+        goal.boot_starved(death.at)
+    elif death.young:
+        if not (goal.rolling and death.successor):
+            goal.young_deaths.append(death.at)
+        slot.not_before = death.at + RESPAWN.delay(slot.young_deaths, 0.0)
+        slot.young_deaths += 1
+    elif proved or member.order is Order.RUN:
+        slot.young_deaths, slot.not_before = 0, 0.0
+
+
+@dataclass(slots=True)
+class _Case:
+    """The facts of one decision, and the moments at which an undecided one becomes due."""
+
+    settings: Settings
+    goal: Goal
+    roster: Roster
+    vitals: Callable[[Member], Vital]
+    now: float
+    wakes: list[float] = field(default_factory=list)
+
+    def due(self, at: float) -> bool:
+        """Whether ``at`` has come; when not, the case is to be looked at again then."""
+        if self.now >= at:
+            return True
+        self.wakes.append(at)
+        return False
+
+    def over(self, began: float, seconds: float) -> bool:
+        """Whether ``seconds`` have passed since ``began``, or since the master was last frozen."""
+        return self.due(max(began, self.goal.epoch) + seconds)
+
+
+def decide(settings: Settings, goal: Goal, roster: Roster, vitals: Callable[[Member], Vital], now: float) -> Decision:
+    """What to do next.
+
+    Args:
+        settings: the settings; timeouts in seconds.
+        goal: what is wanted.
+        roster: who lives.
+        vitals: reads what one worker says of itself; called only for workers for whom it matters now.
+        now: monotonic seconds.
+    """
+    case = _Case(settings, goal, roster, vitals, now)
+    actions: list[Action] = []
+    if goal.order is Order.RUN:
+        actions += _shed_members(case)
+        actions += _age(case)
+        actions += _spawn(case)
+    else:
+        actions += _dismiss(case)
+    told = {action.member.pid for action in actions if isinstance(action, Retire)}
+    for member in roster:
+        if member.killed_at is None and member.pid not in told:
+            actions += _see_to(case, member)
+    scan_at = goal.scan_at
+    if any(isinstance(action, Pardon) for action in actions):
+        scan_at = now  # the last scan has passed over whoever is pardoned
+    elif settings.timeout and case.due(scan_at):
+        hung, scan_at = _scan(case)
+        actions += hung
+        case.wakes.append(scan_at)
+    if len(goal.young_deaths) >= settings.crash_limit:
+        case.due(goal.young_deaths[0] + settings.crash_window)  # the end of a crash loop is worth saying
+    if actions:
+        case.wakes.append(now)  # what is done now has deadlines of its own, which only the next decision sees
+    return Decision(actions, min(case.wakes, default=None), scan_at)
+
+
+def limit(settings: Settings, goal: Goal, roster: Roster) -> int:
+    """How many workers may live at one moment: the size, or the largest configured or still lived in, and the surge.
+
+    Slots that a larger size has left behind count while somebody lives there: were they not to, workers who finish what
+    they have would take the place of one that died in a slot that stays.
+    """
+    lived_in = max((slot.index + 1 for slot in roster.slots.values() if any(slot.members())), default=0)
+    return max(len(goal.slots), goal.largest, lived_in) + max(settings.reload_surge, settings.max_recycling)
+
+
+def _dismiss(case: _Case) -> Iterator[Retire]:
+    """The server stops: everybody leaves."""
+    for member in case.roster:
+        if member.order < case.goal.order:
+            yield Retire(member, case.goal.order, case.goal.deadline, "the server stops")
+
+
+def _shed_members(case: _Case) -> Iterator[Retire]:
+    """Slots beyond the size, and those whose successor has taken over, leave."""
+    deadline = case.now + case.settings.graceful_timeout
+    wanted = set(case.goal.slots)
+    for slot in case.roster.slots.values():
+        surplus = slot.index not in wanted
+        for member in slot.members() if surplus else slot.retiring:
+            if member.order is Order.RUN:
+                reason = "the server shrinks" if surplus else member.reason or "replaced"
+                yield Retire(member, Order.SEAL, deadline, reason)
+
+
+def _age(case: _Case) -> Iterator[Replace]:
+    """Whom ``max_age`` asks to be replaced. A worker's jitter follows from its pid, so that it stays the same."""
+    settings = case.settings
+    if not settings.max_age:
+        return
+    for slot in case.roster.slots.values():
+        member = slot.incumbent
+        if member is None or member.ready_at is None or member.wanted:
+            continue
+        chance = member.pid * 2654435761 % 2**32 / 2**32
+        if case.due(member.ready_at + settings.max_age + settings.max_age_jitter * chance):
+            yield Replace(member, "max_age")
+
+
+def _spawn(case: _Case) -> Iterator[Spawn]:
+    """Fill empty slots, then fork successors for those who are to be replaced, as far as there is room."""
+    goal = case.goal
+    if goal.held or (goal.held_until is not None and not case.due(goal.held_until)):
+        return
+    room = limit(case.settings, goal, case.roster) - len(case.roster)
+    slots = [case.roster.slot(index) for index in goal.slots]
+    empty = [slot for slot in slots if slot.incumbent is None]
+    forks = 0
+    for slot in empty:
+        if not case.due(slot.not_before):
+            continue
+        if forks == SPAWN_BATCH:
+            return
+        if forks < room:
+            forks += 1
+            yield Spawn(slot.index, goal.generation)
+    # A place is kept for every empty slot, also for those that hold back: a successor must not take it.
+    yield from _renew(case, slots, min(room - len(empty), SPAWN_BATCH - forks))
+
+
+def _renew(case: _Case, slots: list[Slot], room: int) -> Iterator[Spawn]:
+    """Fork successors, ``room`` at the most, within ``reload_surge`` and ``max_recycling``.
+
+    A replacement is over when the one that was replaced is gone: those who still finish what they have count too. Who
+    asked first comes first: slots whose workers ask all the time must not keep the others from their turn.
+    """
+    goal, settings = case.goal, case.settings
+    extra = sum((slot.successor is not None) + len(slot.retiring) for slot in slots)
+    for slot in sorted(slots, key=_turn):
+        member = slot.incumbent
+        if member is None or slot.successor is not None or member.starting:
+            continue
+        rolls = goal.rolling and member.generation < goal.generation
+        if not (rolls or member.wanted) or not case.due(slot.not_before):
+            continue
+        if room > 0 and extra < (settings.reload_surge if rolls else settings.max_recycling):
+            room, extra = room - 1, extra + 1
+            yield Spawn(slot.index, goal.generation)
+
+
+def _turn(slot: Slot) -> float:
+    member = slot.incumbent
+    return member.turn if member is not None and member.wanted else math.inf
+
+
+def _see_to(case: _Case, member: Member) -> Iterator[Action]:
+    """What one worker's own deadlines ask for."""
+    if member.order is not Order.RUN:
+        # The server's deadline may be sooner than the one that the worker was given.
+        deadlines = [at for at in (member.deadline, case.goal.deadline) if at is not None]
+        if deadlines and case.due(min(deadlines)):
+            yield Kill(member)
+            return
+        if deadlines and not member.questioned and case.due(min(deadlines) - DUMP_TIME) and case.vitals(member).ending:
+            yield Question(member)
+        if case.due(member.rung_at + RINGS.delay(member.rings, 0.0)) and not case.vitals(member).obeying:
+            yield Ring(member)
+    boot_timeout = case.settings.boot_timeout
+    if member.dumped_at is not None:
+        yield from _end(case, member)
+    elif member.starting and boot_timeout and case.over(member.born, boot_timeout):
+        yield Dump(member, case.now - member.born)
+
+
+def _end(case: _Case, member: Member) -> Iterator[Action]:
+    """The steps for a hung worker whose tracebacks were asked for: SIGABRT, then SIGKILL."""
+    if member.aborted_at is not None:
+        if case.over(member.aborted_at, ABORT_TIME):
+            yield Kill(member)
+    elif member.dumped_at is not None and case.over(member.dumped_at, DUMP_TIME):
+        hangs = member.starting or case.now >= _overdue_at(case, case.vitals(member))
+        yield Abort(member) if hangs else Pardon(member)
+
+
+def _overdue_at(case: _Case, vital: Vital) -> float:
+    """When a worker will have been busy for too long with the oldest of what it has in hand."""
+    if vital.busy_since is None or not case.settings.timeout:
+        return math.inf
+    at = max(vital.busy_since, case.goal.epoch) + case.settings.timeout
+    return at if vital.deadline is None else max(at, vital.deadline)
+
+
+def _scan(case: _Case) -> tuple[list[Dump], float]:
+    """Look at every worker's vitals: who is busy beyond its deadline, and when the next one may be.
+
+    A worker that is idle now can't be overdue before ``timeout`` seconds from now, so this wakes a server at rest once
+    in ``timeout`` seconds and still finds a hang at the moment it becomes one.
+    """
+    hung, next_scan = [], case.now + case.settings.timeout
+    for member in case.roster:
+        if member.starting or member.dumped_at is not None:
+            continue
+        vital = case.vitals(member)
+        if vital.busy_since is None:
+            continue
+        overdue_at = _overdue_at(case, vital)
+        if case.now >= overdue_at:
+            hung.append(Dump(member, case.now - vital.busy_since))
+        else:
+            next_scan = min(next_scan, overdue_at)
+    return hung, next_scan

@@ -1,0 +1,293 @@
+"""Pressure: what the server does while descriptors or memory are short.
+
+EMFILE is one worker's own affair: it backs off, and its siblings serve. ENFILE, ENOBUFS, ENOMEM and ENOSR are the
+system's: trying on from every worker would only add to it. So the first worker that reports one becomes the *prober*;
+the master takes the ``go`` descriptor back, at which all others that fail wait, and holds its own forks. When the
+prober finds what it needs, ``go`` is given again (by the prober itself, in case the master is frozen) and all resume
+together. A prober that dies, leaves or falls silent hands its part on to another one that waits.
+
+The master may be short itself, when it can't fork: then it holds forks alone (:meth:`Goal.fork_failed`), and says so
+here.
+
+When every worker is exhausted, in either way, the scoreboard says so, and workers may shed (``exhausted="shed"``).
+
+All of it runs in the MASTER.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno as errnos
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from prefork.accept.failure_streak import SCARCITY
+from prefork.net.accept_errors import Verdict, row
+from prefork.scoreboard.events import Event, Kind
+from prefork.scoreboard.layout import LAST_ERRNO_AT, STATE, Order, Scoreboard, State, Strain
+from prefork.supervisor.event_loop import Loop, Timer
+from prefork.supervisor.policy import Goal
+from prefork.supervisor.roster import Member, Roster
+from prefork.system.throttle import Notice
+
+log = logging.getLogger("prefork")
+
+WATCH = 1.0
+"""Seconds between two looks at the prober."""
+
+SILENCE = 2.0
+"""Seconds beyond the longest backoff after which a prober that neither fails nor succeeds is frozen, or blocked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """One want of descriptors or memory; what the hook ``on_pressure`` is given.
+
+    Attributes:
+        errno: what failed for want of something; EMFILE, ENFILE, ENOBUFS, ENOMEM ...
+        system: whether the whole system is short, not one process.
+        slot: the worker that reported it; None for the master itself.
+        since: when it began, monotonic seconds.
+        over: whether this tells of its end.
+    """
+
+    errno: int
+    system: bool
+    slot: int | None
+    since: float
+    over: bool = False
+
+
+@dataclass(slots=True)
+class Pressure:
+    """MASTER. The shortages of one server.
+
+    Args:
+        loop: for the time.
+        board: where the hold is said.
+        go: the eventfd at which workers wait.
+        goal: whose forks are held.
+        roster: who lives.
+        tell: called when a shortage begins, and when it is over.
+        longest: the longest backoff of a worker, in seconds.
+    """
+
+    loop: Loop
+    board: Scoreboard
+    go: int
+    goal: Goal
+    roster: Roster
+    tell: Callable[[Shortage], None]
+    longest: float
+    shortages: dict[int, Shortage] = field(default_factory=dict)
+    """By the pid of the worker that is exhausted, or of the master."""
+    episodes: int = 0
+    """How many shortages there have been since the start."""
+    _holding: Shortage | None = None
+    """For which the workers hold."""
+    _prober: int = 0
+    """Its pid."""
+    _prober_since: float = 0.0
+    _next_look: Timer | None = None
+    """At the prober, while there is one."""
+    _workers: Shortage | None = None
+    """The first of those that are one worker's own, while there are any."""
+    _exhausted: bool = False
+    _notices: dict[str, Notice] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.board.hold:
+            self._let_go()  # an earlier image of this process held them; whoever is still short will say so again
+
+    # Facts.
+
+    def told(self, member: Member, event: Event) -> None:
+        """A worker has met a shortage, or is over it."""
+        if event.kind is Kind.PRESSURE:
+            self._begins(member, event.value)
+        else:
+            self._ends(member.pid, relieved=True)
+        self.judge()
+
+    def exited(self, pid: int) -> None:
+        """A worker is gone, and its shortage with it."""
+        self._ends(pid, relieved=False)
+        self.judge()
+
+    def reread(self, member: Member) -> None:
+        """Records may have been lost: take what a worker says of itself in its seat for what it would have told."""
+        if member.pid in self.shortages and self._word(member, STATE) == State.SERVING:
+            self._ends(member.pid, relieved=True)
+            self.judge()
+
+    def fork_failed(self, slot: int, error: OSError) -> None:
+        """The master could not fork into ``slot``; it holds forks for a while and tries again."""
+        pid, number = os.getpid(), error.errno or 0
+        self._notice("fork").tell(logging.ERROR, number, "can't fork worker %d: %s; trying again", slot, error)
+        if pid not in self.shortages:
+            self._note(pid, Shortage(number, number != errnos.EMFILE, None, self._now()))
+            self.tell(self.shortages[pid])
+
+    def forked(self) -> None:
+        """The master could fork."""
+        self._forks_end("workers are forked again after %.1f s")
+
+    def nobody_to_fork(self) -> None:
+        """The master need not fork any more: those that it could not fork are not wanted now."""
+        self._forks_end("no worker is to be forked any more, after %.1f s")
+
+    @property
+    def forks_fail(self) -> bool:
+        """Whether the last attempt to fork has failed."""
+        return os.getpid() in self.shortages
+
+    def _forks_end(self, message: str) -> None:
+        shortage = self.shortages.pop(os.getpid(), None)
+        if shortage is not None:
+            self._notice("fork").end(message, self._now() - shortage.since)
+            self.tell(dataclasses.replace(shortage, over=True))
+            self._publish()
+
+    # The workers' shortages.
+
+    def _begins(self, member: Member, number: int) -> None:
+        verdict = row(number).verdict
+        if verdict not in SCARCITY or member.order is not Order.RUN:
+            return
+        known = self.shortages.get(member.pid)
+        if known is None or known.errno != number:
+            since = self._now() if known is None else known.since
+            self._note(member.pid, Shortage(number, verdict is Verdict.BACK_OFF_SYSTEM, member.slot, since))
+        shortage = self.shortages[member.pid]
+        if shortage.system:
+            if self._holding is None and member.seat >= 0:
+                self._hold(member, shortage)
+        else:
+            self._pass_on(member.pid)
+            if self._workers is None:
+                self._workers = shortage
+                self._say("worker", "a worker is out of descriptors (%s): it waits, the others serve", _name(shortage))
+                self.tell(shortage)
+
+    def _ends(self, pid: int, *, relieved: bool) -> None:
+        shortage = self.shortages.pop(pid, None)
+        if shortage is None:
+            return
+        if relieved and shortage.system:
+            self._release()
+        else:
+            self._pass_on(pid)
+        if self._workers is not None and not any(self._own(one) for one in self.shortages.values()):
+            over, self._workers = self._workers, None
+            self._notice("worker").end("workers have descriptors again after %.1f s", self._now() - over.since)
+            self.tell(dataclasses.replace(over, over=True))
+        self._publish()
+
+    @staticmethod
+    def _own(shortage: Shortage) -> bool:
+        return shortage.slot is not None and not shortage.system
+
+    # The hold.
+
+    def _hold(self, prober: Member, shortage: Shortage) -> None:
+        self._holding = shortage
+        self._appoint(prober)
+        self.board.hold = shortage.errno
+        self.goal.held = True
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.go)
+        self._say("system", "the system is short (%s): workers and forks hold", _name(shortage))
+        self._next_look = self.loop.call_later(WATCH, self._watch)
+        self.tell(shortage)
+
+    def _pass_on(self, pid: int) -> None:
+        """If ``pid`` is the prober and can't be it any more, make another one that waits the prober."""
+        if self._holding is None or pid != self._prober:
+            return
+        waiting = (self.roster.get(other) for other, shortage in self.shortages.items() if shortage.system)
+        others = [one for one in waiting if one and one.pid != pid and one.order is Order.RUN and one.seat >= 0]
+        shortage = self.shortages.pop(pid, None)
+        if shortage is not None:
+            self.shortages[pid] = shortage  # behind all others: next time it is somebody else's turn
+        if others:
+            self._appoint(others[0])
+        elif shortage is None or not shortage.system:
+            self._release()
+
+    def _appoint(self, prober: Member) -> None:
+        self._prober, self._prober_since = prober.pid, self._now()
+        self.board.prober = prober.seat
+
+    def _watch(self) -> None:
+        """Look after the prober: one that is silent may be frozen, and all others wait for its word."""
+        member = self.roster.get(self._prober)
+        heard = 0.0 if member is None else self._word(member, LAST_ERRNO_AT) / 1e9
+        leaves = member is None or member.order is not Order.RUN
+        if leaves or self._now() - max(heard, self._prober_since) > self.longest + SILENCE:
+            self._pass_on(self._prober)
+        if self._holding is not None:
+            self._next_look = self.loop.call_later(WATCH, self._watch)
+
+    def _release(self) -> None:
+        """The system has what it was short of, or nobody is left who could find out: all go on."""
+        if self._holding is None:
+            return
+        over, self._holding = self._holding, None
+        if self._next_look is not None:
+            self._next_look.cancel()
+        self._let_go()
+        self._notice("system").end("workers and forks go on after %.1f s", self._now() - over.since)
+        self.tell(dataclasses.replace(over, over=True))
+
+    def _let_go(self) -> None:
+        self.board.hold = 0
+        self.goal.held = False
+        os.eventfd_write(self.go, 1)
+
+    # What the scoreboard and the log say.
+
+    def judge(self) -> None:
+        """Say in the scoreboard whether every worker that serves is exhausted."""
+        everybody = bool(self.shortages) and self._all_are_short()
+        if everybody != self._exhausted:
+            self._exhausted = self.board.exhausted = everybody
+            if everybody:
+                self._say("all", "every worker is out of descriptors or memory")
+            else:
+                self._notice("all").end("not every worker is out of descriptors or memory any more")
+
+    def _all_are_short(self) -> bool:
+        serving = [member.pid for member in self.roster if not member.starting and member.order is Order.RUN]
+        return bool(serving) and all(pid in self.shortages for pid in serving)
+
+    def _note(self, pid: int, shortage: Shortage) -> None:
+        self.episodes += pid not in self.shortages
+        self.shortages[pid] = shortage
+        self._publish()
+
+    def _publish(self) -> None:
+        """Put the pressure into the scoreboard: the gravest shortage there is, since when there has been one."""
+        found = self.shortages.values()
+        gravest = max(found, key=lambda shortage: shortage.system, default=None)
+        since = min((shortage.since for shortage in found), default=0.0)
+        self.board.strain = Strain(0 if gravest is None else gravest.errno, int(since * 1e9), self.episodes)
+
+    def _word(self, member: Member, word: int) -> int:
+        return self.board.seat(member.seat)[word] if member.seat >= 0 else 0
+
+    def _now(self) -> float:
+        return self.loop.clock.monotonic()
+
+    def _notice(self, of: str) -> Notice:
+        return self._notices.setdefault(of, Notice(log, self.loop.clock))
+
+    def _say(self, of: str, message: str, *arguments: object) -> None:
+        self._notice(of).tell(logging.WARNING, of, message, *arguments)
+
+
+def _name(shortage: Shortage) -> str:
+    number = shortage.errno
+    return f"{errnos.errorcode.get(number, number)}, {row(number).reason}"

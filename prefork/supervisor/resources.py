@@ -1,0 +1,203 @@
+"""What outlives every worker: listeners, scoreboard, events pipe, the ``go`` descriptor.
+
+They are made, or taken over from the image of this process that was here before an exec.
+
+All of it runs in the MASTER.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from prefork.config.settings import Settings
+from prefork.errors import OrphansError
+from prefork.net.binding import systemd_sockets
+from prefork.net.listener import How, Listener
+from prefork.net.listeners import listen
+from prefork.net.options import SocketOptions
+from prefork.scoreboard.events import EventsPipe
+from prefork.scoreboard.layout import LAYOUT, Scoreboard
+from prefork.supervisor import fdstore
+from prefork.supervisor.handover import Handover
+from prefork.system import identity
+from prefork.system.natives import socket
+from prefork.system.need import needed
+
+log = logging.getLogger("prefork")
+
+SEATS_BEYOND = 64
+"""Seats beyond twice the workers that the settings ask for: room for SIGTTIN, and for those who retire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """MASTER. What a server's processes share.
+
+    Attributes:
+        listeners: what listens.
+        board: the scoreboard of the workers to come.
+        events: the pipe that they write to.
+        go: readable while workers may accept.
+        inert: a socket that does not listen; it takes the listener's place in a worker that is to accept no more.
+        others: the words of earlier images' scoreboards on which workers still live, by their descriptors.
+    """
+
+    listeners: list[Listener]
+    board: Scoreboard
+    events: EventsPipe
+    go: int
+    inert: socket.socket
+    others: Mapping[int, memoryview[int]] = field(default_factory=dict)
+
+
+def socket_options(settings: Settings) -> SocketOptions:
+    """What the settings ask of a listening socket. A unix path is the workers' unless told otherwise."""
+    who = identity.resolve(settings.user, settings.group, "no")
+    uid, gid = (who.uid, who.gid) if who else (None, None)
+    return SocketOptions(
+        v6only=settings.v6only,
+        defer_accept=settings.defer_accept,
+        nodelay=settings.nodelay,
+        keepalive=settings.keepalive,
+        fast_open=settings.fast_open,
+        mode=settings.socket_mode,
+        user=settings.socket_user or ("" if uid is None else str(uid)),
+        group=settings.socket_group or ("" if gid is None else str(gid)),
+    )
+
+
+def make(
+    settings: Settings,
+    folder: str,
+    size: int,
+    seats: int,
+    stack: contextlib.ExitStack,
+    patience: Callable[[OrphansError], bool] | None = None,
+) -> Holdings:
+    """Listen, and make what the processes share.
+
+    Args:
+        settings: where to listen, and how.
+        folder: where relative paths begin.
+        size: how many workers there are at first (count).
+        seats: how many may live at one moment (count).
+        stack: closes everything at the end.
+        patience: as for :func:`prefork.net.listeners.listen`.
+
+    Raises:
+        ListenError: an address can't be listened on.
+        OSError: no descriptors, no memory.
+    """
+    how = How(
+        backlog=settings.backlog,
+        options=socket_options(settings),
+        reuse_port=settings.reuse_port,
+        members=size,
+        mode=settings.reuse_port_mode,
+        listen=not settings.takeover,
+    )
+    stored, passed = fdstore.split(systemd_sockets(os.environ))
+    addresses = tuple(replace(address, folder=folder) for address in settings.addresses)
+    kept = fdstore.records(addresses, stored, reuse_port=settings.reuse_port, mode=settings.reuse_port_mode)
+    listeners = listen(addresses, passed=passed, kept=kept, patience=patience, **how)
+    _close_at_the_end(listeners, stack)
+    fdstore.keep(listeners)
+    if len(listeners) > 1:
+        for listener in listeners:
+            listener.nonblocking()
+    with needed("the scoreboard's shared memory", "memfd_create(2), ftruncate(2), fcntl(2), mmap(2)"):
+        board = Scoreboard.create(seats)
+    stack.callback(board.close)
+    with needed("the workers' pipe", "pipe2(2), fcntl(2)"):
+        events = EventsPipe()
+    stack.callback(events.close)
+    # After a takeover has come so far, workers wait for it before their first accept.
+    with needed("the word by which workers go on", "eventfd2(2)"):
+        go = os.eventfd(0 if settings.takeover else 1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    stack.callback(os.close, go)
+    return Holdings(listeners, board, events, go, _inert(listeners[0], stack))
+
+
+def adopt(settings: Settings, folder: str, record: Handover, seats: int, stack: contextlib.ExitStack) -> Holdings:
+    """Take over what an earlier image of this process held.
+
+    A scoreboard of another layout, or one that is too small, stays with the workers who live on it; those to come get a
+    new one.
+
+    Args:
+        settings: options for sockets that are added later.
+        folder: where relative paths begin.
+        record: what that image wrote down.
+        seats: how many workers may live at one moment (count).
+        stack: closes everything at the end.
+
+    Raises:
+        ListenError: a descriptor of the record does not listen.
+        OSError: no descriptors, no memory.
+    """
+    options = socket_options(settings)
+    listeners = [
+        Listener.restore(one, folder=folder, backlog=settings.backlog, options=options) for one in record.listeners
+    ]
+    _close_at_the_end(listeners, stack)
+    stack.callback(os.close, record.go)
+    board = _known(record, seats)
+    if board is not None:
+        events = EventsPipe(record.events)
+    else:
+        log.info("upgrade: the running workers keep their own scoreboard")
+        board, events = Scoreboard.create(seats), EventsPipe()
+        for fd in record.events:
+            os.close(fd)
+    stack.callback(board.close)
+    stack.callback(events.close)
+    others = {life.board: _words(life.board) for life in record.workers if life.board != board.fd}
+    return Holdings(listeners, board, events, record.go, _inert(listeners[0], stack), others)
+
+
+def _inert(listener: Listener, stack: contextlib.ExitStack) -> socket.socket:
+    """A socket of the kind that ``listener`` has, since others may be forbidden here."""
+    kind = listener.sockets[0]
+    return stack.enter_context(socket.socket(kind.family, kind.type))
+
+
+def _words(fd: int) -> memoryview[int]:
+    """The words of a scoreboard of which no more is known than where an order stands in it."""
+    return memoryview(mmap.mmap(fd, os.fstat(fd).st_size)).cast("Q")
+
+
+def differs(settings: Settings, record: Handover) -> str:
+    """What an upgrade can't bring, in one line; "" when it brings all."""
+    wanted = tuple(str(address) for address in settings.addresses)
+    if wanted != record.bind:
+        return (
+            f"bind: {', '.join(wanted)} instead of {', '.join(record.bind)} takes a restart or a takeover, "
+            "not an upgrade"
+        )
+    grouped = [listener for listener in record.listeners if listener.reuse_port]
+    if settings.reuse_port != bool(grouped) and any(one.kind in {"inet", "inet6"} for one in settings.addresses):
+        return f"reuse_port: {settings.reuse_port} takes a restart or a takeover, not an upgrade"
+    return ""
+
+
+def _known(record: Handover, seats: int) -> Scoreboard | None:
+    if record.layout != LAYOUT:
+        return None
+    try:
+        board = Scoreboard.attach(record.board)
+    except ValueError:
+        return None
+    if board.seats >= seats:
+        return board
+    board.detach()
+    return None
+
+
+def _close_at_the_end(listeners: list[Listener], stack: contextlib.ExitStack) -> None:
+    for listener in listeners:
+        stack.callback(listener.close)

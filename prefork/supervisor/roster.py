@@ -1,0 +1,279 @@
+"""The roster: the master's record of its workers, by slot and by pid. A pure registry, fed with facts.
+
+A slot has at most one *incumbent* (who serves, or starts to), at most one *successor* (forked to take the incumbent's
+place, not READY yet) and any number of *retiring* workers, who have been or are about to be told to leave:
+
+    fact            empty slot            incumbent I                   incumbent I, successor S
+    --------------  --------------------  ----------------------------  --------------------------------
+    forked W        W is incumbent        W is successor                (never: the slot is full)
+    ready W         -                     W == I: it serves             W == S: S is incumbent, I retires
+    retired W       -                     I retires, slot empty         the one that is W retires
+    exited W        -                     slot empty                    I gone: S is incumbent; S gone: I stays
+
+When the incumbent is gone and whom it replaced has not been told to leave yet, that one is the incumbent again, and
+still to be replaced.
+
+Nothing here calls the system or reads a clock; times are monotonic seconds that the caller gives.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prefork.scoreboard.layout import Order
+from prefork.system.process import STARVED, Exit
+
+YOUNG = 1.0
+"""Seconds: a worker that dies sooner after its boot, with nothing served, died young."""
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One worker as the master knows it."""
+
+    pid: int
+    slot: int
+    seat: int
+    generation: int
+    born: float
+    ready_at: float | None = None
+    order: Order = Order.RUN
+    deadline: float | None = None
+    """When a retiring worker is killed; None = it may take its time."""
+    reason: str = ""
+    """Why it was told to leave, or is to be replaced."""
+    wanted: bool = False
+    """Whether a replacement has been asked for."""
+    unsaid: bool = False
+    """Whether the log has no room for its wish, and so none for the end that comes of it."""
+    turn: int = 0
+    """Among those who have been asked for, whose replacement comes first: the lowest."""
+    rings: int = 0
+    rung_at: float = 0.0
+    dumped_at: float | None = None
+    aborted_at: float | None = None
+    questioned: bool = False
+    """Whether it was asked what keeps it from its end."""
+    killed_at: float | None = None
+
+    @property
+    def starting(self) -> bool:
+        """Whether it has not said READY yet."""
+        return self.ready_at is None
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A worker's stable place."""
+
+    index: int
+    incumbent: Member | None = None
+    successor: Member | None = None
+    retiring: list[Member] = field(default_factory=list)
+    young_deaths: int = 0
+    """In a row; the respawn delay grows with it."""
+    not_before: float = 0.0
+    """No fork into this slot before that moment."""
+
+    def members(self) -> Iterator[Member]:
+        """Everybody who lives in this slot."""
+        if self.incumbent is not None:
+            yield self.incumbent
+        if self.successor is not None:
+            yield self.successor
+        yield from self.retiring
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """The end of a worker, with what is needed to judge it."""
+
+    member: Member
+    exit: Exit
+    at: float
+    served: int
+    successor: bool
+    """Whether it was to replace somebody and had not become READY."""
+
+    @property
+    def age(self) -> float:
+        """Seconds since the fork."""
+        return self.at - self.member.born
+
+    @property
+    def unready(self) -> bool:
+        """Whether it ended before READY, unasked."""
+        return self.member.ready_at is None and self.member.order is Order.RUN
+
+    @property
+    def boot_failed(self) -> bool:
+        """Whether it ended before READY by its own doing: an exit code, a crash, the boot deadline."""
+        return self.unready and (self.exit.signal not in _FROM_OUTSIDE or self.member.aborted_at is not None)
+
+    @property
+    def boot_killed(self) -> bool:
+        """Whether it ended before READY by a signal from outside: an operator's, or that of a kernel out of memory."""
+        return self.unready and not self.boot_failed
+
+    @property
+    def starved(self) -> bool:
+        """Whether its boot failed for want of descriptors or memory, which may be there in a moment."""
+        return self.boot_failed and self.exit.code == STARVED
+
+    @property
+    def young(self) -> bool:
+        """Whether it died unasked, before READY or so soon after that a replacement would probably do the same."""
+        if self.member.order is not Order.RUN:
+            return False
+        return self.member.ready_at is None or (self.served == 0 and self.at - self.member.ready_at < YOUNG)
+
+
+_FROM_OUTSIDE = frozenset({9, 15, 2})  # SIGKILL, SIGTERM, SIGINT: sent by somebody, unlike SIGSEGV
+
+
+class Roster:
+    """Workers by slot and by pid."""
+
+    def __init__(self) -> None:
+        self.slots: dict[int, Slot] = {}
+        self._by_pid: dict[int, Member] = {}
+        self._turns = itertools.count()
+
+    def __len__(self) -> int:
+        """Living workers, retiring ones included."""
+        return len(self._by_pid)
+
+    def __iter__(self) -> Iterator[Member]:
+        """Every living worker."""
+        return iter(list(self._by_pid.values()))
+
+    def get(self, pid: int) -> Member | None:
+        """The worker with that pid."""
+        return self._by_pid.get(pid)
+
+    def slot(self, index: int) -> Slot:
+        """Slot ``index``, made when it is new."""
+        found = self.slots.get(index)
+        if found is None:
+            found = self.slots[index] = Slot(index)
+        return found
+
+    @property
+    def pressed(self) -> bool:
+        """Whether somebody may be killed at a moment that is set: one who leaves, or starts."""
+        return any(member.deadline is not None or member.ready_at is None for member in self._by_pid.values())
+
+    def seats(self) -> set[int]:
+        """The seats that are taken."""
+        return {member.seat for member in self._by_pid.values()}
+
+    # Facts.
+
+    def forked(self, *, slot: int, seat: int, pid: int, generation: int, now: float) -> Member:
+        """A worker was forked into ``slot``: its incumbent when there is none, else its successor."""
+        place = self.slot(slot)
+        member = Member(pid, slot, seat, generation, now)
+        if place.incumbent is None:
+            place.incumbent = member
+        elif place.successor is None:
+            place.successor = member
+        else:
+            raise ValueError(f"slot {slot} has an incumbent and a successor already")
+        self._by_pid[pid] = member
+        return member
+
+    def restored(self, member: Member, role: str) -> None:
+        """A worker of an earlier image of the master lives on; ``role`` is its place in its slot."""
+        place = self.slot(member.slot)
+        if role == "incumbent":
+            place.incumbent = member
+        elif role == "successor":
+            place.successor = member
+        else:
+            place.retiring.append(member)
+        self._by_pid[member.pid] = member
+
+    def role(self, member: Member) -> Literal["incumbent", "successor", "retiring"]:
+        """A worker's place in its slot."""
+        place = self.slots[member.slot]
+        if place.incumbent is member:
+            return "incumbent"
+        return "successor" if place.successor is member else "retiring"
+
+    def ready(self, member: Member, now: float) -> Member | None:
+        """``member`` accepts.
+
+        Returns:
+            The incumbent whose place it took, who retires now; None when there was none.
+        """
+        if member.ready_at is not None:
+            return None
+        member.ready_at = now
+        place = self.slots[member.slot]
+        if place.successor is not member:
+            return None
+        old, place.incumbent, place.successor = place.incumbent, member, None
+        if old is not None:
+            place.retiring.append(old)
+        return old
+
+    def wanted(self, member: Member, reason: str) -> None:
+        """A replacement for ``member`` was asked for; the first reason stays."""
+        if not member.wanted:
+            member.wanted = True
+            member.reason = reason
+            member.turn = next(self._turns)
+
+    def retired(self, member: Member, order: Order, deadline: float | None, reason: str, now: float) -> None:
+        """``member`` was told to leave. An order only ever grows, a deadline only ever shrinks."""
+        place = self.slots[member.slot]
+        if place.incumbent is member:
+            place.incumbent, place.successor = place.successor, None
+            place.retiring.append(member)
+        elif place.successor is member:
+            place.successor = None
+            place.retiring.append(member)
+        member.order = max(member.order, order)
+        if deadline is not None:
+            member.deadline = deadline if member.deadline is None else min(member.deadline, deadline)
+        member.reason = reason or member.reason
+        member.rings, member.rung_at = 0, now
+
+    def rung(self, member: Member, now: float) -> None:
+        """``member`` was reminded of its order."""
+        member.rings += 1
+        member.rung_at = now
+
+    def exited(self, member: Member, exit: Exit, *, served: int, now: float) -> Death:  # noqa: A002  # the word is Exit's
+        """``member`` is dead and leaves the roster."""
+        place = self.slots[member.slot]
+        death = Death(member, exit, now, served, successor=place.successor is member)
+        del self._by_pid[member.pid]
+        if place.incumbent is member:
+            place.incumbent, place.successor = place.successor, None
+            replaced = next((old for old in place.retiring if old.order is Order.RUN), None)
+            if place.incumbent is None and replaced is not None:
+                place.retiring.remove(replaced)
+                place.incumbent = replaced
+                replaced.wanted = True
+        elif place.successor is member:
+            place.successor = None
+        else:
+            place.retiring.remove(member)
+        return death
+
+    def pardoned(self, member: Member) -> None:
+        """``member`` has finished what took it too long."""
+        member.dumped_at = None
+
+    def thawed(self, seconds: float) -> None:
+        """The master itself was frozen, for ``seconds`` at the most: deadlines to leave come that much later.
+
+        What has happened stays where it was in time; the policy counts spans from the thaw at the earliest.
+        """
+        for member in self._by_pid.values():
+            if member.deadline is not None:
+                member.deadline += seconds

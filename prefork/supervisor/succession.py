@@ -1,0 +1,77 @@
+"""From the master's state to a hand-over record, and back: the two ends of an upgrade.
+
+All of it runs in the MASTER.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from prefork.config.settings import Settings
+from prefork.scoreboard.layout import LAYOUT, Order
+from prefork.supervisor import handover
+from prefork.supervisor.handover import Handover, Life
+from prefork.supervisor.policy import Goal
+from prefork.supervisor.resources import Holdings
+from prefork.supervisor.roster import Member, Roster
+from prefork.supervisor.spawner import Spawner
+
+
+def write(
+    settings: Settings, goal: Goal, roster: Roster, spawner: Spawner, held: Holdings, mask: Iterable[int], windows: str
+) -> Handover:
+    """What the next image of this process needs to go on."""
+    return Handover(
+        format=handover.FORMAT,
+        pid=os.getpid(),
+        bind=tuple(str(address) for address in settings.addresses),
+        listeners=tuple(listener.record() for listener in held.listeners),
+        layout=LAYOUT,
+        board=held.board.fd,
+        events=(held.events.reader, held.events.writer),
+        go=held.go,
+        generation=goal.generation,
+        size=goal.size,
+        draining=tuple(goal.draining),
+        mask=tuple(int(signum) for signum in mask),
+        windows=windows,
+        workers=tuple(_life(member, roster, spawner) for member in roster),
+    )
+
+
+def _life(member: Member, roster: Roster, spawner: Spawner) -> Life:
+    line = spawner.line(member)
+    return Life(
+        pid=member.pid,
+        slot=member.slot,
+        seat=member.seat,
+        generation=member.generation,
+        born=member.born,
+        ready_at=member.ready_at,
+        deadline=member.deadline,
+        order=member.order,
+        reason=member.reason,
+        wanted=member.wanted,
+        role=roster.role(member),
+        pidfd=line.pidfd,
+        report=line.report,
+        board=line.board,
+        order_at=line.order_at,
+        bell=line.bell,
+    )
+
+
+def read(record: Handover, goal: Goal, roster: Roster, spawner: Spawner, held: Holdings) -> None:
+    """Take over the workers that an earlier image of this process forked."""
+    goal.size, goal.generation = record.size, record.generation
+    goal.draining |= set(record.draining)
+    goal.ready = True
+    for life in record.workers:
+        native = life.board == held.board.fd
+        member = Member(life.pid, life.slot, life.seat if native else -1, life.generation, life.born)
+        member.ready_at, member.deadline, member.order = life.ready_at, life.deadline, Order(life.order)
+        member.reason, member.wanted = life.reason, life.wanted
+        roster.restored(member, life.role)
+        spawner.adopt(life, None if native else held.others[life.board])
+    spawner.adopted()

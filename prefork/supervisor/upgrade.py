@@ -1,0 +1,343 @@
+"""Upgrade in place: new code in the same master process, and nobody lost.
+
+    rehearse   a child executes the same command with the same interpreter, environment and folder. It loads the new
+               code, decodes the real hand-over record and exits. Whatever goes wrong there has cost nothing
+    exec       every signal that the master handles is blocked, the record is written, the descriptors in it lose their
+               close-on-exec flag, and the process executes itself. Children stay children, the pid stays
+    adopt      the new image finds the record, takes listeners, scoreboard and workers over, puts its handlers in place,
+               unblocks the signals, and rolls the workers to the next generation as a reload does
+
+What can still go wrong is an image that rehearsed well and dies after the exec: then the listeners are closed and the
+workers, orphaned, finish what they have in hand and leave.
+
+All of it runs in the MASTER.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterable
+
+from prefork.config.launch import HANDOVER, REHEARSAL, Launch
+from prefork.config.settings import Settings
+from prefork.errors import PreforkError, SettingsError
+from prefork.supervisor import resources
+from prefork.supervisor.event_loop import Loop, Timer
+from prefork.supervisor.handover import Handover, HandoverError, locate
+from prefork.supervisor.remains import Remains
+from prefork.system import identity, process, signals
+from prefork.system.identity import Identity
+
+log = logging.getLogger("prefork")
+
+_SAID_BYTES = 16 * 1024
+_PLAYED = 113
+"""Exit code of a rehearsal that was played to its end. 0 is what any program says, such as one that never serves."""
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+
+
+class Upgrade:
+    """MASTER. The upgrade of one server.
+
+    Args:
+        loop: for the rehearsal's end and its deadline.
+        launch: how the process was started.
+        record: makes the hand-over record, given the signal mask to be restored.
+        stopping: whether the server is going to end, so that there is nothing to upgrade any more.
+        failed: called with the reason when the old code goes on.
+        seconds: how long a rehearsal may take.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        launch: Launch,
+        record: Callable[[Iterable[int]], Handover],
+        stopping: Callable[[], bool],
+        failed: Callable[[str], None],
+        seconds: float,
+    ) -> None:
+        self._loop = loop
+        self._launch = launch
+        self._stopping = stopping
+        self._failed = failed
+        self._record = record
+        self._seconds = seconds
+        self._rehearsal: _Rehearsal | None = None
+        self._turn: Timer | None = None
+
+    def begin(self) -> None:
+        """Rehearse, and then execute the new code. Asked for again meanwhile, it changes nothing."""
+        if self._rehearsal is not None or (self._turn is not None and not self._turn.cancelled):
+            log.info("upgrade: the last one is still under way")
+            return
+        try:
+            self._rehearsal = self._rehearse()
+        except OSError as error:
+            self._give_up(f"can't rehearse: {error}")
+
+    def ended(self, pid: int) -> bool:
+        """As pid 1, which is told of each child: ``pid`` has ended.
+
+        Returns:
+            Whether it was the rehearsal, whose exit is taken now.
+        """
+        if self._rehearsal is None or self._rehearsal.pid != pid:
+            return False
+        self._rehearsal.look()
+        return True
+
+    def _give_up(self, reason: str) -> None:
+        log.error("upgrade: %s; the old code goes on", reason)
+        self._failed(reason)
+
+    def cancel(self) -> None:
+        """Give the upgrade up: the server stops. Idempotent."""
+        if self._rehearsal is not None:
+            self._rehearsal.end()
+            self._rehearsal = None
+        if self._turn is not None:
+            self._turn.cancel()
+
+    def _rehearse(self) -> _Rehearsal:
+        log.info("upgrade: rehearsing %s", " ".join(self._launch.arguments))
+        with contextlib.ExitStack() as stack:
+            record = _write(self._record(()).encode())
+            stack.callback(os.close, record)
+            reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            stack.callback(os.close, writer)
+            try:
+                pid = self._fork(record, writer)
+            except OSError:
+                os.close(reader)
+                raise
+        return _Rehearsal(self._loop, pid, reader, self._seconds, self._rehearsed)
+
+    def _fork(self, record: int, writer: int) -> int:
+        """The child that executes the new code, with what it says going to ``writer``."""
+        parent = os.getpid()
+
+        def play() -> int:
+            process.die_with_parent(signal.SIGKILL, parent)
+            signals.give_up()
+            os.set_inheritable(record, True)
+            os.set_blocking(writer, True)
+            os.dup2(writer, 1)
+            os.dup2(writer, 2)
+            self._launch.execute(REHEARSAL, f"{record}:{parent}")
+            return process.SOFTWARE
+
+        with signals.blocked():
+            return process.fork(play)
+
+    def _rehearsed(self, ended: process.Exit, said: str) -> None:
+        self._rehearsal = None
+        if ended.code != _PLAYED:
+            lines = [line for line in said.splitlines() if line.strip()]
+            log.debug("upgrade: the rehearsal said: %s", said)
+            last = lines[-1].strip().removeprefix("prefork: error: ") if lines else "it said nothing"
+            self._give_up(f"the new code {ended}: {last}")
+            return
+        log.info("upgrade: executing the new code")
+        self._turn = self._loop.call_later(0, self._execute)
+
+    def _execute(self) -> None:
+        if self._stopping():
+            return
+        try:
+            with signals.blocked() as mask:
+                if self._loop.noted:
+                    # A signal that has been noted and not acted on would be forgotten by the next image; one that
+                    # comes from here on waits in the mask. Act on it first, it may be the end.
+                    self._turn = self._loop.call_later(0, self._execute)
+                    return
+                self._become(mask)
+        except OSError as error:
+            self._give_up(f"can't execute the new code: {error}")
+
+    def _become(self, mask: Iterable[int]) -> None:
+        record = self._record(mask)
+        folder = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # it may have no name any more
+        memory = _write(record.encode())
+        passed = [*record.descriptors, memory]
+        try:
+            for fd in passed:
+                os.set_inheritable(fd, True)
+            self._launch.execute(HANDOVER, f"{memory}:{os.getpid()}")
+        finally:
+            for fd in passed:
+                os.set_inheritable(fd, False)
+            os.close(memory)
+            os.fchdir(folder)
+            os.close(folder)
+
+
+class _Rehearsal:
+    """One run of the new code in a child.
+
+    Attributes:
+        pid: the child's.
+
+    Raises:
+        OSError: the loop can't watch it; it is ended then.
+    """
+
+    def __init__(
+        self, loop: Loop, pid: int, reader: int, seconds: float, done: Callable[[process.Exit, str], None]
+    ) -> None:
+        self._loop = loop
+        self.pid = pid
+        self._reader = reader
+        self._done = done
+        self._said = bytearray()
+        self._pidfd = process.open_pidfd(pid)
+        self._deadline: Timer | None = loop.call_later(seconds, self._too_long) if seconds else None
+        try:
+            loop.register(reader, self._read)
+            if self._pidfd is not None:
+                loop.register(self._pidfd, self.look)
+        except OSError:
+            self.end()
+            raise
+        if self._pidfd is None:
+            self._poll()
+
+    def _poll(self) -> None:
+        if self._reader >= 0:
+            self.look()
+            self._loop.call_later(0.1, self._poll)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._reader, _SAID_BYTES)
+        except BlockingIOError:
+            return
+        if data:
+            self._said += data
+            del self._said[:-_SAID_BYTES]
+        else:
+            self._loop.unregister(self._reader)
+
+    def look(self) -> None:
+        """See whether it has ended."""
+        if self._reader < 0:
+            return
+        try:
+            ended = process.reap(self.pid)
+        except ChildProcessError:
+            ended = process.Exit(None)  # somebody else's wait() was faster, or the host ignores SIGCHLD (wait(2))
+        if ended is None:
+            ended = process.gone(self.pid, self._pidfd)
+            if ended is not None:
+                Remains(self._loop).leave(self.pid)
+        if ended is not None:
+            self._read()
+            self._close()
+            self._done(ended, self._said.decode(errors="replace"))
+
+    def _too_long(self) -> None:
+        self._said += b"\nit took longer than boot_timeout"
+        process.kill(self.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Kill it and take its exit."""
+        process.put_down(self.pid)
+        self._close()
+
+    def _close(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        for fd in (self._reader, self._pidfd):
+            if fd is not None:
+                self._loop.unregister(fd)
+                os.close(fd)
+        self._reader = -1
+
+
+def received() -> Handover | None:
+    """The record that an earlier image of this process left, if there is one; taken from the environment.
+
+    Raises:
+        PreforkError: it can't be read.
+    """
+    value = os.environ.pop(HANDOVER, None)
+    if value is None:
+        return None
+    try:
+        memory, pid = locate(value)
+        if pid != os.getpid():
+            return None  # of a process whose environment we have inherited
+        try:
+            record = _decode(memory, pid)
+        finally:
+            os.close(memory)
+    except HandoverError as error:
+        raise PreforkError(str(error)) from None
+    for fd in record.descriptors:
+        os.set_inheritable(fd, False)
+    return record
+
+
+def rehearse(settings: Settings, load: Callable[[], object] | None, who: Identity | None) -> None:
+    """If this process is a rehearsal, play it and end: the code is loaded, the record can be read; else do nothing.
+
+    Args:
+        settings: as this process, with the new code, has settled them.
+        load: loads what workers would load, if anything.
+        who: what workers become before they do so, and this process too.
+
+    Raises:
+        HandoverError: the record can't be read.
+        SettingsError: something can't be changed in place.
+        BootError: privileges can't be given up.
+    """
+    record = _rehearsed()
+    if record is None:
+        return
+    difference = resources.differs(settings, record)
+    if difference:
+        raise SettingsError(difference)
+    if load is not None:
+        identity.assume(who)
+        load()
+    process.flush()
+    # Not sys.exit(): threads that the application has started must not keep the rehearsal alive.
+    os._exit(_PLAYED)
+
+
+def _rehearsed() -> Handover | None:
+    """The record that this process is to rehearse with, if it is a rehearsal; taken from the environment."""
+    value = os.environ.pop(REHEARSAL, None)
+    if value is None:
+        return None
+    memory, pid = locate(value)
+    return _decode(memory, pid) if pid == os.getppid() else None
+
+
+def _write(data: bytes) -> int:
+    """A sealed memfd with ``data``: nobody can change it any more."""
+    memory = os.memfd_create("prefork-handover", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        written = os.pwrite(memory, data, 0)
+        if written != len(data):
+            raise OSError(f"the hand-over record has {len(data)} bytes, of which {written} could be written")
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError:
+        os.close(memory)
+        raise
+    return memory
+
+
+def _decode(memory: int, pid: int) -> Handover:
+    try:
+        data = os.pread(memory, os.fstat(memory).st_size, 0)
+    except OSError as error:
+        raise HandoverError(f"the hand-over record can't be read: {error}") from None
+    record = Handover.decode(data)
+    if record.pid != pid:
+        raise HandoverError(f"the hand-over record is of process {record.pid}, not of {pid}")
+    return record

@@ -1,0 +1,103 @@
+"""Notices: how a condition is told in the log. When it begins, now and then while it lasts, and when it ends.
+
+Never for each retry: what fails is tried again many times a second, and a log that grows by a line each time fills the
+disk of a server that is in trouble already. That holds for a condition that comes and goes as well: one that was told
+of a moment ago is counted, and the next line about it says how often it was passed over.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable
+
+from prefork.system.clock import SYSTEM, Clock
+
+Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
+
+INTERVAL = 30.0
+"""Seconds between two lines about one and the same cause."""
+
+BURST = 300
+"""Lines of a :class:`Throttle` that may come at once."""
+
+PACE = 1.0
+"""Lines a second that it lets through in the long run."""
+
+
+class Notice:
+    """One condition, which may have several causes.
+
+    Args:
+        log: where it is told.
+        clock: where the time comes from.
+    """
+
+    def __init__(self, log: Log, clock: Clock = SYSTEM) -> None:
+        self._log = log
+        self._clock = clock
+        self._told: dict[Hashable, float] = {}
+        self._passed_over: dict[Hashable, int] = {}
+        self._level: int | None = None
+
+    def tell(
+        self, level: int, cause: Hashable, message: str, *arguments: object, error: BaseException | None = None
+    ) -> bool:
+        """Say that the condition holds.
+
+        Args:
+            level: of the line, as in :mod:`logging`.
+            cause: why; each is told by itself. There are few of them: an errno, a kind.
+            message: as :mod:`logging` formats it.
+            arguments: for ``message``.
+            error: whose traceback follows the line.
+
+        Returns:
+            Whether there was a line; not when the same was told less than :data:`INTERVAL` ago.
+        """
+        now = self._clock.monotonic()
+        told = self._told.get(cause)
+        if told is not None and now - told < INTERVAL:
+            self._passed_over[cause] += 1
+            return False
+        more = self._passed_over.get(cause, 0)
+        self._told[cause], self._passed_over[cause], self._level = now, 0, level
+        if more:
+            message, arguments = f"{message} (and %d times more since this was last said)", (*arguments, more)
+        self._log.log(level, message, *arguments, exc_info=error)
+        return True
+
+    def end(self, message: str, *arguments: object) -> None:
+        """Say that the condition is over, if the last line said that it holds; as a warning at the most."""
+        if self._level is not None:
+            level, self._level = min(self._level, logging.WARNING), None
+            self._log.log(level, message, *arguments)
+
+
+class Throttle:
+    """Lines of which each tells something else, but which a worker can bring about as often as it likes.
+
+    Args:
+        clock: where the time comes from.
+    """
+
+    def __init__(self, clock: Clock = SYSTEM) -> None:
+        self._clock = clock
+        self._room = float(BURST)
+        self._at = clock.monotonic()
+        self._passed_over = 0
+
+    def lets_through(self) -> bool:
+        """Whether there is room for a line now; when not, it is counted."""
+        now = self._clock.monotonic()
+        self._room = min(BURST, self._room + (now - self._at) * PACE)
+        self._at = now
+        if self._room < 1:
+            self._passed_over += 1
+            return False
+        self._room -= 1
+        return True
+
+    def passed_over(self) -> int:
+        """How many lines there was no room for since the last call."""
+        count, self._passed_over = self._passed_over, 0
+        return count

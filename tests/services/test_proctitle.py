@@ -1,0 +1,117 @@
+"""What ps(1) calls the processes."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from prefork.errors import SettingsError
+from prefork.services import proctitle
+from prefork.testing import Server, call_until
+from prefork.testing.plugin import ServerFactory
+from tests.support.probing import held, probe
+from tests.support.programs import facts
+
+pytest.importorskip("setproctitle", reason="prefork[proctitle] is not installed")
+
+
+def title(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
+
+
+def workers(server: Server) -> list[str]:
+    return sorted(title(pid) for pid in server.workers())
+
+
+def test_the_processes_are_named(prefork_server: ServerFactory) -> None:
+    server = probe(prefork_server, workers=2)
+    assert title(server.pid) == "prefork: master [probe:Probe]"
+    assert workers(server) == ["prefork: worker 0", "prefork: worker 1"]
+
+
+def test_the_server_can_have_a_name(prefork_server: ServerFactory, tmp_path: Path) -> None:
+    server = probe(prefork_server, workers=1, name="the shop", control=tmp_path / "c")
+    assert title(server.pid) == "prefork: master [the shop]"
+
+
+def test_titles_say_what_workers_do(prefork_server: ServerFactory) -> None:
+    server = probe(prefork_server, workers=2, proc_titles="live")
+    call_until(lambda: workers(server), lambda now: now == ["prefork: worker 0 [idle]", "prefork: worker 1 [idle]"])
+    with held(server) as (one,):
+        seen = call_until(lambda: title(one.pid), lambda now: "busy" in now)
+        assert re.fullmatch(r"prefork: worker [01] \[busy [0-9.]+m?s\]", seen)
+        longer = call_until(lambda: title(one.pid), lambda now: now != seen)
+        assert "busy" in longer
+        server.signal(signal.SIGTERM)
+        call_until(lambda: title(one.pid), lambda now: "[leaving]" in now)
+        one.finish()
+    assert server.wait() == 0
+
+
+def test_a_worker_s_title_goes_on_after_an_upgrade(prefork_server: ServerFactory) -> None:
+    """Its memory lies elsewhere than that of the image that writes there now."""
+    server = probe(prefork_server, workers=1, proc_titles="live")
+    call_until(lambda: workers(server), lambda now: now == ["prefork: worker 0 [idle]"])
+    with held(server) as (one,):
+        server.signal(signal.SIGUSR2)
+        server.wait_for_log("generation 1")
+        call_until(lambda: title(one.pid), lambda now: now == "prefork: worker 0 [leaving]")
+        assert title(server.pid) == "prefork: master [probe:Probe]"
+        one.finish()
+
+
+def test_titles_can_be_left_alone(prefork_server: ServerFactory) -> None:
+    server = probe(prefork_server, workers=1, proc_titles="off")
+    for pid in [server.pid, *server.workers()]:
+        assert "-m\0prefork\0serve\0" in title(pid)
+
+
+def test_a_host_program_has_its_own_title_back() -> None:
+    assert facts(
+        """
+        import json, os, prefork, setproctitle, signal
+        setproctitle.setproctitle("mine")
+        seen = []
+        hooks = prefork.Hooks(when_ready=lambda server: (seen.append(setproctitle.getproctitle()), server.stop()))
+        prefork.serve(lambda connection, address: None, bind="127.0.0.1:0", workers=1, hooks=hooks)
+        print(json.dumps([*seen, setproctitle.getproctitle()]))
+        """
+    ) == ["prefork: master", "mine"]
+
+
+@pytest.mark.parametrize("length", [1, 30, 300])
+def test_a_title_may_be_shorter_or_longer_than_the_one_before(length: int) -> None:
+    assert (
+        facts(
+            """
+            import json, os, setproctitle, signal, sys
+            from prefork.services import proctitle
+            reader, writer = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                setproctitle.setproctitle("prefork: worker 3 and then some")
+                os.write(writer, b"x")
+                signal.pause()
+            os.read(reader, 1)
+            wanted = "t" * int(sys.argv[1])
+            titles.write(pid, wanted)
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                found = file.read().rstrip(b"\\0").decode()
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+            print(json.dumps(found == wanted or found))
+            """,
+            str(length),
+        )
+        is True
+    )
+
+
+def test_without_setproctitle_there_are_no_titles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proctitle, "_setproctitle", lambda: None)
+    proctitle.Titles(live=False).after_fork(0, 0)
+    with pytest.raises(SettingsError, match=r"^proc_titles: live needs setproctitle; pip install"):
+        proctitle.Titles(live=True)

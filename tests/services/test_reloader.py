@@ -1,0 +1,251 @@
+"""``--reload``: an edit is served, one that can't be imported replaces nothing, and nobody outlives the master."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from prefork.services import file_watcher
+from prefork.testing import Server, request
+from prefork.testing.plugin import ServerFactory
+from prefork.testing.processes import is_gone, kill
+from tests.support.programs import ROOT, TIMEOUT
+
+HANDLE = """\
+from parts.words import WORD
+
+
+def handle(connection, address):
+    connection.recv(1000)
+    connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(WORD), WORD))
+"""
+APPLICATION = """\
+from parts.words import WORD
+
+
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [WORD]
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder with the source of an application, which says one word."""
+    folder = tmp_path / "source"
+    (folder / "parts").mkdir(parents=True)
+    (folder / "shop.py").write_text(HANDLE)
+    (folder / "site_of_it.py").write_text(APPLICATION)
+    say(folder, "one")
+    return folder
+
+
+def say(source: Path, word: str) -> None:
+    (source / "parts" / "words.py").write_text(f"WORD = b{word!r}\n")
+
+
+def watching(server: Server) -> Server:
+    """A server that will notice the next edit."""
+    server.wait_for_log("reload: watching the Python source in ")
+    return server
+
+
+def said(server: Server) -> str:
+    return request(server.address).body.decode()
+
+
+def serve(factory: ServerFactory, source: Path, **settings: object) -> Server:
+    return watching(factory("shop:handle", app_dir=source, workers=1, reload=True, **settings))  # type: ignore[arg-type]  # none of them is called options
+
+
+def watchers(server: Server) -> list[int]:
+    found = [process for process in psutil.Process(server.pid).children() if file_watcher.__name__ in process.cmdline()]
+    return [process.pid for process in found if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_edits_are_served_and_broken_ones_are_not(prefork_server: ServerFactory, source: Path) -> None:
+    server = serve(prefork_server, source)
+    assert said(server) == "one"
+    say(source, "two")  # in the same second, perhaps, and of the same size
+    server.wait_for(lambda: said(server) == "two")
+    end = len(server.log())
+    (source / "parts" / "words.py").write_text("WORD = (\n")
+    server.wait_for_log("SyntaxError", after=end)
+    server.wait_for_log("failed to boot; the old one goes on", after=end)
+    assert said(server) == "two"
+    say(source, "six")
+    server.wait_for(lambda: said(server) == "six")
+    assert server.stop() == 0
+    assert server.survivors() == []
+    assert "Warning" not in server.log()
+
+
+def test_a_wsgi_application(prefork_server: ServerFactory, source: Path) -> None:
+    server = watching(
+        prefork_server("site_of_it:application", app_dir=source, subcommand="wsgi", workers=2, reload=True)
+    )
+    (source / "site_of_it.py").write_text(APPLICATION.replace("[WORD]", "[b'new']"))
+    server.wait_for(lambda: said(server) == "new")
+
+
+def test_what_is_preloaded_comes_by_an_upgrade(prefork_server: ServerFactory, source: Path) -> None:
+    server = serve(prefork_server, source, preload=True)
+    first = watchers(server)
+    say(source, "two")
+    server.wait_for(lambda: said(server) == "two")
+    server.wait_for_log("upgrade: executing the new code")
+    server.wait_for(lambda: server.log().count("reload: watching") == 2)
+    assert len(watchers(server)) == 1
+    assert watchers(server) != first
+    assert server.stop() == 0
+    assert server.survivors() == []
+
+
+def test_a_program_that_serves_is_executed_anew(prefork_server: ServerFactory) -> None:
+    server = prefork_server.script(
+        """
+        import logging
+        import prefork
+
+        def handle(connection, address):
+            connection.recv(1000)
+            connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 3\\r\\n\\r\\none")
+
+        if __name__ == "__main__":
+            logging.basicConfig(level=logging.INFO)
+            prefork.serve(handle, bind="127.0.0.1:0", workers=1, reload=True)
+        """
+    )
+    watching(server)
+    assert isinstance(server.process.args, list)
+    program = Path(server.process.args[1])
+    program.write_text(program.read_text().replace("one", "two"))
+    server.wait_for(lambda: said(server) == "two")
+    assert server.stop() == 0
+
+
+def test_the_watcher_dies_with_the_master(prefork_server: ServerFactory, source: Path) -> None:
+    server = serve(prefork_server, source)
+    (watcher,) = watchers(server)
+    server.signal(signal.SIGKILL)
+    server.wait_for(lambda: is_gone(watcher))
+    server.wait_for(lambda: server.survivors() == [])
+
+
+def test_what_is_sent_to_the_group_is_for_the_master(prefork_server: ServerFactory, source: Path) -> None:
+    server = serve(prefork_server, source)
+    server.signal_group(signal.SIGTERM)
+    assert server.wait() == 0
+    assert server.survivors() == []
+    assert "nobody watches" not in server.log()
+
+
+def test_a_server_outlives_its_watcher(prefork_server: ServerFactory, source: Path) -> None:
+    server = serve(prefork_server, source)
+    kill(*watchers(server))
+    server.wait_for_log("ERROR .*nobody watches files any more")
+    assert said(server) == "one"
+    assert server.stop() == 0
+
+
+def test_what_a_watcher_should_not_say_harms_nobody(prefork_server: ServerFactory, source: Path) -> None:
+    """The source is on its import path, and what is called sitecustomize there is run before anything else (site)."""
+    (source / "sitecustomize.py").write_text("print('hello'); print('1'); print('{}')\n")
+    server = serve(prefork_server, source)
+    say(source, "two")
+    server.wait_for(lambda: said(server) == "two")
+    assert server.stop() == 0
+
+
+def test_without_watchfiles(source: Path) -> None:
+    program = (
+        "import sys; sys.modules['watchfiles'] = None; from prefork.cli import main; sys.exit(main.main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "serve", "shop:handle", "--app-dir", source, "--reload"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "prefork: error: reload: watchfiles is not installed; pip install 'prefork[reload]', or leave it out\n"
+    )
+
+
+def test_which_folders_of_the_import_path_are_meant(tmp_path: Path) -> None:
+    """Those with somebody's source in them, each once; nothing that belongs to Python or was installed."""
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    for folder in (mine / "inner", other, tmp_path / "lib" / "site-packages"):
+        folder.mkdir(parents=True)
+    given = [mine / "inner", mine, other, mine, tmp_path / "nowhere", tmp_path / "lib" / "site-packages", os.__file__]
+    path = [*map(str, given), os.path.dirname(os.__file__)]
+    assert file_watcher.roots(path) == [str(mine), str(other)]
+
+
+def test_which_files_matter(tmp_path: Path) -> None:
+    names = {
+        "app.py": True,
+        "parts/words.py": True,
+        "parts/deeper/words.py": True,
+        "app.pyc": False,
+        "app.py~": False,
+        ".#app.py": False,
+        ".git/hooks/hook.py": False,
+        "__pycache__/app.py": False,
+        "node_modules/thing.py": False,
+        "environment/pyvenv.cfg": False,
+        "environment/lib/thing.py": False,
+        "lib/site-packages/thing.py": False,
+    }
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = file_watcher.sources(file_watcher.folders([str(tmp_path)]))
+    assert {os.path.relpath(file, tmp_path) for file in found} == {name for name, matters in names.items() if matters}
+
+
+def test_what_has_changed_lately_whatever_its_date_says(tmp_path: Path) -> None:
+    """What changes before the watches stand is found so: a file that was moved or unpacked here bears an old date."""
+    began = time.time() - 0.1  # the clock of files is behind
+    (tmp_path / "unpacked.py").write_text("one")
+    (tmp_path / "elsewhere").write_text("two")
+    for name in ("unpacked.py", "elsewhere"):
+        os.utime(tmp_path / name, (0, 0))
+    (tmp_path / "link.py").symlink_to("elsewhere")
+    found = {str(tmp_path / name) for name in ("unpacked.py", "link.py")}
+    assert set(file_watcher.sources([str(tmp_path)], began)) == found
+    assert set(file_watcher.sources([str(tmp_path)], time.time() + 1)) == set()
+
+
+def test_changes_in_folders_old_and_new(tmp_path: Path) -> None:
+    """A folder that comes into being is watched like those that were there."""
+    (tmp_path / "old.py").write_text("one")
+    time.sleep(0.1)  # what is younger by the clock of files counts as changed
+    changes = file_watcher.changes([str(tmp_path)])
+    assert next(changes) == set()
+
+    def told_of(name: str) -> bool:
+        """Whether it comes; what has been told before may come along."""
+        file = str(tmp_path / name)
+        return any(file in files for _, files in zip(range(10), changes, strict=False))
+
+    (tmp_path / "old.py").write_text("two")
+    assert told_of("old.py")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "first.py").write_text("one")
+    assert told_of("new/first.py")
+    (tmp_path / "new" / "second.py").write_text("one")
+    assert told_of("new/second.py")
+    (tmp_path / "new" / "second.py").unlink()
+    assert told_of("new/second.py")
+    changes.close()

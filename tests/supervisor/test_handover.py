@@ -1,0 +1,141 @@
+"""The record that passes over an exec: what is written is read, and anything else is refused, whatever it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefork.net.listener import Record
+from prefork.supervisor.handover import FORMAT, Handover, HandoverError, Life, locate
+
+LIFE = Life(
+    pid=4711,
+    slot=2,
+    seat=5,
+    generation=3,
+    born=17.25,
+    ready_at=17.5,
+    deadline=None,
+    order=0,
+    reason="",
+    wanted=False,
+    role="incumbent",
+    pidfd=11,
+    report=None,
+    board=6,
+    order_at=83,
+    bell=36,
+)
+RECORD = Handover(
+    format=FORMAT,
+    pid=4700,
+    bind=("127.0.0.1:8000", "unix:/run/s"),
+    listeners=(
+        Record("127.0.0.1:8000", ((0, 3), (1, 4)), (0, 1), True, True, "hash", None),
+        Record("unix:/run/s", ((0, 5),), None, True, False, "hash", (7, 8)),
+    ),
+    layout=1,
+    board=6,
+    events=(7, 8),
+    go=9,
+    generation=3,
+    size=4,
+    draining=(),
+    mask=(2, 15),
+    windows='{"Control":{}}',
+    workers=(LIFE, dataclasses.replace(LIFE, pid=4712, seat=-1, role="retiring", pidfd=None, report=12, board=13)),
+)
+
+
+def test_what_is_written_is_read() -> None:
+    assert Handover.decode(RECORD.encode()) == RECORD
+
+
+def test_workers_of_images_that_rang_with_sigterm_are_rung_with_sigterm() -> None:
+    first = json.loads(RECORD.encode()) | {"format": 1}
+    for life in first["workers"]:
+        del life["bell"]
+    read = Handover.decode(json.dumps(first).encode())
+    assert [life.bell for life in read.workers] == [signal.SIGTERM] * 2
+    assert read == dataclasses.replace(RECORD, workers=read.workers)
+
+
+def test_every_descriptor_comes_through() -> None:
+    assert sorted(RECORD.descriptors) == [3, 4, 5, 6, 7, 8, 9, 11, 12, 13]
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"null", b"\xff", b'{"format": 2}', b"nonsense"])
+def test_what_is_no_record_is_refused(data: bytes) -> None:
+    with pytest.raises(HandoverError, match=r"^the hand-over record "):
+        Handover.decode(data)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path to every value in a record."""
+    here = [path] if path else []
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return here + [found for key, one in items for found in places(one, (*path, key))]
+
+
+WHOLE = json.loads(RECORD.encode())
+
+
+@given(
+    st.sampled_from(places(WHOLE)),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.text(max_size=5),
+        st.floats(),
+        st.lists(st.integers(), max_size=3),
+        st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+    ),
+)
+def test_a_value_of_another_type_is_refused_or_read_as_what_it_is(path: tuple[Any, ...], value: object) -> None:
+    changed = json.loads(RECORD.encode())
+    place = changed
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    try:
+        read = Handover.decode(json.dumps(changed).encode())
+    except HandoverError:
+        return
+    assert json.loads(read.encode()) == json.loads(json.dumps(changed)) or isinstance(value, float)
+
+
+@given(st.sampled_from([path for path in places(WHOLE) if isinstance(path[-1], str)]))
+def test_a_field_that_is_missing_or_unknown_is_refused(path: tuple[Any, ...]) -> None:
+    changed = json.loads(RECORD.encode())
+    place = changed
+    for key in path[:-1]:
+        place = place[key]
+    value = place.pop(path[-1])
+    with pytest.raises(HandoverError):
+        Handover.decode(json.dumps(changed).encode())
+    place[path[-1]] = value
+    place["unknown"] = 1
+    with pytest.raises(HandoverError):
+        Handover.decode(json.dumps(changed).encode())
+
+
+@given(st.binary(max_size=200))
+def test_bytes_of_any_kind_are_refused_without_another_exception(data: bytes) -> None:
+    with pytest.raises(HandoverError):
+        Handover.decode(data)
+
+
+@pytest.mark.parametrize("value", ["", "3", "3:", ":4", "a:b", "3:4:5", "-3:4", "3:\uff14"])
+def test_a_variable_that_names_no_record_is_refused(value: str) -> None:
+    with pytest.raises(HandoverError):
+        locate(value)
+
+
+def test_a_variable_names_descriptor_and_pid() -> None:
+    assert locate("3:4711") == (3, 4711)

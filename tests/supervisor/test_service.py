@@ -1,0 +1,68 @@
+"""Windows that can't do their work: they end a start, and nothing else."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+from typing import cast
+
+import pytest
+
+from prefork.supervisor.service import Inside, Window, Windows
+
+INSIDE = cast("Inside", None)  # nothing here looks in
+
+
+class Good(Window):
+    """Does its work."""
+
+    def __init__(self) -> None:
+        self.restored: object = None
+        self.detached = False
+
+    def restore(self, saved: object) -> None:
+        self.restored = saved
+
+    def detach(self) -> None:
+        self.detached = True
+
+
+class WithoutDescriptor(Window):
+    """What it needs is not to be had."""
+
+    def attach(self, inside: Inside) -> None:  # noqa: ARG002  # the window's own signature
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+class Forgetful(Window):
+    """Can't read what another release has saved."""
+
+    def restore(self, saved: object) -> None:  # noqa: ARG002  # as above
+        raise KeyError("totals")
+
+
+def test_at_the_start_it_ends_the_run_and_the_others_are_given_back() -> None:
+    good = Good()
+    windows = Windows([good, WithoutDescriptor()])
+    with pytest.raises(OSError, match="Too many open files"):
+        windows.attach(INSIDE, None)
+    windows.detach()
+    assert good.detached
+
+
+def test_after_an_upgrade_it_is_done_without(caplog: pytest.LogCaptureFixture) -> None:
+    """The server serves already, and to end now would lose everybody."""
+    good = Good()
+    saved = {"Good": [1, 2], "WithoutDescriptor": 3}
+    Windows([WithoutDescriptor(), good]).attach(INSIDE, json.dumps(saved))
+    assert good.restored == [1, 2]
+    assert "after the upgrade: WithoutDescriptor does without: " in caplog.text
+
+
+@pytest.mark.parametrize("saved", ['{"Forgetful": {}}', "[]", "1", "not JSON"])
+def test_what_cannot_be_read_of_another_release_is_forgotten(saved: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "prefork"):
+        Windows([Forgetful()]).attach(INSIDE, saved)
+    assert ("can't be read" in caplog.text) == (saved != "[]")  # there is nothing in an empty list to be read

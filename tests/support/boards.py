@@ -1,0 +1,37 @@
+"""The scoreboard of a server under test, as its master has it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefork.net.accept_errors import place
+from prefork.scoreboard.layout import PID, Scoreboard, View
+from prefork.testing import Server
+
+
+@contextmanager
+def board_of(server: Server) -> Iterator[Scoreboard]:
+    """The server's scoreboard, mapped here too; to be read."""
+    descriptors = f"/proc/{server.pid}/fd"
+    for name in os.listdir(descriptors):
+        if os.readlink(f"{descriptors}/{name}").startswith("/memfd:prefork-scoreboard"):
+            board = Scoreboard.attach(os.open(f"{descriptors}/{name}", os.O_RDWR | os.O_CLOEXEC))
+            break
+    else:
+        raise AssertionError("the master has no scoreboard")
+    try:
+        yield board
+    finally:
+        board.close()
+
+
+def living(board: Scoreboard) -> list[View]:
+    """The seats of all workers that live."""
+    return [board.view(seat) for seat in range(board.seats) if board.seat(seat)[PID]]
+
+
+def failures(board: Scoreboard, number: int) -> int:
+    """How many accepts of the workers that live have failed with an errno."""
+    return sum(view.errors[place(number)] for view in living(board))

@@ -1,0 +1,30 @@
+"""What tests of TLS share: certificates, and clients that know them."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any, Final
+
+from prefork.testing import Server, connect
+
+CERTS: Final = Path(__file__).parents[1] / "wsgi" / "certs"
+KEYS: Final[dict[str, Any]] = {"certfile": str(CERTS / "server.pem"), "keyfile": str(CERTS / "server.key")}
+
+
+def client_context(certificate: str = "") -> ssl.SSLContext:
+    """A client that trusts the authority of the tests, and has a certificate of its own if one is named."""
+    context = ssl.create_default_context(cafile=str(CERTS / "ca.pem"))
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    if certificate:
+        context.load_cert_chain(CERTS / certificate)
+    return context
+
+
+def secured(
+    server: Server, context: ssl.SSLContext | None = None, session: ssl.SSLSession | None = None
+) -> ssl.SSLSocket:
+    """A connection on which a missing close_notify is an error."""
+    return (context or client_context()).wrap_socket(
+        connect(server.address), server_hostname="localhost", suppress_ragged_eofs=False, session=session
+    )

@@ -1,0 +1,46 @@
+"""How a worker's process ends: as any program does, for what began in it, and for nothing else."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+import pytest
+
+from prefork.testing import Server
+from prefork.testing.plugin import ServerFactory
+from tests.support.probing import APPS, ask, told, wait_gone
+
+
+def said(server: Server, pid: int) -> set[str]:
+    """What a process has done in the end."""
+    return {re.sub(r"SAID (.*) in \d+", r"\1", line) for line in told(server, rf"^SAID .* in {pid}$")}
+
+
+BEGUN = {"thread", "executor"}
+OF_WORKERS = {"worker's atexit", "worker's finalize", "worker's log closed"}
+LOADED = {"loaded atexit", "loaded finalize"}
+
+
+@pytest.mark.parametrize("preload", [False, True])
+def test_a_worker_ends_what_began_in_it(prefork_server: ServerFactory, preload: bool) -> None:
+    server = prefork_server("ending:handle", app_dir=APPS, workers=1, preload=preload, control="off")
+    pid = int(ask(server))
+    assert ask(server, "/register") == str(pid)
+    daemon = int(ask(server, "/begin"))
+    master = server.process.pid
+    assert server.stop() == 0
+    wait_gone(daemon)
+    assert said(server, pid) == BEGUN | OF_WORKERS | (set() if preload else LOADED)
+    assert said(server, master) == (LOADED if preload else set())
+    assert f"(pid {pid}, generation 0) exited with code 0" in server.log()
+
+
+def test_what_hangs_in_the_end_is_shown_and_killed(prefork_server: ServerFactory) -> None:
+    server = prefork_server("ending:handle", app_dir=APPS, workers=1, graceful_timeout=1, control="off")
+    pid = int(ask(server, "/hang"))
+    server.signal(signal.SIGHUP)
+    server.wait_for_log(rf"worker 0 \(pid {pid}\) is past its loop and doesn't end")
+    assert told(server, r'^  File ".*ending.py", line \d+ in end')
+    server.wait_for_log(rf"pid {pid}, generation 0\) killed by SIGKILL")
+    assert server.stop() == 0

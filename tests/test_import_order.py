@@ -1,0 +1,69 @@
+"""The check of the imports' order fails on everything that it is there for."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PROBLEMS = runpy.run_path(str(ROOT / "scripts" / "import_order.py"))["problems"]
+
+HOUSE = """
+```house
+errors    what is raised
+system    the kernel
+net       sockets
+testing   for tests
+__init__  the face
+```
+"""
+FILES = {
+    "__init__.py": "from prefork.net.listener import Listener\n",
+    "errors.py": "",
+    "system/__init__.py": "",
+    "system/process.py": "from prefork.errors import PreforkError\n",
+    "net/__init__.py": "",
+    "net/listener.py": "from prefork.system import process\n",
+    "net/queue.py": "",
+    "testing/__init__.py": "from prefork.system import process\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({}, ""),
+        ({"system/process.py": "import prefork.net.listener\n"}, "system stands above net and must not import it"),
+        ({"system/process.py": "from prefork.net import queue\n"}, "system stands above net and must not import it"),
+        ({"errors.py": "def late():\n    from prefork.system import process\n"}, "errors.py:2: errors stands above"),
+        ({"errors.py": "import prefork\n"}, "errors stands above __init__ and must not import it"),
+        ({"errors.py": "from prefork import Listener\n"}, "errors stands above __init__ and must not import it"),
+        (
+            {"net/queue.py": "from prefork.net import listener\n", "net/listener.py": "import prefork.net.queue\n"},
+            "a circle: net.listener, net.queue import each other",
+        ),
+        ({"extra.py": ""}, "prefork/extra.py: extra has no place in the house"),
+        ({"errors.py": None}, "the house has a room errors, and there is no such file or package"),
+        ({"testing/client.py": "from prefork.net import queue\n"}, "testing must do without net"),
+    ],
+)
+def test_what_is_out_of_order_is_told(tmp_path: Path, changes: dict[str, str | None], problem: str) -> None:
+    files = {**FILES, "system/process.py": FILES["system/process.py"] if "errors.py" not in changes else "", **changes}
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "design.md").write_text(HOUSE, encoding="utf-8")
+    for name, text in files.items():
+        if text is not None:
+            path = tmp_path / "prefork" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    found = list(PROBLEMS(tmp_path))
+    if problem:
+        assert any(problem in line for line in found), found
+    else:
+        assert found == []
+
+
+def test_the_house_is_in_order() -> None:
+    assert list(PROBLEMS(ROOT)) == []
