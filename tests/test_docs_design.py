@@ -38,10 +38,12 @@ class Traced(prefork.Worker):
         if os.path.exists(sys.argv[1]):
             raise RuntimeError("not while this file is there")
 
-    def handle(self, connection, address):
-        if b"leave" in connection.recv(65536):
-            raise SystemExit(0)
-        connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n")
+    def run(self):
+        while (accepted := self.accept()) is not None:
+            with self.busy(), accepted[0] as connection:
+                if b"leave" in connection.recv(65536):
+                    return
+                connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n")
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 prefork.Master(Traced, prefork.Settings(bind="127.0.0.1:0", workers=2)).run()
