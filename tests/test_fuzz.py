@@ -21,13 +21,13 @@ from prefork.cli.main import main
 from prefork.config import settings
 from prefork.config.launch import HANDOVER, REHEARSAL
 from prefork.errors import ControlError, ListenError, PreforkError, SettingsError
-from prefork.net.binding import systemd_sockets
 from prefork.services.control import paths
 from prefork.services.sd_notify import Notify
 from prefork.supervisor import fdstore, upgrade
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.handover import Handover, HandoverError
 from prefork.supervisor.takeover import Takeover
+from prefork.system import systemd
 
 FLAGS = [field.flag for field in settings.fields()]
 VARIABLES = [field.env for field in settings.fields()]
@@ -148,7 +148,7 @@ def test_listen_fds(count: str, names: str | None, ours: bool) -> None:
     if names is not None:
         environ["LISTEN_FDNAMES"] = names
     try:
-        assert systemd_sockets(environ) == {}
+        assert systemd.listen_fds(environ) == {}
     except ListenError as error:
         (line,) = str(error).splitlines()
         assert len(line) < 500

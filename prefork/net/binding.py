@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,9 +20,6 @@ from prefork.net import port_owner, unixpath
 from prefork.net.options import SocketOptions, apply
 from prefork.system.natives import socket
 
-_FIRST_FD: Final = 3  # SD_LISTEN_FDS_START (sd_listen_fds(3))
-_DIGITS = 6  # of a count of descriptors; more than a process can have would only cost memory
-_UNNAMED: Final = "unknown"  # what sd_listen_fds_with_names(3) calls a socket without a name
 _UNPRIVILEGED: Final = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
@@ -180,40 +177,6 @@ def adopt(address: Address, fd: int) -> socket.socket:
     return sock
 
 
-def systemd_sockets(environ: MutableMapping[str, str]) -> dict[str, tuple[int, ...]]:
-    """The descriptors that the service manager passed, by name, in its order (sd_listen_fds_with_names(3)). MASTER.
-
-    They become close-on-exec, and the variables are removed, so that neither reaches a worker's children.
-
-    Args:
-        environ: The environment, usually ``os.environ``.
-
-    Returns:
-        Nothing when the variables are missing or meant for another process.
-
-    Raises:
-        ListenError: The variables contradict themselves.
-    """
-    found = {name: environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES")}
-    if found["LISTEN_PID"] != str(os.getpid()):
-        return {}
-    count = found["LISTEN_FDS"]
-    if not (count.isascii() and count.isdecimal() and len(count) <= _DIGITS):
-        raise ListenError(f"bind: systemd: LISTEN_FDS={count[:20]!r} is not a count; start through the service manager")
-    fds = range(_FIRST_FD, _FIRST_FD + int(count))
-    names = found["LISTEN_FDNAMES"].split(":") if found["LISTEN_FDNAMES"] else [_UNNAMED] * len(fds)
-    if len(names) != len(fds):
-        raise ListenError(f"bind: systemd: LISTEN_FDNAMES names {len(names)} sockets, LISTEN_FDS counts {len(fds)}")
-    by_name: dict[str, tuple[int, ...]] = {}
-    for name, fd in zip(names, fds, strict=True):
-        try:
-            os.set_inheritable(fd, False)
-        except OSError:
-            raise ListenError(f"bind: systemd: LISTEN_FDS={count}, but descriptor {fd} is not open") from None
-        by_name[name] = (*by_name.get(name, ()), fd)
-    return by_name
-
-
 def descriptors(
     addresses: Iterable[Address], passed: Mapping[str, tuple[int, ...]]
 ) -> Iterator[tuple[Address, int | None]]:
@@ -221,7 +184,7 @@ def descriptors(
 
     Args:
         addresses: Of any kind.
-        passed: What the service manager passed, by name: see `systemd_sockets`.
+        passed: What the service manager passed, by name: see `prefork.system.systemd.listen_fds`.
 
     Yields:
         One pair for each address, and for "systemd" one for each socket that was passed; None where there is no

@@ -26,7 +26,7 @@ def listen(
 
     Args:
         addresses: Of any kind; "systemd" gives one listener for each socket that was passed under its name.
-        passed: What the service manager passed, by name (`prefork.net.binding.systemd_sockets`).
+        passed: What the service manager passed, by name (`prefork.system.systemd.listen_fds`).
         kept: What to go on with instead of listening anew, by address.
         patience: Called when an address is held by orphans alone: whether to try again. None gives up at once.
         **how: As for `Listener.open`.

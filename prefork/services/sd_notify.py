@@ -1,8 +1,7 @@
 """What the service manager is told (sd_notify(3)): ready, reloading, stopping, how it goes; and its watchdog is fed.
 
-A datagram of ``NAME=value`` lines goes to the socket that ``NOTIFY_SOCKET`` names. The variables are taken out of the
-environment, so that nothing which the application starts can speak for the service. An idle server sends nothing but
-the watchdog's keep-alive, if the service manager asks for one. All of it runs in the MASTER.
+The variables are taken out of the environment, so that nothing which the application starts can speak for the service.
+An idle server sends nothing but the watchdog's keep-alive, if the service manager asks for one.
 """
 
 from __future__ import annotations
@@ -13,19 +12,14 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from prefork.errors import printable
 from prefork.scoreboard.layout import Order
 from prefork.supervisor import service
 from prefork.supervisor.event_loop import Timer
 from prefork.supervisor.policy import Crashes
 from prefork.supervisor.service import Inside, News, Window
-from prefork.system.natives import socket
+from prefork.system import systemd
 
 log = logging.getLogger("prefork")
-
-VARIABLE: Final = "NOTIFY_SOCKET"
-_WATCHDOG: Final = "WATCHDOG_USEC"
-_WATCHDOG_PID: Final = "WATCHDOG_PID"
 
 EVERY: Final = 5.0
 """Seconds between two requests for more time, while the server starts or stops."""
@@ -34,30 +28,20 @@ EXTENSION: Final = 15.0
 """Seconds that each of them asks for."""
 
 _RETRY: Final = 0.1  # seconds, when the manager's queue is full
-_SHORTEST: Final = 0.001  # seconds between two signs of life
-_DIGITS: Final = 20  # of an unsigned number of 64 bits
-
-
-def _seconds(microseconds: str) -> float:
-    """An interval of the manager's; 0 for what is none, or is too short to be meant."""
-    if not (microseconds.isascii() and microseconds.isdecimal() and len(microseconds) <= _DIGITS):
-        return 0.0
-    seconds = int(microseconds) / 1e6
-    return seconds if seconds >= _SHORTEST else 0.0
 
 
 class Notify(Window):
     """MASTER. Tells the service manager.
 
     Args:
-        path: its socket: a path, or with ``@`` an abstract name.
+        where: what :func:`~prefork.system.systemd.notify_address` gave.
         watchdog: seconds within which it wants a sign of life; 0 = it wants none.
     """
 
-    def __init__(self, path: str, watchdog: float = 0.0) -> None:
-        self._address = "\0" + path[1:] if path.startswith("@") else path
+    def __init__(self, where: str, watchdog: float = 0.0) -> None:
+        self._where = where
         self._watchdog = watchdog
-        self._sock: socket.socket | None = None
+        self._manager: systemd.NotifySocket | None = None
         self._unsent: list[bytes] = []
         self._taken: dict[str, str] = {}
         self._extension: Timer | None = None
@@ -72,24 +56,24 @@ class Notify(Window):
             environ: the environment.
             pid: this process, for which alone the watchdog's interval may be meant.
         """
-        path = environ.get(VARIABLE, "")
-        if not path:
-            return None
-        if path[0] not in "/@":
+        where = systemd.notify_address(environ)
+        if where is not None:
+            return cls(where, systemd.watchdog(environ, pid))
+        if environ.get(systemd.NOTIFY):
             log.warning(
-                "%s: %r is neither a path nor an abstract name; the service manager is told nothing", VARIABLE, path
+                "%s: %r is neither a path nor an abstract name; the service manager is told nothing",
+                systemd.NOTIFY,
+                environ[systemd.NOTIFY],
             )
-            return None
-        meant = environ.get(_WATCHDOG_PID, str(pid)) == str(pid)
-        return cls(path, _seconds(environ.get(_WATCHDOG, "")) if meant else 0.0)
+        return None
 
     def attach(self, inside: Inside) -> None:
         """Begin to ask for time, and to feed the watchdog."""
         self._inside = inside
         self._loop = inside.loop
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._loop.descriptors.add(self._sock.fileno())
-        for name in (VARIABLE, _WATCHDOG, _WATCHDOG_PID):
+        self._manager = systemd.NotifySocket(self._where)
+        self._loop.descriptors.add(self._manager.fileno())
+        for name in (systemd.NOTIFY, *systemd.WATCHDOG):
             if name in os.environ:
                 self._taken[name] = os.environ.pop(name)
         if inside.settings.boot_timeout:  # without one, the manager's own limit is the only one there is
@@ -122,15 +106,15 @@ class Notify(Window):
 
     def after_fork(self, slot: int, generation: int) -> None:  # noqa: ARG002  # others need them
         """WORKER. Close the socket, which the loop's descriptors have done."""
-        if self._sock is not None:
-            self._sock.detach()
+        if self._manager is not None:
+            self._manager.detach()
 
     def detach(self) -> None:
         """Close the socket, and give the host its environment back; that the process ends, the manager sees."""
-        if self._sock is not None:
-            self._loop.descriptors.discard(self._sock.fileno())
-            self._sock.close()
-            self._sock = None
+        if self._manager is not None:
+            self._loop.descriptors.discard(self._manager.fileno())
+            self._manager.close()
+            self._manager = None
             os.environ.update(self._taken)
 
     def _is_steady(self) -> bool:
@@ -183,18 +167,15 @@ class Notify(Window):
     # Sending.
 
     def _send(self, *lines: str) -> None:
-        # One line each: a reason may have come from anywhere.
-        self._unsent.append(
-            "\n".join(printable(" ".join(line.splitlines())) for line in lines).encode(errors="replace")
-        )
+        self._unsent.append(systemd.encoded(*lines))
         if len(self._unsent) == 1:
             self._flush()
 
     def _flush(self) -> None:
         """Send what is to be sent, in order; what the manager has no room for now, soon."""
-        while self._unsent and self._sock is not None:
+        while self._unsent and self._manager is not None:
             try:
-                self._sock.sendto(self._unsent[0], self._address)
+                self._manager.send(self._unsent[0])
             except BlockingIOError:
                 self._loop.call_later(_RETRY, self._flush)
                 return

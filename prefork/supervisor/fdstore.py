@@ -81,17 +81,17 @@ def records(
             file_id=None,
         )
         log.info("%s: going on with the socket that the service manager has kept", address)
-    where = systemd.address(environ)
+    where = systemd.notify_address(environ)
     for name, fds in left.items():
         for fd in fds:
             os.close(fd)
-        systemd.tell(where, "FDSTOREREMOVE=1", f"FDNAME={name}")
+        systemd.notify(where, "FDSTOREREMOVE=1", f"FDNAME={name}")
     return found
 
 
 def keep(listeners: Iterable[Listener], environ: Mapping[str, str] = os.environ) -> None:
     """Give the manager a copy of each listening socket that is ours, if it offers to keep it."""
-    where = systemd.address(environ)
+    where = systemd.notify_address(environ)
     room = environ.get("FDSTORE", "")
     if where is None or not (room.isascii() and room.isdecimal() and room.strip("0")):
         return
@@ -103,7 +103,7 @@ def keep(listeners: Iterable[Listener], environ: Mapping[str, str] = os.environ)
         for slot in listener.slots:
             name = f"prefork-{_digest(listener.address)}-{kind}-{slot}"
             fd = listener.socket_for(slot).fileno()
-            kept &= systemd.tell(where, "FDSTORE=1", f"FDNAME={name}", descriptors=[fd])
+            kept &= systemd.notify(where, "FDSTORE=1", f"FDNAME={name}", descriptors=[fd])
         if kept:
             listener.owned = False
 

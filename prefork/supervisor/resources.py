@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 
 from prefork.config.settings import Settings
 from prefork.errors import OrphansError
-from prefork.net.binding import systemd_sockets
 from prefork.net.listener import How, Listener
 from prefork.net.listeners import listen
 from prefork.net.options import SocketOptions
@@ -24,7 +23,7 @@ from prefork.scoreboard.events import EventsPipe
 from prefork.scoreboard.layout import LAYOUT, Scoreboard
 from prefork.supervisor import fdstore
 from prefork.supervisor.handover import Handover
-from prefork.system import identity
+from prefork.system import identity, systemd
 from prefork.system.natives import socket
 from prefork.system.need import needed
 
@@ -101,7 +100,7 @@ def make(
         mode=settings.reuse_port_mode,
         listen=not settings.takeover,
     )
-    stored, passed = fdstore.split(systemd_sockets(os.environ))
+    stored, passed = fdstore.split(systemd.listen_fds(os.environ))
     addresses = tuple(replace(address, folder=folder) for address in settings.addresses)
     kept = fdstore.records(addresses, stored, reuse_port=settings.reuse_port, mode=settings.reuse_port_mode)
     listeners = listen(addresses, passed=passed, kept=kept, patience=patience, **how)

@@ -415,8 +415,8 @@ SYSTEMD = """
 import json, os, socket, sys
 from prefork.config.address import parse
 from prefork.errors import PreforkError
-from prefork.net import binding
 from prefork.net.listeners import listen
+from prefork.system import systemd
 os.dup2(os.open("/dev/null", os.O_RDONLY), 5)
 for fd in (3, 4):
     sock = socket.create_server(("127.0.0.1", 0))
@@ -428,7 +428,7 @@ for fd in (3, 4):
 os.set_inheritable(3, True)
 environ = {"LISTEN_PID": str(os.getpid()), "KEPT": "yes"} | dict(x.split("=") for x in sys.argv[2:])
 try:
-    listeners = listen([parse(x) for x in sys.argv[1].split()], passed=binding.systemd_sockets(environ))
+    listeners = listen([parse(x) for x in sys.argv[1].split()], passed=systemd.listen_fds(environ))
     found = [[x.sockets[0].fileno(), x.owned, x.sockets[0].get_inheritable()] for x in listeners]
     for listener in listeners:
         listener.close()
