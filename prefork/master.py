@@ -45,7 +45,7 @@ from prefork.supervisor.isolation import Isolated
 from prefork.supervisor.policy import Goal
 from prefork.supervisor.pressure import Pressure, Shortage
 from prefork.supervisor.recycle import Appetite, Growth
-from prefork.supervisor.resources import SEATS_BEYOND, Holdings
+from prefork.supervisor.resources import ENTRIES_BEYOND, Holdings
 from prefork.supervisor.roster import Member, Roster
 from prefork.supervisor.service import Inside, Window, Windows
 from prefork.supervisor.slots import Groups
@@ -195,12 +195,14 @@ class Master:
         self._hearing = environment.Hearing(self._loop, stack)
         self._nofile = allowance.claim(settings)
         record = upgrade.received()
-        seats = 2 * max(self.goal.size, self.goal.largest) + SEATS_BEYOND
+        entries = 2 * max(self.goal.size, self.goal.largest) + ENTRIES_BEYOND
         if record is None:
             self._hearing.begin()
-            held = resources.make(settings, self._folder, self.goal.size, seats, stack, Vacancy(self._loop, _ENDS).wait)
+            held = resources.make(
+                settings, self._folder, self.goal.size, entries, stack, Vacancy(self._loop, _ENDS).wait
+            )
         else:
-            held = resources.adopt(settings, self._folder, record, seats, stack)
+            held = resources.adopt(settings, self._folder, record, entries, stack)
         self._held = held
         if settings.takeover and record is None:
             self._takeover = Takeover(Isolated(self._loop, "the takeover"), settings.takeover)
@@ -406,7 +408,7 @@ class Master:
         events, overflowed = self._held.events.read()
         for event in events:
             member = self.roster.get(event.pid)
-            if member is not None and member.seat == event.seat:
+            if member is not None and member.entry == event.entry:
                 self._told(member, event)
         if overflowed:
             for member in self.roster:
@@ -414,7 +416,7 @@ class Master:
                 if member.starting and self._spawner.state(member) == State.SERVING:
                     self._ready(member)
                 if (wish := self._spawner.wish(member)) and not member.wanted:
-                    self._told(member, Event(Kind.RECYCLE_ME, member.seat, member.pid, wish))
+                    self._told(member, Event(Kind.RECYCLE_ME, member.entry, member.pid, wish))
 
     def _told(self, member: Member, event: Event) -> None:
         """A worker has told something."""

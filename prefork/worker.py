@@ -3,7 +3,7 @@
 The life of that process is :mod:`prefork.supervisor.forked`, which also calls what :class:`Worker` hides from its
 subclasses.
 
-Orders. What the master wants stands in the seat; a signal only points to it. So a SIGTERM from anybody else, or a
+Orders. What the master wants stands in the entry; a signal only points to it. So a SIGTERM from anybody else, or a
 Ctrl-C to the whole process group, finds the order RUN and ends nothing: the worker asks its master for a replacement
 (SIGTERM, SIGQUIT) or ignores it (SIGINT: the master got it too, and decides). Without a master there is nobody to give
 orders, and the worker leaves when it has finished what it has in hand.
@@ -31,7 +31,7 @@ from prefork.errors import RefusedError, SettingsError, TargetError
 from prefork.hooks import Hooks
 from prefork.net import accept_errors as table
 from prefork.net.tls import Behind, HandshakeError
-from prefork.scoreboard.entry import Pause, Seat
+from prefork.scoreboard.entry import Entry, Pause
 from prefork.scoreboard.events import Kind, Why
 from prefork.scoreboard.layout import Order, State
 from prefork.system.forks import HERE, end_for_all
@@ -77,7 +77,7 @@ class Assignment:
     """None when there is none for a worker to call."""
     sockets: tuple[socket.socket, ...]
     """What it accepts on."""
-    seat: Seat
+    entry: Entry
     distress: Distress
     """What is done when descriptors run out."""
     acceptor: Blocking | None
@@ -112,7 +112,7 @@ class Worker:
     timeouts: ClassVar[bool] = True
 
     _given: Assignment
-    _seat: Seat
+    _entry: Entry
     _ready = False
     _taken = 0
     _acceptor: Acceptor | None = None
@@ -183,7 +183,7 @@ class Worker:
 
     def _contend(self, handle: Callable[[socket.socket, Any], object]) -> None:
         """Accept and serve until it is time to leave."""
-        given, lane = self._given, self._seat.lane
+        given, lane = self._given, self._entry.lane
         timeout = given.settings.io_timeout if self.timeouts else 0.0
         limit, elastic, short = given.limit, given.elastic, False
         for connection, address in self._accepted(one_at_a_time=True):
@@ -191,7 +191,7 @@ class Worker:
             failed = True
             try:
                 if elastic:
-                    self._seat.ring_when_nobody_is_idle()
+                    self._entry.ring_when_nobody_is_idle()
                 if timeout:
                     connection.settimeout(timeout)
                 handle(connection, address)
@@ -289,7 +289,7 @@ class Worker:
         Raises:
             OSError: no descriptors to be had.
         """
-        self._seat.accepts()
+        self._entry.accepts()
         distress = self._given.distress
         distress.begin(self._refuse, self.sockets)
         taken = self._took_and_served if served else self.took
@@ -300,7 +300,7 @@ class Worker:
             listener.setblocking(False)
             intake = Intake(
                 listener,
-                self._seat,
+                self._entry,
                 self.settings,
                 self.log,
                 distress,
@@ -318,23 +318,23 @@ class Worker:
         """Say that this worker serves. Called by itself after :meth:`init`; idempotent."""
         if not self._ready:
             self._ready = True
-            self._seat.enter(_SERVING)
-            self._seat.tell(_READY)
+            self._entry.enter(_SERVING)
+            self._entry.tell(_READY)
             # In a takeover nobody accepts before all are ready; while the system is short, nobody new does.
-            while not self.stopping and not readable(self._seat.go):
-                readable(self._seat.go, self._seat.stop_fd, seconds=None)
+            while not self.stopping and not readable(self._entry.go):
+                readable(self._entry.go, self._entry.stop_fd, seconds=None)
             for intake in self._intakes:
                 intake.open()
 
     @property
     def stopping(self) -> bool:
         """Whether this worker has been told to leave."""
-        return self._seat.obeyed is not _RUN
+        return self._entry.obeyed is not _RUN
 
     @property
     def stop_fd(self) -> int:
         """A descriptor that becomes readable when this worker is told to leave, and stays so."""
-        return self._seat.stop_fd
+        return self._entry.stop_fd
 
     def on_stop(self, callback: Callable[[], object]) -> None:
         """Call ``callback`` once when this worker is told to leave, in a signal handler in the main thread.
@@ -351,12 +351,12 @@ class Worker:
 
         Several threads or tasks may be in such a block at once: the worker is busy since the oldest of them began.
         """
-        crowd = self._seat.crowd
+        crowd = self._entry.crowd
         token, failed = crowd.begin(), True
         raised: BaseException | None = None
         try:
             if self._given.elastic:
-                self._seat.ring_when_nobody_is_idle()
+                self._entry.ring_when_nobody_is_idle()
             yield
             failed = False
         except BaseException as error:
@@ -373,7 +373,7 @@ class Worker:
         So a call that blocks the loop for longer than ``timeout`` is taken for a hang. To be used by one thread, again
         and again, and not along with :meth:`busy`.
         """
-        return Pause(self._seat, ring=self._given.elastic)
+        return Pause(self._entry, ring=self._given.elastic)
 
     def took(self) -> None:
         """For a loop that accepts on :attr:`sockets` by itself: say that it has taken a connection.
@@ -386,19 +386,19 @@ class Worker:
 
     def extend_deadline(self, seconds: float) -> None:
         """Ask for ``seconds`` more, from now, before ``timeout`` takes the connection in hand for a hang."""
-        self._seat.extend_deadline(seconds)
+        self._entry.extend_deadline(seconds)
 
     def recycle(self, why: Why = Why.ASKED) -> None:
         """Ask the master for a replacement; this worker goes on serving until the replacement is READY."""
-        self._seat.wish(why)
+        self._entry.wish(why)
 
     # The life of the process.
 
     def _board(self, given: Assignment) -> None:
         self._given = given
-        self._seat = given.seat
+        self._entry = given.entry
         try:
-            self._seat.stop_fd = eventfd(0, _STOP_FLAGS)
+            self._entry.stop_fd = eventfd(0, _STOP_FLAGS)
         except OSError as error:
             raise RefusedError(refused("a worker the word to stop", "eventfd2(2)", error)) from error
         self._intakes, self._callbacks = [], []
@@ -421,11 +421,11 @@ class Worker:
             given.distress.begin(self._refuse, () if one_at_a_time else given.sockets)
             acceptor: Acceptor | None = given.acceptor
             if acceptor is None:
-                acceptor = Exclusive(given.sockets, given.seat, given.settings, given.log, given.distress)
+                acceptor = Exclusive(given.sockets, given.entry, given.settings, given.log, given.distress)
             self._acceptor = acceptor
-            if given.seat.obeyed is not _RUN:  # after that: the order may come between the two
+            if given.entry.obeyed is not _RUN:  # after that: the order may come between the two
                 acceptor.obey()
-            given.seat.accepts()
+            given.entry.accepts()
             self._connections = acceptor.connections()
         return self._connections
 
@@ -443,7 +443,7 @@ class Worker:
         leave(error)
         if self._acceptor is None or self._acceptor.given_up:
             raise error
-        lane = self._seat.lane
+        lane = self._entry.lane
         if lane.began:  # the end of what was in hand has been interrupted
             lane.end(lane.began, failed=True)
         self._begin_anew()
@@ -457,24 +457,24 @@ class Worker:
 
     def _put_off(self, seconds: float) -> None:
         """Let ``timeout`` begin anew in ``seconds``: until then it is a client that is waited for."""
-        self._seat.extend_deadline(seconds + self._given.settings.timeout)
+        self._entry.extend_deadline(seconds + self._given.settings.timeout)
 
     def _took_and_served(self) -> None:
-        self._seat.lane.count()
+        self._entry.lane.count()
         self.took()
 
     def _obey(self, order: Order) -> None:
         """Carry out an order to leave; runs in a signal handler."""
-        seat = self._seat
+        entry = self._entry
         # No call between the two: another signal's handler could come in it, and the lesser order would be the last.
-        if order <= seat.obeyed:
+        if order <= entry.obeyed:
             return
-        seat.obeyed = order
+        entry.obeyed = order
         if self._acceptor is not None:
             self._acceptor.obey()
-        eventfd_write(seat.stop_fd, 1)
+        eventfd_write(entry.stop_fd, 1)
         self._run_callbacks()
-        seat.enter(_STOPPING)
+        entry.enter(_STOPPING)
 
     def _run_callbacks(self) -> None:
         while self._callbacks:
@@ -486,7 +486,7 @@ class Worker:
 
     def _rung(self, signum: int) -> None:
         """Somebody has rung; runs in a signal handler."""
-        order = self._seat.order
+        order = self._entry.order
         if order is not _RUN:
             self._obey(order)
         elif signum != signal.SIGINT:

@@ -22,16 +22,16 @@ TRACED = """
 import logging, os, sys
 import prefork
 from prefork.scoreboard.layout import STATE, State
-from prefork.scoreboard.entry import Seat
+from prefork.scoreboard.entry import Entry
 
-enter = Seat.enter
+enter = Entry.enter
 
-def traced(seat, state):
-    before = State(seat.words[STATE])
-    enter(seat, state)
+def traced(entry, state):
+    before = State(entry.words[STATE])
+    enter(entry, state)
     os.write(2, f"step {before.name} {state.name}\\n".encode())
 
-Seat.enter = traced
+Entry.enter = traced
 
 class Traced(prefork.Worker):
     def init(self):

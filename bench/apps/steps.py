@@ -29,7 +29,7 @@ def main() -> None:
     """Time them."""
     listener = socket.create_server(("127.0.0.1", 0))
     family, kind, protocol, fd = int(listener.family), int(listener.type), listener.proto, listener.fileno()
-    lane = Lane(Scoreboard.create(1).seat(0)[layout.LANE :])
+    lane = Lane(Scoreboard.create(1).entry(0)[layout.LANE :])
 
     def nothing() -> None:
         pass

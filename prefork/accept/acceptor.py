@@ -41,7 +41,7 @@ from prefork.accept.distress import QUARANTINE, Distress
 from prefork.accept.recovery import Do, Recovery, Rest
 from prefork.config.settings import Settings
 from prefork.errors import ListenerLostError
-from prefork.scoreboard.entry import Seat
+from prefork.scoreboard.entry import Entry
 from prefork.system import limits
 from prefork.system.natives import select, socket
 from prefork.system.throttle import Log
@@ -78,7 +78,7 @@ class Acceptor:
 
     Args:
         sockets: the listening sockets.
-        seat: this worker's seat.
+        entry: this worker's entry.
         settings: for the backoff.
         log: where trouble is told.
         distress: what is done about scarcity beside waiting.
@@ -87,16 +87,16 @@ class Acceptor:
     def __init__(
         self,
         sockets: Sequence[socket.socket],
-        seat: Seat,
+        entry: Entry,
         settings: Settings,
         log: Log,
         distress: Distress,
     ) -> None:
         self._sockets = sockets
-        self._seat = seat
+        self._entry = entry
         self._log = log
         self._distress = distress
-        self._recovery = Recovery(seat, settings, log, distress)
+        self._recovery = Recovery(entry, settings, log, distress)
         self._turn = 0
         self._raw: Raw | None = None  # accepted, and not yet yielded
         self._made: socket.socket | None = None  # what becomes of it
@@ -232,7 +232,7 @@ class Acceptor:
                 return accepted
         self._wait_for(end - time.monotonic())
         while rest.system and self._recovery.held:
-            self._wait_for(HOLD_LOOK, self._seat.go)
+            self._wait_for(HOLD_LOOK, self._entry.go)
         self._recovery.rested()
         return None
 
@@ -264,7 +264,7 @@ class Acceptor:
         if self._recovery.sealed:
             return
         if not self._recovery.leaving:
-            descriptors = (*descriptors, self._seat.stop_fd)
+            descriptors = (*descriptors, self._entry.stop_fd)
         readable(*descriptors, seconds=seconds)
 
 
@@ -278,13 +278,13 @@ class Blocking(Acceptor):
     def __init__(
         self,
         sockets: Sequence[socket.socket],
-        seat: Seat,
+        entry: Entry,
         settings: Settings,
         log: Log,
         distress: Distress,
         inert: socket.socket,
     ) -> None:
-        super().__init__(sockets, seat, settings, log, distress)
+        super().__init__(sockets, entry, settings, log, distress)
         (self._listener,) = sockets
         self._inert = inert
         self._accept: Accept = self._listener._accept  # type: ignore[attr-defined]  # cheaper than socket.accept()
@@ -357,19 +357,19 @@ class Exclusive(Acceptor):
     def __init__(
         self,
         sockets: Sequence[socket.socket],
-        seat: Seat,
+        entry: Entry,
         settings: Settings,
         log: Log,
         distress: Distress,
     ) -> None:
-        super().__init__(sockets, seat, settings, log, distress)
+        super().__init__(sockets, entry, settings, log, distress)
         self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
-        self._epoll.register(seat.stop_fd, select.EPOLLIN)
+        self._epoll.register(entry.stop_fd, select.EPOLLIN)
         # Two descriptors of each listener: the one that is registered, and the one that will be next.
         self._pairs = [[listener.fileno(), os.dup(listener.fileno())] for listener in sockets]
         for fd, _ in self._pairs:
             self._epoll.register(fd, _EXCLUSIVE)
-        self._epoll.register(seat.go, _EXCLUSIVE | select.EPOLLET)
+        self._epoll.register(entry.go, _EXCLUSIVE | select.EPOLLET)
 
     def connections(self) -> Iterator[Accepted]:
         """Accepted connections; see :meth:`Acceptor.connections`."""
@@ -377,12 +377,12 @@ class Exclusive(Acceptor):
         if left is not None:
             yield left
         epoll, since = self._epoll, 0
-        takers: dict[int, Callable[[], Accepted | None]] = {self._seat.go: self._stand_behind}
+        takers: dict[int, Callable[[], Accepted | None]] = {self._entry.go: self._stand_behind}
         for pair, listener in zip(self._pairs, self._sockets, strict=True):
             takers |= dict.fromkeys(pair, self._taker(listener))
         while not self._recovery.leaving:
             for fd, _ in epoll.poll(maxevents=1):
-                if fd == self._seat.stop_fd:
+                if fd == self._entry.stop_fd:
                     break
                 accepted = takers[fd]()
                 if accepted is not None:

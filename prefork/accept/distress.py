@@ -23,7 +23,7 @@ from typing import Any
 
 from prefork.config.settings import Settings
 from prefork.net.lingering import ours
-from prefork.scoreboard.entry import Seat
+from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.events import Why
 from prefork.system.descriptors import Spare, accepted, census, descriptors, held
 from prefork.system.limits import nofile
@@ -54,7 +54,7 @@ class Distress:
     """WORKER. One worker's want of descriptors. The master makes it, and the worker begins it.
 
     Args:
-        seat: this worker's seat.
+        entry: this worker's entry.
         settings: exhausted, shed_rate (connections a second, of the whole server).
         log: where a leak is told.
         workers: how many workers share ``shed_rate`` (count).
@@ -70,12 +70,12 @@ class Distress:
 
     def __init__(
         self,
-        seat: Seat,
+        entry: Entry,
         settings: Settings,
         log: Log,
         workers: int,
     ) -> None:
-        self._seat = seat
+        self._entry = entry
         self._log = log
         self._spare = Spare()
         self._settings = settings
@@ -156,7 +156,7 @@ class Distress:
         kinds = census(held)
         self._confessed = True
         self._log.error("this worker leaks descriptors and is to be replaced; it holds %s", "; ".join(kinds))
-        self._seat.wish(Why.LEAK)
+        self._entry.wish(Why.LEAK)
         return True
 
     # Shedding.
@@ -164,7 +164,7 @@ class Distress:
     @property
     def sheds(self) -> bool:
         """Whether connections are to be refused now: it is wanted, and every worker is exhausted."""
-        return self._settings.exhausted == "shed" and self._seat.board.exhausted and self._spare.take()
+        return self._settings.exhausted == "shed" and self._entry.board.exhausted and self._spare.take()
 
     @property
     def may_shed(self) -> bool:
@@ -186,7 +186,7 @@ class Distress:
         if not readable(listener.fileno()):
             return None
         # While the system is short, one worker probes and all others hold: it has the rate of all.
-        sharers = 1 if self._seat.board.hold else self._workers
+        sharers = 1 if self._entry.board.hold else self._workers
         self._next_shed = time.monotonic() + sharers / self._settings.shed_rate
         self._spare.give()
         try:
@@ -195,7 +195,7 @@ class Distress:
             self._spare.take()
             return None
         # A sibling may have been faster, and accept has blocked: it is another day then.
-        if self._spare.take() or not self._seat.board.exhausted:
+        if self._spare.take() or not self._entry.board.exhausted:
             return raw
         self._turn_away(socket.socket(listener.family, listener.type, listener.proto, raw[0]))
         self._spare.take()
@@ -210,7 +210,7 @@ class Distress:
                 self._log.exception("refuse() failed")
             _read_what_is_there(connection)
         self._shed += 1
-        self._seat.refused(self._shed)
+        self._entry.refused(self._shed)
 
 
 def _count() -> int:

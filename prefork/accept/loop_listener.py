@@ -29,7 +29,7 @@ from prefork.accept.acceptor import HOLD_LOOK, Acceptor
 from prefork.accept.distress import Distress
 from prefork.accept.recovery import Do, Rest
 from prefork.config.settings import Settings
-from prefork.scoreboard.entry import Seat
+from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.events import Why
 from prefork.system.natives import socket
 from prefork.system.throttle import Log
@@ -41,7 +41,7 @@ class Intake(Acceptor):
 
     Args:
         listener: the listening socket; non-blocking.
-        seat: this worker's seat.
+        entry: this worker's entry.
         settings: for the backoff.
         log: where trouble is told.
         distress: what is done about scarcity beside waiting.
@@ -56,7 +56,7 @@ class Intake(Acceptor):
     def __init__(
         self,
         listener: socket.socket,
-        seat: Seat,
+        entry: Entry,
         settings: Settings,
         log: Log,
         distress: Distress,
@@ -64,7 +64,7 @@ class Intake(Acceptor):
         one_at_a_time: bool,
         taken: Callable[[], object],
     ) -> None:
-        super().__init__((listener,), seat, settings, log, distress)
+        super().__init__((listener,), entry, settings, log, distress)
         self._listener = listener
         self._taken = taken
         self._one_at_a_time = one_at_a_time
@@ -82,7 +82,7 @@ class Intake(Acceptor):
     def open(self) -> None:
         """Let connections come. Idempotent."""
         if not self._closed:
-            self._watch(self._seat.stop_fd, self._timer.fileno(), self._listener.fileno())
+            self._watch(self._entry.stop_fd, self._timer.fileno(), self._listener.fileno())
 
     def take(self) -> tuple[int, Any]:
         """Accept.
@@ -107,7 +107,7 @@ class Intake(Acceptor):
         except OSError as error:
             # Not for the loop to make something of: this worker is to be replaced.
             self._log.critical("%s", error)
-            self._seat.wish(Why.LISTENER_LOST)
+            self._entry.wish(Why.LISTENER_LOST)
             self._retire()
             raise _nothing() from error
         self._recovery.over()
@@ -159,7 +159,7 @@ class Intake(Acceptor):
 
     def _rested(self) -> bool:
         """Whether there is no rest to be taken any more; who asks has been woken by something."""
-        rest, go = self._rest_taken, self._seat.go
+        rest, go = self._rest_taken, self._entry.go
         if rest is None or self._recovery.leaving:
             return True
         if not self._timer.take() and go not in self._watched:

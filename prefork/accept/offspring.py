@@ -30,7 +30,7 @@ from os import register_at_fork
 from threading import get_ident
 
 from prefork.net import accepted
-from prefork.scoreboard.entry import Seat
+from prefork.scoreboard.entry import Entry
 from prefork.system import ending, process
 from prefork.system.forks import HERE
 from prefork.system.natives import socket
@@ -41,7 +41,7 @@ class Offspring:
     """What happens at each fork of a worker's application. Made by the master; all else runs in the WORKER.
 
     Args:
-        seat: the worker's seat.
+        entry: the worker's entry.
         dispositions: the handlers that the worker installs, by signal.
         dump: the signal that faulthandler writes tracebacks for.
         report: the writing end of the pipe to the master.
@@ -49,19 +49,19 @@ class Offspring:
 
     Attributes:
         keeps: whether a child keeps the connections in hand, because it is what serves them, or may be.
-        silent: whether :attr:`~prefork.scoreboard.entry.Seat.stop_fd` stays silent in a child, because the
+        silent: whether :attr:`~prefork.scoreboard.entry.Entry.stop_fd` stays silent in a child, because the
         application's part of it
             goes on in a loop that waits for that. Else it is readable, as after an order to leave.
         parted: called in each child, at the end.
     """
 
     def __init__(
-        self, seat: Seat, dispositions: Dispositions, dump: int, report: int, sockets: tuple[socket.socket, ...]
+        self, entry: Entry, dispositions: Dispositions, dump: int, report: int, sockets: tuple[socket.socket, ...]
     ) -> None:
         self.keeps = True
         self.silent = False
         self.parted: list[Callable[[], object]] = []
-        self._seat = seat
+        self._entry = entry
         self._dispositions = dispositions
         self._dump = dump
         self._report = report
@@ -99,7 +99,7 @@ class Offspring:
         HERE.copied = False
         try:
             self._reset_signals()
-            self._seat.part()
+            self._entry.part()
             os.close(self._report)
             self._close()
             ending.forget()
@@ -119,11 +119,11 @@ class Offspring:
         dead, peer = socket.socketpair()
         peer.close()
         with dead:
-            for number in (self._seat.stop_fd, self._seat.go, *(listener.fileno() for listener in self._sockets)):
+            for number in (self._entry.stop_fd, self._entry.go, *(listener.fileno() for listener in self._sockets)):
                 take(dead.fileno(), number)
             if self.silent:
                 quiet = os.eventfd(0)
-                take(quiet, self._seat.stop_fd)
+                take(quiet, self._entry.stop_fd)
                 os.close(quiet)
             for number, found in accepted.sockets(self._names):
                 if os.fstat(number).st_ino in self._listeners or (not self.keeps and _has_peer(found)):

@@ -26,7 +26,7 @@ from prefork.accept.failure_streak import SCARCITY, Spell
 from prefork.config.settings import Settings
 from prefork.net import accept_errors as table
 from prefork.net.accept_errors import Verdict, place, resolve, row
-from prefork.scoreboard.entry import Seat
+from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.events import Kind, Why
 from prefork.scoreboard.layout import Order, State
 from prefork.system.natives import socket
@@ -65,7 +65,7 @@ class Recovery:
     """WORKER. The recovery of one acceptor.
 
     Args:
-        seat: this worker's seat.
+        entry: this worker's entry.
         settings: for the backoff.
         log: where trouble is told.
         distress: what is done about scarcity beside waiting.
@@ -74,9 +74,9 @@ class Recovery:
         given_up: whether nothing more can be accepted, and no order to leave is why.
     """
 
-    def __init__(self, seat: Seat, settings: Settings, log: Log, distress: Distress) -> None:
+    def __init__(self, entry: Entry, settings: Settings, log: Log, distress: Distress) -> None:
         self.given_up = False
-        self._seat = seat
+        self._entry = entry
         self._settings = settings
         self._log = log
         self._spell: Spell | None = None
@@ -85,12 +85,12 @@ class Recovery:
     @property
     def leaving(self) -> bool:
         """Whether there is an order to leave."""
-        return self._seat.obeyed is not _RUN
+        return self._entry.obeyed is not _RUN
 
     @property
     def sealed(self) -> bool:
         """Whether nothing more is to be accepted."""
-        return self._seat.obeyed in _SEALED
+        return self._entry.obeyed in _SEALED
 
     @property
     def scarce(self) -> bool:
@@ -100,7 +100,7 @@ class Recovery:
     @property
     def held(self) -> bool:
         """Whether it is for another worker to find out that the system's shortage is over."""
-        return not self.leaving and not self._seat.prober and not readable(self._seat.go)
+        return not self.leaving and not self._entry.prober and not readable(self._entry.go)
 
     def decide(self, error: OSError, listener: socket.socket) -> Do | Rest:
         """What to do about ``error``, a failure of accept on ``listener``.
@@ -112,11 +112,11 @@ class Recovery:
         listening = _listens(listener) if row(number).deaf is not None else None
         # The order itself, not only what a handler has made of it: accept may fail because of the order, before the
         # interpreter comes to run the handler of the signal that points to it.
-        stopping = self.leaving or self._seat.order is not _RUN
+        stopping = self.leaving or self._entry.order is not _RUN
         verdict = resolve(number, stopping=stopping, listening=listening)
         if verdict is _STOP or self.sealed:
             return _LEAVE
-        self._seat.accept_failed(number, place(number))
+        self._entry.accept_failed(number, place(number))
         if stopping and not (readable(listener.fileno()) and _listens(listener)):
             return _LEAVE  # for want of a descriptor accept fails whether somebody waits or not
         if self.scarce and verdict not in SCARCITY:
@@ -143,19 +143,19 @@ class Recovery:
 
     def _back_off(self, verdict: Verdict, error: OSError, spell: Spell) -> Rest:
         """Out of the kernel's wait queue for a growing time, so that siblings get the connections; also this one."""
-        number, seat = error.errno or 0, self._seat
+        number, entry = error.errno or 0, self._entry
         scarce, system = verdict in SCARCITY, verdict is Verdict.BACK_OFF_SYSTEM
         news = number != spell.errno
         seconds = spell.wait(number, verdict)
         level = _LEVELS.get(verdict, logging.WARNING)
         self._notice.tell(level, (number, "waits"), "accept fails: %s; backing off", _describe(error))
         if not self.leaving:
-            seat.enter(State.BACKING_OFF)
+            entry.enter(State.BACKING_OFF)
         # Again when nobody holds for it: then the master has taken it for over, and it is not.
-        if scarce and (news or (system and not seat.board.hold)):
-            seat.tell(Kind.PRESSURE, number)
+        if scarce and (news or (system and not entry.board.hold)):
+            entry.tell(Kind.PRESSURE, number)
         if news and not system:
-            seat.beckon()
+            entry.beckon()
         if news and verdict is Verdict.BACK_OFF_WORKER:
             self._distress.starved()
         return Rest(seconds, system)
@@ -163,27 +163,27 @@ class Recovery:
     def _give_up(self, verdict: Verdict, error: OSError, *, listens: bool) -> Do:
         """Out of it for good."""
         self.given_up = True
-        self._seat.beckon()
+        self._entry.beckon()
         if verdict is Verdict.FATAL:
             raise error
         level = logging.CRITICAL if listens else logging.DEBUG  # of a listener that is gone the master tells, once
         self._log.log(level, "accept fails for good: %s; this worker is to be replaced", _describe(error))
-        self._seat.wish(Why.LISTENER_LOST)
+        self._entry.wish(Why.LISTENER_LOST)
         return Do.LOST
 
     def rested(self) -> None:
         """The rest is over, and accept is next."""
         if not self.scarce and not self.leaving:
-            self._seat.enter(State.SERVING)  # it may well block
+            self._entry.enter(State.SERVING)  # it may well block
 
     def relieved(self) -> None:
         """What accept was short of is there again. Idempotent."""
-        spell, seat = self._spell, self._seat
+        spell, entry = self._spell, self._entry
         if spell is not None and spell.backs_off:
             if spell.scarce:
-                seat.relieved(spell.errno)
+                entry.relieved(spell.errno)
             if not self.leaving:
-                seat.enter(State.SERVING)
+                entry.enter(State.SERVING)
             self._notice.end("accept goes on; it had failed %d times", spell.failures)
             spell.relieved()
 

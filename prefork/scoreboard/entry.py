@@ -1,6 +1,6 @@
 """A worker's own side of the scoreboard: what it reads of its master there, what it says of itself, how it rings.
 
-The master makes the :class:`Seat` before the fork; all else here runs in the WORKER. The words' meaning and their
+The master makes the :class:`Entry` before the fork; all else here runs in the WORKER. The words' meaning and their
 writers stand in :mod:`prefork.scoreboard.layout`.
 """
 
@@ -93,7 +93,7 @@ class Lane:
         words[BUSY_SINCE] = 0
 
     def extend_deadline(self, seconds: float) -> None:
-        """Ask for a deadline of one's own; see :meth:`Seat.extend_deadline`."""
+        """Ask for a deadline of one's own; see :meth:`Entry.extend_deadline`."""
         self.words[DEADLINE] = monotonic_ns() + int(max(0.0, min(seconds, _EVER)) * 1e9)
         self.extended = True
 
@@ -143,14 +143,14 @@ class Pause:
     """The wait of an event loop: its lane is idle within the block and busy from its end on. To be used many times.
 
     Args:
-        seat: whose lane.
+        entry: whose lane.
         ring: whether to tell the master when nobody is idle any more.
     """
 
-    def __init__(self, seat: Seat, *, ring: bool) -> None:
-        self._seat = seat
+    def __init__(self, entry: Entry, *, ring: bool) -> None:
+        self._entry = entry
         self._ring = ring
-        self._lane = seat.lane
+        self._lane = entry.lane
 
     def __enter__(self) -> None:
         lane = self._lane
@@ -162,15 +162,15 @@ class Pause:
     def __exit__(self, *_: object) -> None:
         self._lane.begin()
         if self._ring:
-            self._seat.ring_when_nobody_is_idle()
+            self._entry.ring_when_nobody_is_idle()
 
 
-class Seat:
-    """The seat of one worker, as that worker uses it.
+class Entry:
+    """The entry of one worker, as that worker uses it.
 
     Args:
         board: the scoreboard.
-        index: which seat of it.
+        index: which entry of it.
         events: the pipe to the master.
         go: a descriptor that is readable while workers may accept; the master empties it when the system is short of
             descriptors or memory.
@@ -184,7 +184,7 @@ class Seat:
     def __init__(self, board: Scoreboard, index: int, events: EventsPipe, go: int, master: int) -> None:
         self.board = board
         self.index = index
-        self.words = board.seat(index)
+        self.words = board.entry(index)
         self.lane = Lane(self.words[_LANE:])
         self.crowd = Crowd(self.lane)
         self.obeyed = _RUN
@@ -262,8 +262,8 @@ class Seat:
         now = monotonic_ns()
         if now - self._rung < _RING_INTERVAL:
             return
-        for index in range(self.board.seats):
-            words = self.board.seat(index)
+        for index in range(self.board.entries):
+            words = self.board.entry(index)
             if words[layout.PID] and words[STATE] == State.SERVING and not words[_LANE]:
                 return
         self._rung = now
@@ -276,7 +276,7 @@ class Seat:
 
     def tell(self, kind: Kind, value: int = 0) -> None:
         """Write a record to the events pipe; never blocks."""
-        self._events.tell(kind, seat=self.index, pid=getpid(), value=value)
+        self._events.tell(kind, entry=self.index, pid=getpid(), value=value)
 
     def extend_deadline(self, seconds: float) -> None:
         """Ask not to be taken for hung before ``seconds`` from now, infinity included."""

@@ -3,7 +3,7 @@
 One pipe for all workers. A record is written by one write(2) of less than PIPE_BUF bytes, so records never mix
 (pipe(7)), and the pipe is non-blocking at both ends, so a worker is never held up by a master that doesn't read. A
 record is a hint: what it tells stands in the scoreboard as well or will be said again. Workers are not trusted: the
-master drops a record whose pid and seat don't belong together in its own roster.
+master drops a record whose pid and entry don't belong together in its own roster.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Event:
     """One record."""
 
     kind: Kind
-    seat: int
+    entry: int
     pid: int
     value: int = 0
 
@@ -78,14 +78,14 @@ class EventsPipe:
         # 64 KiB, or a page or two for a user with many pipes (pipe(7), pipe-user-pages-soft).
         self._capacity = fcntl.fcntl(self.reader, fcntl.F_GETPIPE_SZ)
 
-    def tell(self, kind: Kind, *, seat: int, pid: int, value: int = 0) -> bool:
+    def tell(self, kind: Kind, *, entry: int, pid: int, value: int = 0) -> bool:
         """WORKER. Write one record; never blocks.
 
         Returns:
             False when the pipe is full or the master is gone; the fact stands in the scoreboard all the same.
         """
         try:
-            write(self.writer, _RECORD.pack(kind, seat, pid, value))
+            write(self.writer, _RECORD.pack(kind, entry, pid, value))
         except OSError:
             return False
         return True
@@ -104,9 +104,9 @@ class EventsPipe:
         events = []
         whole = len(data) - len(data) % _RECORD.size
         lost = whole != len(data) or len(data) > self._capacity - _RECORD.size
-        for kind, seat, pid, value in _RECORD.iter_unpack(data[:whole]):
+        for kind, entry, pid, value in _RECORD.iter_unpack(data[:whole]):
             try:
-                events.append(Event(Kind(kind), seat, pid, value))
+                events.append(Event(Kind(kind), entry, pid, value))
             except ValueError:
                 lost = True
         return events, lost

@@ -1,16 +1,16 @@
 """The scoreboard: what master and workers know of each other, in shared memory.
 
-The memory is a memfd of 64-bit words: a header, then one *seat* for each worker that can live at one moment. A slot is
-a worker's stable index and outlives pids; a seat is where one life keeps its words. At a handover the incumbent of a
-slot and its successor live side by side, each in a seat of its own: neither ever writes into the other's words.
+The memory is a memfd of 64-bit words: a header, then one *entry* for each worker that can live at one moment. A slot is
+a worker's stable index and outlives pids; an entry is where one life keeps its words. At a handover the incumbent of a
+slot and its successor live side by side, each in an entry of its own: neither ever writes into the other's words.
 
 The header, which is the master's, says what holds for all: how the memory is laid out, whether the workers hold because
 the system is short, who probes meanwhile, what is short since when (:class:`Strain`).
 
-Every word has one writer. The first line of a seat is the master's, the rest is the worker's:
+Every word has one writer. The first line of an entry is the master's, the rest is the worker's:
 
 word                  writer   meaning
-PID SLOT GENERATION   master   whose seat it is; PID 0 = free
+PID SLOT GENERATION   master   whose entry it is; PID 0 = free
 ORDER                 master   what the master wants of this worker (:class:`Order`)
 BORN                  master   monotonic ns of the fork
 STATE STATE_SINCE     worker   :class:`State` and the monotonic ns at which it was entered
@@ -54,7 +54,7 @@ MAGIC = 0x6B726F66657270  # "prefork", little endian
 LAYOUT = 1
 
 HEADER_WORDS = 16
-_MAGIC, _LAYOUT, _SEATS, _LANES, _STRIDE, HOLD, PROBER, EXHAUSTED, SHORT_OF, SHORT_SINCE, SHORTAGES = range(11)
+_MAGIC, _LAYOUT, _ENTRIES, _LANES, _STRIDE, HOLD, PROBER, EXHAUSTED, SHORT_OF, SHORT_SINCE, SHORTAGES = range(11)
 
 MASTER_WORDS = 8
 PID, SLOT, GENERATION, ORDER, BORN = range(5)
@@ -92,7 +92,7 @@ _E = TypeVar("_E", bound=enum.IntEnum)
 
 
 class Order(enum.IntEnum):
-    """What the master wants of a worker; it stands in the seat before the signal that points to it is sent."""
+    """What the master wants of a worker; it stands in the entry before the signal that points to it is sent."""
 
     RUN = 0
     """Accept and serve."""
@@ -141,7 +141,7 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One seat as the master read it, with every word that can't be true replaced."""
+    """One entry as the master read it, with every word that can't be true replaced."""
 
     pid: int
     slot: int
@@ -169,7 +169,7 @@ class Strain(NamedTuple):
 
 
 class Scoreboard:
-    """Shared memory with a header and a fixed number of seats.
+    """Shared memory with a header and a fixed number of entries.
 
     Made by the master before the first fork and inherited by every worker; ``fd`` survives an exec when it is made
     inheritable, and :meth:`attach` maps it again.
@@ -179,23 +179,23 @@ class Scoreboard:
         self.fd = fd
         self._memory = memory
         self.words: memoryview[int] = memoryview(memory).cast("Q")
-        self.seats = self.words[_SEATS]
+        self.entries = self.words[_ENTRIES]
         self.lanes = self.words[_LANES]
         self._stride = self.words[_STRIDE]
 
     @classmethod
-    def create(cls, seats: int, lanes: int = 1) -> Scoreboard:
+    def create(cls, entries: int, lanes: int = 1) -> Scoreboard:
         """MASTER. Make and seal a scoreboard.
 
         Args:
-            seats: how many workers can live at one moment, retiring ones included (count).
+            entries: how many workers can live at one moment, retiring ones included (count).
             lanes: accepting threads a worker has at the most (count).
 
         Raises:
             OSError: no descriptor or no memory for it (memfd_create(2)).
         """
         stride = LANE + lanes * LANE_WORDS
-        size = (HEADER_WORDS + seats * stride) * _WORD
+        size = (HEADER_WORDS + entries * stride) * _WORD
         fd = os.memfd_create(SCOREBOARD, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(fd, size)
@@ -205,7 +205,7 @@ class Scoreboard:
             os.close(fd)
             raise
         with memoryview(memory).cast("Q") as words:
-            words[_SEATS], words[_LANES], words[_STRIDE] = seats, lanes, stride
+            words[_ENTRIES], words[_LANES], words[_STRIDE] = entries, lanes, stride
             words[_LAYOUT] = LAYOUT
             words[_MAGIC] = MAGIC
         return cls(fd, memory)
@@ -225,9 +225,9 @@ class Scoreboard:
         with memoryview(memory).cast("Q") as words:
             known = words[_MAGIC] == MAGIC and words[_LAYOUT] == LAYOUT
             lanes, stride = words[_LANES], words[_STRIDE]
-            # The workers could write here: a stride that isn't ours would have seats overlap or end outside.
+            # The workers could write here: a stride that isn't ours would have entries overlap or end outside.
             whole = lanes > 0 and stride == LANE + lanes * LANE_WORDS
-            whole = whole and len(words) == HEADER_WORDS + words[_SEATS] * stride
+            whole = whole and len(words) == HEADER_WORDS + words[_ENTRIES] * stride
         if not (known and whole):
             memory.close()
             raise ValueError("not a scoreboard of this layout")
@@ -252,7 +252,7 @@ class Scoreboard:
             self.fd = -1
 
     def close(self) -> None:
-        """MASTER. Unmap and close. Idempotent. While somebody still holds a seat's words, the memory stays mapped."""
+        """MASTER. Unmap and close. Idempotent. While somebody still holds an entry's words, the memory stays mapped."""
         if self.fd >= 0:
             self.words.release()
             try:
@@ -273,12 +273,12 @@ class Scoreboard:
 
     @property
     def prober(self) -> int:
-        """The seat whose worker alone goes on trying while the others hold."""
+        """The entry whose worker alone goes on trying while the others hold."""
         return self.words[PROBER]
 
     @prober.setter
-    def prober(self, seat: int) -> None:
-        self.words[PROBER] = seat
+    def prober(self, entry: int) -> None:
+        self.words[PROBER] = entry
 
     @property
     def exhausted(self) -> bool:
@@ -298,28 +298,28 @@ class Scoreboard:
     def strain(self, strain: Strain) -> None:
         self.words[SHORT_OF], self.words[SHORT_SINCE], self.words[SHORTAGES] = strain
 
-    def seat(self, index: int) -> memoryview[int]:
-        """The words of seat ``index``, for its writers and for readers of a single word.
+    def entry(self, index: int) -> memoryview[int]:
+        """The words of entry ``index``, for its writers and for readers of a single word.
 
         Raises:
-            IndexError: there is no such seat.
+            IndexError: there is no such entry.
         """
-        if not 0 <= index < self.seats:
-            raise IndexError(f"seat {index} of {self.seats}")
+        if not 0 <= index < self.entries:
+            raise IndexError(f"entry {index} of {self.entries}")
         start = HEADER_WORDS + index * self._stride
         return self.words[start : start + self._stride]
 
-    def index(self, seat: int, word: int) -> int:
-        """Where ``word`` of ``seat`` stands among all words."""
-        return HEADER_WORDS + seat * self._stride + word
+    def index(self, entry: int, word: int) -> int:
+        """Where ``word`` of ``entry`` stands among all words."""
+        return HEADER_WORDS + entry * self._stride + word
 
     def blank(self) -> memoryview[int]:
-        """The words of a seat about which nothing is known, outside the shared memory."""
+        """The words of an entry about which nothing is known, outside the shared memory."""
         return memoryview(bytearray(self._stride * _WORD)).cast("Q")
 
     def assign(self, index: int, *, slot: int, generation: int, born: float) -> None:
-        """MASTER, before the fork. Clear seat ``index`` and give it to a worker to come."""
-        words = self.seat(index)
+        """MASTER, before the fork. Clear entry ``index`` and give it to a worker to come."""
+        words = self.entry(index)
         start = (HEADER_WORDS + index * self._stride) * _WORD
         self._memory[start : start + self._stride * _WORD] = bytes(self._stride * _WORD)
         words[SLOT] = slot
@@ -327,16 +327,16 @@ class Scoreboard:
         words[BORN] = int(born * 1e9)
 
     def view(self, index: int) -> View:
-        """MASTER. Read seat ``index``; see :meth:`read`."""
-        return self.read(self.seat(index))
+        """MASTER. Read entry ``index``; see :meth:`read`."""
+        return self.read(self.entry(index))
 
     def read(self, words: memoryview[int], born: int = 0) -> View:
-        """MASTER. Read the words of a seat, and take no word on trust.
+        """MASTER. Read the words of an entry, and take no word on trust.
 
         What can't be true reads as 0, and so does a sum of it; a moment after now as now, one before the fork as that.
 
         Args:
-            words: of the seat.
+            words: of the entry.
             born: monotonic ns of the fork, as the master knows it; 0 = the boot of the host.
         """
         errno = words[LAST_ERRNO]
@@ -359,13 +359,13 @@ class Scoreboard:
 
 
 def finished(words: memoryview[int], born: int) -> int:
-    """MASTER. How many connections a seat's worker has finished, held to what is possible; see `Scoreboard.read`."""
+    """MASTER. How many connections an entry's worker has finished, held to what is possible; see `Scoreboard.read`."""
     now = time.monotonic_ns()
     return _count(words[LANE + SERVED], born, now) + _count(words[LANE + FAILED], born, now)
 
 
 def busy_since(words: memoryview[int], born: int) -> int:
-    """MASTER. Since when a seat's worker is busy, monotonic ns, held to what is possible; 0 = it is idle."""
+    """MASTER. Since when an entry's worker is busy, monotonic ns, held to what is possible; 0 = it is idle."""
     return _moment(words[LANE + BUSY_SINCE], born, time.monotonic_ns())
 
 

@@ -1,7 +1,7 @@
 """The ledger: what outlives workers. It takes over what a worker has counted when it dies, and remembers the why.
 
-Counters of living workers stand in their seats; a seat is cleared for the next worker. So totals are the ledger's sums
-of the dead and the views of the living, and never go down. All of it runs in the MASTER.
+Counters of living workers stand in their entries, which are cleared for the next worker. So totals are the ledger's
+sums of the dead and the views of the living, and never go down. All of it runs in the MASTER.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Ledger:
         """The sums so far.
 
         Args:
-            living: the seats of the workers that live.
+            living: the entries of the workers that live.
             cpu: their CPU time, seconds.
         """
         views = list(living)

@@ -1,6 +1,6 @@
 """What signals mean to a worker's process: to a boot, to a worker that serves, and to what the application forks.
 
-A signal only rings; the order stands in the seat. While the application boots there is nothing in hand, so an order to
+A signal only rings; the order stands in the entry. While the application boots there is nothing in hand, so an order to
 leave simply ends the boot. A process that the application forks inherits the handlers, and there each signal does what
 it does by default: the orders are not for it.
 
@@ -17,7 +17,7 @@ from os import getpid
 from types import FrameType
 from typing import Protocol
 
-from prefork.scoreboard.entry import Seat
+from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.layout import Order
 from prefork.system import process, signals
 from prefork.system.signals import BELL
@@ -47,7 +47,7 @@ class Bells:
     """WORKER. The handlers of one worker's process.
 
     Args:
-        seat: where the order stands.
+        entry: where the order stands.
         report: the writing end of the pipe to the master.
 
     Attributes:
@@ -56,11 +56,11 @@ class Bells:
         over: whether a boot has come to its end, which no bell ends any more.
     """
 
-    def __init__(self, seat: Seat, report: int) -> None:
+    def __init__(self, entry: Entry, report: int) -> None:
         self.pid = 0
         self.hearer: Hearer | None = None
         self.over = False
-        self._seat = seat
+        self._entry = entry
         self._report = report
 
     @property
@@ -100,7 +100,7 @@ class Bells:
             signals.act_by_default(signum)
         elif self.hearer is not None:
             self.hearer._rung(signum)
-        elif self._seat.order is not Order.RUN and not self.over:
+        elif self._entry.order is not Order.RUN and not self.over:
             _hush()
             raise _EndOfBootError(0)
 

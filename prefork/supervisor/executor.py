@@ -122,7 +122,7 @@ class Executor:
         pids, refused = self._spawner.fork(births)
         born = self._loop.clock.monotonic()
         for pid, birth, spawn in zip(pids, births, spawns, strict=False):
-            self._roster.forked(slot=spawn.slot, seat=birth.line.seat, pid=pid, generation=spawn.generation, now=born)
+            self._roster.forked(slot=spawn.slot, entry=birth.line.entry, pid=pid, generation=spawn.generation, now=born)
             log.debug("worker %d (pid %d, generation %d) forked", spawn.slot, pid, spawn.generation)
         if pids:
             self._goal.forked()

@@ -31,7 +31,7 @@ from prefork.errors import BootError, PreforkError
 from prefork.net import accept_errors as table
 from prefork.net.lingering import SECONDS, ours
 from prefork.net.listener import Listener
-from prefork.scoreboard.entry import Seat
+from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.layout import Order, State
 from prefork.supervisor.bells import Bells
 from prefork.system import ending, process, signals
@@ -53,7 +53,7 @@ class Start(NamedTuple):
     """What a child needs before it is a worker; it is unpacked at once.
 
     Attributes:
-        seat: its seat.
+        entry: its entry.
         bells: what rings for it.
         dispositions: the bells as handlers, and what the master's other signals mean.
         report: where a failed boot and tracebacks go: the writing end of a pipe of its own.
@@ -64,7 +64,7 @@ class Start(NamedTuple):
         after_fork: what else is to be called, with slot and generation.
     """
 
-    seat: Seat
+    entry: Entry
     bells: Bells
     dispositions: signals.Dispositions
     report: int
@@ -89,14 +89,14 @@ def live(build: Callable[[], Worker], given: Assignment, start: Start, private: 
     """
     # What is inherited stays where it is: a collection here would write to each object's header and so copy its page.
     freeze()
-    seat, bells, dispositions, report, master, identity, nofile, grouped, after_fork = start
+    entry, bells, dispositions, report, master, identity, nofile, grouped, after_fork = start
     close(private, report)
     for listener in grouped:
         listener.keep(given.slot)
     for call in after_fork:
         call(given.slot, given.generation)
     lower_nofile(nofile)
-    seat.enter(_STARTING)
+    entry.enter(_STARTING)
     bells.pid = getpid()
     register(DUMP_SIGNAL, report)
     forget()
@@ -119,22 +119,22 @@ def live(build: Callable[[], Worker], given: Assignment, start: Start, private: 
         bells.look(DUMP_SIGNAL, given.log)
         bells.hearer = booting
     except BaseException as error:  # noqa: BLE001  # whatever it is, the boot has failed and the master is told why
-        code = code_of(error) if HERE.foreign else _boot_ended(error, seat, report)
+        code = code_of(error) if HERE.foreign else _boot_ended(error, entry, report)
     else:
-        code = 0 if HERE.foreign else _serve(booting, seat, given)
+        code = 0 if HERE.foreign else _serve(booting, entry, given)
     bells.over = True
-    if seat.order is _RUN:
+    if entry.order is _RUN:
         # Nobody has ordered the end, so no deadline of the master's bounds it. This does, and says what lasts so long.
         dump_traceback_later(max(given.settings.graceful_timeout, 1.0), exit=True, file=report)
     ending.end()
     return code
 
 
-def _serve(worker: Worker, seat: Seat, given: Assignment) -> int:
+def _serve(worker: Worker, entry: Entry, given: Assignment) -> int:
     """From READY to the exit code."""
     failure: BaseException | None = None
     try:
-        order = seat.order
+        order = entry.order
         if order is not _RUN:  # it has come at the last moment of the boot
             worker._obey(order)
         if not worker.stopping:
@@ -145,7 +145,7 @@ def _serve(worker: Worker, seat: Seat, given: Assignment) -> int:
     if HERE.foreign:
         return code_of(failure)
     code = 0 if failure is None else _failed(failure, worker)
-    seat.enter(_LEAVING)
+    entry.enter(_LEAVING)
     try:
         worker.exit()
     except Exception:  # logged; the exit code stays that of the loop
@@ -172,9 +172,9 @@ def _failed(error: BaseException, worker: Worker) -> int:
     return 1
 
 
-def _boot_ended(error: BaseException, seat: Seat, report: int) -> int:
+def _boot_ended(error: BaseException, entry: Entry, report: int) -> int:
     """Unless it was to end, tell the master why: through the report pipe, so that it is logged once for all workers."""
-    if seat.order is not _RUN:
+    if entry.order is not _RUN:
         return 0
     if isinstance(error, PreforkError):
         text, code = str(error), error.exit_code
@@ -182,7 +182,7 @@ def _boot_ended(error: BaseException, seat: Seat, report: int) -> int:
         text, code = "".join(traceback.format_exception(error)), BootError.exit_code
     if _starved(error):
         code = process.STARVED
-    seat.enter(State.FAILED_TO_BOOT)
+    entry.enter(State.FAILED_TO_BOOT)
     deadline = time.monotonic() + 1.0
     data = text.encode(errors="backslashreplace")[-_REPORT_BYTES:]
     while data and time.monotonic() < deadline:

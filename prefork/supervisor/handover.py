@@ -17,9 +17,7 @@ from typing import Any, Literal
 
 from prefork.net.listener import Record
 
-FORMAT = 2
-_FIRST = 1
-"""The format of images that rang with SIGTERM, and so did not say by what."""
+FORMAT = 3
 
 
 class HandoverError(ValueError):
@@ -31,7 +29,7 @@ class Life:
     """One worker that goes on.
 
     Attributes:
-        pid slot seat generation: as in the roster.
+        pid slot entry generation: as in the roster.
         born ready_at deadline: monotonic seconds, which go on over an exec.
         order reason wanted: as in the roster.
         role: its place in its slot.
@@ -43,7 +41,7 @@ class Life:
 
     pid: int
     slot: int
-    seat: int
+    entry: int
     generation: int
     born: float
     ready_at: float | None
@@ -116,13 +114,29 @@ class Handover:
         except ValueError as error:
             raise HandoverError(f"the hand-over record is not JSON: {error}") from None
         said = found.get("format") if isinstance(found, dict) else None
-        if type(said) is int and said == _FIRST and isinstance(found.get("workers"), list):
-            lives = [{**life, "bell": int(SIGTERM)} if isinstance(life, dict) else life for life in found["workers"]]
+        if type(said) is int and said in _TO_THE_NEXT and isinstance(found.get("workers"), list):
+            lives = found["workers"]
+            for number in range(said, FORMAT):
+                lives = [_TO_THE_NEXT[number](life) if isinstance(life, dict) else life for life in lives]
             found |= {"format": FORMAT, "workers": lives}
         elif said != FORMAT:
             raise HandoverError(f"the hand-over record has format {said!r}; this version reads {FORMAT}")
         record: Handover = _read(cls, found, "record")
         return record
+
+
+def _say_the_bell(life: dict[str, Any]) -> dict[str, Any]:
+    """Images of the first format rang with SIGTERM, and so did not say by what."""
+    return {**life, "bell": int(SIGTERM)}
+
+
+def _say_entry(life: dict[str, Any]) -> dict[str, Any]:
+    """Those of the second called the entry a seat."""
+    return {"entry" if name == "seat" else name: value for name, value in life.items()}
+
+
+_TO_THE_NEXT = {1: _say_the_bell, 2: _say_entry}
+"""What makes of a worker's record, in an older format, one in the format after it."""
 
 
 def locate(value: str) -> tuple[int, int]:

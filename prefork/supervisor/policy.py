@@ -58,7 +58,7 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Retire:
-    """Write ``order`` into the worker's seat and ring."""
+    """Write ``order`` into the worker's entry and ring."""
 
     member: Member
     order: Order

@@ -118,7 +118,7 @@ class Pressure:
         self.judge()
 
     def reread(self, member: Member) -> None:
-        """Records may have been lost: take what a worker says of itself in its seat for what it would have told."""
+        """Records may have been lost: take what a worker says of itself in its entry for what it would have told."""
         if member.pid in self.shortages and self._word(member, STATE) == State.SERVING:
             self._ends(member.pid, relieved=True)
             self.judge()
@@ -163,7 +163,7 @@ class Pressure:
             self._note(member.pid, Shortage(number, verdict is Verdict.BACK_OFF_SYSTEM, member.slot, since))
         shortage = self.shortages[member.pid]
         if shortage.system:
-            if self._holding is None and member.seat >= 0:
+            if self._holding is None and member.entry >= 0:
                 self._hold(member, shortage)
         else:
             self._pass_on(member.pid)
@@ -208,7 +208,7 @@ class Pressure:
         if self._holding is None or pid != self._prober:
             return
         waiting = (self.roster.get(other) for other, shortage in self.shortages.items() if shortage.system)
-        others = [one for one in waiting if one and one.pid != pid and one.order is Order.RUN and one.seat >= 0]
+        others = [one for one in waiting if one and one.pid != pid and one.order is Order.RUN and one.entry >= 0]
         shortage = self.shortages.pop(pid, None)
         if shortage is not None:
             self.shortages[pid] = shortage  # behind all others: next time it is somebody else's turn
@@ -219,7 +219,7 @@ class Pressure:
 
     def _appoint(self, prober: Member) -> None:
         self._prober, self._prober_since = prober.pid, self._now()
-        self.board.prober = prober.seat
+        self.board.prober = prober.entry
 
     def _watch(self) -> None:
         """Look after the prober: one that is silent may be frozen, and all others wait for its word."""
@@ -276,7 +276,7 @@ class Pressure:
         self.board.strain = Strain(0 if gravest is None else gravest.errno, int(since * 1e9), self.episodes)
 
     def _word(self, member: Member, word: int) -> int:
-        return self.board.seat(member.seat)[word] if member.seat >= 0 else 0
+        return self.board.entry(member.entry)[word] if member.entry >= 0 else 0
 
     def _now(self) -> float:
         return self.loop.clock.monotonic()

@@ -29,8 +29,8 @@ from prefork.system.need import needed
 
 log = logging.getLogger("prefork")
 
-SEATS_BEYOND = 64
-"""Seats beyond twice the workers that the settings ask for: room for SIGTTIN, and for those who retire."""
+ENTRIES_BEYOND = 64
+"""Entries beyond twice the workers that the settings ask for: room for SIGTTIN, and for those who retire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def make(
     settings: Settings,
     folder: str,
     size: int,
-    seats: int,
+    entries: int,
     stack: contextlib.ExitStack,
     patience: Callable[[OrphansError], bool] | None = None,
 ) -> Holdings:
@@ -84,7 +84,7 @@ def make(
         settings: where to listen, and how.
         folder: where relative paths begin.
         size: how many workers there are at first (count).
-        seats: how many may live at one moment (count).
+        entries: how many may live at one moment (count).
         stack: closes everything at the end.
         patience: as for :func:`prefork.net.listeners.listen`.
 
@@ -110,7 +110,7 @@ def make(
         for listener in listeners:
             listener.nonblocking()
     with needed("the scoreboard's shared memory", "memfd_create(2), ftruncate(2), fcntl(2), mmap(2)"):
-        board = Scoreboard.create(seats)
+        board = Scoreboard.create(entries)
     stack.callback(board.close)
     with needed("the workers' pipe", "pipe2(2), fcntl(2)"):
         events = EventsPipe()
@@ -122,7 +122,7 @@ def make(
     return Holdings(listeners, board, events, go, _inert(listeners[0], stack))
 
 
-def adopt(settings: Settings, folder: str, record: Handover, seats: int, stack: contextlib.ExitStack) -> Holdings:
+def adopt(settings: Settings, folder: str, record: Handover, entries: int, stack: contextlib.ExitStack) -> Holdings:
     """Take over what an earlier image of this process held.
 
     A scoreboard of another layout, or one that is too small, stays with the workers who live on it; those to come get a
@@ -132,7 +132,7 @@ def adopt(settings: Settings, folder: str, record: Handover, seats: int, stack: 
         settings: options for sockets that are added later.
         folder: where relative paths begin.
         record: what that image wrote down.
-        seats: how many workers may live at one moment (count).
+        entries: how many workers may live at one moment (count).
         stack: closes everything at the end.
 
     Raises:
@@ -145,12 +145,12 @@ def adopt(settings: Settings, folder: str, record: Handover, seats: int, stack: 
     ]
     _close_at_the_end(listeners, stack)
     stack.callback(os.close, record.go)
-    board = _known(record, seats)
+    board = _known(record, entries)
     if board is not None:
         events = EventsPipe(record.events)
     else:
         log.info("upgrade: the running workers keep their own scoreboard")
-        board, events = Scoreboard.create(seats), EventsPipe()
+        board, events = Scoreboard.create(entries), EventsPipe()
         for fd in record.events:
             os.close(fd)
     stack.callback(board.close)
@@ -184,14 +184,14 @@ def differs(settings: Settings, record: Handover) -> str:
     return ""
 
 
-def _known(record: Handover, seats: int) -> Scoreboard | None:
+def _known(record: Handover, entries: int) -> Scoreboard | None:
     if record.layout != LAYOUT:
         return None
     try:
         board = Scoreboard.attach(record.board)
     except ValueError:
         return None
-    if board.seats >= seats:
+    if board.entries >= entries:
         return board
     board.detach()
     return None

@@ -36,7 +36,7 @@ class Member:
 
     pid: int
     slot: int
-    seat: int
+    entry: int
     generation: int
     born: float
     ready_at: float | None = None
@@ -166,16 +166,16 @@ class Roster:
         """Whether somebody may be killed at a moment that is set: one who leaves, or starts."""
         return any(member.deadline is not None or member.ready_at is None for member in self._by_pid.values())
 
-    def seats(self) -> set[int]:
-        """The seats that are taken."""
-        return {member.seat for member in self._by_pid.values()}
+    def entries(self) -> set[int]:
+        """The entries that are taken."""
+        return {member.entry for member in self._by_pid.values()}
 
     # Facts.
 
-    def forked(self, *, slot: int, seat: int, pid: int, generation: int, now: float) -> Member:
+    def forked(self, *, slot: int, entry: int, pid: int, generation: int, now: float) -> Member:
         """A worker was forked into ``slot``: its incumbent when there is none, else its successor."""
         place = self.slot(slot)
-        member = Member(pid, slot, seat, generation, now)
+        member = Member(pid, slot, entry, generation, now)
         if place.incumbent is None:
             place.incumbent = member
         elif place.successor is None:

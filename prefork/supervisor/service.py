@@ -86,7 +86,7 @@ class Stopping:
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """A worker is gone; ``last`` is its seat as it left it."""
+    """A worker is gone; ``last`` is its entry as it left it."""
 
     death: Death
     last: View

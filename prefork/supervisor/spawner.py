@@ -1,6 +1,6 @@
 """The spawner: everything that one worker's life costs the master, taken at the fork and given back at the exit.
 
-That is a seat of the scoreboard, a pidfd to learn of the death by, and the reading end of the report pipe, through
+That is an entry of the scoreboard, a pidfd to learn of the death by, and the reading end of the report pipe, through
 which a failed boot and tracebacks arrive. When the system has no pidfd to give (EMFILE), the death is polled for until
 one can be had: a server at its limit of descriptors loses no worker from sight.
 
@@ -22,7 +22,7 @@ from prefork.accept.acceptor import Blocking
 from prefork.accept.distress import Distress
 from prefork.accept.offspring import Offspring
 from prefork.net.listener import Listener
-from prefork.scoreboard.entry import Seat
+from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.events import EventsPipe
 from prefork.scoreboard.layout import (
     ACCEPTS,
@@ -65,7 +65,7 @@ class _Line:
     """What ties the master to one worker.
 
     Attributes:
-        seat: its seat; -1 when it lives on a scoreboard of another layout.
+        entry: its entry; -1 when it lives on a scoreboard of another layout.
         born: monotonic ns of the fork, or a little before.
         board: the descriptor of its scoreboard.
         words: what it says of itself; nothing but zeros when that can't be read.
@@ -77,7 +77,7 @@ class _Line:
         text: what came through that.
     """
 
-    seat: int
+    entry: int
     born: int
     board: int
     words: memoryview[int]
@@ -119,7 +119,7 @@ class End:
     """Connections."""
     report: str
     last: View
-    """Its seat, as it left it."""
+    """Its entry, as it left it."""
 
 
 class Spawner:
@@ -150,13 +150,13 @@ class Spawner:
         self._helpers = helpers
         self._on_exit = on_exit
         self._lines: dict[int, _Line] = {}
-        self._free = list(range(board.seats - 1, -1, -1))
+        self._free = list(range(board.entries - 1, -1, -1))
         self._remains = Remains(loop)
 
     @property
     def most(self) -> int:
         """How many slots can be served: each may have an incumbent and a successor at one moment."""
-        return self._board.seats // 2
+        return self._board.entries // 2
 
     def prepare(
         self,
@@ -185,12 +185,12 @@ class Spawner:
             OSError: there was no pipe to be had, or no watch; nothing is left of the attempt.
         """
         if not self._free:
-            raise OSError(errno.EAGAIN, "every seat of the scoreboard is taken")
+            raise OSError(errno.EAGAIN, "every entry of the scoreboard is taken")
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         number = self._free[-1]
-        seat = Seat(self._board, number, self._events, self._go, os.getpid())
+        entry = Entry(self._board, number, self._events, self._go, os.getpid())
         born = self._loop.clock.monotonic()
-        line = self._line(number, born, seat.words, reader)
+        line = self._line(number, born, entry.words, reader)
         try:
             # Before the fork, because it may fail, and a child that was forked must not be lost sight of; and because
             # what is registered is closed in the child, the master's side of its own line included.
@@ -201,14 +201,14 @@ class Spawner:
             raise
         self._free.pop()
         self._board.assign(number, slot=given["slot"], generation=given["generation"], born=born)
-        bells = Bells(seat, writer)
+        bells = Bells(entry, writer)
         dispositions = bells.dispositions
-        start = Start(seat, bells, dispositions, writer, os.getpid(), identity, nofile, grouped, after_fork)
-        offspring = Offspring(seat, dispositions, DUMP_SIGNAL, writer, given["sockets"])
+        start = Start(entry, bells, dispositions, writer, os.getpid(), identity, nofile, grouped, after_fork)
+        offspring = Offspring(entry, dispositions, DUMP_SIGNAL, writer, given["sockets"])
         sockets, settings, say = given["sockets"], given["settings"], given["log"]
-        distress = Distress(seat, settings, say, given["workers"])
-        acceptor = Blocking(sockets, seat, settings, say, distress, inert) if len(sockets) == 1 else None
-        assignment = Assignment(seat=seat, distress=distress, acceptor=acceptor, offspring=offspring, **given)
+        distress = Distress(entry, settings, say, given["workers"])
+        acceptor = Blocking(sockets, entry, settings, say, distress, inert) if len(sockets) == 1 else None
+        assignment = Assignment(entry=entry, distress=distress, acceptor=acceptor, offspring=offspring, **given)
         return Birth(line, announce, build, assignment, start)
 
     def fork(self, births: Sequence[Birth]) -> tuple[list[int], OSError | None]:
@@ -245,15 +245,23 @@ class Spawner:
         for birth in births[len(pids) :]:
             self._release(birth.line)
         for birth, pid in zip(births, pids, strict=False):
-            self._board.seat(birth.line.seat)[PID] = pid
+            self._board.entry(birth.line.entry)[PID] = pid
             self._lines[pid] = birth.line
             self._watch(pid, birth.line)
         return pids, failed
 
-    def _line(self, seat: int, born: float, words: memoryview[int], report: int) -> _Line:
-        order_at = self._board.index(seat, ORDER)
+    def _line(self, entry: int, born: float, words: memoryview[int], report: int) -> _Line:
+        order_at = self._board.index(entry, ORDER)
         return _Line(
-            seat, int(born * 1e9), self._board.fd, words, words[ORDER : ORDER + 1], order_at, signals.BELL, None, report
+            entry,
+            int(born * 1e9),
+            self._board.fd,
+            words,
+            words[ORDER : ORDER + 1],
+            order_at,
+            signals.BELL,
+            None,
+            report,
         )
 
     def adopt(self, life: Life, old: memoryview[int] | None) -> None:
@@ -266,9 +274,9 @@ class Spawner:
         """
         report = -1 if life.report is None else life.report
         if old is None:
-            line = self._line(life.seat, 0.0, self._board.seat(life.seat), report)
+            line = self._line(life.entry, 0.0, self._board.entry(life.entry), report)
             line.bell = life.bell
-            self._free.remove(life.seat)
+            self._free.remove(life.entry)
         else:
             order = old[life.order_at : life.order_at + 1]
             line = _Line(-1, 0, life.board, self._board.blank(), order, life.order_at, life.bell, None, report)
@@ -344,9 +352,9 @@ class Spawner:
             if fd is not None and fd >= 0:
                 self._loop.unregister(fd)
                 os.close(fd)
-        if line.seat >= 0:
+        if line.entry >= 0:
             line.words[PID] = 0
-            self._free.append(line.seat)
+            self._free.append(line.entry)
 
     def reap_strangers(self, known: Callable[[int], bool]) -> None:
         """As pid 1: take the exits of processes that were left to us when their parents died, or they stay zombies.
@@ -370,7 +378,7 @@ class Spawner:
             self._release(self._lines.pop(pid))
 
     def order(self, member: Member, order: Order) -> None:
-        """Write ``order`` into the worker's seat, then ring."""
+        """Write ``order`` into the worker's entry, then ring."""
         self._lines[member.pid].order[0] = order
         self.ring(member)
 

@@ -45,7 +45,7 @@ def _life(member: Member, roster: Roster, spawner: Spawner) -> Life:
     return Life(
         pid=member.pid,
         slot=member.slot,
-        seat=member.seat,
+        entry=member.entry,
         generation=member.generation,
         born=member.born,
         ready_at=member.ready_at,
@@ -69,7 +69,7 @@ def read(record: Handover, goal: Goal, roster: Roster, spawner: Spawner, held: H
     goal.ready = True
     for life in record.workers:
         native = life.board == held.board.fd
-        member = Member(life.pid, life.slot, life.seat if native else -1, life.generation, life.born)
+        member = Member(life.pid, life.slot, life.entry if native else -1, life.generation, life.born)
         member.ready_at, member.deadline, member.order = life.ready_at, life.deadline, Order(life.order)
         member.reason, member.wanted = life.reason, life.wanted
         roster.restored(member, life.role)

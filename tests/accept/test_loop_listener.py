@@ -15,7 +15,7 @@ import pytest
 from prefork import Settings
 from prefork.accept.distress import Distress
 from prefork.accept.loop_listener import Intake
-from prefork.scoreboard.entry import Seat
+from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.events import EventsPipe
 from prefork.scoreboard.layout import Order, Scoreboard
 from prefork.testing import Load, Server, burst, connect, request
@@ -162,14 +162,14 @@ def test_an_inlet_that_is_made_after_an_order_takes_nothing() -> None:
         stack.callback(events.close)
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         listener.setblocking(False)
-        seat = Seat(board, 0, events, go=-1, master=os.getppid())
-        seat.stop_fd = os.eventfd(0)
-        stack.callback(os.close, seat.stop_fd)
+        entry = Entry(board, 0, events, go=-1, master=os.getppid())
+        entry.stop_fd = os.eventfd(0)
+        stack.callback(os.close, entry.stop_fd)
         settings, log = Settings(), logging.getLogger("prefork.test")
-        distress = Distress(seat, settings, log, 1)
+        distress = Distress(entry, settings, log, 1)
         for order, takes in ((Order.RUN, True), (Order.SEAL, False)):
-            seat.obeyed = order
-            intake = Intake(listener, seat, settings, log, distress, one_at_a_time=False, taken=lambda: None)
+            entry.obeyed = order
+            intake = Intake(listener, entry, settings, log, distress, one_at_a_time=False, taken=lambda: None)
             stack.callback(intake.close)
             intake.open()
             stack.enter_context(socket.create_connection(listener.getsockname()))

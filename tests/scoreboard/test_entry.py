@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.scoreboard import layout
-from prefork.scoreboard.entry import Lane, Seat
+from prefork.scoreboard.entry import Entry, Lane
 from prefork.scoreboard.events import Event, EventsPipe, Kind, Why
 from prefork.scoreboard.layout import BUCKET_SHIFT, BUCKETS, Order, Scoreboard, State
 from tests.support.programs import facts
 
-SEATS = 4
+ENTRIES = 4
 NOBODY = -1  # the pid of no master
 
 
@@ -30,7 +30,7 @@ class Steps:
 
 @pytest.fixture
 def board() -> Iterator[Scoreboard]:
-    made = Scoreboard.create(SEATS)
+    made = Scoreboard.create(ENTRIES)
     yield made
     made.close()
 
@@ -43,8 +43,8 @@ def events() -> Iterator[EventsPipe]:
 
 
 @pytest.fixture
-def seat(board: Scoreboard, events: EventsPipe) -> Seat:
-    return Seat(board, 1, events, go=-1, master=os.getppid())
+def entry(board: Scoreboard, events: EventsPipe) -> Entry:
+    return Entry(board, 1, events, go=-1, master=os.getppid())
 
 
 @pytest.fixture
@@ -58,100 +58,100 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Steps:
 
 
 @pytest.mark.parametrize("order", Order)
-def test_the_order_is_the_master_s_while_there_is_one(seat: Seat, order: Order) -> None:
-    seat.words[layout.ORDER] = order
-    assert not seat.orphaned
-    assert seat.order is order
+def test_the_order_is_the_master_s_while_there_is_one(entry: Entry, order: Order) -> None:
+    entry.words[layout.ORDER] = order
+    assert not entry.orphaned
+    assert entry.order is order
 
 
 @pytest.mark.parametrize(
     ("given_last", "order"), [(Order.RUN, Order.SEAL), *[(order, order) for order in Order if order is not Order.RUN]]
 )
 def test_an_orphan_leaves(board: Scoreboard, events: EventsPipe, given_last: Order, order: Order) -> None:
-    seat = Seat(board, 0, events, go=-1, master=NOBODY)
-    seat.words[layout.ORDER] = given_last
-    assert seat.orphaned
-    assert seat.order is order
+    entry = Entry(board, 0, events, go=-1, master=NOBODY)
+    entry.words[layout.ORDER] = given_last
+    assert entry.orphaned
+    assert entry.order is order
 
 
-def test_one_seat_is_the_prober_s(board: Scoreboard, events: EventsPipe, seat: Seat) -> None:
-    other = Seat(board, 2, events, go=-1, master=NOBODY)
+def test_one_entry_is_the_prober_s(board: Scoreboard, events: EventsPipe, entry: Entry) -> None:
+    other = Entry(board, 2, events, go=-1, master=NOBODY)
     board.prober = 1
-    assert (seat.prober, other.prober) == (True, False)
+    assert (entry.prober, other.prober) == (True, False)
     board.prober = 2
-    assert (seat.prober, other.prober) == (False, True)
+    assert (entry.prober, other.prober) == (False, True)
 
 
 # What the worker says.
 
 
 @pytest.mark.parametrize("state", State)
-def test_a_state_is_entered_at_a_moment(board: Scoreboard, seat: Seat, state: State) -> None:
+def test_a_state_is_entered_at_a_moment(board: Scoreboard, entry: Entry, state: State) -> None:
     before = time.monotonic_ns()
-    seat.enter(state)
+    entry.enter(state)
     assert board.view(1).state is state
     assert before <= board.view(1).state_since <= time.monotonic_ns()
 
 
-def test_failed_accepts_are_counted_by_place(board: Scoreboard, seat: Seat) -> None:
+def test_failed_accepts_are_counted_by_place(board: Scoreboard, entry: Entry) -> None:
     before = time.monotonic_ns()
     for number, place in ((errno.EINTR, 0), (errno.EMFILE, 3), (errno.ENFILE, 3), (errno.ENFILE, 15)):
-        seat.accept_failed(number, place)
+        entry.accept_failed(number, place)
     view = board.view(1)
     assert view.errors == (1, 0, 0, 2, *[0] * 11, 1, *[0] * 16)
     assert view.last_errno == errno.ENFILE
     assert before <= view.last_errno_at <= time.monotonic_ns()
 
 
-def test_refused_connections_are_said(board: Scoreboard, seat: Seat) -> None:
-    seat.refused(3)
-    seat.refused(5)
+def test_refused_connections_are_said(board: Scoreboard, entry: Entry) -> None:
+    entry.refused(3)
+    entry.refused(5)
     assert board.view(1).refused == 5
 
 
-def test_a_record_says_who_tells_it(events: EventsPipe, seat: Seat) -> None:
-    seat.tell(Kind.READY)
-    seat.tell(Kind.RECYCLE_ME, Why.LEAK)
+def test_a_record_says_who_tells_it(events: EventsPipe, entry: Entry) -> None:
+    entry.tell(Kind.READY)
+    entry.tell(Kind.RECYCLE_ME, Why.LEAK)
     pid = os.getpid()
     assert events.read() == ([Event(Kind.READY, 1, pid), Event(Kind.RECYCLE_ME, 1, pid, Why.LEAK)], False)
 
 
-def test_only_the_worker_s_own_words_change(board: Scoreboard, seat: Seat) -> None:
-    seat.enter(State.SERVING)
-    seat.accept_failed(errno.EMFILE, 1)
-    seat.refused(1)
-    seat.extend_deadline(1.0)
-    seat.lane.end(seat.lane.begin(), failed=False)
-    assert not any(seat.words[: layout.MASTER_WORDS])
+def test_only_the_worker_s_own_words_change(board: Scoreboard, entry: Entry) -> None:
+    entry.enter(State.SERVING)
+    entry.accept_failed(errno.EMFILE, 1)
+    entry.refused(1)
+    entry.extend_deadline(1.0)
+    entry.lane.end(entry.lane.begin(), failed=False)
+    assert not any(entry.words[: layout.MASTER_WORDS])
     for index in (0, 2, 3):
-        assert not any(board.seat(index))
+        assert not any(board.entry(index))
 
 
 # The lane: connections.
 
 
-def test_a_connection_is_in_hand_from_begin_to_end(board: Scoreboard, seat: Seat) -> None:
+def test_a_connection_is_in_hand_from_begin_to_end(board: Scoreboard, entry: Entry) -> None:
     before = time.monotonic_ns()
-    began = seat.lane.begin()
+    began = entry.lane.begin()
     lane = board.view(1).lanes[0]
     assert before <= lane.busy_since == began <= time.monotonic_ns()
     assert (lane.served, lane.failed, lane.accepted) == (0, 0, 1)
-    seat.lane.end(began, failed=False)
+    entry.lane.end(began, failed=False)
     lane = board.view(1).lanes[0]
     assert (lane.busy_since, lane.served, lane.failed, lane.accepted) == (0, 1, 0, 1)
 
 
-def test_a_failed_connection_is_counted_apart(board: Scoreboard, seat: Seat) -> None:
-    seat.lane.end(seat.lane.begin(), failed=True)
+def test_a_failed_connection_is_counted_apart(board: Scoreboard, entry: Entry) -> None:
+    entry.lane.end(entry.lane.begin(), failed=True)
     lane = board.view(1).lanes[0]
     assert (lane.busy_since, lane.served, lane.failed, lane.accepted) == (0, 0, 1, 1)
 
 
-def test_times_add_up_and_the_longest_stays(board: Scoreboard, seat: Seat, clock: Steps) -> None:
+def test_times_add_up_and_the_longest_stays(board: Scoreboard, entry: Entry, clock: Steps) -> None:
     for took in (100, 7000, 300):
-        began = seat.lane.begin()
+        began = entry.lane.begin()
         clock.now += took
-        seat.lane.end(began, failed=False)
+        entry.lane.end(began, failed=False)
         clock.now += 10**6  # idle
     lane = board.view(1).lanes[0]
     assert (lane.busy_total, lane.busy_longest) == (7400, 7000)
@@ -173,13 +173,13 @@ LAST = BUCKETS - 1
         (1 << 62, LAST),
     ],
 )
-def test_a_bucket_ends_at_a_power_of_two(board: Scoreboard, seat: Seat, clock: Steps, took: int, bucket: int) -> None:
-    began = seat.lane.begin()
+def test_a_bucket_ends_at_a_power_of_two(board: Scoreboard, entry: Entry, clock: Steps, took: int, bucket: int) -> None:
+    began = entry.lane.begin()
     clock.now += took
-    seat.lane.end(began, failed=False)
+    entry.lane.end(began, failed=False)
     words = [0] * BUCKETS
     words[bucket] = 1
-    assert board.seat(1)[layout.LANE + layout.HISTOGRAM + bucket] == 1
+    assert board.entry(1)[layout.LANE + layout.HISTOGRAM + bucket] == 1
     assert board.view(1).lanes[0].histogram == tuple(words)
 
 
@@ -203,11 +203,11 @@ def test_every_connection_is_in_the_histogram_once(connections: list[tuple[int, 
     assert words[base + layout.BUSY_LONGEST] == max((took for took, _ in connections), default=0)
 
 
-def test_counters_are_stored_and_never_read_back(board: Scoreboard, seat: Seat) -> None:
-    seat.lane.end(seat.lane.begin(), failed=False)
+def test_counters_are_stored_and_never_read_back(board: Scoreboard, entry: Entry) -> None:
+    entry.lane.end(entry.lane.begin(), failed=False)
     for word in range(layout.LANE, layout.LANE + layout.LANE_WORDS):
-        board.seat(1)[word] = 2**64 - 1
-    seat.lane.end(seat.lane.begin(), failed=False)
+        board.entry(1)[word] = 2**64 - 1
+    entry.lane.end(entry.lane.begin(), failed=False)
     assert board.view(1).lanes[0].served == 2
     assert board.view(1).lanes[0].busy_total < 10**12
 
@@ -220,17 +220,17 @@ def test_counters_are_stored_and_never_read_back(board: Scoreboard, seat: Seat) 
     [(2.5, 2_500_000_000), (0, 0), (-3.0, 0), (math.nan, 0), (math.inf, 10**18), (1e300, 10**18)],
 )
 def test_a_deadline_is_asked_for_from_now_on(
-    board: Scoreboard, seat: Seat, clock: Steps, seconds: float, nanoseconds: int
+    board: Scoreboard, entry: Entry, clock: Steps, seconds: float, nanoseconds: int
 ) -> None:
-    seat.extend_deadline(seconds)
+    entry.extend_deadline(seconds)
     assert board.view(1).lanes[0].deadline == clock.now + nanoseconds
 
 
-def test_more_time_is_for_one_connection(board: Scoreboard, seat: Seat) -> None:
-    began = seat.lane.begin()
-    seat.extend_deadline(5.0)
+def test_more_time_is_for_one_connection(board: Scoreboard, entry: Entry) -> None:
+    began = entry.lane.begin()
+    entry.extend_deadline(5.0)
     assert board.view(1).lanes[0].deadline
-    seat.lane.end(began, failed=False)
+    entry.lane.end(began, failed=False)
     assert board.view(1).lanes[0].deadline == 0
 
 
@@ -238,51 +238,51 @@ def test_more_time_is_for_one_connection(board: Scoreboard, seat: Seat) -> None:
 
 
 def occupy(board: Scoreboard, index: int, *, state: State = State.SERVING, busy: bool = True) -> None:
-    words = board.seat(index)
+    words = board.entry(index)
     words[layout.PID], words[layout.STATE] = 100 + index, state
     words[layout.LANE + layout.BUSY_SINCE] = int(busy)
 
 
-def test_who_takes_the_last_idle_place_rings(board: Scoreboard, events: EventsPipe, seat: Seat) -> None:
+def test_who_takes_the_last_idle_place_rings(board: Scoreboard, events: EventsPipe, entry: Entry) -> None:
     for index in range(3):
         occupy(board, index)
-    seat.ring_when_nobody_is_idle()
+    entry.ring_when_nobody_is_idle()
     assert events.read() == ([Event(Kind.LAST_IDLE, 1, os.getpid())], False)
 
 
 @pytest.mark.parametrize("index", [0, 2, 3])
-def test_nobody_rings_while_somebody_is_idle(board: Scoreboard, events: EventsPipe, seat: Seat, index: int) -> None:
-    for other in range(SEATS):
+def test_nobody_rings_while_somebody_is_idle(board: Scoreboard, events: EventsPipe, entry: Entry, index: int) -> None:
+    for other in range(ENTRIES):
         occupy(board, other, busy=other != index)
-    seat.ring_when_nobody_is_idle()
+    entry.ring_when_nobody_is_idle()
     assert events.read() == ([], False)
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.SERVING])
-def test_who_does_not_serve_is_not_idle(board: Scoreboard, events: EventsPipe, seat: Seat, state: State) -> None:
+def test_who_does_not_serve_is_not_idle(board: Scoreboard, events: EventsPipe, entry: Entry, state: State) -> None:
     occupy(board, 1)
     occupy(board, 2, state=state, busy=False)
-    seat.ring_when_nobody_is_idle()
+    entry.ring_when_nobody_is_idle()
     assert len(events.read()[0]) == 1
 
 
-def test_it_rings_at_most_every_100_ms(board: Scoreboard, events: EventsPipe, seat: Seat, clock: Steps) -> None:
+def test_it_rings_at_most_every_100_ms(board: Scoreboard, events: EventsPipe, entry: Entry, clock: Steps) -> None:
     occupy(board, 1)
     for step, rings in ((0, 1), (99_999_999, 0), (1, 1), (50_000_000, 0), (50_000_000, 1)):
         clock.now += step
-        seat.ring_when_nobody_is_idle()
+        entry.ring_when_nobody_is_idle()
         assert len(events.read()[0]) == rings, step
 
 
 def test_a_place_that_was_idle_is_looked_at_again_at_once(
-    board: Scoreboard, events: EventsPipe, seat: Seat, clock: Steps
+    board: Scoreboard, events: EventsPipe, entry: Entry, clock: Steps
 ) -> None:
     occupy(board, 1)
     occupy(board, 2, busy=False)
-    seat.ring_when_nobody_is_idle()
+    entry.ring_when_nobody_is_idle()
     assert events.read()[0] == []
     occupy(board, 2)
-    seat.ring_when_nobody_is_idle()
+    entry.ring_when_nobody_is_idle()
     assert len(events.read()[0]) == 1
 
 
@@ -295,26 +295,26 @@ def test_what_a_worker_says_reaches_its_master() -> None:
         from prefork.scoreboard import layout
         from prefork.scoreboard.events import EventsPipe, Kind
         from prefork.scoreboard.layout import Order, Scoreboard, State
-        from prefork.scoreboard.entry import Seat
+        from prefork.scoreboard.entry import Entry
         from prefork.system import process
         board, events, master = Scoreboard.create(2), EventsPipe(), os.getpid()
         board.assign(1, slot=0, generation=0, born=0.0)
-        board.seat(1)[scoreboard.ORDER] = Order.DRAIN
+        board.entry(1)[layout.ORDER] = Order.DRAIN
 
         def child():
-            seat = Seat(board, 1, events, -1, master)
-            seat.enter(State.SERVING)
-            seat.lane.end(seat.lane.begin(), failed=False)
-            seat.lane.begin()
-            seat.tell(Kind.READY)
-            return seat.order
+            entry = Entry(board, 1, events, -1, master)
+            entry.enter(State.SERVING)
+            entry.lane.end(entry.lane.begin(), failed=False)
+            entry.lane.begin()
+            entry.tell(Kind.READY)
+            return entry.order
 
         pid = process.fork(child)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         (event,), _ = events.read()
         view = board.view(1)
         lane = view.lanes[0]
-        print(json.dumps([code, event.pid == pid, event.seat, view.state.name, lane.served, lane.busy_since > 0]))
+        print(json.dumps([code, event.pid == pid, event.entry, view.state.name, lane.served, lane.busy_since > 0]))
     """
     assert facts(program) == [Order.DRAIN, True, 1, "SERVING", 1, True]
 
@@ -324,18 +324,18 @@ def test_a_worker_whose_master_dies_is_an_orphan() -> None:
         import json, os
         from prefork.scoreboard.events import EventsPipe
         from prefork.scoreboard.layout import Scoreboard
-        from prefork.scoreboard.entry import Seat
+        from prefork.scoreboard.entry import Entry
         from prefork.system import process
         board, events = Scoreboard.create(1), EventsPipe()
         told, tell = os.pipe()
 
         def worker(master):
-            seat = Seat(board, 0, events, -1, master)
-            before = seat.orphaned
+            entry = Entry(board, 0, events, -1, master)
+            before = entry.orphaned
             os.write(ready, b".")
-            while not seat.orphaned:
+            while not entry.orphaned:
                 pass
-            os.write(tell, json.dumps([before, seat.orphaned, seat.order.name]).encode())
+            os.write(tell, json.dumps([before, entry.orphaned, entry.order.name]).encode())
             return 0
 
         def master():

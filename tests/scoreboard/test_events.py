@@ -27,13 +27,13 @@ def pipe() -> Iterator[EventsPipe]:
 
 
 def tell(pipe: EventsPipe, event: Event) -> bool:
-    return pipe.tell(event.kind, seat=event.seat, pid=event.pid, value=event.value)
+    return pipe.tell(event.kind, entry=event.entry, pid=event.pid, value=event.value)
 
 
 def fill(pipe: EventsPipe) -> int:
     """Tell until there is no room; returns how many records went in."""
     count = 0
-    while pipe.tell(Kind.READY, seat=1, pid=count):
+    while pipe.tell(Kind.READY, entry=1, pid=count):
         count += 1
     return count
 
@@ -50,7 +50,7 @@ def test_what_is_told_is_read_once_and_in_order(told: list[Event]) -> None:
 
 
 def test_a_record_without_a_value_has_0(pipe: EventsPipe) -> None:
-    pipe.tell(Kind.LAST_IDLE, seat=3, pid=4)
+    pipe.tell(Kind.LAST_IDLE, entry=3, pid=4)
     assert pipe.read() == ([Event(Kind.LAST_IDLE, 3, 4, 0)], False)
 
 
@@ -58,7 +58,7 @@ def test_the_reader_is_readable_while_something_waits(pipe: EventsPipe) -> None:
     poller = select.poll()
     poller.register(pipe.reader, select.POLLIN)
     assert not poller.poll(0)
-    pipe.tell(Kind.RECYCLE_ME, seat=0, pid=1, value=Why.ASKED)
+    pipe.tell(Kind.RECYCLE_ME, entry=0, pid=1, value=Why.ASKED)
     assert poller.poll(0)
     pipe.read()
     assert not poller.poll(0)
@@ -79,7 +79,7 @@ def test_a_full_pipe_takes_no_more_and_says_so_at_both_ends(pipe: EventsPipe) ->
     told, lost = pipe.read()
     assert [event.pid for event in told] == list(range(count))
     assert lost
-    assert pipe.tell(Kind.READY, seat=2, pid=9)
+    assert pipe.tell(Kind.READY, entry=2, pid=9)
     assert pipe.read() == ([Event(Kind.READY, 2, 9)], False)
 
 
@@ -87,7 +87,7 @@ def test_a_pipe_with_room_for_one_more_has_lost_nothing(pipe: EventsPipe) -> Non
     count = fill(pipe)
     pipe.read()
     for pid in range(count - 1):
-        assert pipe.tell(Kind.READY, seat=1, pid=pid)
+        assert pipe.tell(Kind.READY, entry=1, pid=pid)
     told, lost = pipe.read()
     assert (len(told), lost) == (count - 1, False)
 
@@ -115,9 +115,9 @@ def test_a_small_pipe_overflows_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_kind_that_is_none_is_dropped_and_the_rest_is_read(pipe: EventsPipe) -> None:
-    pipe.tell(Kind.READY, seat=0, pid=1)
+    pipe.tell(Kind.READY, entry=0, pid=1)
     os.write(pipe.writer, struct.pack("<HHIQ", max(Kind) + 1, 0, 2, 0))
-    pipe.tell(Kind.READY, seat=0, pid=3)
+    pipe.tell(Kind.READY, entry=0, pid=3)
     told, lost = pipe.read()
     assert [event.pid for event in told] == [1, 3]
     assert lost
@@ -127,7 +127,7 @@ def test_a_kind_that_is_none_is_dropped_and_the_rest_is_read(pipe: EventsPipe) -
 def test_what_is_no_whole_record_is_not_carried_into_the_next_read(pipe: EventsPipe, size: int) -> None:
     os.write(pipe.writer, b"\0" * size)
     assert pipe.read() == ([], True)
-    pipe.tell(Kind.READY, seat=5, pid=6)
+    pipe.tell(Kind.READY, entry=5, pid=6)
     assert pipe.read() == ([Event(Kind.READY, 5, 6)], False)
 
 
@@ -144,7 +144,7 @@ def test_garbage_raises_nothing_and_is_never_taken_for_nothing_lost(written: lis
         assert all(event.kind in Kind for event in told)
         if not lost:
             assert len(told) * RECORD == sum(RECORD if isinstance(item, Event) else len(item) for item in written)
-        pipe.tell(Kind.RELIEF, seat=1, pid=2)
+        pipe.tell(Kind.RELIEF, entry=1, pid=2)
         assert pipe.read() == ([Event(Kind.RELIEF, 1, 2)], False)
     finally:
         pipe.close()
@@ -157,7 +157,7 @@ def test_a_worker_without_a_master_tells_nobody_and_goes_on(pipe: EventsPipe) ->
     os.close(pipe.reader)
     try:
         assert signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN  # Python's own default; else write(2) would kill
-        assert not pipe.tell(Kind.READY, seat=0, pid=1)
+        assert not pipe.tell(Kind.READY, entry=0, pid=1)
     finally:
         pipe.reader = -1
 
@@ -188,7 +188,7 @@ def test_records_of_many_workers_do_not_mix() -> None:
         def child():
             pid, count = os.getpid(), 0
             while count < 2000:
-                if pipe.tell(Kind.READY, seat=pid % 65536, pid=pid, value=count):
+                if pipe.tell(Kind.READY, entry=pid % 65536, pid=pid, value=count):
                     count += 1
                 else:
                     select.select([], [pipe.writer], [])
@@ -199,7 +199,7 @@ def test_records_of_many_workers_do_not_mix() -> None:
         while sum(map(len, seen.values())) < 8000:
             select.select([pipe.reader], [], [])
             for event in pipe.read()[0]:
-                assert event.kind is Kind.READY and event.seat == event.pid % 65536
+                assert event.kind is Kind.READY and event.entry == event.pid % 65536
                 seen[event.pid].append(event.value)
         ends = [os.waitpid(pid, 0)[1] for pid in pids]
         print(json.dumps([ends, sorted(seen) == sorted(pids), all(v == list(range(2000)) for v in seen.values())]))

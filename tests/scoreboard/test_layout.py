@@ -37,7 +37,7 @@ def spoilt() -> Iterator[Scoreboard]:
 # The layout.
 
 
-def test_no_two_words_of_a_seat_are_one() -> None:
+def test_no_two_words_of_a_entry_are_one() -> None:
     words = [layout.PID, layout.SLOT, layout.GENERATION, layout.ORDER, layout.BORN]
     words += [layout.STATE, layout.STATE_SINCE, layout.LAST_ERRNO, layout.LAST_ERRNO_AT]
     words += [layout.REFUSED, *range(layout.ERRORS, layout.ERRORS + layout.ERROR_PLACES)]
@@ -64,11 +64,11 @@ def test_there_is_a_counter_for_every_errno() -> None:
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
-def test_seats_lie_side_by_side_and_none_outside(lanes: int) -> None:
+def test_entries_lie_side_by_side_and_none_outside(lanes: int) -> None:
     board = Scoreboard.create(4, lanes=lanes)
     try:
         for index in range(4):
-            words = board.seat(index)
+            words = board.entry(index)
             assert len(words) == layout.LANE + lanes * layout.LANE_WORDS
             words[:] = memoryview(struct.pack(f"{len(words)}Q", *[index + 1] * len(words))).cast("Q")
             words.release()
@@ -80,9 +80,9 @@ def test_seats_lie_side_by_side_and_none_outside(lanes: int) -> None:
 
 
 @pytest.mark.parametrize("index", [-1, 3, 2**40])
-def test_there_is_no_other_seat(board: Scoreboard, index: int) -> None:
-    with pytest.raises(IndexError, match=f"seat {index} of 3"):
-        board.seat(index)
+def test_there_is_no_other_entry(board: Scoreboard, index: int) -> None:
+    with pytest.raises(IndexError, match=f"entry {index} of 3"):
+        board.entry(index)
     with pytest.raises(IndexError):
         board.view(index)
 
@@ -108,11 +108,11 @@ def test_the_descriptor_does_not_survive_an_exec_by_itself(board: Scoreboard) ->
     assert not os.get_inheritable(board.fd)
 
 
-@pytest.mark.parametrize("seats", [2**44, 2**60], ids=["no memory", "no such size"])
-def test_a_board_that_can_not_be_had_leaves_no_descriptor(seats: int) -> None:
+@pytest.mark.parametrize("entries", [2**44, 2**60], ids=["no memory", "no such size"])
+def test_a_board_that_can_not_be_had_leaves_no_descriptor(entries: int) -> None:
     before = os.listdir("/proc/self/fd")
     with pytest.raises((OSError, OverflowError, ValueError)):
-        Scoreboard.create(seats)
+        Scoreboard.create(entries)
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -121,10 +121,10 @@ def test_a_board_that_can_not_be_had_leaves_no_descriptor(seats: int) -> None:
 
 def test_a_new_board_is_all_zero_but_for_its_header(board: Scoreboard) -> None:
     assert (board.hold, board.prober, board.exhausted) == (0, 0, False)
-    for index in range(board.seats):
+    for index in range(board.entries):
         view = board.view(index)
         assert (view.pid, view.order, view.state, view.born) == (0, Order.RUN, State.EMPTY, 0)
-        assert not any(board.seat(index))
+        assert not any(board.entry(index))
 
 
 def test_the_header_s_words_are_words_of_their_own(board: Scoreboard) -> None:
@@ -138,7 +138,7 @@ def test_the_header_s_words_are_words_of_their_own(board: Scoreboard) -> None:
 
 def test_every_word_is_viewed_under_its_name(board: Scoreboard) -> None:
     now = time.monotonic_ns()
-    words = board.seat(1)
+    words = board.entry(1)
     words[layout.PID], words[layout.SLOT], words[layout.GENERATION] = 77, 5, 9
     words[layout.ORDER], words[layout.BORN] = Order.DRAIN, now - 4
     words[layout.STATE], words[layout.STATE_SINCE] = State.STOPPING, now - 3
@@ -183,7 +183,7 @@ def test_every_word_is_viewed_under_its_name(board: Scoreboard) -> None:
 
 
 def test_the_connection_in_hand_counts_as_accepted_while_it_is_there(board: Scoreboard) -> None:
-    words = board.seat(0)
+    words = board.entry(0)
     words[layout.LANE + layout.SERVED] = 3
     assert board.view(0).lanes[0].accepted == 3
     words[layout.LANE + layout.BUSY_SINCE] = 1
@@ -192,22 +192,22 @@ def test_the_connection_in_hand_counts_as_accepted_while_it_is_there(board: Scor
 
 def test_a_new_life_finds_nothing_of_the_one_before(board: Scoreboard) -> None:
     for index in range(3):
-        words = board.seat(index)
+        words = board.entry(index)
         for word in range(len(words)):
             words[word] = FULL
     board.assign(1, slot=4, generation=2, born=12.5)
     given = {layout.SLOT: 4, layout.GENERATION: 2, layout.BORN: 12_500_000_000}
-    assert list(board.seat(1)) == [given.get(word, 0) for word in range(len(board.seat(1)))]
+    assert list(board.entry(1)) == [given.get(word, 0) for word in range(len(board.entry(1)))]
     for index in (0, 2):
-        assert set(board.seat(index)) == {FULL}
-    assert board.seats == 3
+        assert set(board.entry(index)) == {FULL}
+    assert board.entries == 3
 
 
 # Nothing is taken on trust.
 
 
 def test_what_can_not_be_true_is_replaced(board: Scoreboard) -> None:
-    words = board.seat(0)
+    words = board.entry(0)
     for word in range(len(words)):
         words[word] = FULL
     before = time.monotonic_ns()
@@ -219,7 +219,7 @@ def test_what_can_not_be_true_is_replaced(board: Scoreboard) -> None:
 
 
 def test_a_lie_is_no_number_of_twenty_digits(board: Scoreboard) -> None:
-    words = board.seat(0)
+    words = board.entry(0)
     age = 3600 * 10**9
     born = time.monotonic_ns() - age
     for lie in (FULL, 2**63, age):  # an hour can't hold so many of anything; as a moment it is long before the fork
@@ -240,17 +240,17 @@ def test_a_lie_is_no_number_of_twenty_digits(board: Scoreboard) -> None:
 
 @pytest.mark.parametrize(("word", "errno_seen"), [(0, 0), (1, 1), (4095, 4095), (4096, 0)])
 def test_an_errno_is_one_that_the_kernel_can_return(board: Scoreboard, word: int, errno_seen: int) -> None:
-    board.seat(0)[layout.LAST_ERRNO] = word
+    board.entry(0)[layout.LAST_ERRNO] = word
     assert board.view(0).last_errno == errno_seen
 
 
 @settings(suppress_health_check=[*settings().suppress_health_check, HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_random_words_are_viewed_without_an_error(spoilt: Scoreboard, data: st.DataObject) -> None:
-    words = spoilt.seat(1)
+    words = spoilt.entry(1)
     size = len(words) * WORD
     junk = data.draw(st.binary(min_size=size, max_size=size))
-    spoilt.seat(0)[:] = memoryview(bytes(size)).cast("Q")
+    spoilt.entry(0)[:] = memoryview(bytes(size)).cast("Q")
     words[:] = memoryview(junk).cast("Q")
     view = spoilt.view(1)
     now = time.monotonic_ns()
@@ -260,7 +260,7 @@ def test_random_words_are_viewed_without_an_error(spoilt: Scoreboard, data: st.D
     assert view.state_since <= now
     assert len(view.lanes) == 2
     assert all(lane.busy_since <= now for lane in view.lanes)
-    assert not any(spoilt.seat(0))
+    assert not any(spoilt.entry(0))
 
 
 # From one image to the next.
@@ -271,9 +271,9 @@ def test_a_board_is_attached_by_its_number(board: Scoreboard) -> None:
     board.hold = errno.ENOBUFS
     again = Scoreboard.attach(os.dup(board.fd))
     try:
-        assert (again.seats, again.lanes, again.hold) == (3, 1, errno.ENOBUFS)
+        assert (again.entries, again.lanes, again.hold) == (3, 1, errno.ENOBUFS)
         assert again.view(2) == board.view(2)
-        again.seat(0)[layout.ORDER] = Order.QUIT
+        again.entry(0)[layout.ORDER] = Order.QUIT
         assert board.view(0).order is Order.QUIT
     finally:
         again.close()
@@ -294,11 +294,11 @@ GOOD = (layout.MAGIC, layout.LAYOUT, 2, 1, STRIDE)
     [
         pytest.param((layout.MAGIC + 1, *GOOD[1:]), 16 + 2 * STRIDE, id="magic"),
         pytest.param((GOOD[0], layout.LAYOUT + 1, *GOOD[2:]), 16 + 2 * STRIDE, id="layout"),
-        pytest.param((*GOOD[:2], 3, *GOOD[3:]), 16 + 2 * STRIDE, id="more seats than memory"),
-        pytest.param((*GOOD[:2], 1, *GOOD[3:]), 16 + 2 * STRIDE, id="more memory than seats"),
+        pytest.param((*GOOD[:2], 3, *GOOD[3:]), 16 + 2 * STRIDE, id="more entries than memory"),
+        pytest.param((*GOOD[:2], 1, *GOOD[3:]), 16 + 2 * STRIDE, id="more memory than entries"),
         pytest.param((*GOOD[:3], 2, STRIDE), 16 + 2 * STRIDE, id="more lanes than the stride has"),
         pytest.param((*GOOD[:3], 0, layout.LANE), 16 + 2 * layout.LANE, id="no lanes"),
-        pytest.param((*GOOD[:4], 0), 16, id="seats that overlap"),
+        pytest.param((*GOOD[:4], 0), 16, id="entries that overlap"),
         pytest.param(GOOD, 5, id="a part of the header"),
         pytest.param((), 0, id="empty"),
         pytest.param((), 16 + 2 * STRIDE, id="zeros"),
@@ -335,7 +335,7 @@ def test_a_header_that_lies_is_refused_or_true(geometry: list[int]) -> None:
         return
     finally:
         os.close(fd)
-    for index in range(board.seats):
+    for index in range(board.entries):
         board.view(index)
     board.close()
 
@@ -345,9 +345,9 @@ def test_another_program_attaches_and_is_seen(board: Scoreboard) -> None:
     program = """
         import json, sys
         from prefork.scoreboard import layout
-        board = scoreboard.Scoreboard.attach(int(sys.argv[1]))
-        board.seat(1)[scoreboard.STATE] = scoreboard.State.SERVING
-        print(json.dumps([board.seats, board.view(1).slot]))
+        board = layout.Scoreboard.attach(int(sys.argv[1]))
+        board.entry(1)[layout.STATE] = layout.State.SERVING
+        print(json.dumps([board.entries, board.view(1).slot]))
     """
     assert facts(program, str(board.fd), fds=[board.fd]) == [3, 3]
     assert board.view(1).state is State.SERVING
@@ -359,8 +359,8 @@ def test_a_forked_process_is_seen_and_never_half_seen() -> None:
         import json, os, signal
         from prefork.scoreboard import layout
         from prefork.system import process
-        board = scoreboard.Scoreboard.create(1)
-        words, at = board.seat(0), scoreboard.LANE + scoreboard.BUSY_SINCE
+        board = layout.Scoreboard.create(1)
+        words, at = board.entry(0), layout.LANE + layout.BUSY_SINCE
         one, other = 0x00FF00FF00FF00FF, 0xFF00FF00FF00FF00
 
         def child():
@@ -392,10 +392,10 @@ def test_close_gives_everything_back_and_may_be_called_again() -> None:
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_close_while_somebody_holds_a_seat() -> None:
+def test_close_while_somebody_holds_a_entry() -> None:
     before = os.listdir("/proc/self/fd")
     board = Scoreboard.create(1)
-    words = board.seat(0)
+    words = board.entry(0)
     board.close()
     words[layout.PID] = 1
     assert words[layout.PID] == 1

@@ -189,7 +189,7 @@ class Stage:
         )
         self.window = Notify(manager.path, watchdog)
         self.window.attach(cast("Inside", inside))
-        self.member = self.roster.forked(slot=0, seat=0, pid=1, generation=0, now=0.0)
+        self.member = self.roster.forked(slot=0, entry=0, pid=1, generation=0, now=0.0)
 
     def serve(self) -> None:
         self.roster.ready(self.member, 1.0)

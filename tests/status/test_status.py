@@ -358,11 +358,11 @@ def test_totals_never_go_down(steps: list[tuple[bool, int, int, bool]]) -> None:
     before = sums.totals([])
     for dies, more, worse, busy in steps:
         served, failed = served + more, failed + worse
-        seat = view(lane_of(served=served, failed=failed, busy=busy, total=served))
+        entry = view(lane_of(served=served, failed=failed, busy=busy, total=served))
         if dies:
-            sums.told(service.Died(death(), seat))
+            sums.told(service.Died(death(), entry))
             served = failed = 0
-        now = sums.totals([] if dies else [seat])
+        now = sums.totals([] if dies else [entry])
         for name in ("served", "failed", "interrupted", "refused", "busy", "cpu"):
             assert getattr(now, name) >= getattr(before, name)
         assert all(new >= old for new, old in zip(now.histogram, before.histogram, strict=True))
@@ -373,12 +373,12 @@ def test_totals_never_go_down(steps: list[tuple[bool, int, int, bool]]) -> None:
 def test_sums_outlive_an_upgrade(data: st.DataObject) -> None:
     sums = Ledger(FakeClock())
     for _ in range(data.draw(st.integers(0, 4))):
-        seat = view(
+        entry = view(
             lane_of(served=data.draw(st.integers(0, 99)), failed=1, busy=data.draw(st.booleans()), total=10**9),
             refused=2,
             errors={"EMFILE": 3},
         )
-        sums.told(service.Died(death(exit=Exit(1, user=0.5)), seat))
+        sums.told(service.Died(death(exit=Exit(1, user=0.5)), entry))
         sums.told(service.WorkerReady(death().member))
     sums.told(service.Reloaded(1))
     sums.told(service.UpgradeFailed("no"))

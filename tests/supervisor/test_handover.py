@@ -17,7 +17,7 @@ from prefork.supervisor.handover import FORMAT, Handover, HandoverError, Life, l
 LIFE = Life(
     pid=4711,
     slot=2,
-    seat=5,
+    entry=5,
     generation=3,
     born=17.25,
     ready_at=17.5,
@@ -49,7 +49,7 @@ RECORD = Handover(
     draining=(),
     mask=(2, 15),
     windows='{"Control":{}}',
-    workers=(LIFE, dataclasses.replace(LIFE, pid=4712, seat=-1, role="retiring", pidfd=None, report=12, board=13)),
+    workers=(LIFE, dataclasses.replace(LIFE, pid=4712, entry=-1, role="retiring", pidfd=None, report=12, board=13)),
 )
 
 
@@ -61,16 +61,26 @@ def test_workers_of_images_that_rang_with_sigterm_are_rung_with_sigterm() -> Non
     first = json.loads(RECORD.encode()) | {"format": 1}
     for life in first["workers"]:
         del life["bell"]
+        life["seat"] = life.pop("entry")
     read = Handover.decode(json.dumps(first).encode())
     assert [life.bell for life in read.workers] == [signal.SIGTERM] * 2
     assert read == dataclasses.replace(RECORD, workers=read.workers)
+
+
+def test_images_that_said_seat_are_read() -> None:
+    second = json.loads(RECORD.encode()) | {"format": 2}
+    for life in second["workers"]:
+        life["seat"] = life.pop("entry")
+    assert Handover.decode(json.dumps(second).encode()) == RECORD
 
 
 def test_every_descriptor_comes_through() -> None:
     assert sorted(RECORD.descriptors) == [3, 4, 5, 6, 7, 8, 9, 11, 12, 13]
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"null", b"\xff", b'{"format": 2}', b"nonsense"])
+@pytest.mark.parametrize(
+    "data", [b"", b"{}", b"[]", b"null", b"\xff", b'{"format": 1}', b'{"format": 2}', b'{"format": 3}', b"nonsense"]
+)
 def test_what_is_no_record_is_refused(data: bytes) -> None:
     with pytest.raises(HandoverError, match=r"^the hand-over record "):
         Handover.decode(data)

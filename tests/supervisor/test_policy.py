@@ -122,7 +122,7 @@ def test_a_slot_whose_workers_die_young_holds_back_longer_and_longer_and_the_oth
 
 
 def member(*, ready_at: float | None = 100.0, order: Order = Order.RUN) -> Member:
-    return Member(pid=1, slot=0, seat=0, generation=0, born=90.0, ready_at=ready_at, order=order)
+    return Member(pid=1, slot=0, entry=0, generation=0, born=90.0, ready_at=ready_at, order=order)
 
 
 def judged(*deaths: Death) -> tuple[int, float, int]:

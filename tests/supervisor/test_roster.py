@@ -23,7 +23,7 @@ class Place:
 
     def forked(self) -> Member:
         self._pid += 1
-        return self.roster.forked(slot=3, seat=self._pid - 10, pid=self._pid, generation=1, now=self.now)
+        return self.roster.forked(slot=3, entry=self._pid - 10, pid=self._pid, generation=1, now=self.now)
 
     def serving(self) -> Member:
         member = self.forked()
@@ -54,7 +54,7 @@ def place() -> Place:
 def test_the_first_of_a_slot_is_its_incumbent(place: Place) -> None:
     first = place.forked()
     assert place.roles == (first, None, [])
-    assert (first.slot, first.seat, first.generation, first.born, first.starting) == (3, 1, 1, 100.0, True)
+    assert (first.slot, first.entry, first.generation, first.born, first.starting) == (3, 1, 1, 100.0, True)
     assert place.roster.get(first.pid) is first
 
 
@@ -247,24 +247,24 @@ def test_nobody_dies_twice(place: Place) -> None:
 # The whole.
 
 
-def test_seats_are_those_of_the_living() -> None:
+def test_entries_are_those_of_the_living() -> None:
     roster = Roster()
-    members = [roster.forked(slot=n, seat=n + 5, pid=n + 1, generation=0, now=0.0) for n in range(3)]
-    assert roster.seats() == {5, 6, 7}
+    members = [roster.forked(slot=n, entry=n + 5, pid=n + 1, generation=0, now=0.0) for n in range(3)]
+    assert roster.entries() == {5, 6, 7}
     roster.retired(members[0], Order.SEAL, None, "", 0.0)
-    assert roster.seats() == {5, 6, 7}
+    assert roster.entries() == {5, 6, 7}
     roster.exited(members[1], EXIT, served=0, now=0.0)
-    assert roster.seats() == {5, 7}
+    assert roster.entries() == {5, 7}
     assert [member.pid for member in roster] == [1, 3]
 
 
 def test_it_can_be_gone_through_while_workers_come_and_go() -> None:
     roster = Roster()
     for n in range(3):
-        roster.forked(slot=n, seat=n, pid=n + 1, generation=0, now=0.0)
+        roster.forked(slot=n, entry=n, pid=n + 1, generation=0, now=0.0)
     for member in roster:
         roster.exited(member, EXIT, served=0, now=0.0)
-        roster.forked(slot=member.slot, seat=member.seat, pid=member.pid + 10, generation=0, now=0.0)
+        roster.forked(slot=member.slot, entry=member.entry, pid=member.pid + 10, generation=0, now=0.0)
     assert [member.pid for member in roster] == [11, 12, 13]
 
 
@@ -309,7 +309,7 @@ def test_a_roster_that_is_restored_role_by_role_is_the_same(place: Place) -> Non
     assert (slot.incumbent, slot.successor, slot.retiring) == (second, third, [first])
     assert [again.role(member) for member in (first, second, third)] == ["retiring", "incumbent", "successor"]
     assert [member.pid for member in again] == [member.pid for member in place.roster]
-    assert again.seats() == place.roster.seats()
+    assert again.entries() == place.roster.entries()
     assert again.get(third.pid) is third
 
 
@@ -339,7 +339,7 @@ def death(
     served: int = 0,
     aborted: bool = False,
 ) -> Death:
-    member = Member(pid=1, slot=0, seat=0, generation=0, born=100.0, ready_at=ready_at, order=order)
+    member = Member(pid=1, slot=0, entry=0, generation=0, born=100.0, ready_at=ready_at, order=order)
     member.aborted_at = at - 0.1 if aborted else None
     return Death(member, exit, at, served, successor=False)
 

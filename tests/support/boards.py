@@ -28,8 +28,8 @@ def board_of(server: Server) -> Iterator[Scoreboard]:
 
 
 def living(board: Scoreboard) -> list[View]:
-    """The seats of all workers that live."""
-    return [board.view(seat) for seat in range(board.seats) if board.seat(seat)[PID]]
+    """The entries of all workers that live."""
+    return [board.view(entry) for entry in range(board.entries) if board.entry(entry)[PID]]
 
 
 def failures(board: Scoreboard, number: int) -> int:

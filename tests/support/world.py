@@ -32,7 +32,7 @@ SIGABRT, SIGKILL, SIGSEGV, SIGTERM = 6, 9, 11, 15
 
 @dataclass(eq=False)
 class Process:
-    """What stands behind a member: what its seat says, and how it takes signals."""
+    """What stands behind a member: what its entry says, and how it takes signals."""
 
     member: Member
     busy_since: float | None = None
@@ -312,9 +312,9 @@ class World:
             goal.fork_failed(self.now)
             return
         goal.forked()
-        seat = next(number for number in itertools.count() if number not in self.roster.seats())
+        entry = next(number for number in itertools.count() if number not in self.roster.entries())
         pid = next(self._pids)
-        member = self.roster.forked(slot=index, seat=seat, pid=pid, generation=generation, now=self.now)
+        member = self.roster.forked(slot=index, entry=entry, pid=pid, generation=generation, now=self.now)
         self.processes[pid] = Process(member)
 
     def _may_retire(self, member: Member, order: Order, deadline: float | None, reason: str) -> None:
@@ -385,7 +385,7 @@ class World:
         assert {member.pid for member in self.roster} == set(self.processes)
         members = [member for slot in self.roster.slots.values() for member in slot.members()]
         assert sorted(member.pid for member in members) == sorted(self.processes)
-        assert len(self.roster.seats()) == len(members)
+        assert len(self.roster.entries()) == len(members)
         for slot in self.roster.slots.values():
             self._check_slot(slot)
         for member in members:

@@ -17,7 +17,7 @@ class Chatty(Probe):
 
     def do_fill(self, *_: Any) -> int:
         for _record in range(100_000):
-            self._seat.tell(Kind.LAST_IDLE)  # which means nothing to a server of fixed size
+            self._entry.tell(Kind.LAST_IDLE)  # which means nothing to a server of fixed size
         return self.do_pid()
 
     def do_recycle(self, *_: Any) -> int:
