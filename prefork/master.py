@@ -30,9 +30,9 @@ from prefork.services import defaults
 from prefork.supervisor import (
     allowance,
     environment,
+    notifications,
     policy,
     resources,
-    service,
     succession,
     upgrade,
 )
@@ -47,7 +47,7 @@ from prefork.supervisor.pressure import Pressure, Shortage
 from prefork.supervisor.recycle import Appetite, Growth
 from prefork.supervisor.resources import ENTRIES_BEYOND, Holdings
 from prefork.supervisor.roster import Member, Roster
-from prefork.supervisor.service import Inside, Window, Windows
+from prefork.supervisor.service import ServerView, Service, Services
 from prefork.supervisor.slots import Groups
 from prefork.supervisor.spawner import Birth, Spawner
 from prefork.supervisor.takeover import Takeover
@@ -73,7 +73,7 @@ class Master:
             process.
         settings: the settings; the defaults when None.
         hooks: functions to be called at points in the server's life.
-        looking_in: the windows through which it is seen and steered; those that the settings ask for when None.
+        services: what attaches to it: control socket, pidfile ...; those that the settings ask for when None.
         load: loads what ``worker`` would load in a worker process; called in the rehearsal of an upgrade, to find out
             whether it can be loaded.
         folder: where relative paths of the settings begin; None for ``chdir``, or else the working directory.
@@ -106,7 +106,7 @@ class Master:
         settings: Settings | None = None,
         *,
         hooks: Hooks | None = None,
-        looking_in: Iterable[Window] | None = None,
+        services: Iterable[Service] | None = None,
         load: Callable[[], object] | None = None,
         folder: str | None = None,
     ) -> None:
@@ -128,7 +128,7 @@ class Master:
         self.roster = Roster()
         start, smallest, largest = self.settings.size(limits.cpus())
         self.goal = Goal(size=start, smallest=smallest, largest=largest)
-        self._windows = Windows(defaults.windows_of(self.settings) if looking_in is None else looking_in)
+        self._services = Services(defaults.services_of(self.settings) if services is None else services)
         self._build = worker
         self._load = load
         self._launch = Launch.of_this_process()
@@ -235,14 +235,14 @@ class Master:
         self._loop.on_thaw(self._thawed)
         if os.getpid() == 1:
             self._loop.on_signal(signal.SIGCHLD, lambda: self._spawner.reap_strangers(self._upgrade.ended))
-        stack.callback(self._windows.detach)
-        self._windows.attach(self._inside(), record.windows if record else None)
+        stack.callback(self._services.detach)
+        self._services.attach(self._view(), record.windows if record else None)
         self._upgrade = Upgrade(
             Isolated(self._loop, "the upgrade"),
             self._launch,
             self._record,
             lambda: self.stopping,
-            lambda reason: self._windows.tell(service.UpgradeFailed(reason)),
+            lambda reason: self._services.notify(notifications.UpgradeFailed(reason)),
             settings.boot_timeout,
         )
         stack.callback(self._upgrade.cancel)
@@ -255,14 +255,14 @@ class Master:
         allowance.check(settings, self.goal, self.roster, self.listeners)
 
     def _record(self, mask: Iterable[int]) -> Handover:
-        saved = self._windows.save()
+        saved = self._services.save()
         return succession.write(self.settings, self.goal, self.roster, self._spawner, self._held, mask, saved)
 
-    def _inside(self) -> Inside:
-        """What windows are given."""
-        return Inside(
+    def _view(self) -> ServerView:
+        """What services are given."""
+        return ServerView(
             settings=self.settings,
-            loop=Isolated(self._loop, "a window"),
+            loop=Isolated(self._loop, "a service"),
             goal=self.goal,
             roster=self.roster,
             listeners=self.listeners,
@@ -286,7 +286,7 @@ class Master:
                 self._told_of_the_end = True
                 self._upgrade.cancel()
                 self._spare.give()  # the end has files to remove and to look at, whatever the limit
-                self._windows.tell(service.Stopping())
+                self._services.notify(notifications.Stopping())
             decision = policy.decide(self.settings, self.goal, self.roster, self._spawner.vital, now)
             self.goal.scan_at = decision.scan_at
             self._executor.apply(decision.actions)
@@ -327,7 +327,7 @@ class Master:
         self._tls = tls.renewed(self._tls, self.settings)
         policy.roll(self.goal, self.roster)
         log.info("%s: generation %d", what, self.goal.generation)
-        self._windows.tell(service.Reloading(self.goal.generation))
+        self._services.notify(notifications.Reloading(self.goal.generation))
 
     def scale(self, size: int) -> int:
         """Run ``size`` workers from now on (SIGTTIN and SIGTTOU: one more, one less).
@@ -344,7 +344,7 @@ class Master:
                 return self.goal.size
             log.info("%d workers instead of %d", size, self.goal.size)
             self.goal.size = size
-            self._windows.tell(service.Scaled(size))
+            self._services.notify(notifications.Scaled(size))
             self._look_for_completion()  # those who were waited for may be among those who leave
         return self.goal.size
 
@@ -381,7 +381,7 @@ class Master:
             self._build,
             None if self.hooks.pre_fork is None else lambda: self._hearing.call(self.hooks, "pre_fork", self, spawn),
             self._identity,
-            self._windows.after_fork,
+            self._services.after_fork,
             tuple(listener for listener in self.listeners if listener.reuse_port),
             self._held.inert,
             self._nofile,
@@ -451,7 +451,7 @@ class Master:
         self.deaths.booted()
         self._pressure.judge()
         self._groups.changed()
-        self._windows.tell(service.WorkerReady(member))
+        self._services.notify(notifications.WorkerReady(member))
         self._look_for_completion()
 
     def _look_for_completion(self) -> None:
@@ -464,11 +464,11 @@ class Master:
                 self._takeover.complete(self._held)
             log.info("%s", self.describe())
             self._hearing.call(self.hooks, "when_ready", self)
-            self._windows.tell(service.Serving())
+            self._services.notify(notifications.Serving())
         if self.goal.rolling and self._every_incumbent(lambda incumbent: incumbent.generation == self.goal.generation):
             self.goal.rolling = False
             log.info("reload: generation %d serves", self.goal.generation)
-            self._windows.tell(service.Reloaded(self.goal.generation))
+            self._services.notify(notifications.Reloaded(self.goal.generation))
 
     def _every_incumbent(self, fit: Callable[[Member], bool]) -> bool:
         """Whether every slot has an incumbent who is ``fit``."""
@@ -497,14 +497,16 @@ class Master:
         rolling = self.goal.rolling
         self.deaths.take(self.roster.slot(member.slot), death, taken.report)
         self._hearing.call(self.hooks, "child_exit", self, death)
-        self._windows.tell(service.Died(death, taken.last))
+        self._services.notify(notifications.Died(death, taken.last))
         if rolling and not self.goal.rolling:
-            self._windows.tell(service.ReloadFailed(self.goal.generation, taken.report.strip() or str(death.exit)))
+            self._services.notify(
+                notifications.ReloadFailed(self.goal.generation, taken.report.strip() or str(death.exit))
+            )
 
     def _short(self, shortage: Shortage) -> None:
         """Descriptors or memory have run out, or that is over."""
         self._hearing.call(self.hooks, "on_pressure", self, shortage)
-        self._windows.tell(service.Short(shortage))
+        self._services.notify(notifications.Short(shortage))
 
     def _thawed(self, seconds: float) -> None:
         now = self._loop.clock.monotonic()

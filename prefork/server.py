@@ -104,8 +104,8 @@ def run(
     def build() -> Worker:
         return imported()()
 
-    looking_in = defaults.windows_of(settings, sources=(app_dir,))
-    return Master(build, settings, hooks=hooks, looking_in=looking_in, load=load, folder=folder).run()
+    services = defaults.services_of(settings, sources=(app_dir,))
+    return Master(build, settings, hooks=hooks, services=services, load=load, folder=folder).run()
 
 
 def _in_master(load: Callable[[], T], failed: str) -> T:

@@ -1,4 +1,4 @@
-"""Which windows a server has, by its settings and its environment."""
+"""Which services a server has, by its settings and its environment."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from prefork.services.pidfile import Pidfile
 from prefork.services.proctitle import Titles
 from prefork.services.reloader import Watch
 from prefork.services.sd_notify import Notify
-from prefork.supervisor.service import Window
+from prefork.supervisor.service import Service
 
 
-def windows_of(settings: Settings, sources: tuple[str, ...] = ()) -> list[Window]:
-    """The windows that the settings ask for, not yet attached. MASTER.
+def services_of(settings: Settings, sources: tuple[str, ...] = ()) -> list[Service]:
+    """The services that the settings ask for, not yet attached. MASTER.
 
     Args:
         settings: the settings.
@@ -24,7 +24,7 @@ def windows_of(settings: Settings, sources: tuple[str, ...] = ()) -> list[Window
     Raises:
         SettingsError: what one of them needs is not installed.
     """
-    found: list[Window] = []
+    found: list[Service] = []
     if settings.proc_titles != "off":
         found.append(Titles(live=settings.proc_titles == "live"))
     if settings.pidfile:
@@ -36,5 +36,5 @@ def windows_of(settings: Settings, sources: tuple[str, ...] = ()) -> list[Window
         found.append(Control(settings.control))
     if settings.reload:
         found.append(Watch(sources))
-    found += logs.windows()
+    found += logs.services()
     return found

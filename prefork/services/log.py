@@ -26,7 +26,7 @@ import time
 from typing import Any, Final, Literal, cast
 
 from prefork.errors import SettingsError, printable_lines
-from prefork.supervisor.service import Inside, Window
+from prefork.supervisor.service import ServerView, Service
 from prefork.system import logfile
 from prefork.system.natives import select
 from prefork.system.spot import Owner
@@ -264,7 +264,7 @@ def pieces(data: bytes, most: int) -> list[bytes]:
     return found
 
 
-class LogWindow(Window):
+class LogService(Service):
     """MASTER. Has an output reopened by SIGUSR1, and made over to workers after the fork.
 
     Args:
@@ -274,9 +274,9 @@ class LogWindow(Window):
     def __init__(self, output: Output) -> None:
         self._output = output
 
-    def attach(self, inside: Inside) -> None:
+    def attach(self, server: ServerView) -> None:
         """Listen to SIGUSR1."""
-        inside.loop.on_signal(signal.SIGUSR1, self._output.reopen)
+        server.loop.on_signal(signal.SIGUSR1, self._output.reopen)
 
     def after_fork(self, slot: int, generation: int) -> None:
         """WORKER. Let records say who speaks, and prints leave in whole lines."""
@@ -317,7 +317,7 @@ def configure(level: str, path: str = "", form: Literal["text", "json"] = "text"
     return output
 
 
-def windows() -> list[LogWindow]:
-    """A window for each output that the log has."""
+def services() -> list[LogService]:
+    """A service for each output that the log has."""
     own = [log.output] if isinstance(log, Journal) else []
-    return [LogWindow(output) for output in (*own, *log.handlers) if isinstance(output, Output)]
+    return [LogService(output) for output in (*own, *log.handlers) if isinstance(output, Output)]

@@ -24,8 +24,9 @@ import stat
 from typing import Final
 
 from prefork.errors import SettingsError
-from prefork.supervisor import service
-from prefork.supervisor.service import Inside, News, Window
+from prefork.supervisor import notifications
+from prefork.supervisor.notifications import Notification
+from prefork.supervisor.service import ServerView, Service
 from prefork.system.spot import Spot, reach
 
 log = logging.getLogger("prefork")
@@ -37,7 +38,7 @@ _MOST_LOOKS: Final = 1000  # at a name that is another file each time; starts an
 _NO_PIDFILE: Final = "holds something else than a process id"
 
 
-class Pidfile(Window):
+class Pidfile(Service):
     """MASTER. The pidfile of one server.
 
     Args:
@@ -49,29 +50,29 @@ class Pidfile(Window):
         self._fd = -1
         self._inherits = False
 
-    def attach(self, inside: Inside) -> None:
+    def attach(self, server: ServerView) -> None:
         """Take the file, or wait for the moment when it is to be taken over.
 
         Raises:
             SettingsError: it is a living server's, or can't be written.
         """
         self._path = os.path.abspath(self._path)  # the working directory is the application's to change
-        self._loop = inside.loop
+        self._loop = server.loop
         try:
             held_by = self._take()
         except OSError as error:
             raise SettingsError(f"pidfile: {self._path!r} can't be written: {error.strerror}") from None
         if held_by is None:
             return
-        if not inside.settings.takeover:
+        if not server.settings.takeover:
             raise SettingsError(
                 f"pidfile: {self._path!r} is a living server's, pid {held_by}; stop it, or name another file"
             )
         self._inherits = True
 
-    def told(self, news: News) -> None:
+    def notify(self, notification: Notification) -> None:
         """When a successor serves, the file becomes its own."""
-        if isinstance(news, service.Serving) and self._inherits:
+        if isinstance(notification, notifications.Serving) and self._inherits:
             self._inherits = False
             try:
                 self._replace()

@@ -16,7 +16,7 @@ from prefork.errors import SettingsError
 from prefork.status import text as report
 from prefork.status.collector import doing
 from prefork.supervisor.roster import Member
-from prefork.supervisor.service import Inside, Window
+from prefork.supervisor.service import ServerView, Service
 
 log = logging.getLogger("prefork")
 
@@ -27,7 +27,7 @@ _ARG_START: Final = 47  # places in /proc/PID/stat (proc(5)), counted from 0
 _ARG_END: Final = 48
 
 
-class Titles(Window):
+class Titles(Service):
     """The titles of one server's processes.
 
     Args:
@@ -45,15 +45,15 @@ class Titles(Window):
         if live and self._module is None:
             raise SettingsError("proc_titles: live needs setproctitle; pip install 'prefork[proctitle]'")
 
-    def attach(self, inside: Inside) -> None:
+    def attach(self, server: ServerView) -> None:
         """MASTER. Say who it is."""
-        self._inside = inside
+        self._server = server
         if self._module is not None:
             self._before = self._module.getproctitle()
-            name = inside.settings.name
+            name = server.settings.name
             self._module.setproctitle(f"prefork: master [{name}]" if name else "prefork: master")
             if self._live:
-                inside.loop.call_later(EVERY, self._look)
+                server.loop.call_later(EVERY, self._look)
 
     def after_fork(self, slot: int, generation: int) -> None:  # noqa: ARG002  # titles have no place for it
         """WORKER. Say who it is."""
@@ -67,9 +67,9 @@ class Titles(Window):
 
     def _look(self) -> None:
         """Write what each worker does, as far as it has changed."""
-        now = self._inside.loop.clock.monotonic()
+        now = self._server.loop.clock.monotonic()
         shown: dict[int, str] = {}
-        for member in self._inside.roster:
+        for member in self._server.roster:
             shown[member.pid] = title = self._title(member, now)
             if self._shown.get(member.pid) == title:
                 continue
@@ -81,10 +81,10 @@ class Titles(Window):
                 log.warning("proc_titles: can't write into a worker's title: %s; titles stay as they are", error)
                 return
         self._shown = shown
-        self._inside.loop.call_later(EVERY, self._look)
+        self._server.loop.call_later(EVERY, self._look)
 
     def _title(self, member: Member, now: float) -> str:
-        state, seconds = doing(member, self._inside.spawner.view(member), now)
+        state, seconds = doing(member, self._server.spawner.view(member), now)
         what = f"{state} {report.duration(seconds)}" if state == "busy" else state
         return f"{_base(member.slot)} [{what}]"
 

@@ -19,7 +19,7 @@ import sys
 from typing import Any, Final
 
 from prefork.errors import SettingsError
-from prefork.supervisor.service import Inside, Window
+from prefork.supervisor.service import ServerView, Service
 from prefork.system import process, signals
 
 log = logging.getLogger("prefork")
@@ -31,7 +31,7 @@ _NOT_FOR_IT: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGH
 """What a terminal or a service manager sends to the whole group: the watcher ends with the master."""
 
 
-class Watch(Window):
+class Watch(Service):
     """MASTER. Watches the source that is on the import path.
 
     Args:
@@ -50,13 +50,13 @@ class Watch(Window):
         self._reader = -1
         self._heard = b""
 
-    def attach(self, inside: Inside) -> None:
+    def attach(self, server: ServerView) -> None:
         """Start the watcher.
 
         Raises:
             SettingsError: there is no process to be had for it.
         """
-        self._inside = inside
+        self._server = server
         try:
             self._start()
         except OSError as error:
@@ -91,7 +91,7 @@ class Watch(Window):
             os.execve(sys.executable, command, environment)
 
         try:
-            self._inside.loop.register(self._reader, self._read)
+            self._server.loop.register(self._reader, self._read)
             with signals.blocked():
                 self._pid = process.fork(become)
         except OSError:
@@ -122,18 +122,18 @@ class Watch(Window):
             log.info("reload: watching the Python source in %s", ", ".join(said["watching"]))
         elif "failed" in said:
             log.error("reload: can't watch files: %s", said["failed"])
-        elif "changed" in said and not self._inside.stopping():
+        elif "changed" in said and not self._server.stopping():
             files = said["changed"]
             more = f" and {len(files) - _LISTED} more" if len(files) > _LISTED else ""
             log.info("reload: changed: %s%s", ", ".join(files[:_LISTED]), more)
             if _imported().isdisjoint(files):
-                self._inside.reload()
+                self._server.reload()
             else:
-                self._inside.upgrade()
+                self._server.upgrade()
 
     def _give_up(self) -> None:
         if self._reader >= 0:
-            self._inside.loop.unregister(self._reader)
+            self._server.loop.unregister(self._reader)
             os.close(self._reader)
             self._reader = -1
         if self._pid:

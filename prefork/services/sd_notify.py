@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from typing import Final
 
 from prefork.scoreboard.layout import Order
-from prefork.supervisor import service
+from prefork.supervisor import notifications
 from prefork.supervisor.event_loop import Timer
+from prefork.supervisor.notifications import Notification
 from prefork.supervisor.policy import Crashes
-from prefork.supervisor.service import Inside, News, Window
+from prefork.supervisor.service import ServerView, Service
 from prefork.system import systemd
 
 log = logging.getLogger("prefork")
@@ -30,7 +31,7 @@ EXTENSION: Final = 15.0
 _RETRY: Final = 0.1  # seconds, when the manager's queue is full
 
 
-class Notify(Window):
+class Notify(Service):
     """MASTER. Tells the service manager.
 
     Args:
@@ -50,7 +51,7 @@ class Notify(Window):
 
     @classmethod
     def of(cls, environ: Mapping[str, str], pid: int) -> Notify | None:
-        """The window that the environment asks for; None when it asks for none.
+        """The service that the environment asks for; None when it asks for none.
 
         Args:
             environ: the environment.
@@ -67,37 +68,37 @@ class Notify(Window):
             )
         return None
 
-    def attach(self, inside: Inside) -> None:
+    def attach(self, server: ServerView) -> None:
         """Begin to ask for time, and to feed the watchdog."""
-        self._inside = inside
-        self._loop = inside.loop
+        self._server = server
+        self._loop = server.loop
         self._manager = systemd.NotifySocket(self._where)
         self._loop.descriptors.add(self._manager.fileno())
         for name in (systemd.NOTIFY, *systemd.WATCHDOG):
             if name in os.environ:
                 self._taken[name] = os.environ.pop(name)
-        if inside.settings.boot_timeout:  # without one, the manager's own limit is the only one there is
+        if server.settings.boot_timeout:  # without one, the manager's own limit is the only one there is
             self._ask_for_time()
         if self._watchdog:
             self._feed()
 
-    def told(self, news: News) -> None:
+    def notify(self, notification: Notification) -> None:
         """Pass on what concerns a service manager."""
-        match news:
-            case service.Serving() | service.Reloaded():
+        match notification:
+            case notifications.Serving() | notifications.Reloaded():
                 self._stop_asking()
                 self._send("READY=1", f"MAINPID={os.getpid()}", self._status())
-            case service.Reloading(generation):
+            case notifications.Reloading(generation):
                 now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
                 self._send("RELOADING=1", f"MONOTONIC_USEC={now}", f"STATUS=reloading: generation {generation}")
-            case service.ReloadFailed(generation, reason):
+            case notifications.ReloadFailed(generation, reason):
                 said = reason.splitlines()[-1]
                 self._stop_asking()  # it may be the first reload after an upgrade
                 self._send("READY=1", f"STATUS=generation {generation} failed to boot, the old one goes on: {said}")
-            case service.Stopping():
+            case notifications.Stopping():
                 self._send("STOPPING=1", "STATUS=stopping: who is connected is being served")
                 self._ask_for_time()
-            case service.Died() | service.Scaled() | service.Short() if self._is_steady():
+            case notifications.Died() | notifications.Scaled() | notifications.Short() if self._is_steady():
                 before = self._last_status
                 if self._status() != before:
                     self._send(self._last_status)
@@ -118,17 +119,17 @@ class Notify(Window):
             os.environ.update(self._taken)
 
     def _is_steady(self) -> bool:
-        return self._inside.goal.ready and not self._inside.goal.rolling and not self._inside.stopping()
+        return self._server.goal.ready and not self._server.goal.rolling and not self._server.stopping()
 
     def _status(self) -> str:
         """One line that a person likes."""
-        inside = self._inside
-        names = ", ".join(listener.name for listener in inside.listeners)
-        workers = f"{inside.goal.size} workers" if inside.goal.size != 1 else "1 worker"
-        said = f"STATUS=serving on {names} with {workers}, generation {inside.goal.generation}"
-        if inside.deaths.crashes is not Crashes.NONE:
+        server = self._server
+        names = ", ".join(listener.name for listener in server.listeners)
+        workers = f"{server.goal.size} workers" if server.goal.size != 1 else "1 worker"
+        said = f"STATUS=serving on {names} with {workers}, generation {server.goal.generation}"
+        if server.deaths.crashes is not Crashes.NONE:
             said += "; workers die young again and again"
-        if inside.pressure.shortages:
+        if server.pressure.shortages:
             said += "; descriptors or memory are short"
         self._last_status = said
         return said
@@ -159,10 +160,10 @@ class Notify(Window):
         self._loop.call_later(self._watchdog / 2, self._feed)
 
     def _fit(self) -> bool:
-        inside = self._inside
-        if not inside.goal.ready or inside.stopping():
+        server = self._server
+        if not server.goal.ready or server.stopping():
             return True
-        return any(not member.starting and member.order is Order.RUN for member in inside.roster)
+        return any(not member.starting and member.order is Order.RUN for member in server.roster)
 
     # Sending.
 

@@ -20,7 +20,7 @@ from prefork.status.totals import Ledger
 from prefork.supervisor.exits import Deaths
 from prefork.supervisor.policy import Crashes
 from prefork.supervisor.roster import Death, Member
-from prefork.supervisor.service import Inside
+from prefork.supervisor.service import ServerView
 
 T = TypeVar("T")
 
@@ -34,17 +34,17 @@ class Survey:
     """MASTER. Takes the status of one server.
 
     Args:
-        inside: the master as windows see it.
+        server: the master as services see it.
         ledger: the sums.
         version: the release that serves.
     """
 
-    def __init__(self, inside: Inside, ledger: Ledger, version: str) -> None:
-        self._inside = inside
+    def __init__(self, server: ServerView, ledger: Ledger, version: str) -> None:
+        self._server = server
         self._ledger = ledger
         self._version = version
         self._started = time.time()
-        self._began = inside.loop.clock.monotonic()
+        self._began = server.loop.clock.monotonic()
         self._handles: dict[int, psutil.Process] = {}
         self._processes: dict[int, Process] = {}
         self._processes_at = float("-inf")
@@ -61,9 +61,9 @@ class Survey:
 
     def health(self) -> Health:
         """Whether the server is fit for work."""
-        serving = sum(not member.starting and member.order is Order.RUN for member in self._inside.roster)
+        serving = sum(not member.starting and member.order is Order.RUN for member in self._server.roster)
         return Health(
-            state=self._state(), serving=serving, size=self._inside.goal.size, crash_loop=_loops(self._inside.deaths)
+            state=self._state(), serving=serving, size=self._server.goal.size, crash_loop=_loops(self._server.deaths)
         )
 
     def status(self, *, processes: bool = False) -> Status:
@@ -72,40 +72,40 @@ class Survey:
         Args:
             processes: whether to ask the system for memory, CPU time and descriptors.
         """
-        inside, now = self._inside, self._inside.loop.clock.monotonic()
-        members = sorted(inside.roster, key=lambda member: (member.slot, member.born))
-        views = [inside.spawner.view(member) for member in members]
+        server, now = self._server, self._server.loop.clock.monotonic()
+        members = sorted(server.roster, key=lambda member: (member.slot, member.born))
+        views = [server.spawner.view(member) for member in members]
         known = self._ask_system(members, now) if processes else {}
         cpu = sum(known[member.pid].cpu or 0.0 for member in members) if known else 0.0
         return Status(
             version=self._version,
-            name=inside.settings.name,
+            name=server.settings.name,
             pid=os.getpid(),
             state=self._state(),
             started=self._started,
             uptime=now - self._began,
-            generation=inside.goal.generation,
-            size=inside.goal.size,
-            smallest=inside.goal.smallest,
-            largest=inside.goal.largest,
+            generation=server.goal.generation,
+            size=server.goal.size,
+            smallest=server.goal.smallest,
+            largest=server.goal.largest,
             listeners=tuple(
                 Listening(address=listener.name, waiting=listener.waiting(), backlog=listener.limit)
-                for listener in inside.listeners
+                for listener in server.listeners
             ),
             workers=tuple(
                 _worker(member, view, now, known.get(member.pid, _NOTHING))
                 for member, view in zip(members, views, strict=True)
             ),
             shortages=tuple(self._shortages(now)),
-            crash_loop=_loops(inside.deaths),
-            deaths=tuple(_ended(death, now) for death in reversed(inside.deaths.recent)),
+            crash_loop=_loops(server.deaths),
+            deaths=tuple(_ended(death, now) for death in reversed(server.deaths.recent)),
             totals=self._ledger.totals(views, cpu),
             process=known.get(os.getpid(), _NOTHING),
         )
 
     def _state(self) -> str:
-        goal = self._inside.goal
-        if self._inside.stopping():
+        goal = self._server.goal
+        if self._server.stopping():
             return "stopping"
         if not goal.ready:
             return "starting"
@@ -113,7 +113,7 @@ class Survey:
 
     def _shortages(self, now: float) -> list[str]:
         told = []
-        for shortage in self._inside.pressure.shortages.values():
+        for shortage in self._server.pressure.shortages.values():
             whose = "the master" if shortage.slot is None else f"worker {shortage.slot}"
             whose = "the system" if shortage.system else whose
             told.append(f"{whose}: {row(shortage.errno).name} for {now - shortage.since:.1f} s")

@@ -14,9 +14,9 @@ from prefork.net.accept_errors import COUNTED
 from prefork.scoreboard.layout import BUCKET_SHIFT, BUCKETS, Order, View
 from prefork.status import model as status
 from prefork.status.model import Totals
-from prefork.supervisor import service
+from prefork.supervisor import notifications
+from prefork.supervisor.notifications import Notification
 from prefork.supervisor.roster import Death
-from prefork.supervisor.service import News
 from prefork.system.clock import SYSTEM, Clock
 
 BOUNDS = tuple(2 ** (BUCKET_SHIFT + n) / 1e9 for n in range(BUCKETS - 1))
@@ -97,18 +97,18 @@ class Ledger:
         self._forks, self._reloads, self._failed_reloads = sums.forks, sums.reloads, sums.failed_reloads
         self._pressure, self._cpu = sums.pressure, sums.cpu
 
-    def told(self, news: News) -> None:
+    def notify(self, notification: Notification) -> None:
         """Enter what has happened."""
-        match news:
-            case service.Died(death, last):
+        match notification:
+            case notifications.Died(death, last):
                 self._died(death, last)
-            case service.WorkerReady():
+            case notifications.WorkerReady():
                 self._forks += 1
-            case service.Reloaded():
+            case notifications.Reloaded():
                 self._reloads += 1
-            case service.ReloadFailed() | service.UpgradeFailed():
+            case notifications.ReloadFailed() | notifications.UpgradeFailed():
                 self._failed_reloads += 1
-            case service.Short(shortage):
+            case notifications.Short(shortage):
                 self._shortage(shortage.system, over=shortage.over)
             case _:
                 pass

@@ -481,11 +481,11 @@ def test_tracebacks_of_several_workers_do_not_mix_within_lines_in_a_pipe(app: Pa
 
 def test_who_logs_by_himself_can_have_an_output_too() -> None:
     before = logging.getLogger("prefork").handlers[:]
-    assert logs.windows() == []
+    assert logs.services() == []
     output = Output()
     logging.getLogger("prefork").addHandler(output)
     try:
-        assert [window._output for window in logs.windows()] == [output]
+        assert [service._output for service in logs.services()] == [output]
     finally:
         logging.getLogger("prefork").removeHandler(output)
     assert logging.getLogger("prefork").handlers == before

@@ -18,11 +18,11 @@ import pytest
 from prefork.config.settings import Settings
 from prefork.services import sd_notify
 from prefork.services.sd_notify import EVERY, Notify
-from prefork.supervisor import service
+from prefork.supervisor import notifications
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.policy import Crashes, Goal
 from prefork.supervisor.roster import Roster
-from prefork.supervisor.service import Inside
+from prefork.supervisor.service import ServerView
 from prefork.testing.clock import FakeClock
 from prefork.testing.plugin import ServerFactory
 from tests.support.probing import ask, held, probe
@@ -166,7 +166,7 @@ def test_the_watchdog_is_fed(manager: Manager, prefork_server: ServerFactory) ->
 
 
 class Stage:
-    """A notify window on a master that the test plays."""
+    """A notify service on a master that the test plays."""
 
     def __init__(self, manager: Manager, watchdog: float = 0.0, **settings: Any) -> None:
         self.manager = manager
@@ -177,7 +177,7 @@ class Stage:
         self.stopping = False
         self.deaths = types.SimpleNamespace(crashes=Crashes.NONE)
         self.pressure = types.SimpleNamespace(shortages={})
-        inside = types.SimpleNamespace(
+        server = types.SimpleNamespace(
             loop=self.loop,
             goal=self.goal,
             roster=self.roster,
@@ -187,14 +187,14 @@ class Stage:
             deaths=self.deaths,
             pressure=self.pressure,
         )
-        self.window = Notify(manager.path, watchdog)
-        self.window.attach(cast("Inside", inside))
+        self.service = Notify(manager.path, watchdog)
+        self.service.attach(cast("ServerView", server))
         self.member = self.roster.forked(slot=0, entry=0, pid=1, generation=0, now=0.0)
 
     def serve(self) -> None:
         self.roster.ready(self.member, 1.0)
         self.goal.ready = True
-        self.window.told(service.Serving())
+        self.service.notify(notifications.Serving())
 
     def wait(self, seconds: float) -> list[str]:
         """Let time pass, in steps too small to be a freeze; what was sent, a message a text."""
@@ -210,7 +210,7 @@ class Stage:
         return sent
 
     def close(self) -> None:
-        self.window.detach()
+        self.service.detach()
         self.loop.close()
 
 
@@ -221,7 +221,7 @@ def test_time_is_asked_for_until_it_serves_and_again_until_it_ends(manager: Mana
     stage.serve()
     assert len(stage.wait(5 * EVERY)) == 1
     stage.stopping = True
-    stage.window.told(service.Stopping())
+    stage.service.notify(notifications.Stopping())
     assert stage.wait(2 * EVERY + 1)[1:] == [ask_for_time] * 3
     stage.close()
 
@@ -231,7 +231,7 @@ def test_no_time_is_asked_for_after_an_upgrade_whose_reload_has_failed(manager: 
     assert len(stage.wait(EVERY + 1)) == 2
     stage.roster.ready(stage.member, 1.0)
     stage.goal.ready = True
-    stage.window.told(service.ReloadFailed(1, "as asked"))
+    stage.service.notify(notifications.ReloadFailed(1, "as asked"))
     (said,) = stage.wait(5 * EVERY)
     assert said.startswith("READY=1\nSTATUS=generation 1 failed to boot")
     stage.close()
@@ -271,9 +271,9 @@ def test_the_status_tells_what_is_wrong_and_is_not_repeated(manager: Manager) ->
     stage.wait(0)
     stage.pressure.shortages = {1: object()}
     for _ in range(3):
-        stage.window.told(service.Scaled(1))
+        stage.service.notify(notifications.Scaled(1))
     stage.deaths.crashes = Crashes.LOOP
-    stage.window.told(service.Scaled(1))
+    stage.service.notify(notifications.Scaled(1))
     said = "STATUS=serving on here with 1 worker, generation 0"
     assert stage.wait(0) == [
         f"{said}; descriptors or memory are short",
@@ -303,7 +303,7 @@ def test_the_environment_says_whom_to_tell(environ: dict[str, str], watchdog: fl
 def test_a_reason_of_several_lines_stays_one_line(manager: Manager) -> None:
     """A traceback must not put words into the service's mouth."""
     stage = Stage(manager, boot_timeout=0)
-    stage.window.told(service.ReloadFailed(1, "Traceback ...\nError: a\x0bMAINPID=1"))
+    stage.service.notify(notifications.ReloadFailed(1, "Traceback ...\nError: a\x0bMAINPID=1"))
     assert stage.wait(0) == ["READY=1\nSTATUS=generation 1 failed to boot, the old one goes on: MAINPID=1"]
     stage.close()
 

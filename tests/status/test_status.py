@@ -19,7 +19,7 @@ from prefork.status import text as report
 from prefork.status import totals
 from prefork.status.model import Ended, Health, Listening, Process, Status, Totals, Working
 from prefork.status.totals import BOUNDS, CAUSES, Ledger, cause
-from prefork.supervisor import service
+from prefork.supervisor import notifications
 from prefork.supervisor.pressure import Shortage
 from prefork.supervisor.roster import Death, Member
 from prefork.system.process import Exit
@@ -290,8 +290,8 @@ def test_whatever_the_master_gives_for_a_reason_is_a_cause() -> None:
 
 def test_the_dead_count_with_the_living() -> None:
     sums = Ledger(FakeClock())
-    sums.told(
-        service.Died(
+    sums.notify(
+        notifications.Died(
             death(exit=Exit(None, 9, user=1.5, system=0.25)),
             view(lane_of(served=5, failed=2, busy=True, total=4_000_000_000), refused=3, errors={"EMFILE": 4}),
         )
@@ -318,7 +318,7 @@ def test_time_under_pressure_counts_once_and_while_it_lasts() -> None:
     sums = Ledger(clock)
 
     def short(*, system: bool, over: bool = False) -> None:
-        sums.told(service.Short(Shortage(23, system, 0, 0.0, over=over)))
+        sums.notify(notifications.Short(Shortage(23, system, 0, 0.0, over=over)))
 
     short(system=False)
     clock.advance(2)
@@ -337,16 +337,16 @@ def test_time_under_pressure_counts_once_and_while_it_lasts() -> None:
 
 def test_what_happened_is_counted() -> None:
     sums = Ledger(FakeClock())
-    for news in (
-        service.WorkerReady(death().member),
-        service.WorkerReady(death().member),
-        service.Serving(),
-        service.Reloading(1),
-        service.Reloaded(1),
-        service.ReloadFailed(2, "no"),
-        service.Stopping(),
+    for notification in (
+        notifications.WorkerReady(death().member),
+        notifications.WorkerReady(death().member),
+        notifications.Serving(),
+        notifications.Reloading(1),
+        notifications.Reloaded(1),
+        notifications.ReloadFailed(2, "no"),
+        notifications.Stopping(),
     ):
-        sums.told(news)
+        sums.notify(notification)
     found = sums.totals([])
     assert (found.forks, found.reloads, found.failed_reloads) == (2, 1, 1)
 
@@ -360,7 +360,7 @@ def test_totals_never_go_down(steps: list[tuple[bool, int, int, bool]]) -> None:
         served, failed = served + more, failed + worse
         entry = view(lane_of(served=served, failed=failed, busy=busy, total=served))
         if dies:
-            sums.told(service.Died(death(), entry))
+            sums.notify(notifications.Died(death(), entry))
             served = failed = 0
         now = sums.totals([] if dies else [entry])
         for name in ("served", "failed", "interrupted", "refused", "busy", "cpu"):
@@ -378,10 +378,10 @@ def test_sums_outlive_an_upgrade(data: st.DataObject) -> None:
             refused=2,
             errors={"EMFILE": 3},
         )
-        sums.told(service.Died(death(exit=Exit(1, user=0.5)), entry))
-        sums.told(service.WorkerReady(death().member))
-    sums.told(service.Reloaded(1))
-    sums.told(service.UpgradeFailed("no"))
+        sums.notify(notifications.Died(death(exit=Exit(1, user=0.5)), entry))
+        sums.notify(notifications.WorkerReady(death().member))
+    sums.notify(notifications.Reloaded(1))
+    sums.notify(notifications.UpgradeFailed("no"))
     again = Ledger(FakeClock())
     again.restore(json.loads(json.dumps(sums.save())))
     assert again.totals([]) == sums.totals([])

@@ -150,19 +150,19 @@ def test_a_chain_that_fails_after_its_next_link_stays_one(loop: Loop, isolated: 
 WINDOW = """
 import os, sys, time
 from prefork import Master, Settings, Worker
-from prefork.supervisor.service import Window
+from prefork.supervisor.service import Service
 
-class Bad(Window):
-    def attach(self, inside):
+class Bad(Service):
+    def attach(self, server):
         self.reader, writer = os.pipe()
         os.write(writer, b"x")
-        inside.loop.register(self.reader, self.fail)
-        inside.loop.call_later(0.05, self.fail)
-        inside.loop.on_thaw(lambda seconds: self.fail())
-    def told(self, news):
+        server.loop.register(self.reader, self.fail)
+        server.loop.call_later(0.05, self.fail)
+        server.loop.on_thaw(lambda seconds: self.fail())
+    def notify(self, notification):
         raise SystemExit(7)
     def fail(self):
-        raise RuntimeError("a window that is broken")
+        raise RuntimeError("a service that is broken")
     def save(self):
         raise RuntimeError("nothing to save")
     def detach(self):
@@ -172,13 +172,13 @@ class Quiet(Worker):
     def handle(self, connection, address):
         connection.sendall(b"ok")
 
-sys.exit(Master(Quiet, Settings(bind=("127.0.0.1:0",), workers=1, control="off"), looking_in=[Bad()]).run())
+sys.exit(Master(Quiet, Settings(bind=("127.0.0.1:0",), workers=1, control="off"), services=[Bad()]).run())
 """
 
 
 def test_a_window_in_which_everything_fails_harms_nobody() -> None:
     with running_script(LOGGING + WINDOW) as server:
-        server.wait_for_log("a window that is broken")
+        server.wait_for_log("a service that is broken")
         before = server.cpu_seconds()
         server.signal(1)
         server.wait_for_log("generation 1 serves")

@@ -1,4 +1,4 @@
-"""Windows that can't do their work: they end a start, and nothing else."""
+"""Services that can't do their work: they end a start, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import cast
 
 import pytest
 
-from prefork.supervisor.service import Inside, Window, Windows
+from prefork.supervisor.service import ServerView, Service, Services
 
-INSIDE = cast("Inside", None)  # nothing here looks in
+INSIDE = cast("ServerView", None)  # nothing here looks in
 
 
-class Good(Window):
+class Good(Service):
     """Does its work."""
 
     def __init__(self) -> None:
@@ -29,14 +29,14 @@ class Good(Window):
         self.detached = True
 
 
-class WithoutDescriptor(Window):
+class WithoutDescriptor(Service):
     """What it needs is not to be had."""
 
-    def attach(self, inside: Inside) -> None:  # noqa: ARG002  # the window's own signature
+    def attach(self, server: ServerView) -> None:  # noqa: ARG002  # the service's own signature
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
-class Forgetful(Window):
+class Forgetful(Service):
     """Can't read what another release has saved."""
 
     def restore(self, saved: object) -> None:  # noqa: ARG002  # as above
@@ -45,10 +45,10 @@ class Forgetful(Window):
 
 def test_at_the_start_it_ends_the_run_and_the_others_are_given_back() -> None:
     good = Good()
-    windows = Windows([good, WithoutDescriptor()])
+    services = Services([good, WithoutDescriptor()])
     with pytest.raises(OSError, match="Too many open files"):
-        windows.attach(INSIDE, None)
-    windows.detach()
+        services.attach(INSIDE, None)
+    services.detach()
     assert good.detached
 
 
@@ -56,7 +56,7 @@ def test_after_an_upgrade_it_is_done_without(caplog: pytest.LogCaptureFixture) -
     """The server serves already, and to end now would lose everybody."""
     good = Good()
     saved = {"Good": [1, 2], "WithoutDescriptor": 3}
-    Windows([WithoutDescriptor(), good]).attach(INSIDE, json.dumps(saved))
+    Services([WithoutDescriptor(), good]).attach(INSIDE, json.dumps(saved))
     assert good.restored == [1, 2]
     assert "after the upgrade: WithoutDescriptor does without: " in caplog.text
 
@@ -64,5 +64,5 @@ def test_after_an_upgrade_it_is_done_without(caplog: pytest.LogCaptureFixture) -
 @pytest.mark.parametrize("saved", ['{"Forgetful": {}}', "[]", "1", "not JSON"])
 def test_what_cannot_be_read_of_another_release_is_forgotten(saved: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "prefork"):
-        Windows([Forgetful()]).attach(INSIDE, saved)
+        Services([Forgetful()]).attach(INSIDE, saved)
     assert ("can't be read" in caplog.text) == (saved != "[]")  # there is nothing in an empty list to be read

@@ -1,6 +1,6 @@
 """What can be asked for through the control socket, and how it is done.
 
-Some things are done at once; others (a reload, a worker's tracebacks) take until the news comes, and are answered
+Some things are done at once; others (a reload, a worker's tracebacks) take until they have happened, and are answered
 then. All of it runs in the MASTER.
 """
 
@@ -13,10 +13,11 @@ from typing import Final
 
 from prefork.services.control.protocol import Request
 from prefork.status.collector import Survey
-from prefork.supervisor import allowance, service
+from prefork.supervisor import allowance, notifications
 from prefork.supervisor.forked import DUMP_SIGNAL
+from prefork.supervisor.notifications import Notification
 from prefork.supervisor.roster import Death, Member
-from prefork.supervisor.service import Inside, News
+from prefork.supervisor.service import ServerView
 from prefork.system import process
 
 log = logging.getLogger("prefork")
@@ -35,9 +36,9 @@ _STOPS: Final = "the server stops"
 
 @dataclass(eq=False, slots=True)
 class _Wait:
-    """Somebody who waits for news: ``hears`` answers him and returns True when the news is his."""
+    """Somebody who waits for a notification: ``hears`` answers him and returns True when it is his."""
 
-    hears: Callable[[News], bool]
+    hears: Callable[[Notification], bool]
     failed: Failed
 
 
@@ -45,12 +46,12 @@ class Operations:
     """MASTER. Carries requests out.
 
     Args:
-        inside: the master as windows see it.
+        server: the master as services see it.
         survey: takes the status.
     """
 
-    def __init__(self, inside: Inside, survey: Survey) -> None:
-        self._inside = inside
+    def __init__(self, server: ServerView, survey: Survey) -> None:
+        self._server = server
         self._survey = survey
         self._waits: list[_Wait] = []
         self._dumps: dict[int, _Dump] = {}
@@ -64,13 +65,13 @@ class Operations:
             log.exception("control: %s failed", request.do)
             failed("it failed by a defect of the server's; its log has the traceback")
 
-    def told(self, news: News) -> None:
+    def notify(self, notification: Notification) -> None:
         """Something has happened; whoever waited for it is answered."""
-        if isinstance(news, service.Stopping):
+        if isinstance(notification, notifications.Stopping):
             waits, self._waits = self._waits, []
             for wait in waits:
                 wait.failed(_STOPS)
-        self._waits = [wait for wait in self._waits if not wait.hears(news)]
+        self._waits = [wait for wait in self._waits if not wait.hears(notification)]
 
     def _health(self, done: Done, failed: Failed) -> None:  # noqa: ARG002  # every operation is given both
         done(self._survey.health())
@@ -80,18 +81,18 @@ class Operations:
 
     def _stop(self, done: Done, failed: Failed, quick: bool) -> None:  # noqa: ARG002  # as above
         done({"state": "stopping"})
-        (self._inside.quit if quick else self._inside.stop)()
+        (self._server.quit if quick else self._server.stop)()
 
     def _scale(self, done: Done, failed: Failed, workers: int) -> None:
-        if self._inside.stopping():
+        if self._server.stopping():
             failed(_STOPS)
             return
-        before = self._inside.goal.size
+        before = self._server.goal.size
         problem = self._problem_of(workers)
         if problem:
             failed(f"{workers} workers can't be had: {problem} (there are {before})")
             return
-        now = self._inside.scale(workers)
+        now = self._server.scale(workers)
         if now != workers:
             failed(f"{workers} workers can't be had; the log says why; there are {now}")
         else:
@@ -99,26 +100,26 @@ class Operations:
 
     def _problem_of(self, workers: int) -> str:
         """Why so many workers can't be had, known before anything is done; "" when nothing speaks against it."""
-        inside = self._inside
-        if workers > inside.spawner.most:
-            return f"this server has room for {inside.spawner.most}; set workers or max_workers and start it anew"
-        more = workers - max(inside.goal.size, len(inside.roster))
+        server = self._server
+        if workers > server.spawner.most:
+            return f"this server has room for {server.spawner.most}; set workers or max_workers and start it anew"
+        more = workers - max(server.goal.size, len(server.roster))
         return allowance.lacking(more) if more > 0 else ""
 
     def _reload(self, done: Done, failed: Failed, wait: bool) -> None:
-        if not self._inside.reload():
+        if not self._server.reload():
             failed(_STOPS)
             return
-        if self._inside.settings.preload:
+        if self._server.settings.preload:
             self._await_upgrade(done, failed, wait)
             return
-        generation = self._inside.goal.generation
+        generation = self._server.goal.generation
 
-        def hears(news: News) -> bool:
-            match news:
-                case service.Reloaded(reached) if reached >= generation:
+        def hears(notification: Notification) -> bool:
+            match notification:
+                case notifications.Reloaded(reached) if reached >= generation:
                     done({"generation": reached})
-                case service.ReloadFailed(reached, reason) if reached >= generation:
+                case notifications.ReloadFailed(reached, reason) if reached >= generation:
                     last = reason.splitlines()[-1]
                     failed(f"generation {reached} failed to boot, the old one goes on: {last}")
                 case _:
@@ -131,46 +132,46 @@ class Operations:
             done({"generation": generation})
 
     def _upgrade(self, done: Done, failed: Failed, wait: bool) -> None:
-        if self._inside.upgrade():
+        if self._server.upgrade():
             self._await_upgrade(done, failed, wait)
         else:
-            failed(_STOPS if self._inside.stopping() else "the server is still starting")
+            failed(_STOPS if self._server.stopping() else "the server is still starting")
 
     def _await_upgrade(self, done: Done, failed: Failed, wait: bool) -> None:
         """An upgrade that fails is answered; one that succeeds ends the connection along with the image."""
 
-        def hears(news: News) -> bool:
-            if isinstance(news, service.UpgradeFailed):
-                failed(f"{news.reason}; the old code goes on")
+        def hears(notification: Notification) -> bool:
+            if isinstance(notification, notifications.UpgradeFailed):
+                failed(f"{notification.reason}; the old code goes on")
                 return True
             return False
 
         if wait:
             self._waits.append(_Wait(hears, failed))
         else:
-            done({"generation": self._inside.goal.generation + 1})
+            done({"generation": self._server.goal.generation + 1})
 
     def _recycle(self, done: Done, failed: Failed, slot: int, wait: bool) -> None:
         member = self._incumbent(slot)
-        if member is None or slot >= self._inside.goal.size:
+        if member is None or slot >= self._server.goal.size:
             failed(f"slot {slot} has no worker")
             return
-        if self._inside.stopping():
+        if self._server.stopping():
             failed(_STOPS)
             return
-        old, goal, settings = member.pid, self._inside.goal, self._inside.settings
-        self._inside.roster.wanted(member, "recycled by hand")
+        old, goal, settings = member.pid, self._server.goal, self._server.settings
+        self._server.roster.wanted(member, "recycled by hand")
 
         def failed_boot(death: Death) -> bool:
             return death.member.slot == slot and death.successor and goal.boot_failed(settings, death)
 
-        def hears(news: News) -> bool:
-            match news:
-                case service.WorkerReady(new) if new.slot == slot and new.pid != old:
+        def hears(notification: Notification) -> bool:
+            match notification:
+                case notifications.WorkerReady(new) if new.slot == slot and new.pid != old:
                     done({"slot": slot, "pid": new.pid, "before": old})
-                case service.Died(death, _) if failed_boot(death):
+                case notifications.Died(death, _) if failed_boot(death):
                     failed(f"the replacement (pid {death.member.pid}) failed to boot; pid {old} goes on")
-                case service.Scaled(size) if size <= slot:
+                case notifications.Scaled(size) if size <= slot:
                     failed(f"slot {slot} goes, for the server shrinks")
                 case _:
                     return False
@@ -188,11 +189,11 @@ class Operations:
             return
         under_way = self._dumps.get(member.pid)
         if under_way is None:
-            under_way = self._dumps[member.pid] = _Dump(self._inside, member, self._dumps.pop)
+            under_way = self._dumps[member.pid] = _Dump(self._server, member, self._dumps.pop)
         under_way.asked.append((done, failed))
 
     def _incumbent(self, slot: int) -> Member | None:
-        found = self._inside.roster.slots.get(slot)
+        found = self._server.roster.slots.get(slot)
         return found.incumbent if found else None
 
 
@@ -200,7 +201,7 @@ class _Dump:
     """The tracebacks of one worker, on their way: the answer to all who ask before they are there.
 
     Args:
-        inside: the master as windows see it.
+        server: the master as services see it.
         member: the worker.
         on_end: called with its pid before they are answered.
 
@@ -208,13 +209,13 @@ class _Dump:
         asked: those who are to be answered.
     """
 
-    def __init__(self, inside: Inside, member: Member, on_end: Callable[[int], object]) -> None:
+    def __init__(self, server: ServerView, member: Member, on_end: Callable[[int], object]) -> None:
         self.asked: list[tuple[Done, Failed]] = []
-        self._inside = inside
+        self._server = server
         self._member = member
         self._on_end = on_end
         self._late = False
-        self._deadline = inside.loop.call_later(DUMP_TIME, self._is_late)  # a timer: the master may be frozen meanwhile
+        self._deadline = server.loop.call_later(DUMP_TIME, self._is_late)  # a timer: the master may be frozen meanwhile
         self._take()
         self._before = len(self._report())  # the report of a hang is on its way, and the log's to take
         process.kill(member.pid, DUMP_SIGNAL)
@@ -224,18 +225,18 @@ class _Dump:
         self._late = True
 
     def _report(self) -> str:
-        return self._inside.spawner.report(self._member.pid)
+        return self._server.spawner.report(self._member.pid)
 
     def _take(self) -> None:
         if self._member.dumped_at is None:
-            self._inside.spawner.take_report(self._member.pid)
+            self._server.spawner.take_report(self._member.pid)
 
     def _look_again(self, seen: int) -> None:
-        self._inside.loop.call_later(DUMP_LOOK, lambda: self._look(seen))
+        self._server.loop.call_later(DUMP_LOOK, lambda: self._look(seen))
 
     def _look(self, seen: int) -> None:
         pid = self._member.pid
-        if self._inside.roster.get(pid) is not self._member:
+        if self._server.roster.get(pid) is not self._member:
             self._fail("ended meanwhile")
             return
         report = self._report()

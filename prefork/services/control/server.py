@@ -28,7 +28,8 @@ from prefork.services.control.protocol import RequestError
 from prefork.status.collector import Survey
 from prefork.status.totals import Ledger
 from prefork.supervisor.event_loop import Loop, Timer
-from prefork.supervisor.service import Inside, News, Window
+from prefork.supervisor.notifications import Notification
+from prefork.supervisor.service import ServerView, Service
 from prefork.system import process
 from prefork.system.natives import select, socket
 
@@ -45,7 +46,7 @@ _PAUSE: Final = 1.0  # seconds until the next try after the system had no descri
 _CREDENTIALS: Final = struct.Struct("=iII")
 
 
-class Control(Window):
+class Control(Service):
     """MASTER. The control socket of one server.
 
     Args:
@@ -61,20 +62,20 @@ class Control(Window):
         self._accepting = False
         self._failing = False
 
-    def attach(self, inside: Inside) -> None:
+    def attach(self, server: ServerView) -> None:
         """Listen.
 
         Raises:
             ListenError: the path can't be had, and it was asked for by name.
         """
-        self._loop = inside.loop
-        self._pidfile = inside.settings.pidfile
-        self._survey = Survey(inside, self._ledger, __version__)
-        self._operations = Operations(inside, self._survey)
+        self._loop = server.loop
+        self._pidfile = server.settings.pidfile
+        self._survey = Survey(server, self._ledger, __version__)
+        self._operations = Operations(server, self._survey)
         try:
             self._listen()
         except (ListenError, OSError, ValueError) as error:
-            if inside.settings.takeover and not isinstance(error, ValueError):  # such a path never becomes one
+            if server.settings.takeover and not isinstance(error, ValueError):  # such a path never becomes one
                 log.info("the control socket is the predecessor's until that has ended")
                 self._loop.call_later(_PAUSE, self._listen_later)
                 return
@@ -100,10 +101,10 @@ class Control(Window):
         self._accept_again()
         log.debug("control socket at %s", path)
 
-    def told(self, news: News) -> None:
+    def notify(self, notification: Notification) -> None:
         """Enter it into the ledger; it may be what somebody waits for."""
-        self._ledger.told(news)
-        self._operations.told(news)
+        self._ledger.notify(notification)
+        self._operations.notify(notification)
 
     def save(self) -> object:
         """The sums so far, and since when."""
