@@ -107,8 +107,13 @@ def bind_inet(
         sock.settimeout(None)  # whatever socket.setdefaulttimeout says: workers block in accept
         apply(sock, options, reuse_port=reuse_port)
         sock.bind(name)
+        if reuse_port and beside is None:
+            port_owner.check_group(address, sock)
         if listen:
             sock.listen(backlog)
+    except ListenError:
+        sock.close()
+        raise
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:

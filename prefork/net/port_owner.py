@@ -6,6 +6,7 @@ holder is normal, and makes the message shorter, never wrong.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import psutil
 
 from prefork.config.address import Address
 from prefork.errors import ListenError, OrphansError
+from prefork.net.queue import Diag
 from prefork.system.natives import socket
 
 SCOREBOARD = "prefork-scoreboard"
@@ -52,6 +54,36 @@ def of_port(host: str, port: int) -> Holder:
             if connection.laddr.ip == host or connection.laddr.ip in everywhere or host in everywhere:
                 pids.add(connection.pid)
     return Holder(_eldest(pids), _orphans(pids))
+
+
+def check_group(address: Address, sock: socket.socket) -> None:
+    """Look for orphans in the SO_REUSEPORT group that a socket is about to join.
+
+    It could be bound beside them, but what the kernel gives to their members is reset when they end.
+
+    Args:
+        address: What the user asked for.
+        sock: Bound there, and not listening yet.
+
+    Raises:
+        OrphansError: Workers whose master was killed listen there.
+    """
+    try:
+        with contextlib.closing(Diag()) as diag:
+            members = diag.group(sock)
+    except OSError:
+        return
+    if not members:
+        return  # nearly always; the look at every process is for the rest
+    host, port = sock.getsockname()[:2]
+    pids = {
+        one.pid
+        for one in _connections("tcp")
+        if one.status == psutil.CONN_LISTEN and one.pid and (one.laddr.ip, one.laddr.port) == (host, port)
+    }
+    orphans = {pid for pid in pids if _orphans({pid})}
+    if orphans:
+        raise in_use(address, Holder(_eldest(orphans), True), "port")
 
 
 def of_unix(name: str) -> Holder:

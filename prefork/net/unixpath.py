@@ -236,15 +236,15 @@ def _check_free(spot: Spot, address: Address) -> None:
         probe.setblocking(False)
         try:
             _reach_socket(probe, spot)
-            by = port_owner.of_peer(probe, address.path)
+            by = port_owner.of_peer(probe, address.file)
         except BlockingIOError:
-            by = port_owner.of_unix(address.path)  # its queue is full: nobody is more alive
+            by = port_owner.of_unix(address.file)  # its queue is full: nobody is more alive
         except (ConnectionRefusedError, FileNotFoundError):
             return
         except OSError as error:
             if error.errno != errno.EPROTOTYPE:
                 raise
-            by = port_owner.of_unix(address.path)  # somebody's, and of another type
+            by = port_owner.of_unix(address.file)  # somebody's, and of another type
     raise port_owner.in_use(address, by, "path")
 
 

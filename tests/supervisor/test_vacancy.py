@@ -26,12 +26,23 @@ SOON = 20.0
 class Started:
     """A server, and what it says."""
 
-    def __init__(self, folder: Path, bind: str) -> None:
+    def __init__(self, folder: Path, bind: str, *arguments: str) -> None:
         (folder / "app.py").write_text(APP)
         self._log = folder / f"{secrets.token_hex(4)}.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "prefork", "serve", "app:handle", "-b", bind, "-w", "1", "--control", "off"],
+                [
+                    sys.executable,
+                    "-m",
+                    "prefork",
+                    "serve",
+                    "app:handle",
+                    "-b",
+                    bind,
+                    "-w1",
+                    "--control=off",
+                    *arguments,
+                ],
                 cwd=folder,
                 stderr=log,
             )
@@ -52,8 +63,8 @@ class Started:
 
 
 @contextlib.contextmanager
-def started(folder: Path, bind: str) -> Iterator[Started]:
-    server = Started(folder, bind)
+def started(folder: Path, bind: str, *arguments: str) -> Iterator[Started]:
+    server = Started(folder, bind, *arguments)
     try:
         yield server
     finally:
@@ -62,9 +73,9 @@ def started(folder: Path, bind: str) -> Iterator[Started]:
 
 
 @contextlib.contextmanager
-def orphaned(folder: Path, bind: str) -> Iterator[int]:
+def orphaned(folder: Path, bind: str, *arguments: str) -> Iterator[int]:
     """A worker that does not hear of its master's end, as one in C code does not: it is stopped."""
-    with started(folder, bind) as first:
+    with started(folder, bind, *arguments) as first:
         first.wait_for("serving on")
         (worker,) = first.workers()
         freeze([worker])
@@ -77,18 +88,19 @@ def orphaned(folder: Path, bind: str) -> Iterator[int]:
             wait_for(lambda: is_gone(worker), SOON)
 
 
-@pytest.mark.parametrize("kind", ["tcp", "unix", "abstract"])
+@pytest.mark.parametrize("kind", ["tcp", "group", "unix", "abstract"])
 def test_a_start_waits_for_orphans(tmp_path: Path, kind: str) -> None:
     with hold_port() as port, contextlib.ExitStack() as stack:
-        bind = {"tcp": port, "unix": "unix:s", "abstract": f"unix:@{secrets.token_hex(8)}"}[kind]
-        worker = stack.enter_context(orphaned(tmp_path, bind))
-        with started(tmp_path, bind) as stopped:
+        bind = {"tcp": port, "group": port, "unix": "unix:s", "abstract": f"unix:@{secrets.token_hex(8)}"}[kind]
+        shared = ["--reuse-port"] if kind == "group" else []
+        worker = stack.enter_context(orphaned(tmp_path, bind, *shared))
+        with started(tmp_path, bind, *shared) as stopped:
             stopped.wait_for("waiting up to 30 s for its end")
             assert f"(pid {worker}), a worker whose master was killed" in stopped.said[0]
             stopped.process.send_signal(signal.SIGTERM)
             assert stopped.ends() == 0
             assert len(stopped.said) == 1
-        with started(tmp_path, bind) as second:
+        with started(tmp_path, bind, *shared) as second:
             second.wait_for("waiting up to 30 s for its end")
             thaw([worker])
             second.wait_for("serving on")
