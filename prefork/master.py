@@ -49,12 +49,13 @@ from prefork.supervisor.resources import ENTRIES_BEYOND, Holdings
 from prefork.supervisor.roster import Member, Roster
 from prefork.supervisor.service import ServerView, Service, Services
 from prefork.supervisor.slots import Groups
-from prefork.supervisor.spawner import Birth, Spawner
+from prefork.supervisor.spawner import Birth, End, Spawner
 from prefork.supervisor.takeover import Takeover
 from prefork.supervisor.upgrade import Upgrade
 from prefork.supervisor.vacancy import StoppedError, Vacancy
 from prefork.system import identity, limits
 from prefork.system.backoff import chance
+from prefork.system.child import Children
 from prefork.system.descriptors import Spare
 from prefork.system.identity import Identity
 from prefork.system.need import needed
@@ -88,6 +89,7 @@ class Master:
     """
 
     _loop: Loop
+    _children: Children
     _spawner: Spawner
     _executor: Executor
     _stopping: Stopping
@@ -212,7 +214,10 @@ class Master:
         self._spare = Spare()
         self._spare.take()
         stack.callback(self._spare.give)
-        self._spawner = Spawner(self._loop, held.board, held.events, held.go, self._helpers, self._exited)
+        self._children = Children(self._loop)
+        self._spawner = Spawner(
+            self._loop, self._children, held.board, held.events, held.go, self._helpers, self._exited
+        )
         stack.callback(self._spawner.close)
         self._pressure = Pressure(
             self._loop, held.board, held.go, self.goal, self.roster, self._short, settings.backoff_max
@@ -234,11 +239,12 @@ class Master:
         self._loop.register(held.events.reader, self._read_events)
         self._loop.on_thaw(self._thawed)
         if os.getpid() == 1:
-            self._loop.on_signal(signal.SIGCHLD, lambda: self._spawner.reap_strangers(self._upgrade.ended))
+            self._loop.on_signal(signal.SIGCHLD, self._children.reap_strangers)
         stack.callback(self._services.detach)
         self._services.attach(self._view(), record.windows if record else None)
         self._upgrade = Upgrade(
             Isolated(self._loop, "the upgrade"),
+            self._children,
             self._launch,
             self._record,
             lambda: self.stopping,
@@ -267,6 +273,7 @@ class Master:
             roster=self.roster,
             listeners=self.listeners,
             spawner=self._spawner,
+            children=self._children,
             pressure=self._pressure,
             deaths=self.deaths,
             stopping=lambda: self.stopping,
@@ -484,11 +491,10 @@ class Master:
         names = ", ".join(listener.name for listener in self.listeners)
         return f"serving on {names} with {self.goal.size} workers, pid {os.getpid()}"
 
-    def _exited(self, pid: int) -> None:
-        """A worker's pidfd became readable."""
+    def _exited(self, pid: int, taken: End) -> None:
+        """A worker has ended."""
         member = self.roster.get(pid)
-        taken = None if member is None else self._spawner.take_exit(pid)
-        if member is None or taken is None:
+        if member is None:
             return
         now = self._loop.clock.monotonic()
         death = self.roster.exited(member, taken.exit, served=taken.finished, now=now)

@@ -19,7 +19,7 @@ from prefork.master import Master
 from prefork.net import tls
 from prefork.services import defaults
 from prefork.supervisor import environment
-from prefork.system import custody, identity, process
+from prefork.system import child, custody, identity, process
 from prefork.system.identity import Identity
 from prefork.system.natives import socket
 from prefork.worker import Worker
@@ -134,10 +134,9 @@ def check(text: str, settings: Settings, *, app_dir: str = ".") -> None:
             error.
     """
     who = identity.resolve(settings.user, settings.group, settings.no_new_privs)
-    reader, writer = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
 
-    def load() -> int:
+    def load(writer: int) -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is no failure of the application's, to be shown as one
         try:
             process.die_with_parent(signal.SIGKILL, parent)
@@ -153,15 +152,9 @@ def check(text: str, settings: Settings, *, app_dir: str = ".") -> None:
             return BootError.exit_code
         return 0
 
-    try:
-        with environment.entered(settings):
-            tls.context_of(settings)
-            pid = process.fork(load)
-    finally:
-        os.close(writer)
-    with os.fdopen(reader, errors="replace") as pipe:
-        said = pipe.read()
-    ended = process.Exit.from_status(os.waitpid(pid, 0)[1])
+    with environment.entered(settings):
+        tls.context_of(settings)
+        said, ended = child.ask(load)
     if not ended.clean:
         error = next(
             (kind for kind in (TargetError, SettingsError) if said and kind.exit_code == ended.code), BootError

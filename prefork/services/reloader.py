@@ -21,12 +21,13 @@ from typing import Any, Final
 from prefork.errors import SettingsError
 from prefork.supervisor.service import ServerView, Service
 from prefork.system import process, signals
+from prefork.system.child import Child, ReportPipe
 
 log = logging.getLogger("prefork")
 
 _WATCHER: Final = "prefork.services.file_watcher"
 _LISTED: Final = 3  # files that are named in one line of the log
-_READ: Final = 1 << 16
+_MOST: Final = 1 << 20  # bytes of one line: tens of thousands of files
 _NOT_FOR_IT: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 """What a terminal or a service manager sends to the whole group: the watcher ends with the master."""
 
@@ -46,9 +47,7 @@ class Watch(Service):
         self._sources = sources
         if importlib.util.find_spec("watchfiles") is None:
             raise SettingsError("reload: watchfiles is not installed; pip install 'prefork[reload]', or leave it out")
-        self._pid = 0
-        self._reader = -1
-        self._heard = b""
+        self._watcher: Child | None = None
 
     def attach(self, server: ServerView) -> None:
         """Start the watcher.
@@ -64,7 +63,7 @@ class Watch(Service):
 
     def save(self) -> object:
         """The watcher of this image, for the next to end."""
-        return {"pid": self._pid}
+        return {"pid": 0 if self._watcher is None else self._watcher.pid}
 
     def restore(self, saved: object) -> None:
         """The watcher of the image before speaks to nobody now."""
@@ -73,13 +72,16 @@ class Watch(Service):
 
     def detach(self) -> None:
         """End the watcher."""
-        self._give_up()
+        if self._watcher is not None:
+            self._watcher.put_down()
+            self._watcher = None
 
     def _start(self) -> None:
         command = [sys.executable, "-P", "-m", _WATCHER, *self._sources]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         parent = os.getpid()
-        self._reader, writer = os.pipe2(os.O_CLOEXEC)
+        loop = self._server.loop
+        said, writer = ReportPipe.made(loop, _MOST, lambda: self._read(said.text))
 
         def become() -> int:  # noqa: RET503  # execve() never returns, which mypy knows and ruff doesn't
             if not process.die_with_parent(signal.SIGKILL, parent):
@@ -87,26 +89,30 @@ class Watch(Service):
             signals.give_up()
             for signum in _NOT_FOR_IT:
                 signal.signal(signum, signal.SIG_IGN)
+            os.set_blocking(writer, True)
             os.dup2(writer, 1)
             os.execve(sys.executable, command, environment)
 
         try:
-            self._server.loop.register(self._reader, self._read)
             with signals.blocked():
-                self._pid = process.fork(become)
+                pid = process.fork(become)
         except OSError:
-            self._give_up()
+            said.close()
             raise
         finally:
             os.close(writer)
+        self._watcher = self._server.children.watch(pid, "the watcher, process", said, self._ended, loop)
 
-    def _read(self) -> None:
-        data = os.read(self._reader, _READ)
-        if not data:
-            self._give_up()
-            log.error("reload: nobody watches files any more; changes bring nothing new until the next start")
-            return
-        *lines, self._heard = (self._heard + data).split(b"\n")
+    def _ended(self, ended: process.Exit) -> None:
+        self._watcher = None
+        log.error(
+            "reload: nobody watches files any more, the watcher %s; changes bring nothing new until the next start",
+            ended,
+        )
+
+    def _read(self, text: bytearray) -> None:
+        """Take the lines that are complete."""
+        *lines, text[:] = text.split(b"\n")
         for line in lines:
             try:
                 said = json.loads(line)
@@ -115,7 +121,7 @@ class Watch(Service):
             if isinstance(said, dict):
                 self._hear(said)
             else:
-                log.debug("reload: the watcher says %r", line)  # a sitecustomize that prints, say
+                log.debug("reload: the watcher says %r", bytes(line))  # a sitecustomize that prints, say
 
     def _hear(self, said: dict[str, Any]) -> None:
         if "watching" in said:
@@ -130,15 +136,6 @@ class Watch(Service):
                 self._server.reload()
             else:
                 self._server.upgrade()
-
-    def _give_up(self) -> None:
-        if self._reader >= 0:
-            self._server.loop.unregister(self._reader)
-            os.close(self._reader)
-            self._reader = -1
-        if self._pid:
-            process.put_down(self._pid)
-            self._pid = 0
 
 
 def _imported() -> set[str]:

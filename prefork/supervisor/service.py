@@ -25,6 +25,7 @@ from prefork.supervisor.policy import Goal
 from prefork.supervisor.pressure import Pressure
 from prefork.supervisor.roster import Roster
 from prefork.supervisor.spawner import Spawner
+from prefork.system.child import Children
 from prefork.system.throttle import Notice
 
 log = logging.getLogger("prefork")
@@ -41,6 +42,7 @@ class ServerView:
         roster: who lives; a service may have somebody replaced (``wanted``).
         listeners: the listening sockets.
         spawner: what workers say of themselves.
+        children: tells of the end of a process that a service has forked.
         pressure: what is short.
         deaths: the last ones, and whether there is a crash loop.
         stopping: whether the server is going to end.
@@ -57,6 +59,7 @@ class ServerView:
     roster: Roster
     listeners: Sequence[Listener]
     spawner: Spawner
+    children: Children
     pressure: Pressure
     deaths: Deaths
     stopping: Callable[[], bool]

@@ -1,8 +1,7 @@
 """The spawner: everything that one worker's life costs the master, taken at the fork and given back at the exit.
 
-That is an entry of the scoreboard, a pidfd to learn of the death by, and the reading end of the report pipe, through
-which a failed boot and tracebacks arrive. When the system has no pidfd to give (EMFILE), the death is polled for until
-one can be had: a server at its limit of descriptors loses no worker from sight.
+That is an entry of the scoreboard, and a child with a report pipe (`prefork.system.child`), through which a failed boot
+and tracebacks arrive.
 
 All of it runs in the MASTER.
 """
@@ -15,7 +14,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from prefork.accept.acceptor import Blocking
@@ -44,17 +43,14 @@ from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.forked import DUMP_SIGNAL, Start, live
 from prefork.supervisor.handover import Life
 from prefork.supervisor.policy import Vital
-from prefork.supervisor.remains import Remains
 from prefork.supervisor.roster import Member
 from prefork.system import process, signals
+from prefork.system.child import Child, Children, ReportPipe
 from prefork.system.identity import Identity
 from prefork.system.natives import socket
 from prefork.worker import Assignment, Worker
 
 log = logging.getLogger("prefork")
-
-POLL_WITHOUT_PIDFD = 0.1
-"""Seconds between two looks at a worker for which there was no pidfd."""
 
 REPORT_BYTES = 64 * 1024
 """What is kept of a worker's reports: the latest bytes."""
@@ -72,9 +68,8 @@ class _Line:
         order: the one word that it reads.
         order_at: that word's index in its scoreboard.
         bell: the signal that makes it look there.
-        pidfd: tells of its death; None while there is none to be had.
-        report: the reading end of its report pipe; -1 when it has closed its end.
-        text: what came through that.
+        report: its report pipe.
+        child: its process; None before the fork.
     """
 
     entry: int
@@ -84,9 +79,8 @@ class _Line:
     order: memoryview[int]
     order_at: int
     bell: int
-    pidfd: int | None
-    report: int
-    text: bytearray = field(default_factory=bytearray)
+    report: ReportPipe
+    child: Child | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,24 +120,27 @@ class Spawner:
     """MASTER. Forks workers, keeps the line to each, takes their exits.
 
     Args:
-        loop: where pidfds and report pipes are registered.
+        loop: where report pipes are registered.
+        children: tells of deaths.
         board: the scoreboard.
         events: the events pipe.
         go: readable while workers may accept.
         helpers: tells which descriptors are the master's alone, beside the loop's.
-        on_exit: called with the pid when a worker has ended and its exit can be taken.
+        on_exit: called once with the pid of a worker that has ended, and what is left of it.
     """
 
     def __init__(
         self,
         loop: Loop,
+        children: Children,
         board: Scoreboard,
         events: EventsPipe,
         go: int,
         helpers: Callable[[], Iterable[int]],
-        on_exit: Callable[[int], None],
+        on_exit: Callable[[int, End], None],
     ) -> None:
         self._loop = loop
+        self._children = children
         self._board = board
         self._events = events
         self._go = go
@@ -151,7 +148,6 @@ class Spawner:
         self._on_exit = on_exit
         self._lines: dict[int, _Line] = {}
         self._free = list(range(board.entries - 1, -1, -1))
-        self._remains = Remains(loop)
 
     @property
     def most(self) -> int:
@@ -186,19 +182,11 @@ class Spawner:
         """
         if not self._free:
             raise OSError(errno.EAGAIN, "every entry of the scoreboard is taken")
-        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        report, writer = ReportPipe.made(self._loop, REPORT_BYTES)
         number = self._free[-1]
         entry = Entry(self._board, number, self._events, self._go, os.getpid())
         born = self._loop.clock.monotonic()
-        line = self._line(number, born, entry.words, reader)
-        try:
-            # Before the fork, because it may fail, and a child that was forked must not be lost sight of; and because
-            # what is registered is closed in the child, the master's side of its own line included.
-            self._loop.register(reader, lambda: self._read_report(line))
-        except BaseException:
-            os.close(reader)
-            os.close(writer)
-            raise
+        line = self._line(number, born, entry.words, report)
         self._free.pop()
         self._board.assign(number, slot=given["slot"], generation=given["generation"], born=born)
         bells = Bells(entry, writer)
@@ -246,11 +234,10 @@ class Spawner:
             self._release(birth.line)
         for birth, pid in zip(births, pids, strict=False):
             self._board.entry(birth.line.entry)[PID] = pid
-            self._lines[pid] = birth.line
-            self._watch(pid, birth.line)
+            self._keep(pid, birth.line)
         return pids, failed
 
-    def _line(self, entry: int, born: float, words: memoryview[int], report: int) -> _Line:
+    def _line(self, entry: int, born: float, words: memoryview[int], report: ReportPipe) -> _Line:
         order_at = self._board.index(entry, ORDER)
         return _Line(
             entry,
@@ -260,7 +247,6 @@ class Spawner:
             words[ORDER : ORDER + 1],
             order_at,
             signals.BELL,
-            None,
             report,
         )
 
@@ -272,110 +258,58 @@ class Spawner:
             old: the words of its scoreboard when that is not ours: then nothing of it is read but what the record
                 says, and nothing written but its order.
         """
-        report = -1 if life.report is None else life.report
+        report = ReportPipe(self._loop, -1 if life.report is None else life.report, REPORT_BYTES)
         if old is None:
             line = self._line(life.entry, 0.0, self._board.entry(life.entry), report)
             line.bell = life.bell
             self._free.remove(life.entry)
         else:
             order = old[life.order_at : life.order_at + 1]
-            line = _Line(-1, 0, life.board, self._board.blank(), order, life.order_at, life.bell, None, report)
-        self._lines[life.pid] = line
-        if report >= 0:
-            self._loop.register(report, lambda: self._read_report(line))
+            line = _Line(-1, 0, life.board, self._board.blank(), order, life.order_at, life.bell, report)
         if life.pidfd is not None:
             os.close(life.pidfd)
-        self._watch(life.pid, line)
+        self._keep(life.pid, line)
 
     def adopted(self) -> None:
         """Every worker that an earlier image of this process forked has been taken over: no other child is known."""
-        self._remains.inherit()
+        self._children.inherit()
 
     def line(self, member: Member) -> Line:
         """What ties us to a worker, for the next image of this process."""
         line = self._lines[member.pid]
-        return Line(line.pidfd, line.report if line.report >= 0 else None, line.board, line.order_at, line.bell)
+        assert line.child is not None  # of a member
+        report = line.report.reader
+        return Line(line.child.pidfd, report if report >= 0 else None, line.board, line.order_at, line.bell)
 
-    def _watch(self, pid: int, line: _Line) -> None:
-        """Have the worker's death told: by a pidfd, or by looking until there is one. Never told by this call."""
-        line.pidfd = process.open_pidfd(pid)
-        if line.pidfd is not None and not self._registered(line.pidfd, pid):
-            os.close(line.pidfd)
-            line.pidfd = None
-        if line.pidfd is None:
-            self._loop.call_later(POLL_WITHOUT_PIDFD, lambda: self._look(pid, line))
+    def _keep(self, pid: int, line: _Line) -> None:
+        """A worker has been forked, by us or by an earlier image: keep the line to it, and have its death told."""
+        self._lines[pid] = line
+        line.child = self._children.watch(pid, "worker process", line.report, lambda ended: self._ended(pid, ended))
 
-    def _look(self, pid: int, line: _Line) -> None:
-        """Tell the worker's death if it has ended, else try to have it watched."""
-        if self._lines.get(pid) is not line:
-            return
-        try:
-            ended = process.ended(pid)
-        except ChildProcessError:
-            ended = True  # and somebody else has taken its exit
-        if ended:
-            self._on_exit(pid)
-        else:
-            self._watch(pid, line)
-
-    def _registered(self, pidfd: int, pid: int) -> bool:
-        try:
-            self._loop.register(pidfd, lambda: self._on_exit(pid))
-        except OSError as error:
-            log.debug("can't watch worker process %d: %s", pid, error)
-            return False
-        return True
-
-    def take_exit(self, pid: int) -> End | None:
-        """Take the exit of a worker that has ended, and give back what its life has cost; None when it lives."""
-        line = self._lines[pid]
-        try:
-            ended = process.reap(pid)
-        except ChildProcessError:
-            log.error("the exit of worker process %d was taken by somebody else's wait()", pid)
-            ended = process.Exit(None)
-        if ended is None:
-            ended = process.gone(pid, line.pidfd)
-            if ended is None:
-                return None
-            log.warning("worker process %d is dead, and a tracer (ptrace) holds back its exit", pid)
-            self._remains.leave(pid)
-        self._read_report(line)
+    def _ended(self, pid: int, ended: process.Exit) -> None:
+        """Give back what a worker's life has cost, and tell what is left of it."""
+        line = self._lines.pop(pid)
         served = finished(line.words, line.born)
         last = self._board.read(line.words, line.born)
-        self._release(self._lines.pop(pid))
-        return End(ended, served, line.text.decode(errors="replace"), last)
+        self._release(line)
+        self._on_exit(pid, End(ended, served, line.report.text.decode(errors="replace"), last))
 
     def _release(self, line: _Line) -> None:
         """Give back all that a worker's life has cost, or would have if it had been forked."""
-        for fd in (line.pidfd, line.report):
-            if fd is not None and fd >= 0:
-                self._loop.unregister(fd)
-                os.close(fd)
+        line.report.close()
         if line.entry >= 0:
             line.words[PID] = 0
             self._free.append(line.entry)
-
-    def reap_strangers(self, known: Callable[[int], bool]) -> None:
-        """As pid 1: take the exits of processes that were left to us when their parents died, or they stay zombies.
-
-        Args:
-            known: called with the pid of one that is not a worker; whether it was a child of ours all the same, whose
-                exit has been taken now.
-        """
-        while (pid := process.any_ended()) is not None:
-            if pid in self._lines:
-                self._on_exit(pid)
-            elif not known(pid):
-                log.debug("process %d, which was left to pid 1, %s", pid, process.reap(pid))
 
     def close(self) -> None:
         """Kill whoever still lives, take the exits and give everything back; for the end of a run that failed."""
         for pid in self._lines:
             process.kill(pid, signal.SIGKILL)
-        for pid in list(self._lines):
-            process.put_down(pid)
-            self._release(self._lines.pop(pid))
+        for line in self._lines.values():
+            if line.child is not None:
+                line.child.put_down()
+            self._release(line)
+        self._lines.clear()
 
     def order(self, member: Member, order: Order) -> None:
         """Write ``order`` into the worker's entry, then ring."""
@@ -427,30 +361,14 @@ class Spawner:
     def report(self, pid: int) -> str:
         """What a worker has reported and nobody has taken yet."""
         line = self._lines[pid]
-        self._read_report(line)
-        return _own_frames(line.text.decode(errors="replace"))
+        line.report.read()
+        return _own_frames(line.report.text.decode(errors="replace"))
 
     def take_report(self, pid: int) -> str:
         """What a worker has reported since the last call."""
         text = self.report(pid)
-        self._lines[pid].text.clear()
+        self._lines[pid].report.text.clear()
         return text
-
-    def _read_report(self, line: _Line) -> None:
-        if line.report < 0:
-            return
-        try:
-            data = os.read(line.report, REPORT_BYTES)
-        except BlockingIOError:
-            return
-        if data:
-            line.text += data
-            del line.text[:-REPORT_BYTES]
-        else:
-            # The worker has closed its end, with or without dying: there is nothing more to come.
-            self._loop.unregister(line.report)
-            os.close(line.report)
-            line.report = -1
 
 
 def _own_frames(text: str) -> str:

@@ -28,8 +28,8 @@ from prefork.errors import PreforkError, SettingsError
 from prefork.supervisor import resources
 from prefork.supervisor.event_loop import Loop, Timer
 from prefork.supervisor.handover import Handover, HandoverError, locate
-from prefork.supervisor.remains import Remains
 from prefork.system import identity, process, signals
+from prefork.system.child import Child, Children, ReportPipe
 from prefork.system.identity import Identity
 
 log = logging.getLogger("prefork")
@@ -44,7 +44,8 @@ class Upgrade:
     """MASTER. The upgrade of one server.
 
     Args:
-        loop: for the rehearsal's end and its deadline.
+        loop: for the rehearsal and its deadline.
+        children: tells of the rehearsal's end.
         launch: how the process was started.
         record: makes the hand-over record, given the signal mask to be restored.
         stopping: whether the server is going to end, so that there is nothing to upgrade any more.
@@ -55,6 +56,7 @@ class Upgrade:
     def __init__(
         self,
         loop: Loop,
+        children: Children,
         launch: Launch,
         record: Callable[[Iterable[int]], Handover],
         stopping: Callable[[], bool],
@@ -62,12 +64,14 @@ class Upgrade:
         seconds: float,
     ) -> None:
         self._loop = loop
+        self._children = children
         self._launch = launch
         self._stopping = stopping
         self._failed = failed
         self._record = record
         self._seconds = seconds
-        self._rehearsal: _Rehearsal | None = None
+        self._rehearsal: Child | None = None
+        self._deadline: Timer | None = None
         self._turn: Timer | None = None
 
     def begin(self) -> None:
@@ -80,17 +84,6 @@ class Upgrade:
         except OSError as error:
             self._give_up(f"can't rehearse: {error}")
 
-    def ended(self, pid: int) -> bool:
-        """As pid 1, which is told of each child: ``pid`` has ended.
-
-        Returns:
-            Whether it was the rehearsal, whose exit is taken now.
-        """
-        if self._rehearsal is None or self._rehearsal.pid != pid:
-            return False
-        self._rehearsal.look()
-        return True
-
     def _give_up(self, reason: str) -> None:
         log.error("upgrade: %s; the old code goes on", reason)
         self._failed(reason)
@@ -98,24 +91,28 @@ class Upgrade:
     def cancel(self) -> None:
         """Give the upgrade up: the server stops. Idempotent."""
         if self._rehearsal is not None:
-            self._rehearsal.end()
+            self._rehearsal.put_down()
             self._rehearsal = None
+        if self._deadline is not None:
+            self._deadline.cancel()
         if self._turn is not None:
             self._turn.cancel()
 
-    def _rehearse(self) -> _Rehearsal:
+    def _rehearse(self) -> Child:
         log.info("upgrade: rehearsing %s", " ".join(self._launch.arguments))
         with contextlib.ExitStack() as stack:
             record = _write(self._record(()).encode())
             stack.callback(os.close, record)
-            reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            said, writer = ReportPipe.made(self._loop, _SAID_BYTES)
             stack.callback(os.close, writer)
             try:
                 pid = self._fork(record, writer)
             except OSError:
-                os.close(reader)
+                said.close()
                 raise
-        return _Rehearsal(self._loop, pid, reader, self._seconds, self._rehearsed)
+        if self._seconds:
+            self._deadline = self._loop.call_later(self._seconds, self._too_long)
+        return self._children.watch(pid, "the rehearsal, process", said, self._rehearsed, self._loop)
 
     def _fork(self, record: int, writer: int) -> int:
         """The child that executes the new code, with what it says going to ``writer``."""
@@ -134,8 +131,18 @@ class Upgrade:
         with signals.blocked():
             return process.fork(play)
 
-    def _rehearsed(self, ended: process.Exit, said: str) -> None:
+    def _too_long(self) -> None:
+        if self._rehearsal is not None and self._rehearsal.pipe is not None:
+            self._rehearsal.pipe.text += b"\nit took longer than boot_timeout"
+            process.kill(self._rehearsal.pid, signal.SIGKILL)
+
+    def _rehearsed(self, ended: process.Exit) -> None:
+        assert self._rehearsal is not None
+        assert self._rehearsal.pipe is not None
+        said = self._rehearsal.pipe.text.decode(errors="replace")
         self._rehearsal = None
+        if self._deadline is not None:
+            self._deadline.cancel()
         if ended.code != _PLAYED:
             lines = [line for line in said.splitlines() if line.strip()]
             log.debug("upgrade: the rehearsal said: %s", said)
@@ -174,88 +181,6 @@ class Upgrade:
             os.close(memory)
             os.fchdir(folder)
             os.close(folder)
-
-
-class _Rehearsal:
-    """One run of the new code in a child.
-
-    Attributes:
-        pid: the child's.
-
-    Raises:
-        OSError: the loop can't watch it; it is ended then.
-    """
-
-    def __init__(
-        self, loop: Loop, pid: int, reader: int, seconds: float, done: Callable[[process.Exit, str], None]
-    ) -> None:
-        self._loop = loop
-        self.pid = pid
-        self._reader = reader
-        self._done = done
-        self._said = bytearray()
-        self._pidfd = process.open_pidfd(pid)
-        self._deadline: Timer | None = loop.call_later(seconds, self._too_long) if seconds else None
-        try:
-            loop.register(reader, self._read)
-            if self._pidfd is not None:
-                loop.register(self._pidfd, self.look)
-        except OSError:
-            self.end()
-            raise
-        if self._pidfd is None:
-            self._poll()
-
-    def _poll(self) -> None:
-        if self._reader >= 0:
-            self.look()
-            self._loop.call_later(0.1, self._poll)
-
-    def _read(self) -> None:
-        try:
-            data = os.read(self._reader, _SAID_BYTES)
-        except BlockingIOError:
-            return
-        if data:
-            self._said += data
-            del self._said[:-_SAID_BYTES]
-        else:
-            self._loop.unregister(self._reader)
-
-    def look(self) -> None:
-        """See whether it has ended."""
-        if self._reader < 0:
-            return
-        try:
-            ended = process.reap(self.pid)
-        except ChildProcessError:
-            ended = process.Exit(None)  # somebody else's wait() was faster, or the host ignores SIGCHLD (wait(2))
-        if ended is None:
-            ended = process.gone(self.pid, self._pidfd)
-            if ended is not None:
-                Remains(self._loop).leave(self.pid)
-        if ended is not None:
-            self._read()
-            self._close()
-            self._done(ended, self._said.decode(errors="replace"))
-
-    def _too_long(self) -> None:
-        self._said += b"\nit took longer than boot_timeout"
-        process.kill(self.pid, signal.SIGKILL)
-
-    def end(self) -> None:
-        """Kill it and take its exit."""
-        process.put_down(self.pid)
-        self._close()
-
-    def _close(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-        for fd in (self._reader, self._pidfd):
-            if fd is not None:
-                self._loop.unregister(fd)
-                os.close(fd)
-        self._reader = -1
 
 
 def received() -> Handover | None:
