@@ -43,7 +43,7 @@ from prefork.supervisor.exits import Deaths
 from prefork.supervisor.handover import Handover, HandoverError
 from prefork.supervisor.isolation import Isolated
 from prefork.supervisor.policy import Goal
-from prefork.supervisor.pressure import Pressure, Shortage
+from prefork.supervisor.pressure import Exhaustion, Pressure
 from prefork.supervisor.recycle import Appetite, Growth
 from prefork.supervisor.resources import ENTRIES_BEYOND, Holdings
 from prefork.supervisor.roster import Member, Roster
@@ -220,7 +220,7 @@ class Master:
         )
         stack.callback(self._spawner.close)
         self._pressure = Pressure(
-            self._loop, held.board, held.go, self.goal, self.roster, self._short, settings.backoff_max
+            self._loop, held.board, held.go, self.goal, self.roster, self._exhausted, settings.backoff_max
         )
         self._executor = Executor(self._loop, self.goal, self.roster, self._spawner, self._pressure, self._prepare)
         self._groups = Groups(self._loop, self.goal, self.roster, self.listeners)
@@ -509,10 +509,10 @@ class Master:
                 notifications.ReloadFailed(self.goal.generation, taken.report.strip() or str(death.exit))
             )
 
-    def _short(self, shortage: Shortage) -> None:
+    def _exhausted(self, exhaustion: Exhaustion) -> None:
         """Descriptors or memory have run out, or that is over."""
-        self._hearing.call(self.hooks, "on_pressure", self, shortage)
-        self._services.notify(notifications.Short(shortage))
+        self._hearing.call(self.hooks, "on_pressure", self, exhaustion)
+        self._services.notify(notifications.Exhausted(exhaustion))
 
     def _thawed(self, seconds: float) -> None:
         now = self._loop.clock.monotonic()

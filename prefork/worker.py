@@ -213,7 +213,7 @@ class Worker:
                 lane.end(began, failed)
             if short and self._acceptor is not None:
                 short = False
-                self._acceptor.starved()
+                self._acceptor.handler_exhausted()
             if limit and lane.served + lane.failed >= limit:
                 limit = 0
                 self.recycle(Why.MAX_REQUESTS)
@@ -320,7 +320,7 @@ class Worker:
             self._ready = True
             self._entry.enter(_SERVING)
             self._entry.tell(_READY)
-            # In a takeover nobody accepts before all are ready; while the system is short, nobody new does.
+            # In a takeover nobody accepts before all are ready; while the system is exhausted, nobody new does.
             while not self.stopping and not readable(self._entry.go):
                 readable(self._entry.go, self._entry.stop_fd, seconds=None)
             for intake in self._intakes:

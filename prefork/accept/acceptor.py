@@ -58,7 +58,7 @@ Accept = Callable[[], Raw]
 _LEAVE = Do.LEAVE
 
 HOLD_LOOK = 1.0
-"""Seconds between two looks at who probes, while this worker holds because the system is short."""
+"""Seconds between two looks at who probes, while this worker holds because the system is exhausted."""
 
 
 def _kind(listener: socket.socket) -> tuple[int, int, int]:
@@ -81,7 +81,7 @@ class Acceptor:
         entry: this worker's entry.
         settings: for the backoff.
         log: where trouble is told.
-        distress: what is done about scarcity beside waiting.
+        distress: what is done about exhaustion beside waiting.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class Acceptor:
         Raises:
             OSError: it has failed again.
         """
-        if self._recovery.scarce and self._probe():
+        if self._recovery.exhausted and self._probe():
             self._recovery.relieved()  # before accept blocks: others may wait for the word
         for self._raw in iter(accept, None):
             break
@@ -221,7 +221,7 @@ class Acceptor:
             A connection that was accepted to be shed and can be served after all.
         """
         end = time.monotonic() + rest.seconds
-        while self._recovery.scarce and self._distress.sheds and not self._recovery.leaving:
+        while self._recovery.exhausted and self._distress.sheds and not self._recovery.leaving:
             self._wait_for(min(self._distress.pause, end - time.monotonic()))
             self._wait_for(end - time.monotonic(), *(listener.fileno() for listener in self._sockets))
             if time.monotonic() >= end:
@@ -246,9 +246,9 @@ class Acceptor:
                 return self._left()
         return None
 
-    def starved(self) -> None:
+    def handler_exhausted(self) -> None:
         """A handler has met the limit of descriptors."""
-        if self._distress.starved():
+        if self._distress.exhausted():
             self._wait_for(QUARANTINE)
 
     def _after_a_round(self) -> None:

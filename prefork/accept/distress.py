@@ -122,7 +122,7 @@ class Distress:
             self._watermark = next(number for number in range(self._watermark, _NEVER - 1, -1) if number not in held)
         return False
 
-    def starved(self) -> bool:
+    def exhausted(self) -> bool:
         """This process has met its limit, in accept or in a handler: see whether it is by a leak.
 
         Returns:
@@ -164,7 +164,7 @@ class Distress:
     @property
     def sheds(self) -> bool:
         """Whether connections are to be refused now: it is wanted, and every worker is exhausted."""
-        return self._settings.exhausted == "shed" and self._entry.board.exhausted and self._spare.take()
+        return self._settings.exhausted == "shed" and self._entry.board.all_exhausted and self._spare.take()
 
     @property
     def may_shed(self) -> bool:
@@ -185,7 +185,7 @@ class Distress:
         """
         if not readable(listener.fileno()):
             return None
-        # While the system is short, one worker probes and all others hold: it has the rate of all.
+        # While the system is exhausted, one worker probes and all others hold: it has the rate of all.
         sharers = 1 if self._entry.board.hold else self._workers
         self._next_shed = time.monotonic() + sharers / self._settings.shed_rate
         self._spare.give()
@@ -195,7 +195,7 @@ class Distress:
             self._spare.take()
             return None
         # A sibling may have been faster, and accept has blocked: it is another day then.
-        if self._spare.take() or not self._entry.board.exhausted:
+        if self._spare.take() or not self._entry.board.all_exhausted:
             return raw
         self._turn_away(socket.socket(listener.family, listener.type, listener.proto, raw[0]))
         self._spare.take()

@@ -1,4 +1,4 @@
-"""A spell: what a worker remembers of its trouble with accept(2), from the first failure to the next success.
+"""A streak: what a worker remembers of its trouble with accept(2), from the first failure to the next success.
 
 Pure but for the random numbers of its jitter.
 """
@@ -8,12 +8,12 @@ from __future__ import annotations
 from prefork.net.accept_errors import Verdict
 from prefork.system.backoff import Backoff, Retry
 
-SCARCITY = frozenset({Verdict.BACK_OFF_WORKER, Verdict.BACK_OFF_SYSTEM})
+EXHAUSTION = frozenset({Verdict.BACK_OFF_WORKER, Verdict.BACK_OFF_SYSTEM})
 """Verdicts that say that descriptors or memory are short, in this worker or in the system."""
 
 
-class Spell:
-    """One spell of one acceptor: made at the first failure, forgotten at the next success.
+class FailureStreak:
+    """One streak of one acceptor: made at the first failure, forgotten at the next success.
 
     Args:
         backoff: how long is waited.
@@ -45,9 +45,9 @@ class Spell:
         return self.verdict is not None
 
     @property
-    def scarce(self) -> bool:
+    def exhausted(self) -> bool:
         """Whether it is descriptors or memory that is waited for."""
-        return self.verdict in SCARCITY
+        return self.verdict in EXHAUSTION
 
     def waited_for(self, number: int) -> float:
         """How long that failure, and no other, has been waited for, in seconds."""

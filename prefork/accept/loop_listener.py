@@ -44,7 +44,7 @@ class Intake(Acceptor):
         entry: this worker's entry.
         settings: for the backoff.
         log: where trouble is told.
-        distress: what is done about scarcity beside waiting.
+        distress: what is done about exhaustion beside waiting.
         one_at_a_time: whether a call that has given a connection is followed by one that gives none, for a loop that
             otherwise calls until nothing waits, and so would leave nothing to its siblings.
         taken: called after each connection.
@@ -134,7 +134,7 @@ class Intake(Acceptor):
         """Accept once; None when it is to be tried again at once."""
         listener, recovery = self._listener, self._recovery
         try:
-            shed = self._distress.shed(listener) if recovery.scarce and self._distress.may_shed else None
+            shed = self._distress.shed(listener) if recovery.exhausted and self._distress.may_shed else None
             return shed or listener._accept()  # type: ignore[attr-defined]  # (fd, address), as in the other ways
         except BlockingIOError:
             recovery.over()

@@ -2,7 +2,7 @@
 
 The verdict on an errno stands in :mod:`prefork.net.accept_errors`. :meth:`Recovery.decide` makes of it what is to be
 done next, and does all of it but the waiting: the acceptors sleep, an event loop sets a timer. A success ends the
-:mod:`spell <prefork.accept.failure_streak>`, with every count and delay.
+:mod:`streak <prefork.accept.failure_streak>`, with every count and delay.
 
 Want of descriptors or memory shows before the kernel looks at the queue. So it can be known to be over before somebody
 connects: by an accept that finds a descriptor and a file and then has nothing to accept. From a non-blocking listener
@@ -22,7 +22,7 @@ import logging
 from dataclasses import dataclass
 
 from prefork.accept.distress import Distress
-from prefork.accept.failure_streak import SCARCITY, Spell
+from prefork.accept.failure_streak import EXHAUSTION, FailureStreak
 from prefork.config.settings import Settings
 from prefork.net import accept_errors as table
 from prefork.net.accept_errors import Verdict, place, resolve, row
@@ -68,7 +68,7 @@ class Recovery:
         entry: this worker's entry.
         settings: for the backoff.
         log: where trouble is told.
-        distress: what is done about scarcity beside waiting.
+        distress: what is done about exhaustion beside waiting.
 
     Attributes:
         given_up: whether nothing more can be accepted, and no order to leave is why.
@@ -79,7 +79,7 @@ class Recovery:
         self._entry = entry
         self._settings = settings
         self._log = log
-        self._spell: Spell | None = None
+        self._streak: FailureStreak | None = None
         self._distress = distress
 
     @property
@@ -93,13 +93,13 @@ class Recovery:
         return self._entry.obeyed in _SEALED
 
     @property
-    def scarce(self) -> bool:
+    def exhausted(self) -> bool:
         """Whether it is descriptors or memory that is waited for."""
-        return self._spell is not None and self._spell.scarce
+        return self._streak is not None and self._streak.exhausted
 
     @property
     def held(self) -> bool:
-        """Whether it is for another worker to find out that the system's shortage is over."""
+        """Whether it is for another worker to find out that the system's exhaustion is over."""
         return not self.leaving and not self._entry.prober and not readable(self._entry.go)
 
     def decide(self, error: OSError, listener: socket.socket) -> Do | Rest:
@@ -119,45 +119,45 @@ class Recovery:
         self._entry.accept_failed(number, place(number))
         if stopping and not (readable(listener.fileno()) and _listens(listener)):
             return _LEAVE  # for want of a descriptor accept fails whether somebody waits or not
-        if self.scarce and verdict not in SCARCITY:
+        if self.exhausted and verdict not in EXHAUSTION:
             self.relieved()  # whatever it is, a want of descriptors would have shown before it
         if verdict is Verdict.POLL and not readable(listener.fileno()):
             self.over()
             return Do.NOTHING
-        spell = self._spell = self._spell or Spell(self._settings.backoff)
+        streak = self._streak = self._streak or FailureStreak(self._settings.backoff)
         if verdict in _AT_ONCE:
-            spell.fruitless += 1
-            if spell.fruitless <= table.DEAD_IN_A_ROW:
+            streak.fruitless += 1
+            if streak.fruitless <= table.DEAD_IN_A_ROW:
                 self._notice.tell(logging.DEBUG, number, "accept fails: %s; trying again at once", _describe(error))
                 return Do.AGAIN
         if verdict in _FOR_GOOD:
             listens = bool(_listens(listener))
-            if not listens or spell.waited_for(number) >= PATIENCE:
+            if not listens or streak.waited_for(number) >= PATIENCE:
                 return self._give_up(verdict, error, listens=listens)
-        return self._back_off(verdict, error, spell)
+        return self._back_off(verdict, error, streak)
 
     @functools.cached_property
     def _notice(self) -> Notice:
         """Where trouble is told; made when there is some."""
         return Notice(self._log)
 
-    def _back_off(self, verdict: Verdict, error: OSError, spell: Spell) -> Rest:
+    def _back_off(self, verdict: Verdict, error: OSError, streak: FailureStreak) -> Rest:
         """Out of the kernel's wait queue for a growing time, so that siblings get the connections; also this one."""
         number, entry = error.errno or 0, self._entry
-        scarce, system = verdict in SCARCITY, verdict is Verdict.BACK_OFF_SYSTEM
-        news = number != spell.errno
-        seconds = spell.wait(number, verdict)
+        exhausted, system = verdict in EXHAUSTION, verdict is Verdict.BACK_OFF_SYSTEM
+        news = number != streak.errno
+        seconds = streak.wait(number, verdict)
         level = _LEVELS.get(verdict, logging.WARNING)
         self._notice.tell(level, (number, "waits"), "accept fails: %s; backing off", _describe(error))
         if not self.leaving:
             entry.enter(State.BACKING_OFF)
         # Again when nobody holds for it: then the master has taken it for over, and it is not.
-        if scarce and (news or (system and not entry.board.hold)):
+        if exhausted and (news or (system and not entry.board.hold)):
             entry.tell(Kind.PRESSURE, number)
         if news and not system:
             entry.beckon()
         if news and verdict is Verdict.BACK_OFF_WORKER:
-            self._distress.starved()
+            self._distress.exhausted()
         return Rest(seconds, system)
 
     def _give_up(self, verdict: Verdict, error: OSError, *, listens: bool) -> Do:
@@ -173,24 +173,24 @@ class Recovery:
 
     def rested(self) -> None:
         """The rest is over, and accept is next."""
-        if not self.scarce and not self.leaving:
+        if not self.exhausted and not self.leaving:
             self._entry.enter(State.SERVING)  # it may well block
 
     def relieved(self) -> None:
         """What accept was short of is there again. Idempotent."""
-        spell, entry = self._spell, self._entry
-        if spell is not None and spell.backs_off:
-            if spell.scarce:
-                entry.relieved(spell.errno)
+        streak, entry = self._streak, self._entry
+        if streak is not None and streak.backs_off:
+            if streak.exhausted:
+                entry.relieved(streak.errno)
             if not self.leaving:
                 entry.enter(State.SERVING)
-            self._notice.end("accept goes on; it had failed %d times", spell.failures)
-            spell.relieved()
+            self._notice.end("accept goes on; it had failed %d times", streak.failures)
+            streak.relieved()
 
     def over(self) -> None:
         """An accept has succeeded, or found that nothing waits: the trouble is over. Idempotent."""
         self.relieved()
-        self._spell = None
+        self._streak = None
 
 
 _STOP, _LEAVE = Verdict.STOP, Do.LEAVE

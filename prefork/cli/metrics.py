@@ -66,7 +66,7 @@ def families(status: Status) -> Iterator[Metric]:
     yield from _workers(status)
     yield from _listeners(status)
     yield from _totals(status.totals)
-    yield _gauge("prefork_shortages", "Wants of descriptors or memory at present.", len(status.shortages))
+    yield _gauge("prefork_exhaustions", "Exhaustions of descriptors or memory at present.", len(status.exhaustions))
     yield _gauge("prefork_crash_loop", "Whether workers die young again and again.", status.crash_loop)
     yield from _processes(status)
 
@@ -146,7 +146,7 @@ def _totals(totals: Totals) -> Iterator[Metric]:
         {"succeeded": totals.reloads, "failed": totals.failed_reloads},
     )
     yield CounterMetricFamily(
-        "prefork_pressure_seconds", "Time during which descriptors or memory were short.", totals.pressure
+        "prefork_pressure_seconds", "Time during which descriptors or memory were exhausted.", totals.pressure
     )
 
 

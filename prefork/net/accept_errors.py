@@ -15,8 +15,8 @@ listener is gone). The question behind each row is: *whose trouble is it, and wh
    may be fine: retry at once. Only a long row of them (`DEAD_IN_A_ROW`) asks for a pause: then it is the network
    that is ill, and the loop would spin.
 
-3. **Scarcity.** The kernel reserves the descriptor and the file *before* it looks at the queue, so at the limit accept
-   fails at once even when nobody waits: a loop without backoff burns a core. Nothing is lost by waiting, the
+3. **Exhaustion.** The kernel reserves the descriptor and the file *before* it looks at the queue, so at the limit
+   accept fails at once even when nobody waits: a loop without backoff burns a core. Nothing is lost by waiting, the
    connections stay queued. EMFILE is this process's own limit, and its siblings are well; ENFILE, ENOBUFS, ENOMEM and
    ENOSR are the system's, and every worker had better hold still. EPERM is a firewall's or a security module's word,
    which may be taken back, and must be said loudly when it is not.
@@ -121,7 +121,7 @@ def _dead(name: str, reason: str) -> Row:
     return Row(name, Verdict.DEAD_CONNECTION, reason)
 
 
-def _short(name: str, reason: str) -> Row:
+def _exhausted(name: str, reason: str) -> Row:
     return Row(name, Verdict.BACK_OFF_SYSTEM, reason)
 
 
@@ -148,10 +148,10 @@ TABLE: Final[Mapping[int, Row]] = MappingProxyType(
             deaf=Verdict.LISTENER_LOST,
         ),
         errno.EMFILE: Row("EMFILE", Verdict.BACK_OFF_WORKER, "this process is at its limit of descriptors"),
-        errno.ENFILE: _short("ENFILE", "the system is at its limit of open files"),
-        errno.ENOBUFS: _short("ENOBUFS", "the kernel has no memory for socket buffers"),
-        errno.ENOMEM: _short("ENOMEM", "the kernel has no memory"),
-        errno.ENOSR: _short("ENOSR", "the kernel is out of streams resources"),
+        errno.ENFILE: _exhausted("ENFILE", "the system is at its limit of open files"),
+        errno.ENOBUFS: _exhausted("ENOBUFS", "the kernel has no memory for socket buffers"),
+        errno.ENOMEM: _exhausted("ENOMEM", "the kernel has no memory"),
+        errno.ENOSR: _exhausted("ENOSR", "the kernel is out of streams resources"),
         errno.EPERM: Row("EPERM", Verdict.BACK_OFF_PERMISSION, "a firewall or security module forbids it"),
         errno.ESOCKTNOSUPPORT: Row(
             "ESOCKTNOSUPPORT", Verdict.LISTENER_LOST, "the kernel does not know the listener's socket type"

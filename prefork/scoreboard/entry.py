@@ -172,7 +172,7 @@ class Entry:
         board: the scoreboard.
         index: which entry of it.
         events: the pipe to the master.
-        go: a descriptor that is readable while workers may accept; the master empties it when the system is short of
+        go: a descriptor that is readable while workers may accept; the master empties it when the system is out of
             descriptors or memory.
         master: the master's pid.
 
@@ -237,7 +237,7 @@ class Entry:
         self.words[ACCEPTS] = 1
 
     def relieved(self, errno: int) -> None:
-        """Say that the shortage is over that ``errno`` told of.
+        """Say that the exhaustion is over that ``errno`` told of.
 
         The prober lets its siblings go on by itself as well: the master may be frozen.
         """
@@ -249,7 +249,7 @@ class Entry:
         """Have a sibling look whether somebody waits, for this worker has been woken and can't accept.
 
         Nothing is added, so ``go`` stays as readable as it is; but every write is an edge (epoll(7)), and wakes one of
-        those who wait for it. While the system is short nobody is woken; whoever lets go then wakes one.
+        those who wait for it. While the system is exhausted nobody is woken; whoever lets go then wakes one.
         """
         eventfd_write(self.go, 0)
 

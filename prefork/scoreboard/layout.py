@@ -5,7 +5,7 @@ a worker's stable index and outlives pids; an entry is where one life keeps its 
 slot and its successor live side by side, each in an entry of its own: neither ever writes into the other's words.
 
 The header, which is the master's, says what holds for all: how the memory is laid out, whether the workers hold because
-the system is short, who probes meanwhile, what is short since when (:class:`Strain`).
+the system is exhausted, who probes meanwhile, what is exhausted since when (:class:`ExhaustionState`).
 
 Every word has one writer. The first line of an entry is the master's, the rest is the worker's:
 
@@ -54,7 +54,8 @@ MAGIC = 0x6B726F66657270  # "prefork", little endian
 LAYOUT = 1
 
 HEADER_WORDS = 16
-_MAGIC, _LAYOUT, _ENTRIES, _LANES, _STRIDE, HOLD, PROBER, EXHAUSTED, SHORT_OF, SHORT_SINCE, SHORTAGES = range(11)
+_MAGIC, _LAYOUT, _ENTRIES, _LANES, _STRIDE, HOLD, PROBER, ALL_EXHAUSTED = range(8)
+EXHAUSTED_BY, EXHAUSTED_SINCE, EXHAUSTIONS = range(8, 11)
 
 MASTER_WORDS = 8
 PID, SLOT, GENERATION, ORDER, BORN = range(5)
@@ -157,14 +158,14 @@ class View:
     lanes: tuple[Lane, ...]
 
 
-class Strain(NamedTuple):
-    """Whether descriptors or memory are short, as the master said it last."""
+class ExhaustionState(NamedTuple):
+    """Whether descriptors or memory are exhausted, as the master said it last."""
 
     errno: int
-    """What fails for want of something; 0 = nothing is short."""
+    """What fails for want of something; 0 = nothing is exhausted."""
     since: int
     """Monotonic ns at which it began; 0 likewise."""
-    shortages: int
+    exhaustions: int
     """How many there have been since the start, this one included."""
 
 
@@ -264,7 +265,7 @@ class Scoreboard:
 
     @property
     def hold(self) -> int:
-        """The errno for which every worker holds its accepts (the system is short); 0 = none."""
+        """The errno for which every worker holds its accepts (the system is exhausted); 0 = none."""
         return self.words[HOLD]
 
     @hold.setter
@@ -281,22 +282,22 @@ class Scoreboard:
         self.words[PROBER] = entry
 
     @property
-    def exhausted(self) -> bool:
+    def all_exhausted(self) -> bool:
         """Whether every worker that serves is out of descriptors or memory."""
-        return bool(self.words[EXHAUSTED])
+        return bool(self.words[ALL_EXHAUSTED])
 
-    @exhausted.setter
-    def exhausted(self, exhausted: bool) -> None:
-        self.words[EXHAUSTED] = exhausted
+    @all_exhausted.setter
+    def all_exhausted(self, all_exhausted: bool) -> None:
+        self.words[ALL_EXHAUSTED] = all_exhausted
 
     @property
-    def strain(self) -> Strain:
-        """What is short."""
-        return Strain(self.words[SHORT_OF], self.words[SHORT_SINCE], self.words[SHORTAGES])
+    def exhaustion(self) -> ExhaustionState:
+        """What is exhausted."""
+        return ExhaustionState(self.words[EXHAUSTED_BY], self.words[EXHAUSTED_SINCE], self.words[EXHAUSTIONS])
 
-    @strain.setter
-    def strain(self, strain: Strain) -> None:
-        self.words[SHORT_OF], self.words[SHORT_SINCE], self.words[SHORTAGES] = strain
+    @exhaustion.setter
+    def exhaustion(self, exhaustion: ExhaustionState) -> None:
+        self.words[EXHAUSTED_BY], self.words[EXHAUSTED_SINCE], self.words[EXHAUSTIONS] = exhaustion
 
     def entry(self, index: int) -> memoryview[int]:
         """The words of entry ``index``, for its writers and for readers of a single word.

@@ -98,7 +98,7 @@ class Notify(Service):
             case notifications.Stopping():
                 self._send("STOPPING=1", "STATUS=stopping: who is connected is being served")
                 self._ask_for_time()
-            case notifications.Died() | notifications.Scaled() | notifications.Short() if self._is_steady():
+            case notifications.Died() | notifications.Scaled() | notifications.Exhausted() if self._is_steady():
                 before = self._last_status
                 if self._status() != before:
                     self._send(self._last_status)
@@ -129,8 +129,8 @@ class Notify(Service):
         said = f"STATUS=serving on {names} with {workers}, generation {server.goal.generation}"
         if server.deaths.crashes is not Crashes.NONE:
             said += "; workers die young again and again"
-        if server.pressure.shortages:
-            said += "; descriptors or memory are short"
+        if server.pressure.exhaustions:
+            said += "; descriptors or memory are exhausted"
         self._last_status = said
         return said
 

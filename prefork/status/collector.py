@@ -96,7 +96,7 @@ class Survey:
                 _worker(member, view, now, known.get(member.pid, _NOTHING))
                 for member, view in zip(members, views, strict=True)
             ),
-            shortages=tuple(self._shortages(now)),
+            exhaustions=tuple(self._exhaustions(now)),
             crash_loop=_loops(server.deaths),
             deaths=tuple(_ended(death, now) for death in reversed(server.deaths.recent)),
             totals=self._ledger.totals(views, cpu),
@@ -111,12 +111,12 @@ class Survey:
             return "starting"
         return "reloading" if goal.rolling else "serving"
 
-    def _shortages(self, now: float) -> list[str]:
+    def _exhaustions(self, now: float) -> list[str]:
         told = []
-        for shortage in self._server.pressure.shortages.values():
-            whose = "the master" if shortage.slot is None else f"worker {shortage.slot}"
-            whose = "the system" if shortage.system else whose
-            told.append(f"{whose}: {row(shortage.errno).name} for {now - shortage.since:.1f} s")
+        for exhaustion in self._server.pressure.exhaustions.values():
+            whose = "the master" if exhaustion.slot is None else f"worker {exhaustion.slot}"
+            whose = "the system" if exhaustion.system else whose
+            told.append(f"{whose}: {row(exhaustion.errno).name} for {now - exhaustion.since:.1f} s")
         return told
 
     def _ask_system(self, members: list[Member], now: float) -> dict[int, Process]:

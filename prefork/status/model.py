@@ -106,7 +106,7 @@ class Totals:
     reloads: int = 0
     failed_reloads: int = 0
     pressure: float = 0.0
-    """Seconds during which descriptors or memory were short."""
+    """Seconds during which descriptors or memory were exhausted."""
     cpu: float = 0.0
     """CPU time of all workers, the dead ones included, seconds; of the living only when processes were asked for."""
 
@@ -131,8 +131,8 @@ class Status:
     largest: int = 0
     listeners: tuple[Listening, ...] = ()
     workers: tuple[Working, ...] = ()
-    shortages: tuple[str, ...] = ()
-    """What is short at present, one line each."""
+    exhaustions: tuple[str, ...] = ()
+    """What is exhausted at present, one line each."""
     crash_loop: bool = False
     deaths: tuple[Ended, ...] = ()
     """The last ones, the latest first."""

@@ -114,7 +114,7 @@ def sums(totals: Totals) -> str:
 
 def alarms(status: Status) -> list[str]:
     """What is not as it should be, one line each."""
-    told = [f"SHORT: {line}" for line in status.shortages]
+    told = [f"EXHAUSTED: {line}" for line in status.exhaustions]
     if status.crash_loop:
         told.append("CRASH LOOP: workers die young again and again; see the log")
     return told

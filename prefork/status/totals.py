@@ -60,7 +60,7 @@ class Ledger:
     """MASTER. The sums of one server.
 
     Args:
-        clock: tells for how long something was short.
+        clock: tells for how long something was exhausted.
     """
 
     def __init__(self, clock: Clock = SYSTEM) -> None:
@@ -71,8 +71,8 @@ class Ledger:
         self._deaths: collections.Counter[str] = collections.Counter()
         self._forks = self._reloads = self._failed_reloads = 0
         self._cpu = 0.0
-        self._short: set[bool] = set()
-        self._short_since = 0.0
+        self._exhausted: set[bool] = set()
+        self._exhausted_since = 0.0
         self._pressure = 0.0
 
     def save(self) -> dict[str, object]:
@@ -108,8 +108,8 @@ class Ledger:
                 self._reloads += 1
             case notifications.ReloadFailed() | notifications.UpgradeFailed():
                 self._failed_reloads += 1
-            case notifications.Short(shortage):
-                self._shortage(shortage.system, over=shortage.over)
+            case notifications.Exhausted(exhaustion):
+                self._exhaustion(exhaustion.system, over=exhaustion.over)
             case _:
                 pass
 
@@ -127,17 +127,17 @@ class Ledger:
             for place, count in enumerate(lane.histogram):
                 self._histogram[place] += count
 
-    def _shortage(self, system: bool, *, over: bool) -> None:
-        """Shortages of workers and of the system may overlap: the time counts once."""
+    def _exhaustion(self, system: bool, *, over: bool) -> None:
+        """Exhaustions of workers and of the system may overlap: the time counts once."""
         now = self._clock.monotonic()
         if over:
-            self._short.discard(system)
-            if not self._short:
-                self._pressure += now - self._short_since
+            self._exhausted.discard(system)
+            if not self._exhausted:
+                self._pressure += now - self._exhausted_since
         else:
-            if not self._short:
-                self._short_since = now
-            self._short.add(system)
+            if not self._exhausted:
+                self._exhausted_since = now
+            self._exhausted.add(system)
 
     def totals(self, living: Iterable[View], cpu: float = 0.0) -> Totals:
         """The sums so far.
@@ -149,7 +149,7 @@ class Ledger:
         views = list(living)
         lanes = [lane for view in views for lane in view.lanes]
         errors = [count + sum(view.errors[place] for view in views) for place, count in enumerate(self._errors)]
-        pressure = self._pressure + (self._clock.monotonic() - self._short_since if self._short else 0.0)
+        pressure = self._pressure + (self._clock.monotonic() - self._exhausted_since if self._exhausted else 0.0)
         return Totals(
             served=self._served + sum(lane.served for lane in lanes),
             failed=self._failed + sum(lane.failed for lane in lanes),

@@ -43,7 +43,7 @@ class Deaths:
         self._goal = goal
         self._settings = settings
         self._told: collections.deque[str] = collections.deque(maxlen=_REMEMBERED)
-        self._starved = Notice(log)
+        self._exhausted = Notice(log)
         self._throttle = Throttle()
         self._oom_kills = limits.oom_kills()
 
@@ -57,9 +57,9 @@ class Deaths:
         """
         self.recent = [*self.recent[-_RECENT:], death]
         policy.judge(self._goal, slot, death)
-        if death.starved and self._goal.ready:
+        if death.exhausted and self._goal.ready:
             why = report.strip().rpartition("\n")[2] or str(death.exit)
-            self._starved.tell(logging.WARNING, "boot", "worker %d can't boot for now: %s", death.member.slot, why)
+            self._exhausted.tell(logging.WARNING, "boot", "worker %d can't boot for now: %s", death.member.slot, why)
             return
         self._log(death)
         if death.member.ready_at is not None and report.strip():
@@ -87,7 +87,7 @@ class Deaths:
         """A worker is READY."""
         self._goal.booted()
         self._told.clear()  # should a boot fail after this, that is news, whatever it fails of
-        self._starved.end("workers boot again")
+        self._exhausted.end("workers boot again")
 
     def look(self, now: float) -> None:
         """See whether a crash loop has come to its end."""

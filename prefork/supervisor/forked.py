@@ -25,7 +25,7 @@ from gc import enable, freeze
 from os import getpid
 from typing import NamedTuple
 
-from prefork.accept.failure_streak import SCARCITY
+from prefork.accept.failure_streak import EXHAUSTION
 from prefork.accept.offspring import code_of
 from prefork.errors import BootError, PreforkError
 from prefork.net import accept_errors as table
@@ -180,8 +180,8 @@ def _boot_ended(error: BaseException, entry: Entry, report: int) -> int:
         text, code = str(error), error.exit_code
     else:
         text, code = "".join(traceback.format_exception(error)), BootError.exit_code
-    if _starved(error):
-        code = process.STARVED
+    if _exhausted(error):
+        code = process.EXHAUSTED
     entry.enter(State.FAILED_TO_BOOT)
     deadline = time.monotonic() + 1.0
     data = text.encode(errors="backslashreplace")[-_REPORT_BYTES:]
@@ -198,6 +198,6 @@ def _boot_ended(error: BaseException, entry: Entry, report: int) -> int:
 _REPORT_BYTES = 32 * 1024
 
 
-def _starved(error: BaseException) -> bool:
+def _exhausted(error: BaseException) -> bool:
     """Whether want of descriptors or memory is behind ``error``: it may be there in a moment."""
-    return any(table.verdict(number) in SCARCITY for number in table.errnos(error))
+    return any(table.verdict(number) in EXHAUSTION for number in table.errnos(error))

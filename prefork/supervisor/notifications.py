@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prefork.scoreboard.layout import View
-from prefork.supervisor.pressure import Shortage
+from prefork.supervisor.pressure import Exhaustion
 from prefork.supervisor.roster import Death, Member
 
 
@@ -72,12 +72,12 @@ class Died:
 
 
 @dataclass(frozen=True, slots=True)
-class Short:
+class Exhausted:
     """Descriptors or memory have run out, or that is over."""
 
-    shortage: Shortage
+    exhaustion: Exhaustion
 
 
 Notification = (
-    Serving | WorkerReady | Reloading | Reloaded | ReloadFailed | UpgradeFailed | Scaled | Stopping | Died | Short
+    Serving | WorkerReady | Reloading | Reloaded | ReloadFailed | UpgradeFailed | Scaled | Stopping | Died | Exhausted
 )

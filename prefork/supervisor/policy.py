@@ -161,7 +161,7 @@ class Goal:
     held_until: float | None = None
     """No fork before that moment: the system refused one."""
     fork_failures: int = 0
-    starved_boots: int = 0
+    exhausted_boots: int = 0
     """Boots in a row that failed for want of descriptors or memory."""
     killed_boots: int = 0
     """Boots of this generation that a signal from outside ended, since the last worker became READY."""
@@ -189,18 +189,18 @@ class Goal:
         """A fork succeeded."""
         self.fork_failures, self.held_until = 0, None
 
-    def boot_starved(self, now: float) -> None:
+    def boot_exhausted(self, now: float) -> None:
         """A worker's boot failed for want of descriptors or memory: hold forks for a growing time.
 
         Those that were under way together fail together, and count once.
         """
         if self.held_until is None or now >= self.held_until:
-            self.held_until = now + FORK_RETRY.delay(self.starved_boots, 0.0)
-            self.starved_boots += 1
+            self.held_until = now + FORK_RETRY.delay(self.exhausted_boots, 0.0)
+            self.exhausted_boots += 1
 
     def booted(self) -> None:
         """A worker is READY."""
-        self.starved_boots = self.killed_boots = 0
+        self.exhausted_boots = self.killed_boots = 0
 
     def boot_failed(self, settings: Settings, death: Death) -> bool:
         """Whether ``death`` is a failed boot.
@@ -244,15 +244,15 @@ def roll(goal: Goal, roster: Roster) -> None:
 def judge(goal: Goal, slot: Slot, death: Death) -> None:
     """Let a death count: a young one holds its slot back, that of a worker that had proved itself clears the record.
 
-    One that starved in its boot says nothing of the application, once that has booted: all forks are held instead. That
+    A boot that was exhausted says nothing of the application, once that has booted: all forks are held instead. That
     of a successor in a reload is the reload's affair and part of no crash loop: whoever it was to replace serves on.
     """
     member = death.member
     proved = member.ready_at is not None and member.ready_at >= slot.not_before
     if death.boot_killed and member.generation == goal.generation:
         goal.killed_boots += 1
-    if death.starved and goal.ready:
-        goal.boot_starved(death.at)
+    if death.exhausted and goal.ready:
+        goal.boot_exhausted(death.at)
     elif death.young:
         if not (goal.rolling and death.successor):
             goal.young_deaths.append(death.at)

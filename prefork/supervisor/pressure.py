@@ -1,4 +1,4 @@
-"""Pressure: what the server does while descriptors or memory are short.
+"""Pressure: what the server does while descriptors or memory are exhausted.
 
 EMFILE is one worker's own affair: it backs off, and its siblings serve. ENFILE, ENOBUFS, ENOMEM and ENOSR are the
 system's: trying on from every worker would only add to it. So the first worker that reports one becomes the *prober*;
@@ -6,8 +6,8 @@ the master takes the ``go`` descriptor back, at which all others that fail wait,
 prober finds what it needs, ``go`` is given again (by the prober itself, in case the master is frozen) and all resume
 together. A prober that dies, leaves or falls silent hands its part on to another one that waits.
 
-The master may be short itself, when it can't fork: then it holds forks alone (:meth:`Goal.fork_failed`), and says so
-here.
+The master may be exhausted itself, when it can't fork: then it holds forks alone (:meth:`Goal.fork_failed`), and says
+so here.
 
 When every worker is exhausted, in either way, the scoreboard says so, and workers may shed (``exhausted="shed"``).
 
@@ -24,10 +24,10 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from prefork.accept.failure_streak import SCARCITY
+from prefork.accept.failure_streak import EXHAUSTION
 from prefork.net.accept_errors import Verdict, row
 from prefork.scoreboard.events import Event, Kind
-from prefork.scoreboard.layout import LAST_ERRNO_AT, STATE, Order, Scoreboard, State, Strain
+from prefork.scoreboard.layout import LAST_ERRNO_AT, STATE, ExhaustionState, Order, Scoreboard, State
 from prefork.supervisor.event_loop import Loop, Timer
 from prefork.supervisor.policy import Goal
 from prefork.supervisor.roster import Member, Roster
@@ -43,12 +43,12 @@ SILENCE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Shortage:
-    """One want of descriptors or memory; what the hook ``on_pressure`` is given.
+class Exhaustion:
+    """One exhaustion of descriptors or memory; what the hook ``on_pressure`` is given.
 
     Attributes:
         errno: what failed for want of something; EMFILE, ENFILE, ENOBUFS, ENOMEM ...
-        system: whether the whole system is short, not one process.
+        system: whether the whole system is exhausted, not one process.
         slot: the worker that reported it; None for the master itself.
         since: when it began, monotonic seconds.
         over: whether this tells of its end.
@@ -63,7 +63,7 @@ class Shortage:
 
 @dataclass(slots=True)
 class Pressure:
-    """MASTER. The shortages of one server.
+    """MASTER. The exhaustions of one server.
 
     Args:
         loop: for the time.
@@ -71,7 +71,7 @@ class Pressure:
         go: the eventfd at which workers wait.
         goal: whose forks are held.
         roster: who lives.
-        tell: called when a shortage begins, and when it is over.
+        tell: called when an exhaustion begins, and when it is over.
         longest: the longest backoff of a worker, in seconds.
     """
 
@@ -80,20 +80,20 @@ class Pressure:
     go: int
     goal: Goal
     roster: Roster
-    tell: Callable[[Shortage], None]
+    tell: Callable[[Exhaustion], None]
     longest: float
-    shortages: dict[int, Shortage] = field(default_factory=dict)
+    exhaustions: dict[int, Exhaustion] = field(default_factory=dict)
     """By the pid of the worker that is exhausted, or of the master."""
     episodes: int = 0
-    """How many shortages there have been since the start."""
-    _holding: Shortage | None = None
+    """How many exhaustions there have been since the start."""
+    _holding: Exhaustion | None = None
     """For which the workers hold."""
     _prober: int = 0
     """Its pid."""
     _prober_since: float = 0.0
     _next_look: Timer | None = None
     """At the prober, while there is one."""
-    _workers: Shortage | None = None
+    _workers: Exhaustion | None = None
     """The first of those that are one worker's own, while there are any."""
     _exhausted: bool = False
     _notices: dict[str, Notice] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class Pressure:
     # Facts.
 
     def told(self, member: Member, event: Event) -> None:
-        """A worker has met a shortage, or is over it."""
+        """A worker has met an exhaustion, or is over it."""
         if event.kind is Kind.PRESSURE:
             self._begins(member, event.value)
         else:
@@ -113,13 +113,13 @@ class Pressure:
         self.judge()
 
     def exited(self, pid: int) -> None:
-        """A worker is gone, and its shortage with it."""
+        """A worker is gone, and its exhaustion with it."""
         self._ends(pid, relieved=False)
         self.judge()
 
     def reread(self, member: Member) -> None:
         """Records may have been lost: take what a worker says of itself in its entry for what it would have told."""
-        if member.pid in self.shortages and self._word(member, STATE) == State.SERVING:
+        if member.pid in self.exhaustions and self._word(member, STATE) == State.SERVING:
             self._ends(member.pid, relieved=True)
             self.judge()
 
@@ -127,9 +127,9 @@ class Pressure:
         """The master could not fork into ``slot``; it holds forks for a while and tries again."""
         pid, number = os.getpid(), error.errno or 0
         self._notice("fork").tell(logging.ERROR, number, "can't fork worker %d: %s; trying again", slot, error)
-        if pid not in self.shortages:
-            self._note(pid, Shortage(number, number != errnos.EMFILE, None, self._now()))
-            self.tell(self.shortages[pid])
+        if pid not in self.exhaustions:
+            self._note(pid, Exhaustion(number, number != errnos.EMFILE, None, self._now()))
+            self.tell(self.exhaustions[pid])
 
     def forked(self) -> None:
         """The master could fork."""
@@ -142,79 +142,81 @@ class Pressure:
     @property
     def forks_fail(self) -> bool:
         """Whether the last attempt to fork has failed."""
-        return os.getpid() in self.shortages
+        return os.getpid() in self.exhaustions
 
     def _forks_end(self, message: str) -> None:
-        shortage = self.shortages.pop(os.getpid(), None)
-        if shortage is not None:
-            self._notice("fork").end(message, self._now() - shortage.since)
-            self.tell(dataclasses.replace(shortage, over=True))
+        exhaustion = self.exhaustions.pop(os.getpid(), None)
+        if exhaustion is not None:
+            self._notice("fork").end(message, self._now() - exhaustion.since)
+            self.tell(dataclasses.replace(exhaustion, over=True))
             self._publish()
 
-    # The workers' shortages.
+    # The workers' exhaustions.
 
     def _begins(self, member: Member, number: int) -> None:
         verdict = row(number).verdict
-        if verdict not in SCARCITY or member.order is not Order.RUN:
+        if verdict not in EXHAUSTION or member.order is not Order.RUN:
             return
-        known = self.shortages.get(member.pid)
+        known = self.exhaustions.get(member.pid)
         if known is None or known.errno != number:
             since = self._now() if known is None else known.since
-            self._note(member.pid, Shortage(number, verdict is Verdict.BACK_OFF_SYSTEM, member.slot, since))
-        shortage = self.shortages[member.pid]
-        if shortage.system:
+            self._note(member.pid, Exhaustion(number, verdict is Verdict.BACK_OFF_SYSTEM, member.slot, since))
+        exhaustion = self.exhaustions[member.pid]
+        if exhaustion.system:
             if self._holding is None and member.entry >= 0:
-                self._hold(member, shortage)
+                self._hold(member, exhaustion)
         else:
             self._pass_on(member.pid)
             if self._workers is None:
-                self._workers = shortage
-                self._say("worker", "a worker is out of descriptors (%s): it waits, the others serve", _name(shortage))
-                self.tell(shortage)
+                self._workers = exhaustion
+                self._say(
+                    "worker", "a worker is out of descriptors (%s): it waits, the others serve", _name(exhaustion)
+                )
+                self.tell(exhaustion)
 
     def _ends(self, pid: int, *, relieved: bool) -> None:
-        shortage = self.shortages.pop(pid, None)
-        if shortage is None:
+        exhaustion = self.exhaustions.pop(pid, None)
+        if exhaustion is None:
             return
-        if relieved and shortage.system:
+        if relieved and exhaustion.system:
             self._release()
         else:
             self._pass_on(pid)
-        if self._workers is not None and not any(self._own(one) for one in self.shortages.values()):
+        if self._workers is not None and not any(self._own(one) for one in self.exhaustions.values()):
             over, self._workers = self._workers, None
             self._notice("worker").end("workers have descriptors again after %.1f s", self._now() - over.since)
             self.tell(dataclasses.replace(over, over=True))
         self._publish()
 
     @staticmethod
-    def _own(shortage: Shortage) -> bool:
-        return shortage.slot is not None and not shortage.system
+    def _own(exhaustion: Exhaustion) -> bool:
+        return exhaustion.slot is not None and not exhaustion.system
 
     # The hold.
 
-    def _hold(self, prober: Member, shortage: Shortage) -> None:
-        self._holding = shortage
+    def _hold(self, prober: Member, exhaustion: Exhaustion) -> None:
+        self._holding = exhaustion
         self._appoint(prober)
-        self.board.hold = shortage.errno
+        self.board.hold = exhaustion.errno
         self.goal.held = True
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.go)
-        self._say("system", "the system is short (%s): workers and forks hold", _name(shortage))
+        self._say("system", "the system is exhausted (%s): workers and forks hold", _name(exhaustion))
         self._next_look = self.loop.call_later(WATCH, self._watch)
-        self.tell(shortage)
+        self.tell(exhaustion)
 
     def _pass_on(self, pid: int) -> None:
         """If ``pid`` is the prober and can't be it any more, make another one that waits the prober."""
         if self._holding is None or pid != self._prober:
             return
-        waiting = (self.roster.get(other) for other, shortage in self.shortages.items() if shortage.system)
+        waiting = (self.roster.get(other) for other, exhaustion in self.exhaustions.items() if exhaustion.system)
         others = [one for one in waiting if one and one.pid != pid and one.order is Order.RUN and one.entry >= 0]
-        shortage = self.shortages.pop(pid, None)
-        if shortage is not None:
-            self.shortages[pid] = shortage  # behind all others: next time it is somebody else's turn
+        exhaustion = self.exhaustions.pop(pid, None)
+        if exhaustion is not None:
+            self.exhaustions[pid] = exhaustion  # behind all others: next time it is somebody else's turn
         if others:
             self._appoint(others[0])
-        elif shortage is None or not shortage.system:
+        elif exhaustion is None or not exhaustion.system:
             self._release()
 
     def _appoint(self, prober: Member) -> None:
@@ -251,29 +253,31 @@ class Pressure:
 
     def judge(self) -> None:
         """Say in the scoreboard whether every worker that serves is exhausted."""
-        everybody = bool(self.shortages) and self._all_are_short()
+        everybody = bool(self.exhaustions) and self._all_are_exhausted()
         if everybody != self._exhausted:
-            self._exhausted = self.board.exhausted = everybody
+            self._exhausted = self.board.all_exhausted = everybody
             if everybody:
                 self._say("all", "every worker is out of descriptors or memory")
             else:
                 self._notice("all").end("not every worker is out of descriptors or memory any more")
 
-    def _all_are_short(self) -> bool:
+    def _all_are_exhausted(self) -> bool:
         serving = [member.pid for member in self.roster if not member.starting and member.order is Order.RUN]
-        return bool(serving) and all(pid in self.shortages for pid in serving)
+        return bool(serving) and all(pid in self.exhaustions for pid in serving)
 
-    def _note(self, pid: int, shortage: Shortage) -> None:
-        self.episodes += pid not in self.shortages
-        self.shortages[pid] = shortage
+    def _note(self, pid: int, exhaustion: Exhaustion) -> None:
+        self.episodes += pid not in self.exhaustions
+        self.exhaustions[pid] = exhaustion
         self._publish()
 
     def _publish(self) -> None:
-        """Put the pressure into the scoreboard: the gravest shortage there is, since when there has been one."""
-        found = self.shortages.values()
-        gravest = max(found, key=lambda shortage: shortage.system, default=None)
-        since = min((shortage.since for shortage in found), default=0.0)
-        self.board.strain = Strain(0 if gravest is None else gravest.errno, int(since * 1e9), self.episodes)
+        """Put the pressure into the scoreboard: the gravest exhaustion there is, since when there has been one."""
+        found = self.exhaustions.values()
+        gravest = max(found, key=lambda exhaustion: exhaustion.system, default=None)
+        since = min((exhaustion.since for exhaustion in found), default=0.0)
+        self.board.exhaustion = ExhaustionState(
+            0 if gravest is None else gravest.errno, int(since * 1e9), self.episodes
+        )
 
     def _word(self, member: Member, word: int) -> int:
         return self.board.entry(member.entry)[word] if member.entry >= 0 else 0
@@ -288,6 +292,6 @@ class Pressure:
         self._notice(of).tell(logging.WARNING, of, message, *arguments)
 
 
-def _name(shortage: Shortage) -> str:
-    number = shortage.errno
+def _name(exhaustion: Exhaustion) -> str:
+    number = exhaustion.errno
     return f"{errnos.errorcode.get(number, number)}, {row(number).reason}"

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from prefork.scoreboard.layout import Order
-from prefork.system.process import STARVED, Exit
+from prefork.system.process import EXHAUSTED, Exit
 
 YOUNG = 1.0
 """Seconds: a worker that dies sooner after its boot, with nothing served, died young."""
@@ -119,9 +119,9 @@ class Death:
         return self.unready and not self.boot_failed
 
     @property
-    def starved(self) -> bool:
+    def exhausted(self) -> bool:
         """Whether its boot failed for want of descriptors or memory, which may be there in a moment."""
-        return self.boot_failed and self.exit.code == STARVED
+        return self.boot_failed and self.exit.code == EXHAUSTED
 
     @property
     def young(self) -> bool:

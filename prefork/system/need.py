@@ -15,7 +15,7 @@ from prefork.errors import RefusedError
 
 _LIMITS = {errno.EMFILE, errno.ENFILE}
 _FORBIDDEN = {errno.EPERM, errno.EACCES, errno.ENOSYS}
-_SCARCE = {errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.EAGAIN}
+_EXHAUSTED = {errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.EAGAIN}
 
 
 @contextlib.contextmanager
@@ -45,7 +45,7 @@ def refused(what: str, calls: str, error: OSError) -> str:
     through = f" ({calls})" if calls else ""
     if error.errno in _FORBIDDEN:
         remedy = "allow it where it is forbidden (seccomp, SystemCallFilter=, a container's profile)"
-    elif error.errno in _SCARCE:
+    elif error.errno in _EXHAUSTED:
         remedy = "free memory, or raise what limits it (MemoryMax=, ulimit -v, fs.epoll.max_user_watches)"
     else:
         remedy = "the system is at fault, not the settings"

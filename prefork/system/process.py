@@ -33,7 +33,7 @@ _TOLD_OF_HANGUP = os.O_NONBLOCK | os.O_ASYNC
 
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
-STARVED = 75
+EXHAUSTED = 75
 """Exit code of a worker whose boot failed for want of descriptors or memory (EX_TEMPFAIL of sysexits.h)."""
 
 SOFTWARE = 70

@@ -132,7 +132,7 @@ def test_many_connections_in_hand_are_no_leak(prefork_server: ServerFactory) -> 
     for client in clients:
         client.sendall(b"x")
     with board_of(server) as board:
-        server.wait_for(lambda: board.strain.errno, message="the limit to be met")
+        server.wait_for(lambda: board.exhaustion.errno, message="the limit to be met")
     for client in clients:
         with client:
             assert line(client) == "held"  # those who waited are served as others leave

@@ -86,7 +86,7 @@ def suffer(server: Server, faults: Injector, number: int, pattern: Pattern) -> N
         )
         server.wait_for(lambda: counted(board, faults, workers, number), message="every failure to be counted once")
         assert {view.last_errno for view in living(board)} <= {number, EAGAIN, 0}
-        server.wait_for(lambda: not board.strain.errno, message="the end of the pressure")
+        server.wait_for(lambda: not board.exhaustion.errno, message="the end of the pressure")
     calls = failed(faults, workers)
     told_of(server, number, len(calls))
     if number != EINTR:

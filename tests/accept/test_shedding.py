@@ -43,7 +43,7 @@ def exhaust(server: Server) -> None:
         # So many that in a SO_REUSEPORT group, where chance decides, it leaves no member out.
         knocking = Load(server.addresses, clients=10 * WORKERS, timeout=PATIENCE)
         with knocking:
-            server.wait_for(lambda: board.exhausted, message="every worker to be exhausted")
+            server.wait_for(lambda: board.all_exhausted, message="every worker to be exhausted")
 
 
 def refused(server: Server) -> int:
@@ -133,7 +133,7 @@ def exhaust_one(server: Server) -> None:
     ask(server)
     with board_of(server) as board:
         waiting = talk(server, "/")
-        server.wait_for(lambda: board.exhausted, message="the worker to be exhausted")
+        server.wait_for(lambda: board.all_exhausted, message="the worker to be exhausted")
         waiting.close()
 
 
@@ -167,7 +167,7 @@ def test_who_waits_is_the_default(prefork_server: ServerFactory) -> None:
             ask(server)
         with board_of(server) as board:
             waiting = burst(server.address, 10, timeout=PATIENCE)
-            server.wait_for(lambda: board.exhausted, message="every worker to be exhausted")
+            server.wait_for(lambda: board.all_exhausted, message="every worker to be exhausted")
         assert refused(server) == 0
     assert waiting.wait().answered == 10
     assert server.stop() == 0

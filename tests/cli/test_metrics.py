@@ -46,7 +46,7 @@ FOUND = Status(
         Working(slot=1, pid=10, state="backing off", process=Process()),
         Working(slot=2, pid=11, state="busy", seconds=0.5, process=Process()),
     ),
-    shortages=("worker 1: EMFILE",),
+    exhaustions=("worker 1: EMFILE",),
     crash_loop=True,
     deaths=(Ended(slot=0, pid=1),),
     totals=Totals(
@@ -132,7 +132,7 @@ def test_what_a_status_becomes() -> None:
         "prefork_reloads_total{result=succeeded}": 1,
         "prefork_reloads_total{result=failed}": 2,
         "prefork_pressure_seconds_total": 7.5,
-        "prefork_shortages": 1,
+        "prefork_exhaustions": 1,
         "prefork_crash_loop": 1,
         "prefork_resident_memory_bytes{process=master}": 3 << 20,
         "prefork_resident_memory_bytes{process=worker 0}": 5 << 20,

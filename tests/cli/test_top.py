@@ -90,7 +90,7 @@ def test_the_picture() -> None:
             size=5,
             totals=Totals(served=150),
             listeners=(Listening(address="127.0.0.1:8000", waiting=3, backlog=128),),
-            shortages=("worker 1: EMFILE for 2.0 s",),
+            exhaustions=("worker 1: EMFILE for 2.0 s",),
             deaths=(Ended(slot=3, pid=80, how="killed by SIGKILL", ago=5),),
         )
     )
@@ -100,7 +100,7 @@ def test_the_picture() -> None:
         "prefork 1.0, pid 7: serving, up 12s, generation 0",
         "127.0.0.1:8000  3 waiting of 128",
         "150 served, 0 failed, 0us each",
-        "SHORT: worker 1: EMFILE for 2.0 s",
+        "EXHAUSTED: worker 1: EMFILE for 2.0 s",
         "rate" + " " * 67 + "█    25/s",
         "queue" + " " * 66 + "█       3",
         "workers B!S..G",

@@ -114,7 +114,7 @@ def test_a_listening_socket_with_no_stop_ordered_gets_the_plain_verdict() -> Non
         assert resolve(key, stopping=False, listening=True) is verdict(key)
 
 
-def test_scarcity_does_not_end_a_worker_whatever_else_is_true() -> None:
+def test_exhaustion_does_not_end_a_worker_whatever_else_is_true() -> None:
     """A drain at the descriptor limit still has connections to serve: only waiting gets them answered."""
     for key, stopping, listening in itertools.product(TABLE, STOPPING_OR_NOT, LISTENING):
         if verdict(key).name.startswith("BACK_OFF"):

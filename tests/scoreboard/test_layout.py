@@ -120,7 +120,7 @@ def test_a_board_that_can_not_be_had_leaves_no_descriptor(entries: int) -> None:
 
 
 def test_a_new_board_is_all_zero_but_for_its_header(board: Scoreboard) -> None:
-    assert (board.hold, board.prober, board.exhausted) == (0, 0, False)
+    assert (board.hold, board.prober, board.all_exhausted) == (0, 0, False)
     for index in range(board.entries):
         view = board.view(index)
         assert (view.pid, view.order, view.state, view.born) == (0, Order.RUN, State.EMPTY, 0)
@@ -129,8 +129,8 @@ def test_a_new_board_is_all_zero_but_for_its_header(board: Scoreboard) -> None:
 
 def test_the_header_s_words_are_words_of_their_own(board: Scoreboard) -> None:
     before = list(board.words)
-    board.hold, board.prober, board.exhausted = errno.ENFILE, 2, True
-    assert (board.hold, board.prober, board.exhausted) == (errno.ENFILE, 2, True)
+    board.hold, board.prober, board.all_exhausted = errno.ENFILE, 2, True
+    assert (board.hold, board.prober, board.all_exhausted) == (errno.ENFILE, 2, True)
     changed = [index for index, word in enumerate(board.words) if word != before[index]]
     assert len(changed) == 3
     assert max(changed) < layout.HEADER_WORDS

@@ -176,7 +176,7 @@ class Stage:
         self.roster = Roster()
         self.stopping = False
         self.deaths = types.SimpleNamespace(crashes=Crashes.NONE)
-        self.pressure = types.SimpleNamespace(shortages={})
+        self.pressure = types.SimpleNamespace(exhaustions={})
         server = types.SimpleNamespace(
             loop=self.loop,
             goal=self.goal,
@@ -269,15 +269,15 @@ def test_the_status_tells_what_is_wrong_and_is_not_repeated(manager: Manager) ->
     stage = Stage(manager, boot_timeout=0)
     stage.serve()
     stage.wait(0)
-    stage.pressure.shortages = {1: object()}
+    stage.pressure.exhaustions = {1: object()}
     for _ in range(3):
         stage.service.notify(notifications.Scaled(1))
     stage.deaths.crashes = Crashes.LOOP
     stage.service.notify(notifications.Scaled(1))
     said = "STATUS=serving on here with 1 worker, generation 0"
     assert stage.wait(0) == [
-        f"{said}; descriptors or memory are short",
-        f"{said}; workers die young again and again; descriptors or memory are short",
+        f"{said}; descriptors or memory are exhausted",
+        f"{said}; workers die young again and again; descriptors or memory are exhausted",
     ]
     stage.close()
 

@@ -20,7 +20,7 @@ from prefork.status import totals
 from prefork.status.model import Ended, Health, Listening, Process, Status, Totals, Working
 from prefork.status.totals import BOUNDS, CAUSES, Ledger, cause
 from prefork.supervisor import notifications
-from prefork.supervisor.pressure import Shortage
+from prefork.supervisor.pressure import Exhaustion
 from prefork.supervisor.roster import Death, Member
 from prefork.system.process import Exit
 from prefork.testing.clock import FakeClock
@@ -174,7 +174,7 @@ def test_the_page() -> None:
             Working(slot=0, pid=100, state="idle", seconds=1.5, age=90, served=12, mean=0.0021, longest=0.5),
             Working(slot=1, pid=4194304, state="backing off", error="EMFILE", process=Process(rss=19 << 20, cpu=1.5)),
         ),
-        shortages=("worker 1: EMFILE for 2.0 s",),
+        exhaustions=("worker 1: EMFILE for 2.0 s",),
         crash_loop=True,
         deaths=(Ended(slot=1, pid=99, how="exited with code 3", reason="max_age", age=2, served=9, ago=61),),
         totals=Totals(served=21, failed=1, interrupted=2, busy=22.0, accept_errors={"EMFILE": 4}),
@@ -185,7 +185,7 @@ def test_the_page() -> None:
         "  unix:/run/a     0 waiting",
         "  2 workers wanted (1 to 4): 1 backing off, 1 idle",
         "  21 served, 1 failed, 2 interrupted, 1.0s each, accept failed 4 times with EMFILE",
-        "  SHORT: worker 1: EMFILE for 2.0 s",
+        "  EXHAUSTED: worker 1: EMFILE for 2.0 s",
         "  CRASH LOOP: workers die young again and again; see the log",
         "",
         "SLOT     PID GEN STATE               FOR  AGE SERVED FAIL  MEAN   MAX RSS  CPU FDS",
@@ -318,7 +318,7 @@ def test_time_under_pressure_counts_once_and_while_it_lasts() -> None:
     sums = Ledger(clock)
 
     def short(*, system: bool, over: bool = False) -> None:
-        sums.notify(notifications.Short(Shortage(23, system, 0, 0.0, over=over)))
+        sums.notify(notifications.Exhausted(Exhaustion(23, system, 0, 0.0, over=over)))
 
     short(system=False)
     clock.advance(2)

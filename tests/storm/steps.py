@@ -245,14 +245,14 @@ class Steps:
 
     # Want.
 
-    def starve_workers(self) -> int:
+    def exhaust_workers(self) -> int:
         """Workers meet the limit of descriptors."""
         with limited_descriptors(self.workers(self.chance.randint(1, MOST))):
             self.pause(0.05, 0.4)
         self._limits_back()
         return 0
 
-    def starve_master(self) -> int:
+    def exhaust_master(self) -> int:
         """The master meets it, and has a worker to replace."""
         victims = self.workers(1)
         with limited_descriptors([self.site.server.pid]):
@@ -261,7 +261,7 @@ class Steps:
         self._limits_back()
         return len(victims)
 
-    def starve_all(self) -> int:
+    def exhaust_all(self) -> int:
         """All of them meet it; perhaps a reload is asked for."""
         asks = self.chance.random() < 0.5
         with limited_descriptors(self.site.server.tree):
@@ -507,9 +507,9 @@ EVERYWHERE: Final[dict[Step, int]] = {
     Steps.freeze_workers: 6,
     Steps.freeze_master: 4,
     Steps.suspend: 1,
-    Steps.starve_workers: 5,
-    Steps.starve_master: 4,
-    Steps.starve_all: 3,
+    Steps.exhaust_workers: 5,
+    Steps.exhaust_master: 4,
+    Steps.exhaust_all: 3,
     Steps.eat: 1,
     Steps.leak: 3,
     Steps.rude: 8,

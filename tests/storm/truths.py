@@ -117,8 +117,8 @@ class Truths:
             broken.append(f"zombies {facts.zombies}")
         if facts.tree != sorted([status.pid, *known], key=lambda pid: (pid != self._site.server.process.pid, pid)):
             broken.append(f"its session has {facts.tree}")
-        if status.shortages:
-            broken.append(f"short of {status.shortages}")
+        if status.exhaustions:
+            broken.append(f"short of {status.exhaustions}")
         return broken
 
     def _about_costs(self, status: Status, facts: Facts) -> list[str]:

@@ -11,7 +11,7 @@ from prefork.scoreboard.layout import Order
 from prefork.supervisor import policy
 from prefork.supervisor.policy import Crashes, Dump, Goal, Kill, Replace, Retire, Spawn
 from prefork.supervisor.roster import Death, Member
-from prefork.system.process import STARVED, Exit
+from prefork.system.process import EXHAUSTED, Exit
 from tests.support.world import (
     SIGKILL,
     SIGSEGV,
@@ -158,10 +158,10 @@ def test_a_worker_from_before_that_is_killed_is_replaced_at_once() -> None:
     assert judged(YOUNG, YOUNG, older) == (0, 0.0, 2)
 
 
-# A boot that starves.
+# An exhausted boot.
 
 
-def test_boots_that_starve_hold_all_forks_longer_and_longer_and_are_no_crash() -> None:
+def test_exhausted_boots_hold_all_forks_longer_and_longer_and_are_no_crash() -> None:
     made = serving(2)
     made.now += 5.0
     for slot in range(2):
@@ -171,7 +171,7 @@ def test_boots_that_starve_hold_all_forks_longer_and_longer_and_are_no_crash() -
     holds = []
     for _ in range(4):
         for process in made.booting:
-            process.end(STARVED)
+            process.end(EXHAUSTED)
         began = made.now
         made.reap()
         made.advance(10.0)
@@ -181,21 +181,21 @@ def test_boots_that_starve_hold_all_forks_longer_and_longer_and_are_no_crash() -
     assert [made.slot(slot).young_deaths for slot in range(2)] == [0, 0]
     assert not made.goal.young_deaths
     made.ready(made.booting[0])
-    made.booting[0].end(STARVED)
+    made.booting[0].end(EXHAUSTED)
     made.reap()
     assert made.goal.held_until == made.now + 0.1  # and anew, since one has booted
 
 
-def test_a_first_boot_that_starves_fails() -> None:
+def test_a_first_boot_that_is_exhausted_fails() -> None:
     made = started(2)
-    made.booting[0].end(STARVED)
+    made.booting[0].end(EXHAUSTED)
     made.reap()
     assert made.judge.failure is not None
 
 
-def test_a_reload_whose_boot_starves_goes_on_when_it_can() -> None:
+def test_a_reload_whose_boot_is_exhausted_goes_on_when_it_can() -> None:
     made = reloaded(2)
-    made.booting[0].end(STARVED)
+    made.booting[0].end(EXHAUSTED)
     made.reap()
     made.turn()
     assert made.goal.rolling

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from prefork.config.settings import Settings
 from prefork.scoreboard.layout import Order
 from prefork.supervisor.policy import Replace, Spawn
-from prefork.system.process import STARVED
+from prefork.system.process import EXHAUSTED
 from tests.support.figures import full
 from tests.support.world import SIGKILL, SIGSEGV, SIGTERM, Process, World
 
@@ -110,7 +110,7 @@ class Server(RuleBasedStateMachine):
                 assert {other.member.pid for other in self.world.serving} == served_before
 
     @rule(which=PICK, together=st.booleans())
-    def starves_while_booting(self, which: int, together: bool) -> None:
+    def is_exhausted_while_booting(self, which: int, together: bool) -> None:
         """For want of descriptors or memory: no failure of the application, once that has booted."""
         world = self.world
         world.reap()  # of those who ended before, other things are true
@@ -118,7 +118,7 @@ class Server(RuleBasedStateMachine):
         if world.goal.ready:
             rolling, loop = world.goal.rolling, len(world.goal.young_deaths)
             for process in world.booting if together else world.booting[which % 3 :][:1]:
-                process.end(STARVED)
+                process.end(EXHAUSTED)
             if world.reap() and world.goal.order is Order.RUN:
                 assert world.goal.rolling is rolling
                 assert len(world.goal.young_deaths) <= loop
@@ -222,7 +222,7 @@ class Server(RuleBasedStateMachine):
         self.world.turn()
 
     @rule(held=st.booleans())
-    def the_system_is_short(self, held: bool) -> None:
+    def the_system_is_exhausted(self, held: bool) -> None:
         self.world.goal.held = held
         self.world.turn()
 

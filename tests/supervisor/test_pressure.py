@@ -75,7 +75,7 @@ def exhaust(server: Server, workers: int = 4) -> None:
     for _ in range(workers):
         ask(server)
     with board_of(server) as board:
-        server.wait_for(lambda: board.exhausted, message="every worker to be exhausted")
+        server.wait_for(lambda: board.all_exhausted, message="every worker to be exhausted")
 
 
 @contextmanager
@@ -145,7 +145,7 @@ def test_workers_that_the_system_has_no_file_for_stay_calm_and_come_back(prefork
         faults.release()
         relieved(server, waiting, lifted)
         server.wait_for_log("workers and forks go on after")
-    assert len(told(server, "the system is short")) == 1
+    assert len(told(server, "the system is exhausted")) == 1
     assert server.stop() == 0
 
 
@@ -168,7 +168,7 @@ def test_a_master_at_its_limit_stays_calm_and_makes_up_for_it(prefork_server: Se
 
 
 @injected
-def test_a_master_that_has_nobody_to_fork_any_more_is_short_no_more(
+def test_a_master_that_has_nobody_to_fork_any_more_is_exhausted_no_more(
     prefork_server: ServerFactory, tmp_path: Path
 ) -> None:
     faults = prefork_server.faults("pipe")
@@ -177,10 +177,10 @@ def test_a_master_that_has_nobody_to_fork_any_more_is_short_no_more(
     faults.fail("pipe", lambda pid: errno.EMFILE if pid == server.pid else 0)
     with Client(path) as client:
         kill(next(worker.pid for worker in client.status().workers if worker.slot == 1))
-        (told,) = call_until(lambda: client.status().shortages, bool, message="the shortage")
+        (told,) = call_until(lambda: client.status().exhaustions, bool, message="the exhaustion")
         assert told.startswith("the master: EMFILE for ")
         assert client.scale(1) == 2
-        call_until(lambda: client.status().shortages, lambda found: not found, message="the end of the shortage")
+        call_until(lambda: client.status().exhaustions, lambda found: not found, message="the end of the exhaustion")
     server.wait_for_log("no worker is to be forked any more")
     assert server.stop() == 0
 
@@ -205,8 +205,8 @@ def test_many_workers_hold_while_one_probes_and_recover_together(prefork_server:
         took = time.monotonic() - lifted
         print(f"all {workers} recovered after {took:.3f} s")
         assert took <= figures.bound(RECOVERY)
-        assert not board.exhausted
-    assert len(told(server, "the system is short|workers and forks go on")) == 2
+        assert not board.all_exhausted
+    assert len(told(server, "the system is exhausted|workers and forks go on")) == 2
     assert burst(server.address, 2 * workers).wait().answered == 2 * workers
     assert server.stop() == 0
 
@@ -217,13 +217,13 @@ def test_it_is_over_for_all_though_nobody_connects(prefork_server: ServerFactory
     faults, server = short_of(prefork_server, "accept", reuse_port=True)
     faults.fail("accept", always(errno.ENOMEM))
     with board_of(server) as board:
-        while not board.exhausted:  # the kernel chooses the worker by the client's port
+        while not board.all_exhausted:  # the kernel chooses the worker by the client's port
             with connect(server.address) as client:
                 client.sendall(get("/"))
         server.signal(signal.SIGHUP)
         server.wait_for_log("reload: generation 1")
         faults.release()
-        server.wait_for(lambda: not board.hold and not board.strain.errno, message="the end of the hold")
+        server.wait_for(lambda: not board.hold and not board.exhaustion.errno, message="the end of the hold")
     server.wait_for_log("generation 1 serves")
     assert server.stop() == 0
 
@@ -300,7 +300,7 @@ def test_workers_go_on_by_themselves_while_the_master_is_frozen(prefork_server: 
         assert len(tally.bodies) == 4, tally.bodies  # all of them, though only one has probed
     server.wait_for_log("workers and forks go on after")
     with board_of(server) as board:
-        server.wait_for(lambda: not board.hold and not board.strain.errno, message="the end of the hold")
+        server.wait_for(lambda: not board.hold and not board.exhaustion.errno, message="the end of the hold")
     assert told(server, "exited with|killed by") == []
     assert server.stop() == 0
 
@@ -319,9 +319,9 @@ def test_a_want_that_comes_again_while_the_master_is_frozen_is_held_for_again(pr
             server.wait_for(lambda: faults.failed("accept") > so_far + 12, message="all of them to fail again")
             with board_of(server) as board:
                 thaw([server.pid])
-                server.wait_for(lambda: bool(board.hold) and board.exhausted, message="the hold")
+                server.wait_for(lambda: bool(board.hold) and board.all_exhausted, message="the hold")
                 faults.release()
-                server.wait_for(lambda: not board.hold and not board.strain.errno, message="its end")
+                server.wait_for(lambda: not board.hold and not board.exhaustion.errno, message="its end")
     assert load.tally.lost == 0, load.tally
     assert server.stop() == 0
 
@@ -359,7 +359,7 @@ def test_growth_by_the_load_goes_on_after_a_hold(prefork_server: ServerFactory) 
         faults.fail("accept", lasting(1.0, errno.ENFILE))
         with burst(server.address, CLIENTS, payload=get("/sleep/0.2")) as waiting:
             connections[0].finish()
-            server.wait_for_log("the system is short")
+            server.wait_for_log("the system is exhausted")
             server.wait_for_log("workers and forks go on after")
             steady(server, 4)
             assert waiting.wait().answered == CLIENTS
@@ -433,12 +433,12 @@ def test_a_master_that_cannot_fork_tries_again_and_says_so_once(
     for gap, least in zip(gaps, (0.1, 0.2, 0.4), strict=False):
         assert gap >= least
     with board_of(server) as board:
-        assert board.strain.errno == number
+        assert board.exhaustion.errno == number
         assert not board.hold
         assert ask(server)
         faults.release()
         steady(server, 4)
-        server.wait_for(lambda: not board.strain.errno, message="the end of the pressure")
+        server.wait_for(lambda: not board.exhaustion.errno, message="the end of the pressure")
     assert set(others) < set(server.workers())
     assert len(told(server, f"ERROR .*can't fork worker .*{re.escape(os.strerror(number))}")) == 1
     assert len(told(server, "workers are forked again after")) == 1
@@ -530,7 +530,7 @@ def test_a_handler_that_fails_at_the_limit_is_logged_with_its_traceback(prefork_
     assert ask(server) == str(worker)
 
 
-STARVING = """
+EXHAUSTING = """
 import os, sys
 import prefork
 
@@ -547,9 +547,9 @@ sys.exit(prefork.Master(Hungry, prefork.Settings(bind="127.0.0.1:0", workers=2, 
 """
 
 
-def test_a_boot_that_starves_is_want_and_no_crash(prefork_server: ServerFactory, tmp_path: Path) -> None:
+def test_an_exhausted_boot_is_no_crash(prefork_server: ServerFactory, tmp_path: Path) -> None:
     flag = tmp_path / "hungry"
-    server = prefork_server.script(LOGGING + STARVING, str(flag))
+    server = prefork_server.script(LOGGING + EXHAUSTING, str(flag))
     before = server.workers()
     with limited_descriptors([server.pid], 100):
         flag.touch()
@@ -632,7 +632,7 @@ def test_the_hook_is_told_of_want_alone(prefork_server: ServerFactory, number: i
     faults.fail("accept", lasting(0.5, number))
     assert burst(server.address, CLIENTS).wait().answered == CLIENTS
     with board_of(server) as board:
-        assert board.strain == (0, 0, 0)
+        assert board.exhaustion == (0, 0, 0)
     assert told(server, "PRESSURE") == []
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from prefork.scoreboard.layout import Order
 from prefork.supervisor.roster import YOUNG, Death, Member, Roster
-from prefork.system.process import STARVED, Exit
+from prefork.system.process import EXHAUSTED, Exit
 
 EXIT = Exit(0)
 
@@ -381,16 +381,18 @@ def test_a_boot_failed_by_the_worker_s_own_doing(end: Exit, aborted: bool, faile
 
 
 @pytest.mark.parametrize(
-    ("code", "ready_at", "order", "starved"),
+    ("code", "ready_at", "order", "exhausted"),
     [
-        (STARVED, None, Order.RUN, True),
-        (STARVED, 100.1, Order.RUN, False),
-        (STARVED, None, Order.SEAL, False),
+        (EXHAUSTED, None, Order.RUN, True),
+        (EXHAUSTED, 100.1, Order.RUN, False),
+        (EXHAUSTED, None, Order.SEAL, False),
         (70, None, Order.RUN, False),
     ],
 )
-def test_a_boot_starved_when_the_worker_says_so(code: int, ready_at: float | None, order: Order, starved: bool) -> None:
-    assert death(exit=Exit(code), ready_at=ready_at, order=order).starved is starved
+def test_a_boot_exhausted_when_the_worker_says_so(
+    code: int, ready_at: float | None, order: Order, exhausted: bool
+) -> None:
+    assert death(exit=Exit(code), ready_at=ready_at, order=order).exhausted is exhausted
 
 
 @pytest.mark.parametrize(

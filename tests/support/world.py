@@ -291,7 +291,7 @@ class World:
         if goal.held_until is not None and self.now < goal.held_until:
             return  # an earlier fork of this decision failed
         assert goal.order is Order.RUN, "forked while the server stops"
-        assert not goal.held, "forked while the system is short"
+        assert not goal.held, "forked while the system is exhausted"
         assert index in goal.slots, "forked into a slot that is not wanted"
         assert generation == goal.generation
         assert self.now >= slot.not_before, "forked into a slot that holds back"
