@@ -40,9 +40,9 @@ from prefork.supervisor.drain import Phase, Stopping
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.executor import Executor
 from prefork.supervisor.exits import Deaths
+from prefork.supervisor.goal import Goal
 from prefork.supervisor.handover import Handover, HandoverError
 from prefork.supervisor.isolation import Isolated
-from prefork.supervisor.policy import Goal
 from prefork.supervisor.pressure import Exhaustion, Pressure
 from prefork.supervisor.recycle import Appetite, Growth
 from prefork.supervisor.resources import ENTRIES_BEYOND, Holdings
@@ -136,7 +136,7 @@ class Master:
         self._launch = Launch.of_this_process()
         self._takeover: Takeover | None = None
         self._ran = False
-        self.deaths = Deaths(self.goal, self.settings)
+        self.deaths = Deaths(self.goal, self.roster, self.settings)
         self._told_of_the_end = False
 
     # The run.
@@ -295,9 +295,9 @@ class Master:
                 self._spare.give()  # the end has files to remove and to look at, whatever the limit
                 self._services.notify(notifications.Stopping())
             decision = policy.decide(self.settings, self.goal, self.roster, self._spawner.vital, now)
-            self.goal.scan_at = decision.scan_at
+            self.goal.timing.scan_next(decision.scan_at)
             self._executor.apply(decision.actions)
-            if self.goal.order is not Order.RUN and not len(self.roster):
+            if self.goal.stop.order is not Order.RUN and not len(self.roster):
                 return
             self._loop.poll(decision.wake_at, watchful=self.stopping or self.roster.pressed)
 
@@ -350,7 +350,7 @@ class Master:
                 log.error("can't run %d workers: %s", size, error)
                 return self.goal.size
             log.info("%d workers instead of %d", size, self.goal.size)
-            self.goal.size = size
+            self.goal.resize(size)
             self._services.notify(notifications.Scaled(size))
             self._look_for_completion()  # those who were waited for may be among those who leave
         return self.goal.size
@@ -366,7 +366,7 @@ class Master:
     @property
     def stopping(self) -> bool:
         """Whether the server is going to end."""
-        return self._stopping.phase is not Phase.NONE or self.goal.order is not Order.RUN
+        return self._stopping.phase is not Phase.NONE or self.goal.stop.order is not Order.RUN
 
     def _signal_table(self) -> dict[int, Callable[[], object]]:
         return {
@@ -466,14 +466,14 @@ class Master:
         if not self._every_incumbent(lambda incumbent: not incumbent.starting):
             return
         if not self.goal.ready:
-            self.goal.ready = True
+            self.goal.completed()
             if self._takeover is not None:
                 self._takeover.complete(self._held)
             log.info("%s", self.describe())
             self._hearing.call(self.hooks, "when_ready", self)
             self._services.notify(notifications.Serving())
         if self.goal.rolling and self._every_incumbent(lambda incumbent: incumbent.generation == self.goal.generation):
-            self.goal.rolling = False
+            self.goal.rolled()
             log.info("reload: generation %d serves", self.goal.generation)
             self._services.notify(notifications.Reloaded(self.goal.generation))
 
@@ -501,7 +501,7 @@ class Master:
         self._pressure.exited(pid)
         self._groups.changed()
         rolling = self.goal.rolling
-        self.deaths.take(self.roster.slot(member.slot), death, taken.report)
+        self.deaths.take(death, taken.report)
         self._hearing.call(self.hooks, "child_exit", self, death)
         self._services.notify(notifications.Died(death, taken.last))
         if rolling and not self.goal.rolling:

@@ -15,8 +15,8 @@ from typing import Final
 from prefork.scoreboard.layout import Order
 from prefork.supervisor import notifications
 from prefork.supervisor.event_loop import Timer
+from prefork.supervisor.goal import Crashes
 from prefork.supervisor.notifications import Notification
-from prefork.supervisor.policy import Crashes
 from prefork.supervisor.service import ServerView, Service
 from prefork.system import systemd
 

@@ -18,7 +18,7 @@ from prefork.scoreboard.layout import Order, State, View
 from prefork.status.model import Ended, Health, Listening, Process, Status, Working
 from prefork.status.totals import Ledger
 from prefork.supervisor.exits import Deaths
-from prefork.supervisor.policy import Crashes
+from prefork.supervisor.goal import Crashes
 from prefork.supervisor.roster import Death, Member
 from prefork.supervisor.service import ServerView
 

@@ -11,7 +11,7 @@ from collections.abc import Sized
 from prefork.accept.distress import HEADROOM
 from prefork.config.settings import Settings
 from prefork.supervisor import policy
-from prefork.supervisor.policy import Goal
+from prefork.supervisor.goal import Goal
 from prefork.supervisor.roster import Roster
 from prefork.system import limits
 from prefork.system.descriptors import descriptors

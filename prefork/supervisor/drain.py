@@ -28,7 +28,7 @@ from prefork.config.settings import Settings
 from prefork.net.listener import Listener
 from prefork.scoreboard.layout import Order
 from prefork.supervisor.event_loop import Loop
-from prefork.supervisor.policy import Goal
+from prefork.supervisor.goal import Goal
 from prefork.supervisor.roster import Member, Roster
 
 log = logging.getLogger("prefork")
@@ -87,7 +87,7 @@ class Stopping:
         """Begin, or go on with, a stop that loses nobody."""
         if self.phase is not Phase.NONE:
             return
-        self._goal.rolling = False
+        self._goal.rolled()
         if self._settings.stop == "close":
             log.info("stopping: new connections are refused, those accepted are finished")
             self._leave(Order.SEAL, self._loop.clock.monotonic() + self._settings.graceful_timeout)
@@ -102,12 +102,12 @@ class Stopping:
     def quickly(self) -> None:
         """Finish only what is in hand, and soon; the second time, not even that."""
         now = self._loop.clock.monotonic()
-        if self._goal.order is Order.QUIT:
+        if self._goal.stop.order is Order.QUIT:
             log.info("stopping at once")
-            self._goal.deadline = now
+            self._goal.stop.hasten(now)
         else:
             log.info("stopping: the connections in hand have %g s", self._settings.quick_timeout)
-            self._goal.rolling = False
+            self._goal.rolled()
             self._leave(Order.QUIT, now + self._settings.quick_timeout)
 
     def thawed(self, seconds: float) -> None:
@@ -151,12 +151,11 @@ class Stopping:
         """A queue that is not empty needs somebody who serves it, also where workers have died young of late."""
         for slot in map(self._roster.slot, self._goal.slots):  # others have no queue any more
             if slot.incumbent is None and any(listener.waiting(slot.index) for listener in self._ours):
-                slot.not_before = 0.0
+                self._roster.hurried(slot)
 
     def _leave(self, order: Order, deadline: float) -> None:
         self.phase = Phase.LEAVING
-        self._goal.order = max(self._goal.order, order)
-        self._goal.deadline = deadline
+        self._goal.stop.begin(order, deadline)
 
     def _shut_down_ours(self) -> None:
         """Free the addresses, unless that would get in the way of another server's loop, which is still closing.

@@ -15,7 +15,7 @@ from prefork.scoreboard.layout import Order
 from prefork.supervisor import policy
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.forked import DUMP_SIGNAL
-from prefork.supervisor.policy import Goal
+from prefork.supervisor.goal import Goal
 from prefork.supervisor.pressure import Pressure
 from prefork.supervisor.roster import Member, Roster
 from prefork.supervisor.spawner import Birth, Spawner
@@ -68,7 +68,7 @@ class Executor:
     def _every_slot_is_lived_in(self) -> bool:
         """Whether nobody is to be forked now, though one may: where forks hold, it is not known who is wanted."""
         goal = self._goal
-        if goal.held or (goal.held_until is not None and self._loop.clock.monotonic() < goal.held_until):
+        if goal.forks.waits(self._loop.clock.monotonic()):
             return False
         return all(self._roster.slot(index).incumbent is not None for index in goal.slots)
 
@@ -85,28 +85,28 @@ class Executor:
             case policy.Dump(member, seconds):
                 what = "starting" if member.starting else "busy with one connection"
                 log.error("worker %d (pid %d) has been %s for %.1f s", member.slot, member.pid, what, seconds)
-                member.dumped_at = now
+                self._roster.dumped(member, now)
                 process.kill(member.pid, DUMP_SIGNAL)
-            case policy.Pardon(member):
+            case policy.Spare(member):
                 log.info("worker %d (pid %d) has finished after all", member.slot, member.pid)
                 self._log_report(member)
-                self._roster.pardoned(member)
+                self._roster.spared(member)
             case policy.Abort(member):
                 self._log_report(member)
-                member.aborted_at = now
+                self._roster.aborted(member, now)
                 process.kill(member.pid, signal.SIGABRT)
             case policy.Kill(member):
                 reason = member.reason or "it hangs"
                 if member.order is not Order.RUN and not self._spawner.vital(member).obeying:
                     reason += self._spawner.deaf(member)
                 log.warning("worker %d (pid %d) is killed: %s", member.slot, member.pid, reason)
-                member.killed_at = now
+                self._roster.killed(member, now)
                 if member.questioned:
                     self._log_report(member, " is past its loop and doesn't end")
                 if not process.kill(member.pid, signal.SIGKILL):
                     log.error("worker %d (pid %d) can't be killed: it is another user's now", member.slot, member.pid)
             case policy.Question(member):
-                member.questioned = True
+                self._roster.questioned(member)
                 process.kill(member.pid, DUMP_SIGNAL)
             case policy.Replace(member, reason):
                 self._roster.wanted(member, reason)
@@ -125,11 +125,11 @@ class Executor:
             self._roster.forked(slot=spawn.slot, entry=birth.line.entry, pid=pid, generation=spawn.generation, now=born)
             log.debug("worker %d (pid %d, generation %d) forked", spawn.slot, pid, spawn.generation)
         if pids:
-            self._goal.forked()
+            self._goal.forks.forked()
             self._pressure.forked()
         failed = refused or failed
         if failed is not None:
-            self._goal.fork_failed(born)
+            self._goal.forks.fork_failed(born)
             self._pressure.fork_failed(spawns[len(pids)].slot, failed)
 
     def _log_report(self, member: Member, what: str = "") -> None:

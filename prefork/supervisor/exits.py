@@ -13,8 +13,8 @@ from prefork.config.settings import Settings
 from prefork.errors import BootError, ListenError, PreforkError, TargetError
 from prefork.scoreboard.layout import Order
 from prefork.supervisor import policy
-from prefork.supervisor.policy import Crashes, Goal
-from prefork.supervisor.roster import Death, Member, Slot
+from prefork.supervisor.goal import Crashes, Goal
+from prefork.supervisor.roster import Death, Member, Roster
 from prefork.system import limits
 from prefork.system.throttle import Notice, Throttle
 
@@ -28,6 +28,7 @@ class Deaths:
 
     Args:
         goal: what is wanted; a fatal death changes it.
+        roster: where a slot whose workers die young is held back.
         settings: crash_limit, crash_window, on_crash_loop, quick_timeout.
 
     Attributes:
@@ -36,27 +37,27 @@ class Deaths:
         recent: the last deaths, oldest first.
     """
 
-    def __init__(self, goal: Goal, settings: Settings) -> None:
+    def __init__(self, goal: Goal, roster: Roster, settings: Settings) -> None:
         self.failure: PreforkError | None = None
         self.crashes = Crashes.NONE
         self.recent: list[Death] = []
         self._goal = goal
+        self._roster = roster
         self._settings = settings
         self._told: collections.deque[str] = collections.deque(maxlen=_REMEMBERED)
         self._exhausted = Notice(log)
         self._throttle = Throttle()
         self._oom_kills = limits.oom_kills()
 
-    def take(self, slot: Slot, death: Death, report: str) -> None:
+    def take(self, death: Death, report: str) -> None:
         """Judge a death.
 
         Args:
-            slot: where it happened.
             death: the death.
             report: what the worker reported of its boot.
         """
         self.recent = [*self.recent[-_RECENT:], death]
-        policy.judge(self._goal, slot, death)
+        policy.judge(self._goal, self._roster, death)
         if death.exhausted and self._goal.ready:
             why = report.strip().rpartition("\n")[2] or str(death.exit)
             self._exhausted.tell(logging.WARNING, "boot", "worker %d can't boot for now: %s", death.member.slot, why)
@@ -64,15 +65,15 @@ class Deaths:
         self._log(death)
         if death.member.ready_at is not None and report.strip():
             log.error("worker %d (pid %d) did not end: %s", death.member.slot, death.member.pid, report.strip())
-        if self._goal.boot_failed(self._settings, death):
+        if self._goal.failures.boot_failed(self._settings, death):
             self._boot_failed(death, report)
         self._look_for_crash_loop(death.at)
 
     def asked(self, member: Member, reason: str) -> None:
         """A worker wants to be replaced; its end, which it wanted, is told if this is."""
-        member.unsaid = not self._tell(
-            logging.INFO, "worker %d (pid %d) wants to be replaced: %s", member.slot, member.pid, reason
-        )
+        text = "worker %d (pid %d) wants to be replaced: %s"
+        if not self._tell(logging.INFO, text, member.slot, member.pid, reason):
+            self._roster.unsaid(member)
 
     def _tell(self, level: int, message: str, *arguments: object) -> bool:
         """Log what workers can bring about as often as they like; whether there was room for it."""
@@ -105,7 +106,7 @@ class Deaths:
         if self.failure is None:
             seconds = self._settings.quick_timeout if order is Order.QUIT else self._settings.graceful_timeout
             self.failure = failure
-            self._goal.order, self._goal.deadline = order, now + seconds
+            self._goal.stop.begin(order, now + seconds)
 
     def _log(self, death: Death) -> None:
         member = death.member
@@ -150,19 +151,19 @@ class Deaths:
                 said = "the application failed to boot; its traceback is in the log"
             self.end_server(error(said), death.at)
         elif goal.rolling and death.member.generation == goal.generation:
-            goal.rolling = False
+            goal.rolled()
             self._told.clear()
             log.error("reload: generation %d failed to boot; the old one goes on", goal.generation)
 
     def _look_for_crash_loop(self, now: float) -> None:
-        crashes = self._goal.crashes(self._settings, now)
-        if crashes is self.crashes or self._goal.order is not Order.RUN:
+        crashes = self._goal.failures.crashes(self._settings, now)
+        if crashes is self.crashes or self._goal.stop.order is not Order.RUN:
             return
         self.crashes = crashes
         if crashes is Crashes.NONE:
             log.warning("the crash loop is over")
             return
-        count, window = len(self._goal.young_deaths), self._settings.crash_window
+        count, window = len(self._goal.failures.young_deaths), self._settings.crash_window
         log.critical("crash loop: %d workers died young within %g s; the server is degraded", count, window)
         if self._settings.on_crash_loop == "exit":
             self.end_server(BootError(f"crash loop: {count} workers died young within {window:g} s"), now)

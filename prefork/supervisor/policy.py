@@ -16,14 +16,13 @@ What it holds to, whatever the facts (tests/supervisor/test_policy.py drives it 
 
 from __future__ import annotations
 
-import enum
 import math
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from prefork.config.settings import Settings
 from prefork.scoreboard.layout import Order
+from prefork.supervisor.goal import Goal
 from prefork.supervisor.roster import Death, Member, Roster, Slot
 from prefork.system.backoff import Backoff
 
@@ -41,9 +40,6 @@ RINGS = Backoff(initial=0.01, factor=2.0, maximum=1.0, jitter=0.0)
 
 RESPAWN = Backoff(initial=0.1, factor=2.0, maximum=30.0, jitter=0.0)
 """How a slot whose workers die young holds back."""
-
-FORK_RETRY = Backoff(initial=0.1, factor=2.0, maximum=5.0, jitter=0.0)
-"""How forks hold back when the system refuses them."""
 
 # Actions.
 
@@ -111,13 +107,13 @@ class Replace:
 
 
 @dataclass(frozen=True, slots=True)
-class Pardon:
+class Spare:
     """``member`` is overdue no more: it has finished, or asked for more time, while its tracebacks were taken."""
 
     member: Member
 
 
-Action = Spawn | Retire | Ring | Dump | Abort | Kill | Question | Replace | Pardon
+Action = Spawn | Retire | Ring | Dump | Abort | Kill | Question | Replace | Spare
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,96 +129,6 @@ class Vital:
     """Whether it is past its loop."""
 
 
-class Crashes(enum.Enum):
-    """Whether workers die young again and again."""
-
-    NONE = "none"
-    LOOP = "crash loop"
-
-
-@dataclass(slots=True)
-class Goal:
-    """What is wanted. Owned by the master; :func:`decide` only reads it."""
-
-    size: int
-    smallest: int
-    """The fewest workers that the settings allow (``min_workers``)."""
-    largest: int
-    """The most workers that the settings ask for (``max_workers``)."""
-    generation: int = 0
-    rolling: bool = False
-    """Whether workers of an older generation are being replaced."""
-    order: Order = Order.RUN
-    """What every worker is told; anything but RUN ends the server."""
-    deadline: float | None = None
-    """When whoever is left is killed."""
-    ready: bool = False
-    """Whether the first generation has been complete once."""
-    held_until: float | None = None
-    """No fork before that moment: the system refused one."""
-    fork_failures: int = 0
-    exhausted_boots: int = 0
-    """Boots in a row that failed for want of descriptors or memory."""
-    killed_boots: int = 0
-    """Boots of this generation that a signal from outside ended, since the last worker became READY."""
-    held: bool = False
-    """No fork, no reload and no growth at all: the system is out of descriptors or memory."""
-    scan_at: float = 0.0
-    """When the vitals are to be read again."""
-    epoch: float = 0.0
-    """When the master last came back from being frozen; every span of time counts from there at the earliest."""
-    young_deaths: deque[float] = field(default_factory=deque)
-    draining: set[int] = field(default_factory=set)
-    """Slots beyond the size whose own accept queue is not empty yet: they are kept as if they counted."""
-
-    @property
-    def slots(self) -> list[int]:
-        """The slots that are to have a worker."""
-        return sorted({*range(self.size), *self.draining})
-
-    def fork_failed(self, now: float) -> None:
-        """Hold forks for a growing time."""
-        self.held_until = now + FORK_RETRY.delay(self.fork_failures, 0.0)
-        self.fork_failures += 1
-
-    def forked(self) -> None:
-        """A fork succeeded."""
-        self.fork_failures, self.held_until = 0, None
-
-    def boot_exhausted(self, now: float) -> None:
-        """A worker's boot failed for want of descriptors or memory: hold forks for a growing time.
-
-        Those that were under way together fail together, and count once.
-        """
-        if self.held_until is None or now >= self.held_until:
-            self.held_until = now + FORK_RETRY.delay(self.exhausted_boots, 0.0)
-            self.exhausted_boots += 1
-
-    def booted(self) -> None:
-        """A worker is READY."""
-        self.exhausted_boots = self.killed_boots = 0
-
-    def boot_failed(self, settings: Settings, death: Death) -> bool:
-        """Whether ``death`` is a failed boot.
-
-        One that is killed from outside may be somebody's doing. Of as many as would be a crash loop, with none that
-        became READY in between, it is the boot that has failed: the kernel has no memory for it, for instance.
-        """
-        return death.boot_failed or (death.boot_killed and self.killed_boots >= settings.crash_limit)
-
-    def thawed(self, seconds: float, now: float) -> None:
-        """The master itself was frozen, for ``seconds`` at the most: every deadline starts anew."""
-        self.epoch = now
-        if self.deadline is not None:
-            self.deadline += seconds
-
-    def crashes(self, settings: Settings, now: float) -> Crashes:
-        """Whether there were ``crash_limit`` young deaths within the last ``crash_window`` seconds."""
-        while self.young_deaths and self.young_deaths[0] <= now - settings.crash_window:
-            self.young_deaths.popleft()
-        return Crashes.LOOP if len(self.young_deaths) >= settings.crash_limit else Crashes.NONE
-
-
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What to do now, when to be asked again (None: when something happens), when the vitals are next due."""
@@ -234,32 +140,29 @@ class Decision:
 
 def roll(goal: Goal, roster: Roster) -> None:
     """Replace every worker by one of the next generation: other code, against which no death speaks yet."""
-    goal.generation += 1
-    goal.rolling = True
-    goal.killed_boots = 0
+    goal.roll()
     for slot in roster.slots.values():
-        slot.young_deaths, slot.not_before = 0, 0.0
+        roster.proved(slot)
 
 
-def judge(goal: Goal, slot: Slot, death: Death) -> None:
+def judge(goal: Goal, roster: Roster, death: Death) -> None:
     """Let a death count: a young one holds its slot back, that of a worker that had proved itself clears the record.
 
     A boot that was exhausted says nothing of the application, once that has booted: all forks are held instead. That
     of a successor in a reload is the reload's affair and part of no crash loop: whoever it was to replace serves on.
     """
-    member = death.member
+    member, slot = death.member, roster.slot(death.member.slot)
     proved = member.ready_at is not None and member.ready_at >= slot.not_before
     if death.boot_killed and member.generation == goal.generation:
-        goal.killed_boots += 1
+        goal.failures.boot_killed()
     if death.exhausted and goal.ready:
-        goal.boot_exhausted(death.at)
+        goal.forks.boot_exhausted(death.at)
     elif death.young:
         if not (goal.rolling and death.successor):
-            goal.young_deaths.append(death.at)
-        slot.not_before = death.at + RESPAWN.delay(slot.young_deaths, 0.0)
-        slot.young_deaths += 1
+            goal.failures.died_young(death.at)
+        roster.died_young(slot, death.at + RESPAWN.delay(slot.young_deaths, 0.0))
     elif proved or member.order is Order.RUN:
-        slot.young_deaths, slot.not_before = 0, 0.0
+        roster.proved(slot)
 
 
 @dataclass(slots=True)
@@ -282,7 +185,7 @@ class _Case:
 
     def over(self, began: float, seconds: float) -> bool:
         """Whether ``seconds`` have passed since ``began``, or since the master was last frozen."""
-        return self.due(max(began, self.goal.epoch) + seconds)
+        return self.due(max(began, self.goal.timing.epoch) + seconds)
 
 
 def decide(settings: Settings, goal: Goal, roster: Roster, vitals: Callable[[Member], Vital], now: float) -> Decision:
@@ -297,7 +200,7 @@ def decide(settings: Settings, goal: Goal, roster: Roster, vitals: Callable[[Mem
     """
     case = _Case(settings, goal, roster, vitals, now)
     actions: list[Action] = []
-    if goal.order is Order.RUN:
+    if goal.stop.order is Order.RUN:
         actions += _shed_members(case)
         actions += _age(case)
         actions += _spawn(case)
@@ -307,15 +210,15 @@ def decide(settings: Settings, goal: Goal, roster: Roster, vitals: Callable[[Mem
     for member in roster:
         if member.killed_at is None and member.pid not in told:
             actions += _see_to(case, member)
-    scan_at = goal.scan_at
-    if any(isinstance(action, Pardon) for action in actions):
-        scan_at = now  # the last scan has passed over whoever is pardoned
+    scan_at = goal.timing.scan_at
+    if any(isinstance(action, Spare) for action in actions):
+        scan_at = now  # the last scan has passed over whoever is spared
     elif settings.timeout and case.due(scan_at):
         hung, scan_at = _scan(case)
         actions += hung
         case.wakes.append(scan_at)
-    if len(goal.young_deaths) >= settings.crash_limit:
-        case.due(goal.young_deaths[0] + settings.crash_window)  # the end of a crash loop is worth saying
+    if len(goal.failures.young_deaths) >= settings.crash_limit:
+        case.due(goal.failures.young_deaths[0] + settings.crash_window)  # the end of a crash loop is worth saying
     if actions:
         case.wakes.append(now)  # what is done now has deadlines of its own, which only the next decision sees
     return Decision(actions, min(case.wakes, default=None), scan_at)
@@ -334,8 +237,8 @@ def limit(settings: Settings, goal: Goal, roster: Roster) -> int:
 def _dismiss(case: _Case) -> Iterator[Retire]:
     """The server stops: everybody leaves."""
     for member in case.roster:
-        if member.order < case.goal.order:
-            yield Retire(member, case.goal.order, case.goal.deadline, "the server stops")
+        if member.order < case.goal.stop.order:
+            yield Retire(member, case.goal.stop.order, case.goal.stop.deadline, "the server stops")
 
 
 def _shed_members(case: _Case) -> Iterator[Retire]:
@@ -367,7 +270,7 @@ def _age(case: _Case) -> Iterator[Replace]:
 def _spawn(case: _Case) -> Iterator[Spawn]:
     """Fill empty slots, then fork successors for those who are to be replaced, as far as there is room."""
     goal = case.goal
-    if goal.held or (goal.held_until is not None and not case.due(goal.held_until)):
+    if goal.forks.held or (goal.forks.held_until is not None and not case.due(goal.forks.held_until)):
         return
     room = limit(case.settings, goal, case.roster) - len(case.roster)
     slots = [case.roster.slot(index) for index in goal.slots]
@@ -414,7 +317,7 @@ def _see_to(case: _Case, member: Member) -> Iterator[Action]:
     """What one worker's own deadlines ask for."""
     if member.order is not Order.RUN:
         # The server's deadline may be sooner than the one that the worker was given.
-        deadlines = [at for at in (member.deadline, case.goal.deadline) if at is not None]
+        deadlines = [at for at in (member.deadline, case.goal.stop.deadline) if at is not None]
         if deadlines and case.due(min(deadlines)):
             yield Kill(member)
             return
@@ -436,14 +339,14 @@ def _end(case: _Case, member: Member) -> Iterator[Action]:
             yield Kill(member)
     elif member.dumped_at is not None and case.over(member.dumped_at, DUMP_TIME):
         hangs = member.starting or case.now >= _overdue_at(case, case.vitals(member))
-        yield Abort(member) if hangs else Pardon(member)
+        yield Abort(member) if hangs else Spare(member)
 
 
 def _overdue_at(case: _Case, vital: Vital) -> float:
     """When a worker will have been busy for too long with the oldest of what it has in hand."""
     if vital.busy_since is None or not case.settings.timeout:
         return math.inf
-    at = max(vital.busy_since, case.goal.epoch) + case.settings.timeout
+    at = max(vital.busy_since, case.goal.timing.epoch) + case.settings.timeout
     return at if vital.deadline is None else max(at, vital.deadline)
 
 

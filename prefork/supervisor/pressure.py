@@ -29,7 +29,7 @@ from prefork.net.accept_errors import Verdict, row
 from prefork.scoreboard.events import Event, Kind
 from prefork.scoreboard.layout import LAST_ERRNO_AT, STATE, ExhaustionState, Order, Scoreboard, State
 from prefork.supervisor.event_loop import Loop, Timer
-from prefork.supervisor.policy import Goal
+from prefork.supervisor.goal import Goal
 from prefork.supervisor.roster import Member, Roster
 from prefork.system.throttle import Notice
 
@@ -198,7 +198,7 @@ class Pressure:
         self._holding = exhaustion
         self._appoint(prober)
         self.board.hold = exhaustion.errno
-        self.goal.held = True
+        self.goal.forks.hold()
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.go)
         self._say("system", "the system is exhausted (%s): workers and forks hold", _name(exhaustion))
@@ -246,7 +246,7 @@ class Pressure:
 
     def _let_go(self) -> None:
         self.board.hold = 0
-        self.goal.held = False
+        self.goal.forks.release()
         os.eventfd_write(self.go, 1)
 
     # What the scoreboard and the log say.

@@ -17,7 +17,7 @@ from prefork.net.listener import Listener
 from prefork.scoreboard.layout import Order
 from prefork.supervisor.autoscale import Sample, Sizer
 from prefork.supervisor.event_loop import Loop
-from prefork.supervisor.policy import Goal
+from prefork.supervisor.goal import Goal
 from prefork.supervisor.roster import Member, Roster
 from prefork.supervisor.spawner import Spawner
 
@@ -69,9 +69,9 @@ class Growth:
     def look(self) -> None:
         """Take a sample, now."""
         self._timer.cancel()
-        if self._goal.order is not Order.RUN:
+        if self._goal.stop.order is not Order.RUN:
             return
-        if self._goal.held:
+        if self._goal.forks.held:
             self._timer = self._loop.call_later(HELD_LOOK, self.look)
             return
         now = self._loop.clock.monotonic()

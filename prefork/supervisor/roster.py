@@ -265,9 +265,42 @@ class Roster:
             place.retiring.remove(member)
         return death
 
-    def pardoned(self, member: Member) -> None:
+    def unsaid(self, member: Member) -> None:
+        """The log had no room for what ``member`` asked for."""
+        member.unsaid = True
+
+    def dumped(self, member: Member, now: float) -> None:
+        """``member`` was asked for its tracebacks, since it seems to hang."""
+        member.dumped_at = now
+
+    def spared(self, member: Member) -> None:
         """``member`` has finished what took it too long."""
         member.dumped_at = None
+
+    def aborted(self, member: Member, now: float) -> None:
+        """``member`` was sent SIGABRT."""
+        member.aborted_at = now
+
+    def questioned(self, member: Member) -> None:
+        """``member`` was asked what keeps it from its end."""
+        member.questioned = True
+
+    def killed(self, member: Member, now: float) -> None:
+        """``member`` was sent SIGKILL."""
+        member.killed_at = now
+
+    def died_young(self, slot: Slot, not_before: float) -> None:
+        """Somebody died young in ``slot``, which holds back."""
+        slot.young_deaths += 1
+        slot.not_before = not_before
+
+    def proved(self, slot: Slot) -> None:
+        """No death speaks against ``slot`` any more."""
+        slot.young_deaths, slot.not_before = 0, 0.0
+
+    def hurried(self, slot: Slot) -> None:
+        """Somebody waits to be served in ``slot``: it holds back no longer."""
+        slot.not_before = 0.0
 
     def thawed(self, seconds: float) -> None:
         """The master itself was frozen, for ``seconds`` at the most: deadlines to leave come that much later.

@@ -20,8 +20,8 @@ from prefork.errors import PreforkError
 from prefork.net.listener import Listener
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.exits import Deaths
+from prefork.supervisor.goal import Goal
 from prefork.supervisor.notifications import Notification
-from prefork.supervisor.policy import Goal
 from prefork.supervisor.pressure import Pressure
 from prefork.supervisor.roster import Roster
 from prefork.supervisor.spawner import Spawner

@@ -19,7 +19,7 @@ from prefork.errors import ListenError
 from prefork.net.listener import Listener
 from prefork.scoreboard.layout import Order
 from prefork.supervisor.event_loop import Loop
-from prefork.supervisor.policy import Goal
+from prefork.supervisor.goal import Goal
 from prefork.supervisor.roster import Roster
 
 LOOK = 0.02
@@ -70,10 +70,10 @@ class Groups:
         for listener, _ in before:
             for slot in coming:
                 listener.ungate(slot)  # it may have been told to go just now, and its member is not closed yet
-        self._goal.draining -= set(coming)
+        self._goal.let_go(coming)
         going = set(range(size, self._goal.size)) - self._goal.draining
         if going:
-            self._goal.draining |= going
+            self._goal.keep(going)
             self._empty(going)
 
     def _empty(self, going: Iterable[int]) -> None:
@@ -86,7 +86,7 @@ class Groups:
 
     def changed(self) -> None:
         """Who serves has changed: a worker became READY, or is gone."""
-        if not self._grouped or self._goal.order is not Order.RUN:
+        if not self._grouped or self._goal.stop.order is not Order.RUN:
             return
         self._close_empty()
         if self._goal.draining and not self._looking:
@@ -114,10 +114,10 @@ class Groups:
 
     def _look(self) -> None:
         """Let those slots go whose members are proven empty."""
-        if self._looking or self._goal.order is not Order.RUN:
+        if self._looking or self._goal.stop.order is not Order.RUN:
             return
         empty = {slot for slot in self._goal.draining if all(listener.empty(slot) for listener in self._grouped)}
-        self._goal.draining -= empty
+        self._goal.let_go(empty)
         if self._goal.draining:
             self._looking = True
             self._loop.call_later(LOOK, self._look_again)

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from prefork.config.settings import Settings
 from prefork.scoreboard.layout import LAYOUT, Order
 from prefork.supervisor import handover
+from prefork.supervisor.goal import Goal
 from prefork.supervisor.handover import Handover, Life
-from prefork.supervisor.policy import Goal
 from prefork.supervisor.resources import Holdings
 from prefork.supervisor.roster import Member, Roster
 from prefork.supervisor.spawner import Spawner
@@ -64,14 +64,21 @@ def _life(member: Member, roster: Roster, spawner: Spawner) -> Life:
 
 def read(record: Handover, goal: Goal, roster: Roster, spawner: Spawner, held: Holdings) -> None:
     """Take over the workers that an earlier image of this process forked."""
-    goal.size, goal.generation = record.size, record.generation
-    goal.draining |= set(record.draining)
-    goal.ready = True
+    goal.took_over(record.size, record.generation, record.draining)
     for life in record.workers:
         native = life.board == held.board.fd
-        member = Member(life.pid, life.slot, life.entry if native else -1, life.generation, life.born)
-        member.ready_at, member.deadline, member.order = life.ready_at, life.deadline, Order(life.order)
-        member.reason, member.wanted = life.reason, life.wanted
+        member = Member(
+            pid=life.pid,
+            slot=life.slot,
+            entry=life.entry if native else -1,
+            generation=life.generation,
+            born=life.born,
+            ready_at=life.ready_at,
+            order=Order(life.order),
+            deadline=life.deadline,
+            reason=life.reason,
+            wanted=life.wanted,
+        )
         roster.restored(member, life.role)
         spawner.adopt(life, None if native else held.others[life.board])
     spawner.adopted()

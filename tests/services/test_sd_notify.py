@@ -20,7 +20,7 @@ from prefork.services import sd_notify
 from prefork.services.sd_notify import EVERY, Notify
 from prefork.supervisor import notifications
 from prefork.supervisor.event_loop import Loop
-from prefork.supervisor.policy import Crashes, Goal
+from prefork.supervisor.goal import Crashes, Goal
 from prefork.supervisor.roster import Roster
 from prefork.supervisor.service import ServerView
 from prefork.testing.clock import FakeClock
@@ -193,7 +193,7 @@ class Stage:
 
     def serve(self) -> None:
         self.roster.ready(self.member, 1.0)
-        self.goal.ready = True
+        self.goal.completed()
         self.service.notify(notifications.Serving())
 
     def wait(self, seconds: float) -> list[str]:
@@ -230,7 +230,7 @@ def test_no_time_is_asked_for_after_an_upgrade_whose_reload_has_failed(manager: 
     stage = Stage(manager)
     assert len(stage.wait(EVERY + 1)) == 2
     stage.roster.ready(stage.member, 1.0)
-    stage.goal.ready = True
+    stage.goal.completed()
     stage.service.notify(notifications.ReloadFailed(1, "as asked"))
     (said,) = stage.wait(5 * EVERY)
     assert said.startswith("READY=1\nSTATUS=generation 1 failed to boot")

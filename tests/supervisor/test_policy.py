@@ -9,7 +9,8 @@ import pytest
 from prefork.config.settings import Settings
 from prefork.scoreboard.layout import Order
 from prefork.supervisor import policy
-from prefork.supervisor.policy import Crashes, Dump, Goal, Kill, Replace, Retire, Spawn
+from prefork.supervisor.goal import Crashes, Goal
+from prefork.supervisor.policy import Dump, Kill, Replace, Retire, Spawn
 from prefork.supervisor.roster import Death, Member
 from prefork.system.process import EXHAUSTED, Exit
 from tests.support.world import (
@@ -63,23 +64,23 @@ def test_a_fork_that_fails_is_tried_again_after_a_growing_time() -> None:
     made = World(Settings(workers=2), fork_fails=True)
     made.turn()
     assert len(done(made, Spawn)) == 2  # decided together; the second is not tried
-    assert made.goal.fork_failures == 1
+    assert made.goal.forks.failures == 1
     assert [round(at - START, 3) for at in made.wakes(12.0)] == [0.1, 0.3, 0.7, 1.5, 3.1, 6.3, 11.3, 12.0]
     made.fork_fails = False
     made.advance(5.0)
     assert len(made.booting) == 2
-    assert (made.goal.fork_failures, made.goal.held_until) == (0, None)
+    assert (made.goal.forks.failures, made.goal.forks.held_until) == (0, None)
 
 
 def test_while_forks_are_held_nobody_is_forked_and_nobody_waits() -> None:
     made = serving(2)
-    made.goal.held = True
+    made.goal.forks.hold()
     made.now += 5.0
     incumbent(made).end(signal=SIGKILL)
     made.reap()
     made.turn()
     assert (kinds(made), made.wake_at) == ([], None)
-    made.goal.held = False
+    made.goal.forks.release()
     made.turn()
     assert done(made, Spawn) == [Spawn(0, 0)]
 
@@ -130,8 +131,8 @@ def judged(*deaths: Death) -> tuple[int, float, int]:
     made = World(Settings(workers=1))
     slot = made.slot(0)
     for death in deaths:
-        policy.judge(made.goal, slot, death)
-    return slot.young_deaths, round(slot.not_before, 6), len(made.goal.young_deaths)
+        policy.judge(made.goal, made.roster, death)
+    return slot.young_deaths, round(slot.not_before, 6), len(made.goal.failures.young_deaths)
 
 
 YOUNG = Death(member(ready_at=None), Exit(1), 100.0, 0, successor=False)
@@ -179,11 +180,11 @@ def test_exhausted_boots_hold_all_forks_longer_and_longer_and_are_no_crash() -> 
         holds.append(round(made.booting[0].member.born - began, 6))
     assert holds == [0.1, 0.2, 0.4, 0.8]
     assert [made.slot(slot).young_deaths for slot in range(2)] == [0, 0]
-    assert not made.goal.young_deaths
+    assert not made.goal.failures.young_deaths
     made.ready(made.booting[0])
     made.booting[0].end(EXHAUSTED)
     made.reap()
-    assert made.goal.held_until == made.now + 0.1  # and anew, since one has booted
+    assert made.goal.forks.held_until == made.now + 0.1  # and anew, since one has booted
 
 
 def test_a_first_boot_that_is_exhausted_fails() -> None:
@@ -210,13 +211,13 @@ def test_so_many_young_deaths_within_the_window_are_a_crash_loop() -> None:
     settings = Settings(crash_limit=3, crash_window=10.0)
     goal = Goal(size=1, smallest=1, largest=1)
     for at in (100.0, 104.0):
-        goal.young_deaths.append(at)
-    assert goal.crashes(settings, 104.0) is Crashes.NONE
-    goal.young_deaths.append(109.9)
-    assert goal.crashes(settings, 109.9) is Crashes.LOOP
-    assert goal.crashes(settings, 109.999) is Crashes.LOOP
-    assert goal.crashes(settings, 110.0) is Crashes.NONE
-    assert goal.young_deaths == collections.deque([104.0, 109.9])
+        goal.failures.died_young(at)
+    assert goal.failures.crashes(settings, 104.0) is Crashes.NONE
+    goal.failures.died_young(109.9)
+    assert goal.failures.crashes(settings, 109.9) is Crashes.LOOP
+    assert goal.failures.crashes(settings, 109.999) is Crashes.LOOP
+    assert goal.failures.crashes(settings, 110.0) is Crashes.NONE
+    assert goal.failures.young_deaths == collections.deque([104.0, 109.9])
 
 
 def test_the_master_wakes_for_the_end_of_a_crash_loop() -> None:
@@ -263,7 +264,7 @@ def test_a_smaller_size_retires_the_last_slots_and_whoever_starts_there() -> Non
 
 def test_a_slot_whose_queue_is_not_empty_yet_is_kept_as_if_it_counted() -> None:
     made = serving(3)
-    made.goal.draining = {2}
+    made.goal.keep({2})
     made.resize(2)
     made.turn()
     assert kinds(made) == []
@@ -272,7 +273,7 @@ def test_a_slot_whose_queue_is_not_empty_yet_is_kept_as_if_it_counted() -> None:
     made.reap()
     made.turn()
     assert done(made, Spawn) == [Spawn(2, 0)]
-    made.goal.draining.clear()
+    made.goal.let_go(range(100))
     made.turn()
     assert [action.member.slot for action in done(made, Retire)] == [2]
 
@@ -600,7 +601,7 @@ def test_the_reason_for_a_replacement_is_the_reason_to_leave() -> None:
 
 def test_while_forks_are_held_nobody_is_replaced() -> None:
     made = serving()
-    made.goal.held = True
+    made.goal.forks.hold()
     made.roster.wanted(incumbent(made).member, "it asked for it")
     made.reload()
     made.turn()
@@ -681,14 +682,14 @@ def test_vitals_are_read_only_where_they_matter() -> None:
     def decided(at: float) -> list[int]:
         read.clear()
         decision = policy.decide(made.settings, made.goal, made.roster, vital, at)
-        made.goal.scan_at = decision.scan_at
+        made.goal.timing.scan_next(decision.scan_at)
         return list(read)
 
     made.resize(6)
     made.turn()  # and one that starts
-    assert len(decided(made.goal.scan_at)) == 5
-    assert decided(made.goal.scan_at - 0.001) == []
-    assert len(decided(made.goal.scan_at)) == 5
+    assert len(decided(made.goal.timing.scan_at)) == 5
+    assert decided(made.goal.timing.scan_at - 0.001) == []
+    assert len(decided(made.goal.timing.scan_at)) == 5
 
 
 def test_a_day_without_faults_is_a_quiet_one() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from prefork.scoreboard.layout import Order
-from prefork.supervisor.policy import ABORT_TIME, DUMP_TIME, Abort, Dump, Kill, Pardon, Retire, Ring, Spawn
+from prefork.supervisor.policy import ABORT_TIME, DUMP_TIME, Abort, Dump, Kill, Retire, Ring, Spare, Spawn
 from tests.support.world import SIGKILL, START, busy, clear, done, incumbent, kinds, moments, serving, started
 
 # A boot that hangs.
@@ -29,11 +29,11 @@ def test_a_boot_that_hangs_ends_by_the_abort() -> None:
     assert made.deaths[0].boot_failed
 
 
-def test_a_boot_that_ends_while_its_tracebacks_are_taken_is_pardoned() -> None:
+def test_a_boot_that_ends_while_its_tracebacks_are_taken_is_spared() -> None:
     made = started(boot_timeout=5.0)
     made.advance(5.2)
     made.ready(incumbent(made))
-    assert moments(made, 100.0, Pardon, Abort) == [("Pardon", 0.3)]
+    assert moments(made, 100.0, Spare, Abort) == [("Spare", 0.3)]
 
 
 def test_without_boot_timeout_a_boot_may_take_for_ever() -> None:
@@ -101,15 +101,15 @@ def test_many_short_connections_are_no_hang() -> None:
     assert kinds(made) == []
 
 
-def test_a_worker_that_finishes_while_its_tracebacks_are_taken_is_pardoned_and_looked_at_again() -> None:
+def test_a_worker_that_finishes_while_its_tracebacks_are_taken_is_spared_and_looked_at_again() -> None:
     made = serving(timeout=2.0)
     busy(made)
     made.advance(2.1)
     incumbent(made).busy_since = None
     made.advance(0.1)
     busy(made)  # and hangs again
-    assert moments(made, 10.0, Dump, Pardon, Abort, Kill) == [
-        ("Pardon", DUMP_TIME - 0.2),
+    assert moments(made, 10.0, Dump, Spare, Abort, Kill) == [
+        ("Spare", DUMP_TIME - 0.2),
         ("Dump", 2.0),
         ("Abort", 2.0 + DUMP_TIME),
     ]
@@ -132,14 +132,14 @@ def test_a_worker_that_hangs_again_while_it_is_passed_over_is_found_at_its_momen
     assert found == [2.0, 4.15]
 
 
-def test_a_worker_with_several_in_hand_is_pardoned_when_the_one_that_hung_is_done() -> None:
+def test_a_worker_with_several_in_hand_is_spared_when_the_one_that_hung_is_done() -> None:
     """It is busy since the oldest of them, which is younger now and yet began before the tracebacks were asked for."""
     made = serving(timeout=10.0)
     process = busy(made)
     made.advance(10.1)
     process.busy_since = START + 6.0
-    assert moments(made, 10.0, Pardon, Dump, Abort) == [
-        ("Pardon", DUMP_TIME - 0.1),
+    assert moments(made, 10.0, Spare, Dump, Abort) == [
+        ("Spare", DUMP_TIME - 0.1),
         ("Dump", 5.9),
         ("Abort", 5.9 + DUMP_TIME),
     ]
@@ -175,8 +175,8 @@ def test_a_handler_may_ask_while_its_tracebacks_are_taken() -> None:
     process = busy(made)
     made.advance(2.1)
     process.asked = made.now + 50.0
-    assert moments(made, 60.0, Pardon, Dump, Abort) == [
-        ("Pardon", 0.4),
+    assert moments(made, 60.0, Spare, Dump, Abort) == [
+        ("Spare", 0.4),
         ("Dump", 50.0),
         ("Abort", 50.0 + DUMP_TIME),
     ]
@@ -207,7 +207,7 @@ def test_a_freeze_between_the_tracebacks_and_the_abort_aborts_nobody_who_goes_on
     made.freeze(100.0)
     made.turn()
     process.busy_since = made.now - 50.0  # another connection, taken while the master was frozen
-    assert moments(made, 10.0, Pardon, Abort) == [("Pardon", DUMP_TIME)]
+    assert moments(made, 10.0, Spare, Abort) == [("Spare", DUMP_TIME)]
 
 
 def test_a_freeze_between_the_abort_and_the_kill_gives_the_abort_its_time() -> None:

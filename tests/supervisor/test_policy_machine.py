@@ -116,12 +116,12 @@ class Server(RuleBasedStateMachine):
         world.reap()  # of those who ended before, other things are true
         world.turn()
         if world.goal.ready:
-            rolling, loop = world.goal.rolling, len(world.goal.young_deaths)
+            rolling, loop = world.goal.rolling, len(world.goal.failures.young_deaths)
             for process in world.booting if together else world.booting[which % 3 :][:1]:
                 process.end(EXHAUSTED)
-            if world.reap() and world.goal.order is Order.RUN:
+            if world.reap() and world.goal.stop.order is Order.RUN:
                 assert world.goal.rolling is rolling
-                assert len(world.goal.young_deaths) <= loop
+                assert len(world.goal.failures.young_deaths) <= loop
             world.turn()
 
     @rule(which=PICK, signal=st.sampled_from([SIGKILL, SIGSEGV, SIGTERM]), reaped=st.booleans())
@@ -223,7 +223,7 @@ class Server(RuleBasedStateMachine):
 
     @rule(held=st.booleans())
     def the_system_is_exhausted(self, held: bool) -> None:
-        self.world.goal.held = held
+        (self.world.goal.forks.hold if held else self.world.goal.forks.release)()
         self.world.turn()
 
     @rule()
@@ -253,22 +253,22 @@ class Server(RuleBasedStateMachine):
 
     # The operator.
 
-    @precondition(lambda self: self.world.goal.order is Order.RUN)
+    @precondition(lambda self: self.world.goal.stop.order is Order.RUN)
     @rule(size=st.integers(1, 6), slowly=st.booleans())
     def is_resized(self, size: int, slowly: bool) -> None:
         goal = self.world.goal
-        goal.draining = {slot for slot in goal.draining if slot >= size}
+        goal.let_go(range(size))
         if slowly:
-            goal.draining |= set(range(size, goal.size))
+            goal.keep(range(size, goal.size))
         self.world.resize(size)
         self.world.turn()
 
     @rule()
     def the_queues_of_the_slots_that_go_are_empty(self) -> None:
-        self.world.goal.draining.clear()
+        self.world.goal.let_go(range(100))
         self.world.turn()
 
-    @precondition(lambda self: self.world.goal.order is Order.RUN)
+    @precondition(lambda self: self.world.goal.stop.order is Order.RUN)
     @rule()
     def is_reloaded(self) -> None:
         self.world.reload()
@@ -289,10 +289,10 @@ class Server(RuleBasedStateMachine):
 
     def comes_back_to_full_strength(self) -> None:
         world = self.world
-        world.goal.draining.clear()
+        world.goal.let_go(range(100))
         rolling, failed = world.goal.rolling, world.failed_reloads
-        world.calm(60.0, lambda: world.goal.order is not Order.RUN or (world.full and not world.goal.rolling))
-        if world.goal.order is Order.RUN:
+        world.calm(60.0, lambda: world.goal.stop.order is not Order.RUN or (world.full and not world.goal.rolling))
+        if world.goal.stop.order is Order.RUN:
             assert len(world.processes) == world.goal.size
             if rolling and world.failed_reloads == failed:
                 assert {process.member.generation for process in world.alive} == {world.goal.generation}

@@ -15,7 +15,8 @@ from prefork.config.settings import Settings
 from prefork.scoreboard.layout import Order
 from prefork.supervisor import policy
 from prefork.supervisor.exits import Deaths
-from prefork.supervisor.policy import Decision, Goal, Vital
+from prefork.supervisor.goal import Goal
+from prefork.supervisor.policy import Decision, Vital
 from prefork.supervisor.roster import Death, Member, Roster, Slot
 from prefork.system.process import Exit
 
@@ -75,7 +76,7 @@ class World:
         size, smallest, largest = self.settings.size(4)
         self.goal = Goal(size=size, smallest=smallest, largest=largest)
         self.roster = Roster()
-        self.judge = Deaths(self.goal, self.settings)
+        self.judge = Deaths(self.goal, self.roster, self.settings)
         self.processes: dict[int, Process] = {}
         self.deaths: list[Death] = []
         self.failed_reloads = 0
@@ -129,9 +130,9 @@ class World:
         incumbents = [self.slot(index).incumbent for index in range(self.goal.size)]
         serving = [each for each in incumbents if each is not None and not each.starting]
         if len(serving) == self.goal.size:
-            self.goal.ready = True
+            self.goal.completed()
             if all(each.generation == self.goal.generation for each in serving):
-                self.goal.rolling = False
+                self.goal.rolled()
 
     def reap(self) -> list[Death]:
         """The master learns of every end."""
@@ -145,13 +146,13 @@ class World:
         del self.processes[member.pid]
         self.deaths.append(death)
         rolling = self.goal.rolling
-        self.judge.take(self.slot(member.slot), death, "")
+        self.judge.take(death, "")
         if rolling and not self.goal.rolling:
             self.failed_reloads += 1
         return death
 
     def resize(self, size: int) -> None:
-        self.goal.size = size
+        self.goal.resize(size)
         self._peak = max(self._peak, size)
 
     def reload(self) -> None:
@@ -159,9 +160,8 @@ class World:
 
     def stop(self, order: Order, seconds: float) -> None:
         """The server ends; the order only grows, and the deadline is set anew."""
-        self.goal.order = max(self.goal.order, order)
-        self.goal.deadline = self.now + seconds
-        self.goal.rolling = False
+        self.goal.stop.begin(order, self.now + seconds)
+        self.goal.rolled()
 
     def freeze(self, seconds: float) -> None:
         """The whole tree stands still for that long, and the master finds out."""
@@ -193,7 +193,7 @@ class World:
         self.decisions += 1
         self.judge.look(self.now)
         decision = policy.decide(self.settings, self.goal, self.roster, self.vital, self.now)
-        self.goal.scan_at = decision.scan_at
+        self.goal.timing.scan_next(decision.scan_at)
         return decision
 
     def wakes(self, seconds: float) -> Iterator[float]:
@@ -235,7 +235,8 @@ class World:
 
     def calm(self, seconds: float, until: Callable[[], bool]) -> float:
         """No more faults: let time go on with everybody behaving, until ``until``; returns the seconds it took."""
-        self.fork_fails = self.goal.held = False
+        self.fork_fails = False
+        self.goal.forks.release()
         began = self.now
         while True:
             self.behave()
@@ -263,35 +264,35 @@ class World:
             case policy.Dump(member, seconds):
                 assert member.dumped_at is None
                 self._may_dump(member, seconds)
-                member.dumped_at = self.now
-            case policy.Pardon(member):
+                self.roster.dumped(member, self.now)
+            case policy.Spare(member):
                 self._was_dumped(member)
-                assert not member.starting, "pardoned while booting"
-                assert not self._is_overdue(member), "pardoned while hanging"
-                self.roster.pardoned(member)
+                assert not member.starting, "spared while booting"
+                assert not self._is_overdue(member), "spared while hanging"
+                self.roster.spared(member)
                 assert member.dumped_at is None
             case policy.Abort(member):
                 self._may_abort(member)
-                member.aborted_at = self.now
+                self.roster.aborted(member, self.now)
                 if not self.of(member).stubborn:
                     self.of(member).end(signal=SIGABRT)
             case policy.Kill(member):
                 self._may_kill(member)
-                member.killed_at = self.now
+                self.roster.killed(member, self.now)
                 self.of(member).end(signal=SIGKILL)
             case policy.Question(member):
                 assert not member.questioned
-                member.questioned = True
+                self.roster.questioned(member)
             case policy.Replace(member, reason):
                 self._may_replace(member, reason)
                 self.roster.wanted(member, reason)
 
     def _spawn(self, index: int, generation: int) -> None:
         goal, settings, slot = self.goal, self.settings, self.slot(index)
-        if goal.held_until is not None and self.now < goal.held_until:
+        if goal.forks.held_until is not None and self.now < goal.forks.held_until:
             return  # an earlier fork of this decision failed
-        assert goal.order is Order.RUN, "forked while the server stops"
-        assert not goal.held, "forked while the system is exhausted"
+        assert goal.stop.order is Order.RUN, "forked while the server stops"
+        assert not goal.forks.held, "forked while the system is exhausted"
         assert index in goal.slots, "forked into a slot that is not wanted"
         assert generation == goal.generation
         assert self.now >= slot.not_before, "forked into a slot that holds back"
@@ -309,9 +310,9 @@ class World:
             assert extra < (settings.reload_surge if rolls else settings.max_recycling), "too many at once"
         assert len(self.roster) < bound, "too many workers"
         if self.fork_fails:
-            goal.fork_failed(self.now)
+            goal.forks.fork_failed(self.now)
             return
-        goal.forked()
+        goal.forks.forked()
         entry = next(number for number in itertools.count() if number not in self.roster.entries())
         pid = next(self._pids)
         member = self.roster.forked(slot=index, entry=entry, pid=pid, generation=generation, now=self.now)
@@ -320,8 +321,8 @@ class World:
     def _may_retire(self, member: Member, order: Order, deadline: float | None, reason: str) -> None:
         assert order > member.order, "told again"
         assert reason
-        if self.goal.order is not Order.RUN:
-            assert (order, deadline) == (self.goal.order, self.goal.deadline)
+        if self.goal.stop.order is not Order.RUN:
+            assert (order, deadline) == (self.goal.stop.order, self.goal.stop.deadline)
             return
         assert order is Order.SEAL
         assert deadline == self.now + self.settings.graceful_timeout
@@ -333,14 +334,14 @@ class World:
 
     def _may_dump(self, member: Member, seconds: float) -> None:
         if member.starting:
-            due = max(member.born, self.goal.epoch) + self.settings.boot_timeout
+            due = max(member.born, self.goal.timing.epoch) + self.settings.boot_timeout
             assert self.settings.boot_timeout
             assert abs(seconds - (self.now - member.born)) < SOON
         else:
             process = self.of(member)
             assert self.settings.timeout
             assert process.busy_since is not None, "an idle worker is taken for hung"
-            due = max(process.busy_since, self.goal.epoch) + self.settings.timeout
+            due = max(process.busy_since, self.goal.timing.epoch) + self.settings.timeout
             due = max(due, process.asked or 0.0)
             assert abs(seconds - (self.now - process.busy_since)) < SOON
         assert -SOON < self.now - due < SOON, f"a hang is found {self.now - due} s after its time"
@@ -348,13 +349,13 @@ class World:
     def _was_dumped(self, member: Member) -> None:
         assert member.dumped_at is not None
         assert member.aborted_at is None
-        assert self.now - max(member.dumped_at, self.goal.epoch) >= policy.DUMP_TIME - SOON, "too soon"
+        assert self.now - max(member.dumped_at, self.goal.timing.epoch) >= policy.DUMP_TIME - SOON, "too soon"
 
     def _is_overdue(self, member: Member) -> bool:
         process = self.of(member)
         if process.busy_since is None or not self.settings.timeout:
             return False
-        due = max(process.busy_since, self.goal.epoch) + self.settings.timeout
+        due = max(process.busy_since, self.goal.timing.epoch) + self.settings.timeout
         return self.now >= max(due, process.asked or 0.0)
 
     def _may_abort(self, member: Member) -> None:
@@ -363,11 +364,11 @@ class World:
 
     def _may_kill(self, member: Member) -> None:
         assert member.killed_at is None
-        deadlines = [at for at in (member.deadline, self.goal.deadline) if at is not None]
+        deadlines = [at for at in (member.deadline, self.goal.stop.deadline) if at is not None]
         if member.order is not Order.RUN and min(deadlines, default=self.now + 1) <= self.now:
             return
         assert member.aborted_at is not None, "killed without cause"
-        assert self.now - max(member.aborted_at, self.goal.epoch) >= policy.ABORT_TIME - SOON
+        assert self.now - max(member.aborted_at, self.goal.timing.epoch) >= policy.ABORT_TIME - SOON
 
     def _may_replace(self, member: Member, reason: str) -> None:
         settings = self.settings
@@ -376,7 +377,7 @@ class World:
         assert member.ready_at is not None
         assert settings.max_age
         due = member.ready_at + settings.max_age
-        assert due - SOON <= self.now <= max(due + settings.max_age_jitter, self.goal.epoch) + SOON
+        assert due - SOON <= self.now <= max(due + settings.max_age_jitter, self.goal.timing.epoch) + SOON
 
     # What holds whenever there is nothing to be done.
 
@@ -392,15 +393,15 @@ class World:
             if member.killed_at is not None:
                 continue
             if member.order is not Order.RUN:
-                deadlines = [at for at in (member.deadline, goal.deadline) if at is not None]
+                deadlines = [at for at in (member.deadline, goal.stop.deadline) if at is not None]
                 assert deadlines, "told to leave, and nobody will ever see to it"
                 assert self.now < min(deadlines), "alive beyond its deadline"
                 assert self.wake_at is not None
                 assert self.wake_at <= min(deadlines)
-            if goal.order is not Order.RUN:
-                assert member.order >= goal.order
+            if goal.stop.order is not Order.RUN:
+                assert member.order >= goal.stop.order
             self._check_hang(member)
-        if goal.order is Order.RUN and not goal.held and (goal.held_until or 0.0) <= self.now:
+        if goal.stop.order is Order.RUN and not goal.forks.held and (goal.forks.held_until or 0.0) <= self.now:
             room = policy.limit(settings, goal, self.roster) - len(self.roster)
             for index in goal.slots:
                 slot = self.slot(index)
@@ -413,7 +414,7 @@ class World:
         assert slot.successor is None or (slot.incumbent is not None and slot.successor.starting)
         for member in (slot.incumbent, slot.successor):
             assert member is None or member.order is Order.RUN
-        if self.goal.order is Order.RUN and slot.index not in self.goal.slots:
+        if self.goal.stop.order is Order.RUN and slot.index not in self.goal.slots:
             assert slot.incumbent is None
             assert slot.successor is None
 
@@ -422,10 +423,10 @@ class World:
         if member.dumped_at is not None or process.ended is not None:
             return
         if member.starting:
-            due = max(member.born, self.goal.epoch) + settings.boot_timeout
+            due = max(member.born, self.goal.timing.epoch) + settings.boot_timeout
             assert not settings.boot_timeout or self.now < due + SOON, "its boot hangs and nobody looks"
         elif settings.timeout and process.busy_since is not None:
-            due = max(process.busy_since, self.goal.epoch) + settings.timeout
+            due = max(process.busy_since, self.goal.timing.epoch) + settings.timeout
             assert self.now < max(due, process.asked or 0.0) + SOON, "it hangs and nobody looks"
 
 

@@ -163,7 +163,7 @@ class Operations:
         self._server.roster.wanted(member, "recycled by hand")
 
         def failed_boot(death: Death) -> bool:
-            return death.member.slot == slot and death.successor and goal.boot_failed(settings, death)
+            return death.member.slot == slot and death.successor and goal.failures.boot_failed(settings, death)
 
         def hears(notification: Notification) -> bool:
             match notification:

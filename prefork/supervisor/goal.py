@@ -1,0 +1,226 @@
+"""What is wanted, by subject: the workers, the stop, whether forks are let through, the record of failures, time.
+
+Each object changes through its methods alone, so that who changes what is found by its name. The policy reads all of
+it and writes nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from prefork.config.settings import Settings
+from prefork.scoreboard.layout import Order
+from prefork.supervisor.roster import Death
+from prefork.system.backoff import Backoff
+
+FORK_RETRY = Backoff(initial=0.1, factor=2.0, maximum=5.0, jitter=0.0)
+"""How forks hold back when the system refuses them."""
+
+
+class Crashes(enum.Enum):
+    """Whether workers die young again and again."""
+
+    NONE = "none"
+    LOOP = "crash loop"
+
+
+@dataclass(slots=True)
+class Stop:
+    """The stop of the server."""
+
+    order: Order = Order.RUN
+    """What every worker is told; anything but RUN ends the server."""
+    deadline: float | None = None
+    """When whoever is left is killed."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether workers are told to leave."""
+        return self.order is not Order.RUN
+
+    def begin(self, order: Order, deadline: float) -> None:
+        """Tell every worker to leave. An order only ever grows; the deadline is set anew."""
+        self.order = max(self.order, order)
+        self.deadline = deadline
+
+    def hasten(self, deadline: float) -> None:
+        """Kill whoever is left at ``deadline``."""
+        self.deadline = deadline
+
+    def thawed(self, seconds: float) -> None:
+        """The master was frozen, for ``seconds`` at the most."""
+        if self.deadline is not None:
+            self.deadline += seconds
+
+
+@dataclass(slots=True)
+class ForkGate:
+    """Whether forks are let through."""
+
+    held: bool = False
+    """No fork, no reload and no growth at all: the system is out of descriptors or memory."""
+    held_until: float | None = None
+    """No fork before that moment: the system refused one."""
+    failures: int = 0
+    """Forks in a row that the system refused."""
+    exhausted_boots: int = 0
+    """Boots in a row that failed for want of descriptors or memory."""
+
+    def hold(self) -> None:
+        """The system is out of descriptors or memory."""
+        self.held = True
+
+    def release(self) -> None:
+        """The system has what it was out of."""
+        self.held = False
+
+    def waits(self, now: float) -> bool:
+        """Whether nobody may be forked at this moment."""
+        return self.held or (self.held_until is not None and now < self.held_until)
+
+    def fork_failed(self, now: float) -> None:
+        """Hold forks for a growing time."""
+        self.held_until = now + FORK_RETRY.delay(self.failures, 0.0)
+        self.failures += 1
+
+    def forked(self) -> None:
+        """A fork succeeded."""
+        self.failures, self.held_until = 0, None
+
+    def boot_exhausted(self, now: float) -> None:
+        """A worker's boot failed for want of descriptors or memory: hold forks for a growing time.
+
+        Those that were under way together fail together, and count once.
+        """
+        if self.held_until is None or now >= self.held_until:
+            self.held_until = now + FORK_RETRY.delay(self.exhausted_boots, 0.0)
+            self.exhausted_boots += 1
+
+    def booted(self) -> None:
+        """A worker is READY."""
+        self.exhausted_boots = 0
+
+
+@dataclass(slots=True)
+class FailureRecord:
+    """What has failed of late."""
+
+    young_deaths: deque[float] = field(default_factory=deque)
+    """When workers died young, the earliest first."""
+    killed_boots: int = 0
+    """Boots of this generation that a signal from outside ended, since the last worker became READY."""
+
+    def died_young(self, at: float) -> None:
+        """A worker died unasked and young."""
+        self.young_deaths.append(at)
+
+    def boot_killed(self) -> None:
+        """A boot of this generation was ended by a signal from outside."""
+        self.killed_boots += 1
+
+    def booted(self) -> None:
+        """A worker is READY, or those to come are of another generation."""
+        self.killed_boots = 0
+
+    def boot_failed(self, settings: Settings, death: Death) -> bool:
+        """Whether ``death`` is a failed boot.
+
+        One that is killed from outside may be somebody's doing. Of as many as would be a crash loop, with none that
+        became READY in between, it is the boot that has failed: the kernel has no memory for it, for instance.
+        """
+        return death.boot_failed or (death.boot_killed and self.killed_boots >= settings.crash_limit)
+
+    def crashes(self, settings: Settings, now: float) -> Crashes:
+        """Whether there were ``crash_limit`` young deaths within the last ``crash_window`` seconds."""
+        while self.young_deaths and self.young_deaths[0] <= now - settings.crash_window:
+            self.young_deaths.popleft()
+        return Crashes.LOOP if len(self.young_deaths) >= settings.crash_limit else Crashes.NONE
+
+
+@dataclass(slots=True)
+class Timing:
+    """From when spans of time count, and when workers are looked at."""
+
+    epoch: float = 0.0
+    """When the master last came back from being frozen; every span of time counts from there at the earliest."""
+    scan_at: float = 0.0
+    """When the vitals are to be read again."""
+
+    def scan_next(self, at: float) -> None:
+        """The vitals are to be read again then."""
+        self.scan_at = at
+
+    def thawed(self, now: float) -> None:
+        """The master was frozen until now."""
+        self.epoch = now
+
+
+@dataclass(slots=True)
+class Goal:
+    """What is wanted of the workers: how many, of which generation. The rest by subject."""
+
+    size: int
+    smallest: int
+    """The fewest workers that the settings allow (``min_workers``)."""
+    largest: int
+    """The most workers that the settings ask for (``max_workers``)."""
+    draining: set[int] = field(default_factory=set)
+    """Slots beyond the size whose own accept queue is not empty yet: they are kept as if they counted."""
+    generation: int = 0
+    rolling: bool = False
+    """Whether workers of an older generation are being replaced."""
+    ready: bool = False
+    """Whether the first generation has been complete once."""
+    stop: Stop = field(default_factory=Stop)
+    forks: ForkGate = field(default_factory=ForkGate)
+    failures: FailureRecord = field(default_factory=FailureRecord)
+    timing: Timing = field(default_factory=Timing)
+
+    @property
+    def slots(self) -> list[int]:
+        """The slots that are to have a worker."""
+        return sorted({*range(self.size), *self.draining})
+
+    def resize(self, size: int) -> None:
+        """So many workers are wanted."""
+        self.size = size
+
+    def keep(self, slots: Iterable[int]) -> None:
+        """Those slots go, and have something in their own accept queues."""
+        self.draining |= set(slots)
+
+    def let_go(self, slots: Iterable[int]) -> None:
+        """Nothing waits any more in the accept queues of those slots, or they stay after all."""
+        self.draining -= set(slots)
+
+    def roll(self) -> None:
+        """Every worker is to be of the next generation."""
+        self.generation += 1
+        self.rolling = True
+        self.failures.booted()
+
+    def rolled(self) -> None:
+        """Nobody is to be replaced for its generation any more: it is done, or given up."""
+        self.rolling = False
+
+    def completed(self) -> None:
+        """The first generation is complete."""
+        self.ready = True
+
+    def took_over(self, size: int, generation: int, draining: Iterable[int]) -> None:
+        """The workers of an earlier image of this process live on."""
+        self.size, self.generation, self.ready = size, generation, True
+        self.keep(draining)
+
+    def booted(self) -> None:
+        """A worker is READY."""
+        self.forks.booted()
+        self.failures.booted()
+
+    def thawed(self, seconds: float, now: float) -> None:
+        """The master itself was frozen, for ``seconds`` at the most: every deadline starts anew."""
+        self.timing.thawed(now)
+        self.stop.thawed(seconds)
