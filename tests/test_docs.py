@@ -40,7 +40,7 @@ def test_what_is_not_followed_would_be_understood(page: Path) -> None:
             pytest.fail(f"{block.where}: nobody checks a block of {block.language!r} here")
 
 
-OF_OTHERS = {"--access-logfile", "--all", "--check-config", "--strict"}
+OF_OTHERS = {"--access-logfile", "--all", "--check-config", "--nofile", "--strict"}
 """Flags in our text that are of other programs."""
 
 

@@ -216,7 +216,9 @@ def serving(command: Serving, argv: Sequence[str]) -> int:
     logs.configure(settled.log_level, settled.log_file, settled.log_format, identity.owner(who))
     if not settled.name:
         settled = replace(settled, name=line.target)
-    extra = configuration.extra and located(configuration.extra, begin)
+    extra = configuration.extra
+    if command.table is not None:
+        extra = located(extra, begin, command.table.fields)
     configuration = replace(configuration, settings=settled, extra=extra)
     return command.run(line.target, configuration, folder)
 

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -133,15 +133,16 @@ def table(settings: type) -> tuple[Field, ...]:
     )
 
 
-def located(settings: S, folder: str) -> S:
+def located(settings: S, folder: str, fields: Iterable[Field] | None = None) -> S:
     """A table of settings with every file that it names by its absolute path.
 
     Args:
         settings: The table.
         folder: Where relative paths begin.
+        fields: What it consists of, where that is not told by the table itself.
     """
     changed = {}
-    for field in table(type(settings)):
+    for field in table(type(settings)) if fields is None else fields:
         value = getattr(settings, field.name)
         if field.kind.locate is not None and field.kind.locate(value, folder) != value:
             changed[field.name] = field.kind.locate(value, folder)

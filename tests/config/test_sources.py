@@ -159,7 +159,7 @@ def test_nothing_is_cached_where_nothing_can_be(tmp_path: Path, monkeypatch: pyt
 
 def test_a_host_gets_its_imports_back_as_they_were(tmp_path: Path) -> None:
     program = (
-        "import sys; from prefork import sources; before = list(sys.path_hooks)\n"
+        "import sys; from prefork.config import sources; before = list(sys.path_hooks)\n"
         "assert sources.by_content() and not sources.by_content()\n"
         "import words; assert type(words.__loader__) is sources.Loader\n"
         "import psutil; assert type(psutil.__loader__) is not sources.Loader\n"
@@ -168,7 +168,7 @@ def test_a_host_gets_its_imports_back_as_they_were(tmp_path: Path) -> None:
     )
     for name in ("words.py", "more.py"):
         (tmp_path / name).touch()
-    environment = os.environ | {"PYTHONPATH": f"{Path(sources.__file__).parent.parent}:{tmp_path}"}
+    environment = os.environ | {"PYTHONPATH": f"{Path(sources.__file__).parents[2]}:{tmp_path}"}
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, timeout=60, check=True)
 
 

@@ -97,7 +97,7 @@ def test_a_title_may_be_shorter_or_longer_than_the_one_before(length: int) -> No
                 signal.pause()
             os.read(reader, 1)
             wanted = "t" * int(sys.argv[1])
-            titles.write(pid, wanted)
+            proctitle.write(pid, wanted)
             with open(f"/proc/{pid}/cmdline", "rb") as file:
                 found = file.read().rstrip(b"\\0").decode()
             os.kill(pid, 9)

@@ -216,7 +216,13 @@ def test_each_call_has_a_pattern_of_its_own() -> None:
         running_script(
             PREAMBLE
             + """
-import fcntl, select
+import ctypes, fcntl, mmap, resource, select
+libc = ctypes.CDLL(None, use_errno=True)
+memory = os.memfd_create("y")
+os.ftruncate(memory, 4096)
+def timerfd():
+    if libc.timerfd_create(1, 0) < 0:
+        raise OSError(ctypes.get_errno(), "")
 def attempt(name, call, *arguments):
     try:
         call(*arguments)
@@ -237,6 +243,11 @@ attempt("socketpair", socket.socketpair)
 attempt("epoll_create", select.epoll)
 attempt("eventfd", os.eventfd, 0)
 attempt("memfd_create", os.memfd_create, "x")
+attempt("ftruncate", os.ftruncate, memory, 8192)
+attempt("mmap", mmap.mmap, memory, 4096)
+attempt("prlimit", resource.getrlimit, resource.RLIMIT_NOFILE)
+attempt("sched_getaffinity", os.sched_getaffinity, 0)
+attempt("timerfd_create", timerfd)
 attempt("execve", os.execv, "/bin/true", ["true"])
 fcntl.fcntl(0, fcntl.F_SETFD, 0)  # a fcntl that makes no descriptor
 attempt("fork", lambda: os.fork() or os._exit(0))

@@ -55,11 +55,10 @@ def test_who_cannot_grow_as_far_as_asked_does_not_grow_at_all(
         free = (number for number in itertools.count() if number not in held)
         limit = next(itertools.islice(free, 6 * listeners - 3, None))  # for half of the last listener's new members
         with limited_descriptors([server.pid], limit):
-            with pytest.raises(ControlError, match="8 workers can't be had; there are 2 now"):
+            with pytest.raises(ControlError, match=r"8 workers can't be had: .* \(there are 2\)"):
                 client.scale(8)
             for address in server.addresses * 40:
                 assert request(address, get("/"), timeout=PATIENCE).status == 200
-        assert len(told(server, "can't run 8 workers: bind: .*: too many open files; raise the limit")) == 1
         assert client.scale(8) == 2
     steady(server, 8)
     assert server.stop() == 0

@@ -88,7 +88,7 @@ def test_without_signatures_nothing_is_found_out() -> None:
 import errno, json, socket
 from prefork.net.reuseport.order import Probe
 from tests.support.seccomp import deny
-from tests.test_probe import member
+from tests.net.reuseport.test_order import member
 some = member()
 probe = Probe(socket.AF_INET)
 deny("setsockopt", errno.ENOPROTOOPT, argument=2, equal=14)  # TCP_MD5SIG
@@ -104,7 +104,7 @@ def test_at_the_descriptor_limit() -> None:
         """
 import json, resource, socket
 from prefork.net.reuseport.order import Probe
-from tests.test_probe import member
+from tests.net.reuseport.test_order import member
 first = member()
 members = {0: first, 1: member(first)}
 probe = Probe(socket.AF_INET)
