@@ -247,6 +247,7 @@ class Master:
             self._children,
             self._launch,
             self._record,
+            lambda: self._services.kept,
             lambda: self.stopping,
             lambda reason: self._services.notify(notifications.UpgradeFailed(reason)),
             settings.boot_timeout,

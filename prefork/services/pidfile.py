@@ -1,10 +1,10 @@
 """The pidfile: the master's process id in a file, for scripts that send signals.
 
 What the file says may be wrong: a server that was killed leaves it behind, and its number may be another process's by
-now. So the master holds a lock on the file (flock(2)) as long as it lives: a locked one is a living server's and
-refused, any other is stale and replaced. The lock counts only while the path names the file that was locked, and only
-the holder of a lock that counts removes the file. A file that holds anything but a number was never a pidfile: it is
-somebody's, and neither written to nor removed.
+now. So the master holds a lock on the file (flock(2)) as long as it lives, over the exec of an upgrade too: a locked
+one is a living server's and refused, any other is stale and replaced. The lock counts only while the path names the
+file that was locked, and only the holder of a lock that counts removes the file. A file that holds anything but a
+number was never a pidfile: it is somebody's, and neither written to nor removed.
 
 A successor that takes a living server's place (``takeover``) puts a file of its own over that server's when it serves,
 and so leaves the predecessor nothing to remove. It takes no number's word for who that is: :func:`locked_by` asks
@@ -21,6 +21,7 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Sequence
 from typing import Final
 
 from prefork.errors import SettingsError
@@ -59,6 +60,8 @@ class Pidfile(Service):
         self._path = os.path.abspath(self._path)  # the working directory is the application's to change
         self._loop = server.loop
         try:
+            if self._goes_on():
+                return
             held_by = self._take()
         except OSError as error:
             raise SettingsError(f"pidfile: {self._path!r} can't be written: {error.strerror}") from None
@@ -82,6 +85,30 @@ class Pidfile(Service):
     def after_fork(self, slot: int, generation: int) -> None:  # noqa: ARG002  # others need them
         """WORKER. The descriptor, and with it our hold on the lock, was closed with the loop's."""
         self._fd = -1
+
+    def keep(self) -> Sequence[int]:
+        """The locked descriptor: were it closed by the exec, whoever starts in that moment could have the file."""
+        return () if self._fd < 0 else (self._fd,)
+
+    def receive(self, kept: Sequence[int]) -> None:
+        """Go on with the lock of the image before."""
+        (self._fd,) = kept
+
+    def _goes_on(self) -> bool:
+        """Whether the file is the one that the image before has locked; if that was another, give it back."""
+        if self._fd < 0:
+            return False
+        found = os.fstat(self._fd)
+        with reach(self._path, follow=False) as spot:
+            if spot.names(found):
+                self._loop.descriptors.add(self._fd)
+                return True
+        with contextlib.suppress(OSError), reach(os.readlink(f"/proc/self/fd/{self._fd}"), follow=False) as spot:
+            if spot.names(found):
+                spot.unlink()  # the new code names another
+        os.close(self._fd)
+        self._fd = -1
+        return False
 
     def detach(self) -> None:
         """Remove the file if it is still ours."""

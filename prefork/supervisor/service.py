@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ from prefork.system.child import Children
 from prefork.system.throttle import Notice
 
 log = logging.getLogger("prefork")
+
+_KEPT = "descriptors"
+"""Where the saved data has them; no service has such a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,15 @@ class Service:
     def restore(self, saved: object) -> None:
         """Called after :meth:`attach`. What the service of the image before has saved; of another release, perhaps."""
 
+    def keep(self) -> Sequence[int]:
+        """Descriptors that are to stay open over the exec of an upgrade, for the same service in the next image."""
+        return ()
+
+    def receive(self, kept: Sequence[int]) -> None:
+        """Called before :meth:`attach`. What :meth:`keep` gave in the image before; they are this service's now."""
+        for fd in kept:
+            os.close(fd)
+
     def detach(self) -> None:
         """The workers are gone; give everything back. Called once for each that attached."""
 
@@ -117,6 +130,8 @@ class Services:
             saved: what :meth:`save` gave in the image before an upgrade; None without one. After an upgrade a service
                 that can't do its work is done without: the server serves already.
         """
+        if saved is not None:
+            self._receive(saved)
         for service in self._services:
             try:
                 service.attach(server)
@@ -139,9 +154,27 @@ class Services:
         except Exception as error:  # noqa: BLE001  # of another release it may be anything, and the server serves already
             log.warning("what the code before the upgrade has counted can't be read: %s", error)
 
+    def _receive(self, saved: str) -> None:
+        """Give each its descriptors; those that nobody wants any more are closed."""
+        try:
+            kept = json.loads(saved)[_KEPT]
+        except (ValueError, KeyError, TypeError):
+            return  # of a release that passed on none
+        services = {type(service).__name__: service for service in self._services}
+        for name, descriptors in kept.items():
+            for fd in descriptors:
+                os.set_inheritable(fd, False)
+            services.get(name, Service()).receive(descriptors)
+
+    @property
+    def kept(self) -> list[int]:
+        """The descriptors that stay open over the exec of an upgrade."""
+        return [fd for service in self._attached for fd in service.keep()]
+
     def save(self) -> str:
         """What all of them pass on to the next image."""
         found = {type(service).__name__: self._saved(service) for service in self._attached}
+        found[_KEPT] = {type(service).__name__: list(service.keep()) for service in self._attached if service.keep()}
         return json.dumps({name: data for name, data in found.items() if data is not None})
 
     @staticmethod

@@ -48,6 +48,7 @@ class Upgrade:
         children: tells of the rehearsal's end.
         launch: how the process was started.
         record: makes the hand-over record, given the signal mask to be restored.
+        kept: tells what services keep open over the exec.
         stopping: whether the server is going to end, so that there is nothing to upgrade any more.
         failed: called with the reason when the old code goes on.
         seconds: how long a rehearsal may take.
@@ -59,6 +60,7 @@ class Upgrade:
         children: Children,
         launch: Launch,
         record: Callable[[Iterable[int]], Handover],
+        kept: Callable[[], Iterable[int]],
         stopping: Callable[[], bool],
         failed: Callable[[str], None],
         seconds: float,
@@ -69,6 +71,7 @@ class Upgrade:
         self._stopping = stopping
         self._failed = failed
         self._record = record
+        self._kept = kept
         self._seconds = seconds
         self._rehearsal: Child | None = None
         self._deadline: Timer | None = None
@@ -170,7 +173,7 @@ class Upgrade:
         record = self._record(mask)
         folder = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # it may have no name any more
         memory = _write(record.encode())
-        passed = [*record.descriptors, memory]
+        passed = [*record.descriptors, *self._kept(), memory]
         try:
             for fd in passed:
                 os.set_inheritable(fd, True)

@@ -217,6 +217,36 @@ def test_a_relative_path_is_removed_from_where_it_was_made(
     assert not path.exists()
 
 
+SLOW_TO_LOAD = """
+import os, pathlib, time
+
+HERE = pathlib.Path(__file__).parent
+if "_PREFORK_HANDOVER" in os.environ:  # the new image, which has attached nothing yet
+    (HERE / "loading").touch()
+    while not (HERE / "go").exists():
+        time.sleep(0.01)
+
+def handle(connection, address):
+    connection.close()
+"""
+
+
+def test_nobody_can_have_it_within_an_upgrade(prefork_server: ServerFactory, path: Path, tmp_path: Path) -> None:
+    (tmp_path / "slow_to_load.py").write_text(SLOW_TO_LOAD)
+    server = prefork_server("slow_to_load:handle", app_dir=tmp_path, workers=1, pidfile=path, preload=True)
+    server.signal(signal.SIGUSR2)
+    call_until((tmp_path / "loading").exists)
+    done = start("--pidfile", str(path))
+    assert f"is a living server's, pid {server.pid}" in done.stderr
+    (tmp_path / "go").touch()
+    server.wait_for_log("generation 1 serves")
+    assert path.read_text() == f"{server.pid}\n"
+    for pid in server.workers():
+        assert str(path) not in [os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")]
+    assert server.stop() == 0
+    assert not path.exists()
+
+
 def test_an_upgrade_keeps_it(prefork_server: ServerFactory, path: Path) -> None:
     server = probe(prefork_server, workers=1, pidfile=path)
     (before,) = server.workers()

@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+from collections.abc import Sequence
 from typing import cast
 
 import pytest
@@ -66,3 +67,33 @@ def test_what_cannot_be_read_of_another_release_is_forgotten(saved: str, caplog:
     with caplog.at_level(logging.WARNING, "prefork"):
         Services([Forgetful()]).attach(INSIDE, saved)
     assert ("can't be read" in caplog.text) == (saved != "[]")  # there is nothing in an empty list to be read
+
+
+class Keeper(Good):
+    """Keeps a descriptor over an exec."""
+
+    def __init__(self, *kept: int) -> None:
+        super().__init__()
+        self.kept: list[int] = list(kept)
+
+    def keep(self) -> Sequence[int]:
+        return self.kept
+
+    def receive(self, kept: Sequence[int]) -> None:
+        self.kept = list(kept)
+
+
+def test_descriptors_come_to_the_same_service_and_to_nobody_else() -> None:
+    reader, writer = os.pipe()
+    before = Services([Keeper(reader)])
+    before.attach(INSIDE, None)
+    assert before.kept == [reader]
+    os.set_inheritable(reader, True)
+    after = Keeper()
+    Services([after]).attach(INSIDE, before.save())
+    assert after.kept == [reader]
+    assert not os.get_inheritable(reader)
+    Services([Good()]).attach(INSIDE, before.save())  # a release, or settings, that have no use for it
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(reader)
+    os.close(writer)
