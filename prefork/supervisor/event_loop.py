@@ -13,9 +13,11 @@ import logging
 from collections.abc import Callable, Collection
 
 from prefork.system import terminal
+from prefork.system.backoff import Backoff
 from prefork.system.clock import SYSTEM, Clock
 from prefork.system.natives import select
 from prefork.system.signals import Recorder
+from prefork.system.throttle import Notice
 
 log = logging.getLogger("prefork")
 
@@ -25,6 +27,10 @@ FROZEN = 1.0
 WATCHFUL = 1.0
 """Seconds that a sleep lasts at the most while somebody has a deadline. Only what exceeds a sleep can be told for a
 freeze when nobody says so (SIGCONT does; a cgroup's freezer does not), so long sleeps hide long freezes."""
+
+CREDENCE = Backoff(initial=1.0, factor=2.0, maximum=3600.0, jitter=0.0)
+"""Seconds after which SIGCONT is believed once more: longer each time, so that who sends it puts off no deadline for
+ever. A freeze that the clock shows needs nobody's word."""
 
 LONGEST_SLEEP = 1_000_000.0
 """Seconds; epoll_wait(2) takes a C int of milliseconds."""
@@ -76,6 +82,9 @@ class Loop:
         self._thaw: list[Callable[[float], None]] = []
         self._looked: float | None = None
         self._slept = 0.0
+        self._words = 0
+        self._word_at = self._believed_at = 0.0
+        self._unbelieved = Notice(log, clock)
         self.descriptors = {self._epoll.fileno(), *self._recorder.descriptors}
         self.register(self._recorder.fileno(), self._dispatch_signals)
 
@@ -149,6 +158,8 @@ class Loop:
         """
         if seconds is None:
             seconds, self._slept = self._slept, 0.0
+            if not seconds or not self._believes():
+                return
         self._timers = [(when + seconds, order, timer) for when, order, timer in self._timers]
         for _, _, timer in self._timers:
             timer.when += seconds
@@ -158,6 +169,20 @@ class Loop:
         self._chosen.clear()
         for callback in self._thaw:
             callback(seconds)
+
+    def _believes(self) -> bool:
+        """Whether to take somebody's word for a freeze that the clock does not show."""
+        now = self.clock.monotonic()
+        if now - self._word_at > CREDENCE.maximum:
+            self._words = 0
+        self._word_at = now
+        if self._words and now < self._believed_at + CREDENCE.delay(self._words - 1, 0.0):
+            self._unbelieved.tell(
+                logging.WARNING, "word", "SIGCONT comes too often to be taken for the end of a freeze"
+            )
+            return False
+        self._words, self._believed_at = self._words + 1, now
+        return True
 
     def _look_at_clock(self, expected: float | None) -> float:
         """Find out whether more time has passed since the last look than can be.

@@ -1,3 +1,4 @@
+import itertools
 import json
 import logging
 import os
@@ -9,7 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from prefork.supervisor.event_loop import FROZEN, LONGEST_SLEEP, Loop, Timer
+from prefork.supervisor.event_loop import CREDENCE, FROZEN, LONGEST_SLEEP, Loop, Timer
+from prefork.system.throttle import INTERVAL
 from prefork.testing.clock import FakeClock
 from prefork.testing.waiting import wait_for
 from tests.support.programs import ROOT, command, facts
@@ -387,6 +389,31 @@ def test_a_thaw_that_is_told_in_a_turn_moves_the_timers_of_that_turn_too(
         clock.advance(FROZEN)
         loop.poll(0.0)
     assert seen == ["timer"]
+
+
+def test_who_says_it_again_and_again_is_believed_less_and_less(
+    loop: Loop, clock: FakeClock, thaws: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Deadlines of the kind that each thaw starts anew (Goal.epoch) come all the same."""
+    believed = []
+    for _ in range(400):
+        told = len(thaws)
+        loop._slept = 0.5  # what a poll that a signal ends leaves
+        loop.thawed()
+        if len(thaws) > told:
+            believed.append(clock.monotonic())
+        clock.advance(0.5)
+    gaps = [later - sooner for sooner, later in itertools.pairwise(believed)]
+    assert gaps == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]
+    assert thaws == [0.5] * len(believed)
+    said = [record for record in caplog.records if "SIGCONT comes too often" in record.message]
+    assert 0 < len(said) <= 200 / INTERVAL + 1
+    loop.thawed(3.0)  # the clock's word counts in any case
+    assert thaws[-1] == 3.0
+    clock.advance(CREDENCE.maximum + 1)
+    loop._slept = 0.5
+    loop.thawed()  # and after a long peace anybody's
+    assert thaws[-1] == 0.5
 
 
 def test_somebody_may_say_how_long_it_was(loop: Loop, clock: FakeClock, thaws: list[float]) -> None:
