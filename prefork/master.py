@@ -220,7 +220,7 @@ class Master:
         )
         stack.callback(self._spawner.close)
         self._pressure = Pressure(
-            self._loop, held.board, held.go, self.goal, self.roster, self._exhausted, settings.backoff_max
+            self._loop, held.board, held.go, held.inert, self.goal, self.roster, self._exhausted, settings.backoff_max
         )
         self._executor = Executor(self._loop, self.goal, self.roster, self._spawner, self._pressure, self._prepare)
         self._groups = Groups(self._loop, self.goal, self.roster, self.listeners)

@@ -6,6 +6,9 @@ the master takes the ``go`` descriptor back, at which all others that fail wait,
 prober finds what it needs, ``go`` is given again (by the prober itself, in case the master is frozen) and all resume
 together. A prober that dies, leaves or falls silent hands its part on to another one that waits.
 
+One worker's word holds nobody, for it may be a lie: the master tries for itself what accept(2) begins with, or waits
+for a second one who says the same. Until then that worker backs off alone.
+
 The master may be exhausted itself, when it can't fork: then it holds forks alone (:meth:`Goal.fork_failed`), and says
 so here.
 
@@ -20,6 +23,7 @@ import contextlib
 import dataclasses
 import errno as errnos
 import logging
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,9 +35,13 @@ from prefork.scoreboard.layout import LAST_ERRNO_AT, STATE, ExhaustionState, Ord
 from prefork.supervisor.event_loop import Loop, Timer
 from prefork.supervisor.goal import Goal
 from prefork.supervisor.roster import Member, Roster
-from prefork.system.throttle import Notice
+from prefork.system.natives import socket
+from prefork.system.throttle import Notice, Throttle
 
 log = logging.getLogger("prefork")
+
+PROBE = 0.1
+"""Seconds between two looks of the master's own."""
 
 WATCH = 1.0
 """Seconds between two looks at the prober."""
@@ -69,6 +77,7 @@ class Pressure:
         loop: for the time.
         board: where the hold is said.
         go: the eventfd at which workers wait.
+        inert: a socket that does not listen.
         goal: whose forks are held.
         roster: who lives.
         tell: called when an exhaustion begins, and when it is over.
@@ -78,6 +87,7 @@ class Pressure:
     loop: Loop
     board: Scoreboard
     go: int
+    inert: socket.socket
     goal: Goal
     roster: Roster
     tell: Callable[[Exhaustion], None]
@@ -93,6 +103,11 @@ class Pressure:
     _prober_since: float = 0.0
     _next_look: Timer | None = None
     """At the prober, while there is one."""
+    _throttles: dict[int, Throttle] = field(default_factory=dict)
+    """By the pid of a worker: how often what it says is listened to."""
+    _probed_at: float = -math.inf
+    _found_exhausted: bool = False
+    """What the master's own look has found, at that moment."""
     _workers: Exhaustion | None = None
     """The first of those that are one worker's own, while there are any."""
     _exhausted: bool = False
@@ -107,6 +122,8 @@ class Pressure:
     def told(self, member: Member, event: Event) -> None:
         """A worker has met an exhaustion, or is over it."""
         if event.kind is Kind.PRESSURE:
+            if not self._throttles.setdefault(member.pid, Throttle(self.loop.clock)).lets_through():
+                return
             self._begins(member, event.value)
         else:
             self._ends(member.pid, relieved=True)
@@ -114,6 +131,7 @@ class Pressure:
 
     def exited(self, pid: int) -> None:
         """A worker is gone, and its exhaustion with it."""
+        self._throttles.pop(pid, None)
         self._ends(pid, relieved=False)
         self.judge()
 
@@ -163,7 +181,7 @@ class Pressure:
             self._note(member.pid, Exhaustion(number, verdict is Verdict.BACK_OFF_SYSTEM, member.slot, since))
         exhaustion = self.exhaustions[member.pid]
         if exhaustion.system:
-            if self._holding is None and member.entry >= 0:
+            if self._holding is None and member.entry >= 0 and self._believed():
                 self._hold(member, exhaustion)
         else:
             self._pass_on(member.pid)
@@ -193,6 +211,22 @@ class Pressure:
         return exhaustion.slot is not None and not exhaustion.system
 
     # The hold.
+
+    def _believed(self) -> bool:
+        """Whether the system is exhausted, as far as more than one can tell."""
+        witnesses = sum(one.system and one.slot is not None for one in self.exhaustions.values())
+        return witnesses > 1 or self._is_exhausted()
+
+    def _is_exhausted(self) -> bool:
+        """Whether the master can't have what accept(2) takes first, a descriptor and a file."""
+        now = self._now()
+        if now - self._probed_at >= PROBE:
+            self._probed_at = now
+            try:
+                self.inert.accept()
+            except OSError as error:  # EINVAL when there are some
+                self._found_exhausted = row(error.errno or 0).verdict is Verdict.BACK_OFF_SYSTEM
+        return self._found_exhausted
 
     def _hold(self, prober: Member, exhaustion: Exhaustion) -> None:
         self._holding = exhaustion
