@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from prefork.errors import SettingsError
 from prefork.system.clock import SYSTEM
+from prefork.system.forks import HERE
 
 SLOW: Final = 1.0
 """Seconds that a hook of the master's may take before that is worth a warning."""
@@ -128,8 +129,15 @@ class Hooks:
         """Whether there is one for a worker to call."""
         return any(getattr(self, hook.name) is not None for hook in described() if hook.runs_in == "worker")
 
+    @property
+    def for_master(self) -> bool:
+        """Whether there is one for the master to call."""
+        return any(getattr(self, hook.name) is not None for hook in described() if hook.runs_in == "master")
+
     def call(self, name: str, *arguments: object) -> None:
         """Run one hook, if it is set. What it raises is logged, whatever it is, and goes no further.
+
+        Only in a process that the hook has forked it does (:attr:`prefork.system.forks.Here.foreign`).
 
         Args:
             name: Which.
@@ -141,7 +149,9 @@ class Hooks:
         began = SYSTEM.monotonic()
         try:
             function(*arguments)
-        except BaseException:  # noqa: BLE001  # sys.exit() in a hook must not end the server either
+        except BaseException:  # sys.exit() in a hook must not end the server either
+            if HERE.foreign:
+                raise  # out of a process that the hook has forked
             _log.exception("hook %s failed", name)
         took = SYSTEM.monotonic() - began
         if took > SLOW and _by_name()[name].runs_in == "master":

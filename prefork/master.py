@@ -16,6 +16,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 
+from prefork.accept.offspring import guarded
 from prefork.config import sources
 from prefork.config.fields import located
 from prefork.config.launch import Launch
@@ -36,6 +37,7 @@ from prefork.supervisor import (
     succession,
     upgrade,
 )
+from prefork.supervisor.bystander import Bystanders
 from prefork.supervisor.drain import Phase, Stopping
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.executor import Executor
@@ -100,6 +102,7 @@ class Master:
     _growth: Growth | None
     _identity: Identity | None
     _spare: Spare
+    _bystanders: Bystanders
     _nofile: int
 
     def __init__(
@@ -172,7 +175,12 @@ class Master:
                 upgrade.rehearse(settings, self._load, self._identity)
             except HandoverError as error:
                 raise PreforkError(str(error)) from None
-            self.hooks.call("on_starting", self)
+            self._bystanders = Bystanders()
+            stack.callback(self._bystanders.end)
+            if self.hooks.for_master:
+                self._bystanders.watch()
+            with guarded():
+                self.hooks.call("on_starting", self)
             stack.callback(self.hooks.call, "on_exit", self)
             try:
                 with needed("what a server begins with"):
@@ -214,6 +222,8 @@ class Master:
         self._spare = Spare()
         self._spare.take()
         stack.callback(self._spare.give)
+        ours = self._bystanders.without(lambda: {*self._loop.descriptors, *self._helpers(), *held.descriptors})
+        stack.enter_context(ours)
         self._children = Children(self._loop)
         self._spawner = Spawner(
             self._loop, self._children, held.board, held.events, held.go, self._helpers, self._exited

@@ -22,6 +22,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 
+from prefork.accept.offspring import guarded
 from prefork.config.launch import Footing, absolute, here
 from prefork.config.settings import Settings
 from prefork.errors import PreforkError, SettingsError
@@ -128,7 +129,8 @@ class Hearing:
         """Call a hook of the master's, if there is one, and put in place what it has taken away."""
         if getattr(hooks, name) is None:
             return
-        hooks.call(name, *given)
+        with guarded():
+            hooks.call(name, *given)
         changed = self._loop.reclaim_signals()
         if signal.pthread_sigmask(signal.SIG_SETMASK, self._mask) != self._mask:
             changed.append("signal mask")

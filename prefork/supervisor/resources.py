@@ -53,6 +53,12 @@ class Holdings:
     inert: socket.socket
     others: Mapping[int, memoryview[int]] = field(default_factory=dict)
 
+    @property
+    def descriptors(self) -> list[int]:
+        """All of them, but the scoreboards of earlier images."""
+        sockets = [sock.fileno() for listener in self.listeners for sock in listener.sockets]
+        return [*sockets, self.board.fd, self.events.reader, self.events.writer, self.go, self.inert.fileno()]
+
 
 def socket_options(settings: Settings) -> SocketOptions:
     """What the settings ask of a listening socket. A unix path is the workers' unless told otherwise."""

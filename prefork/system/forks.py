@@ -18,13 +18,15 @@ class Here:
         foreign: Whether it was forked by a worker's application: then nothing of ours is to be done in it any more.
         copied: Whether a process was forked that may hold copies of this one's connections; who ends a connection by
             shutdown(2) because of that takes it back.
+        ours: Whether a process is forked this very moment that is the server's own.
     """
 
-    __slots__ = ("copied", "foreign")
+    __slots__ = ("copied", "foreign", "ours")
 
     def __init__(self) -> None:
         self.foreign = False
         self.copied = False
+        self.ours = False
 
 
 HERE = Here()

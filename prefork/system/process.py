@@ -27,6 +27,8 @@ from select import (  # bound now: gevent's patches put a poll of their own into
 )
 from typing import NoReturn
 
+from prefork.system.forks import HERE
+
 _PR_SET_PDEATHSIG = 1
 
 _TOLD_OF_HANGUP = os.O_NONBLOCK | os.O_ASYNC
@@ -110,7 +112,11 @@ def fork_flushed(child: Callable[..., int], *given: object) -> int:
     The child never returns from here, whatever ``child`` raises: ``os._exit`` stands in a ``finally``, so that no
     handler, no ``atexit`` and no test framework of the parent's runs twice.
     """
-    pid = fork_process()
+    HERE.ours = True
+    try:
+        pid = fork_process()
+    finally:
+        HERE.ours = False
     if pid:
         return pid
     code = SOFTWARE

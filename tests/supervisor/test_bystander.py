@@ -1,0 +1,79 @@
+"""What hooks fork in the master: plain processes, in which no second master goes on and nothing of ours is held."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from prefork.testing import hold_port, request, wait_for
+from prefork.testing.plugin import ServerFactory
+from prefork.testing.processes import is_gone, kill
+
+FORKING = """
+import logging, os, sys, time
+import prefork
+
+class Quiet(prefork.Worker):
+    def handle(self, connection, address):
+        connection.sendall(b"ok")
+
+def when_ready(server):
+    for way in ("stay", "exit", "return", "raise"):
+        pid = os.fork()
+        if pid == 0:
+            if way == "stay":
+                time.sleep(600)
+            if way == "exit":
+                sys.exit(3)
+            if way == "raise":
+                raise ValueError("of a child")
+            return
+        code = pid if way == "stay" else os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        print("child", way, code, file=sys.stderr, flush=True)
+
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+settings = prefork.Settings(bind=sys.argv[1], workers=1, pidfile=sys.argv[2])
+prefork.Master(Quiet, settings, hooks=prefork.Hooks(when_ready=when_ready)).run()
+"""
+
+
+def files(pid: int) -> set[str]:
+    """What a process has open beside the standard streams."""
+    return {os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd") if int(entry.name) > 2}
+
+
+def inode_listens(name: str, address: str) -> bool:
+    """Whether a file is the socket that listens there."""
+    port = int(address.rpartition(":")[2])
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]]
+    return name in {f"socket:[{row[9]}]" for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A"}
+
+
+def test_what_a_hook_forks_is_a_plain_process(prefork_server: ServerFactory, tmp_path: Path) -> None:
+    pidfile = tmp_path / "pid"
+    with hold_port() as address:
+        server = prefork_server.script(FORKING, address, str(pidfile))
+        server.wait_for_log("child raise 1")
+        codes = {way: int(code) for way, code in re.findall(r"child (\w+) (\d+)", server.log())}
+        child = codes.pop("stay")
+        assert codes == {"exit": 3, "return": 0, "raise": 1}
+        try:
+            (worker,) = set(server.workers()) - {child}
+            ours, theirs = files(server.pid), files(child)
+            listener = next(name for name in ours & files(worker) if inode_listens(name, address))
+            assert listener not in theirs
+            assert str(pidfile) in ours
+            assert not {name for name in theirs & ours if name.startswith("anon_inode:") or name == str(pidfile)}
+            kill(server.pid)
+            wait_for(lambda: is_gone(worker))
+            with pytest.raises(ConnectionRefusedError):
+                request(address)
+            with pidfile.open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.kill(child, signal.SIGKILL)
