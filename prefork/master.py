@@ -232,7 +232,9 @@ class Master:
         self._pressure = Pressure(
             self._loop, held.board, held.go, held.inert, self.goal, self.roster, self._exhausted, settings.backoff_max
         )
-        self._executor = Executor(self._loop, self.goal, self.roster, self._spawner, self._pressure, self._prepare)
+        self._executor = Executor(
+            self._loop, self.goal, self.roster, self._spawner, self._pressure, self._prepare, self.deaths.excerpts
+        )
         self._groups = Groups(self._loop, self.goal, self.roster, self.listeners)
         self._stopping = Stopping(self._loop, self.goal, self.roster, settings, self.listeners, self._spawner.accepts)
         if settings.preload and not gc.get_freeze_count():
@@ -298,7 +300,7 @@ class Master:
     def _supervise(self) -> None:
         """The loop."""
         while True:
-            now = self._loop.clock.monotonic()
+            now = self._loop.now
             self.deaths.look(now)
             if self.stopping and not self._told_of_the_end:
                 self._told_of_the_end = True

@@ -131,7 +131,7 @@ class Stopping:
         """Leave when every queue of ours is proven empty, or when time is up."""
         if self.phase is not Phase.GATED:
             return
-        now = self._loop.clock.monotonic()
+        now = self._loop.now
         if all(listener.empty() for listener in self._ours):
             for listener in self._ours:
                 listener.nonblocking()

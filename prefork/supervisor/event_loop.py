@@ -145,6 +145,11 @@ class Loop:
         """Whether one of ``signals`` has been noted whose callback has not been called."""
         return self._recorder.has(signals)
 
+    @property
+    def now(self) -> float:
+        """When the clock was last looked at. What is due by this is not due because of a freeze since then."""
+        return self.clock.monotonic() if self._looked is None else self._looked
+
     def on_thaw(self, callback: Callable[[float], None]) -> None:
         """Call ``callback`` with the seconds for which this process was frozen, at the most, before anything is due."""
         self._thaw.append(callback)

@@ -20,6 +20,7 @@ from prefork.supervisor.pressure import Pressure
 from prefork.supervisor.roster import Member, Roster
 from prefork.supervisor.spawner import Birth, Spawner
 from prefork.system import process
+from prefork.system.throttle import Excerpts
 
 log = logging.getLogger("prefork")
 
@@ -33,6 +34,7 @@ class Executor:
         roster: is fed the facts.
         spawner: has the line to each worker.
         pressure: is told whether forks succeed.
+        excerpts: cuts what workers report.
         prepare: prepares a worker for a slot, of a generation.
     """
 
@@ -44,6 +46,7 @@ class Executor:
         spawner: Spawner,
         pressure: Pressure,
         prepare: Callable[[policy.Spawn], Birth],
+        excerpts: Excerpts,
     ) -> None:
         self._loop = loop
         self._goal = goal
@@ -51,6 +54,7 @@ class Executor:
         self._spawner = spawner
         self._pressure = pressure
         self._prepare = prepare
+        self._excerpts = excerpts
 
     def apply(self, actions: Iterable[policy.Action]) -> None:
         """Do all of it, as far as it can be done; what failed is decided again."""
@@ -134,5 +138,5 @@ class Executor:
 
     def _log_report(self, member: Member, what: str = "") -> None:
         """Write a hung worker's tracebacks to the log."""
-        text = self._spawner.take_report(member.pid).rstrip()
+        text = self._excerpts.of(self._spawner.take_report(member.pid).rstrip())
         log.error("worker %d (pid %d)%s: %s", member.slot, member.pid, what, text or "it gave no traceback")

@@ -16,7 +16,7 @@ from prefork.supervisor import policy
 from prefork.supervisor.goal import Crashes, Goal
 from prefork.supervisor.roster import Death, Member, Roster
 from prefork.system import limits
-from prefork.system.throttle import Notice, Throttle
+from prefork.system.throttle import Excerpts, Notice, Throttle
 
 log = logging.getLogger("prefork")
 
@@ -35,6 +35,7 @@ class Deaths:
         failure: why the server ends, if a death is the reason.
         crashes: whether there is a crash loop now.
         recent: the last deaths, oldest first.
+        excerpts: cuts what workers report to what the log has room for.
     """
 
     def __init__(self, goal: Goal, roster: Roster, settings: Settings) -> None:
@@ -47,6 +48,7 @@ class Deaths:
         self._told: collections.deque[str] = collections.deque(maxlen=_REMEMBERED)
         self._exhausted = Notice(log)
         self._throttle = Throttle()
+        self.excerpts = Excerpts()
         self._oom_kills = limits.oom_kills()
 
     def take(self, death: Death, report: str) -> None:
@@ -59,12 +61,13 @@ class Deaths:
         self.recent = [*self.recent[-_RECENT:], death]
         policy.judge(self._goal, self._roster, death)
         if death.exhausted and self._goal.ready:
-            why = report.strip().rpartition("\n")[2] or str(death.exit)
+            why = self.excerpts.of(report.strip().rpartition("\n")[2]) or str(death.exit)
             self._exhausted.tell(logging.WARNING, "boot", "worker %d can't boot for now: %s", death.member.slot, why)
             return
         self._log(death)
         if death.member.ready_at is not None and report.strip():
-            log.error("worker %d (pid %d) did not end: %s", death.member.slot, death.member.pid, report.strip())
+            said = self.excerpts.of(report.strip())
+            self._tell(logging.ERROR, "worker %d (pid %d) did not end: %s", death.member.slot, death.member.pid, said)
         if self._goal.failures.boot_failed(self._settings, death):
             self._boot_failed(death, report)
         self._look_for_crash_loop(death.at)
@@ -143,7 +146,7 @@ class Deaths:
         plain = error is not BootError or not report  # one line, and no traceback
         if said not in self._told and not (plain and not goal.ready):
             self._told.append(said)
-            log.error("worker %d failed to boot: %s", death.member.slot, said)
+            log.error("worker %d failed to boot: %s", death.member.slot, self.excerpts.of(said))
         if not goal.ready:
             if not report:
                 said = f"the application failed to boot: a worker was {said}"

@@ -12,6 +12,18 @@ from collections.abc import Hashable
 
 from prefork.system.clock import SYSTEM, Clock
 
+LONGEST = 8 * 1024
+"""Characters of one text of a worker's that go into the log."""
+
+SHORTEST = 256
+"""The same while there is no room left."""
+
+EXCERPTS = 24 * 1024
+"""Characters of such texts that may come at once."""
+
+EXCERPTS_PACE = 128
+"""Characters a second that have room in the long run."""
+
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 INTERVAL = 30.0
@@ -101,3 +113,28 @@ class Throttle:
         """How many lines there was no room for since the last call."""
         count, self._passed_over = self._passed_over, 0
         return count
+
+
+class Excerpts:
+    """Texts that workers report, cut to what a log has room for: a traceback whole, a flood of them in part.
+
+    Args:
+        clock: where the time comes from.
+    """
+
+    def __init__(self, clock: Clock = SYSTEM) -> None:
+        self._clock = clock
+        self._room = float(EXCERPTS)
+        self._at = clock.monotonic()
+
+    def of(self, text: str) -> str:
+        """``text``, or its beginning and, since it says most, its end."""
+        now = self._clock.monotonic()
+        self._room = min(EXCERPTS, self._room + (now - self._at) * EXCERPTS_PACE)
+        self._at = now
+        most = int(max(SHORTEST, min(LONGEST, self._room)))
+        if len(text) > most:
+            end = most * 3 // 4
+            text = f"{text[: most - end]}\n[{len(text) - most} characters left out]\n{text[-end:]}"
+        self._room -= len(text)
+        return text

@@ -7,7 +7,18 @@ from errno import EMFILE, ENFILE
 
 import pytest
 
-from prefork.system.throttle import BURST, INTERVAL, PACE, Notice, Throttle
+from prefork.system.throttle import (
+    BURST,
+    EXCERPTS,
+    EXCERPTS_PACE,
+    INTERVAL,
+    LONGEST,
+    PACE,
+    SHORTEST,
+    Excerpts,
+    Notice,
+    Throttle,
+)
 from prefork.testing.clock import FakeClock
 
 
@@ -76,3 +87,18 @@ def test_a_throttle_lets_a_burst_through_and_then_its_pace(clock: FakeClock) -> 
     assert sum(throttle.lets_through() for _ in range(10)) == 5
     clock.advance(10 * BURST / PACE)
     assert sum(throttle.lets_through() for _ in range(2 * BURST)) == BURST
+
+
+def test_a_flood_of_texts_is_told_in_part(clock: FakeClock) -> None:
+    excerpts = Excerpts(clock)
+    traceback = "Traceback\n" + "  frame\n" * 500 + "ValueError: why"
+    assert excerpts.of(traceback) == traceback
+    cut = excerpts.of("first " + "x" * 100_000 + " last")
+    assert cut.startswith("first ")
+    assert cut.endswith(" last")
+    assert LONGEST <= len(cut) < LONGEST + 100
+    told = sum(len(excerpts.of("x" * 100_000)) for _ in range(100))
+    assert told < EXCERPTS + 100 * (SHORTEST + 100)
+    assert len(excerpts.of("a line")) == 6
+    clock.advance(100 * EXCERPTS / EXCERPTS_PACE)
+    assert excerpts.of(traceback) == traceback
