@@ -198,7 +198,8 @@ class Entry:
     @property
     def order(self) -> Order:
         """What this worker is to do: the master's order, or SEAL when there is no master any more."""
-        order = _ORDERS[self.words[ORDER]]
+        said = self.words[ORDER]
+        order = _ORDERS[said] if said < len(_ORDERS) else _RUN  # a sibling may have written it
         return _SEAL if order is _RUN and self.orphaned else order
 
     @property

@@ -6,8 +6,8 @@ the master takes the ``go`` descriptor back, at which all others that fail wait,
 prober finds what it needs, ``go`` is given again (by the prober itself, in case the master is frozen) and all resume
 together. A prober that dies, leaves or falls silent hands its part on to another one that waits.
 
-One worker's word holds nobody, for it may be a lie: the master tries for itself what accept(2) begins with, or waits
-for a second one who says the same. Until then that worker backs off alone.
+A worker's word holds nobody, for it may be a lie, and so may that of all others, which any of them can write into the
+pipe. So the master tries for itself what accept(2) begins with. If that succeeds, whoever fails backs off alone.
 
 The master may be exhausted itself, when it can't fork: then it holds forks alone (:meth:`Goal.fork_failed`), and says
 so here.
@@ -35,6 +35,7 @@ from prefork.scoreboard.layout import LAST_ERRNO_AT, STATE, ExhaustionState, Ord
 from prefork.supervisor.event_loop import Loop, Timer
 from prefork.supervisor.goal import Goal
 from prefork.supervisor.roster import Member, Roster
+from prefork.system import limits
 from prefork.system.natives import socket
 from prefork.system.throttle import Notice, Throttle
 
@@ -181,7 +182,7 @@ class Pressure:
             self._note(member.pid, Exhaustion(number, verdict is Verdict.BACK_OFF_SYSTEM, member.slot, since))
         exhaustion = self.exhaustions[member.pid]
         if exhaustion.system:
-            if self._holding is None and member.entry >= 0 and self._believed():
+            if self._holding is None and member.entry >= 0 and self._is_exhausted():
                 self._hold(member, exhaustion)
         else:
             self._pass_on(member.pid)
@@ -212,20 +213,16 @@ class Pressure:
 
     # The hold.
 
-    def _believed(self) -> bool:
-        """Whether the system is exhausted, as far as more than one can tell."""
-        witnesses = sum(one.system and one.slot is not None for one in self.exhaustions.values())
-        return witnesses > 1 or self._is_exhausted()
-
     def _is_exhausted(self) -> bool:
-        """Whether the master can't have what accept(2) takes first, a descriptor and a file."""
+        """Whether the master can't have what accept(2) takes first, a descriptor and a file, or only as root can."""
         now = self._now()
         if now - self._probed_at >= PROBE:
             self._probed_at = now
+            self._found_exhausted = limits.files_exhausted()
             try:
                 self.inert.accept()
             except OSError as error:  # EINVAL when there are some
-                self._found_exhausted = row(error.errno or 0).verdict is Verdict.BACK_OFF_SYSTEM
+                self._found_exhausted |= row(error.errno or 0).verdict is Verdict.BACK_OFF_SYSTEM
         return self._found_exhausted
 
     def _hold(self, prober: Member, exhaustion: Exhaustion) -> None:

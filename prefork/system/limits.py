@@ -203,3 +203,12 @@ def _words(path: Path) -> list[str]:
         if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.EACCES}:
             log.debug("can't read %s: %s", path, error)
         return []
+
+
+def files_exhausted() -> bool:
+    """Whether the system is at its limit of open files, which root alone may exceed (proc(5), file-nr)."""
+    try:
+        allocated, _, most = Path("/proc/sys/fs/file-nr").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return False
+    return int(allocated) >= int(most)

@@ -35,6 +35,7 @@ _FULL = {
     "served-beside-want": 5_000,
     "leaking-requests": 5_000,
     "stops-at-random-moments": 500,
+    "milliseconds-of-hostility": 60_000,
 }
 
 
