@@ -11,7 +11,7 @@ from typing import Any
 from prefork.testing import Server, connect
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
-from tests.embed.servers import APPS, SUBJECTS, Subject, each
+from tests.embed.servers import APPS, Subject, each
 from tests.support.probing import get, told
 
 HELD = 5.0  # seconds that a child of /hold lives: see tests/support/apps/forking.py
@@ -32,7 +32,7 @@ def answer(server: Server, path: str) -> Any:
     return json.loads(got.partition(b"\r\n\r\n")[2])
 
 
-@each(subject for subject in SUBJECTS if subject.name != "gevent")
+@each()
 def test_a_child_is_a_plain_process(prefork_server: ServerFactory, subject: Subject) -> None:
     server = serve(prefork_server, subject.name)
     pid = answer(server, "/pid")
