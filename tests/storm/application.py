@@ -5,9 +5,13 @@ At its import it runs the file that ``STORM_CODE`` names, if it is there: that i
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import multiprocessing
 import os
+import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -23,15 +27,75 @@ _kept: list[object] = []
 
 _LONGEST_HEAD = 1 << 16
 
+_LATE = 0.3
+"""Seconds that a child lives which nobody waits for."""
+
+_children: list[int] = []
+"""Those of them that have not been reaped."""
+
+_TAKEN = tuple(
+    getattr(signal, f"SIG{name}") for name in ("TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "CHLD", "ALRM", "WINCH")
+)
+
+
+def fork(how: str) -> None:
+    """Make a process of the application's own, which ends in that way, or comes back from the handler."""
+    _children[:] = [child for child in _children if not os.waitpid(child, os.WNOHANG)[0]]
+    if how == "terminate":
+        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+        process.start()
+        process.terminate()
+        process.join()
+        if process.exitcode != -signal.SIGTERM:
+            raise RuntimeError(f"a child that was sent SIGTERM has ended with {process.exitcode}")
+        return
+    child = os.fork()
+    if child and how == "late":
+        _children.append(child)
+    elif child:
+        os.waitpid(child, 0)
+    elif how == "raise":
+        raise RuntimeError("broken as asked")
+    elif how == "exit":
+        sys.exit(3)
+    elif how == "execute":
+        try:
+            os.execv("/nothing/of/that/name", ["nothing"])
+        finally:
+            os._exit(127)
+    elif how == "late":
+        time.sleep(_LATE)  # how long it lives
+        os._exit(0)
+
+
+def take(how: str) -> None:
+    """Use signals as an application does that believes them to be its own."""
+    if how == "asyncio":
+        loop = asyncio.new_event_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, loop.stop)
+            loop.remove_signal_handler(signum)
+        loop.close()
+        return
+    for signum in _TAKEN:
+        signal.signal(signum, signal.SIG_IGN if how == "ignore" else lambda *_: None)
+
 
 def answer(path: str) -> str:
-    """The body for a path: ``/17`` is 17. ``/eat/MEBIBYTES`` and ``/leak/COUNT`` do so, and give the process id."""
+    """The body for a path: ``/17`` is 17.
+
+    ``/eat/MEBIBYTES``, ``/leak/COUNT``, ``/fork/HOW`` and ``/take/HOW`` do so, and give the process id.
+    """
     name, _, argument = path.lstrip("/").partition("/")
     if name == "eat":
         _kept.append(b"x" * (int(argument) << 20))
     elif name == "leak":
         with contextlib.suppress(OSError):  # EMFILE
             _kept.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(int(argument)))
+    elif name == "fork":
+        fork(argument)
+    elif name == "take":
+        take(argument)
     elif name == "hang":
         time.sleep(600)  # until it is ended
     else:
@@ -43,7 +107,7 @@ class Sturdy(prefork.Worker):
     """Answers whoever is polite, and is never surprised."""
 
     def handle(self, connection: socket.socket, address: object) -> None:  # noqa: ARG002  # the base class's signature
-        head = b""
+        head, worker = b"", os.getpid()
         try:
             while b"\r\n\r\n" not in head:
                 data = connection.recv(1 << 16)
@@ -54,6 +118,8 @@ class Sturdy(prefork.Worker):
             if len(words) < 3 or words[0] != b"GET":
                 return
             body = answer(words[1].decode("latin-1")).encode("latin-1")
+            if os.getpid() != worker:
+                return  # to answer is the parent's
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
         except OSError:
             pass  # rude clients: a reset, or silence beyond io_timeout

@@ -12,7 +12,8 @@ import random
 import resource
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from prefork.errors import ControlError
@@ -23,21 +24,12 @@ from prefork.testing.faults import Pattern, always, every, first
 from prefork.testing.processes import freeze, is_gone, limited_descriptors, thaw
 from tests.storm import rude
 from tests.storm.arrangement import MOST, NOFILE, Arrangement
+from tests.storm.codes import BROKEN, FORKS, MEDDLES, RAISES, TAKES
 from tests.storm.crowd import Crowd
 from tests.storm.site import PATIENCE, Site
 from tests.storm.squall import Squall, kill
 from tests.storm.truths import BrokenTruthError, Truths
 from tests.support.tracing import traced
-
-_RAISES: Final = ("raise RuntimeError('broken as asked')", "import nothing_of_that_name")
-_ENDS: Final = (
-    "import os; os._exit(7)",
-    "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
-    "import sys; sys.exit(3)",
-    "import sys; sys.exit()",
-)
-_BROKEN: Final = (*_RAISES, *_ENDS)
-"""Code that does not boot: it raises, or it ends the process that runs it."""
 
 _OF_ACCEPT: Final = (
     errno.EMFILE,
@@ -130,7 +122,7 @@ class Steps:
     def reload_broken(self) -> int:
         """New code that does not boot: the old one goes on."""
         before = self.site.status()
-        self.site.code.write_text(self.chance.choice(_BROKEN) + "\n")
+        self.site.code.write_text(self.chance.choice(BROKEN) + "\n")
         try:
             self.site.server.signal(self.chance.choice([signal.SIGHUP, signal.SIGUSR2]))
             call_until(
@@ -243,6 +235,16 @@ class Steps:
         thaw(pids)
         return 0
 
+    def stop_job(self) -> int:
+        """All of them, as a job that a shell stops and goes on with; perhaps a worker dies meanwhile."""
+        victims = self.workers(1) if self.chance.random() < 0.5 else []
+        self.site.server.signal_group(signal.SIGTSTP)
+        self.site.server.signal_group(signal.SIGSTOP)  # a job of no shell is not stopped by the other
+        kill(victims, signal.SIGKILL)
+        self.pause(0.0, 1.0)
+        self.site.server.signal_group(signal.SIGCONT)
+        return len(victims)
+
     # Want.
 
     def exhaust_workers(self) -> int:
@@ -312,12 +314,18 @@ class Steps:
         return self._replaced(f"/leak/{self.chance.randint(225, 230)}")
 
     def _replaced(self, path: str) -> int:
+        self._gone([self._asked(path)])
+        return 0
+
+    def _asked(self, path: str) -> int:
+        """Who has done what ``path`` asks for."""
         address = self.chance.choice(self.site.addresses)
-        answer = request(address, b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % path.encode())
+        answer = request(
+            address, b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % path.encode(), timeout=PATIENCE
+        )
         if answer.status != 200:
             raise BrokenTruthError(f"{path}: {answer}")
-        self._gone([int(answer.body)])
-        return 0
+        return int(answer.body)
 
     def hang(self) -> int:
         """A worker hangs in its handler, and is ended when ``timeout`` is over."""
@@ -329,6 +337,42 @@ class Steps:
                 said = b""
         if said:
             raise BrokenTruthError(f"a handler that hangs answered {said!r}")
+        return 0
+
+    # What applications do to the process that they believe to be theirs.
+
+    def fork(self) -> int:
+        """A handler forks, and its child ends, or doesn't; it is nobody's worker."""
+        for _ in range(self.chance.randint(1, 3)):
+            self._asked(f"/fork/{self.chance.choice(FORKS)}")
+        return 0
+
+    def take_signals(self) -> int:
+        """A handler takes signals; whoever is to leave leaves all the same."""
+        pid, slowly = self._asked(f"/take/{self.chance.choice(TAKES)}"), self.chance.random() < 0.5
+        with self.site.client() as client:
+            slots = [worker.slot for worker in client.status(processes=False).workers if worker.pid == pid]
+            if slots and not slowly:
+                with suppress(ControlError):  # it has left by itself
+                    client.recycle(slots[0], timeout=PATIENCE)
+        if slowly:
+            self.reload()
+        self._gone([pid])
+        return 0
+
+    def meddle(self) -> int:
+        """New code that changes logging, the folder or signals where it is imported; then code that doesn't."""
+        meddle = self.chance.choice(MEDDLES)
+        self.site.code.write_text(meddle + "\n")
+        try:
+            self.reload()
+            self.pause(0.0, 0.2)
+        finally:
+            self.site.code.unlink()
+        told = len(self.site.server.log())
+        self.reload()
+        if len(self.site.server.log()) == told:
+            raise BrokenTruthError(f"it logs nothing any more since {meddle!r}")
         return 0
 
     # Clients.
@@ -408,11 +452,16 @@ class Steps:
 
     def stop(self) -> int:
         """The server stops and is started again; whoever has reached it is served."""
+        return self._stop(self.chance.choice(["master", "master", "group", "control", "quick"]), 0.0)
+
+    def stop_frozen(self) -> int:
+        """The same, and the master is frozen within its stop."""
+        return self._stop(self.chance.choice(["master", "group", "control"]), self.chance.uniform(0.1, 1.5))
+
+    def _stop(self, how: str, frozen: float) -> int:
         begun = self.chance.choice([None, None, signal.SIGHUP, signal.SIGUSR2, signal.SIGTTOU, signal.SIGTTIN])
-        how = self.chance.choice(["master", "master", "group", "control", "quick"])
         delay = self.chance.uniform(0.0, 0.5) if begun is not None else 0.0
         fails = self.chance.random() < 0.15
-        frozen = self.chance.uniform(0.1, 1.5) if self.chance.random() < 0.3 else 0.0
         if begun is not None:
             self.site.server.signal(begun)
             time.sleep(delay)  # a moment of what was begun, which the seed chooses
@@ -426,7 +475,7 @@ class Steps:
                 self._stop_by_control()
             case _:
                 self.site.server.signal(signal.SIGINT)
-        if frozen and how != "quick":
+        if frozen:
             kill([self.site.server.pid], signal.SIGSTOP)
             time.sleep(frozen)  # how long the master is frozen within its stop, which the seed chooses
             kill([self.site.server.pid], signal.SIGCONT)
@@ -474,7 +523,7 @@ class Steps:
         self._nothing_is_left(clean=clean)
         self.site.ended()
         if fails:
-            broken = self.chance.choice(_RAISES if self.arrangement.preload else _BROKEN)
+            broken = self.chance.choice(RAISES if self.arrangement.preload else BROKEN)
             self.site.code.write_text(broken + "\n")
             try:
                 code = self.site.fail_to_start()
@@ -492,47 +541,3 @@ class Steps:
         self.site.take_over()
         self.truths.begin(self.crowd.sent)
         return 0
-
-
-Step = Callable[[Steps], int]
-
-EVERYWHERE: Final[dict[Step, int]] = {
-    Steps.reload: 6,
-    Steps.upgrade: 3,
-    Steps.reload_broken: 3,
-    Steps.kill_worker: 8,
-    Steps.kill_workers: 3,
-    Steps.terminate_worker: 4,
-    Steps.recycle: 4,
-    Steps.freeze_workers: 6,
-    Steps.freeze_master: 4,
-    Steps.suspend: 1,
-    Steps.exhaust_workers: 5,
-    Steps.exhaust_master: 4,
-    Steps.exhaust_all: 3,
-    Steps.eat: 1,
-    Steps.leak: 3,
-    Steps.rude: 8,
-    Steps.burst: 6,
-    Steps.look: 3,
-    Steps.squall: 8,
-    Steps.kill_traced: 1,
-    Steps.stop: 4,
-    Steps.kill_master: 3,
-}
-"""How often each is chosen, in proportion."""
-
-
-def choices(arrangement: Arrangement) -> dict[Step, int]:
-    """The steps that an arrangement allows, and how often each is to be chosen."""
-    found = dict(EVERYWHERE)
-    if not arrangement.elastic:
-        found[Steps.scale] = 8
-    if arrangement.impatient:
-        found[Steps.hang] = 1
-    if arrangement.injected:
-        found[Steps.fail_accepts] = 8
-        found[Steps.fail_forks] = 8
-    if arrangement.listening == "reuse_port":
-        found[Steps.take_over] = 5
-    return found

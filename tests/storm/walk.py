@@ -5,15 +5,16 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tests.storm.arrangement import arrange
 from tests.storm.crowd import Crowd
+from tests.storm.odds import Step, choices
 from tests.storm.site import Site
-from tests.storm.steps import Steps, choices
+from tests.storm.steps import Steps
 from tests.storm.truths import BrokenTruthError, Truths
 
 RATE = 800.0
@@ -60,7 +61,13 @@ class Account:
         return {**asdict(self), "steps": {"all": self.steps.total(), **dict(self.steps.most_common())}}
 
 
-def walk(seed: int, seconds: float, account: Account, tell: Callable[[str], object] = lambda _: None) -> None:
+def walk(
+    seed: int,
+    seconds: float,
+    account: Account,
+    tell: Callable[[str], object] = lambda _: None,
+    begin: Sequence[Step] = (),
+) -> None:
     """One episode.
 
     Args:
@@ -68,6 +75,7 @@ def walk(seed: int, seconds: float, account: Account, tell: Callable[[str], obje
         seconds: For how long.
         account: Where it is counted.
         tell: Is told what is done.
+        begin: Steps that are taken first.
 
     Raises:
         BrokenTruthError: The server does not do as it promises.
@@ -91,8 +99,9 @@ def walk(seed: int, seconds: float, account: Account, tell: Callable[[str], obje
         end = time.monotonic() + seconds
         try:
             truths.hold(0)
-            while time.monotonic() < end:
-                [step] = chance.choices(list(possible), list(possible.values()))
+            first = list(reversed(begin))
+            while first or time.monotonic() < end:
+                [step] = [first.pop()] if first else chance.choices(list(possible), list(possible.values()))
                 done.append(step.__name__)
                 account.steps[step.__name__] += 1
                 began = time.monotonic()
