@@ -19,7 +19,7 @@ from prefork.cli import metrics
 from prefork.config import settings
 from prefork.config.fields import GROUPS, Field
 from prefork.net import accept_errors
-from prefork.net.accept_errors import Row
+from prefork.net.accept_errors import AcceptError
 from prefork.status.model import Status
 from prefork.wsgi import options
 
@@ -110,27 +110,27 @@ def table_of_metrics() -> Iterator[str]:
 
 
 def theory_of_errnos() -> Iterator[str]:
-    """What stands above the table in net.verdict."""
+    """What stands above the table in net.accept_errors."""
     yield (accept_errors.__doc__ or "").split("======\n", 1)[1].split("Table\n=====", 1)[0].strip()
 
 
 def table_of_errnos() -> Iterator[str]:
-    """The table of net.verdict."""
-    yield "| errno | when Linux gives it | verdict | once a stop is ordered | when it does not listen |"
+    """The table of net.accept_errors."""
+    yield "| errno | when Linux gives it | reaction | once a stop is ordered | when it does not listen |"
     yield "| --- | --- | --- | --- | --- |"
     for row in (*accept_errors.TABLE.values(), accept_errors.OTHER):
-        yield f"| {row.name} | {row.reason} | {' | '.join(_verdicts(row))} |"
+        yield f"| {row.name} | {row.reason} | {' | '.join(_reactions(row))} |"
 
 
-def _verdicts(row: Row) -> list[str]:
-    return [f"`{found.name}`" if found is not None else "" for found in (row.verdict, row.stopping, row.deaf)]
+def _reactions(row: AcceptError) -> list[str]:
+    return [f"`{found.name}`" if found is not None else "" for found in (row.reaction, row.stopping, row.deaf)]
 
 
-def table_of_verdicts() -> Iterator[str]:
-    """What each verdict means: the docstrings below the members. Python doesn't keep these, the source does."""
+def table_of_reactions() -> Iterator[str]:
+    """What each reaction means: the docstrings below the members. Python doesn't keep these, the source does."""
     source = Path(accept_errors.__file__).read_text(encoding="utf-8")
-    yield "| verdict | what the worker does |\n| --- | --- |"
-    for found in accept_errors.Verdict:
+    yield "| reaction | what the worker does |\n| --- | --- |"
+    for found in accept_errors.Reaction:
         text = source.split(f'\n    {found.name} = {int(found)}\n    """', 1)[1].split('"""', 1)[0]
         yield f"| `{found.name}` | {' '.join(text.split())} |"
 
@@ -143,5 +143,5 @@ MAKERS: Final[Mapping[str, Callable[[], Iterator[str]]]] = {
     "metrics": table_of_metrics,
     "theory": theory_of_errnos,
     "errnos": table_of_errnos,
-    "verdicts": table_of_verdicts,
+    "reactions": table_of_reactions,
 }

@@ -5,11 +5,11 @@ Pure but for the random numbers of its jitter.
 
 from __future__ import annotations
 
-from prefork.net.accept_errors import Verdict
+from prefork.net.accept_errors import Reaction
 from prefork.system.backoff import Backoff, Retry
 
-EXHAUSTION = frozenset({Verdict.BACK_OFF_WORKER, Verdict.BACK_OFF_SYSTEM})
-"""Verdicts that say that descriptors or memory are short, in this worker or in the system."""
+EXHAUSTION = frozenset({Reaction.BACK_OFF_WORKER, Reaction.BACK_OFF_SYSTEM})
+"""Reactions that say that descriptors or memory are short, in this worker or in the system."""
 
 
 class FailureStreak:
@@ -21,7 +21,7 @@ class FailureStreak:
     Attributes:
         fruitless: attempts in a row that were to be repeated at once (count).
         errno: the failure last waited for; 0 when nothing has been waited for.
-        verdict: its verdict; None likewise.
+        reaction: its reaction; None likewise.
         failures: how many have been waited for since the last success (count).
         waited: seconds given to waiting for ``errno`` alone. Time in a blocked accept is none: an accept that blocks
             does not fail.
@@ -36,36 +36,36 @@ class FailureStreak:
     def relieved(self) -> None:
         """An accept can be expected to succeed: nothing is waited for. Should it fail again, the wait is no shorter."""
         self.errno = 0
-        self.verdict: Verdict | None = None
+        self.reaction: Reaction | None = None
         self.waited = 0.0
 
     @property
     def backs_off(self) -> bool:
         """Whether it has come to waiting."""
-        return self.verdict is not None
+        return self.reaction is not None
 
     @property
     def exhausted(self) -> bool:
         """Whether it is descriptors or memory that is waited for."""
-        return self.verdict in EXHAUSTION
+        return self.reaction in EXHAUSTION
 
     def waited_for(self, number: int) -> float:
         """How long that failure, and no other, has been waited for, in seconds."""
         return self.waited if number == self.errno else 0.0
 
-    def wait(self, number: int, verdict: Verdict) -> float:
+    def wait(self, number: int, reaction: Reaction) -> float:
         """Count a failure that has to be waited out.
 
         Args:
             number: its errno.
-            verdict: what the table says of it.
+            reaction: what the table says of it.
 
         Returns:
             The seconds to wait.
         """
         if number != self.errno:
             self.errno, self.waited = number, 0.0
-        self.verdict = verdict
+        self.reaction = reaction
         self.failures += 1
         seconds = self._retry.next()
         self.waited += seconds

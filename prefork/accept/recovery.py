@@ -1,6 +1,6 @@
 """The recovery: what a worker does when accept(2) fails, until an accept succeeds or it is time to leave.
 
-The verdict on an errno stands in :mod:`prefork.net.accept_errors`. :meth:`Recovery.decide` makes of it what is to be
+The reaction to an errno stands in :mod:`prefork.net.accept_errors`. :meth:`Recovery.decide` makes of it what is to be
 done next, and does all of it but the waiting: the acceptors sleep, an event loop sets a timer. A success ends the
 :mod:`streak <prefork.accept.failure_streak>`, with every count and delay.
 
@@ -25,7 +25,7 @@ from prefork.accept.distress import Distress
 from prefork.accept.failure_streak import EXHAUSTION, FailureStreak
 from prefork.config.settings import Settings
 from prefork.net import accept_errors as table
-from prefork.net.accept_errors import Verdict, place, resolve, row
+from prefork.net.accept_errors import Reaction, lookup, place, resolve
 from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.events import Kind, Why
 from prefork.scoreboard.layout import Order, State
@@ -109,45 +109,45 @@ class Recovery:
             OSError: ``error`` itself, a programming error (EBADF, ENOTSOCK, EFAULT, bad flags).
         """
         number = error.errno or 0
-        listening = _listens(listener) if row(number).deaf is not None else None
+        listening = _listens(listener) if lookup(number).deaf is not None else None
         # The order itself, not only what a handler has made of it: accept may fail because of the order, before the
         # interpreter comes to run the handler of the signal that points to it.
         stopping = self.leaving or self._entry.order is not _RUN
-        verdict = resolve(number, stopping=stopping, listening=listening)
-        if verdict is _STOP or self.sealed:
+        reaction = resolve(number, stopping=stopping, listening=listening)
+        if reaction is _STOP or self.sealed:
             return _LEAVE
         self._entry.accept_failed(number, place(number))
         if stopping and not (readable(listener.fileno()) and _listens(listener)):
             return _LEAVE  # for want of a descriptor accept fails whether somebody waits or not
-        if self.exhausted and verdict not in EXHAUSTION:
+        if self.exhausted and reaction not in EXHAUSTION:
             self.relieved()  # whatever it is, a want of descriptors would have shown before it
-        if verdict is Verdict.POLL and not readable(listener.fileno()):
+        if reaction is Reaction.POLL and not readable(listener.fileno()):
             self.over()
             return Do.NOTHING
         streak = self._streak = self._streak or FailureStreak(self._settings.backoff)
-        if verdict in _AT_ONCE:
+        if reaction in _AT_ONCE:
             streak.fruitless += 1
             if streak.fruitless <= table.DEAD_IN_A_ROW:
                 self._notice.tell(logging.DEBUG, number, "accept fails: %s; trying again at once", _describe(error))
                 return Do.AGAIN
-        if verdict in _FOR_GOOD:
+        if reaction in _FOR_GOOD:
             listens = bool(_listens(listener))
             if not listens or streak.waited_for(number) >= PATIENCE:
-                return self._give_up(verdict, error, listens=listens)
-        return self._back_off(verdict, error, streak)
+                return self._give_up(reaction, error, listens=listens)
+        return self._back_off(reaction, error, streak)
 
     @functools.cached_property
     def _notice(self) -> Notice:
         """Where trouble is told; made when there is some."""
         return Notice(self._log)
 
-    def _back_off(self, verdict: Verdict, error: OSError, streak: FailureStreak) -> Rest:
+    def _back_off(self, reaction: Reaction, error: OSError, streak: FailureStreak) -> Rest:
         """Out of the kernel's wait queue for a growing time, so that siblings get the connections; also this one."""
         number, entry = error.errno or 0, self._entry
-        exhausted, system = verdict in EXHAUSTION, verdict is Verdict.BACK_OFF_SYSTEM
+        exhausted, system = reaction in EXHAUSTION, reaction is Reaction.BACK_OFF_SYSTEM
         news = number != streak.errno
-        seconds = streak.wait(number, verdict)
-        level = _LEVELS.get(verdict, logging.WARNING)
+        seconds = streak.wait(number, reaction)
+        level = _LEVELS.get(reaction, logging.WARNING)
         self._notice.tell(level, (number, "waits"), "accept fails: %s; backing off", _describe(error))
         if not self.leaving:
             entry.enter(State.BACKING_OFF)
@@ -156,15 +156,15 @@ class Recovery:
             entry.tell(Kind.PRESSURE, number)
         if news and not system:
             entry.beckon()
-        if news and verdict is Verdict.BACK_OFF_WORKER:
+        if news and reaction is Reaction.BACK_OFF_WORKER:
             self._distress.exhausted()
         return Rest(seconds, system)
 
-    def _give_up(self, verdict: Verdict, error: OSError, *, listens: bool) -> Do:
+    def _give_up(self, reaction: Reaction, error: OSError, *, listens: bool) -> Do:
         """Out of it for good."""
         self.given_up = True
         self._entry.beckon()
-        if verdict is Verdict.FATAL:
+        if reaction is Reaction.FATAL:
             raise error
         level = logging.CRITICAL if listens else logging.DEBUG  # of a listener that is gone the master tells, once
         self._log.log(level, "accept fails for good: %s; this worker is to be replaced", _describe(error))
@@ -193,23 +193,23 @@ class Recovery:
         self._streak = None
 
 
-_STOP, _LEAVE = Verdict.STOP, Do.LEAVE
+_STOP, _LEAVE = Reaction.STOP, Do.LEAVE
 
-_AT_ONCE = {Verdict.RETRY, Verdict.POLL, Verdict.DEAD_CONNECTION}
+_AT_ONCE = {Reaction.RETRY, Reaction.POLL, Reaction.DEAD_CONNECTION}
 
-_FOR_GOOD = {Verdict.LISTENER_LOST, Verdict.FATAL, Verdict.BACK_OFF_PERMISSION}
-"""Verdicts that end the worker: at once when the listener does not listen, else when nothing else comes for PATIENCE.
+_FOR_GOOD = {Reaction.LISTENER_LOST, Reaction.FATAL, Reaction.BACK_OFF_PERMISSION}
+"""Reactions that end the worker: at once when the listener does not listen, else when nothing else comes for PATIENCE.
 
 An errno that says the listener is lost while SO_ACCEPTCONN says that it listens is waited out: a worker's end would
 cost more than a wait, and would not mend it.
 """
 
 _LEVELS = {
-    Verdict.BACK_OFF_WORKER: logging.DEBUG,  # these two are told by the master, once for all workers
-    Verdict.BACK_OFF_SYSTEM: logging.DEBUG,
-    Verdict.LISTENER_LOST: logging.CRITICAL,
-    Verdict.FATAL: logging.CRITICAL,
-    Verdict.BACK_OFF_PERMISSION: logging.ERROR,
+    Reaction.BACK_OFF_WORKER: logging.DEBUG,  # these two are told by the master, once for all workers
+    Reaction.BACK_OFF_SYSTEM: logging.DEBUG,
+    Reaction.LISTENER_LOST: logging.CRITICAL,
+    Reaction.FATAL: logging.CRITICAL,
+    Reaction.BACK_OFF_PERMISSION: logging.ERROR,
 }
 
 
@@ -223,6 +223,6 @@ def _listens(listener: socket.socket) -> bool | None:
 
 def _describe(error: OSError) -> str:
     number = error.errno or 0
-    known = row(number)
+    known = lookup(number)
     name = errno.errorcode.get(number, f"errno {number}") if known is table.OTHER else known.name
     return f"{name}, {known.reason}"

@@ -28,7 +28,7 @@ listener is gone). The question behind each row is: *whose trouble is it, and wh
 5. **Ours.** EBADF, ENOTSOCK and EFAULT, and EINVAL from a socket that does listen (it means the flags), come from a
    mistake in the program only, or from a descriptor that was taken away while the worker stops.
 
-So a row has one verdict and up to two exceptions: once a stop is ordered, and when the socket turns out not to listen.
+So a row has one reaction and up to two exceptions: once a stop is ordered, and when the socket turns out not to listen.
 `resolve` applies them. What accept(2) does not list at all backs off: an errno that nobody foresaw must neither spin
 nor kill.
 
@@ -36,7 +36,7 @@ Table
 =====
 
 ====================================================  ===================  =================  ===================
-errno                                                 verdict              a stop is ordered  it does not listen
+errno                                                 reaction             a stop is ordered  it does not listen
 ====================================================  ===================  =================  ===================
 EAGAIN (EWOULDBLOCK)                                  POLL                 STOP
 EINTR, ERESTARTSYS                                    RETRY
@@ -67,10 +67,10 @@ ERESTARTSYS: Final = 512
 """The kernel's own errno for "restart this call"; it never leaves the kernel, but a trace shows it (accept(2))."""
 
 DEAD_IN_A_ROW: Final = 64
-"""How many `Verdict.DEAD_CONNECTION` without a success between them are retried at once; the next one backs off."""
+"""How many `Reaction.DEAD_CONNECTION` without a success between them are retried at once; the next one backs off."""
 
 
-class Verdict(enum.IntEnum):
+class Reaction(enum.IntEnum):
     """What to do next."""
 
     RETRY = 0
@@ -96,42 +96,42 @@ class Verdict(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class AcceptError:
     """One errno of the table.
 
     Args:
         name: The errno's symbolic name, "other" for one that the table doesn't list.
-        verdict: What holds while no stop is ordered and the listener listens.
+        reaction: What holds while no stop is ordered and the listener listens.
         reason: When Linux gives it, in words that a log line can carry.
         stopping: What holds instead once a stop is ordered; None if that makes no difference.
         deaf: What holds instead when SO_ACCEPTCONN is not 1; None if that makes no difference and need not be asked.
     """
 
     name: str
-    verdict: Verdict
+    reaction: Reaction
     reason: str
-    stopping: Verdict | None = None
-    deaf: Verdict | None = None
+    stopping: Reaction | None = None
+    deaf: Reaction | None = None
 
 
-_OURS: Final = {"verdict": Verdict.FATAL, "stopping": Verdict.STOP}
+_OURS: Final = {"reaction": Reaction.FATAL, "stopping": Reaction.STOP}
 
 
-def _dead(name: str, reason: str) -> Row:
-    return Row(name, Verdict.DEAD_CONNECTION, reason)
+def _dead(name: str, reason: str) -> AcceptError:
+    return AcceptError(name, Reaction.DEAD_CONNECTION, reason)
 
 
-def _exhausted(name: str, reason: str) -> Row:
-    return Row(name, Verdict.BACK_OFF_SYSTEM, reason)
+def _exhausted(name: str, reason: str) -> AcceptError:
+    return AcceptError(name, Reaction.BACK_OFF_SYSTEM, reason)
 
 
-TABLE: Final[Mapping[int, Row]] = MappingProxyType(
+TABLE: Final[Mapping[int, AcceptError]] = MappingProxyType(
     {
-        errno.EAGAIN: Row(
-            "EAGAIN", Verdict.POLL, "the listener is non-blocking and nothing waits", stopping=Verdict.STOP
+        errno.EAGAIN: AcceptError(
+            "EAGAIN", Reaction.POLL, "the listener is non-blocking and nothing waits", stopping=Reaction.STOP
         ),
-        errno.EINTR: Row("EINTR", Verdict.RETRY, "a signal came while nothing waited"),
-        ERESTARTSYS: Row("ERESTARTSYS", Verdict.RETRY, "a signal came; seen in traces only"),
+        errno.EINTR: AcceptError("EINTR", Reaction.RETRY, "a signal came while nothing waited"),
+        ERESTARTSYS: AcceptError("ERESTARTSYS", Reaction.RETRY, "a signal came; seen in traces only"),
         errno.ECONNABORTED: _dead("ECONNABORTED", "the client hung up before it was accepted"),
         errno.EPROTO: _dead("EPROTO", "a protocol error on the new connection"),
         errno.ENETDOWN: _dead("ENETDOWN", "the new connection's network is down"),
@@ -141,39 +141,39 @@ TABLE: Final[Mapping[int, Row]] = MappingProxyType(
         errno.EHOSTUNREACH: _dead("EHOSTUNREACH", "no route to the new connection's peer"),
         errno.ENETUNREACH: _dead("ENETUNREACH", "no route to the new connection's network"),
         errno.ETIMEDOUT: _dead("ETIMEDOUT", "the new connection timed out"),
-        errno.EOPNOTSUPP: Row(
+        errno.EOPNOTSUPP: AcceptError(
             "EOPNOTSUPP",
-            Verdict.DEAD_CONNECTION,
+            Reaction.DEAD_CONNECTION,
             "an error of the new connection, or the socket is of a type that can't accept",
-            deaf=Verdict.LISTENER_LOST,
+            deaf=Reaction.LISTENER_LOST,
         ),
-        errno.EMFILE: Row("EMFILE", Verdict.BACK_OFF_WORKER, "this process is at its limit of descriptors"),
+        errno.EMFILE: AcceptError("EMFILE", Reaction.BACK_OFF_WORKER, "this process is at its limit of descriptors"),
         errno.ENFILE: _exhausted("ENFILE", "the system is at its limit of open files"),
         errno.ENOBUFS: _exhausted("ENOBUFS", "the kernel has no memory for socket buffers"),
         errno.ENOMEM: _exhausted("ENOMEM", "the kernel has no memory"),
         errno.ENOSR: _exhausted("ENOSR", "the kernel is out of streams resources"),
-        errno.EPERM: Row("EPERM", Verdict.BACK_OFF_PERMISSION, "a firewall or security module forbids it"),
-        errno.ESOCKTNOSUPPORT: Row(
-            "ESOCKTNOSUPPORT", Verdict.LISTENER_LOST, "the kernel does not know the listener's socket type"
+        errno.EPERM: AcceptError("EPERM", Reaction.BACK_OFF_PERMISSION, "a firewall or security module forbids it"),
+        errno.ESOCKTNOSUPPORT: AcceptError(
+            "ESOCKTNOSUPPORT", Reaction.LISTENER_LOST, "the kernel does not know the listener's socket type"
         ),
-        errno.EPROTONOSUPPORT: Row(
-            "EPROTONOSUPPORT", Verdict.LISTENER_LOST, "the kernel does not know the listener's protocol"
+        errno.EPROTONOSUPPORT: AcceptError(
+            "EPROTONOSUPPORT", Reaction.LISTENER_LOST, "the kernel does not know the listener's protocol"
         ),
-        errno.EINVAL: Row(
+        errno.EINVAL: AcceptError(
             "EINVAL",
-            Verdict.FATAL,
+            Reaction.FATAL,
             "the socket does not listen, or accept was given bad flags",
-            stopping=Verdict.STOP,
-            deaf=Verdict.LISTENER_LOST,
+            stopping=Reaction.STOP,
+            deaf=Reaction.LISTENER_LOST,
         ),
-        errno.EBADF: Row("EBADF", reason="the listener's descriptor is not open", **_OURS),
-        errno.ENOTSOCK: Row("ENOTSOCK", reason="the listener's descriptor is not a socket", **_OURS),
-        errno.EFAULT: Row("EFAULT", reason="accept was given a bad address to write to", **_OURS),
+        errno.EBADF: AcceptError("EBADF", reason="the listener's descriptor is not open", **_OURS),
+        errno.ENOTSOCK: AcceptError("ENOTSOCK", reason="the listener's descriptor is not a socket", **_OURS),
+        errno.EFAULT: AcceptError("EFAULT", reason="accept was given a bad address to write to", **_OURS),
     }
 )
 """Every errno that accept(2) documents for Linux, by number. EWOULDBLOCK is EAGAIN on Linux."""
 
-OTHER: Final = Row("other", Verdict.BACK_OFF, "accept(2) does not document this error")
+OTHER: Final = AcceptError("other", Reaction.BACK_OFF, "accept(2) does not document this error")
 """The row of every errno that is not in `TABLE`."""
 
 
@@ -188,17 +188,17 @@ def place(number: int) -> int:
     return _PLACES.get(number, len(TABLE))
 
 
-def row(number: int) -> Row:
+def lookup(number: int) -> AcceptError:
     """The row of an errno, `OTHER` when the table has none. Pure."""
     return TABLE.get(number, OTHER)
 
 
-def verdict(number: int) -> Verdict:
+def reaction(number: int) -> Reaction:
     """What an errno means while no stop is ordered and the listener listens. Pure."""
-    return row(number).verdict
+    return lookup(number).reaction
 
 
-def resolve(number: int, *, stopping: bool, listening: bool | None = None) -> Verdict:
+def resolve(number: int, *, stopping: bool, listening: bool | None = None) -> Reaction:
     """What to do about a failed accept(2), with the facts that its errno alone does not tell. Pure.
 
     Args:
@@ -208,14 +208,14 @@ def resolve(number: int, *, stopping: bool, listening: bool | None = None) -> Ve
             worth its system call, only for rows whose ``deaf`` is not None.
 
     Returns:
-        The verdict; never one that still depends on something.
+        The reaction; never one that still depends on something.
     """
-    found = row(number)
+    found = lookup(number)
     if stopping and found.stopping is not None:
         return found.stopping
     if not listening and found.deaf is not None:
         return found.deaf
-    return found.verdict
+    return found.reaction
 
 
 def errnos(error: BaseException) -> set[int]:

@@ -2,7 +2,7 @@
 
 Both are socket options (socket(7)), and the kernel runs the programs itself. A program is a list of instructions of
 eight bytes (linux/filter.h), checked by the kernel when it is attached. Steering needs no privilege. For the gate
-recent kernels ask for CAP_NET_ADMIN; who does not have it gets the same by a decoy (`prefork.net.reuseport.tarpit`).
+recent kernels ask for CAP_NET_ADMIN; who does not have it gets the same by a tarpit (`prefork.net.reuseport.tarpit`).
 
 **The gate** is attached to a listener (SO_ATTACH_FILTER) and drops segments that carry SYN and nothing else: clients
 that come now get no answer and try again by themselves a second later (tcp(7), tcp_syn_retries), while handshakes that

@@ -31,13 +31,13 @@ from prefork.net import binding, sharing
 from prefork.net.options import SocketOptions, warn
 from prefork.net.queue import Depth, Diag, tcp_depth
 from prefork.net.reuseport.group import SHARED, Group, Mode
-from prefork.net.reuseport.syn_gate import Gate
-from prefork.net.snapshot import How, Record
+from prefork.net.reuseport.syn_gate import SynGate
+from prefork.net.snapshot import ListenOptions, Snapshot
 from prefork.net.unixpath import Claim, FileId
 from prefork.system.natives import socket
 from prefork.system.peer import format_peer
 
-__all__ = ["How", "Listener", "Record"]
+__all__ = ["ListenOptions", "Listener", "Snapshot"]
 
 _log: Final = logging.getLogger("prefork")
 
@@ -81,7 +81,7 @@ class Listener:
         self._tcp = _is_tcp(group.any)
         self._claim = claim
         self._pid = os.getpid()
-        self._gate = Gate(group, diag)
+        self._gate = SynGate(group, diag)
         self._borrowed = False
         self._blocking = True
         if self._tcp and owned:
@@ -173,43 +173,43 @@ class Listener:
 
     @classmethod
     def restore(
-        cls, record: Record, *, folder: str = "", backlog: int = _BACKLOG, options: SocketOptions = _DEFAULTS
+        cls, snapshot: Snapshot, *, folder: str = "", backlog: int = _BACKLOG, options: SocketOptions = _DEFAULTS
     ) -> Listener:
         """Go on with a listener of the image that was here before exec(2), or of a master that was killed. MASTER.
 
         A gate that it had closed is open again, and its steering is forgotten.
 
         Args:
-            record: What `record` said there; its descriptors came through the exec.
+            snapshot: What `snapshot` said there; its descriptors came through the exec.
             folder: Where a relative path begins.
             backlog: For members that are added later.
             options: For members that are added later; ``defer_accept`` for all.
 
         Raises:
-            ListenError: A descriptor of the record does not listen.
+            ListenError: A descriptor of the snapshot does not listen.
         """
-        address = replace(parse(record.address), folder=folder)
+        address = replace(parse(snapshot.address), folder=folder)
         sockets: dict[int, socket.socket] = {}
         try:
-            for slot, fd in record.members:
+            for slot, fd in snapshot.members:
                 sockets[slot] = binding.adopt(address, fd)
         except ListenError:
             for sock in sockets.values():
                 sock.close()
             raise
         diag = Diag()
-        group = Group(sockets, diag, several=record.reuse_port, mode=record.mode, order=record.order)
-        claim = None if record.file_id is None else Claim(address.file, FileId(*record.file_id))
-        listener = cls(address, group, diag, owned=record.owned, backlog=backlog, options=options, claim=claim)
-        if record.owned and listener._tcp:
+        group = Group(sockets, diag, several=snapshot.reuse_port, mode=snapshot.mode, order=snapshot.order)
+        claim = None if snapshot.file_id is None else Claim(address.file, FileId(*snapshot.file_id))
+        listener = cls(address, group, diag, owned=snapshot.owned, backlog=backlog, options=options, claim=claim)
+        if snapshot.owned and listener._tcp:
             group.inherit()
             listener.ungate()
         return listener
 
-    def record(self) -> Record:
+    def snapshot(self) -> Snapshot:
         """What `restore` needs to go on with this listener. MASTER."""
         group = self._group
-        return Record(
+        return Snapshot(
             address=str(self.address),
             members=tuple((slot, group.of(slot).fileno()) for slot in group.slots),
             order=group.order,

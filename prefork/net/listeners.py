@@ -9,7 +9,7 @@ from typing import Any, Final, Unpack
 from prefork.config.address import Address
 from prefork.errors import ListenError, OrphansError
 from prefork.net import binding
-from prefork.net.listener import How, Listener, Record
+from prefork.net.listener import Listener, ListenOptions, Snapshot
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -18,9 +18,9 @@ def listen(
     addresses: Iterable[Address],
     *,
     passed: Mapping[str, tuple[int, ...]] = _NOTHING,
-    kept: Mapping[str, Record] = _NOTHING,
+    kept: Mapping[str, Snapshot] = _NOTHING,
     patience: Callable[[OrphansError], bool] | None = None,
-    **how: Unpack[How],
+    **how: Unpack[ListenOptions],
 ) -> list[Listener]:
     """Listen on all of these addresses, or on none. MASTER.
 
@@ -44,7 +44,7 @@ def listen(
     try:
         for address, fd in binding.descriptors(addresses, passed):
             if str(address) in kept:
-                listeners.append(Listener.restore(kept[str(address)], **again))  # type: ignore[arg-type]  # two of How's
+                listeners.append(Listener.restore(kept[str(address)], **again))  # type: ignore[arg-type]  # two of its
             elif fd is None:
                 listeners.append(_opened(address, patience, how))
             elif fd in adopted:
@@ -59,7 +59,7 @@ def listen(
     return listeners
 
 
-def _opened(address: Address, patience: Callable[[OrphansError], bool] | None, how: How) -> Listener:
+def _opened(address: Address, patience: Callable[[OrphansError], bool] | None, how: ListenOptions) -> Listener:
     while True:
         try:
             return Listener.open(address, **how)

@@ -22,7 +22,7 @@ SCOREBOARD = "prefork-scoreboard"
 """The name that a server's shared memory has in /proc/PID/maps (memfd_create(2))."""
 
 
-class Holder(NamedTuple):
+class Owner(NamedTuple):
     """Who holds an address."""
 
     text: str
@@ -31,7 +31,7 @@ class Holder(NamedTuple):
     """Whether these are workers whose master is gone, and nobody else."""
 
 
-def in_use(address: Address, by: Holder, what: str, *, shared: bool = False) -> ListenError:
+def in_use(address: Address, by: Owner, what: str, *, shared: bool = False) -> ListenError:
     """The error for an address that somebody holds."""
     taken = f"the {'name' if what == 'name' else 'address'} is in use{by.text}"
     if by.orphans:
@@ -45,7 +45,7 @@ def in_use(address: Address, by: Holder, what: str, *, shared: bool = False) -> 
     return ListenError(f"bind: {address}: {taken}; stop it or choose another {what}")
 
 
-def of_port(host: str, port: int) -> Holder:
+def of_port(host: str, port: int) -> Owner:
     """Who listens on a TCP port, at ``host`` or at every address."""
     pids = set()
     for connection in _connections("tcp"):
@@ -53,7 +53,7 @@ def of_port(host: str, port: int) -> Holder:
             everywhere = {"0.0.0.0", "::"}
             if connection.laddr.ip == host or connection.laddr.ip in everywhere or host in everywhere:
                 pids.add(connection.pid)
-    return Holder(_eldest(pids), _orphans(pids))
+    return Owner(_eldest(pids), _orphans(pids))
 
 
 def check_group(address: Address, sock: socket.socket) -> None:
@@ -83,10 +83,10 @@ def check_group(address: Address, sock: socket.socket) -> None:
     }
     orphans = {pid for pid in pids if _orphans({pid})}
     if orphans:
-        raise in_use(address, Holder(_eldest(orphans), True), "port")
+        raise in_use(address, Owner(_eldest(orphans), True), "port")
 
 
-def of_unix(name: str) -> Holder:
+def of_unix(name: str) -> Owner:
     """Who holds a unix socket of this name ("@name" when it is abstract).
 
     A path's socket keeps the name under which it was made: `prefork.net.unixpath`.
@@ -101,14 +101,14 @@ def of_unix(name: str) -> Holder:
             or (connection.laddr.startswith("/proc/self/fd/") and connection.laddr.endswith(f"/{base}.new"))
         )
     }
-    return Holder(_eldest(pids), _orphans(pids))
+    return Owner(_eldest(pids), _orphans(pids))
 
 
-def of_peer(probe: socket.socket, path: str) -> Holder:
+def of_peer(probe: socket.socket, path: str) -> Owner:
     """Who listens at the other end of a connected unix socket (unix(7), SO_PEERCRED), or holds what he has left."""
     credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     text = _eldest({struct.unpack("=iII", credentials)[0]})
-    return Holder(text, False) if text else of_unix(path)
+    return Owner(text, False) if text else of_unix(path)
 
 
 def _connections(kind: str) -> list[Any]:

@@ -9,7 +9,7 @@ from prefork.net.options import SocketOptions
 from prefork.net.reuseport.group import Mode
 
 
-class How(TypedDict, total=False):
+class ListenOptions(TypedDict, total=False):
     """What `Listener.open` takes beside an address."""
 
     backlog: int
@@ -21,7 +21,7 @@ class How(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class Snapshot:
     """What a listener is, for the image of this process that follows after exec(2): plain numbers and text.
 
     Args:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import psutil
 
-from prefork.net.accept_errors import row
+from prefork.net.accept_errors import lookup
 from prefork.scoreboard.layout import Order, State, View
 from prefork.status.model import Ended, Health, Listening, Process, Status, Working
 from prefork.status.totals import Ledger
@@ -116,7 +116,7 @@ class Survey:
         for exhaustion in self._server.pressure.exhaustions.values():
             whose = "the master" if exhaustion.slot is None else f"worker {exhaustion.slot}"
             whose = "the system" if exhaustion.system else whose
-            told.append(f"{whose}: {row(exhaustion.errno).name} for {now - exhaustion.since:.1f} s")
+            told.append(f"{whose}: {lookup(exhaustion.errno).name} for {now - exhaustion.since:.1f} s")
         return told
 
     def _ask_system(self, members: list[Member], now: float) -> dict[int, Process]:
@@ -194,7 +194,7 @@ def _worker(member: Member, view: View, now: float, process: Process) -> Working
         mean=lane.busy_total / finished / 1e9 if finished else 0.0,
         longest=lane.busy_longest / 1e9,
         reason=member.reason,
-        error=row(view.last_errno).name if state == "backing off" else "",
+        error=lookup(view.last_errno).name if state == "backing off" else "",
         process=process,
     )
 

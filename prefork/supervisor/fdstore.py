@@ -19,7 +19,7 @@ from typing import Final
 
 from prefork.config.address import Address
 from prefork.errors import ListenError
-from prefork.net.listener import Listener, Record
+from prefork.net.listener import Listener, Snapshot
 from prefork.net.reuseport.group import Mode
 from prefork.system import systemd
 
@@ -44,7 +44,7 @@ def records(
     reuse_port: bool,
     mode: Mode,
     environ: Mapping[str, str] = os.environ,
-) -> dict[str, Record]:
+) -> dict[str, Snapshot]:
     """What earlier runs have stored for these addresses, by the address.
 
     What is for none of them is closed, here and in the store: it would listen for nobody until the service is stopped.
@@ -52,7 +52,7 @@ def records(
     Raises:
         ListenError: the sockets were made with another ``reuse_port``.
     """
-    found: dict[str, Record] = {}
+    found: dict[str, Snapshot] = {}
     left = dict(stored)
     for address in addresses:
         members: dict[int, int] = {}
@@ -71,7 +71,7 @@ def records(
                 f"reuse_port: {reuse_port} is not what the stored sockets of {address} were made with; "
                 "stop the service once, so that the store is emptied"
             )
-        found[str(address)] = Record(
+        found[str(address)] = Snapshot(
             address=str(address),
             members=tuple(sorted(members.items())),
             order=None,

@@ -200,4 +200,4 @@ _REPORT_BYTES = 32 * 1024
 
 def _exhausted(error: BaseException) -> bool:
     """Whether want of descriptors or memory is behind ``error``: it may be there in a moment."""
-    return any(table.verdict(number) in EXHAUSTION for number in table.errnos(error))
+    return any(table.reaction(number) in EXHAUSTION for number in table.errnos(error))

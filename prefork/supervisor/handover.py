@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from signal import SIGTERM
 from typing import Any, Literal
 
-from prefork.net.listener import Record
+from prefork.net.listener import Snapshot
 
 FORMAT = 3
 
@@ -78,7 +78,7 @@ class Handover:
     format: int
     pid: int
     bind: tuple[str, ...]
-    listeners: tuple[Record, ...]
+    listeners: tuple[Snapshot, ...]
     layout: int
     board: int
     events: tuple[int, int]

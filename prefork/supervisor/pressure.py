@@ -29,7 +29,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from prefork.accept.failure_streak import EXHAUSTION
-from prefork.net.accept_errors import Verdict, row
+from prefork.net.accept_errors import Reaction, lookup
 from prefork.scoreboard.events import Event, Kind
 from prefork.scoreboard.layout import LAST_ERRNO_AT, STATE, ExhaustionState, Order, Scoreboard, State
 from prefork.supervisor.event_loop import Loop, Timer
@@ -173,13 +173,13 @@ class Pressure:
     # The workers' exhaustions.
 
     def _begins(self, member: Member, number: int) -> None:
-        verdict = row(number).verdict
-        if verdict not in EXHAUSTION or member.order is not Order.RUN:
+        reaction = lookup(number).reaction
+        if reaction not in EXHAUSTION or member.order is not Order.RUN:
             return
         known = self.exhaustions.get(member.pid)
         if known is None or known.errno != number:
             since = self._now() if known is None else known.since
-            self._note(member.pid, Exhaustion(number, verdict is Verdict.BACK_OFF_SYSTEM, member.slot, since))
+            self._note(member.pid, Exhaustion(number, reaction is Reaction.BACK_OFF_SYSTEM, member.slot, since))
         exhaustion = self.exhaustions[member.pid]
         if exhaustion.system:
             if self._holding is None and member.entry >= 0 and self._is_exhausted():
@@ -222,7 +222,7 @@ class Pressure:
             try:
                 self.inert.accept()
             except OSError as error:  # EINVAL when there are some
-                self._found_exhausted |= row(error.errno or 0).verdict is Verdict.BACK_OFF_SYSTEM
+                self._found_exhausted |= lookup(error.errno or 0).reaction is Reaction.BACK_OFF_SYSTEM
         return self._found_exhausted
 
     def _hold(self, prober: Member, exhaustion: Exhaustion) -> None:
@@ -325,4 +325,4 @@ class Pressure:
 
 def _name(exhaustion: Exhaustion) -> str:
     number = exhaustion.errno
-    return f"{errnos.errorcode.get(number, number)}, {row(number).reason}"
+    return f"{errnos.errorcode.get(number, number)}, {lookup(number).reason}"

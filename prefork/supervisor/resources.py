@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from prefork.config.settings import Settings
 from prefork.errors import OrphansError
-from prefork.net.listener import How, Listener
+from prefork.net.listener import Listener, ListenOptions
 from prefork.net.listeners import listen
 from prefork.net.options import SocketOptions
 from prefork.scoreboard.events import EventsPipe
@@ -98,7 +98,7 @@ def make(
         ListenError: an address can't be listened on.
         OSError: no descriptors, no memory.
     """
-    how = How(
+    how = ListenOptions(
         backlog=settings.backlog,
         options=socket_options(settings),
         reuse_port=settings.reuse_port,

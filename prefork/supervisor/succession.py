@@ -26,7 +26,7 @@ def write(
         format=handover.FORMAT,
         pid=os.getpid(),
         bind=tuple(str(address) for address in settings.addresses),
-        listeners=tuple(listener.record() for listener in held.listeners),
+        listeners=tuple(listener.snapshot() for listener in held.listeners),
         layout=LAYOUT,
         board=held.board.fd,
         events=(held.events.reader, held.events.writer),

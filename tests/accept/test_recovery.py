@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from prefork.net.accept_errors import DEAD_IN_A_ROW, TABLE, Verdict, verdict
+from prefork.net.accept_errors import DEAD_IN_A_ROW, TABLE, Reaction, reaction
 from prefork.scoreboard.layout import Scoreboard, State
 from prefork.testing import Server, burst
 from prefork.testing.faults import Call, Injector, Pattern, always, every, first, lasting, once, unavailable
@@ -25,13 +25,13 @@ CLIENTS: Final = 20
 MOST_A_SECOND: Final = 50
 """Calls of accept that a worker which backs off may make within any one second."""
 
-AT_ONCE: Final = {Verdict.RETRY, Verdict.POLL, Verdict.DEAD_CONNECTION}
+AT_ONCE: Final = {Reaction.RETRY, Reaction.POLL, Reaction.DEAD_CONNECTION}
 LEVELS: Final = {
-    Verdict.BACK_OFF_WORKER: "DEBUG",  # the master tells
-    Verdict.BACK_OFF_SYSTEM: "DEBUG",
-    Verdict.BACK_OFF_PERMISSION: "ERROR",
-    Verdict.LISTENER_LOST: "CRITICAL",
-    Verdict.FATAL: "CRITICAL",
+    Reaction.BACK_OFF_WORKER: "DEBUG",  # the master tells
+    Reaction.BACK_OFF_SYSTEM: "DEBUG",
+    Reaction.BACK_OFF_PERMISSION: "ERROR",
+    Reaction.LISTENER_LOST: "CRITICAL",
+    Reaction.FATAL: "CRITICAL",
 }
 
 PATTERNS: Final[dict[str, Callable[[int], Pattern]]] = {
@@ -119,8 +119,8 @@ def told_of(server: Server, number: int, times: int) -> None:
         return
     if number == EAGAIN and times < WORKERS and not lines:
         return  # siblings that did not fail had taken all who waited, and nothing was to be tried again
-    level = LEVELS.get(verdict(number), "WARNING")
-    if verdict(number) in AT_ONCE:
+    level = LEVELS.get(reaction(number), "WARNING")
+    if reaction(number) in AT_ONCE:
         assert any(" DEBUG " in line and line.endswith("; trying again at once") for line in lines), lines
         assert len(lines) <= 2 * WORKERS
     else:
@@ -132,7 +132,7 @@ def told_of(server: Server, number: int, times: int) -> None:
 
 def busiest_while_backing_off(calls: Sequence[Call], number: int) -> int:
     """The most failures of one worker within a second, from where it begins to back off."""
-    left = Counter({call.pid: DEAD_IN_A_ROW if verdict(number) in AT_ONCE else 0 for call in calls})
+    left = Counter({call.pid: DEAD_IN_A_ROW if reaction(number) in AT_ONCE else 0 for call in calls})
     recent: defaultdict[int, deque[float]] = defaultdict(deque)
     most = 0
     for call in calls:

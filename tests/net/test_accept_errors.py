@@ -17,11 +17,11 @@ from prefork.net.accept_errors import (
     ERESTARTSYS,
     OTHER,
     TABLE,
-    Verdict,
+    Reaction,
+    lookup,
     place,
+    reaction,
     resolve,
-    row,
-    verdict,
 )
 from prefork.scoreboard import layout
 
@@ -70,55 +70,55 @@ def test_the_table_cannot_be_changed() -> None:
 
 def test_what_nobody_foresaw_backs_off() -> None:
     unforeseen = set(errno.errorcode) - set(TABLE) | {0, -1, 4095}
-    assert {verdict(n) for n in unforeseen} == {Verdict.BACK_OFF}
-    assert row(errno.EIO) is OTHER
+    assert {reaction(n) for n in unforeseen} == {Reaction.BACK_OFF}
+    assert lookup(errno.EIO) is OTHER
 
 
 # The table of the design, once more and by hand: a second opinion, not a copy of the code's structure.
 @pytest.mark.parametrize(
     ("names", "stopping", "listening", "expected"),
     [
-        ("EAGAIN", False, True, Verdict.POLL),
-        ("EAGAIN", True, True, Verdict.STOP),
-        ("EINTR ERESTARTSYS", False, True, Verdict.RETRY),
-        ("EINTR ERESTARTSYS", True, True, Verdict.RETRY),
+        ("EAGAIN", False, True, Reaction.POLL),
+        ("EAGAIN", True, True, Reaction.STOP),
+        ("EINTR ERESTARTSYS", False, True, Reaction.RETRY),
+        ("EINTR ERESTARTSYS", True, True, Reaction.RETRY),
         (
             "ECONNABORTED EPROTO ENETDOWN ENOPROTOOPT EHOSTDOWN ENONET EHOSTUNREACH ENETUNREACH ETIMEDOUT",
             False,
             True,
-            Verdict.DEAD_CONNECTION,
+            Reaction.DEAD_CONNECTION,
         ),
-        ("ECONNABORTED ETIMEDOUT EOPNOTSUPP", True, True, Verdict.DEAD_CONNECTION),
-        ("EOPNOTSUPP", False, True, Verdict.DEAD_CONNECTION),
-        ("EOPNOTSUPP", False, False, Verdict.LISTENER_LOST),
-        ("EOPNOTSUPP", False, None, Verdict.LISTENER_LOST),
-        ("EMFILE", False, True, Verdict.BACK_OFF_WORKER),
-        ("ENFILE ENOBUFS ENOMEM ENOSR", False, True, Verdict.BACK_OFF_SYSTEM),
-        ("EPERM", False, True, Verdict.BACK_OFF_PERMISSION),
-        ("ESOCKTNOSUPPORT EPROTONOSUPPORT", False, True, Verdict.LISTENER_LOST),
-        ("EINVAL", False, True, Verdict.FATAL),
-        ("EINVAL", False, False, Verdict.LISTENER_LOST),
-        ("EINVAL", False, None, Verdict.LISTENER_LOST),
-        ("EINVAL EBADF ENOTSOCK EFAULT", True, False, Verdict.STOP),
-        ("EBADF ENOTSOCK EFAULT", False, None, Verdict.FATAL),
-        ("EIO ENOSPC", False, True, Verdict.BACK_OFF),
+        ("ECONNABORTED ETIMEDOUT EOPNOTSUPP", True, True, Reaction.DEAD_CONNECTION),
+        ("EOPNOTSUPP", False, True, Reaction.DEAD_CONNECTION),
+        ("EOPNOTSUPP", False, False, Reaction.LISTENER_LOST),
+        ("EOPNOTSUPP", False, None, Reaction.LISTENER_LOST),
+        ("EMFILE", False, True, Reaction.BACK_OFF_WORKER),
+        ("ENFILE ENOBUFS ENOMEM ENOSR", False, True, Reaction.BACK_OFF_SYSTEM),
+        ("EPERM", False, True, Reaction.BACK_OFF_PERMISSION),
+        ("ESOCKTNOSUPPORT EPROTONOSUPPORT", False, True, Reaction.LISTENER_LOST),
+        ("EINVAL", False, True, Reaction.FATAL),
+        ("EINVAL", False, False, Reaction.LISTENER_LOST),
+        ("EINVAL", False, None, Reaction.LISTENER_LOST),
+        ("EINVAL EBADF ENOTSOCK EFAULT", True, False, Reaction.STOP),
+        ("EBADF ENOTSOCK EFAULT", False, None, Reaction.FATAL),
+        ("EIO ENOSPC", False, True, Reaction.BACK_OFF),
     ],
 )
-def test_the_design_s_table(names: str, stopping: bool, listening: bool | None, expected: Verdict) -> None:
+def test_the_design_s_table(names: str, stopping: bool, listening: bool | None, expected: Reaction) -> None:
     for name in names.split():
         assert resolve(number(name), stopping=stopping, listening=listening) is expected, name
 
 
-def test_a_listening_socket_with_no_stop_ordered_gets_the_plain_verdict() -> None:
+def test_a_listening_socket_with_no_stop_ordered_gets_the_plain_reaction() -> None:
     for key in (*TABLE, errno.EIO):
-        assert resolve(key, stopping=False, listening=True) is verdict(key)
+        assert resolve(key, stopping=False, listening=True) is reaction(key)
 
 
 def test_exhaustion_does_not_end_a_worker_whatever_else_is_true() -> None:
     """A drain at the descriptor limit still has connections to serve: only waiting gets them answered."""
     for key, stopping, listening in itertools.product(TABLE, STOPPING_OR_NOT, LISTENING):
-        if verdict(key).name.startswith("BACK_OFF"):
-            assert resolve(key, stopping=stopping, listening=listening) is verdict(key)
+        if reaction(key).name.startswith("BACK_OFF"):
+            assert resolve(key, stopping=stopping, listening=listening) is reaction(key)
 
 
 def test_no_verdict_is_idle() -> None:
@@ -126,13 +126,13 @@ def test_no_verdict_is_idle() -> None:
         resolve(key, stopping=stopping, listening=listening)
         for key, stopping, listening in itertools.product((*TABLE, errno.EIO), STOPPING_OR_NOT, LISTENING)
     }
-    assert reached == set(Verdict)
+    assert reached == set(Reaction)
 
 
 def test_asking_so_acceptconn_pays_only_where_a_row_says_so() -> None:
     for key in TABLE:
         answers = {resolve(key, stopping=False, listening=listening) for listening in LISTENING}
-        assert (len(answers) > 1) == (row(key).deaf is not None)
+        assert (len(answers) > 1) == (lookup(key).deaf is not None)
 
 
 def test_every_errno_has_a_counter_of_its_own_and_all_others_share_one() -> None:
@@ -158,7 +158,7 @@ def test_the_docstring_s_table_is_the_code_s() -> None:
     assert set(documented) == set(ACCEPT_2)
     for name, cells in documented.items():
         found = TABLE[number(name)]
-        in_code = ["" if v is None else v.name for v in (found.verdict, found.stopping, found.deaf)]
+        in_code = ["" if v is None else v.name for v in (found.reaction, found.stopping, found.deaf)]
         assert cells == in_code, name
 
 
@@ -176,7 +176,7 @@ def test_the_kernel_gives_what_the_table_says_of_the_cheap_ones() -> None:
                 sock.accept()
             except OSError as error:
                 seen.append(resolve(error.errno or 0, stopping=False, listening=listening))
-    assert seen == [Verdict.POLL, Verdict.LISTENER_LOST, Verdict.LISTENER_LOST]
+    assert seen == [Reaction.POLL, Reaction.LISTENER_LOST, Reaction.LISTENER_LOST]
 
 
 def _raised(raise_it: Callable[[], object]) -> BaseException:
@@ -215,4 +215,4 @@ def test_an_error_without_an_errno_has_none_but_for_want_of_memory(error: Except
 
 
 def test_the_kernel_s_own_errno_is_told_by_its_name() -> None:
-    assert row(512).name == "ERESTARTSYS"  # include/linux/errno.h
+    assert lookup(512).name == "ERESTARTSYS"  # include/linux/errno.h

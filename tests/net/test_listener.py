@@ -19,11 +19,11 @@ from prefork.config.address import Address, parse
 from prefork.errors import ListenError
 from prefork.net import filters
 from prefork.net import options as net_options
-from prefork.net.listener import Listener, Record
+from prefork.net.listener import Listener, Snapshot
 from prefork.net.listeners import listen
 from prefork.net.options import SocketOptions
 from prefork.net.queue import Diag
-from prefork.net.reuseport.tarpit import Decoy
+from prefork.net.reuseport.tarpit import Tarpit
 from tests.support.programs import facts
 from tests.support.sockets import PATIENCE, SYN_SENT, closing, connect, deaf_client, hear, retries, script, state, until
 
@@ -32,9 +32,9 @@ LOOPBACK = "127.0.0.1:0"
 
 @pytest.fixture
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How TCP is gated: by a filter, as with CAP_NET_ADMIN, or by a decoy, as without it."""
+    """How TCP is gated: by a filter, as with CAP_NET_ADMIN, or by a tarpit, as without it."""
     chosen: str = getattr(request, "param", "whatever this process may")
-    if chosen == "decoy":
+    if chosen == "tarpit":
 
         def refuse(_: socket.socket) -> None:
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
@@ -47,7 +47,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return chosen
 
 
-both_ways = pytest.mark.parametrize("way", ["filter", "decoy"], indirect=True)
+both_ways = pytest.mark.parametrize("way", ["filter", "tarpit"], indirect=True)
 
 
 @pytest.fixture
@@ -633,7 +633,7 @@ os.close(tell)
     assert answers == [[errno.EINVAL] * 3, errno.EINVAL, True]
 
 
-@pytest.mark.parametrize("way", ["filter", "decoy"], indirect=True)
+@pytest.mark.parametrize("way", ["filter", "tarpit"], indirect=True)
 def test_it_all_works_at_the_descriptor_limit_and_without_membarrier(way: str) -> None:
     answers = script(
         """
@@ -642,7 +642,7 @@ from prefork.config.address import parse
 from prefork.net.listener import Listener
 from tests.support.seccomp import deny
 from tests.support.sockets import connect, until
-if sys.argv[1] == "decoy":
+if sys.argv[1] == "tarpit":
     deny("setsockopt", errno.EPERM, argument=2, equal=26)  # SO_ATTACH_FILTER
 listener = Listener.open(parse("127.0.0.1:0"), reuse_port=True, members=2)
 client = connect(listener.sockets[0].getsockname())
@@ -672,14 +672,14 @@ def test_nothing_is_proven_when_the_kernel_does_not_answer(listener: Listener) -
     assert not listener.shutdown()
 
 
-@pytest.mark.parametrize("way", ["decoy"], indirect=True)
+@pytest.mark.parametrize("way", ["tarpit"], indirect=True)
 def test_a_gate_that_the_kernel_refuses_is_told(
     listener: Listener, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
-    monkeypatch.setattr(Decoy, "join", refuse)
+    monkeypatch.setattr(Tarpit, "join", refuse)
     assert not listener.gate()
     assert not listener.gated
     assert not listener.shutdown()
@@ -945,7 +945,7 @@ def test_a_gate_takes_its_program_along_so_that_a_successor_gets_clients() -> No
         assert sum(spread(successor, 10).values()) == 10
 
 
-@pytest.mark.parametrize("way", ["decoy"], indirect=True)
+@pytest.mark.parametrize("way", ["tarpit"], indirect=True)
 def test_without_privilege_a_successor_gets_the_clients_at_once(group: Listener) -> None:
     """They are steered to it; no SYN is dropped. And a second takeover, whose order nobody has followed, as well."""
     generations = [group]
@@ -1026,13 +1026,13 @@ listener.close()
 
 
 @pytest.mark.parametrize("text", ["unix:s", "127.0.0.1:0", "group", "[::1]:0"])
-def test_a_record_carries_a_listener_over_exec(tmp_path: Path, text: str) -> None:
+def test_a_snapshot_carries_a_listener_over_exec(tmp_path: Path, text: str) -> None:
     """The old image queues a client; the new one serves it, steers, and removes what is to be removed."""
     answers = script(
         """
 import dataclasses, json, os, socket, sys
 from prefork.config.address import parse
-from prefork.net.listener import Listener, Record
+from prefork.net.listener import Listener, Snapshot
 if len(sys.argv) == 3:
     os.chdir(sys.argv[1])
     text = sys.argv[2]
@@ -1041,24 +1041,24 @@ if len(sys.argv) == 3:
         assert listener.gate(0) and listener.close_member(0)
     else:
         listener = Listener.open(parse(text))
-    record = listener.record()
+    snapshot = listener.snapshot()
     client = socket.socket(listener.sockets[0].family)
     client.connect("s" if text == "unix:s" else listener.sockets[0].getsockname())
-    for fd in (client.fileno(), *(fd for _, fd in record.members)):
+    for fd in (client.fileno(), *(fd for _, fd in snapshot.members)):
         os.set_inheritable(fd, True)
     code = sys.orig_argv[sys.orig_argv.index("-c") + 1]
     options = sys.orig_argv[1 : sys.orig_argv.index("-c")]
-    facts = json.dumps([dataclasses.asdict(record), listener.name, client.fileno()])
+    facts = json.dumps([dataclasses.asdict(snapshot), listener.name, client.fileno()])
     os.execv(sys.executable, [sys.executable, *options, "-c", code, facts])
 fields, name, fd = json.loads(sys.argv[1])
 fields["members"] = tuple(tuple(member) for member in fields["members"])
 for part in ("order", "file_id"):
     fields[part] = fields[part] and tuple(fields[part])
-record = Record(**fields)
-listener = Listener.restore(record)
+snapshot = Snapshot(**fields)
+listener = Listener.restore(snapshot)
 client = socket.socket(fileno=fd)
 kept = os.listdir(".")
-answers = [listener.record() == record, listener.waiting(), listener.owned]
+answers = [listener.snapshot() == snapshot, listener.waiting(), listener.owned]
 answers += [any(sock.get_inheritable() for sock in listener.sockets), listener.name == name]
 for slot in listener.slots:
     if listener.waiting(slot):
@@ -1077,9 +1077,9 @@ print(json.dumps([answers, kept, os.listdir(".")]))
 
 def successor_of(listener: Listener, options: SocketOptions) -> Listener:
     """What a new master makes of the sockets of one that was killed."""
-    record = listener.record()
-    members = tuple((slot, os.dup(fd)) for slot, fd in record.members)
-    return Listener.restore(dataclasses.replace(record, members=members), options=options)
+    snapshot = listener.snapshot()
+    members = tuple((slot, os.dup(fd)) for slot, fd in snapshot.members)
+    return Listener.restore(dataclasses.replace(snapshot, members=members), options=options)
 
 
 @both_ways
@@ -1089,7 +1089,7 @@ def test_what_a_killed_master_had_stopped_goes_on_under_the_next(group: Listener
     with closing(second := successor_of(group, SocketOptions(defer_accept=0))):
         assert all(spread(second, 90).values())
     assert group.gate()
-    if way == "decoy":
+    if way == "tarpit":
         group._group._dismiss()  # its descriptors went with the master
     with closing(third := successor_of(group, SocketOptions())):
         assert not third.gated
@@ -1098,10 +1098,10 @@ def test_what_a_killed_master_had_stopped_goes_on_under_the_next(group: Listener
         assert third.shutdown()
 
 
-def test_a_record_of_what_is_gone_is_refused() -> None:
-    record = Record("127.0.0.1:0", ((0, 9999),), (0,), True, False, "hash", None)
+def test_a_snapshot_of_what_is_gone_is_refused() -> None:
+    snapshot = Snapshot("127.0.0.1:0", ((0, 9999),), (0,), True, False, "hash", None)
     with pytest.raises(ListenError, match="descriptor 9999 is not open"):
-        Listener.restore(record)
+        Listener.restore(snapshot)
 
 
 @both_ways

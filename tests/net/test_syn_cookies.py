@@ -13,7 +13,7 @@ from prefork.net.filters import may_gate
 from prefork.net.queue import Cookies, Diag
 from prefork.net.reuseport import syn_gate
 from prefork.net.reuseport.group import SHARED, Group
-from prefork.net.reuseport.syn_gate import Gate
+from prefork.net.reuseport.syn_gate import SynGate
 from prefork.testing import wait_for
 
 QUIET = 0.5
@@ -34,11 +34,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(syn_gate, "COOKIES_MOST", 4 * QUIET)
 
 
-def closed(listener: socket.socket, diag: Counted, now: Cookies) -> Gate:
+def closed(listener: socket.socket, diag: Counted, now: Cookies) -> SynGate:
     """A gate that was made at seven cookies, and closes at ``now``."""
     if not may_gate(listener):
         pytest.skip("the kernel lets this user attach no filter")
-    made = Gate(Group({SHARED: listener}, diag), diag)
+    made = SynGate(Group({SHARED: listener}, diag), diag)
     diag.told = now
     made.close([SHARED])
     return made

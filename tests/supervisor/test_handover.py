@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.net.listener import Record
+from prefork.net.listener import Snapshot
 from prefork.supervisor.handover import FORMAT, Handover, HandoverError, Life, locate
 
 LIFE = Life(
@@ -37,8 +37,8 @@ RECORD = Handover(
     pid=4700,
     bind=("127.0.0.1:8000", "unix:/run/s"),
     listeners=(
-        Record("127.0.0.1:8000", ((0, 3), (1, 4)), (0, 1), True, True, "hash", None),
-        Record("unix:/run/s", ((0, 5),), None, True, False, "hash", (7, 8)),
+        Snapshot("127.0.0.1:8000", ((0, 3), (1, 4)), (0, 1), True, True, "hash", None),
+        Snapshot("unix:/run/s", ((0, 5),), None, True, False, "hash", (7, 8)),
     ),
     layout=1,
     board=6,

@@ -8,7 +8,7 @@ queue to the next worker of its slot.
 chooses otherwise: by the group's mode, among the slots that somebody steered to, or away from those that are excluded.
 Modes and steering are for a group that is ours alone: beside a second server our program would take its connections,
 and stay when we are gone. Excluding is for the end, and gives the others their due: it steers to all members but those
-excluded, a second server's too, or to a decoy when there are none.
+excluded, a second server's too, or to a tarpit when there are none.
 
 **Which member has which index.** Programs speak to members by index: the order in which they began to listen, except
 that the last takes the place of one that leaves. That can be followed as long as nobody else's sockets come and go in
@@ -23,8 +23,8 @@ from typing import Final, Literal, TypeAlias
 
 from prefork.net import filters
 from prefork.net.queue import Diag
-from prefork.net.reuseport.order import Probe
-from prefork.net.reuseport.tarpit import Decoy, bar
+from prefork.net.reuseport.order import OrderFinder
+from prefork.net.reuseport.tarpit import Tarpit, bar
 from prefork.system.natives import socket
 
 Mode: TypeAlias = Literal["hash", "random", "cpu"]
@@ -62,8 +62,8 @@ class Group:
         self._steered: frozenset[int] | None = None
         self._excluded: set[int] = set()
         self._attached = False
-        self._probe: Probe | None = None
-        self._decoy: Decoy | None = None
+        self._finder: OrderFinder | None = None
+        self._tarpit: Tarpit | None = None
         self._lured = False
         self._ended = False
         self._there: frozenset[int] = frozenset()
@@ -73,10 +73,10 @@ class Group:
         family = self.any.family
         try:
             if self.several:
-                self._probe = Probe(family)
+                self._finder = OrderFinder(family)
             with socket.socket(family) as trial:
                 if not filters.may_gate(trial):
-                    self._decoy = Decoy(family)
+                    self._tarpit = Tarpit(family)
         except OSError:
             pass  # it is tried again when it is needed
 
@@ -190,7 +190,7 @@ class Group:
         return self.settle()
 
     def exclude(self, slots: Collection[int]) -> bool:
-        """Give no new connections to these slots, by whatever other member there is, or by a decoy. For TCP alone.
+        """Give no new connections to these slots, by whatever other member there is, or by a tarpit. For TCP alone.
 
         Returns:
             Whether that holds now. If not, nothing has changed.
@@ -248,7 +248,7 @@ class Group:
     @property
     def helpers(self) -> list[int]:
         """The descriptors of what helps to exclude, which are the master's alone."""
-        return [fd for helper in (self._decoy, self._probe) if helper is not None for fd in helper.descriptors]
+        return [fd for helper in (self._tarpit, self._finder) if helper is not None for fd in helper.descriptors]
 
     def keep(self, slot: int) -> None:
         """WORKER. Close the other slots' sockets: a copy kept here would hold a closed member in the group."""
@@ -277,7 +277,7 @@ class Group:
         return None if self.mode == "hash" else frozenset(self._sockets)
 
     def _divert(self, alone: bool) -> bool:
-        """Steer to all members but those that are excluded, or to a decoy."""
+        """Steer to all members but those that are excluded, or to a tarpit."""
         if self.several and not alone:
             self._dismiss()
         positions = self._positions(alone)
@@ -286,14 +286,14 @@ class Group:
         indices = [n for n, slot in enumerate(positions) if slot is None or slot in allowed]
         if indices or not positions:
             return self._attach(indices)
-        decoy = self._decoy or Decoy(self.any.family)
-        self._decoy = decoy
+        tarpit = self._tarpit or Tarpit(self.any.family)
+        self._tarpit = tarpit
         if not self._lured:
             self._lured = True
-            decoy.join(self.any)
+            tarpit.join(self.any)
         attached = self._attach([len(positions)])
-        decoy.fill()
-        self._there |= {decoy.inode}
+        tarpit.fill()
+        self._there |= {tarpit.inode}
         return attached
 
     def _positions(self, alone: bool) -> list[int | None]:
@@ -306,10 +306,10 @@ class Group:
             return [SHARED]
         if alone and self._order is not None:
             return list(self._order)
-        self._probe = self._probe or Probe(self.any.family)
-        decoys = 1 if self._lured else 0
-        positions = self._probe.order(self._sockets, len(self._diag.group(self.any)) - decoys)
-        self._attached = False  # the probe has left nothing attached
+        self._finder = self._finder or OrderFinder(self.any.family)
+        tarpits = 1 if self._lured else 0
+        positions = self._finder.find(self._sockets, len(self._diag.group(self.any)) - tarpits)
+        self._attached = False  # the finder has left nothing attached
         if positions is None:
             return []
         if alone:
@@ -331,17 +331,17 @@ class Group:
     def _inodes(self) -> set[int]:
         """Those of our own sockets that listen."""
         inodes = {os.fstat(sock.fileno()).st_ino for sock in self._sockets.values()}
-        return inodes | {self._decoy.inode} if self._lured and self._decoy is not None else inodes
+        return inodes | {self._tarpit.inode} if self._lured and self._tarpit is not None else inodes
 
     def _dismiss(self) -> None:
-        """Let the decoy leave, if it is in the group."""
-        if self._lured and self._decoy is not None:
-            self._decoy.leave()
-            self._decoy = None
+        """Let the tarpit leave, if it is in the group."""
+        if self._lured and self._tarpit is not None:
+            self._tarpit.leave()
+            self._tarpit = None
             self._lured = False
 
     def _close_helpers(self) -> None:
-        for helper in (self._decoy, self._probe):
+        for helper in (self._tarpit, self._finder):
             if helper is not None:
                 helper.close()
-        self._decoy = self._probe = None
+        self._tarpit = self._finder = None

@@ -29,7 +29,7 @@ _ATTEMPTS: Final = 3
 _SECONDS: Final = 0.005  # for a knock to be heard; over loopback it is heard before connect(2) returns, mostly
 
 
-class Probe:
+class OrderFinder:
     """MASTER. Its descriptor is made here, so that it can be used at the descriptor limit.
 
     Args:
@@ -47,7 +47,7 @@ class Probe:
         """All that it holds."""
         return (self._client.fileno(),)
 
-    def order(self, members: Mapping[int, socket.socket], count: int) -> list[int | None] | None:
+    def find(self, members: Mapping[int, socket.socket], count: int) -> list[int | None] | None:
         """The slots by their index. What was attached to the group is gone afterwards, and so is what this attached.
 
         Args:

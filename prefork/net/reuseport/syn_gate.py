@@ -1,7 +1,7 @@
 """The gate of a TCP listener: no new handshake begins, and it can be known when the last one of before has ended.
 
 **How it closes.** By a filter on the listener that drops SYNs; or, for those whom the kernel does not let attach one,
-by steering SYNs to other members of the group, or to a decoy that drops them.
+by steering SYNs to other members of the group, or to a tarpit that drops them.
 
 **Which handshakes count.** A handshake under way (SYN_RECV) is a promise: the client holds our SYN-ACK, and is reset
 when nobody listens at its end. It belongs to an address, not to a member of a group, and during a takeover the
@@ -13,7 +13,7 @@ these can still reach us.
 sock_diag can't show these. But the network namespace counts the cookies it has sent, and those that came back
 (/proc/net/netstat): if any were sent since the listener was made, the gate counts as pending until none has come back
 for `COOKIES` seconds, the time that a handshake needs, one lost segment included; `COOKIES_MOST` at the most, since
-other listeners' cookies are counted as well. A decoy can't do it: without a handshake to look up the ACK goes where
+other listeners' cookies are counted as well. A tarpit can't do it: without a handshake to look up the ACK goes where
 SYNs are steered to.
 
 **When it has closed.** A SYN that another CPU was looking at when the gate closed may still become a handshake. That is
@@ -41,7 +41,7 @@ _MEMBARRIER_CMD_GLOBAL: Final = 1
 _syscall: Final = ctypes.CDLL(None).syscall
 
 
-class Gate:
+class SynGate:
     """MASTER. The gates of a TCP listener's sockets, by slot.
 
     Args:

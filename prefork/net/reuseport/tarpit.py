@@ -1,17 +1,17 @@
-"""A decoy: the member of a SO_REUSEPORT group that answers nobody. It is the gate of those who may not attach a filter.
+"""A tarpit: the member of a SO_REUSEPORT group that answers nobody, as the gate of those who may not attach a filter.
 
 Recent kernels (6.18.44 among them) let only CAP_NET_ADMIN attach a filter to a TCP socket (SO_ATTACH_FILTER); a
 container's root does not have it by default. Steering needs no privilege (SO_ATTACH_REUSEPORT_CBPF), so the same can
 be had by a detour: a socket that drops SYNs joins the listener's group, and every SYN is steered to it. Handshakes
 under way belong to the listener already and complete there.
 
-The decoy drops by two plain means. **IP_MINTTL** (ip(7)) of 255: no packet with a lower TTL is looked at, and nearly
-all come with 64 or 128, less the routers on their way. That holds from the moment at which the decoy listens. For
+The tarpit drops by two plain means. **IP_MINTTL** (ip(7)) of 255: no packet with a lower TTL is looked at, and nearly
+all come with 64 or 128, less the routers on their way. That holds from the moment at which the tarpit listens. For
 those who send with 255 from the same link there is **a full queue**: listen(2) with a backlog of 0 has room for one
-connection, and the decoy makes that one itself; a SYN that finds the queue full is dropped.
+connection, and the tarpit makes that one itself; a SYN that finds the queue full is dropped.
 
 A listener that was not opened for a group becomes one for that time: SO_REUSEPORT is set on it late, and the kernel
-takes it into the group when the decoy begins to listen. Until then another server on the port is refused as ever.
+takes it into the group when the tarpit begins to listen. Until then another server on the port is refused as ever.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST: Final = 255
 _LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-class Decoy:
+class Tarpit:
     """MASTER. Its descriptors are made here, so that it can be used at the descriptor limit.
 
     Args:

@@ -13,7 +13,7 @@ import pytest
 
 from prefork.net import filters
 from prefork.net.queue import tcp_depth
-from prefork.net.reuseport.tarpit import Decoy, reach
+from prefork.net.reuseport.tarpit import Tarpit, reach
 from tests.support.sockets import SYN_SENT, closing, connect, deaf_client, hear, retries, script, state, until
 
 HOSTS = [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::1"), (socket.AF_INET6, "::")]
@@ -27,18 +27,18 @@ def listener(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
 
 
 @contextlib.contextmanager
-def lured(listener: socket.socket, *, full: bool = True) -> Iterator[Decoy]:
-    """A decoy in the listener's group, to which every SYN is steered."""
-    decoy = Decoy(listener.family)
+def lured(listener: socket.socket, *, full: bool = True) -> Iterator[Tarpit]:
+    """A tarpit in the listener's group, to which every SYN is steered."""
+    tarpit = Tarpit(listener.family)
     try:
-        decoy.join(listener)
+        tarpit.join(listener)
         filters.steer(listener, [1], "random")
         if full:
-            decoy.fill()
-        yield decoy
+            tarpit.fill()
+        yield tarpit
     finally:
         filters.unsteer(listener)
-        decoy.leave()
+        tarpit.leave()
 
 
 def doors(listener: socket.socket) -> list[Any]:
@@ -59,7 +59,7 @@ def knock(address: Any, ttl: int) -> socket.socket:
     return client
 
 
-def test_a_client_at_the_decoy_retries_by_itself_and_gets_in_later(listener: socket.socket) -> None:
+def test_a_client_at_the_tarpit_retries_by_itself_and_gets_in_later(listener: socket.socket) -> None:
     clients: list[socket.socket] = []
     with closing(clients):
         with lured(listener):
@@ -91,7 +91,7 @@ def test_a_handshake_under_way_completes_at_the_listener(listener: socket.socket
             with accepted:
                 (client,) = [one for one in clients if one.getsockname()[1] == peer[1]]
                 client.sendall(b"hello")
-                assert accepted.recv(10) == b"hello"  # nothing of the decoy's is inherited
+                assert accepted.recv(10) == b"hello"  # nothing of the tarpit's is inherited
 
 
 def test_it_leaves_nothing_behind(listener: socket.socket) -> None:
@@ -107,32 +107,32 @@ def test_it_leaves_nothing_behind(listener: socket.socket) -> None:
 
 def test_one_that_was_never_used_is_closed() -> None:
     before = os.listdir("/proc/self/fd")
-    decoy = Decoy(socket.AF_INET)
-    decoy.leave()
-    decoy.close()
+    tarpit = Tarpit(socket.AF_INET)
+    tarpit.leave()
+    tarpit.close()
     assert os.listdir("/proc/self/fd") == before
 
 
 def test_while_it_waits_to_be_used_the_port_is_not_shared(listener: socket.socket) -> None:
-    with closing(Decoy(listener.family)), socket.socket(listener.family) as other:
+    with closing(Tarpit(listener.family)), socket.socket(listener.family) as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         with pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)):
             other.bind(listener.getsockname())
 
 
 def test_it_leaves_even_when_a_worker_holds_a_copy() -> None:
-    """A worker that is forked behind the gate inherits the decoy; the master's leaving must be enough."""
+    """A worker that is forked behind the gate inherits the tarpit; the master's leaving must be enough."""
     answer = script(
         """
 import json, os, socket
 from prefork.net import filters
-from prefork.net.reuseport.tarpit import Decoy
+from prefork.net.reuseport.tarpit import Tarpit
 from prefork.net.queue import Diag
 listener = socket.create_server(("127.0.0.1", 0))
-decoy = Decoy(socket.AF_INET)
-decoy.join(listener)
+tarpit = Tarpit(socket.AF_INET)
+tarpit.join(listener)
 filters.steer(listener, [1], "random")
-decoy.fill()
+tarpit.fill()
 told, tell = os.pipe()
 child = os.fork()
 if not child:
@@ -142,7 +142,7 @@ if not child:
 diag = Diag()
 counts = [len(diag.group(listener))]
 filters.unsteer(listener)
-decoy.leave()
+tarpit.leave()
 counts.append(len(diag.group(listener)))
 socket.create_connection(listener.getsockname()).close()
 os.close(tell)
