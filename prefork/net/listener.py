@@ -30,9 +30,10 @@ from prefork.errors import ListenError
 from prefork.net import binding, sharing
 from prefork.net.options import SocketOptions, warn
 from prefork.net.queue import Depth, Diag, tcp_depth
-from prefork.net.reuseport.group import SHARED, Group, Mode
-from prefork.net.reuseport.syn_gate import SynGate
+from prefork.net.reuseport.group import SHARED, Group
+from prefork.net.reuseport.steering import Mode
 from prefork.net.snapshot import ListenOptions, Snapshot
+from prefork.net.syn_gate import SynGate
 from prefork.net.unixpath import Claim, FileId
 from prefork.system.natives import socket
 from prefork.system.peer import format_peer
@@ -85,7 +86,7 @@ class Listener:
         self._borrowed = False
         self._blocking = True
         if self._tcp and owned:
-            group.prepare()
+            self._gate.prepare()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -293,7 +294,7 @@ class Listener:
             if self._tcp:
                 seconds = first.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT)
                 self._options = dataclasses.replace(self._options, defer_accept=seconds)
-                self._group.prepare()
+                self._gate.prepare()
             self._blocking = os.get_blocking(first.fileno())
             self.owned = self._borrowed = True
         return self.owned

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from prefork.net.options import SocketOptions
-from prefork.net.reuseport.group import Mode
+from prefork.net.reuseport.steering import Mode
 
 
 class ListenOptions(TypedDict, total=False):

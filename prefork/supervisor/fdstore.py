@@ -20,7 +20,7 @@ from typing import Final
 from prefork.config.address import Address
 from prefork.errors import ListenError
 from prefork.net.listener import Listener, Snapshot
-from prefork.net.reuseport.group import Mode
+from prefork.net.reuseport.steering import Mode
 from prefork.system import systemd
 
 log = logging.getLogger("prefork")

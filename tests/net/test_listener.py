@@ -17,8 +17,8 @@ import pytest
 
 from prefork.config.address import Address, parse
 from prefork.errors import ListenError
-from prefork.net import filters
 from prefork.net import options as net_options
+from prefork.net import syn_gate
 from prefork.net.listener import Listener, Snapshot
 from prefork.net.listeners import listen
 from prefork.net.options import SocketOptions
@@ -39,11 +39,9 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
         def refuse(_: socket.socket) -> None:
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
-        monkeypatch.setattr(filters, "gate", refuse)
-    elif chosen == "filter":
-        with socket.socket() as sock:
-            if not filters.may_gate(sock):
-                pytest.skip("this kernel lets only CAP_NET_ADMIN attach a filter")
+        monkeypatch.setattr(syn_gate, "gate", refuse)
+    elif chosen == "filter" and not syn_gate.may_gate(socket.AF_INET):
+        pytest.skip("this kernel lets only CAP_NET_ADMIN attach a filter")
     return chosen
 
 

@@ -1,41 +1,24 @@
-"""The sockets of one listener: one that all workers share, or a SO_REUSEPORT group with a member for each slot.
-
-In a group the kernel chooses the member when the SYN comes, blind to who is idle, and resets what waits on a member
-when its last descriptor is closed. So the master makes all members and keeps them: a worker that dies leaves its
-queue to the next worker of its slot.
-
-**Who gets new connections.** By default the kernel's hash chooses among all members. A program (`prefork.net.filters`)
-chooses otherwise: by the group's mode, among the slots that somebody steered to, or away from those that are excluded.
-Modes and steering are for a group that is ours alone: beside a second server our program would take its connections,
-and stay when we are gone. Excluding is for the end, and gives the others their due: it steers to all members but those
-excluded, a second server's too, or to a tarpit when there are none.
-
-**Which member has which index.** Programs speak to members by index: the order in which they began to listen, except
-that the last takes the place of one that leaves. That can be followed as long as nobody else's sockets come and go in
-the group. Once somebody else was seen there, it has to be found out anew each time (`prefork.net.reuseport.order`).
-"""
+"""The sockets of one listener: one that all workers share, or a SO_REUSEPORT group. The package tells the theory."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
-from prefork.net import filters
 from prefork.net.queue import Diag
+from prefork.net.reuseport import steering
 from prefork.net.reuseport.order import OrderFinder
+from prefork.net.reuseport.steering import Mode
 from prefork.net.reuseport.tarpit import Tarpit, bar
 from prefork.system.natives import socket
-
-Mode: TypeAlias = Literal["hash", "random", "cpu"]
-"""How a group spreads connections: by the kernel's hash, at random, or by the CPU that received the SYN."""
 
 SHARED: Final = 0
 """The slot under which the one socket of a shared listener is kept."""
 
 
 class Group:
-    """MASTER. Sockets by slot, and which of them get new connections.
+    """Sockets by slot, and which of them get new connections.
 
     Args:
         sockets: The listening sockets by slot, in the order in which they began to listen.
@@ -64,19 +47,22 @@ class Group:
         self._attached = False
         self._finder: OrderFinder | None = None
         self._tarpit: Tarpit | None = None
-        self._lured = False
+        self._tarpit_joined = False
         self._ended = False
         self._there: frozenset[int] = frozenset()
 
-    def prepare(self) -> None:
-        """Make what `exclude` may need, while there are descriptors. For TCP sockets that are ours."""
+    def prepare(self, *, tarpit: bool) -> None:
+        """Make what `exclude` may need, while there are descriptors. For TCP sockets that are ours.
+
+        Args:
+            tarpit: Whether it may come to excluding all members.
+        """
         family = self.any.family
         try:
             if self.several:
                 self._finder = OrderFinder(family)
-            with socket.socket(family) as trial:
-                if not filters.may_gate(trial):
-                    self._tarpit = Tarpit(family)
+            if tarpit:
+                self._tarpit = Tarpit(family)
         except OSError:
             pass  # it is tried again when it is needed
 
@@ -242,7 +228,7 @@ class Group:
     def detach(self) -> None:
         """Leave the choice to the kernel's hash. Takes away our own program only."""
         if self._attached:
-            filters.unsteer(self.any)
+            steering.unsteer(self.any)
             self._attached = False
 
     @property
@@ -288,8 +274,8 @@ class Group:
             return self._attach(indices)
         tarpit = self._tarpit or Tarpit(self.any.family)
         self._tarpit = tarpit
-        if not self._lured:
-            self._lured = True
+        if not self._tarpit_joined:
+            self._tarpit_joined = True
             tarpit.join(self.any)
         attached = self._attach([len(positions)])
         tarpit.fill()
@@ -307,7 +293,7 @@ class Group:
         if alone and self._order is not None:
             return list(self._order)
         self._finder = self._finder or OrderFinder(self.any.family)
-        tarpits = 1 if self._lured else 0
+        tarpits = 1 if self._tarpit_joined else 0
         positions = self._finder.find(self._sockets, len(self._diag.group(self.any)) - tarpits)
         self._attached = False  # the finder has left nothing attached
         if positions is None:
@@ -317,9 +303,9 @@ class Group:
         return positions
 
     def _attach(self, indices: list[int]) -> bool:
-        if not 0 < len(indices) <= filters.MEMBERS_MAX:
+        if not 0 < len(indices) <= steering.MEMBERS_MAX:
             return False
-        filters.steer(self.any, indices, "cpu" if self.mode == "cpu" else "random")
+        steering.steer(self.any, indices, "cpu" if self.mode == "cpu" else "random")
         self._attached = True
         return True
 
@@ -331,14 +317,14 @@ class Group:
     def _inodes(self) -> set[int]:
         """Those of our own sockets that listen."""
         inodes = {os.fstat(sock.fileno()).st_ino for sock in self._sockets.values()}
-        return inodes | {self._tarpit.inode} if self._lured and self._tarpit is not None else inodes
+        return inodes | {self._tarpit.inode} if self._tarpit_joined and self._tarpit is not None else inodes
 
     def _dismiss(self) -> None:
         """Let the tarpit leave, if it is in the group."""
-        if self._lured and self._tarpit is not None:
+        if self._tarpit_joined and self._tarpit is not None:
             self._tarpit.leave()
             self._tarpit = None
-            self._lured = False
+            self._tarpit_joined = False
 
     def _close_helpers(self) -> None:
         for helper in (self._tarpit, self._finder):

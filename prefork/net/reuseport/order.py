@@ -1,13 +1,4 @@
-"""Which member of a SO_REUSEPORT group has which index, found by knocking.
-
-Steering speaks to members by index, and the kernel tells nobody who has which. So it is tried: steer every SYN to
-index k, send one that any listener drops, and look whose count of drops has grown (SO_MEMINFO). Such a SYN is one
-that is signed (TCP_MD5SIG, RFC 2385) for a listener that has no key: it is dropped before it is a handshake, nobody
-accepts anything, and the next knock is some 30 us later. A client that connects in between reaches member k, which is
-as good as any.
-
-It needs a kernel with CONFIG_TCP_MD5SIG, which the distributions' have. Without it nothing is found out.
-"""
+"""Which member of a SO_REUSEPORT group has which index, found by knocking. How that works says the package."""
 
 from __future__ import annotations
 
@@ -17,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from prefork.net import filters
+from prefork.net.reuseport import steering
 from prefork.net.reuseport.tarpit import reach
 from prefork.system.natives import socket
 
@@ -30,7 +21,7 @@ _SECONDS: Final = 0.005  # for a knock to be heard; over loopback it is heard be
 
 
 class OrderFinder:
-    """MASTER. Its descriptor is made here, so that it can be used at the descriptor limit.
+    """Its descriptor is made here, so that it can be used at the descriptor limit.
 
     Args:
         family: AF_INET or AF_INET6.
@@ -67,7 +58,7 @@ class OrderFinder:
         except OSError:
             pass  # the kernel knows no signatures, or refuses a program
         finally:
-            filters.unsteer(some)
+            steering.unsteer(some)
         return None
 
     def close(self) -> None:
@@ -85,7 +76,7 @@ class OrderFinder:
     def _behind(self, index: int, members: Mapping[int, socket.socket]) -> int | None:
         """The slot whose member has an index; None when nobody of ours has heard the knock."""
         some = next(iter(members.values()))
-        filters.steer(some, [index], "random")
+        steering.steer(some, [index], "random")
         before = {slot: _drops(sock) for slot, sock in members.items()}
         deadline = time.monotonic() + _SECONDS
         with contextlib.suppress(BlockingIOError):  # EINPROGRESS: the SYN is on its way

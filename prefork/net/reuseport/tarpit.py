@@ -1,18 +1,4 @@
-"""A tarpit: the member of a SO_REUSEPORT group that answers nobody, as the gate of those who may not attach a filter.
-
-Recent kernels (6.18.44 among them) let only CAP_NET_ADMIN attach a filter to a TCP socket (SO_ATTACH_FILTER); a
-container's root does not have it by default. Steering needs no privilege (SO_ATTACH_REUSEPORT_CBPF), so the same can
-be had by a detour: a socket that drops SYNs joins the listener's group, and every SYN is steered to it. Handshakes
-under way belong to the listener already and complete there.
-
-The tarpit drops by two plain means. **IP_MINTTL** (ip(7)) of 255: no packet with a lower TTL is looked at, and nearly
-all come with 64 or 128, less the routers on their way. That holds from the moment at which the tarpit listens. For
-those who send with 255 from the same link there is **a full queue**: listen(2) with a backlog of 0 has room for one
-connection, and the tarpit makes that one itself; a SYN that finds the queue full is dropped.
-
-A listener that was not opened for a group becomes one for that time: SO_REUSEPORT is set on it late, and the kernel
-takes it into the group when the tarpit begins to listen. Until then another server on the port is refused as ever.
-"""
+"""A tarpit: the member of a SO_REUSEPORT group that answers nobody. Why, and how, says the package."""
 
 from __future__ import annotations
 
@@ -29,7 +15,7 @@ _LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class Tarpit:
-    """MASTER. Its descriptors are made here, so that it can be used at the descriptor limit.
+    """Its descriptors are made here, so that it can be used at the descriptor limit.
 
     Args:
         family: AF_INET or AF_INET6.

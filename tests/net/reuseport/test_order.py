@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from prefork.net import filters
 from prefork.net.queue import Diag, tcp_depth
+from prefork.net.reuseport import steering
 from prefork.net.reuseport.order import OrderFinder
 from tests.support.sockets import closing, connect, script, until
 
@@ -61,7 +61,7 @@ def test_nobody_notices(group: list[socket.socket], finder: OrderFinder) -> None
 
 
 def test_nothing_is_left_attached(group: list[socket.socket], finder: OrderFinder) -> None:
-    filters.steer(group[0], [0], "random")
+    steering.steer(group[0], [0], "random")
     finder.find(dict(enumerate(group)), 5)
     with pytest.raises(FileNotFoundError):
         group[0].setsockopt(socket.SOL_SOCKET, 68, 0)  # SO_DETACH_REUSEPORT_BPF: there is none

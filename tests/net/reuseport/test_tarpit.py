@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from prefork.net import filters
 from prefork.net.queue import tcp_depth
+from prefork.net.reuseport import steering
 from prefork.net.reuseport.tarpit import Tarpit, reach
 from tests.support.sockets import SYN_SENT, closing, connect, deaf_client, hear, retries, script, state, until
 
@@ -32,12 +32,12 @@ def lured(listener: socket.socket, *, full: bool = True) -> Iterator[Tarpit]:
     tarpit = Tarpit(listener.family)
     try:
         tarpit.join(listener)
-        filters.steer(listener, [1], "random")
+        steering.steer(listener, [1], "random")
         if full:
             tarpit.fill()
         yield tarpit
     finally:
-        filters.unsteer(listener)
+        steering.unsteer(listener)
         tarpit.leave()
 
 
@@ -125,13 +125,13 @@ def test_it_leaves_even_when_a_worker_holds_a_copy() -> None:
     answer = script(
         """
 import json, os, socket
-from prefork.net import filters
+from prefork.net.reuseport import steering
 from prefork.net.reuseport.tarpit import Tarpit
 from prefork.net.queue import Diag
 listener = socket.create_server(("127.0.0.1", 0))
 tarpit = Tarpit(socket.AF_INET)
 tarpit.join(listener)
-filters.steer(listener, [1], "random")
+steering.steer(listener, [1], "random")
 tarpit.fill()
 told, tell = os.pipe()
 child = os.fork()
@@ -141,7 +141,7 @@ if not child:
     os._exit(0)
 diag = Diag()
 counts = [len(diag.group(listener))]
-filters.unsteer(listener)
+steering.unsteer(listener)
 tarpit.leave()
 counts.append(len(diag.group(listener)))
 socket.create_connection(listener.getsockname()).close()

@@ -1,7 +1,11 @@
 """The gate of a TCP listener: no new handshake begins, and it can be known when the last one of before has ended.
 
-**How it closes.** By a filter on the listener that drops SYNs; or, for those whom the kernel does not let attach one,
-by steering SYNs to other members of the group, or to a tarpit that drops them.
+**How it closes.** By a filter on the listener (SO_ATTACH_FILTER) that drops segments which carry SYN: clients that come
+now get no answer and try again by themselves a second later (tcp(7), tcp_syn_retries), while handshakes that are under
+way complete, because their ACK has no SYN. What is accepted afterwards inherits the filter, where it does no harm: an
+established connection gets no SYN. Recent kernels (6.18.44 among them) ask for CAP_NET_ADMIN; for those who don't have
+it SYNs are steered to other members of the group, or to a tarpit that drops them (`prefork.net.reuseport`). It serves
+shared listeners and groups alike.
 
 **Which handshakes count.** A handshake under way (SYN_RECV) is a promise: the client holds our SYN-ACK, and is reset
 when nobody listens at its end. It belongs to an address, not to a member of a group, and during a takeover the
@@ -28,21 +32,68 @@ import time
 from collections.abc import Collection
 from typing import Final
 
-from prefork.net import filters
+from prefork.net import bpf
+from prefork.net.bpf import Attachable, Program
 from prefork.net.options import defer
 from prefork.net.queue import Cookies, Diag, Handshake
 from prefork.net.reuseport.group import Group
+from prefork.system.natives import socket
 
 COOKIES: Final = 2.0
 COOKIES_MOST: Final = 10.0
+
+_SO_ATTACH_FILTER: Final = 26  # asm-generic/socket.h
+_SO_DETACH_FILTER: Final = 27
+_TCP_FLAGS: Final = 13  # offset in the TCP header, where a TCP socket's filter begins to count
+_SYN: Final = 0x02
+_ALL: Final = 0xFFFFFFFF
+
+PROGRAM: Final[Program] = (
+    (bpf.LOAD_BYTE, 0, 0, _TCP_FLAGS),
+    (bpf.JUMP_IF_SET, 0, 1, _SYN),
+    (bpf.RETURN, 0, 0, 0),
+    (bpf.RETURN, 0, 0, _ALL),
+)
+"""Drops every segment with SYN set, passes every other whole."""
 
 _SYS_MEMBARRIER: Final = {"x86_64": 324, "aarch64": 283, "riscv64": 283}.get(platform.machine())
 _MEMBARRIER_CMD_GLOBAL: Final = 1
 _syscall: Final = ctypes.CDLL(None).syscall
 
 
+def gate(listener: Attachable) -> None:
+    """Drop what tries to open a connection to ``listener`` from now on.
+
+    Raises:
+        OSError: The kernel refused the filter (ENOMEM, or EPERM when it wants CAP_NET_ADMIN for it).
+    """
+    bpf.attach(listener, _SO_ATTACH_FILTER, PROGRAM)
+
+
+def ungate(listener: Attachable) -> None:
+    """Let connections be opened again. Does nothing to a listener without a filter."""
+    bpf.detach(listener, _SO_DETACH_FILTER)
+
+
+def may_gate(family: int) -> bool:
+    """Whether this process may attach the filter to TCP sockets; tried on one that is not in use.
+
+    Args:
+        family: AF_INET or AF_INET6.
+
+    Returns:
+        False also when there is no descriptor to try with.
+    """
+    try:
+        with socket.socket(family) as trial:
+            gate(trial)
+    except OSError:
+        return False
+    return True
+
+
 class SynGate:
-    """MASTER. The gates of a TCP listener's sockets, by slot.
+    """The gates of a TCP listener's sockets, by slot.
 
     Args:
         group: The sockets.
@@ -56,6 +107,10 @@ class SynGate:
         self._cookies_before = diag.cookies()
         self._cookies: Cookies | None = None
         self._closed_at = self._quiet_since = 0.0
+
+    def prepare(self) -> None:
+        """Make what `close` may need, while there are descriptors. For sockets that are ours."""
+        self._group.prepare(tarpit=not may_gate(self._group.any.family))
 
     def __contains__(self, slot: int) -> bool:
         """Whether the socket of a slot is behind a closed gate."""
@@ -72,13 +127,13 @@ class SynGate:
         sockets = [self._group.of(slot) for slot in slots]
         try:
             for sock in sockets:
-                filters.gate(sock)
+                gate(sock)
         except PermissionError as error:
             if not self._group.exclude(slots):
                 raise OSError(error.errno, "the kernel wants CAP_NET_ADMIN for it") from error
         except OSError:
             for sock in sockets:
-                filters.ungate(sock)
+                ungate(sock)
             raise
         for sock in sockets:
             defer(sock, 0)
@@ -98,7 +153,7 @@ class SynGate:
         self._group.include(slots)
         for slot in slots:
             sock = self._group.of(slot)
-            filters.ungate(sock)
+            ungate(sock)
             defer(sock, defer_accept)
             self._promised.pop(slot, None)
 
