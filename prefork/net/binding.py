@@ -12,12 +12,16 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from prefork.config.address import Address
 from prefork.errors import ListenError
 from prefork.net import port_owner, unixpath
+from prefork.net.inetaddress import InetAddress
+from prefork.net.ipsocket import IPSocket, local_address
+from prefork.net.kernelsocket import KernelSocket
 from prefork.net.options import SocketOptions, apply
+from prefork.net.unixsocket import UnixSocket
 from prefork.system.natives import socket
 
 _UNPRIVILEGED: Final = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
@@ -30,10 +34,10 @@ def bind(
     backlog: int,
     options: SocketOptions,
     reuse_port: bool,
-    beside: socket.socket | None = None,
+    beside: KernelSocket | None = None,
     listen: bool = True,
-) -> tuple[list[socket.socket], unixpath.FileId | None]:
-    """Listen on an address of any kind that we make ourselves. MASTER.
+) -> tuple[list[KernelSocket], unixpath.FileId | None]:
+    """Listen on an address of any kind that we make ourselves.
 
     Args:
         address: Of kind "inet", "inet6", "unix" or "abstract".
@@ -51,9 +55,9 @@ def bind(
         ListenError: It can't be done, and why; nothing is left.
     """
     if address.kind in {"unix", "abstract"}:
-        sock, file_id = bind_unix(address, backlog=backlog, options=options)
-        return [sock], file_id
-    sockets: list[socket.socket] = []
+        alone, file_id = bind_unix(address, backlog=backlog, options=options)
+        return [alone], file_id
+    sockets: list[KernelSocket] = []
     try:
         for _ in range(count):
             sockets.append(
@@ -79,10 +83,10 @@ def bind_inet(
     backlog: int,
     options: SocketOptions,
     reuse_port: bool = False,
-    beside: socket.socket | None = None,
+    beside: KernelSocket | None = None,
     listen: bool = True,
-) -> socket.socket:
-    """Listen on a TCP address. MASTER.
+) -> IPSocket:
+    """Listen on a TCP address.
 
     Args:
         address: Of kind "inet" or "inet6"; a host name is resolved (getaddrinfo(3)), IPv4 preferred.
@@ -95,16 +99,16 @@ def bind_inet(
     Raises:
         ListenError: It can't be done, and why.
     """
-    family, name = (beside.family, beside.getsockname()) if beside is not None else _resolve(address)
+    name = local_address(beside) if beside is not None else _resolve(address)
+    sock = IPSocket(name.family)
     try:
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.socket()
     except OSError as error:
-        remedy = f"this machine does not speak {family.name}"
+        remedy = f"this machine does not speak {socket.AddressFamily(name.family).name}"
         if error.errno in {errno.EMFILE, errno.ENFILE}:
             remedy = "raise the limit (ulimit -n, LimitNOFILE=; fs.file-max)"
         raise ListenError(f"bind: {address}: {_plain(error)}; {remedy}") from error
     try:
-        sock.settimeout(None)  # whatever socket.setdefaulttimeout says: workers block in accept
         apply(sock, options, reuse_port=reuse_port)
         sock.bind(name)
         if reuse_port and beside is None:
@@ -117,15 +121,15 @@ def bind_inet(
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
-            raise port_owner.in_use(address, port_owner.of_port(*name[:2]), "port", shared=reuse_port) from error
+            raise port_owner.in_use(
+                address, port_owner.of_port(name.host, name.port), "port", shared=reuse_port
+            ) from error
         raise ListenError(f"bind: {address}: {_inet_clause(error, name)}") from error
     return sock
 
 
-def bind_unix(
-    address: Address, *, backlog: int, options: SocketOptions
-) -> tuple[socket.socket, unixpath.FileId | None]:
-    """Listen on a unix path, or under an abstract name. MASTER.
+def bind_unix(address: Address, *, backlog: int, options: SocketOptions) -> tuple[UnixSocket, unixpath.FileId | None]:
+    """Listen on a unix path, or under an abstract name.
 
     Args:
         address: Of kind "unix" or "abstract".
@@ -141,9 +145,9 @@ def bind_unix(
     try:
         if address.kind == "unix":
             return unixpath.take(address, backlog=backlog, options=options)
-        sock = socket.socket(socket.AF_UNIX, address.type)
+        sock = UnixSocket()
+        sock.socket(address.type)
         try:
-            sock.settimeout(None)
             sock.bind("\0" + address.name)
             sock.listen(backlog)
         except OSError:
@@ -156,8 +160,8 @@ def bind_unix(
     return sock, None
 
 
-def adopt(address: Address, fd: int) -> socket.socket:
-    """Take over a listening socket that this process inherited. MASTER.
+def adopt(address: Address, fd: int) -> KernelSocket:
+    """Take over a listening socket that this process inherited.
 
     The descriptor becomes close-on-exec; its O_NONBLOCK, which it shares with whoever gave it, stays as it is.
 
@@ -174,18 +178,18 @@ def adopt(address: Address, fd: int) -> socket.socket:
         raise ListenError(f"bind: {address}: descriptor {fd} is not open; pass a listening socket under it") from None
     if not stat.S_ISSOCK(mode):
         raise ListenError(f"bind: {address}: descriptor {fd} is not a socket; pass a listening socket under it")
-    sock = _wrap(fd)
+    sock = _held(fd)
     if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         sock.detach()
         raise ListenError(f"bind: {address}: the socket of descriptor {fd} does not listen; call listen(2) before")
-    sock.set_inheritable(False)
+    os.set_inheritable(fd, False)
     return sock
 
 
 def descriptors(
     addresses: Iterable[Address], passed: Mapping[str, tuple[int, ...]]
 ) -> Iterator[tuple[Address, int | None]]:
-    """Each address and the descriptor that it stands for. MASTER.
+    """Each address and the descriptor that it stands for.
 
     Args:
         addresses: Of any kind.
@@ -218,16 +222,19 @@ def _passed_under(address: Address, passed: Mapping[str, tuple[int, ...]]) -> tu
     raise ListenError(f"bind: {address}: the service manager passed no socket of this name; it passed {names}")
 
 
-def _wrap(fd: int) -> socket.socket:
-    """A socket object for a descriptor whose O_NONBLOCK others share: a default timeout must not set it."""
-    blocking = os.get_blocking(fd)
-    sock = socket.socket(fileno=fd)
-    sock.settimeout(None)
-    os.set_blocking(fd, blocking)
-    return sock
+def _held(fd: int) -> KernelSocket:
+    """The object that holds a socket of its family."""
+    unknown = KernelSocket(socket.AF_UNSPEC, fd)
+    try:
+        family = unknown.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
+    finally:
+        unknown.detach()
+    if family == socket.AF_UNIX:
+        return UnixSocket(fd)
+    return IPSocket(family, fd) if family in {socket.AF_INET, socket.AF_INET6} else KernelSocket(family, fd)
 
 
-def _resolve(address: Address) -> tuple[socket.AddressFamily, Any]:
+def _resolve(address: Address) -> InetAddress:
     family = socket.AF_INET6 if address.kind == "inet6" else socket.AF_UNSPEC
     try:
         # As bytes: for text Python looks for its idna codec first, and an address has only ASCII letters.
@@ -238,12 +245,12 @@ def _resolve(address: Address) -> tuple[socket.AddressFamily, Any]:
             f"bind: {address}: the host name is unknown ({error.strerror}); give one of this machine's addresses"
         ) from error
     # A name for both families means the IPv4 one here, as the address's text (host:port) promises.
-    chosen, *_, name = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-    return chosen, name
+    *_, name = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    return InetAddress(*name)
 
 
-def _inet_clause(error: OSError, name: Any) -> str:
-    host, port = name[:2]
+def _inet_clause(error: OSError, name: InetAddress) -> str:
+    host, port = name.host, name.port
     match error.errno:
         case errno.EADDRNOTAVAIL:
             return f"{host} is not an address of this machine; give one of its own, or :{port} for all"

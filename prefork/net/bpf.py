@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
+from prefork.net.kernelsocket import Socket
 from prefork.system.natives import socket
 
 Program: TypeAlias = tuple[tuple[int, int, int, int], ...]
@@ -24,13 +25,6 @@ JUMP_IF_EQUAL: Final = 0x15
 JUMP_IF_SET: Final = 0x45
 RETURN: Final = 0x06
 RETURN_LOADED: Final = 0x16
-
-
-class Attachable(Protocol):
-    """A socket, as far as its options go."""
-
-    def setsockopt(self, level: int, option: int, value: int | bytes, /) -> None:
-        """Set an option (setsockopt(2))."""
 
 
 class _Instruction(ctypes.Structure):
@@ -50,7 +44,7 @@ class _Head(ctypes.Structure):
     _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.POINTER(_Instruction)))
 
 
-def attach(sock: Attachable, option: int, program: Program) -> None:
+def attach(sock: Socket, option: int, program: Program) -> None:
     """Attach a program, in place of the one that was there.
 
     Args:
@@ -67,7 +61,7 @@ def attach(sock: Attachable, option: int, program: Program) -> None:
     sock.setsockopt(socket.SOL_SOCKET, option, bytes(head))
 
 
-def detach(sock: Attachable, option: int) -> None:
+def detach(sock: Socket, option: int) -> None:
     """Take away what was attached; where nothing is, nothing happens.
 
     Raises:

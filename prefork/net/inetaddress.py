@@ -66,6 +66,13 @@ class InetAddress:
         return ""
 
     @property
+    def packed(self) -> bytes:
+        """The address in network order: 4 bytes or 16, none for a family that is not IP."""
+        if self.family == socket.AF_INET:
+            return bytes(_IN.unpack_from(self.raw)[2])
+        return bytes(_IN6.unpack_from(self.raw)[3]) if self.family == socket.AF_INET6 else b""
+
+    @property
     def port(self) -> int:
         """The port, in host order; 0 for a family that is not IP."""
         return int.from_bytes(_IN.unpack_from(self.raw)[1], "big") if self.family in _SIZE else 0

@@ -28,17 +28,18 @@ from typing import Final
 from prefork.config.address import Address, parse
 from prefork.errors import ListenError
 from prefork.net import binding, sharing
+from prefork.net.kernelsocket import KernelSocket
 from prefork.net.options import SocketOptions, warn
 from prefork.net.queue import Depth, Diag, tcp_depth
 from prefork.net.reuseport.group import SHARED, Group
 from prefork.net.reuseport.steering import Mode
-from prefork.net.snapshot import ListenOptions, Snapshot
+from prefork.net.snapshot import Snapshot
 from prefork.net.syn_gate import SynGate
 from prefork.net.unixpath import Claim, FileId
 from prefork.system.natives import socket
 from prefork.system.peer import format_peer
 
-__all__ = ["ListenOptions", "Listener", "Snapshot"]
+__all__ = ["Listener", "Snapshot"]
 
 _log: Final = logging.getLogger("prefork")
 
@@ -74,7 +75,7 @@ class Listener:
         self.owned = owned
         self.gated = False
         self.ended = False
-        self.name = str(address) if address.kind in {"unix", "abstract"} else _name(group.any)
+        self.name = str(address) if address.kind in {"unix", "abstract"} else _name(group.any.standard_socket())
         self._group = group
         self._diag = diag
         self._backlog = backlog
@@ -106,7 +107,7 @@ class Listener:
         options: SocketOptions = _DEFAULTS,
         listen: bool = True,
     ) -> Listener:
-        """Listen on an address. MASTER.
+        """Listen on an address.
 
         Args:
             address: Any kind but "systemd", which may stand for several listeners: see `prefork.net.listeners`.
@@ -144,13 +145,13 @@ class Listener:
         return listener
 
     def listen(self) -> None:
-        """Begin to listen, after `open` with ``listen=False``. MASTER. On a socket that listens it does nothing.
+        """Begin to listen, after `open` with ``listen=False``. On a socket that listens it does nothing.
 
         Raises:
             ListenError: Another socket listens on the address, outside of a group that we could join.
         """
         try:
-            for sock in self.sockets:
+            for sock in self._group.sockets:
                 sock.listen(self._backlog)
         except OSError as error:
             raise ListenError(f"bind: {self.name}: {error.strerror}; stop what listens there") from error
@@ -158,7 +159,7 @@ class Listener:
 
     @classmethod
     def adopt(cls, fd: int, *, address: Address | None = None) -> Listener:
-        """Listen on a socket that this process inherited, and that outlives it. MASTER.
+        """Listen on a socket that this process inherited, and that outlives it.
 
         Args:
             fd: The descriptor; it becomes ours to close, not to end.
@@ -176,7 +177,7 @@ class Listener:
     def restore(
         cls, snapshot: Snapshot, *, folder: str = "", backlog: int = _BACKLOG, options: SocketOptions = _DEFAULTS
     ) -> Listener:
-        """Go on with a listener of the image that was here before exec(2), or of a master that was killed. MASTER.
+        """Go on with a listener of the image that was here before exec(2), or of a master that was killed.
 
         A gate that it had closed is open again, and its steering is forgotten.
 
@@ -190,7 +191,7 @@ class Listener:
             ListenError: A descriptor of the snapshot does not listen.
         """
         address = replace(parse(snapshot.address), folder=folder)
-        sockets: dict[int, socket.socket] = {}
+        sockets: dict[int, KernelSocket] = {}
         try:
             for slot, fd in snapshot.members:
                 sockets[slot] = binding.adopt(address, fd)
@@ -208,7 +209,7 @@ class Listener:
         return listener
 
     def snapshot(self) -> Snapshot:
-        """What `restore` needs to go on with this listener. MASTER."""
+        """What `restore` needs to go on with this listener."""
         group = self._group
         return Snapshot(
             address=str(self.address),
@@ -224,41 +225,41 @@ class Listener:
 
     @property
     def sockets(self) -> list[socket.socket]:
-        """All listening sockets that this process holds, in the order of their slots. MASTER, WORKER."""
-        return self._group.sockets
+        """All that this process holds, in the order of their slots; standard sockets, as `socket_for` gives."""
+        return [sock.standard_socket() for sock in self._group.sockets]
 
     @property
     def lost(self) -> bool:
-        """Whether a socket of it does not listen any more, and not by our doing (SO_ACCEPTCONN, socket(7)). MASTER."""
+        """Whether a socket of it does not listen any more, and not by our doing (SO_ACCEPTCONN, socket(7))."""
         return not self.ended and not all(
-            sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for sock in self.sockets
+            sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for sock in self._group.sockets
         )
 
     @property
     def reuse_port(self) -> bool:
-        """Whether it is a group with a member for each slot. MASTER, WORKER."""
+        """Whether it is a group with a member for each slot."""
         return self._group.several
 
     @property
     def slots(self) -> list[int]:
-        """The slots that have a member of the group; ``[0]`` when one socket serves all. MASTER."""
+        """The slots that have a member of the group; ``[0]`` when one socket serves all."""
         return self._group.slots
 
     @property
     def limit(self) -> int:
-        """How many connections its accept queues hold together, as the kernel cut it; 0 if unknown. MASTER."""
-        return sum(self._depth(sock).limit for sock in self.sockets)
+        """How many connections its accept queues hold together, as the kernel cut it; 0 if unknown."""
+        return sum(self._depth(sock).limit for sock in self._group.sockets)
 
     def socket_for(self, slot: int) -> socket.socket:
-        """What the worker of a slot accepts on. MASTER, WORKER.
+        """What the worker of a slot accepts on: a standard socket on the descriptor of ours.
 
         Raises:
             KeyError: The group has no member for it: `grow` makes one.
         """
-        return self._group.of(slot)
+        return self._group.of(slot).standard_socket()
 
     def waiting(self, slot: int | None = None) -> int:
-        """How many connections wait to be accepted. MASTER.
+        """How many connections wait to be accepted.
 
         Args:
             slot: Whose member to look at; None for all.
@@ -266,7 +267,7 @@ class Listener:
         return 0 if self.ended else sum(self._depth(self._group.of(one)).waiting for one in self._slots(slot))
 
     def empty(self, slot: int | None = None) -> bool:
-        """Whether nothing waits and no handshake is under way that could still end here. MASTER.
+        """Whether nothing waits and no handshake is under way that could still end here.
 
         Before the gate has closed this is about the moment only; after it, it stays true. False when the kernel did not
         answer: then nothing is proven. Who blocks in connect(2) because an AF_UNIX queue is full is not seen; room in
@@ -284,12 +285,12 @@ class Listener:
     # How it ends.
 
     def inherit(self) -> bool:
-        """Make a listener that was given to us ours, if nobody else has it open any more. MASTER, before `gate`.
+        """Make a listener that was given to us ours, if nobody else has it open any more. Before `gate`.
 
         Returns:
             Whether it is owned now.
         """
-        if not self.owned and not any(sharing.held_elsewhere(sock) for sock in self.sockets):
+        if not self.owned and not any(sharing.held_elsewhere(sock) for sock in self._group.sockets):
             first = self._group.any
             if self._tcp:
                 seconds = first.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT)
@@ -300,7 +301,7 @@ class Listener:
         return self.owned
 
     def gate(self, slot: int | None = None) -> bool:
-        """Stop new connections, and no others. MASTER.
+        """Stop new connections, and no others.
 
         TCP_DEFER_ACCEPT goes to 0 with it: who waits to be accepted until he speaks would be reset in the end.
 
@@ -329,7 +330,7 @@ class Listener:
         return True
 
     def ungate(self, slot: int | None = None) -> bool:
-        """Let new connections come again. MASTER. A unix path that was removed does not come back.
+        """Let new connections come again. A unix path that was removed does not come back.
 
         Args:
             slot: The one member; None for all.
@@ -346,16 +347,16 @@ class Listener:
         return True
 
     def nonblocking(self, on: bool = True) -> None:
-        """Set O_NONBLOCK, in every process that shares the sockets (open(2)). MASTER.
+        """Set O_NONBLOCK, in every process that shares the sockets (open(2)).
 
         Args:
             on: False makes them block again.
         """
-        for sock in self.sockets:
+        for sock in self._group.sockets:
             os.set_blocking(sock.fileno(), not on)
 
     def shutdown(self) -> bool:
-        """End the listener in every process, and free its port, if that costs nobody. MASTER.
+        """End the listener in every process, and free its port, if that costs nobody.
 
         Returns:
             Whether it was done: it is ours and was not given to us, the gate has closed, and it is empty.
@@ -368,7 +369,7 @@ class Listener:
         return True
 
     def unlink(self) -> bool:
-        """Remove the unix path, while it is still the file that we made. MASTER; elsewhere it does nothing.
+        """Remove the unix path, while it is still the file that we made. Elsewhere than in the master it does nothing.
 
         Returns:
             Whether a file of ours was removed.
@@ -404,7 +405,7 @@ class Listener:
     # The group.
 
     def grow(self, members: int) -> None:
-        """Give each slot below ``members`` its socket. MASTER. Does nothing for a shared socket.
+        """Give each slot below ``members`` its socket. Does nothing for a shared socket.
 
         A new member gets connections at once: start its worker soon.
 
@@ -431,7 +432,7 @@ class Listener:
             self._group.add(slot, sock)
 
     def close_member(self, slot: int) -> bool:
-        """Take the member of a slot out of the group. MASTER.
+        """Take the member of a slot out of the group.
 
         Nobody is lost if it was gated and is empty. Then it leaves the group now, for every process. Else it leaves
         with its last descriptor, which resets what waits there, and the group can't be steered any more.
@@ -453,7 +454,7 @@ class Listener:
         return proven
 
     def steer(self, slots: Collection[int]) -> bool:
-        """Give new connections to the members of these slots alone. MASTER.
+        """Give new connections to the members of these slots alone.
 
         Args:
             slots: Who takes part; ``range(k)`` for the first k.
@@ -465,7 +466,7 @@ class Listener:
         return self.reuse_port and self._group.steer(slots)
 
     def unsteer(self) -> bool:
-        """Give new connections to all members again, in the mode asked for. MASTER.
+        """Give new connections to all members again, in the mode asked for.
 
         Returns:
             Whether that mode holds.
@@ -477,11 +478,11 @@ class Listener:
     def _slots(self, slot: int | None) -> list[int]:
         return self._group.slots if slot is None or not self.reuse_port else [slot]
 
-    def _depth(self, sock: socket.socket) -> Depth:
+    def _depth(self, sock: KernelSocket) -> Depth:
         return tcp_depth(sock) if self._tcp else self._diag.unix_depth(sock)
 
 
-def _is_tcp(sock: socket.socket) -> bool:
+def _is_tcp(sock: KernelSocket) -> bool:
     return sock.family in {socket.AF_INET, socket.AF_INET6}
 
 

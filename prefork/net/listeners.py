@@ -9,7 +9,8 @@ from typing import Any, Final, Unpack
 from prefork.config.address import Address
 from prefork.errors import ListenError, OrphansError
 from prefork.net import binding
-from prefork.net.listener import Listener, ListenOptions, Snapshot
+from prefork.net.listener import Listener, Snapshot
+from prefork.net.options import ListenOptions
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -22,7 +23,7 @@ def listen(
     patience: Callable[[OrphansError], bool] | None = None,
     **how: Unpack[ListenOptions],
 ) -> list[Listener]:
-    """Listen on all of these addresses, or on none. MASTER.
+    """Listen on all of these addresses, or on none.
 
     Args:
         addresses: Of any kind; "systemd" gives one listener for each socket that was passed under its name.

@@ -1,4 +1,4 @@
-"""Socket options of a listener: set once before it listens, inherited by every connection that it accepts.
+"""What a listener is opened with. Socket options are set once before it listens, and each connection inherits them.
 
 So no connection pays for them: TCP_NODELAY and SO_KEEPALIVE of an accepted socket are those of its listener (tcp(7),
 socket(7)). Options that belong to TCP are left out for AF_UNIX. SO_RCVTIMEO is not here and never will be: it wakes
@@ -10,8 +10,11 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypedDict
 
+from prefork.net.ipsocket import IPSocket
+from prefork.net.kernelsocket import Socket
+from prefork.net.reuseport.steering import Mode
 from prefork.system.natives import socket
 
 _log: Final = logging.getLogger("prefork")
@@ -48,8 +51,19 @@ class SocketOptions:
     group: str = ""
 
 
-def apply(sock: socket.socket, options: SocketOptions, *, reuse_port: bool = False) -> None:
-    """Set a TCP socket up before it is bound. MASTER.
+class ListenOptions(TypedDict, total=False):
+    """What `Listener.open` takes beside an address."""
+
+    backlog: int
+    reuse_port: bool
+    members: int
+    mode: Mode
+    options: SocketOptions
+    listen: bool
+
+
+def apply(sock: IPSocket, options: SocketOptions, *, reuse_port: bool = False) -> None:
+    """Set a TCP socket up before it is bound.
 
     SO_REUSEADDR always: without it a restart fails for as long as old connections are in TIME_WAIT (socket(7)).
 
@@ -75,13 +89,13 @@ def apply(sock: socket.socket, options: SocketOptions, *, reuse_port: bool = Fal
     defer(sock, options.defer_accept)
 
 
-def defer(sock: socket.socket, seconds: int) -> None:
-    """Make connections without data wait up to ``seconds`` before they can be accepted; 0 for none. MASTER."""
+def defer(sock: Socket, seconds: int) -> None:
+    """Make connections without data wait up to ``seconds`` before they can be accepted; 0 for none."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, seconds)
 
 
 def warn(backlog: int, options: SocketOptions, *, tcp: bool) -> None:
-    """Log a warning for each option that this machine will quietly cut short. MASTER.
+    """Log a warning for each option that this machine will quietly cut short.
 
     Args:
         backlog: The length of the accept queue that listen(2) is asked for, in connections.

@@ -15,6 +15,7 @@ import psutil
 
 from prefork.config.address import Address
 from prefork.errors import ListenError, OrphansError
+from prefork.net.ipsocket import IPSocket
 from prefork.net.queue import Diag
 from prefork.system.natives import socket
 
@@ -56,7 +57,7 @@ def of_port(host: str, port: int) -> Owner:
     return Owner(_eldest(pids), _orphans(pids))
 
 
-def check_group(address: Address, sock: socket.socket) -> None:
+def check_group(address: Address, sock: IPSocket) -> None:
     """Look for orphans in the SO_REUSEPORT group that a socket is about to join.
 
     It could be bound beside them, but what the kernel gives to their members is reset when they end.
@@ -75,11 +76,11 @@ def check_group(address: Address, sock: socket.socket) -> None:
         return
     if not members:
         return  # nearly always; the look at every process is for the rest
-    host, port = sock.getsockname()[:2]
+    name = sock.getsockname()
     pids = {
         one.pid
         for one in _connections("tcp")
-        if one.status == psutil.CONN_LISTEN and one.pid and (one.laddr.ip, one.laddr.port) == (host, port)
+        if one.status == psutil.CONN_LISTEN and one.pid and (one.laddr.ip, one.laddr.port) == (name.host, name.port)
     }
     orphans = {pid for pid in pids if _orphans({pid})}
     if orphans:

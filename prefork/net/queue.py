@@ -18,6 +18,8 @@ import re
 import struct
 from typing import Final, NamedTuple, TypeAlias
 
+from prefork.net.ipsocket import local_address
+from prefork.net.kernelsocket import Selectable, Socket
 from prefork.system.natives import select, socket
 
 Handshake: TypeAlias = tuple[bytes, int, bytes]
@@ -72,7 +74,7 @@ _TCP_INFO_BYTES: Final = 32  # up to and with tcpi_sacked
 _TCPI_UNACKED: Final = 24
 
 
-def tcp_depth(listener: socket.socket) -> Depth:
+def tcp_depth(listener: Socket) -> Depth:
     """The accept queue of a TCP listener. Any process that holds it; costs one system call.
 
     Raises:
@@ -83,7 +85,7 @@ def tcp_depth(listener: socket.socket) -> Depth:
 
 
 class Diag:
-    """MASTER. The window on sockets: a netlink socket, or the files of /proc where netlink is forbidden.
+    """The window on sockets: a netlink socket, or the files of /proc where netlink is forbidden.
 
     All descriptors that a question needs are opened here, so that it can be asked at the descriptor limit. `half_open`
     and `group` raise OSError when the kernel does not answer (ENOBUFS, ENOMEM, or neither window could be opened):
@@ -123,7 +125,7 @@ class Diag:
         counters = () if self._counters < 0 else (self._counters,)
         return (*netlink, *counters, *self._tables.values())
 
-    def half_open(self, listener: socket.socket) -> frozenset[Handshake]:
+    def half_open(self, listener: Selectable) -> frozenset[Handshake]:
         """The handshakes under way that will end in the accept queue of ``listener``.
 
         In a SO_REUSEPORT group nothing tells to which member a handshake belongs: all of the group's are returned, of
@@ -140,7 +142,7 @@ class Diag:
             if not row.listening and (row.local == local if any(local) else row.local not in taken)
         )
 
-    def group(self, listener: socket.socket) -> frozenset[int]:
+    def group(self, listener: Selectable) -> frozenset[int]:
         """The inodes of all sockets that listen on the address and port of ``listener``, its own among them."""
         family, port, local = _inet_name(listener)
         return frozenset(row.inode for row in self._inet(family, port, (_LISTEN,)) if row.local == local)
@@ -186,7 +188,7 @@ class Diag:
         state, _, _, _, inode = _INET_ROW.unpack_from(answer)
         return bool(state != _LISTEN and inode == 0)
 
-    def unix_depth(self, listener: socket.socket) -> Depth:
+    def unix_depth(self, listener: Selectable) -> Depth:
         """The accept queue of an AF_UNIX listener. Without netlink: 1 or 0 waiting, and a limit of 0 (unknown)."""
         if self._netlink is not None:
             request = _UNIX_REQUEST.pack(
@@ -288,10 +290,10 @@ class Diag:
         return rows
 
 
-def _inet_name(listener: socket.socket) -> tuple[int, int, bytes]:
+def _inet_name(listener: Selectable) -> tuple[int, int, bytes]:
     """Family, port and packed address of a listener; a zone (ipv6(7)) does not tell listeners apart here."""
-    host, port, *_ = listener.getsockname()
-    return listener.family, port, socket.inet_pton(listener.family, host.partition("%")[0])
+    address = local_address(listener)
+    return address.family, address.port, address.packed
 
 
 def _unix_row(answer: memoryview) -> Depth:

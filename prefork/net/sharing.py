@@ -13,15 +13,15 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from prefork.system.natives import socket
+from prefork.net.kernelsocket import Selectable
 
 _SYSTEMD: Final = "/run/systemd/system"  # sd_booted(3)
 _KEEPERS: Final = {"systemd", "dinit"}
 _INITIAL_NAMESPACE: Final = "pid:[4026531836]"  # PROC_PID_INIT_INO, linux/proc_ns.h
 
 
-def held_elsewhere(listener: socket.socket) -> bool:
-    """Whether a process that is neither this one nor a descendant of it has the socket open, or may have. MASTER.
+def held_elsewhere(listener: Selectable) -> bool:
+    """Whether a process that is neither this one nor a descendant of it has the socket open, or may have.
 
     It costs a look at every descriptor of every process: milliseconds, or some hundred on a crowded host.
     """

@@ -1,23 +1,10 @@
-"""What passes between listeners that are not there at the same time: how to open one, what one was."""
+"""What a listener was, for one that goes on with its sockets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypedDict
 
-from prefork.net.options import SocketOptions
 from prefork.net.reuseport.steering import Mode
-
-
-class ListenOptions(TypedDict, total=False):
-    """What `Listener.open` takes beside an address."""
-
-    backlog: int
-    reuse_port: bool
-    members: int
-    mode: Mode
-    options: SocketOptions
-    listen: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,8 @@ from collections.abc import Collection
 from typing import Final
 
 from prefork.net import bpf
-from prefork.net.bpf import Attachable, Program
+from prefork.net.bpf import Program
+from prefork.net.kernelsocket import Socket
 from prefork.net.options import defer
 from prefork.net.queue import Cookies, Diag, Handshake
 from prefork.net.reuseport.group import Group
@@ -61,7 +62,7 @@ _MEMBARRIER_CMD_GLOBAL: Final = 1
 _syscall: Final = ctypes.CDLL(None).syscall
 
 
-def gate(listener: Attachable) -> None:
+def gate(listener: Socket) -> None:
     """Drop what tries to open a connection to ``listener`` from now on.
 
     Raises:
@@ -70,7 +71,7 @@ def gate(listener: Attachable) -> None:
     bpf.attach(listener, _SO_ATTACH_FILTER, PROGRAM)
 
 
-def ungate(listener: Attachable) -> None:
+def ungate(listener: Socket) -> None:
     """Let connections be opened again. Does nothing to a listener without a filter."""
     bpf.detach(listener, _SO_DETACH_FILTER)
 

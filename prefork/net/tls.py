@@ -12,9 +12,8 @@ import enum
 import logging
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from prefork.config.transport import Transport
 from prefork.errors import SettingsError
 from prefork.net.lingering import ours
 from prefork.system.forks import HERE, end_for_all
@@ -29,6 +28,26 @@ logger = logging.getLogger("prefork")
 
 HANDSHAKE: Final = 10.0
 """Seconds that a whole handshake may take when ``io_timeout`` sets no limit: no client needs a worker for longer."""
+
+
+class TLSOptions(Protocol):
+    """Where a server's key lies and what it asks of clients, by the names of the settings."""
+
+    @property
+    def certfile(self) -> str:
+        """The certificate and what leads to its root, PEM; "" for no TLS."""
+
+    @property
+    def keyfile(self) -> str:
+        """The key, PEM; "" when it lies in ``certfile``."""
+
+    @property
+    def ca_certs(self) -> str:
+        """Who may have signed clients' certificates, PEM; "" when none is asked for."""
+
+    @property
+    def ssl_minimum_version(self) -> str:
+        """The oldest version that is spoken: "tlsv1.2" or "tlsv1.3"."""
 
 
 class Goodbye(enum.Enum):
@@ -46,11 +65,11 @@ class HandshakeError(ConnectionError):
     """There is no TLS with a client."""
 
 
-def context_of(settings: Transport) -> ssl.SSLContext | None:
+def context_of(options: TLSOptions) -> ssl.SSLContext | None:
     """The context for ``certfile``, ``keyfile``, ``ca_certs`` and ``ssl_minimum_version``. MASTER.
 
     Args:
-        settings: Where these are.
+        options: Where these are.
 
     Returns:
         The context; None without a ``certfile``.
@@ -58,39 +77,39 @@ def context_of(settings: Transport) -> ssl.SSLContext | None:
     Raises:
         SettingsError: A file can't be read, or is not what it should be.
     """
-    if not settings.certfile:
+    if not options.certfile:
         return None
     import ssl
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     versions = {"tlsv1.2": ssl.TLSVersion.TLSv1_2, "tlsv1.3": ssl.TLSVersion.TLSv1_3}
-    context.minimum_version = versions[settings.ssl_minimum_version]
+    context.minimum_version = versions[options.ssl_minimum_version]
     try:
         # A key with a passphrase would make OpenSSL ask on the terminal, where nobody may be.
-        context.load_cert_chain(settings.certfile, settings.keyfile or None, password=lambda: "")
+        context.load_cert_chain(options.certfile, options.keyfile or None, password=lambda: "")
     except (OSError, ValueError) as error:
-        names = " and ".join(filter(None, (settings.certfile, settings.keyfile)))
+        names = " and ".join(filter(None, (options.certfile, options.keyfile)))
         raise SettingsError(f"certfile: {names}: {reason(error)}; give a PEM certificate and its key") from error
-    if settings.ca_certs:
+    if options.ca_certs:
         try:
-            context.load_verify_locations(settings.ca_certs)
+            context.load_verify_locations(options.ca_certs)
         except (OSError, ValueError) as error:
             raise SettingsError(
-                f"ca_certs: {settings.ca_certs}: {reason(error)}; give a file of PEM certificates"
+                f"ca_certs: {options.ca_certs}: {reason(error)}; give a file of PEM certificates"
             ) from error
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
-def renewed(context: ssl.SSLContext | None, settings: Transport) -> ssl.SSLContext | None:
+def renewed(context: ssl.SSLContext | None, options: TLSOptions) -> ssl.SSLContext | None:
     """The context with the files as they are now: certificates are short-lived. MASTER.
 
     Args:
         context: The one in use; it stays when the files are of no use, which is logged.
-        settings: Where the files are named.
+        options: Where the files are named.
     """
     try:
-        return context_of(settings)
+        return context_of(options)
     except SettingsError as error:
         logger.error("the certificate in use stays: %s", error)
         return context

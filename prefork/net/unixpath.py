@@ -49,6 +49,7 @@ from prefork.config.address import Address
 from prefork.errors import ListenError
 from prefork.net import port_owner
 from prefork.net.options import SocketOptions
+from prefork.net.unixsocket import PATH_BYTES, UnixSocket
 from prefork.system.natives import socket
 from prefork.system.spot import Spot, reach
 
@@ -57,7 +58,6 @@ _log: Final = logging.getLogger("prefork")
 _LOCK_SECONDS: Final = 5.0  # taking and giving up last milliseconds; beyond this the holder is stopped or stuck
 _LOCK_POLL_SECONDS: Final = 0.01
 _NOBODY: Final = 2**32 - 1  # (uid_t) -1 leaves the owner as it is (chown(2)), and there is none above
-_PATH_BYTES: Final = 107  # sun_path without its closing NUL (unix(7))
 _INNER: Final = "s"  # the socket's name in the folder of our own
 
 
@@ -68,8 +68,8 @@ class FileId(NamedTuple):
     inode: int
 
 
-def take(address: Address, *, backlog: int, options: SocketOptions) -> tuple[socket.socket, FileId]:
-    """Bind and listen on a path. MASTER.
+def take(address: Address, *, backlog: int, options: SocketOptions) -> tuple[UnixSocket, FileId]:
+    """Bind and listen on a path.
 
     Args:
         address: Of kind "unix".
@@ -87,9 +87,9 @@ def take(address: Address, *, backlog: int, options: SocketOptions) -> tuple[soc
     path = address.file
     with _locked(path) as spot:
         _check_free(spot, address)
-        sock = socket.socket(socket.AF_UNIX, address.type)
+        sock = UnixSocket()
+        sock.socket(address.type)
         try:
-            sock.settimeout(None)
             file_id = _make(sock, spot, address, owner, options.mode, backlog)
         except BaseException:
             sock.close()
@@ -98,7 +98,7 @@ def take(address: Address, *, backlog: int, options: SocketOptions) -> tuple[soc
 
 
 def give_up(path: str, file_id: FileId) -> bool:
-    """Remove a path when it is still the file that `take` made. MASTER.
+    """Remove a path when it is still the file that `take` made.
 
     Returns:
         Whether it was ours and is gone now.
@@ -119,7 +119,7 @@ def give_up(path: str, file_id: FileId) -> bool:
 
 def fits(path: str) -> bool:
     """Whether an address has room for a path. Pure."""
-    return len(os.fsencode(path)) <= _PATH_BYTES
+    return len(os.fsencode(path)) <= PATH_BYTES
 
 
 def connect(sock: socket.socket, path: str) -> None:
@@ -143,7 +143,7 @@ def connect(sock: socket.socket, path: str) -> None:
 
 
 class Claim:
-    """MASTER. A path that we took, to be given up once; by the process that made this and by no child of it.
+    """A path that we took, to be given up once; by the process that made this and by no child of it.
 
     Args:
         path: The path, from where the process is now.
@@ -257,7 +257,7 @@ def _reach_socket(probe: socket.socket, spot: Spot) -> None:
 
 
 def _make(
-    sock: socket.socket, spot: Spot, address: Address, owner: tuple[int, int], mode: int | None, backlog: int
+    sock: UnixSocket, spot: Spot, address: Address, owner: tuple[int, int], mode: int | None, backlog: int
 ) -> FileId:
     """Make the file under its temporary name, finish it, and rename it into place."""
     with _temporary(spot, address) as new:
@@ -327,7 +327,7 @@ def _give(new: Spot, owner: tuple[int, int], address: Address) -> None:
         ) from None
 
 
-def _bind(sock: socket.socket, new: Spot, mode: int | None, path: str) -> None:
+def _bind(sock: UnixSocket, new: Spot, mode: int | None, path: str) -> None:
     """Bind to the temporary name, and so make its file, with its mode from the beginning."""
     name = _address_of(new, path)
     assert name is not None  # a short one was chosen

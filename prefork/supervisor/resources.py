@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 
 from prefork.config.settings import Settings
 from prefork.errors import OrphansError
-from prefork.net.listener import Listener, ListenOptions
+from prefork.net.listener import Listener
 from prefork.net.listeners import listen
-from prefork.net.options import SocketOptions
+from prefork.net.options import ListenOptions, SocketOptions
 from prefork.scoreboard.events import EventsPipe
 from prefork.scoreboard.layout import LAYOUT, Scoreboard
 from prefork.supervisor import fdstore

@@ -19,6 +19,7 @@ from prefork.config.address import Address, parse
 from prefork.errors import ListenError
 from prefork.net import options as net_options
 from prefork.net import syn_gate
+from prefork.net.ipsocket import IPSocket
 from prefork.net.listener import Listener, Snapshot
 from prefork.net.listeners import listen
 from prefork.net.options import SocketOptions
@@ -115,6 +116,8 @@ def test_tcp(text: str, family: int, start: str) -> None:
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 0
         assert not sock.get_inheritable()
         assert os.get_blocking(sock.fileno())
+        assert isinstance(held := listener._group.any, IPSocket)
+        assert held.standard_socket() is sock
 
 
 @pytest.mark.parametrize("scheme", ["unix", "seqpacket"])
@@ -1030,6 +1033,7 @@ def test_a_snapshot_carries_a_listener_over_exec(tmp_path: Path, text: str) -> N
         """
 import dataclasses, json, os, socket, sys
 from prefork.config.address import parse
+from prefork.net.ipsocket import IPSocket
 from prefork.net.listener import Listener, Snapshot
 if len(sys.argv) == 3:
     os.chdir(sys.argv[1])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from prefork.net import syn_gate
+from prefork.net.ipsocket import IPSocket
 from prefork.net.queue import Cookies, Diag, tcp_depth
 from prefork.net.reuseport.group import SHARED, Group
 from prefork.net.syn_gate import PROGRAM, SynGate, gate, may_gate, ungate
@@ -147,7 +148,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(syn_gate, "COOKIES_MOST", 4 * QUIET)
 
 
-def closed(listener: socket.socket, diag: Counted, now: Cookies) -> SynGate:
+def listening() -> IPSocket:
+    sock = IPSocket()
+    sock.tcp_socket()
+    sock.bind("127.0.0.1", 0)
+    sock.listen()
+    return sock
+
+
+def closed(listener: IPSocket, diag: Counted, now: Cookies) -> SynGate:
     """A gate that was made at seven cookies, and closes at ``now``."""
     if not may_gate(listener.family):
         pytest.skip("the kernel lets this user attach no filter")
@@ -159,7 +168,7 @@ def closed(listener: socket.socket, diag: Counted, now: Cookies) -> SynGate:
 
 def test_where_no_cookie_was_sent_nobody_waits() -> None:
     diag = Counted()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listening() as listener:
         made = closed(listener, diag, Cookies(7, 3))
         assert not made.pending([SHARED])
     diag.close()
@@ -168,7 +177,7 @@ def test_where_no_cookie_was_sent_nobody_waits() -> None:
 @pytest.mark.usefixtures("quick")
 def test_a_cookie_that_was_sent_is_awaited_until_none_comes_back() -> None:
     diag = Counted()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listening() as listener:
         made = closed(listener, diag, Cookies(8, 3))
         assert made.pending([SHARED])
         began = time.monotonic()
@@ -186,7 +195,7 @@ def test_a_cookie_that_was_sent_is_awaited_until_none_comes_back() -> None:
 @pytest.mark.usefixtures("quick")
 def test_other_listeners_cookies_hold_up_no_stop_for_ever() -> None:
     diag = Counted()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listening() as listener:
         began = time.monotonic()
         made = closed(listener, diag, Cookies(8, 3))
 

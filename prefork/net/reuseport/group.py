@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection
 from typing import Final
 
+from prefork.net.kernelsocket import KernelSocket
 from prefork.net.queue import Diag
 from prefork.net.reuseport import steering
 from prefork.net.reuseport.order import OrderFinder
@@ -30,7 +31,7 @@ class Group:
 
     def __init__(
         self,
-        sockets: dict[int, socket.socket],
+        sockets: dict[int, KernelSocket],
         diag: Diag,
         *,
         several: bool = False,
@@ -40,6 +41,8 @@ class Group:
         self.several = several
         self.mode: Mode = mode
         self._sockets = sockets
+        for sock in sockets.values():
+            sock.standard_socket()  # what workers get: made here, so that no fork pays for it
         self._diag = diag
         self._order = None if order is None else list(order or sockets)
         self._steered: frozenset[int] | None = None
@@ -83,7 +86,7 @@ class Group:
         return sorted(self._sockets)
 
     @property
-    def sockets(self) -> list[socket.socket]:
+    def sockets(self) -> list[KernelSocket]:
         """All sockets, in the order of their slots."""
         return [self._sockets[slot] for slot in self.slots]
 
@@ -93,11 +96,11 @@ class Group:
         return bool(self._excluded)
 
     @property
-    def any(self) -> socket.socket:
+    def any(self) -> KernelSocket:
         """One of them, where it does not matter which."""
         return next(iter(self._sockets.values()))
 
-    def of(self, slot: int) -> socket.socket:
+    def of(self, slot: int) -> KernelSocket:
         """The socket that the worker of a slot accepts on.
 
         Raises:
@@ -105,9 +108,10 @@ class Group:
         """
         return self._sockets[slot if self.several else SHARED]
 
-    def add(self, slot: int, sock: socket.socket) -> None:
+    def add(self, slot: int, sock: KernelSocket) -> None:
         """Take in a member that has just begun to listen."""
         self._sockets[slot] = sock
+        sock.standard_socket()
         if self._order is not None:
             self._order.append(slot)
         self.settle()
@@ -309,7 +313,7 @@ class Group:
         self._attached = True
         return True
 
-    def _shut_down(self, slot: int, sock: socket.socket) -> None:
+    def _shut_down(self, slot: int, sock: KernelSocket) -> None:
         if slot in self._excluded:
             bar(sock)
         sock.shutdown(socket.SHUT_RDWR)

@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
+from prefork.net.ipsocket import IPSocket
+from prefork.net.kernelsocket import Socket
 from prefork.net.reuseport import steering
 from prefork.net.reuseport.tarpit import reach
 from prefork.system.natives import socket
@@ -31,14 +33,15 @@ class OrderFinder:
     """
 
     def __init__(self, family: int) -> None:
-        self._client = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._client = IPSocket(family)
+        self._client.tcp_socket(nonblocking=True)
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """All that it holds."""
         return (self._client.fileno(),)
 
-    def find(self, members: Mapping[int, socket.socket], count: int) -> list[int | None] | None:
+    def find(self, members: Mapping[int, Socket], count: int) -> list[int | None] | None:
         """The slots by their index. What was attached to the group is gone afterwards, and so is what this attached.
 
         Args:
@@ -65,15 +68,14 @@ class OrderFinder:
         """Give back the descriptor. Idempotent."""
         self._client.close()
 
-    def _sign(self, listener: socket.socket) -> None:
+    def _sign(self, listener: Socket) -> None:
         """Sign what is sent to ``listener``."""
         family = self._client.family
-        host = reach(listener)[0].partition("%")[0]
-        packed = socket.inet_pton(family, host)
+        packed = reach(listener).packed
         name = struct.pack("=H2x", family) + (packed if family == socket.AF_INET else bytes(4) + packed)
         self._client.setsockopt(socket.IPPROTO_TCP, _TCP_MD5SIG, _SIGNATURE.pack(name, 0, 0, 1, 0, b"?"))
 
-    def _behind(self, index: int, members: Mapping[int, socket.socket]) -> int | None:
+    def _behind(self, index: int, members: Mapping[int, Socket]) -> int | None:
         """The slot whose member has an index; None when nobody of ours has heard the knock."""
         some = next(iter(members.values()))
         steering.steer(some, [index], "random")
@@ -90,7 +92,7 @@ class OrderFinder:
         return heard[0] if len(heard) == 1 else None
 
 
-def _drops(sock: socket.socket) -> int:
+def _drops(sock: Socket) -> int:
     """How many packets a socket has dropped (SO_MEMINFO)."""
     drops: int = _MEMINFO.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))[-1]
     return drops

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
 
 from prefork.net import bpf
-from prefork.net.bpf import Attachable, Program
+from prefork.net.bpf import Program
+from prefork.net.kernelsocket import Socket
 
 Spread: TypeAlias = Literal["random", "cpu"]
 """By what steering chooses: a random number for each connection, or the CPU that received its SYN."""
@@ -44,7 +45,7 @@ def steering(indices: Sequence[int], spread: Spread) -> Program:
     return (*choose, *table, (bpf.RETURN, 0, 0, last))
 
 
-def steer(member: Attachable, indices: Sequence[int], spread: Spread) -> None:
+def steer(member: Socket, indices: Sequence[int], spread: Spread) -> None:
     """Give the group's new connections to ``indices`` alone, in place of any program it had.
 
     Args:
@@ -58,6 +59,6 @@ def steer(member: Attachable, indices: Sequence[int], spread: Spread) -> None:
     bpf.attach(member, _SO_ATTACH_REUSEPORT_CBPF, steering(indices, spread))
 
 
-def unsteer(member: Attachable) -> None:
+def unsteer(member: Socket) -> None:
     """Leave the choice to the kernel's hash again. Does nothing to a group without a program."""
     bpf.detach(member, _SO_DETACH_REUSEPORT_BPF)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, Final
+from typing import Final
 
+from prefork.net.inetaddress import InetAddress
+from prefork.net.ipsocket import IPSocket, local_address
+from prefork.net.kernelsocket import KernelSocket, Selectable, Socket
 from prefork.system.natives import socket
 
 _IP_MINTTL: Final = 21  # linux/in.h, linux/in6.h; the standard library names neither
@@ -25,13 +28,14 @@ class Tarpit:
     """
 
     def __init__(self, family: int) -> None:
-        self._sock = socket.socket(family, socket.SOCK_STREAM)
+        self._sock, self._filler = IPSocket(family), IPSocket(family)
         try:
-            self._filler = socket.socket(family, socket.SOCK_STREAM)
+            self._sock.tcp_socket()
+            self._filler.tcp_socket(nonblocking=True)
         except OSError:
             self._sock.close()
             raise
-        self._listener: socket.socket | None = None
+        self._listener: Socket | None = None
         self._was_shared = False
 
     @property
@@ -44,7 +48,7 @@ class Tarpit:
         """All that it holds."""
         return self._sock.fileno(), self._filler.fileno()
 
-    def join(self, listener: socket.socket) -> None:
+    def join(self, listener: Socket) -> None:
         """Begin to listen in the group of ``listener``, as its last member, and make it a group if it is none.
 
         Raises:
@@ -60,13 +64,12 @@ class Tarpit:
             v6only = listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
         bar(sock)
-        sock.bind(listener.getsockname())
+        sock.bind(local_address(listener))
         sock.listen(0)
 
     def fill(self) -> None:
         """Take the one place in its queue, once SYNs are steered to it. Without success the lowest TTL has to do."""
         filler = self._filler
-        filler.setblocking(False)
         with contextlib.suppress(OSError):
             filler.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, _MOST)
             if filler.family == socket.AF_INET6:
@@ -89,13 +92,14 @@ class Tarpit:
         self._filler.close()
 
 
-def reach(listener: socket.socket) -> Any:
+def reach(listener: Selectable) -> InetAddress:
     """An address at which this machine reaches a listener, which may be on every address."""
-    host, *rest = listener.getsockname()
-    return (_LOOPBACK.get(host, host), *rest)
+    address = local_address(listener)
+    loopback = _LOOPBACK.get(address.host)
+    return address if loopback is None else InetAddress(loopback, address.port)
 
 
-def bar(sock: socket.socket) -> None:
+def bar(sock: KernelSocket) -> None:
     """Drop what comes to a socket, whatever it is. What it accepts inherits that: not for listeners in use."""
     sock.setsockopt(socket.IPPROTO_IP, _IP_MINTTL, _MOST)
     if sock.family == socket.AF_INET6:

@@ -93,9 +93,10 @@ class Control(Service):
 
     def _listen(self) -> None:
         path = os.fspath(paths.default(self._pidfile)) if self._wanted == "auto" else os.path.abspath(self._wanted)
-        self._sock, file_id = binding.bind_unix(
+        bound, file_id = binding.bind_unix(
             address.parse(f"unix:{path}"), backlog=_BACKLOG, options=SocketOptions(mode=0o600)
         )
+        self._sock = bound.to_socket()
         self._claim = None if file_id is None else Claim(path, file_id)
         self._sock.setblocking(False)
         self._accept_again()

@@ -43,7 +43,7 @@ def lured(listener: socket.socket, *, full: bool = True) -> Iterator[Tarpit]:
 
 def doors(listener: socket.socket) -> list[Any]:
     """All ways in: a dual-stack listener has one for IPv4 too."""
-    name = reach(listener)
+    name = reach(listener).as_tuple()
     return [name, ("127.0.0.1", name[1])] if listener.getsockname()[0] == "::" else [name]
 
 
