@@ -16,6 +16,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 
+from prefork.accept.assignment import Log
 from prefork.accept.offspring import guarded
 from prefork.config import sources
 from prefork.config.fields import located
@@ -26,7 +27,7 @@ from prefork.hooks import Hooks
 from prefork.net import tls
 from prefork.net.listener import Listener
 from prefork.scoreboard.events import REASONS, Event, Kind, Why
-from prefork.scoreboard.layout import Order, State
+from prefork.scoreboard.layout import Fate, Order, State
 from prefork.services import defaults
 from prefork.supervisor import (
     allowance,
@@ -61,7 +62,7 @@ from prefork.system.child import Children
 from prefork.system.descriptors import Spare
 from prefork.system.identity import Identity
 from prefork.system.need import needed
-from prefork.worker import Log, Worker
+from prefork.worker import Worker
 
 log = logging.getLogger("prefork")
 
@@ -309,6 +310,8 @@ class Master:
                 self._services.notify(notifications.Stopping())
             decision = policy.decide(self.settings, self.goal, self.roster, self._spawner.vital, now)
             self.goal.timing.scan_next(decision.scan_at)
+            if self.goal.stop.order is not Order.RUN:  # before anybody hears of that
+                self._held.board.fate = Fate.CLOSED
             self._executor.apply(decision.actions)
             if self.goal.stop.order is not Order.RUN and not len(self.roster):
                 return
@@ -411,6 +414,7 @@ class Master:
             hooks=self._hooks_of_workers,
             sockets=tuple(listener.socket_for(slot) for listener in self.listeners),
             log=Log(slot, generation),
+            queue=self._held.queue,
             limit=self.settings.requests(chance()),
             workers=self.goal.size,
             elastic=self._growth is not None,

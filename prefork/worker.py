@@ -17,18 +17,19 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from os import eventfd, eventfd_write
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from prefork.accept.acceptor import Acceptor, Blocking, Exclusive
-from prefork.accept.distress import Distress
+from prefork.accept.acceptor import Acceptor, Exclusive
+from prefork.accept.assignment import Assignment
+from prefork.accept.keeping import Keeping
+from prefork.accept.kept import Kept
 from prefork.accept.loop_listener import Inlet, Intake
-from prefork.accept.offspring import Offspring, leave
+from prefork.accept.offspring import leave
+from prefork.accept.parking import Parked, Parking
 from prefork.accept.strays import Strays
 from prefork.config.settings import Settings
 from prefork.errors import RefusedError, SettingsError, TargetError
-from prefork.hooks import Hooks
 from prefork.net import accept_errors as table
 from prefork.net.tls import Behind, HandshakeError
 from prefork.scoreboard.entry import Entry, Pause
@@ -47,54 +48,6 @@ logger = logging.getLogger("prefork")
 # Bound once: what an enum's class is asked for costs several pages in a process that has just been forked.
 _RUN, _SERVING, _STOPPING, _READY = Order.RUN, State.SERVING, State.STOPPING, Kind.READY
 _STOP_FLAGS = os.EFD_CLOEXEC | os.EFD_NONBLOCK
-
-
-class Log(logging.LoggerAdapter[logging.Logger]):
-    """Says which worker speaks.
-
-    Args:
-        slot: its slot.
-        generation: its generation.
-    """
-
-    def __init__(self, slot: int, generation: int) -> None:
-        super().__init__(logger, {"slot": slot, "generation": generation})
-
-    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
-        """The message with its speaker before it."""
-        extra = self.extra or {}
-        return f"worker {extra['slot']}: {msg}", {**kwargs, "extra": extra}
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """What the master gives a worker on its way."""
-
-    slot: int
-    generation: int
-    settings: Settings
-    hooks: Hooks | None
-    """None when there is none for a worker to call."""
-    sockets: tuple[socket.socket, ...]
-    """What it accepts on."""
-    entry: Entry
-    distress: Distress
-    """What is done when descriptors run out."""
-    acceptor: Blocking | None
-    """How it accepts in the usual way; None with several listeners, for which each worker needs descriptors first."""
-    log: logging.LoggerAdapter[logging.Logger]
-    limit: int
-    """After how many connections it asks for a replacement; 0 = never."""
-    workers: int
-    """How many workers there are to be in all."""
-    elastic: bool
-    """Whether the server grows and shrinks with the load, so that the last idle worker has to ring."""
-    tls: ssl.SSLContext | None
-    """What connections are secured with; None leaves them plain."""
-    server: object
-    """What hooks are given as the server."""
-    offspring: Offspring
-    """What becomes of processes that the application forks."""
 
 
 class Worker:
@@ -119,6 +72,7 @@ class Worker:
     _connections: Iterator[tuple[socket.socket, Any]] | None = None
     _accepted_one: tuple[socket.socket, Any] | None = None
     _strays: Strays | None = None
+    _parking: Parking | None = None
     _intakes: list[Intake]
     _callbacks: list[Callable[[], object]]
 
@@ -165,10 +119,13 @@ class Worker:
         A loop of one's own takes connections from :meth:`accept`, or gives :meth:`inlets` to another server and ends
         that one through :meth:`on_stop` or :attr:`stop_fd`.
         """
-        handle = self.handle
+        handle: Callable[[socket.socket, Any], object] = self.handle
         if self._given.tls is not None and self.handshakes:
             put_off = self._put_off if self._given.settings.timeout else None
             handle = Behind(handle, self._given.tls, self._given.log, put_off)
+        if isinstance(self._acceptor, Keeping):
+            timeout = self._given.settings.io_timeout if self.timeouts else 0.0
+            handle = Kept(handle, self._acceptor, self._entry.lane, timeout).serve
         stray: BaseException | None = None
         while True:
             try:
@@ -184,7 +141,7 @@ class Worker:
     def _contend(self, handle: Callable[[socket.socket, Any], object]) -> None:
         """Accept and serve until it is time to leave."""
         given, lane = self._given, self._entry.lane
-        timeout = given.settings.io_timeout if self.timeouts else 0.0
+        timeout = given.settings.io_timeout if self.timeouts and self._parking is None else 0.0
         limit, elastic, short = given.limit, given.elastic, False
         for connection, address in self._accepted(one_at_a_time=True):
             began = lane.begin()
@@ -235,6 +192,35 @@ class Worker:
             address: the peer's address as accept(2) gives it.
         """
         raise NotImplementedError
+
+    def park(self, connection: socket.socket, address: Any, state: bytes = b"", *, ready: bool = False) -> bool:
+        """Keep the connection in hand after :meth:`handle` has returned, instead of closing it.
+
+        It belongs to the server then. When its client speaks, :meth:`handle` is called with it again, in this worker or
+        in another, and :attr:`parked` says what is known of it. A worker that leaves passes its parked connections on;
+        one that is killed loses them. Only for the usual loop, with the setting ``keepalive``.
+
+        Args:
+            connection: the one that :meth:`handle` was given, with nothing of it buffered in Python.
+            address: its peer's address, likewise.
+            state: what :meth:`handle` wants to know when it has it again; at most 64 KiB.
+            ready: whether it wants it again, in its turn, though nothing more may come: ``state`` has what did.
+
+        Returns:
+            Whether it is kept. If not, it is closed as always: ``keepalive`` is 0, the server stops, the connection has
+            brought ``keepalive_requests``, or TLS is spoken on it, which knows one process alone.
+        """
+        if self._parking is None or (self.handshakes and self._given.tls is not None):
+            return False
+        if HERE.copied and self._given.offspring.keeps:
+            return False  # a process that the handler has forked has it, too
+        return self._parking.park(connection, address, state, ready=ready)
+
+    @property
+    def parked(self) -> Parked | None:
+        """While :meth:`handle` has one that was parked: its ``state``, ``requests`` and ``since``; else None."""
+        one = None if self._parking is None else self._parking.in_hand
+        return one if one is not None and one.requests else None
 
     def refuse(self, connection: socket.socket) -> None:
         """Answer a connection that is shed because all workers are out of descriptors; it is closed afterwards.
@@ -420,7 +406,13 @@ class Worker:
             given = self._given
             given.distress.begin(self._refuse, () if one_at_a_time else given.sockets)
             acceptor: Acceptor | None = given.acceptor
-            if acceptor is None:
+            if given.queue is not None and one_at_a_time:
+                self._parking = Parking(given.settings, given.entry.words)
+                given.distress.parked = self._parking
+                given.offspring.parted.append(self._parking.part)
+                args = given.sockets, given.entry, given.settings, given.log, given.distress
+                acceptor = Keeping(*args, self._parking, given.queue)
+            elif acceptor is None:
                 acceptor = Exclusive(given.sockets, given.entry, given.settings, given.log, given.distress)
             self._acceptor = acceptor
             if given.entry.obeyed is not _RUN:  # after that: the order may come between the two
@@ -446,6 +438,8 @@ class Worker:
         lane = self._entry.lane
         if lane.began:  # the end of what was in hand has been interrupted
             lane.end(lane.began, failed=True)
+            if self._parking is not None:
+                self._parking.abandon()
         self._begin_anew()
         if self._strays is None:
             self._strays = Strays(self.log)

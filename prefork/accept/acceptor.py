@@ -43,6 +43,7 @@ from prefork.config.settings import Settings
 from prefork.errors import ListenerLostError
 from prefork.scoreboard.entry import Entry
 from prefork.system import limits
+from prefork.system.forks import HERE
 from prefork.system.natives import select, socket
 from prefork.system.throttle import Log
 from prefork.system.waiting import readable
@@ -367,8 +368,11 @@ class Exclusive(Acceptor):
         self._epoll.register(entry.stop_fd, select.EPOLLIN)
         # Two descriptors of each listener: the one that is registered, and the one that will be next.
         self._pairs = [[listener.fileno(), os.dup(listener.fileno())] for listener in sockets]
-        for fd, _ in self._pairs:
-            self._epoll.register(fd, _EXCLUSIVE)
+        self._takers: dict[int, Callable[[], Accepted | None]] = {}
+        for pair, listener in zip(self._pairs, sockets, strict=True):
+            self._epoll.register(pair[0], _EXCLUSIVE)
+            self._takers |= dict.fromkeys(pair, self._taker(listener))
+        self._takers[entry.go] = self._stand_behind
         self._epoll.register(entry.go, _EXCLUSIVE | select.EPOLLET)
 
     def connections(self) -> Iterator[Accepted]:
@@ -376,10 +380,7 @@ class Exclusive(Acceptor):
         left = self._left()
         if left is not None:
             yield left
-        epoll, since = self._epoll, 0
-        takers: dict[int, Callable[[], Accepted | None]] = {self._entry.go: self._stand_behind}
-        for pair, listener in zip(self._pairs, self._sockets, strict=True):
-            takers |= dict.fromkeys(pair, self._taker(listener))
+        epoll, takers, since = self._epoll, self._takers, 0
         while not self._recovery.leaving:
             for fd, _ in epoll.poll(maxevents=1):
                 if fd == self._entry.stop_fd:
@@ -392,8 +393,21 @@ class Exclusive(Acceptor):
                 since = 0
                 self._after_a_round()
                 self._stand_behind()
-        epoll.close()
+        self._leave()
         yield from self._drain()
+
+    def _leave(self) -> None:
+        """Wait no more. What has woken this worker may be somebody who waits, and nobody else was told."""
+        self._epoll.close()
+        if not HERE.foreign:
+            self._entry.beckon()
+
+    def _also(self, fd: int, take: Callable[[], Accepted | None]) -> None:
+        """Wait for one more descriptor that all workers share."""
+        pair = [fd, os.dup(fd)]
+        self._epoll.register(fd, _EXCLUSIVE)
+        self._pairs.append(pair)
+        self._takers |= dict.fromkeys(pair, take)
 
     def _stand_behind(self) -> None:
         """Register anew, behind the siblings; the kernel looks then whether somebody waits.

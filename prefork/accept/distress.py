@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import Any
 
 from prefork.config.settings import Settings
@@ -61,8 +61,10 @@ class Distress:
 
     Attributes:
         round: connections between two looks for a leak (count).
+        parked: the connections that are kept: no leak.
     """
 
+    parked: Sized = ()
     _next_shed = 0.0
     _shed = 0
     _confessed = False
@@ -149,7 +151,7 @@ class Distress:
 
     def _confess(self, held: set[int]) -> bool:
         """If this worker holds more than is usual, say what, and ask for a replacement; once."""
-        if self._confessed or len(held) <= self._usual:
+        if self._confessed or len(held) - len(self.parked) <= self._usual:
             return False
         if accepted(held, self._listeners) > 1:
             return False

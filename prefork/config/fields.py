@@ -28,12 +28,25 @@ SOCKETS: Final = "Socket options"
 TLS: Final = "TLS"
 WORKERS: Final = "Workers"
 TIMES: Final = "Time limits"
+KEEPING: Final = "Kept connections"
 RECYCLING: Final = "Replacing workers"
 FAILURES: Final = "When things fail"
 STOPPING: Final = "Stopping"
 APPLICATION: Final = "Application"
 OPERATIONS: Final = "Operations"
-GROUPS: Final = (LISTENING, WORKERS, APPLICATION, TIMES, RECYCLING, STOPPING, OPERATIONS, FAILURES, SOCKETS, TLS)
+GROUPS: Final = (
+    LISTENING,
+    WORKERS,
+    APPLICATION,
+    TIMES,
+    KEEPING,
+    RECYCLING,
+    STOPPING,
+    OPERATIONS,
+    FAILURES,
+    SOCKETS,
+    TLS,
+)
 """The headings, in the order in which help and documentation show them."""
 
 _SHOWN: Final = 60  # characters of a refused value that are repeated in the message about it

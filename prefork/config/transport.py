@@ -24,7 +24,7 @@ class Transport:
         kinds.switch(),
         "Send small writes at once (TCP_NODELAY, tcp(7)).",
     )
-    keepalive: bool = setting(
+    tcp_keepalive: bool = setting(
         False,
         kinds.SOCKETS,
         kinds.switch(),

@@ -270,6 +270,15 @@ class Entry:
         self._rung = now
         self.tell(Kind.LAST_IDLE)
 
+    @property
+    def busy_beside(self) -> bool:
+        """Whether another worker has something in hand, and keeps connections."""
+        for index in range(self.board.entries):
+            words = self.board.entry(index)
+            if index != self.index and words[layout.PID] and words[layout.PARKED] and words[_LANE]:
+                return True
+        return False
+
     def wish(self, why: Why) -> None:
         """Ask the master for a replacement. It stands here too, for a master whose pipe is full."""
         self.words[layout.WISH] = why

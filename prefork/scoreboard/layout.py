@@ -19,6 +19,10 @@ REFUSED               worker   connections shed
 ACCEPTS               worker   1 = by Worker.accept(); 0 = in a loop of its own, on the sockets themselves
 WISH                  worker   why it wants to be replaced (:class:`prefork.scoreboard.events.Why`); 0 = it does not
 ERRORS + place        worker   failed accepts, by errno (:func:`prefork.net.accept_errors.place`)
+PARKED                worker   connections that it keeps, the one in hand included
+REUSED                worker   times that it has served one that was kept before
+HANDED_OVER           worker   kept connections that it has passed on
+EXPIRED EVICTED       worker   kept connections that it has closed: their time was over / to make room
 lane BUSY_SINCE       worker   0 = idle, else monotonic ns at which the connection in hand was accepted
 lane DEADLINE         worker   0 = by the settings, else the monotonic ns that a handler asked for
 lane SERVED FAILED    worker   connections whose handler returned / raised
@@ -51,19 +55,20 @@ SCOREBOARD = "prefork-scoreboard"
 """The name that the memory has in /proc/PID/maps, by which a worker is known; the same in `prefork.net.port_owner`."""
 
 MAGIC = 0x6B726F66657270  # "prefork", little endian
-LAYOUT = 1
+LAYOUT = 2
 
 HEADER_WORDS = 16
 _MAGIC, _LAYOUT, _ENTRIES, _LANES, _STRIDE, HOLD, PROBER, ALL_EXHAUSTED = range(8)
-EXHAUSTED_BY, EXHAUSTED_SINCE, EXHAUSTIONS = range(8, 11)
+EXHAUSTED_BY, EXHAUSTED_SINCE, EXHAUSTIONS, FATE = range(8, 12)
 
 MASTER_WORDS = 8
 PID, SLOT, GENERATION, ORDER, BORN = range(5)
 
-WORKER_WORDS = 40
+WORKER_WORDS = 48
 STATE, STATE_SINCE, LAST_ERRNO, LAST_ERRNO_AT, REFUSED, ACCEPTS, WISH = range(MASTER_WORDS, MASTER_WORDS + 7)
 ERRORS = MASTER_WORDS + 8
 ERROR_PLACES = 32
+PARKED, REUSED, HANDED_OVER, EXPIRED, EVICTED = range(ERRORS + ERROR_PLACES, ERRORS + ERROR_PLACES + 5)
 
 LANE = MASTER_WORDS + WORKER_WORDS
 LANE_WORDS = 32
@@ -103,6 +108,17 @@ class Order(enum.IntEnum):
     """The server stops: accept until the queue is empty, finish, leave."""
     QUIT = 3
     """As SEAL, in a hurry."""
+
+
+class Fate(enum.IntEnum):
+    """What becomes of the parked connections of a worker that leaves."""
+
+    SIBLINGS = 0
+    """They pass to those who serve on, through the return queue."""
+    CLOSED = 1
+    """The server ends: they are answered for the last time, and closed."""
+    HEIR = 2
+    """The server ends, and they pass to its successor, through the return queue."""
 
 
 class State(enum.IntEnum):
@@ -154,6 +170,11 @@ class View:
     last_errno: int
     last_errno_at: int
     refused: int
+    parked: int
+    reused: int
+    handed_over: int
+    expired: int
+    evicted: int
     errors: tuple[int, ...]
     lanes: tuple[Lane, ...]
 
@@ -291,6 +312,15 @@ class Scoreboard:
         self.words[ALL_EXHAUSTED] = all_exhausted
 
     @property
+    def fate(self) -> Fate:
+        """What becomes of parked connections whose worker leaves."""
+        return _FATES[self.words[FATE]]
+
+    @fate.setter
+    def fate(self, fate: Fate) -> None:
+        self.words[FATE] = fate
+
+    @property
     def exhaustion(self) -> ExhaustionState:
         """What is exhausted."""
         return ExhaustionState(self.words[EXHAUSTED_BY], self.words[EXHAUSTED_SINCE], self.words[EXHAUSTIONS])
@@ -354,9 +384,17 @@ class Scoreboard:
             last_errno=_held(errno, _MAX_ERRNO),
             last_errno_at=_moment(words[LAST_ERRNO_AT], born, now),
             refused=_count(words[REFUSED], born, now),
+            parked=_held(words[PARKED], _LARGEST),
+            reused=_count(words[REUSED], born, now),
+            handed_over=_count(words[HANDED_OVER], born, now),
+            expired=_count(words[EXPIRED], born, now),
+            evicted=_count(words[EVICTED], born, now),
             errors=tuple(_count(word, born, now) for word in words[ERRORS : ERRORS + ERROR_PLACES]),
             lanes=lanes,
         )
+
+
+_FATES = tuple(Fate)
 
 
 def finished(words: memoryview[int], born: int) -> int:

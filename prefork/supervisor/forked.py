@@ -25,6 +25,7 @@ from gc import enable, freeze
 from os import getpid
 from typing import NamedTuple
 
+from prefork.accept.assignment import Assignment
 from prefork.accept.failure_streak import EXHAUSTION
 from prefork.accept.offspring import code_of
 from prefork.errors import BootError, PreforkError
@@ -41,7 +42,7 @@ from prefork.system.identity import Identity, assume
 from prefork.system.limits import lower_nofile
 from prefork.system.process import announce_hangup, close, die_with_parent
 from prefork.system.signals import BELL, become_worker
-from prefork.worker import Assignment, Worker
+from prefork.worker import Worker
 
 DUMP_SIGNAL = int(signal.SIGRTMIN) + 1
 """Makes a worker write the tracebacks of all its threads to its report pipe (faulthandler)."""

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from prefork.net.listener import Snapshot
 
-FORMAT = 3
+FORMAT = 4
 
 
 class HandoverError(ValueError):
@@ -68,6 +68,7 @@ class Handover:
         listeners: what listens.
         layout: the layout of scoreboard and events (:data:`prefork.scoreboard.layout.LAYOUT`).
         board events go: descriptors.
+        queue: the ends of the return queue; None when no connections are kept.
         generation size: of the workers.
         draining: slots that go.
         mask: the signal mask that the process had before it blocked what it handles.
@@ -83,6 +84,7 @@ class Handover:
     board: int
     events: tuple[int, int]
     go: int
+    queue: tuple[int, int] | None
     generation: int
     size: int
     draining: tuple[int, ...]
@@ -96,7 +98,7 @@ class Handover:
         members = [fd for record in self.listeners for _, fd in record.members]
         lines = [fd for life in self.workers for fd in (life.pidfd, life.report) if fd is not None]
         boards = {self.board, *(life.board for life in self.workers)}
-        return [*members, *boards, *self.events, self.go, *lines]
+        return [*members, *boards, *self.events, self.go, *(self.queue or ()), *lines]
 
     def encode(self) -> bytes:
         """The record as bytes."""
@@ -118,7 +120,7 @@ class Handover:
             lives = found["workers"]
             for number in range(said, FORMAT):
                 lives = [_TO_THE_NEXT[number](life) if isinstance(life, dict) else life for life in lives]
-            found |= {"format": FORMAT, "workers": lives}
+            found = {"queue": None} | found | {"format": FORMAT, "workers": lives}
         elif said != FORMAT:
             raise HandoverError(f"the hand-over record has format {said!r}; this version reads {FORMAT}")
         record: Handover = _read(cls, found, "record")
@@ -135,7 +137,12 @@ def _say_entry(life: dict[str, Any]) -> dict[str, Any]:
     return {"entry" if name == "seat" else name: value for name, value in life.items()}
 
 
-_TO_THE_NEXT = {1: _say_the_bell, 2: _say_entry}
+def _unchanged(life: dict[str, Any]) -> dict[str, Any]:
+    """Those of the third kept no connections, which is not the worker's part of the record."""
+    return life
+
+
+_TO_THE_NEXT = {1: _say_the_bell, 2: _say_entry, 3: _unchanged}
 """What makes of a worker's record, in an older format, one in the format after it."""
 
 

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from prefork.accept.return_queue import ReturnQueue
 from prefork.config.settings import Settings
 from prefork.errors import OrphansError
 from prefork.net.listener import Listener
@@ -43,6 +44,7 @@ class Holdings:
         events: the pipe that they write to.
         go: readable while workers may accept.
         inert: a socket that does not listen; it takes the listener's place in a worker that is to accept no more.
+        queue: the return queue; None when no connections are kept.
         others: the words of earlier images' scoreboards on which workers still live, by their descriptors.
     """
 
@@ -51,6 +53,7 @@ class Holdings:
     events: EventsPipe
     go: int
     inert: socket.socket
+    queue: ReturnQueue | None = None
     others: Mapping[int, memoryview[int]] = field(default_factory=dict)
 
     @property
@@ -68,7 +71,7 @@ def socket_options(settings: Settings) -> SocketOptions:
         v6only=settings.v6only,
         defer_accept=settings.defer_accept,
         nodelay=settings.nodelay,
-        keepalive=settings.keepalive,
+        keepalive=settings.tcp_keepalive,
         fast_open=settings.fast_open,
         mode=settings.socket_mode,
         user=settings.socket_user or ("" if uid is None else str(uid)),
@@ -112,7 +115,7 @@ def make(
     listeners = listen(addresses, passed=passed, kept=kept, patience=patience, **how)
     _close_at_the_end(listeners, stack)
     fdstore.keep(listeners)
-    if len(listeners) > 1:
+    if len(listeners) > 1 or settings.keepalive:
         for listener in listeners:
             listener.nonblocking()
     with needed("the scoreboard's shared memory", "memfd_create(2), ftruncate(2), fcntl(2), mmap(2)"):
@@ -125,7 +128,7 @@ def make(
     with needed("the word by which workers go on", "eventfd2(2)"):
         go = os.eventfd(0 if settings.takeover else 1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     stack.callback(os.close, go)
-    return Holdings(listeners, board, events, go, _inert(listeners[0], stack))
+    return Holdings(listeners, board, events, go, _inert(listeners[0], stack), _queue(settings, None, stack))
 
 
 def adopt(settings: Settings, folder: str, record: Handover, entries: int, stack: contextlib.ExitStack) -> Holdings:
@@ -162,7 +165,23 @@ def adopt(settings: Settings, folder: str, record: Handover, entries: int, stack
     stack.callback(board.close)
     stack.callback(events.close)
     others = {life.board: _words(life.board) for life in record.workers if life.board != board.fd}
-    return Holdings(listeners, board, events, record.go, _inert(listeners[0], stack), others)
+    if settings.keepalive:
+        for listener in listeners:
+            listener.nonblocking()
+    queue = _queue(settings, record.queue, stack)
+    return Holdings(listeners, board, events, record.go, _inert(listeners[0], stack), queue, others)
+
+
+def _queue(settings: Settings, ends: tuple[int, int] | None, stack: contextlib.ExitStack) -> ReturnQueue | None:
+    """The return queue, a new one or that of an earlier image."""
+    if not settings.keepalive:
+        for fd in ends or ():  # its workers have it open, until the last of them leaves
+            os.close(fd)
+        return None
+    with needed("the queue of kept connections", "socketpair(2)"):
+        queue = ReturnQueue(ends)
+    stack.callback(queue.close)
+    return queue
 
 
 def _inert(listener: Listener, stack: contextlib.ExitStack) -> socket.socket:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from prefork.accept.acceptor import Blocking
+from prefork.accept.assignment import Assignment
 from prefork.accept.distress import Distress
 from prefork.accept.offspring import Offspring
 from prefork.net.listener import Listener
@@ -48,7 +49,7 @@ from prefork.system import process, signals
 from prefork.system.child import Child, Children, ReportPipe
 from prefork.system.identity import Identity
 from prefork.system.natives import socket
-from prefork.worker import Assignment, Worker
+from prefork.worker import Worker
 
 log = logging.getLogger("prefork")
 
@@ -175,7 +176,7 @@ class Spawner:
             grouped: the listeners in which each slot has a socket of its own.
             inert: a socket that does not listen.
             nofile: the soft limit of descriptors that the child is to have.
-            given: the rest of its :class:`~prefork.worker.Assignment`.
+            given: the rest of its :class:`~prefork.accept.assignment.Assignment`.
 
         Raises:
             OSError: there was no pipe to be had, or no watch; nothing is left of the attempt.
@@ -195,7 +196,7 @@ class Spawner:
         offspring = Offspring(entry, dispositions, DUMP_SIGNAL, writer, given["sockets"])
         sockets, settings, say = given["sockets"], given["settings"], given["log"]
         distress = Distress(entry, settings, say, given["workers"])
-        acceptor = Blocking(sockets, entry, settings, say, distress, inert) if len(sockets) == 1 else None
+        acceptor = Blocking(sockets, entry, settings, say, distress, inert) if _blocks(sockets) else None
         assignment = Assignment(entry=entry, distress=distress, acceptor=acceptor, offspring=offspring, **given)
         return Birth(line, announce, build, assignment, start)
 
@@ -369,6 +370,11 @@ class Spawner:
         text = self.report(pid)
         self._lines[pid].report.text.clear()
         return text
+
+
+def _blocks(sockets: Sequence[socket.socket]) -> bool:
+    """Whether a worker may wait in accept(2): an image before this one may have made the listener non-blocking."""
+    return len(sockets) == 1 and os.get_blocking(sockets[0].fileno())
 
 
 def _own_frames(text: str) -> str:

@@ -31,6 +31,7 @@ def write(
         board=held.board.fd,
         events=(held.events.reader, held.events.writer),
         go=held.go,
+        queue=held.queue.ends if held.queue is not None else None,
         generation=goal.generation,
         size=goal.size,
         draining=tuple(goal.draining),

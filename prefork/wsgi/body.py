@@ -54,9 +54,14 @@ class Body(io.RawIOBase):
         self.ended = False
 
     @property
-    def surplus(self) -> bool:
-        """Whether bytes were received that the body has not used."""
-        return bool(self._received)
+    def surplus(self) -> bytes:
+        """What was received and the body has not used; once it has ended, what belongs to the next request."""
+        return self._received
+
+    @property
+    def left(self) -> int | None:
+        """How many bytes of it are still to be read; None when that can't be told, or should not be tried."""
+        return 0 if self.ended else None
 
     def readable(self) -> bool:
         """Always."""
@@ -98,6 +103,11 @@ class LengthBody(Body):
         super().__init__(channel, received, expected=expected)
         self._left = length
 
+    @property
+    def left(self) -> int | None:
+        """How many bytes of it are still to be read; None while the client waits to be asked for them."""
+        return None if self._expected else self._left
+
     def readinto(self, buffer: Any) -> int:
         """Fill ``buffer`` as far as one receive does."""
         size = min(len(buffer), self._left)
@@ -135,9 +145,9 @@ class ChunkedBody(Body):
         self._defect: tuple[int, str] | None = None
 
     @property
-    def surplus(self) -> bool:
-        """Whether bytes were received that the body has not used."""
-        return bool(self._buffer) or super().surplus
+    def surplus(self) -> bytes:
+        """What was received and the body has not used; once it has ended, what belongs to the next request."""
+        return bytes(self._buffer) + self._received
 
     def readinto(self, buffer: Any) -> int:
         """Fill ``buffer`` from the chunk in hand, or from the next."""

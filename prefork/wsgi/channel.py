@@ -82,11 +82,25 @@ class Channel:
         deadline: On the clock of `time.monotonic`: when a wait ends whatever the patience.
         stray: Whether the client may still send, or has sent, what nobody will receive.
         last: Whether the client has announced to send no more requests on the connection.
+        keep: Whether the connection is to be kept after the response.
+        rest: What was received behind the request: it belongs to the next.
         gone: Whether the client can't be answered, or is not to be.
         can_sendfile: Whether `sendfile` may be called.
     """
 
-    __slots__ = ("_connection", "_pace", "_patience", "_told", "_unheard", "deadline", "gone", "last", "stray")
+    __slots__ = (
+        "_connection",
+        "_pace",
+        "_patience",
+        "_told",
+        "_unheard",
+        "deadline",
+        "gone",
+        "keep",
+        "last",
+        "rest",
+        "stray",
+    )
 
     can_sendfile: ClassVar[bool] = True
     _flags: ClassVar[int] = _DONTWAIT
@@ -102,6 +116,24 @@ class Channel:
         self._told = 0.0
         self._unheard = self.stray = True
         self.last = self.gone = False
+        self.keep = False
+        self.rest = b""
+
+    def resume(self) -> None:
+        """The next request begins, on a connection that was kept."""
+        self._patience = self._pace.io_timeout
+        self.stray = True
+        self.last = self.gone = self.keep = False
+
+    @property
+    def secured(self) -> socket.socket | None:
+        """The socket that has taken the place of the one that was given, if one has."""
+        return None
+
+    @property
+    def buffered(self) -> bool:
+        """Whether something waits that was received, and that the socket will not show again."""
+        return bool(self.rest)
 
     def receive(self, size: int) -> bytes:
         """Up to ``size`` bytes, as soon as there are any; b"" when the client has ended its side.

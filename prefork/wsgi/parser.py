@@ -114,8 +114,13 @@ def check_strictness() -> None:
             )
 
 
-def read_head(channel: Channel, options: WSGIOptions) -> tuple[bytes, bytes]:
+def read_head(channel: Channel, options: WSGIOptions, received: bytes = b"") -> tuple[bytes, bytes]:
     """Receive until the empty line that ends the head.
+
+    Args:
+        channel: The connection.
+        options: The limits.
+        received: What came behind the request before.
 
     Returns:
         The head, the empty line included, and what came behind it.
@@ -125,7 +130,7 @@ def read_head(channel: Channel, options: WSGIOptions) -> tuple[bytes, bytes]:
         ClientGoneError: The client closed the connection before it sent anything.
     """
     try:
-        data = channel.receive(_FIRST_RECEIVE)
+        data = received or channel.receive(_FIRST_RECEIVE)
     except RequestError as refusal:
         # Browsers connect ahead of need; an answer here would be taken for that to their next request.
         raise ClientGoneError("no request came") from refusal
@@ -336,6 +341,18 @@ def check_host(environ: dict[str, Any]) -> None:
             raise RequestError(400, "there is no Host")
     elif not valid_host(host):
         raise RequestError(400, "the Host can't be one")
+
+
+@functools.lru_cache(maxsize=64)
+def persists(connection: str, *, http11: bool) -> bool:
+    """Whether the client wants the connection to be kept (RFC 9112, 9.3). Pure.
+
+    Args:
+        connection: The field Connection; "" when there is none.
+        http11: Whether the request is of HTTP/1.1.
+    """
+    options = {option.strip(" \t").lower() for option in connection.split(",")}
+    return "close" not in options and (http11 or "keep-alive" in options)
 
 
 def transfer_length(environ: dict[str, Any]) -> int:

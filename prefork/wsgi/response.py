@@ -44,6 +44,7 @@ class Response:
 
     Args:
         channel: Where it goes.
+        persists: The end of a head that says that the connection is kept.
 
     Attributes:
         http11: Whether the client speaks HTTP/1.1 and so knows chunks.
@@ -64,6 +65,7 @@ class Response:
         "_length",
         "_line",
         "_mute",
+        "_persists",
         "before",
         "begun",
         "head_only",
@@ -73,8 +75,9 @@ class Response:
         "whole",
     )
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, persists: bytes = b"") -> None:
         self._channel = channel
+        self._persists = persists
         self._line = b""
         self._block = b""  # header lines
         self._dated = False
@@ -185,6 +188,7 @@ class Response:
             why: One clause in ASCII.
             fields: Further header lines, each with its CRLF.
         """
+        self._channel.keep = False
         if self.begun:
             return
         head, body = answer(status, why, fields)
@@ -221,8 +225,8 @@ class Response:
                 self._channel.send(head, more=True)
             self._channel.send(piece)
         elif head or piece:
-            # What is held back leaves in one packet with the FIN of the close that follows at once.
-            self._channel.send(head + piece, more=last)
+            # What is held back leaves in one packet with the FIN of the close that follows at once, if one does.
+            self._channel.send(head + piece, more=last and not self._channel.keep)
         if len(piece) < len(data):
             raise ValueError("the response is longer than its Content-Length; the rest was not sent")
 
@@ -269,7 +273,14 @@ class Response:
             self.before()
         self.begun = True
         date = b"" if self._dated else date_line()
-        return b"%b%b%b%bConnection: close\r\n\r\n" % (self._line, self._block, framing, date)
+        return b"%b%b%b%b%b" % (self._line, self._block, framing, date, self._persistence())
+
+    def _persistence(self) -> bytes:
+        """Whether the connection is kept, and the empty line. It is not where its end is what ends the body."""
+        if self._channel.keep and (self._mute or self._chunked or self._length is not None):
+            return self._persists
+        self._channel.keep = False
+        return b"Connection: close\r\n\r\n"
 
     def _send_file(self, wrapper: FileWrapper) -> bool:
         """Send a file by the kernel; False when it has to be read instead."""

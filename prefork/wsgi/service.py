@@ -7,6 +7,7 @@ time, and closes it at once afterwards; `prefork.wsgi.WSGIWorker` is one who doe
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import math
@@ -14,7 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from prefork.accept.offspring import leave
 from prefork.errors import BootError
@@ -35,6 +36,7 @@ from prefork.wsgi.parser import (
     check_strictness,
     expects_continue,
     parse_head,
+    persists,
     read_head,
     transfer_length,
 )
@@ -48,6 +50,12 @@ if TYPE_CHECKING:
 
 Application = Callable[[dict[str, Any], Callable[..., Callable[[bytes], None]]], Iterable[bytes]]
 """What PEP 3333 calls an application."""
+
+DRAINED: Final = 1 << 16
+"""Bytes of a body that an application may leave unread on a connection that is kept."""
+
+_DRAIN_TIME: Final = 1.0  # seconds until the last of them has to be there
+_MARGIN: Final = 5.0  # seconds that clients are told less than for how long a connection is kept
 
 log = logging.getLogger("prefork")
 
@@ -65,6 +73,8 @@ class Service:
         waiting: Told before each wait for a client how many seconds it may last at most, infinity included, and 0 when
             it is over, so that a limit of the worker's busy time can be put off for the client's part of it.
 
+        keepalive: For how many seconds a connection is kept, which clients are told.
+
     Raises:
         PreforkError: The installed httptools is not safe, or the access log can't be opened.
     """
@@ -78,6 +88,7 @@ class Service:
         io_timeout: float = 30.0,
         tls: ssl.SSLContext | None = None,
         waiting: Callable[[float], None] | None = None,
+        keepalive: float = 0.0,
     ) -> None:
         check_strictness()
         options = options or WSGIOptions()
@@ -92,6 +103,7 @@ class Service:
             waiting=waiting,
             silence=silence.allowed if silence.deferred else None,
         )
+        self._persists = _persistence(keepalive)
         self._tls = tls
         self._no_tls = Notice(log)
         if tls is not None:
@@ -107,14 +119,29 @@ class Service:
         with contextlib.suppress(OSError):  # without one, a body that needs a file is answered 503
             tempfile.gettempdir()  # found now, since the search opens files and descriptors may be short later
 
-    def serve_connection(self, connection: socket.socket, address: Any) -> None:
+    def serve_connection(
+        self,
+        connection: socket.socket,
+        address: Any,
+        *,
+        keeps: bool = False,
+        before: Channel | None = None,
+        received: bytes = b"",
+    ) -> Channel | None:
         """Read one request from a connection and answer it.
 
         Neither what a client does wrong is raised nor what the application raises, SystemExit included.
 
         Args:
-            connection: As accept(2) gave it. Who calls closes it at once: the end of the response may leave with that.
+            connection: As accept(2) gave it.
             address: The peer's, as accept(2) gave it.
+            keeps: Whether the connection may be kept after the response.
+            before: What this has returned for the request before; needed under TLS alone.
+            received: What came behind that request (`Channel.rest`).
+
+        Returns:
+            What the connection was served through, when it is to be kept. When it is None, who calls closes the
+            connection at once: the end of the response may leave with that.
 
         Raises:
             BaseException: What a signal's handler or another thread raises outside of the application.
@@ -123,13 +150,14 @@ class Service:
         environ = self._base.copy()
         set_peer(environ, address)
         try:
-            channel = self._channel(connection, environ, began + self._header_timeout)
+            channel = self._channel(connection, environ, began + self._header_timeout, before)
         except HandshakeError as error:
             self._no_tls.tell(logging.INFO, str(error), "no TLS with %s: %s", format_peer(address), error)
-            return
-        response = Response(channel)
+            return None
+        channel.rest = received
+        response = Response(channel, self._persists)
         try:
-            self._serve(channel, connection, environ, response)
+            self._serve(channel, connection, environ, response, keeps=keeps)
         except RequestError as refusal:
             log.debug("refused %s: %d, %s", format_peer(address), refusal.status, refusal)
             _refuse(channel, response, refusal.status, refusal.why)
@@ -142,10 +170,15 @@ class Service:
             _refuse(channel, response, 500, "the request failed")
             raise
         finally:
-            channel.part()
+            keep = channel.keep and response.whole and not channel.gone
+            if not keep:
+                channel.part()
             if self._access is not None and response.status:
-                connection.close()  # nobody waits for a disk
+                if not keep:
+                    connection.close()  # nobody waits for a disk
                 self._access.write(environ, response.status, response.sent, time.monotonic() - began)
+
+        return channel if keep else None
 
     def refuse(self, connection: socket.socket) -> None:
         """Answer 503 (Service Unavailable) to a connection that can't be served now, without waiting for anything.
@@ -169,8 +202,15 @@ class Service:
         if self._access is not None:
             self._access.close()
 
-    def _channel(self, connection: socket.socket, environ: dict[str, Any], deadline: float) -> Channel:
+    def _channel(
+        self, connection: socket.socket, environ: dict[str, Any], deadline: float, before: Channel | None
+    ) -> Channel:
         """What the request comes through; under TLS the handshake is done, and the environ says so."""
+        if isinstance(before, TLSChannel):
+            before.resume()
+            before.deadline = deadline
+            environ.update(before.environ)
+            return before
         if self._tls is None:
             channel = Channel(connection, self._pace)
             channel.deadline = deadline
@@ -184,10 +224,19 @@ class Service:
             raise
         return secured
 
-    def _serve(self, channel: Channel, connection: socket.socket, environ: dict[str, Any], response: Response) -> None:
+    def _serve(
+        self,
+        channel: Channel,
+        connection: socket.socket,
+        environ: dict[str, Any],
+        response: Response,
+        *,
+        keeps: bool,
+    ) -> None:
         """Read the request and answer it."""
         options = self._options
-        head, rest = read_head(channel, options)
+        head, rest = read_head(channel, options, channel.rest)
+        channel.rest = b""
         channel.deadline = math.inf
         response.head_only = head.startswith(b"HEAD ")
         peer = environ["REMOTE_ADDR"]  # "" for a unix socket, whose permissions say who may connect
@@ -204,16 +253,18 @@ class Service:
             apply_forwarded(environ, self._trusts)
         if options.check_client_connection and channel.hung_up():
             raise ClientGoneError("it hung up while it waited")
-        channel.last = environ.get("HTTP_CONNECTION") == "close"
+        wish = environ.get("HTTP_CONNECTION", "")
+        channel.last = wish == "close"
+        channel.keep = keeps and persists(wish, http11=response.http11)
         stored = options.spool == "all" or (options.spool == "chunked" and length == CHUNKED)
         body = open_body(channel, rest, length, options, expected=expected, stored=stored)
         if isinstance(body, io.BytesIO):
             environ["wsgi.input"] = body
-            channel.stray = len(rest) > length
+            channel.rest = rest[length:]
+            channel.stray = bool(channel.rest)
             self._run(channel, environ, response)
             return
-        if expected:
-            response.before = body.forgo_continue
+        response.before = functools.partial(_answer_early, channel, body)
         try:
             if stored:
                 with self._spool(body, environ) as environ["wsgi.input"]:
@@ -221,8 +272,11 @@ class Service:
             else:
                 environ["wsgi.input"] = io.BufferedReader(body, RECEIVE)
                 self._run(channel, environ, response)
+            if channel.keep and not body.ended:
+                _drain(channel, body)
         finally:
-            channel.stray = not body.ended or body.surplus
+            channel.rest = body.surplus
+            channel.stray = not body.ended or bool(channel.rest)
 
     def _spool(self, body: Body, environ: dict[str, Any]) -> IO[bytes]:
         """Receive a whole body before the application runs, and say how long it is."""
@@ -253,6 +307,36 @@ class Service:
             # The environ is the application's to change.
             log.exception("the application failed on %s %s", environ.get("REQUEST_METHOD"), environ.get("REQUEST_URI"))
             _refuse(channel, response, 500, "the application failed")
+
+
+def _answer_early(channel: Channel, body: Body) -> None:
+    """The response begins: the connection is kept if what the application has not read yet is little."""
+    left = body.left
+    if left is None or left > DRAINED:
+        channel.keep = False
+    body.forgo_continue()
+
+
+def _drain(channel: Channel, body: Body) -> None:
+    """Read what the application has left of a body, so that the next request can be found behind it."""
+    channel.deadline = time.monotonic() + _DRAIN_TIME
+    try:
+        while body.read(RECEIVE):
+            pass
+    except (RequestError, ClientGoneError):
+        channel.keep = False
+    if not body.ended:
+        channel.keep = False
+
+
+def _persistence(keepalive: float) -> bytes:
+    """The end of the head of a response on a connection that is kept.
+
+    Clients are told less than what is true (Keep-Alive, RFC 2068, 19.7.1.1): a request that meets the end of the
+    connection on its way is lost.
+    """
+    told = int(keepalive - min(_MARGIN, keepalive / 4))
+    return b"Connection: keep-alive\r\n" + (b"Keep-Alive: timeout=%d\r\n" % told if told else b"") + b"\r\n"
 
 
 def _refuse(channel: Channel, response: Response, status: int, why: str) -> None:

@@ -30,11 +30,14 @@ class TLSChannel(Channel):
         pace: How long its client may make us wait.
         context: From `prefork.net.tls.context_of`.
 
+    Attributes:
+        environ: What `handshake` has given.
+
     Raises:
         HandshakeError: The connection is gone already.
     """
 
-    __slots__ = ("_tls",)
+    __slots__ = ("_tls", "environ")
 
     can_sendfile: ClassVar[bool] = False
     _flags: ClassVar[int] = 0  # a TLS socket takes none; it is made non-blocking
@@ -48,6 +51,7 @@ class TLSChannel(Channel):
         except OSError as error:
             raise HandshakeError(reason(error)) from error
         super().__init__(self._tls, pace)
+        self.environ: dict[str, Any] = {}
 
     def handshake(self) -> dict[str, Any]:
         """Agree on keys, before `deadline`.
@@ -78,7 +82,18 @@ class TLSChannel(Channel):
             environ["SSL_CLIENT_VERIFY"] = "SUCCESS"
             environ["SSL_CLIENT_CERT"] = ssl.DER_cert_to_PEM_cert(certificate)
             environ["SSL_CLIENT_S_DN"] = _distinguished_name(self._tls.getpeercert() or {})
+        self.environ = environ
         return environ
+
+    @property
+    def secured(self) -> socket.socket | None:
+        """The socket that has taken the place of the one that was given."""
+        return self._tls
+
+    @property
+    def buffered(self) -> bool:
+        """Whether something waits that was received, and that the socket will not show again."""
+        return bool(self.rest) or self._tls.pending() > 0
 
     def abort(self) -> None:
         """Close at once, by RST, and without the close_notify that would call a response whole."""

@@ -48,11 +48,25 @@ class WSGIWorker(Worker):
             io_timeout=self.settings.io_timeout,
             tls=self.tls,
             waiting=self._put_off if self.settings.timeout else None,
+            keepalive=self.settings.keepalive,
         )
 
     def handle(self, connection: socket.socket, address: Any) -> None:
         """Serve one request."""
-        self._service.serve_connection(connection, address)
+        parking = self._parking
+        if parking is None:
+            self._service.serve_connection(connection, address)
+            return
+        one = parking.in_hand
+        assert one is not None  # see prefork.accept.kept
+        before: Any = one.local
+        channel = self._service.serve_connection(
+            connection, address, keeps=not parking.last(), before=before, received=one.state
+        )
+        if channel is not None:
+            secured = channel.secured
+            local = None if secured is None else channel
+            parking.park(secured or connection, address, channel.rest, ready=channel.buffered, local=local)
 
     def refuse(self, connection: socket.socket) -> None:
         """Answer 503 to a connection that is shed."""

@@ -1,3 +1,4 @@
+import array
 import errno
 import fcntl
 import os
@@ -144,6 +145,7 @@ def test_every_word_is_viewed_under_its_name(board: Scoreboard) -> None:
     words[layout.STATE], words[layout.STATE_SINCE] = State.STOPPING, now - 3
     words[layout.LAST_ERRNO], words[layout.LAST_ERRNO_AT] = errno.EMFILE, now - 2
     words[layout.REFUSED] = 6
+    words[layout.PARKED : layout.EVICTED + 1] = memoryview(array.array("Q", [3, 30, 4, 2, 1]))
     for place in range(layout.ERROR_PLACES):
         words[layout.ERRORS + place] = 100 + place
     lane = layout.LANE
@@ -164,6 +166,11 @@ def test_every_word_is_viewed_under_its_name(board: Scoreboard) -> None:
         last_errno=errno.EMFILE,
         last_errno_at=now - 2,
         refused=6,
+        parked=3,
+        reused=30,
+        handed_over=4,
+        expired=2,
+        evicted=1,
         errors=tuple(range(100, 100 + layout.ERROR_PLACES)),
         lanes=(
             layout.Lane(

@@ -242,6 +242,11 @@ def view(lane: Lane | None = None, *, refused: int = 0, errors: dict[str, int] |
         last_errno=0,
         last_errno_at=0,
         refused=refused,
+        parked=0,
+        reused=0,
+        handed_over=0,
+        expired=0,
+        evicted=0,
         errors=tuple(counted),
         lanes=(lane or lane_of(),),
     )

@@ -44,6 +44,7 @@ RECORD = Handover(
     board=6,
     events=(7, 8),
     go=9,
+    queue=(15, 16),
     generation=3,
     size=4,
     draining=(),
@@ -75,7 +76,7 @@ def test_images_that_said_seat_are_read() -> None:
 
 
 def test_every_descriptor_comes_through() -> None:
-    assert sorted(RECORD.descriptors) == [3, 4, 5, 6, 7, 8, 9, 11, 12, 13]
+    assert sorted(RECORD.descriptors) == [3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,71 @@
+"""What the master gives a worker on its way. Made by the MASTER, read by the WORKER."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prefork.accept.acceptor import Blocking
+from prefork.accept.distress import Distress
+from prefork.accept.offspring import Offspring
+from prefork.accept.return_queue import ReturnQueue
+from prefork.config.settings import Settings
+from prefork.hooks import Hooks
+from prefork.scoreboard.entry import Entry
+from prefork.system.natives import socket
+
+if TYPE_CHECKING:
+    import ssl
+
+logger = logging.getLogger("prefork")
+
+
+class Log(logging.LoggerAdapter[logging.Logger]):
+    """Says which worker speaks.
+
+    Args:
+        slot: its slot.
+        generation: its generation.
+    """
+
+    def __init__(self, slot: int, generation: int) -> None:
+        super().__init__(logger, {"slot": slot, "generation": generation})
+
+    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The message with its speaker before it."""
+        extra = self.extra or {}
+        return f"worker {extra['slot']}: {msg}", {**kwargs, "extra": extra}
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What the master gives a worker on its way."""
+
+    slot: int
+    generation: int
+    settings: Settings
+    hooks: Hooks | None
+    """None when there is none for a worker to call."""
+    sockets: tuple[socket.socket, ...]
+    """What it accepts on."""
+    entry: Entry
+    distress: Distress
+    """What is done when descriptors run out."""
+    acceptor: Blocking | None
+    """How it accepts in the usual way; None with several listeners, for which each worker needs descriptors first."""
+    log: logging.LoggerAdapter[logging.Logger]
+    queue: ReturnQueue | None
+    """Through which workers pass connections on; None when none are kept."""
+    limit: int
+    """After how many connections it asks for a replacement; 0 = never."""
+    workers: int
+    """How many workers there are to be in all."""
+    elastic: bool
+    """Whether the server grows and shrinks with the load, so that the last idle worker has to ring."""
+    tls: ssl.SSLContext | None
+    """What connections are secured with; None leaves them plain."""
+    server: object
+    """What hooks are given as the server."""
+    offspring: Offspring
+    """What becomes of processes that the application forks."""

@@ -1,0 +1,251 @@
+"""How a worker accepts that keeps connections: it waits for all that may bring it work in one epoll. WORKER.
+
+That is the way of several listeners (`prefork.accept.acceptor.Exclusive`), with two more things to wait for: an epoll
+with its parked connections, and the return queue, through which others pass it theirs. While its own have something to
+say, they are asked first, `AT_ONCE` of them; then it looks once at all the rest, without waiting. So who is kept costs
+a part of a system call, and who is new does not wait for long.
+
+The end of a worker is not the end of its connections. On an order to leave they go through the return queue, to
+siblings, or to the successor of the whole server; only where nobody comes after us they are waited for, so that who
+speaks within ``keepalive_min_timeout`` is answered for the last time, and then closed.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Final
+
+from prefork.accept.acceptor import Accept, Accepted, Exclusive
+from prefork.accept.distress import Distress
+from prefork.accept.parking import AT_ONCE, Parked, Parking
+from prefork.accept.rescue import Rescue
+from prefork.accept.return_queue import ReturnQueue
+from prefork.config.settings import Settings
+from prefork.scoreboard.entry import Entry
+from prefork.scoreboard.layout import Fate, Order
+from prefork.system.forks import HERE
+from prefork.system.natives import select, socket
+from prefork.system.throttle import Log
+from prefork.system.waiting import readable
+
+_FOR_WANT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_LOOK: Final = 0.05  # seconds between two looks at whether there is room in the return queue
+
+
+class Keeping(Exclusive):
+    """WORKER. One listener or several, all non-blocking, and connections that are kept.
+
+    Args:
+        parking: the parked connections.
+        queue: the return queue; the others are as for `Exclusive`.
+
+    Attributes:
+        parking: as it was given.
+        rescue: what looks after the parked ones while this thread is stuck.
+
+    Raises:
+        OSError: no descriptor for what it needs.
+    """
+
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        entry: Entry,
+        settings: Settings,
+        log: Log,
+        distress: Distress,
+        parking: Parking,
+        queue: ReturnQueue,
+    ) -> None:
+        super().__init__(sockets, entry, settings, log, distress)
+        self._parking = self.parking = parking
+        self._queue = queue
+        self.rescue = Rescue(parking, self.pass_on)
+        self._patience = settings.keepalive_min_timeout
+        self._back: list[Parked] = []  # taken out of the queue, and not served yet
+        self._over = False
+        # In place of each connection, which is the parking's: whoever has this one closes nothing.
+        self._nobody = socket.socket()
+        self._nobody.close()
+        self._also(queue.outward.fileno(), self._take_back)
+        self._epoll.register(parking.fileno(), select.EPOLLIN)
+        parking.moved = self._follow
+
+    def connections(self) -> Iterator[Accepted]:
+        """As `Acceptor.connections`, but `Parking.in_hand` is what is to be served, and the socket given is closed."""
+        parking = self._parking
+        parking.begin_anew()
+        left = self._left()
+        if left is not None:
+            parking.in_hand = Parked(*left)
+        if parking.in_hand is not None:
+            yield self._nobody, parking.in_hand.address
+        if not self._over:
+            yield from self._serve()
+            self._over = True
+            self._leave()
+        for accepted in self._drain():
+            parking.in_hand = Parked(*accepted)
+            yield self._nobody, accepted[1]
+        yield from self._take_leave()
+        self.rescue.end()
+
+    def _serve(self) -> Iterator[Accepted]:
+        parking, epoll, recovery = self._parking, self._epoll, self._recovery
+        members, turn, one_round = parking.members, parking.turn, self._distress.round
+        nobody, takers, since = self._nobody, self._takers, 0
+        while not recovery.leaving:
+            if self._back:
+                self._admit()
+            spoke = parking.look(0, AT_ONCE) if members else ()
+            for fd, _ in spoke:
+                one = members.get(fd)
+                if one is None:
+                    parking.stranger(fd)
+                    continue
+                parking.in_hand = one
+                yield nobody, one.address
+                since += 1
+            if turn:
+                yield from self._take_turns()
+            for fd, _ in epoll.poll(0 if spoke or turn else parking.expire(), 1):
+                taker = takers.get(fd)
+                accepted = None if taker is None else taker()  # else a parked one speaks, or there is an order to leave
+                if accepted is not None:
+                    parking.in_hand = Parked(*accepted)
+                    yield nobody, accepted[1]
+                    since += 1
+            if since >= one_round:
+                since = 0
+                parking.expire()
+                self._after_a_round()
+                self._stand_behind()
+
+    def _take_turns(self) -> Iterator[Accepted]:
+        """Serve those who are ready by themselves, each once."""
+        parking = self._parking
+        for one in [*parking.turn.values()]:
+            if parking.turn.pop(one.fd, None) is one:
+                parking.in_hand = one
+                yield self._nobody, one.address
+
+    def _follow(self, old: int, new: int) -> None:
+        if not self._over:
+            self._epoll.unregister(old)
+            self._epoll.register(new, select.EPOLLIN)
+
+    # What the return queue brings.
+
+    def _take_back(self) -> None:
+        """Take what somebody has passed on."""
+        self._back += self._queue.take() or ()
+
+    def _admit(self) -> None:
+        """Park what was taken out of the return queue."""
+        while self._back:
+            one = self._back[-1]
+            if not self._parking.admit(one):
+                one.connection.close()
+            self._back.pop()
+
+    # Want of descriptors.
+
+    def _recover(self, error: OSError, listener: socket.socket, accept: Accept) -> Accepted | None:
+        """As `Acceptor._recover`, but the oldest parked connections go first."""
+        while error.errno in _FOR_WANT and self._parking.evict():
+            try:
+                self._attempt(accept)
+            except OSError as again:
+                self._own(again)
+                error = again
+            else:
+                return self._left()
+        return super()._recover(error, listener, accept)
+
+    def handler_exhausted(self) -> None:
+        """A handler has met the limit of descriptors."""
+        if not self._parking.evict():
+            super().handler_exhausted()
+
+    def _wait_for(self, seconds: float | None, *descriptors: int) -> None:
+        """As `Acceptor._wait_for`; those who speak meanwhile are passed on."""
+        end = None if seconds is None else time.monotonic() + seconds
+        while self._parking.members and not self._recovery.sealed:
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            stop = () if self._recovery.leaving else (self._entry.stop_fd,)
+            readable(*descriptors, *stop, self._parking.fileno(), seconds=left)
+            if not readable(self._parking.fileno()):
+                return
+            if not self.pass_on([self._parking.members[fd] for fd, _ in self._parking.look(0, AT_ONCE)]):
+                break
+        super()._wait_for(None if end is None else end - time.monotonic(), *descriptors)
+
+    # The end.
+
+    def pass_on(self, some: list[Parked]) -> int:
+        """Put parked connections into the return queue; how many."""
+        try:
+            count = self._queue.put(some) if some else 0
+        except OSError as error:
+            self._log.error("connections can't be passed on: %s", error)
+            return 0
+        self._parking.handed_over(some[:count])
+        return count
+
+    @property
+    def _fate(self) -> Fate:
+        """What becomes of the parked connections of a worker that leaves now."""
+        return Fate.CLOSED if self._entry.orphaned else self._entry.board.fate
+
+    def _take_leave(self) -> Iterator[Accepted]:
+        """The end of what is kept here: it is passed on, or has its last word."""
+        parking = self._parking
+        if HERE.foreign:
+            return
+        end = time.monotonic() + self._patience
+        while self._fate is not Fate.CLOSED:
+            self._admit()
+            free = list(islice((one for one in parking.members.values() if one.local is None), AT_ONCE))
+            if not free:
+                break
+            if not self.pass_on(free):
+                yield from self._hear(_LOOK)
+        parking.closing = True
+        while True:
+            quick = self._entry.obeyed is Order.QUIT
+            left = 0.0 if quick else max(0.0, end - time.monotonic())
+            yield from self._hear(min(left, _LOOK) if self._others_pass() else left)
+            if not left or not (parking.members or self._others_pass()):
+                break
+        for one in [*parking.members.values()]:
+            parking.close(one)
+
+    def _others_pass(self) -> bool:
+        """Whether a sibling is with a connection, so that others of its may come through the return queue."""
+        return self._fate is Fate.CLOSED and self._entry.busy_beside
+
+    def _hear(self, seconds: float) -> Iterator[Accepted]:
+        """Wait until somebody speaks, here or among what was passed on, and serve him."""
+        parking, queue = self._parking, self._queue.outward.fileno()
+        closed = self._fate is Fate.CLOSED
+        self._admit()
+        yield from self._take_turns()
+        if not parking.members and not closed:
+            return
+        readable(parking.fileno(), *([queue] if closed else []), seconds=seconds)
+        if closed:
+            self._take_back()
+            self._admit()
+            yield from self._take_turns()
+        for fd, _ in parking.look(0, AT_ONCE):
+            one = parking.members.get(fd)
+            if one is None:
+                parking.stranger(fd)
+                continue
+            parking.in_hand = one
+            yield self._nobody, one.address

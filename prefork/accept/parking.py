@@ -1,0 +1,281 @@
+"""A worker's parked connections: those that are kept and on which nothing is in hand. WORKER.
+
+They stand in an epoll of their own, level-triggered, in which a connection stays as long as it is kept here, also while
+it is in hand: nobody looks meanwhile, so a kept request costs no epoll_ctl(2). Only where somebody does look, because
+the main thread is stuck (`prefork.accept.rescue`), the one in hand is taken out until it is parked again.
+
+All have the same time, so who was parked first is due first: the order of arrival is kept, and the front is looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice, takewhile
+from resource import RLIMIT_NOFILE, getrlimit
+from time import monotonic
+from typing import Any, Final
+
+from prefork.config.keeping import Keeping
+from prefork.net.lingering import ours
+from prefork.scoreboard.layout import EVICTED, EXPIRED, HANDED_OVER, PARKED, REUSED
+from prefork.system.forks import HERE, end_for_all
+from prefork.system.natives import select, socket
+
+AT_ONCE: Final = 16
+"""Connections that speak, taken in one look: then others have their turn."""
+
+STATE: Final = 1 << 16
+"""Bytes of state that a connection may have, so that it can be passed on."""
+
+_SHARE: Final = 2  # of the descriptors that a worker may have, one part may be parked
+_TOGETHER: Final = 1.0  # seconds
+_EVICTED: Final = 16  # connections closed at once for want of descriptors
+_READ: Final = int(select.EPOLLIN)
+
+
+class Parked:
+    """One connection that is kept.
+
+    Attributes:
+        connection: the socket.
+        address: the peer's, as accept(2) gave it.
+        fd: its descriptor, for as long as it is kept here.
+        requests: how many it has brought so far (count).
+        since: when it was parked (monotonic seconds).
+        state: what the handler wants to know when it has it again.
+        ready: whether the handler wants it again though nothing more may come.
+        local: what can't leave this process with it; None lets it go anywhere.
+        watched: whether it is in the epoll.
+    """
+
+    __slots__ = ("address", "connection", "fd", "local", "ready", "requests", "since", "state", "watched")
+
+    def __init__(self, connection: socket.socket, address: Any, requests: int = 0, state: bytes = b"") -> None:
+        self.connection = connection
+        self.address = address
+        self.fd = connection.fileno()
+        self.requests = requests
+        self.state = state
+        self.since = 0.0
+        self.local: object = None
+        self.ready = self.watched = False
+
+
+class Parking:
+    """The parked connections of one worker. Used by its main thread; by the rescue while that is stuck.
+
+    Args:
+        settings: keepalive in seconds, keepalive_requests and max_parked as counts.
+        words: the worker's entry of the scoreboard.
+
+    Attributes:
+        closing: whether none is kept any more: who speaks is answered for the last time.
+        in_hand: the one that is being served, or is to be at once; a new one is here, too.
+        members: all of them, the one in hand included, the oldest first.
+        turn: those that are ready by themselves.
+
+    Raises:
+        OSError: no descriptor for the epoll.
+    """
+
+    def __init__(self, settings: Keeping, words: memoryview[int]) -> None:
+        self.closing = False
+        self.in_hand: Parked | None = None
+        self.members: OrderedDict[int, Parked] = OrderedDict()
+        self.turn: OrderedDict[int, Parked] = OrderedDict()
+        self.seconds = settings.keepalive
+        self._requests = settings.keepalive_requests
+        self._most = settings.max_parked or max(1, getrlimit(RLIMIT_NOFILE)[0] // _SHARE)
+        self._again = False
+        self._due = 0.0
+        self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
+        self.look: Callable[[float, int], list[tuple[int, int]]] = self._epoll.poll
+        self.words = words
+        self._reused = self._expired = self._evicted = self._handed_over = 0
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def fileno(self) -> int:
+        """The epoll's descriptor; readable while one of them speaks."""
+        return self._epoll.fileno()
+
+    # What the handler asks for.
+
+    def park(self, connection: socket.socket, address: Any, state: bytes, *, ready: bool, local: object = None) -> bool:
+        """Keep the connection in hand when its handler returns; whether that can be done."""
+        one = self.in_hand
+        if one is None or self.last() or connection.fileno() < 0 or len(state) > STATE:
+            return False
+        if one.connection is not connection:
+            one.connection, one.address, one.fd = connection, address, connection.fileno()
+        one.state, one.ready, one.local, self._again = state, ready, local, True
+        return True
+
+    def last(self) -> bool:
+        """Whether the request in hand is the last of its connection, as far as can be told now."""
+        one = self.in_hand
+        return self.closing or one is None or one.requests + 1 >= self._requests
+
+    # What the loop asks for.
+
+    def over(self, one: Parked, *, failed: bool) -> None:
+        """The handler has returned: park the connection if it has asked for that, else close it."""
+        again, self._again, self.in_hand = self._again, False, None
+        if one.requests:
+            self._reused = self.words[REUSED] = self._reused + 1
+        one.requests += 1
+        if again and not failed and self.admit(one):
+            return
+        if one.watched:
+            self.forget(one)
+        connection = one.connection
+        if HERE.copied:
+            end_for_all(connection)
+            HERE.copied = False
+        connection.close()
+        if connection.fileno() >= 0:
+            # The handler keeps a file on it (makefile), and the client would wait for the end for as long.
+            os.close(connection.detach())
+
+    def admit(self, one: Parked) -> bool:
+        """Park a connection; False when the kernel has no room for it: it is to be closed."""
+        fd, members = one.fd, self.members
+        if not one.watched:
+            if len(members) >= self._most and fd not in members:
+                self.evict(len(members) - self._most + 1)
+            try:
+                self._epoll.register(fd, _READ)
+            except OSError:
+                self.forget(one)
+                return False
+            one.watched = True
+            members[fd] = one
+            self.words[PARKED] = len(members)
+        members.move_to_end(fd)
+        if one.ready:
+            self.turn[fd] = one
+        one.since = monotonic()
+        return True
+
+    def look_away(self, one: Parked) -> None:
+        """Wait no more for this one, until it is parked again."""
+        if one.watched:
+            one.watched = False
+            self._epoll.unregister(one.fd)
+
+    def forget(self, one: Parked) -> None:
+        """Keep a connection no more. Nothing is done to it itself."""
+        if one.watched:
+            one.watched = False
+            try:
+                # Its close does not do that while another process has a copy of it (epoll(7)).
+                self._epoll.unregister(one.fd)
+            except OSError:
+                pass  # it is closed, and perhaps another has its number
+        if self.members.get(one.fd) is one:
+            del self.members[one.fd]
+            self.turn.pop(one.fd, None)
+            self.words[PARKED] = len(self.members)
+
+    def close(self, one: Parked) -> None:
+        """End one that is silent, so that a request that is under way is no reason for a reset."""
+        self.forget(one)
+        local = one.local
+        if local is None:
+            ours.take(one.connection)
+        else:
+            local.close()  # type: ignore[attr-defined]  # a channel under TLS, which has to say goodbye
+
+    def stranger(self, fd: int) -> None:
+        """The epoll tells of a descriptor that is none of these."""
+        try:
+            self._epoll.unregister(fd)
+        except OSError:
+            # It is closed, and another process has a copy of what it was: nothing but a new epoll gets rid of it.
+            self._renew()
+
+    def _renew(self) -> None:
+        made = select.epoll(flags=select.EPOLL_CLOEXEC)
+        for one in self.members.values():
+            if one.watched:
+                made.register(one.fd, _READ)
+        old, self._epoll = self._epoll, made
+        self.look = made.poll
+        self.moved(old.fileno(), made.fileno())
+        old.close()
+
+    moved: Callable[[int, int], object] = staticmethod(lambda *_: None)
+    """Told that another epoll is waited for in place of the first."""
+
+    # Ends.
+
+    def expire(self) -> float | None:
+        """Close those whose time is over.
+
+        Returns:
+            Seconds until the next is due, with some to spare so that those who came one after another are closed
+            together; None when there is none.
+        """
+        now = monotonic()
+        if now < self._due and self.members:
+            return self._due - now
+        old = now - self.seconds
+        gone = list(takewhile(lambda one: one.since <= old, self._idle()))
+        for one in gone:
+            self._expired = self.words[EXPIRED] = self._expired + 1
+            self.close(one)
+        for one in self._idle():
+            self._due = max(now + _TOGETHER, one.since + self.seconds)
+            return self._due - now
+        self._due = 0.0
+        return None
+
+    def _idle(self) -> Iterator[Parked]:
+        """Those that are not in hand, the oldest first."""
+        return (one for one in self.members.values() if one is not self.in_hand)
+
+    def evict(self, count: int = 0) -> bool:
+        """Close some of the oldest, for want of descriptors or of room; whether there were some."""
+        found = list(islice(self._idle(), count or _EVICTED))
+        for one in found:
+            self._evicted = self.words[EVICTED] = self._evicted + 1
+            self.forget(one)
+            if one.local is None:
+                one.connection.close()
+            else:
+                one.local.close()  # type: ignore[attr-defined]  # as above
+        return bool(found)
+
+    def handed_over(self, some: Sequence[Parked]) -> None:
+        """These have been given to somebody else."""
+        for one in some:
+            self.forget(one)
+            one.connection.close()
+        self._handed_over = self.words[HANDED_OVER] = self._handed_over + len(some)
+
+    def abandon(self) -> None:
+        """An exception has come while one was served: it is closed, since nobody knows how far it has come."""
+        one, self.in_hand, self._again = self.in_hand, None, False
+        if one is not None:
+            self.forget(one)
+            one.connection.close()
+
+    def begin_anew(self) -> None:
+        """Those who were ready are: an exception may have ended who served them."""
+        self._again = False
+        for fd, one in self.members.items():
+            if one.ready:
+                self.turn[fd] = one
+
+    def part(self) -> None:
+        """In a process that the application has forked: have none of them but the one in hand."""
+        for one in [*self.members.values()]:
+            if one is not self.in_hand:
+                one.connection.close()
+        self.members.clear()
+        self.turn.clear()
+        self._epoll.close()  # and nothing is taken out of it: the parent shares it
+        self.closing = True

@@ -1,0 +1,162 @@
+"""``prefork wsgi --keepalive``: what is kept, what is closed, and that connections outlive workers."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from prefork.testing.server import Server, running
+from tests.support.kept import Client, Crowd
+from tests.wsgi.harness import ROOT, WITHIN, get, post
+
+
+@contextmanager
+def keeping(target: str, *flags: str, workers: int = 2) -> Iterator[Server]:
+    command = [sys.executable, "-m", "prefork", "wsgi", target, "--bind", "127.0.0.1:0", "--workers", str(workers)]
+    with running([*command, "--keepalive", "75", *flags], cwd=ROOT, within=WITHIN) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[Server]:
+    with keeping("tests.wsgi.apps:echo") as server:
+        yield server
+
+
+@pytest.fixture
+def client(echo: Server) -> Iterator[Client]:
+    one = Client(echo.address)
+    yield one
+    one.close()
+
+
+def test_a_connection_is_kept_and_says_so(client: Client) -> None:
+    for number in range(3):
+        assert client.ask(post(b"hello %d" % number)) == b"hello %d" % number
+        assert (client.fields["connection"], client.fields["keep-alive"]) == ("keep-alive", "timeout=70")
+
+
+@pytest.mark.parametrize(
+    ("request_", "kept"),
+    [
+        (get("/", "Connection: close"), False),
+        (get("/", "Connection: Keep-Alive, CLOSE"), False),
+        (get("/", "Connection: TE"), True),
+        (get("/", version="1.0"), False),
+        (get("/", "Connection: keep-alive", version="1.0"), True),
+        (get("/", "Connection: keep-alive, close", version="1.0"), False),
+    ],
+)
+def test_the_client_has_the_last_word(client: Client, request_: bytes, kept: bool) -> None:
+    assert client.ask(request_) == b""
+    assert client.closes is not kept
+    if kept:
+        assert client.ask(post(b"again")) == b"again"
+    else:
+        assert client.over()
+
+
+@pytest.mark.parametrize(
+    "defect", [b"nonsense\r\n\r\n", get("/", "Host: a", "Transfer-Encoding: x"), get("/", "X: \x01")]
+)
+def test_an_answer_of_the_servers_own_is_the_last(client: Client, defect: bytes) -> None:
+    assert client.ask(post(b"good")) == b"good"
+    client.send(defect + get("/smuggled"))
+    assert client.answer() is not None
+    assert client.status in {400, 501}
+    assert client.closes
+    assert client.over()
+
+
+def test_pipelined_requests_are_answered_in_order(client: Client) -> None:
+    bodies = [b"%d" % number * number for number in range(1, 40)]
+    chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfour\r\n0\r\nTrailer: x\r\n\r\n"
+    client.send(b"".join(post(body) for body in bodies[:20]) + chunked + b"".join(map(post, bodies[20:])))
+    assert [client.answer() for _ in bodies[:20]] == bodies[:20]
+    assert client.answer() == b"four"
+    assert [client.answer() for _ in bodies[20:]] == bodies[20:]
+
+
+def test_a_request_in_pieces_behind_another(client: Client) -> None:
+    whole = post(b"a" * 5000) + post(b"b" * 70_000) + post(b"c")
+    for at in range(0, len(whole), 1777):
+        client.send(whole[at : at + 1777])
+    assert [client.answer() for _ in range(3)] == [b"a" * 5000, b"b" * 70_000, b"c"]
+
+
+def test_a_body_that_the_application_leaves_unread() -> None:
+    with keeping("tests.wsgi.apps:ignore_body", "--spool", "none", workers=1) as server:
+        client = Client(server.address)
+        client.send(post(b"x" * 60_000) + get())  # little: it is read, and the next request is found behind it
+        assert (client.answer(), client.closes) == (b"ignored", False)
+        assert (client.answer(), client.closes) == (b"ignored", False)
+        client.send(post(b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n" * 10_000))  # much
+        assert (client.answer(), client.closes) == (b"ignored", True)
+        assert client.over()
+        client.close()
+        for lines in (["Expect: 100-continue", "Content-Length: 5"], ["Transfer-Encoding: chunked"]):
+            client = Client(server.address)
+            client.send(get("/", *lines, method="POST"))  # what follows may be the body, or not
+            assert (client.answer(), client.closes) == (b"ignored", True)
+            assert client.over()
+            client.close()
+
+
+def test_a_connection_brings_so_many_requests() -> None:
+    with keeping("tests.wsgi.apps:echo", "--keepalive-requests", "3", workers=1) as server:
+        client = Client(server.address)
+        assert [(client.ask(get()), client.closes) for _ in range(3)] == [(b"", False), (b"", False), (b"", True)]
+        assert client.over()
+        client.close()
+
+
+def test_who_is_silent_for_too_long_is_closed_and_the_oldest_make_room() -> None:
+    with keeping("tests.wsgi.apps:echo", "--keepalive", "1.5", "--max-parked", "3", workers=1) as server:
+        clients = [Client(server.address) for _ in range(5)]
+        assert [client.ask(get()) for client in clients] == [b""] * 5
+        assert clients[0].over()
+        assert clients[1].over()
+        assert clients[3].ask(get()) == b""
+        assert clients[2].over()
+        assert clients[3].over()
+        for client in clients:
+            client.close()
+
+
+def reload(server: Server) -> None:
+    """Have all workers replaced, and wait until the old ones are gone."""
+    before = set(server.workers())
+    server.signal(signal.SIGHUP)
+    server.wait_for(lambda: not before & set(server.workers()), message="the old workers are still there")
+
+
+def test_workers_come_and_go_and_connections_stay(echo: Server) -> None:
+    crowd = Crowd(echo.address, clients=12, think=0.01)
+    for _ in range(2):
+        reload(echo)
+    echo.signal(signal.SIGTTOU)
+    echo.wait_for(lambda: len(echo.workers()) == 1)
+    echo.signal(signal.SIGTTIN)
+    echo.wait_for(lambda: len(echo.workers()) == 2)
+    crowd.stop()
+    assert crowd.counts["connections"] == 12
+    assert (crowd.counts["lost"], crowd.counts["closed"], crowd.losses) == (0, 0, [])
+    assert crowd.counts["answered"] > 100
+
+
+def test_a_stop_answers_whoever_speaks_in_time_and_loses_nobody() -> None:
+    with keeping("tests.wsgi.apps:echo") as server:
+        silent = Client(server.address)
+        assert silent.ask(get()) == b""
+        crowd = Crowd(server.address, clients=8, think=0.04, reconnects=False)
+        server.wait_for(lambda: crowd.counts["answered"] > 100)
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        crowd.stop()
+        assert (crowd.counts["lost"], crowd.counts["closed"], crowd.losses) == (0, 8, [])
+        assert silent.over()
+        silent.close()
