@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from prefork.cli.top_view import Board
+from prefork.cli.top_view import TopView
 from prefork.services.control import Client
 from prefork.testing import Load, running_target
 
@@ -38,7 +38,7 @@ def main() -> int:
         Path(folder, "shop.py").write_text(APP)
         control = os.path.join(folder, "shop.control")
         with running_target("shop:handle", app_dir=folder, workers=8, control=control) as server:
-            board = Board()
+            view = TopView()
             with Client(control) as client:
                 for sample in range(SAMPLES):
                     clients = 2 + 14 * (1 + sample // 12) % 31
@@ -46,9 +46,9 @@ def main() -> int:
                         time.sleep(INTERVAL)  # the picture shows time passing
                         if sample == SAMPLES - 3:
                             os.kill(server.workers()[2], signal.SIGKILL)
-                        board.take(client.status())
+                        view.take(client.status())
     console = Console(record=True, width=80, height=22, file=open(os.devnull, "w"))  # noqa: SIM115  # of one run
-    console.print(board.picture(80, 22), end="")
+    console.print(view.picture(80, 22), end="")
     (ROOT / "docs" / "top.svg").write_text(console.export_svg(title="prefork top"), encoding="utf-8")
     return 0
 

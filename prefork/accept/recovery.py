@@ -30,7 +30,7 @@ from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.events import Kind, Why
 from prefork.scoreboard.layout import Order, State
 from prefork.system.natives import socket
-from prefork.system.throttle import Log, Notice
+from prefork.system.throttle import Log, Throttle
 from prefork.system.waiting import readable
 
 _RUN = Order.RUN
@@ -128,7 +128,7 @@ class Recovery:
         if reaction in _AT_ONCE:
             streak.fruitless += 1
             if streak.fruitless <= table.DEAD_IN_A_ROW:
-                self._notice.tell(logging.DEBUG, number, "accept fails: %s; trying again at once", _describe(error))
+                self._throttle.tell(logging.DEBUG, number, "accept fails: %s; trying again at once", _describe(error))
                 return Do.AGAIN
         if reaction in _FOR_GOOD:
             listens = bool(_listens(listener))
@@ -137,9 +137,9 @@ class Recovery:
         return self._back_off(reaction, error, streak)
 
     @functools.cached_property
-    def _notice(self) -> Notice:
+    def _throttle(self) -> Throttle:
         """Where trouble is told; made when there is some."""
-        return Notice(self._log)
+        return Throttle(self._log)
 
     def _back_off(self, reaction: Reaction, error: OSError, streak: FailureStreak) -> Rest:
         """Out of the kernel's wait queue for a growing time, so that siblings get the connections; also this one."""
@@ -148,7 +148,7 @@ class Recovery:
         news = number != streak.errno
         seconds = streak.wait(number, reaction)
         level = _LEVELS.get(reaction, logging.WARNING)
-        self._notice.tell(level, (number, "waits"), "accept fails: %s; backing off", _describe(error))
+        self._throttle.tell(level, (number, "waits"), "accept fails: %s; backing off", _describe(error))
         if not self.leaving:
             entry.enter(State.BACKING_OFF)
         # Again when nobody holds for it: then the master has taken it for over, and it is not.
@@ -184,7 +184,7 @@ class Recovery:
                 entry.relieved(streak.errno)
             if not self.leaving:
                 entry.enter(State.SERVING)
-            self._notice.end("accept goes on; it had failed %d times", streak.failures)
+            self._throttle.end("accept goes on; it had failed %d times", streak.failures)
             streak.relieved()
 
     def over(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 
-from prefork.system.throttle import Log, Notice
+from prefork.system.throttle import Log, Throttle
 
 MOST = 1000
 """How many in a row, each at once after the one before, are no accident any more."""
@@ -25,7 +25,7 @@ class Strays:
     """
 
     def __init__(self, log: Log) -> None:
-        self._notice = Notice(log)
+        self._throttle = Throttle(log)
         self._row = 0
         self._last = 0.0
 
@@ -43,4 +43,4 @@ class Strays:
         # Ctrl-C comes to all processes of a terminal, and the master is who decides what it means.
         level = logging.DEBUG if isinstance(error, KeyboardInterrupt) else logging.ERROR
         kind = type(error).__name__
-        self._notice.tell(level, kind, "%s was raised while no connection was in hand; going on", kind, error=error)
+        self._throttle.tell(level, kind, "%s was raised while no connection was in hand; going on", kind, error=error)

@@ -21,7 +21,7 @@ from prefork.errors import ControlError, PreforkError
 from prefork.services.control.client import Client
 
 if TYPE_CHECKING:
-    from prefork.cli.top_view import Board
+    from prefork.cli.top_view import TopView
 
 _TIMEOUT: Final = 5.0  # seconds for an answer; a dump takes up to three
 _GONE: Final = ((errno.EIO,), (errno.ENXIO,), (errno.ENODEV,))
@@ -66,26 +66,26 @@ def _run(control: str, interval: float) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    from prefork.cli.top_view import Board
+    from prefork.cli.top_view import TopView
 
     console = Console()
-    board = Board()
+    view = TopView()
     server = _Server(control)
     with _keyboard() as keys, Live(console=console, screen=True, auto_refresh=False) as live:
         due = time.monotonic()
         while True:
             if time.monotonic() >= due:
                 due = max(due + interval, time.monotonic())
-                server.look(board)
+                server.look(view)
             size = os.get_terminal_size(sys.stdout.fileno())
-            live.update(board.picture(size.columns, size.lines), refresh=True)
+            live.update(view.picture(size.columns, size.lines), refresh=True)
             for key in _pressed(keys, due):
-                wanted = board.press(key)
+                wanted = view.press(key)
                 if wanted == "quit":
                     server.close()
                     return
                 if wanted:
-                    server.do(wanted, board)
+                    server.do(wanted, view)
                     due = time.monotonic()
 
 
@@ -96,38 +96,38 @@ class _Server:
         self._control = control
         self._client: Client | None = None
 
-    def look(self, board: Board) -> None:
-        """Take its status to the board."""
-        self._ask(board, lambda client: board.take(client.status()))
+    def look(self, view: TopView) -> None:
+        """Take its status to the view."""
+        self._ask(view, lambda client: view.take(client.status()))
 
-    def do(self, what: str, board: Board) -> None:
+    def do(self, what: str, view: TopView) -> None:
         """Do what a key stands for."""
-        slot = board.slot
+        slot = view.slot
 
         def ask(client: Client) -> None:
             match what:
                 case "reload":
-                    board.note = f"reload: generation {client.reload(wait=False)} is on its way"
+                    view.note = f"reload: generation {client.reload(wait=False)} is on its way"
                 case "more" | "less":
-                    now = client.status(processes=False).size  # the board's may be old, or that of none yet
+                    now = client.status(processes=False).size  # the view's may be old, or that of none yet
                     size = max(1, now + (1 if what == "more" else -1))
                     client.scale(size)
-                    board.note = f"{size} workers"
+                    view.note = f"{size} workers"
                 case "recycle" if slot is not None:
                     client.recycle(slot, wait=False)
-                    board.note = f"slot {slot}: its replacement is on its way"
+                    view.note = f"slot {slot}: its replacement is on its way"
                 case "dump" if slot is not None:
-                    board.show(f"slot {slot}, tracebacks (j k scroll, any other key closes)", client.dump(slot))
+                    view.show(f"slot {slot}, tracebacks (j k scroll, any other key closes)", client.dump(slot))
 
-        self._ask(board, ask)
+        self._ask(view, ask)
 
-    def _ask(self, board: Board, question: Callable[[Client], None]) -> None:
+    def _ask(self, view: TopView, question: Callable[[Client], None]) -> None:
         try:
             if self._client is None:
                 self._client = Client(self._control, timeout=_TIMEOUT)
             question(self._client)
         except ControlError as error:
-            board.note = str(error).splitlines()[0]
+            view.note = str(error).splitlines()[0]
             self.close()
 
     def close(self) -> None:

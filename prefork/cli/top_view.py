@@ -1,7 +1,7 @@
 """What ``prefork top`` shows: statuses over time, the order of rows, what is selected, and the picture of it.
 
-No terminal and no server: :meth:`Board.take` is given statuses, :meth:`Board.press` keys, and :meth:`Board.picture`
-gives text for a size. Needs ``prefork[top]``.
+No terminal and no server: :meth:`TopView.take` is given statuses, :meth:`TopView.press` keys, and
+:meth:`TopView.picture` gives text for a size. Needs ``prefork[top]``.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ COLUMNS: Final = (
 """The table's columns. Sorted by one of them, the greatest comes first; of the slots, the lowest."""
 
 
-class Board:
+class TopView:
     """What is shown now.
 
     Attributes:

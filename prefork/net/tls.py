@@ -18,7 +18,7 @@ from prefork.errors import SettingsError
 from prefork.net.lingering import ours
 from prefork.system.forks import HERE, end_for_all
 from prefork.system.peer import format_peer
-from prefork.system.throttle import Log, Notice
+from prefork.system.throttle import Log, Throttle
 
 if TYPE_CHECKING:
     import socket
@@ -147,7 +147,7 @@ class Behind:
     ) -> None:
         self._handle = handle
         self._context = context
-        self._notice = Notice(log)
+        self._throttle = Throttle(log)
         self._waiting = waiting
 
     def __call__(self, connection: socket.socket, address: Any) -> None:
@@ -163,7 +163,7 @@ class Behind:
         try:
             secured = shake_hands(connection, self._context)
         except HandshakeError as error:
-            self._notice.tell(logging.INFO, str(error), "no TLS with %s: %s", format_peer(address), error)
+            self._throttle.tell(logging.INFO, str(error), "no TLS with %s: %s", format_peer(address), error)
             raise
         if waiting is not None:
             waiting(0.0)

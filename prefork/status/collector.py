@@ -1,4 +1,4 @@
-"""The survey: one server's status, taken from what the master knows at that moment.
+"""The collector: one server's status, taken from what the master knows at that moment.
 
 It costs a few microseconds a worker and a system call a listener. What only the system knows of processes is asked for
 on demand, and at most twice a second, however many ask. All of it runs in the MASTER.
@@ -16,7 +16,7 @@ import psutil
 from prefork.net.accept_errors import lookup
 from prefork.scoreboard.layout import Order, State, View
 from prefork.status.model import Ended, Health, Listening, Process, Status, Working
-from prefork.status.totals import Ledger
+from prefork.status.totals import Counters
 from prefork.supervisor.exits import Deaths
 from prefork.supervisor.goal import Crashes
 from prefork.supervisor.roster import Death, Member
@@ -30,18 +30,18 @@ FRESH = 0.5
 _NOTHING = Process()
 
 
-class Survey:
+class StatusCollector:
     """MASTER. Takes the status of one server.
 
     Args:
         server: the master as services see it.
-        ledger: the sums.
+        counters: the sums.
         version: the release that serves.
     """
 
-    def __init__(self, server: ServerView, ledger: Ledger, version: str) -> None:
+    def __init__(self, server: ServerView, counters: Counters, version: str) -> None:
         self._server = server
-        self._ledger = ledger
+        self._counters = counters
         self._version = version
         self._started = time.time()
         self._began = server.loop.clock.monotonic()
@@ -99,7 +99,7 @@ class Survey:
             exhaustions=tuple(self._exhaustions(now)),
             crash_loop=_loops(server.deaths),
             deaths=tuple(_ended(death, now) for death in reversed(server.deaths.recent)),
-            totals=self._ledger.totals(views, cpu),
+            totals=self._counters.totals(views, cpu),
             process=known.get(os.getpid(), _NOTHING),
         )
 

@@ -1,7 +1,7 @@
-"""The ledger: what outlives workers. It takes over what a worker has counted when it dies, and remembers the why.
+"""The counters: what outlives workers. It takes over what a worker has counted when it dies, and remembers the why.
 
-Counters of living workers stand in their entries, which are cleared for the next worker. So totals are the ledger's
-sums of the dead and the views of the living, and never go down. All of it runs in the MASTER.
+What living workers have counted stands in their entries, which are cleared for the next worker. So totals are the
+counters' sums of the dead and the views of the living, and never go down.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def cause(death: Death) -> str:
     return "exit" if death.exit.signal is None else "crash"
 
 
-class Ledger:
+class Counters:
     """MASTER. The sums of one server.
 
     Args:

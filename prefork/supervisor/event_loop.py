@@ -17,7 +17,7 @@ from prefork.system.backoff import Backoff
 from prefork.system.clock import SYSTEM, Clock
 from prefork.system.natives import select
 from prefork.system.signals import Recorder
-from prefork.system.throttle import Notice
+from prefork.system.throttle import Throttle
 
 log = logging.getLogger("prefork")
 
@@ -84,7 +84,7 @@ class Loop:
         self._slept = 0.0
         self._words = 0
         self._word_at = self._believed_at = 0.0
-        self._unbelieved = Notice(log, clock)
+        self._unbelieved = Throttle(log, clock)
         self.descriptors = {self._epoll.fileno(), *self._recorder.descriptors}
         self.register(self._recorder.fileno(), self._dispatch_signals)
 

@@ -16,7 +16,7 @@ from prefork.supervisor import policy
 from prefork.supervisor.goal import Crashes, Goal
 from prefork.supervisor.roster import Death, Member, Roster
 from prefork.system import limits
-from prefork.system.throttle import Excerpts, Notice, Throttle
+from prefork.system.throttle import Excerpts, Throttle, TokenBucket
 
 log = logging.getLogger("prefork")
 
@@ -46,8 +46,8 @@ class Deaths:
         self._roster = roster
         self._settings = settings
         self._told: collections.deque[str] = collections.deque(maxlen=_REMEMBERED)
-        self._exhausted = Notice(log)
-        self._throttle = Throttle()
+        self._exhausted = Throttle(log)
+        self._bucket = TokenBucket()
         self.excerpts = Excerpts()
         self._oom_kills = limits.oom_kills()
 
@@ -80,10 +80,10 @@ class Deaths:
 
     def _tell(self, level: int, message: str, *arguments: object) -> bool:
         """Log what workers can bring about as often as they like; whether there was room for it."""
-        if not self._throttle.lets_through():
+        if not self._bucket.lets_through():
             return False
         log.log(level, message, *arguments)
-        if more := self._throttle.passed_over():
+        if more := self._bucket.passed_over():
             log.warning("%d lines about workers that ended, or wanted to, were left out: too many a second", more)
         return True
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from prefork.supervisor.event_loop import Loop, Timer
 from prefork.system.backoff import Backoff
 from prefork.system.natives import select
-from prefork.system.throttle import Notice
+from prefork.system.throttle import Throttle
 
 log = logging.getLogger("prefork")
 
@@ -43,7 +43,7 @@ class Isolated(Loop):
         self._name = name
         self.clock = loop.clock
         self.descriptors = loop.descriptors
-        self._notice = Notice(log, loop.clock)
+        self._throttle = Throttle(log, loop.clock)
         self._watched: set[int] = set()
         self._resting: dict[int, Timer] = {}
         self._failures: dict[object, int] = {}  # in a row, by descriptor or callback
@@ -101,7 +101,7 @@ class Isolated(Loop):
         try:
             callback()
         except BaseException as error:  # noqa: BLE001  # sys.exit() in a window must not end the server either
-            self._notice.tell(
+            self._throttle.tell(
                 logging.ERROR,
                 (type(error), _place(error)),
                 "%s failed, and goes on:\n%s",

@@ -37,7 +37,7 @@ from prefork.supervisor.goal import Goal
 from prefork.supervisor.roster import Member, Roster
 from prefork.system import limits
 from prefork.system.natives import socket
-from prefork.system.throttle import Notice, Throttle
+from prefork.system.throttle import Throttle, TokenBucket
 
 log = logging.getLogger("prefork")
 
@@ -104,7 +104,7 @@ class Pressure:
     _prober_since: float = 0.0
     _next_look: Timer | None = None
     """At the prober, while there is one."""
-    _throttles: dict[int, Throttle] = field(default_factory=dict)
+    _buckets: dict[int, TokenBucket] = field(default_factory=dict)
     """By the pid of a worker: how often what it says is listened to."""
     _probed_at: float = -math.inf
     _found_exhausted: bool = False
@@ -112,7 +112,7 @@ class Pressure:
     _workers: Exhaustion | None = None
     """The first of those that are one worker's own, while there are any."""
     _exhausted: bool = False
-    _notices: dict[str, Notice] = field(default_factory=dict)
+    _throttles: dict[str, Throttle] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.board.hold:
@@ -123,7 +123,7 @@ class Pressure:
     def told(self, member: Member, event: Event) -> None:
         """A worker has met an exhaustion, or is over it."""
         if event.kind is Kind.PRESSURE:
-            if not self._throttles.setdefault(member.pid, Throttle(self.loop.clock)).lets_through():
+            if not self._buckets.setdefault(member.pid, TokenBucket(self.loop.clock)).lets_through():
                 return
             self._begins(member, event.value)
         else:
@@ -132,7 +132,7 @@ class Pressure:
 
     def exited(self, pid: int) -> None:
         """A worker is gone, and its exhaustion with it."""
-        self._throttles.pop(pid, None)
+        self._buckets.pop(pid, None)
         self._ends(pid, relieved=False)
         self.judge()
 
@@ -145,7 +145,7 @@ class Pressure:
     def fork_failed(self, slot: int, error: OSError) -> None:
         """The master could not fork into ``slot``; it holds forks for a while and tries again."""
         pid, number = os.getpid(), error.errno or 0
-        self._notice("fork").tell(logging.ERROR, number, "can't fork worker %d: %s; trying again", slot, error)
+        self._throttle("fork").tell(logging.ERROR, number, "can't fork worker %d: %s; trying again", slot, error)
         if pid not in self.exhaustions:
             self._note(pid, Exhaustion(number, number != errnos.EMFILE, None, self._now()))
             self.tell(self.exhaustions[pid])
@@ -166,7 +166,7 @@ class Pressure:
     def _forks_end(self, message: str) -> None:
         exhaustion = self.exhaustions.pop(os.getpid(), None)
         if exhaustion is not None:
-            self._notice("fork").end(message, self._now() - exhaustion.since)
+            self._throttle("fork").end(message, self._now() - exhaustion.since)
             self.tell(dataclasses.replace(exhaustion, over=True))
             self._publish()
 
@@ -203,7 +203,7 @@ class Pressure:
             self._pass_on(pid)
         if self._workers is not None and not any(self._own(one) for one in self.exhaustions.values()):
             over, self._workers = self._workers, None
-            self._notice("worker").end("workers have descriptors again after %.1f s", self._now() - over.since)
+            self._throttle("worker").end("workers have descriptors again after %.1f s", self._now() - over.since)
             self.tell(dataclasses.replace(over, over=True))
         self._publish()
 
@@ -272,7 +272,7 @@ class Pressure:
         if self._next_look is not None:
             self._next_look.cancel()
         self._let_go()
-        self._notice("system").end("workers and forks go on after %.1f s", self._now() - over.since)
+        self._throttle("system").end("workers and forks go on after %.1f s", self._now() - over.since)
         self.tell(dataclasses.replace(over, over=True))
 
     def _let_go(self) -> None:
@@ -290,7 +290,7 @@ class Pressure:
             if everybody:
                 self._say("all", "every worker is out of descriptors or memory")
             else:
-                self._notice("all").end("not every worker is out of descriptors or memory any more")
+                self._throttle("all").end("not every worker is out of descriptors or memory any more")
 
     def _all_are_exhausted(self) -> bool:
         serving = [member.pid for member in self.roster if not member.starting and member.order is Order.RUN]
@@ -316,11 +316,11 @@ class Pressure:
     def _now(self) -> float:
         return self.loop.clock.monotonic()
 
-    def _notice(self, of: str) -> Notice:
-        return self._notices.setdefault(of, Notice(log, self.loop.clock))
+    def _throttle(self, of: str) -> Throttle:
+        return self._throttles.setdefault(of, Throttle(log, self.loop.clock))
 
     def _say(self, of: str, message: str, *arguments: object) -> None:
-        self._notice(of).tell(logging.WARNING, of, message, *arguments)
+        self._throttle(of).tell(logging.WARNING, of, message, *arguments)
 
 
 def _name(exhaustion: Exhaustion) -> str:

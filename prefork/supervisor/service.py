@@ -27,7 +27,7 @@ from prefork.supervisor.pressure import Pressure
 from prefork.supervisor.roster import Roster
 from prefork.supervisor.spawner import Spawner
 from prefork.system.child import Children
-from prefork.system.throttle import Notice
+from prefork.system.throttle import Throttle
 
 log = logging.getLogger("prefork")
 
@@ -120,7 +120,7 @@ class Services:
     def __init__(self, services: Iterable[Service]) -> None:
         self._services = list(services)
         self._attached: list[Service] = []
-        self._notice = Notice(log)
+        self._throttle = Throttle(log)
 
     def attach(self, server: ServerView, saved: str | None) -> None:
         """Attach all of them; :meth:`detach` gives back what was attached when one fails.
@@ -194,7 +194,7 @@ class Services:
                 service.notify(notification)
             except BaseException as error:  # noqa: BLE001  # a broken service must not end the server, with sys.exit() neither
                 name = type(service).__name__
-                self._notice.tell(
+                self._throttle.tell(
                     logging.ERROR,
                     (name, type(notification), type(error)),
                     "%s failed to take note of %s:\n%s",

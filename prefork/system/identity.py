@@ -106,11 +106,11 @@ def resolve(user: str, group: str, no_new_privs: str) -> Identity | None:
             "(CapabilityBoundingSet=, --cap-add KILL), or start as that user"
         )
     locked = no_new_privs == "yes" or (no_new_privs == "auto" and bool(user))
-    environment = tuple(_surroundings(uid, os.environ)) if uid not in {None, os.geteuid()} else ()
+    environment = tuple(_environment(uid, os.environ)) if uid not in {None, os.geteuid()} else ()
     return Identity(uid, gid, groups, locked, environment) if locked or uid is not None or gid is not None else None
 
 
-def _surroundings(uid: int | None, environ: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
+def _environment(uid: int | None, environ: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
     """What is to become of the variables that are ours, as login(1) sets them; those that were given otherwise stay."""
     ours, theirs = _entry(os.geteuid()), _entry(uid)
     for name, field in _OF_A_LOGIN.items():
@@ -179,7 +179,7 @@ def assume(identity: Identity | None) -> None:
     """
     if identity is None:
         return
-    _leave_surroundings(identity)
+    _leave_environment(identity)
     try:
         if identity.uid is not None:
             _drop_bounding_set()
@@ -199,7 +199,7 @@ def assume(identity: Identity | None) -> None:
         raise BootError(f"privileges are not given up: {way_back}; the worker does not start")
 
 
-def _leave_surroundings(identity: Identity) -> None:
+def _leave_environment(identity: Identity) -> None:
     """Leave the session and the variables of who we were."""
     if identity.uid not in {None, os.geteuid()} and os.getsid(0) != os.getpid():
         # Within a session, anybody may send SIGCONT to anybody (kill(2)), and have the terminal signal the others.

@@ -1,4 +1,4 @@
-"""Notices: how a condition is told in the log. When it begins, now and then while it lasts, and when it ends.
+"""Throttles: how a condition is told in the log. When it begins, now and then while it lasts, and when it ends.
 
 Never for each retry: what fails is tried again many times a second, and a log that grows by a line each time fills the
 disk of a server that is in trouble already. That holds for a condition that comes and goes as well: one that was told
@@ -30,13 +30,13 @@ INTERVAL = 30.0
 """Seconds between two lines about one and the same cause."""
 
 BURST = 300
-"""Lines of a :class:`Throttle` that may come at once."""
+"""Lines of a :class:`TokenBucket` that may come at once."""
 
 PACE = 1.0
 """Lines a second that it lets through in the long run."""
 
 
-class Notice:
+class Throttle:
     """One condition, which may have several causes.
 
     Args:
@@ -85,7 +85,7 @@ class Notice:
             self._log.log(level, message, *arguments)
 
 
-class Throttle:
+class TokenBucket:
     """Lines of which each tells something else, but which a worker can bring about as often as it likes.
 
     Args:

@@ -22,7 +22,7 @@ from prefork.errors import BootError
 from prefork.net.tls import HandshakeError
 from prefork.system.natives import socket
 from prefork.system.peer import format_peer
-from prefork.system.throttle import Notice
+from prefork.system.throttle import Throttle
 from prefork.wsgi.access import AccessLog
 from prefork.wsgi.body import Body, open_body, spool
 from prefork.wsgi.channel import RECEIVE, Channel, Pace
@@ -105,7 +105,7 @@ class Service:
         )
         self._persists = _persistence(keepalive)
         self._tls = tls
-        self._no_tls = Notice(log)
+        self._no_tls = Throttle(log)
         if tls is not None:
             tls.set_alpn_protocols(["http/1.1"])
         self._script_name = spelled(options.script_name)

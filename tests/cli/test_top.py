@@ -30,7 +30,7 @@ from tests.support.probing import ask, held, probe, steady
 
 pytest.importorskip("rich", reason="prefork[top] is not installed")
 
-from prefork.cli.top_view import COLUMNS, KEYS, Board, rate
+from prefork.cli.top_view import COLUMNS, KEYS, TopView, rate
 
 TIMEOUT = 30.0
 
@@ -47,43 +47,43 @@ def status(*workers: Working, **more: Any) -> Status:
     return Status(version="1.0", pid=7, workers=workers, **more)
 
 
-def lines(board: Board, width: int = 80, height: int = 24) -> list[str]:
-    return [line.rstrip() for line in board.picture(width, height).plain.split("\n")]
+def lines(view: TopView, width: int = 80, height: int = 24) -> list[str]:
+    return [line.rstrip() for line in view.picture(width, height).plain.split("\n")]
 
 
-def row_of(board: Board, slot: int) -> dict[str, str]:
+def row_of(view: TopView, slot: int) -> dict[str, str]:
     """The cells of a worker's row by their headings."""
-    shown = lines(board, 200)
+    shown = lines(view, 200)
     (heading,) = (line for line in shown if line.split()[:2] == ["#", "PID"])
     row = next(line for line in shown[shown.index(heading) + 1 :] if line.split()[:1] == [str(slot)])
     return dict(zip(heading.split(), row.split(), strict=True))
 
 
-def selected(board: Board) -> str:
+def selected(view: TopView) -> str:
     """The line that is shown in reverse."""
-    picture = board.picture(80, 24)
+    picture = view.picture(80, 24)
     (span,) = (span for span in picture.spans if span.style == "reverse" or "reverse" in str(span.style))
     return picture.plain[span.start : span.end]
 
 
-def slot_of(board: Board) -> int | None:
-    return board.slot
+def slot_of(view: TopView) -> int | None:
+    return view.slot
 
 
 # The picture.
 
 
 def test_the_picture() -> None:
-    board = Board()
+    view = TopView()
     many = [
         worker(0, state="busy", seconds=1.24, served=100, process=Process(cpu=1.0, rss=19 << 20, descriptors=12)),
         worker(1, pid=4194304, state="backing off", error="EMFILE"),
         worker(2, pid=90, state="leaving"),
         worker(2, pid=91, state="starting"),
     ]
-    board.take(status(*many, uptime=10.0, size=5, totals=Totals(served=100)))
+    view.take(status(*many, uptime=10.0, size=5, totals=Totals(served=100)))
     many[0] = dataclasses.replace(many[0], served=150, process=Process(cpu=1.5, rss=20 << 20, descriptors=12))
-    board.take(
+    view.take(
         status(
             *many,
             uptime=12.0,
@@ -94,7 +94,7 @@ def test_the_picture() -> None:
             deaths=(Ended(slot=3, pid=80, how="killed by SIGKILL", ago=5),),
         )
     )
-    shown = lines(board)
+    shown = lines(view)
     assert len(shown) == 24
     assert shown[:7] == [
         "prefork 1.0, pid 7: serving, up 12s, generation 0",
@@ -116,50 +116,50 @@ def test_the_picture() -> None:
 
 
 def test_it_fits_eighty_columns_when_all_is_long() -> None:
-    board = Board()
+    view = TopView()
     process = Process(rss=999 << 20, cpu=1000.0, descriptors=999)
     long = {"seconds": 3599.0, "age": 86399.0, "served": 999_999, "failed": 999, "mean": 0.9994, "longest": 0.9994}
     wide = worker(12, pid=4194304, generation=100, state="starting", process=process, **long)
-    board.take(status(wide, uptime=1.0))
-    board.take(status(dataclasses.replace(wide, served=999_999 + 9999), uptime=2.0))
-    (heading,) = (line for line in lines(board, 200) if "PID" in line and "FDS" in line)
+    view.take(status(wide, uptime=1.0))
+    view.take(status(dataclasses.replace(wide, served=999_999 + 9999), uptime=2.0))
+    (heading,) = (line for line in lines(view, 200) if "PID" in line and "FDS" in line)
     assert len(heading) <= 80
     assert len(KEYS) <= 80
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (20, 5), (1, 1), (200, 60), (40, 2)])
 def test_it_fits_any_size(width: int, height: int) -> None:
-    board = Board()
+    view = TopView()
     for count in (0, 100):
-        board.take(status(*(worker(slot) for slot in range(count)), uptime=float(count)))
-        shown = lines(board, width, height)
+        view.take(status(*(worker(slot) for slot in range(count)), uptime=float(count)))
+        shown = lines(view, width, height)
         assert len(shown) == height
         assert max(map(len, shown)) <= width
 
 
 def test_before_the_first_answer() -> None:
-    shown = lines(Board())
+    shown = lines(TopView())
     assert shown[0] == "no answer yet"
     assert shown[-1] == KEYS
 
 
 def test_a_worker_that_leaves_hides_no_other_of_its_slot() -> None:
-    board = Board()
-    board.take(status(worker(0, state="busy"), worker(0, pid=9, state="leaving"), size=1))
-    assert "workers BG" in lines(board)
+    view = TopView()
+    view.take(status(worker(0, state="busy"), worker(0, pid=9, state="leaving"), size=1))
+    assert "workers BG" in lines(view)
 
 
 def test_rates_need_two_statuses_of_one_server() -> None:
-    board = Board()
-    board.take(status(worker(0, served=1000), uptime=5.0, totals=Totals(served=1000)))
-    assert row_of(board, 0)["/S"] == "0"
-    board.take(status(worker(0, served=1010), uptime=6.0, totals=Totals(served=1010)))
-    assert row_of(board, 0)["/S"] == "10"
-    board.take(status(worker(0, served=1050), uptime=7.0, started=99.0, totals=Totals(served=1050)))
-    assert row_of(board, 0)["/S"] == "0"  # another server of the same pid
-    board.take(status(worker(0, pid=555, served=50), uptime=8.0, started=99.0, totals=Totals(served=1100)))
-    assert row_of(board, 0)["/S"] == "0"  # another process in the slot
-    assert any(line.startswith("rate") and line.endswith("50/s") for line in lines(board))
+    view = TopView()
+    view.take(status(worker(0, served=1000), uptime=5.0, totals=Totals(served=1000)))
+    assert row_of(view, 0)["/S"] == "0"
+    view.take(status(worker(0, served=1010), uptime=6.0, totals=Totals(served=1010)))
+    assert row_of(view, 0)["/S"] == "10"
+    view.take(status(worker(0, served=1050), uptime=7.0, started=99.0, totals=Totals(served=1050)))
+    assert row_of(view, 0)["/S"] == "0"  # another server of the same pid
+    view.take(status(worker(0, pid=555, served=50), uptime=8.0, started=99.0, totals=Totals(served=1100)))
+    assert row_of(view, 0)["/S"] == "0"  # another process in the slot
+    assert any(line.startswith("rate") and line.endswith("50/s") for line in lines(view))
 
 
 @pytest.mark.parametrize(
@@ -173,63 +173,63 @@ def test_a_rate_is_short(value: float, text: str) -> None:
 
 
 def test_sorting() -> None:
-    board = Board()
-    board.take(status(worker(0, served=5), worker(1, served=9), worker(2, served=7)))
+    view = TopView()
+    view.take(status(worker(0, served=5), worker(1, served=9), worker(2, served=7)))
 
     def order() -> list[int]:
-        return [row.worker.slot for row in board._rows]
+        return [row.worker.slot for row in view._rows]
 
     assert order() == [0, 1, 2]
     for column in COLUMNS:
         if column.heading == "SERVED":
             break
-        board.press("s")
+        view.press("s")
     assert order() == [1, 2, 0]
-    board.press("S")
+    view.press("S")
     assert order() == [0, 2, 1]
-    board.press("S")
+    view.press("S")
     for _ in range(len(COLUMNS)):
-        board.press("s")
+        view.press("s")
     assert order() == [1, 2, 0]
 
 
 def test_every_column_can_be_sorted_by() -> None:
-    board = Board()
-    board.take(status(worker(0, state="busy"), worker(1, process=Process(rss=1, cpu=1.0, descriptors=1)), uptime=1.0))
+    view = TopView()
+    view.take(status(worker(0, state="busy"), worker(1, process=Process(rss=1, cpu=1.0, descriptors=1)), uptime=1.0))
     for _ in COLUMNS:
-        board.press("s")
-        assert len(lines(board)) == 24
+        view.press("s")
+        assert len(lines(view)) == 24
 
 
 def test_the_selection_stays_with_its_worker() -> None:
-    board = Board()
-    board.take(status(*(worker(slot, served=slot) for slot in range(5))))
-    board.press("j")
-    board.press("down")
-    assert slot_of(board) == 2
-    assert selected(board).split()[0] == "2"
+    view = TopView()
+    view.take(status(*(worker(slot, served=slot) for slot in range(5))))
+    view.press("j")
+    view.press("down")
+    assert slot_of(view) == 2
+    assert selected(view).split()[0] == "2"
     for _ in range(6):
-        board.press("s")
-    assert slot_of(board) == 2
-    board.press("k")
-    board.press("up")
-    assert slot_of(board) == 4
+        view.press("s")
+    assert slot_of(view) == 2
+    view.press("k")
+    view.press("up")
+    assert slot_of(view) == 4
     for _ in range(9):
-        board.press("j")
-    assert slot_of(board) == 0
-    board.take(status(worker(3)))
-    assert slot_of(board) == 3
-    board.take(status())
-    assert slot_of(board) is None
-    assert board.press("d") == "dump"
+        view.press("j")
+    assert slot_of(view) == 0
+    view.take(status(worker(3)))
+    assert slot_of(view) == 3
+    view.take(status())
+    assert slot_of(view) is None
+    assert view.press("d") == "dump"
 
 
 def test_the_selected_row_is_always_in_sight() -> None:
-    board = Board()
-    board.take(status(*(worker(slot) for slot in range(100))))
+    view = TopView()
+    view.take(status(*(worker(slot) for slot in range(100))))
     for step in range(100):
-        assert selected(board).split()[0] == str(step)
-        board.press("j")
+        assert selected(view).split()[0] == str(step)
+        view.press("j")
 
 
 @pytest.mark.parametrize(
@@ -237,30 +237,30 @@ def test_the_selected_row_is_always_in_sight() -> None:
     [("q", "quit"), ("\x03", "quit"), ("d", "dump"), ("r", "recycle"), ("R", "reload"), ("+", "more"), ("-", "less")],
 )
 def test_what_others_do(key: str, what: str) -> None:
-    assert Board().press(key) == what
+    assert TopView().press(key) == what
 
 
 def test_a_key_that_is_none_does_nothing() -> None:
-    assert Board().press("z") == ""
+    assert TopView().press("z") == ""
 
 
 def test_a_text_covers_the_table_until_a_key() -> None:
-    board = Board()
-    board.take(status(worker(0)))
-    board.show("title", "\n".join(f"line {number}" for number in range(50)))
-    assert "line 3" in lines(board)
-    board.press("j")
-    assert "title" not in lines(board)
-    board.press("k")
-    assert "title" in lines(board)
+    view = TopView()
+    view.take(status(worker(0)))
+    view.show("title", "\n".join(f"line {number}" for number in range(50)))
+    assert "line 3" in lines(view)
+    view.press("j")
+    assert "title" not in lines(view)
+    view.press("k")
+    assert "title" in lines(view)
     for key, last in (("k", "title"), ("j", "line 49")):
         for _ in range(99):
-            board.press(key)
-        assert next(filter(None, lines(board))) == last or last in lines(board)
-    assert board.press("q") == "quit"
-    assert board.press("r") == ""
-    assert "title" not in lines(board)
-    assert any("PID" in line for line in lines(board))
+            view.press(key)
+        assert next(filter(None, lines(view))) == last or last in lines(view)
+    assert view.press("q") == "quit"
+    assert view.press("r") == ""
+    assert "title" not in lines(view)
+    assert any("PID" in line for line in lines(view))
 
 
 # In a terminal.

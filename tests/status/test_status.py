@@ -18,7 +18,7 @@ from prefork.status import model as status
 from prefork.status import text as report
 from prefork.status import totals
 from prefork.status.model import Ended, Health, Listening, Process, Status, Totals, Working
-from prefork.status.totals import BOUNDS, CAUSES, Ledger, cause
+from prefork.status.totals import BOUNDS, CAUSES, Counters, cause
 from prefork.supervisor import notifications
 from prefork.supervisor.pressure import Exhaustion
 from prefork.supervisor.roster import Death, Member
@@ -209,7 +209,7 @@ def test_the_mean_is_that_of_all_handlers() -> None:
     assert report.sums(Totals(failed=2, busy=4.0)) == "0 served, 2 failed, 2.0s each"
 
 
-# The ledger.
+# The counters.
 
 
 def death(
@@ -294,7 +294,7 @@ def test_whatever_the_master_gives_for_a_reason_is_a_cause() -> None:
 
 
 def test_the_dead_count_with_the_living() -> None:
-    sums = Ledger(FakeClock())
+    sums = Counters(FakeClock())
     sums.notify(
         notifications.Died(
             death(exit=Exit(None, 9, user=1.5, system=0.25)),
@@ -320,7 +320,7 @@ def test_the_bounds_are_those_of_the_lane_s_places() -> None:
 
 def test_time_under_pressure_counts_once_and_while_it_lasts() -> None:
     clock = FakeClock()
-    sums = Ledger(clock)
+    sums = Counters(clock)
 
     def short(*, system: bool, over: bool = False) -> None:
         sums.notify(notifications.Exhausted(Exhaustion(23, system, 0, 0.0, over=over)))
@@ -341,7 +341,7 @@ def test_time_under_pressure_counts_once_and_while_it_lasts() -> None:
 
 
 def test_what_happened_is_counted() -> None:
-    sums = Ledger(FakeClock())
+    sums = Counters(FakeClock())
     for notification in (
         notifications.WorkerReady(death().member),
         notifications.WorkerReady(death().member),
@@ -358,7 +358,7 @@ def test_what_happened_is_counted() -> None:
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 9), st.integers(0, 9), st.booleans()), max_size=20))
 def test_totals_never_go_down(steps: list[tuple[bool, int, int, bool]]) -> None:
-    sums = Ledger(FakeClock())
+    sums = Counters(FakeClock())
     served = failed = 0
     before = sums.totals([])
     for dies, more, worse, busy in steps:
@@ -376,7 +376,7 @@ def test_totals_never_go_down(steps: list[tuple[bool, int, int, bool]]) -> None:
 
 @given(data=st.data())
 def test_sums_outlive_an_upgrade(data: st.DataObject) -> None:
-    sums = Ledger(FakeClock())
+    sums = Counters(FakeClock())
     for _ in range(data.draw(st.integers(0, 4))):
         entry = view(
             lane_of(served=data.draw(st.integers(0, 99)), failed=1, busy=data.draw(st.booleans()), total=10**9),
@@ -387,7 +387,7 @@ def test_sums_outlive_an_upgrade(data: st.DataObject) -> None:
         sums.notify(notifications.WorkerReady(death().member))
     sums.notify(notifications.Reloaded(1))
     sums.notify(notifications.UpgradeFailed("no"))
-    again = Ledger(FakeClock())
+    again = Counters(FakeClock())
     again.restore(json.loads(json.dumps(sums.save())))
     assert again.totals([]) == sums.totals([])
 
@@ -395,11 +395,11 @@ def test_sums_outlive_an_upgrade(data: st.DataObject) -> None:
 @pytest.mark.parametrize("saved", [None, [], {"served": "many"}])
 def test_sums_that_are_none_are_refused(saved: object) -> None:
     with pytest.raises(ValueError, match="Totals"):
-        Ledger(FakeClock()).restore(saved)
+        Counters(FakeClock()).restore(saved)
 
 
 def test_sums_of_another_release_are_taken_as_far_as_they_are_known() -> None:
-    sums = Ledger(FakeClock())
+    sums = Counters(FakeClock())
     sums.restore({"served": 5, "accept_errors": {"EMFILE": 2, "ENEW": 1}, "bounds": [1.0], "histogram": [1, 2], "x": 1})
     found = sums.totals([])
     assert (found.served, found.accept_errors, sum(found.histogram)) == (5, {"EMFILE": 2}, 0)

@@ -230,14 +230,14 @@ def test_what_workers_inherit_of_root(prefork_server: ServerFactory, folder: Pat
     assert server.stop() == 0
 
 
-def test_the_surroundings_of_a_user() -> None:
+def test_the_environment_of_a_user() -> None:
     """What is ours becomes the user's, and what was given stays; a number without a name has no name."""
     me = pwd.getpwuid(os.geteuid())
     ours = {"HOME": me.pw_dir, "USER": me.pw_name, "LOGNAME": me.pw_name, "SHELL": me.pw_shell}
     nobody = {"HOME": NOBODY.pw_dir, "USER": "nobody", "LOGNAME": "nobody", "SHELL": NOBODY.pw_shell}
     uid = NOBODY.pw_uid
-    assert dict(identity._surroundings(uid, ours)) == dict(identity._surroundings(uid, {})) == nobody
-    assert dict(identity._surroundings(54321, ours)) == dict.fromkeys(ours)
-    assert dict(identity._surroundings(uid, {**ours, "HOME": "/srv/shop"})).keys() == {"USER", "LOGNAME", "SHELL"}
-    assert dict(identity._surroundings(uid, {"XDG_RUNTIME_DIR": "/no/where"}))["XDG_RUNTIME_DIR"] is None
-    assert "XDG_RUNTIME_DIR" not in dict(identity._surroundings(0, {"XDG_RUNTIME_DIR": "/"}))
+    assert dict(identity._environment(uid, ours)) == dict(identity._environment(uid, {})) == nobody
+    assert dict(identity._environment(54321, ours)) == dict.fromkeys(ours)
+    assert dict(identity._environment(uid, {**ours, "HOME": "/srv/shop"})).keys() == {"USER", "LOGNAME", "SHELL"}
+    assert dict(identity._environment(uid, {"XDG_RUNTIME_DIR": "/no/where"}))["XDG_RUNTIME_DIR"] is None
+    assert "XDG_RUNTIME_DIR" not in dict(identity._environment(0, {"XDG_RUNTIME_DIR": "/"}))

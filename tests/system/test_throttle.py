@@ -16,8 +16,8 @@ from prefork.system.throttle import (
     PACE,
     SHORTEST,
     Excerpts,
-    Notice,
     Throttle,
+    TokenBucket,
 )
 from prefork.testing.clock import FakeClock
 
@@ -28,65 +28,67 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def notice(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> Notice:
+def throttle(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> Throttle:
     caplog.set_level(logging.DEBUG)
-    return Notice(logging.getLogger("prefork.test"), clock)
+    return Throttle(logging.getLogger("prefork.test"), clock)
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     return [(record.levelname, record.getMessage()) for record in caplog.records]
 
 
-def test_a_thousand_retries_are_two_lines(notice: Notice, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_thousand_retries_are_two_lines(
+    throttle: Throttle, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
     for attempt in range(1000):
-        assert notice.tell(logging.ERROR, EMFILE, "no descriptors: %d", 7) == (attempt == 0)
+        assert throttle.tell(logging.ERROR, EMFILE, "no descriptors: %d", 7) == (attempt == 0)
         clock.advance(INTERVAL / 1001)
-    notice.end("over")
-    notice.end("over")
+    throttle.end("over")
+    throttle.end("over")
     assert said(caplog) == [("ERROR", "no descriptors: 7"), ("WARNING", "over")]
 
 
 def test_what_lasts_is_told_again_with_a_count(
-    notice: Notice, clock: FakeClock, caplog: pytest.LogCaptureFixture
+    throttle: Throttle, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(9):
-        notice.tell(logging.WARNING, EMFILE, "none")
+        throttle.tell(logging.WARNING, EMFILE, "none")
         clock.advance(INTERVAL / 4)
     assert [text for _, text in said(caplog)] == ["none", *["none (and 3 times more since this was last said)"] * 2]
 
 
 def test_what_comes_and_goes_is_no_more_than_what_lasts(
-    notice: Notice, clock: FakeClock, caplog: pytest.LogCaptureFixture
+    throttle: Throttle, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(512):
-        notice.tell(logging.WARNING, EMFILE, "none")
-        notice.end("again")
+        throttle.tell(logging.WARNING, EMFILE, "none")
+        throttle.end("again")
         clock.advance(INTERVAL / 256)
     again = "none (and 255 times more since this was last said)"
     assert [text for _, text in said(caplog)] == ["none", "again", again, "again"]
 
 
-def test_each_cause_is_told_by_itself(notice: Notice, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_cause_is_told_by_itself(throttle: Throttle, caplog: pytest.LogCaptureFixture) -> None:
     for number in (EMFILE, ENFILE, EMFILE, ENFILE):
-        notice.tell(logging.DEBUG, number, "errno %d", number)
-    notice.end("over")
+        throttle.tell(logging.DEBUG, number, "errno %d", number)
+    throttle.end("over")
     assert said(caplog) == [("DEBUG", f"errno {EMFILE}"), ("DEBUG", f"errno {ENFILE}"), ("DEBUG", "over")]
 
 
-def test_the_end_of_what_was_never_told_is_not_told(notice: Notice, caplog: pytest.LogCaptureFixture) -> None:
-    notice.end("over")
+def test_the_end_of_what_was_never_told_is_not_told(throttle: Throttle, caplog: pytest.LogCaptureFixture) -> None:
+    throttle.end("over")
     assert said(caplog) == []
 
 
-def test_a_throttle_lets_a_burst_through_and_then_its_pace(clock: FakeClock) -> None:
-    throttle = Throttle(clock)
-    assert sum(throttle.lets_through() for _ in range(10 * BURST)) == BURST
-    assert throttle.passed_over() == 9 * BURST
-    assert throttle.passed_over() == 0
+def test_a_bucket_lets_a_burst_through_and_then_its_pace(clock: FakeClock) -> None:
+    bucket = TokenBucket(clock)
+    assert sum(bucket.lets_through() for _ in range(10 * BURST)) == BURST
+    assert bucket.passed_over() == 9 * BURST
+    assert bucket.passed_over() == 0
     clock.advance(5.5 / PACE)
-    assert sum(throttle.lets_through() for _ in range(10)) == 5
+    assert sum(bucket.lets_through() for _ in range(10)) == 5
     clock.advance(10 * BURST / PACE)
-    assert sum(throttle.lets_through() for _ in range(2 * BURST)) == BURST
+    assert sum(bucket.lets_through() for _ in range(2 * BURST)) == BURST
 
 
 def test_a_flood_of_texts_is_told_in_part(clock: FakeClock) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from prefork.services.control.protocol import Request
-from prefork.status.collector import Survey
+from prefork.status.collector import StatusCollector
 from prefork.supervisor import allowance, notifications
 from prefork.supervisor.forked import DUMP_SIGNAL
 from prefork.supervisor.notifications import Notification
@@ -47,12 +47,12 @@ class Operations:
 
     Args:
         server: the master as services see it.
-        survey: takes the status.
+        collector: takes the status.
     """
 
-    def __init__(self, server: ServerView, survey: Survey) -> None:
+    def __init__(self, server: ServerView, collector: StatusCollector) -> None:
         self._server = server
-        self._survey = survey
+        self._collector = collector
         self._waits: list[_Wait] = []
         self._dumps: dict[int, _Dump] = {}
 
@@ -74,10 +74,10 @@ class Operations:
         self._waits = [wait for wait in self._waits if not wait.hears(notification)]
 
     def _health(self, done: Done, failed: Failed) -> None:  # noqa: ARG002  # every operation is given both
-        done(self._survey.health())
+        done(self._collector.health())
 
     def _status(self, done: Done, failed: Failed, processes: bool) -> None:  # noqa: ARG002  # as above
-        done(self._survey.status(processes=processes))
+        done(self._collector.status(processes=processes))
 
     def _stop(self, done: Done, failed: Failed, quick: bool) -> None:  # noqa: ARG002  # as above
         done({"state": "stopping"})

@@ -25,8 +25,8 @@ from prefork.net.unixpath import Claim
 from prefork.services.control import paths, protocol
 from prefork.services.control.operations import Operations
 from prefork.services.control.protocol import RequestError
-from prefork.status.collector import Survey
-from prefork.status.totals import Ledger
+from prefork.status.collector import StatusCollector
+from prefork.status.totals import Counters
 from prefork.supervisor.event_loop import Loop, Timer
 from prefork.supervisor.notifications import Notification
 from prefork.supervisor.service import ServerView, Service
@@ -58,7 +58,7 @@ class Control(Service):
         self._claim: Claim | None = None
         self._sock: socket.socket | None = None
         self._peers: list[Peer] = []
-        self._ledger = Ledger()
+        self._counters = Counters()
         self._accepting = False
         self._failing = False
 
@@ -70,8 +70,8 @@ class Control(Service):
         """
         self._loop = server.loop
         self._pidfile = server.settings.pidfile
-        self._survey = Survey(server, self._ledger, __version__)
-        self._operations = Operations(server, self._survey)
+        self._collector = StatusCollector(server, self._counters, __version__)
+        self._operations = Operations(server, self._collector)
         try:
             self._listen()
         except (ListenError, OSError, ValueError) as error:
@@ -103,13 +103,13 @@ class Control(Service):
         log.debug("control socket at %s", path)
 
     def notify(self, notification: Notification) -> None:
-        """Enter it into the ledger; it may be what somebody waits for."""
-        self._ledger.notify(notification)
+        """Enter it into the counters; it may be what somebody waits for."""
+        self._counters.notify(notification)
         self._operations.notify(notification)
 
     def save(self) -> object:
         """The sums so far, and since when."""
-        return {"started": self._survey.started, "totals": self._ledger.save()}
+        return {"started": self._collector.started, "totals": self._counters.save()}
 
     def restore(self, saved: object) -> None:
         """Go on with the sums of the image before.
@@ -119,8 +119,8 @@ class Control(Service):
         """
         if not isinstance(saved, dict) or not isinstance(saved.get("started"), float):
             raise ValueError("no sums")
-        self._ledger.restore(saved.get("totals"))
-        self._survey.began_at(saved["started"])
+        self._counters.restore(saved.get("totals"))
+        self._collector.began_at(saved["started"])
 
     def after_fork(self, slot: int, generation: int) -> None:  # noqa: ARG002  # others need them
         """WORKER. Close the sockets. Those that the loop watches have been closed with all that is the loop's."""
