@@ -10,7 +10,7 @@ from prefork.cli.main import write
 from prefork.errors import ControlError, SettingsError, printable
 from prefork.services.control.client import Client
 from prefork.status import text as report
-from prefork.status.model import dumps
+from prefork.system import codec
 
 _DIGITS: Final = 20  # of a count; int() refuses to read some thousands
 
@@ -88,7 +88,7 @@ def status(argv: Sequence[str]) -> int:
         return 0
     with Client(arguments.control, timeout=arguments.timeout) as client:
         found = client.status()
-    write(dumps(found) + "\n" if arguments.json else report.page(found))
+    write(codec.encoded(found) + "\n" if arguments.json else report.page(found))
     return 0
 
 

@@ -11,7 +11,6 @@ All of it runs in the MASTER.
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import os
 import signal
@@ -20,8 +19,9 @@ from typing import Any, Final
 
 from prefork.errors import SettingsError
 from prefork.supervisor.service import ServerView, Service
-from prefork.system import process, signals
+from prefork.system import codec, process, signals
 from prefork.system.child import Child, ReportPipe
+from prefork.system.codec import DecodeError
 
 log = logging.getLogger("prefork")
 
@@ -113,15 +113,13 @@ class Watch(Service):
     def _read(self, text: bytearray) -> None:
         """Take the lines that are complete."""
         *lines, text[:] = text.split(b"\n")
-        for line in lines:
+        for line in map(bytes, lines):
             try:
-                said = json.loads(line)
-            except ValueError:
-                said = None
-            if isinstance(said, dict):
-                self._hear(said)
+                said = codec.parsed_object(line)
+            except DecodeError:
+                log.debug("reload: the watcher says %r", line)  # a sitecustomize that prints, say
             else:
-                log.debug("reload: the watcher says %r", bytes(line))  # a sitecustomize that prints, say
+                self._hear(said)
 
     def _hear(self, said: dict[str, Any]) -> None:
         if "watching" in said:

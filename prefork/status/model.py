@@ -7,16 +7,7 @@ one release reads the server of another. Times are seconds, sizes are bytes. Pur
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
-import types
-import typing
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
-
-T = TypeVar("T")
-
-_NONE: Final = type(None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,71 +146,3 @@ class Health:
     def ready(self) -> bool:
         """Whether it takes connections and means to go on."""
         return self.state in {"serving", "reloading"} and self.serving > 0
-
-
-def dumps(thing: object) -> str:
-    """``thing``, of the classes here or of what JSON knows, as JSON in one line."""
-    return json.dumps(thing, default=_plain, separators=(",", ":"))
-
-
-def load(kind: type[T], data: object) -> T:
-    """Make an object of a class that stands here from what ``json.loads`` gave.
-
-    Args:
-        kind: the class.
-        data: a JSON object; names that the class doesn't have are left out.
-
-    Raises:
-        ValueError: something is of another type than the class says, or is missing and has no default.
-    """
-    made = _read(kind, data, kind.__name__)
-    return typing.cast("T", made)
-
-
-def _plain(thing: Any) -> dict[str, object]:
-    if not dataclasses.is_dataclass(thing):
-        raise TypeError(f"{type(thing).__name__} has no form in JSON")
-    kind: type = type(thing)
-    return {name: getattr(thing, name) for name in _names(kind)}
-
-
-@functools.cache
-def _names(kind: type) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(kind))
-
-
-@functools.cache
-def _types(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
-
-
-def _read(kind: Any, data: object, where: str) -> object:
-    """``data`` as ``kind``: a dataclass, a tuple, a dict, a union with None, or a plain type."""
-    if dataclasses.is_dataclass(kind):
-        return _read_record(typing.cast("type", kind), data, where)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is types.UnionType:
-        if data is None:
-            return None
-        (kind,) = (argument for argument in arguments if argument is not _NONE)
-        return _read(kind, data, where)
-    if origin is tuple and isinstance(data, list):
-        return tuple(_read(arguments[0], item, where) for item in data)
-    if origin is dict and isinstance(data, dict):
-        return {str(name): _read(arguments[1], value, where) for name, value in data.items()}
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
-    if origin is None and isinstance(data, kind) and (kind is bool or not isinstance(data, bool)):
-        return data
-    raise ValueError(f"{where}: {type(data).__name__} where {getattr(kind, '__name__', kind)} was expected")
-
-
-def _read_record(kind: type, data: object, where: str) -> object:
-    if not isinstance(data, dict):
-        raise ValueError(f"{where}: {type(data).__name__} where an object was expected")
-    hints = _types(kind)
-    given = {name: _read(hints[name], data[name], f"{where}.{name}") for name in _names(kind) if name in data}
-    try:
-        return kind(**given)
-    except TypeError:
-        raise ValueError(f"{where}: something is missing") from None

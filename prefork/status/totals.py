@@ -7,16 +7,15 @@ counters' sums of the dead and the views of the living, and never go down.
 from __future__ import annotations
 
 import collections
-import json
 from collections.abc import Iterable
 
 from prefork.net.accept_errors import COUNTED
 from prefork.scoreboard.layout import BUCKET_SHIFT, BUCKETS, Order, View
-from prefork.status import model as status
 from prefork.status.model import Totals
 from prefork.supervisor import notifications
 from prefork.supervisor.notifications import Notification
 from prefork.supervisor.roster import Death
+from prefork.system import codec
 from prefork.system.clock import SYSTEM, Clock
 
 BOUNDS = tuple(2 ** (BUCKET_SHIFT + n) / 1e9 for n in range(BUCKETS - 1))
@@ -77,8 +76,7 @@ class Counters:
 
     def save(self) -> dict[str, object]:
         """What :meth:`restore` needs, as JSON has it: the sums of the dead."""
-        found: dict[str, object] = json.loads(status.dumps(self.totals([])))
-        return found
+        return codec.parsed_object(codec.encoded(self.totals([])))
 
     def restore(self, saved: object) -> None:
         """Go on with the sums of an earlier image of this process.
@@ -86,7 +84,7 @@ class Counters:
         Raises:
             ValueError: they are none.
         """
-        sums = status.load(Totals, saved)
+        sums = codec.read(Totals, saved)
         self._served, self._failed = sums.served, sums.failed
         self._interrupted, self._refused = sums.interrupted, sums.refused
         self._busy = round(sums.busy * 1e9)

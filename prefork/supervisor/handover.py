@@ -7,15 +7,13 @@ finds out before there is anything to lose.
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import types
-import typing
 from dataclasses import dataclass
 from signal import SIGTERM
 from typing import Any, Literal
 
 from prefork.net.listener import Snapshot
+from prefork.system import codec
+from prefork.system.codec import DecodeError
 
 FORMAT = 4
 
@@ -102,7 +100,7 @@ class Handover:
 
     def encode(self) -> bytes:
         """The record as bytes."""
-        return json.dumps(dataclasses.asdict(self)).encode()
+        return codec.encoded(self).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> Handover:
@@ -112,19 +110,20 @@ class Handover:
             HandoverError: it is none, or one of another format.
         """
         try:
-            found = json.loads(data)
-        except ValueError as error:
-            raise HandoverError(f"the hand-over record is not JSON: {error}") from None
-        said = found.get("format") if isinstance(found, dict) else None
-        if type(said) is int and said in _TO_THE_NEXT and isinstance(found.get("workers"), list):
-            lives = found["workers"]
+            return cls._decode(codec.parsed_object(data))
+        except DecodeError as error:
+            raise HandoverError(f"the hand-over record can't be read: {error}") from None
+
+    @classmethod
+    def _decode(cls, found: dict[str, Any]) -> Handover:
+        said = found.get("format")
+        if type(said) is int and said in _TO_THE_NEXT and isinstance(lives := found.get("workers"), list):
             for number in range(said, FORMAT):
                 lives = [_TO_THE_NEXT[number](life) if isinstance(life, dict) else life for life in lives]
             found = {"queue": None} | found | {"format": FORMAT, "workers": lives}
         elif said != FORMAT:
             raise HandoverError(f"the hand-over record has format {said!r}; this version reads {FORMAT}")
-        record: Handover = _read(cls, found, "record")
-        return record
+        return codec.read(cls, found, exact=True)
 
 
 def _say_the_bell(life: dict[str, Any]) -> dict[str, Any]:
@@ -156,40 +155,3 @@ def locate(value: str) -> tuple[int, int]:
     if not (value.isascii() and fd.isdecimal() and pid.isdecimal() and len(fd) < 10 and len(pid) < 10):
         raise HandoverError(f"{value[:40]!r} does not name a hand-over record")
     return int(fd), int(pid)
-
-
-def _read(kind: Any, value: Any, where: str) -> Any:
-    """``value``, which JSON gave, as ``kind``, which a field declares."""
-    if dataclasses.is_dataclass(kind):
-        return _read_record(kind, value, where)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        return None if value is None else _read(next(one for one in arguments if one is not type(None)), value, where)
-    if origin is Literal:
-        if value in arguments:
-            return value
-    elif origin is tuple:
-        return _read_tuple(arguments, value, where)
-    elif kind is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
-    elif type(value) is kind:
-        return value
-    raise HandoverError(f"the hand-over record has {value!r} for {where}")
-
-
-def _read_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
-    if isinstance(value, list):
-        if len(kinds) == 2 and kinds[1] is Ellipsis:
-            return tuple(_read(kinds[0], one, where) for one in value)
-        if len(kinds) == len(value):
-            return tuple(_read(kind, one, where) for kind, one in zip(kinds, value, strict=True))
-    raise HandoverError(f"the hand-over record has {value!r} for {where}")
-
-
-def _read_record(kind: Any, value: Any, where: str) -> Any:
-    hints = typing.get_type_hints(kind)
-    names = [field.name for field in dataclasses.fields(kind)]
-    if not isinstance(value, dict) or sorted(value) != sorted(names):
-        raise HandoverError(f"the hand-over record has {value!r} for {where}")
-    return kind(**{name: _read(hints[name], value[name], name) for name in names})

@@ -9,7 +9,6 @@ the start: there a service that can't do its work ends the run.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import traceback
@@ -26,6 +25,7 @@ from prefork.supervisor.notifications import Notification
 from prefork.supervisor.pressure import Pressure
 from prefork.supervisor.roster import Roster
 from prefork.supervisor.spawner import Spawner
+from prefork.system import codec
 from prefork.system.child import Children
 from prefork.system.throttle import Throttle
 
@@ -146,7 +146,7 @@ class Services:
 
     def _restore(self, saved: str) -> None:
         try:
-            data = json.loads(saved)
+            data = codec.parsed_object(saved)
             for service in self._attached:
                 name = type(service).__name__
                 if name in data:
@@ -157,7 +157,7 @@ class Services:
     def _receive(self, saved: str) -> None:
         """Give each its descriptors; those that nobody wants any more are closed."""
         try:
-            kept = json.loads(saved)[_KEPT]
+            kept = codec.parsed_object(saved)[_KEPT]
         except (ValueError, KeyError, TypeError):
             return  # of a release that passed on none
         services = {type(service).__name__: service for service in self._services}
@@ -175,13 +175,13 @@ class Services:
         """What all of them pass on to the next image."""
         found = {type(service).__name__: self._saved(service) for service in self._attached}
         found[_KEPT] = {type(service).__name__: list(service.keep()) for service in self._attached if service.keep()}
-        return json.dumps({name: data for name, data in found.items() if data is not None})
+        return codec.encoded({name: data for name, data in found.items() if data is not None})
 
     @staticmethod
     def _saved(service: Service) -> object:
         try:
             data = service.save()
-            json.dumps(data)
+            codec.encoded(data)
         except Exception:  # the next image begins anew with it, and that is all
             log.exception("%s failed to pass on what it knows", type(service).__name__)
             return None

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from prefork.net.accept_errors import COUNTED
 from prefork.scoreboard.events import REASONS
 from prefork.scoreboard.layout import BUCKETS, ERROR_PLACES, Lane, Order, State, View
-from prefork.status import model as status
 from prefork.status import text as report
 from prefork.status import totals
 from prefork.status.model import Ended, Health, Listening, Process, Status, Totals, Working
@@ -22,6 +21,7 @@ from prefork.status.totals import BOUNDS, CAUSES, Counters, cause
 from prefork.supervisor import notifications
 from prefork.supervisor.pressure import Exhaustion
 from prefork.supervisor.roster import Death, Member
+from prefork.system import codec
 from prefork.system.process import Exit
 from prefork.testing.clock import FakeClock
 
@@ -36,7 +36,7 @@ def strategy(kind: Any) -> st.SearchStrategy[Any]:
     if kind in plain:
         return plain[kind]
     if kind.__class__ is type:
-        return st.builds(kind, **{name: strategy(hint) for name, hint in status._types(kind).items()})
+        return st.builds(kind, **{name: strategy(hint) for name, hint in codec.types_of(kind).items()})
     inner = strategy([argument for argument in kind.__args__ if argument not in {..., type(None)}][-1])
     if typing.get_origin(kind) in {types.UnionType, typing.Union}:  # which are one from Python 3.14 on
         return st.none() | inner
@@ -49,14 +49,14 @@ def strategy(kind: Any) -> st.SearchStrategy[Any]:
 @given(data=st.data())
 def test_what_is_written_is_read_back(kind: type, data: st.DataObject) -> None:
     thing = data.draw(strategy(kind))
-    line = status.dumps(thing)
+    line = codec.encoded(thing)
     assert "\n" not in line
-    assert status.load(kind, json.loads(line)) == thing
+    assert codec.read(kind, json.loads(line)) == thing
 
 
 def test_a_reader_of_an_older_release_leaves_out_what_it_does_not_know() -> None:
     data = {"state": "serving", "serving": 3, "mood": "good", "size": 3}
-    assert status.load(Health, data) == Health(state="serving", serving=3, size=3)
+    assert codec.read(Health, data) == Health(state="serving", serving=3, size=3)
 
 
 @pytest.mark.parametrize(
@@ -81,14 +81,14 @@ def test_a_reader_of_an_older_release_leaves_out_what_it_does_not_know() -> None
 )
 def test_what_is_of_another_type_is_refused(kind: type, data: object, said: str) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011  # the text is compared as a whole
-        status.load(kind, data)
+        codec.read(kind, data)
     assert str(error.value).startswith(said)
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), st.lists, max_leaves=5))
 def test_any_json_is_a_status_or_refused(data: object) -> None:
     with pytest.raises(ValueError, match=r"^Status"):
-        status.load(Status, data)
+        codec.read(Status, data)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import socket
 import stat
@@ -15,8 +14,9 @@ from prefork.errors import ControlError, printable
 from prefork.net import unixpath
 from prefork.services.control import paths
 from prefork.services.control.protocol import VERSION
-from prefork.status import model as status
 from prefork.status.model import Health, Status
+from prefork.system import codec
+from prefork.system.codec import DecodeError
 
 T = TypeVar("T")
 
@@ -195,7 +195,7 @@ class Client:
             The result.
         """
         seconds = self._timeout if timeout is not None and timeout < 0 else timeout
-        request = json.dumps({"v": VERSION, "do": do, **arguments}) + "\n"
+        request = codec.encoded({"v": VERSION, "do": do, **arguments}) + "\n"
         try:
             self._sock.settimeout(self._timeout)
             self._sock.sendall(request.encode())
@@ -207,12 +207,12 @@ class Client:
         if line is None:
             raise _GoneError(f"{self._shown}: the server closed the connection")
         try:
-            answer = json.loads(line)
+            answer = codec.parsed_object(line)
             if answer["ok"]:
                 result: dict[str, Any] = answer["result"]
                 return result
             said = str(answer["error"])
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (DecodeError, KeyError):
             raise self._strange() from None
         raise ControlError(said)
 
@@ -249,8 +249,8 @@ class Client:
 
     def _load(self, kind: type[T], result: object) -> T:
         try:
-            return status.load(kind, result)
-        except ValueError as error:
+            return codec.read(kind, result)
+        except DecodeError as error:
             raise ControlError(f"{self._shown}: a server of another release? {error}") from None
 
 

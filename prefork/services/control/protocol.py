@@ -12,13 +12,13 @@ connection, for nobody knows what follows it. One that can be read and not be do
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from prefork.errors import did_you_mean
-from prefork.status.model import dumps
+from prefork.system import codec
+from prefork.system.codec import DecodeError
 
 VERSION: Final = 1
 
@@ -93,8 +93,8 @@ def parse(line: bytes) -> Request:
         RequestError: it can't be read, or asks for nothing that there is.
     """
     try:
-        data = json.loads(line.decode())
-    except (ValueError, RecursionError):
+        data = codec.parsed(line)
+    except DecodeError:
         raise RequestError("malformed", "this is not JSON in UTF-8; send one object a line") from None
     if not isinstance(data, dict):
         raise RequestError("malformed", "this is JSON, but not an object; send one object a line")
@@ -154,4 +154,4 @@ def refusal(error: RequestError) -> bytes:
 
 
 def _line(data: object) -> bytes:
-    return dumps(data).encode() + b"\n"
+    return codec.encoded(data).encode() + b"\n"
