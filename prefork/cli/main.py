@@ -66,7 +66,7 @@ COMMANDS: Final = (
     Command("recycle", "replace one worker", "prefork.cli.commands:recycle"),
     Command("dump", "print the tracebacks of a worker", "prefork.cli.commands:dump"),
     Command("stop", "stop a running server", "prefork.cli.commands:stop"),
-    Command("exporter", "serve its metrics for Prometheus", "prefork.cli.exporter:exporter"),
+    Command("exporter", "serve its metrics for Prometheus", "prefork.wsgi.exporter:exporter"),
 )
 
 

@@ -247,13 +247,14 @@ def test_counters_never_go_down_while_workers_are_killed_under_load(
 @pytest.mark.parametrize(
     ("asked", "status"),
     [
-        (b"GET / HTTP/1.1\r\n\r\n", 200),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 200),
         (b"GET /metrics?name[]=prefork_up HTTP/1.0\r\n\r\n", 200),
-        (b"GET /other HTTP/1.1\r\n\r\n", 404),
-        (b"POST /metrics HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 405),
+        (b"GET /other HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+        (b"POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", 405),
         (b"hello\r\n\r\n", 400),
         (b"GET /metrics\r\n\r\n", 400),
-        (b"GET " + b"x" * (16384 - 4), 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),  # without a Host, RFC 9112, 3.2
+        (b"GET " + b"x" * 16384, 414),
     ],
 )
 def test_what_is_asked_for(exporter: Server, asked: bytes, status: int) -> None:
@@ -261,14 +262,14 @@ def test_what_is_asked_for(exporter: Server, asked: bytes, status: int) -> None:
 
 
 def test_a_head_has_no_body(exporter: Server) -> None:
-    answer = request(exporter.address, b"HEAD /metrics HTTP/1.1\r\n\r\n")
+    answer = request(exporter.address, b"HEAD /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
     assert (answer.status, answer.body) == (200, b"")
 
 
 def test_the_form_that_is_accepted(exporter: Server) -> None:
     kinds = {}
     for accept in (b"text/plain", b"application/openmetrics-text; version=1.0.0"):
-        answer = request(exporter.address, b"GET / HTTP/1.1\r\nAccept: %b\r\n\r\n" % accept)
+        answer = request(exporter.address, b"GET / HTTP/1.1\r\nHost: a\r\nAccept: %b\r\n\r\n" % accept)
         match = re.search(rb"Content-Type: (\S+?);", answer.data)
         assert match is not None
         kinds[accept] = match[1]
