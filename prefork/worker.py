@@ -35,11 +35,11 @@ from prefork.net.tls import Behind, HandshakeError
 from prefork.scoreboard.entry import Entry, Pause
 from prefork.scoreboard.events import Kind, Why
 from prefork.scoreboard.layout import Order, State
+from prefork.system.descriptors import readable
 from prefork.system.forks import HERE, end_for_all
 from prefork.system.natives import socket
 from prefork.system.need import needed, refused
 from prefork.system.peer import format_peer
-from prefork.system.waiting import readable
 
 if TYPE_CHECKING:
     import ssl

@@ -43,10 +43,10 @@ from prefork.config.settings import Settings
 from prefork.errors import ListenerLostError
 from prefork.scoreboard.entry import Entry
 from prefork.system import limits
+from prefork.system.descriptors import readable
 from prefork.system.forks import HERE
 from prefork.system.natives import select, socket
 from prefork.system.throttle import Log
-from prefork.system.waiting import readable
 
 Accepted = tuple[socket.socket, Any]
 

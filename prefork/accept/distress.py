@@ -25,11 +25,10 @@ from prefork.config.settings import Settings
 from prefork.net.lingering import ours
 from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.events import Why
-from prefork.system.descriptors import Spare, accepted, census, descriptors, held
+from prefork.system.descriptors import Spare, accepted, census, descriptors, held, readable
 from prefork.system.limits import nofile
 from prefork.system.natives import socket
 from prefork.system.throttle import Log
-from prefork.system.waiting import readable
 
 _NEVER = -1
 

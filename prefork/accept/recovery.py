@@ -29,9 +29,9 @@ from prefork.net.accept_errors import Reaction, lookup, place, resolve
 from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.events import Kind, Why
 from prefork.scoreboard.layout import Order, State
+from prefork.system.descriptors import readable
 from prefork.system.natives import socket
 from prefork.system.throttle import Log, Throttle
-from prefork.system.waiting import readable
 
 _RUN = Order.RUN
 _SEALED = frozenset({Order.SEAL, Order.QUIT})

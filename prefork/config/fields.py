@@ -11,7 +11,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -144,6 +144,19 @@ def table(settings: type) -> tuple[Field, ...]:
     return tuple(
         Field(name=field.name, default=field.default, **field.metadata) for field in dataclasses.fields(settings)
     )
+
+
+def made(kind: type[S], values: Mapping[str, Any]) -> S:
+    """A table of settings of values that have been checked, all of them.
+
+    Args:
+        kind: The table.
+        values: Each value in its proper type, by the name of its setting.
+    """
+    settings = object.__new__(kind)
+    for name, value in values.items():
+        object.__setattr__(settings, name, value)
+    return settings
 
 
 def located(settings: S, folder: str, fields: Iterable[Field] | None = None) -> S:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from prefork.config import settings
-from prefork.config.fields import GROUPS, Field, Plain
+from prefork.config import rules, settings
+from prefork.config.fields import GROUPS, Field, Plain, made
 from prefork.config.rules import Problem
 from prefork.config.settings import Settings
 from prefork.errors import SettingsError, did_you_mean
@@ -111,15 +111,16 @@ class _Reading:
             self.bad.add(name)
             self.problems.append(Problem((name,), str(error)))
 
-    def good(self, fields: Iterable[Field]) -> dict[str, object]:
-        """What was given for some settings and could be read."""
-        names = [field.name for field in fields if field.name not in self.bad]
-        return {name: self.given[name].value for name in names if name in self.given}
+    def settled(self) -> dict[str, Any]:
+        """Check what was given and could be read: the values of settings that are good by themselves, by name."""
+        readable = {name: value for name, (value, _) in self.given.items() if name not in self.bad}
+        values, problems = rules.examine(self.known, readable, self.bad)
+        self.problems += problems
+        return {name: value for name, value in values.items() if name not in self.bad}
 
-    def settled(self, field: Field) -> Given:
-        """What holds for one setting when nothing is wrong."""
-        value, origin = self.given.get(field.name, Given(field.default, "default"))
-        return Given(field.check(value), origin)
+    def origin(self, name: str) -> str:
+        """Where the value of a setting came from."""
+        return self.given[name].origin if name in self.given else "default"
 
     def lines(self) -> Iterator[str]:
         """Everything that is wrong: what is no setting first, then in the order of the tables, with its origins."""
@@ -168,35 +169,28 @@ def load(
     _read_environment(reading, environ)
     _read_flags(reading, flags)
 
-    values, problems = settings.examine(reading.good(settings.fields()), reading.bad)
-    reading.problems += problems
-    extra = _make(reading, table) if table else None
-    if wrong := [*complaints, *checks(values), *reading.lines()]:
+    values = reading.settled()
+    extra = _make(reading, table, values) if table else None
+    of_every_server = {field.name: values[field.name] for field in settings.fields() if field.name in values}
+    if wrong := [*complaints, *checks(of_every_server), *reading.lines()]:
         raise SettingsError(wrong)
 
     return Configuration(
-        settings=Settings(**values),
+        settings=made(Settings, of_every_server),
         extra=extra,
-        given={field.name: reading.settled(field) for field in fields},
+        given={name: Given(value, reading.origin(name)) for name, value in values.items()},
         fields=fields,
         groups=GROUPS + (table.groups if table else ()),
     )
 
 
-def _make(reading: _Reading, table: Table[T]) -> T | None:
-    """What a command's own table makes of what was given; None when that can't be used."""
-    values = {}
-    for field in table.fields:
-        if field.name in reading.bad:
-            continue
-        try:
-            values[field.name] = reading.settled(field).value
-        except ValueError as error:
-            reading.problems.append(Problem((field.name,), str(error)))
-    if len(values) < len(table.fields):
+def _make(reading: _Reading, table: Table[T], values: Mapping[str, Any]) -> T | None:
+    """What a command's own table makes of its values; None when they can't be used."""
+    own = {field.name: values[field.name] for field in table.fields if field.name in values}
+    if len(own) < len(table.fields):
         return None
     try:
-        return table.make(**values)
+        return table.make(**own)
     except SettingsError as error:
         reading.problems += (Problem((line.split(":")[0],), line) for line in error.problems)
     return None

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from prefork.config.address import Address, parse
 from prefork.config.fields import Field
-from prefork.errors import did_you_mean
+from prefork.errors import SettingsError, did_you_mean
 from prefork.system.natives import socket
 
 Values = Mapping[str, Any]
@@ -149,7 +149,7 @@ def examine(
     """Check values against their types and bounds, and against each other.
 
     Args:
-        fields: All settings there are, by their names.
+        fields: All settings there are, by their names. Rules about others don't apply.
         given: Values by name; settings that it doesn't name have their defaults.
         bad: Names of settings that are known to be wrong already: no rule that needs one of these is applied.
 
@@ -168,6 +168,23 @@ def examine(
         if good.issuperset(names):
             problems.extend(Problem(names, text) for text in rule(values))
     return values, problems
+
+
+def settle(settings: object, fields: Mapping[str, Field]) -> None:
+    """Check a table of settings that is being made, and give its values their proper types.
+
+    Args:
+        settings: The table.
+        fields: Its rows, by their names.
+
+    Raises:
+        SettingsError: With all problems at once.
+    """
+    values, problems = examine(fields, {name: getattr(settings, name) for name in fields}, ())
+    if problems:
+        raise SettingsError(problem.text for problem in problems)
+    for name, value in values.items():
+        object.__setattr__(settings, name, value)
 
 
 def _unknown(name: str, fields: Mapping[str, Field]) -> str:

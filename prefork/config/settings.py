@@ -7,7 +7,6 @@ whether it can be had (a user that exists, a port that is free) shows where it i
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -382,12 +381,7 @@ class Settings(Keeping, Transport):
     )
 
     def __post_init__(self) -> None:
-        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        values, problems = examine(given)
-        if problems:
-            raise SettingsError(problem.text for problem in problems)
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+        rules.settle(self, by_name())
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Settings:
@@ -399,10 +393,10 @@ class Settings(Keeping, Transport):
         Raises:
             SettingsError: With all problems at once, unknown names among them.
         """
-        _, problems = examine(given)
+        values, problems = examine(given)
         if problems:
             raise SettingsError(problem.text for problem in problems)
-        return cls(**given)
+        return kinds.made(cls, values)
 
     @property
     def addresses(self) -> tuple[Address, ...]:

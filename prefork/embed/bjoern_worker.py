@@ -16,7 +16,7 @@ import time
 
 from prefork.embed.base import Embedded
 from prefork.embed.marks import Marked
-from prefork.system.waiting import readable
+from prefork.system.descriptors import readable
 
 LOOK = 0.01
 """Seconds between two looks whether libev has installed its handler."""

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from prefork.embed.base import Embedded
 from prefork.embed.marks import Marked
-from prefork.system.waiting import readable
+from prefork.system.descriptors import readable
 
 
 class CherootWorker(Embedded):

@@ -1,4 +1,4 @@
-"""What descriptors this process holds, and the one it keeps in reserve to find out.
+"""What descriptors this process holds, and the one it keeps in reserve to find out; and waiting until one is readable.
 
 At the limit not even ``/proc`` can be opened. So a process keeps one spare descriptor, and gives it up for as long as
 it looks.
@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Collection, Iterable
 from os import open as open_file
 from os import stat
+from select import POLLIN, poll  # bound now: gevent's patches put a poll of their own into the module
 from types import TracebackType
 from typing import TypeVar
 
@@ -67,6 +68,22 @@ class Spare:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Take it back if that can be done."""
         self.take()
+
+
+def readable(*descriptors: int, seconds: float | None = 0.0) -> bool:
+    """Wait until one of ``descriptors`` is readable.
+
+    Args:
+        descriptors: which.
+        seconds: how long at the most; 0 only looks, None waits for ever.
+
+    Returns:
+        Whether one is. A signal handler that returns does not end the wait (PEP 475).
+    """
+    poller = poll()
+    for descriptor in descriptors:
+        poller.register(descriptor, POLLIN)
+    return bool(poller.poll(None if seconds is None else max(0.0, seconds) * 1000))
 
 
 def descriptors() -> list[int]:

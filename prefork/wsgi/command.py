@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from prefork import server
 from prefork.cli import main as cli
+from prefork.config.fields import made
 from prefork.config.load import Configuration, Table
 from prefork.errors import TargetError
 from prefork.worker import Worker
@@ -55,10 +56,15 @@ def wsgi(argv: Sequence[str]) -> int:
             epilog=_EPILOG,
             run=_run,
             defaults=options.DEFAULTS,
-            table=Table(fields=options.fields(), groups=options.GROUPS, make=WSGIOptions),
+            table=Table(fields=options.fields(), groups=options.GROUPS, make=_made),
         ),
         argv,
     )
+
+
+def _made(**values: Any) -> WSGIOptions:
+    """The options of values that have been checked."""
+    return made(WSGIOptions, values)
 
 
 def _run(text: str, configuration: Configuration, app_dir: str) -> int:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from prefork.config import fields as kinds
+from prefork.config import rules
 from prefork.config.fields import Field, Kind, setting
-from prefork.errors import SettingsError
 from prefork.wsgi.forwarded import parse_networks
 
 LIMITS: Final = "Limits of a request"
@@ -166,14 +166,7 @@ class WSGIOptions:
     )
 
     def __post_init__(self) -> None:
-        problems: list[str] = []
-        for field in fields():
-            try:
-                object.__setattr__(self, field.name, field.check(getattr(self, field.name)))
-            except ValueError as error:
-                problems.append(str(error))
-        if problems:
-            raise SettingsError(problems)
+        rules.settle(self, {field.name: field for field in fields()})
 
     @property
     def limit_head(self) -> int:
