@@ -15,7 +15,7 @@ from prefork.supervisor.service import Service
 
 
 def services_of(settings: Settings, sources: tuple[str, ...] = ()) -> list[Service]:
-    """The services that the settings ask for, not yet attached. MASTER.
+    """The services that the settings ask for, not yet attached.
 
     Args:
         settings: the settings.

@@ -8,7 +8,7 @@ number was never a pidfile: it is somebody's, and neither written to nor removed
 
 A successor that takes a living server's place (``takeover``) puts a file of its own over that server's when it serves,
 and so leaves the predecessor nothing to remove. It takes no number's word for who that is: :func:`locked_by` asks
-the kernel who has the lock. All of it runs in the MASTER.
+the kernel who has the lock.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NO_PIDFILE: Final = "holds something else than a process id"
 
 
 class Pidfile(Service):
-    """MASTER. The pidfile of one server.
+    """The pidfile of one server.
 
     Args:
         path: where.

@@ -4,8 +4,6 @@ A process beside the workers says which files change (`prefork.services.file_wat
 be a hazard at every fork. What the master itself has imported (the hooks, a preloaded application, the program that
 called `serve`) is renewed by an upgrade, which executes everything anew; for anything else a reload will do. Either way
 code that can't be imported replaces nothing: who serves goes on, until the next change.
-
-All of it runs in the MASTER.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ _NOT_FOR_IT: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGH
 
 
 class Watch(Service):
-    """MASTER. Watches the source that is on the import path.
+    """Watches the source that is on the import path.
 
     Args:
         sources: folders that only workers have on theirs. The watcher, like the master, has not: it would import from

@@ -32,7 +32,7 @@ _RETRY: Final = 0.1  # seconds, when the manager's queue is full
 
 
 class Notify(Service):
-    """MASTER. Tells the service manager.
+    """Tells the service manager.
 
     Args:
         where: what :func:`~prefork.system.systemd.notify_address` gave.

@@ -1,7 +1,7 @@
 """The collector: one server's status, taken from what the master knows at that moment.
 
 It costs a few microseconds a worker and a system call a listener. What only the system knows of processes is asked for
-on demand, and at most twice a second, however many ask. All of it runs in the MASTER.
+on demand, and at most twice a second, however many ask.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NOTHING = Process()
 
 
 class StatusCollector:
-    """MASTER. Takes the status of one server.
+    """Takes the status of one server.
 
     Args:
         server: the master as services see it.

@@ -56,7 +56,7 @@ def cause(death: Death) -> str:
 
 
 class Counters:
-    """MASTER. The sums of one server.
+    """The sums of one server.
 
     Args:
         clock: tells for how long something was exhausted.

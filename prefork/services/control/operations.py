@@ -1,7 +1,7 @@
 """What can be asked for through the control socket, and how it is done.
 
 Some things are done at once; others (a reload, a worker's tracebacks) take until they have happened, and are answered
-then. All of it runs in the MASTER.
+then.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Wait:
 
 
 class Operations:
-    """MASTER. Carries requests out.
+    """Carries requests out.
 
     Args:
         server: the master as services see it.

@@ -38,7 +38,7 @@ def folder(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def default(pidfile: str, environ: Mapping[str, str] = os.environ) -> Path:
-    """The place of a new control socket; its folder is made. MASTER.
+    """The place of a new control socket; its folder is made.
 
     Args:
         pidfile: the setting; its name without ending becomes the socket's, unless it is too long for one.

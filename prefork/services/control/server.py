@@ -4,8 +4,6 @@ Each connection is a :class:`Peer`, which reads one request at a time and is ans
 Whoever is slow, silent or talkative costs a descriptor and a few kilobytes, and holds up nobody: reads and writes
 never block, a request has an end after :data:`~prefork.services.control.protocol.LONGEST` bytes, half a request and an
 answer that nobody takes have a deadline, and when there are too many peers the longest silent one goes.
-
-All of it runs in the MASTER.
 """
 
 from __future__ import annotations
@@ -47,7 +45,7 @@ _CREDENTIALS: Final = struct.Struct("=iII")
 
 
 class Control(Service):
-    """MASTER. The control socket of one server.
+    """The control socket of one server.
 
     Args:
         path: where it lies; "auto" for the default place, which is done without when it can't be had.
@@ -181,7 +179,7 @@ class Control(Service):
 
 
 class Peer:
-    """MASTER. One connection.
+    """One connection.
 
     Args:
         sock: the connection, non-blocking.
