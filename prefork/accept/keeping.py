@@ -26,10 +26,10 @@ from prefork.accept.return_queue import ReturnQueue
 from prefork.config.settings import Settings
 from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.layout import Fate, Order
+from prefork.system.descriptors import readable
 from prefork.system.forks import HERE
 from prefork.system.natives import select, socket
 from prefork.system.throttle import Log
-from prefork.system.waiting import readable
 
 _FOR_WANT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _LOOK: Final = 0.05  # seconds between two looks at whether there is room in the return queue
