@@ -45,6 +45,7 @@ from prefork.supervisor.executor import Executor
 from prefork.supervisor.exits import Deaths
 from prefork.supervisor.goal import Goal
 from prefork.supervisor.handover import Handover, HandoverError
+from prefork.supervisor.heir import Bequest
 from prefork.supervisor.isolation import Isolated
 from prefork.supervisor.pressure import Exhaustion, Pressure
 from prefork.supervisor.recycle import Appetite, Growth
@@ -139,6 +140,7 @@ class Master:
         self._load = load
         self._launch = Launch.of_this_process()
         self._takeover: Takeover | None = None
+        self._bequest: Bequest | None = None
         self._ran = False
         self.deaths = Deaths(self.goal, self.roster, self.settings)
         self._told_of_the_end = False
@@ -218,6 +220,9 @@ class Master:
         if settings.takeover and record is None:
             self._takeover = Takeover(Isolated(self._loop, "the takeover"), settings.takeover)
             stack.callback(self._takeover.close)
+        if held.queue is not None and settings.reuse_port:
+            self._bequest = Bequest(Isolated(self._loop, "the heir"), held.queue)
+            stack.callback(self._bequest.close)
         self.listeners += held.listeners
         stack.callback(self.listeners.clear)
         self._spare = Spare()
@@ -311,9 +316,11 @@ class Master:
             decision = policy.decide(self.settings, self.goal, self.roster, self._spawner.vital, now)
             self.goal.timing.scan_next(decision.scan_at)
             if self.goal.stop.order is not Order.RUN:  # before anybody hears of that
-                self._held.board.fate = Fate.CLOSED
+                self._held.board.fate = Fate.CLOSED if self._bequest is None else self._bequest.fate()
             self._executor.apply(decision.actions)
             if self.goal.stop.order is not Order.RUN and not len(self.roster):
+                if self._bequest is not None:
+                    self._bequest.finish()
                 return
             self._loop.poll(decision.wake_at, watchful=self.stopping or self.roster.pressed)
 

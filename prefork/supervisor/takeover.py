@@ -20,6 +20,7 @@ import signal
 
 from prefork.errors import SettingsError
 from prefork.supervisor.event_loop import Loop
+from prefork.supervisor.heir import Claim
 from prefork.supervisor.resources import Holdings
 from prefork.system.lockfile import locked_by, read
 
@@ -60,6 +61,11 @@ class Takeover:
         for listener in held.listeners:
             listener.listen()
         os.eventfd_write(held.go, 1)
+        Claim(self._loop, self._pid, held.queue, self._stop)
+
+    def _stop(self) -> None:
+        if self._pidfd < 0:
+            return  # we end ourselves
         log.info("takeover: stopping the predecessor, pid %d", self._pid)
         try:
             signal.pidfd_send_signal(self._pidfd, signal.SIGTERM)

@@ -180,7 +180,7 @@ def test_a_predecessor_whose_end_can_not_be_watched_is_stopped_all_the_same(
     pidfile, go, loop = tmp_path / "pid", os.eventfd(0), Loop()
     monkeypatch.setattr(loop, "register", no_room)
     with holding(pidfile) as predecessor:
-        held: Any = SimpleNamespace(listeners=[], go=go)
+        held: Any = SimpleNamespace(listeners=[], go=go, queue=None)
         Takeover(loop, str(pidfile)).complete(held)
         assert predecessor.wait(30) == -signal.SIGTERM
     assert os.eventfd_read(go) == 1

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -160,3 +161,32 @@ def test_a_stop_answers_whoever_speaks_in_time_and_loses_nobody() -> None:
         assert (crowd.counts["lost"], crowd.counts["closed"], crowd.losses) == (0, 8, [])
         assert silent.over()
         silent.close()
+
+
+def test_a_successor_has_the_connections_of_its_predecessor(tmp_path: Path) -> None:
+    pidfile = tmp_path / "pid"
+    with keeping("tests.wsgi.apps:echo", "--reuse-port", "--pidfile", str(pidfile)) as first:
+        crowd = Crowd(first.address, clients=10, think=0.02)
+        silent = Client(first.address)
+        assert silent.ask(get()) == b""
+        flags = ("--bind", first.address, "--reuse-port", "--takeover", str(pidfile))
+        with keeping("tests.wsgi.apps:echo", *flags) as second:
+            assert first.wait() == 0
+            answered = crowd.counts["answered"]
+            second.wait_for(lambda: crowd.counts["answered"] > answered + 100)
+            assert silent.ask(post(b"still there")) == b"still there"
+            crowd.stop()
+            assert crowd.counts["connections"] == 10
+            assert (crowd.counts["lost"], crowd.counts["closed"], crowd.losses) == (0, 0, [])
+        silent.close()
+
+
+def test_an_upgrade_keeps_the_connections() -> None:
+    with keeping("tests.wsgi.apps:echo", "--preload") as server:
+        crowd = Crowd(server.address, clients=10, think=0.02)
+        server.wait_for(lambda: crowd.counts["answered"] > 50)
+        reload(server)
+        answered = crowd.counts["answered"]
+        server.wait_for(lambda: crowd.counts["answered"] > answered + 100)
+        crowd.stop()
+        assert (crowd.counts["connections"], crowd.counts["lost"], crowd.losses) == (10, 0, [])
