@@ -26,7 +26,7 @@ from prefork.errors import ListenerLostError, ListenError, PreforkError
 from prefork.hooks import Hooks
 from prefork.net import tls
 from prefork.net.listener import Listener
-from prefork.scoreboard.events import REASONS, Event, Kind, Why
+from prefork.scoreboard.events import Event, Kind, Why
 from prefork.scoreboard.layout import Fate, Order, State
 from prefork.services import defaults
 from prefork.supervisor import (
@@ -39,6 +39,7 @@ from prefork.supervisor import (
     upgrade,
 )
 from prefork.supervisor.bystander import Bystanders
+from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.drain import Phase, Stopping
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.executor import Executor
@@ -458,7 +459,7 @@ class Master:
                 why = Why(event.value) if event.value in list(Why) else Why.ASKED
                 if why is Why.LISTENER_LOST and self._lost():
                     return
-                reason = REASONS.get(why, "")
+                reason = Reason(Cause.of_request(why))
                 self.deaths.asked(member, reason)
                 self.roster.wanted(member, reason)
             case Kind.PRESSURE | Kind.RELIEF:

@@ -21,7 +21,7 @@ from prefork.errors import ControlError
 from prefork.net.accept_errors import COUNTED
 from prefork.services.control.client import Client
 from prefork.status.model import Status, Totals, Working
-from prefork.status.totals import CAUSES
+from prefork.supervisor.cause import Cause
 
 STATES: Final = ("starting", "serving", "reloading", "stopping")
 WORKER_STATES: Final = ("starting", "idle", "busy", "backing off", "leaving")
@@ -136,7 +136,7 @@ def _totals(totals: Totals) -> Iterator[Metric]:
         "prefork_worker_deaths",
         "Workers that ended, by why.",
         "cause",
-        dict.fromkeys(CAUSES, 0) | totals.deaths,
+        dict.fromkeys(map(str, Cause), 0) | totals.deaths,
     )
     yield CounterMetricFamily("prefork_workers_started", "Workers that became ready.", totals.forks)
     yield _counters(

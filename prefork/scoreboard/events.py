@@ -34,7 +34,10 @@ class Kind(enum.IntEnum):
 
 
 class Why(enum.IntEnum):
-    """Why a worker asks for a replacement."""
+    """Why a worker asks for a replacement: a number, as all that workers write; it means the same in every release.
+
+    The master makes a :class:`prefork.supervisor.cause.Cause` of it.
+    """
 
     SIGNALLED = 1
     """Somebody other than the master sent it SIGTERM or SIGQUIT."""
@@ -44,16 +47,6 @@ class Why(enum.IntEnum):
     LISTENER_LOST = 4
     ASKED = 5
     """The application called ``worker.recycle()``."""
-
-
-REASONS = {
-    Why.SIGNALLED: "signalled by somebody else",
-    Why.MAX_REQUESTS: "max_requests",
-    Why.LEAK: "it leaks descriptors",
-    Why.LISTENER_LOST: "its listener is lost",
-    Why.ASKED: "it asked for it",
-}
-"""Each as a log line has it."""
 
 
 @dataclass(frozen=True, slots=True)

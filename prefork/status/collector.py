@@ -193,7 +193,7 @@ def _worker(member: Member, view: View, now: float, process: Process) -> Working
         refused=view.refused,
         mean=lane.busy_total / finished / 1e9 if finished else 0.0,
         longest=lane.busy_longest / 1e9,
-        reason=member.reason,
+        reason=str(member.reason or ""),
         error=lookup(view.last_errno).name if state == "backing off" else "",
         process=process,
     )
@@ -206,7 +206,7 @@ def _ended(death: Death, now: float) -> Ended:
         pid=member.pid,
         generation=member.generation,
         how=str(death.exit),
-        reason=member.reason,
+        reason=str(member.reason or ""),
         age=death.age,
         served=death.served,
         ago=now - death.at,

@@ -10,7 +10,7 @@ import collections
 from collections.abc import Iterable
 
 from prefork.net.accept_errors import COUNTED
-from prefork.scoreboard.layout import BUCKET_SHIFT, BUCKETS, Order, View
+from prefork.scoreboard.layout import BUCKET_SHIFT, BUCKETS, View
 from prefork.status.model import Totals
 from prefork.supervisor import notifications
 from prefork.supervisor.notifications import Notification
@@ -20,39 +20,6 @@ from prefork.system.clock import SYSTEM, Clock
 
 BOUNDS = tuple(2 ** (BUCKET_SHIFT + n) / 1e9 for n in range(BUCKETS - 1))
 """The upper bounds of the histogram's places in seconds; the last place has none."""
-
-_CAUSES = {
-    "the server stops": "stop",
-    "the server shrinks": "shrink",
-    "replaced": "reload",
-    "max_requests": "max_requests",
-    "max_age": "max_age",
-    "max_memory": "max_memory",
-    "max_fds": "max_fds",
-    "signalled by somebody else": "signalled",
-    "it leaks descriptors": "leak",
-    "its listener is lost": "listener_lost",
-    "it asked for it": "asked",
-    "recycled by hand": "recycled",
-}
-"""What a worker was told to leave for, by what stands before the colon."""
-
-CAUSES = (*sorted(set(_CAUSES.values())), "boot", "crash", "exit", "graceful_timeout", "timeout", "other")
-"""Every cause there is."""
-
-
-def cause(death: Death) -> str:
-    """Why a worker ended, in one of the words of :data:`CAUSES`. Pure."""
-    member = death.member
-    if member.order is not Order.RUN:
-        if member.killed_at is not None:
-            return "graceful_timeout"
-        return _CAUSES.get(member.reason.partition(":")[0], "other")
-    if member.starting:
-        return "boot"
-    if member.aborted_at is not None or member.killed_at is not None:
-        return "timeout"
-    return "exit" if death.exit.signal is None else "crash"
 
 
 class Counters:
@@ -112,7 +79,7 @@ class Counters:
                 pass
 
     def _died(self, death: Death, last: View) -> None:
-        self._deaths[cause(death)] += 1
+        self._deaths[death.cause] += 1
         self._cpu += death.exit.user + death.exit.system
         self._refused += last.refused
         for place in range(len(self._errors)):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 
 from prefork.scoreboard.layout import Order
 from prefork.supervisor import policy
+from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.forked import DUMP_SIGNAL
 from prefork.supervisor.goal import Goal
@@ -100,10 +101,10 @@ class Executor:
                 self._roster.aborted(member, now)
                 process.kill(member.pid, signal.SIGABRT)
             case policy.Kill(member):
-                reason = member.reason or "it hangs"
+                why = str(member.reason or Reason(Cause.TIMEOUT))
                 if member.order is not Order.RUN and not self._spawner.vital(member).obeying:
-                    reason += self._spawner.deaf(member)
-                log.warning("worker %d (pid %d) is killed: %s", member.slot, member.pid, reason)
+                    why += self._spawner.deaf(member)
+                log.warning("worker %d (pid %d) is killed: %s", member.slot, member.pid, why)
                 self._roster.killed(member, now)
                 if member.questioned:
                     self._log_report(member, " is past its loop and doesn't end")

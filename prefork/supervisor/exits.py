@@ -13,6 +13,7 @@ from prefork.config.settings import Settings
 from prefork.errors import BootError, ListenError, PreforkError, TargetError
 from prefork.scoreboard.layout import Order
 from prefork.supervisor import policy
+from prefork.supervisor.cause import Reason
 from prefork.supervisor.goal import Crashes, Goal
 from prefork.supervisor.roster import Death, Member, Roster
 from prefork.system import limits
@@ -72,7 +73,7 @@ class Deaths:
             self._boot_failed(death, report)
         self._look_for_crash_loop(death.at)
 
-    def asked(self, member: Member, reason: str) -> None:
+    def asked(self, member: Member, reason: Reason) -> None:
         """A worker wants to be replaced; its end, which it wanted, is told if this is."""
         text = "worker %d (pid %d) wants to be replaced: %s"
         if not self._tell(logging.INFO, text, member.slot, member.pid, reason):

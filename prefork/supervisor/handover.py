@@ -29,7 +29,8 @@ class Life:
     Attributes:
         pid slot entry generation: as in the roster.
         born ready_at deadline: monotonic seconds, which go on over an exec.
-        order reason wanted: as in the roster.
+        order wanted: as in the roster.
+        cause detail: of its reason to go; None and "" when it has none. A cause may be one that only the writer knows.
         role: its place in its slot.
         pidfd report: descriptors; None where there is none.
         board: the descriptor of the scoreboard that it lives on.
@@ -45,7 +46,8 @@ class Life:
     ready_at: float | None
     deadline: float | None
     order: int
-    reason: str
+    cause: str | None
+    detail: str
     wanted: bool
     role: Literal["incumbent", "successor", "retiring"]
     pidfd: int | None
@@ -136,13 +138,36 @@ def _say_entry(life: dict[str, Any]) -> dict[str, Any]:
     return {"entry" if name == "seat" else name: value for name, value in life.items()}
 
 
-def _unchanged(life: dict[str, Any]) -> dict[str, Any]:
-    """Those of the third kept no connections, which is not the worker's part of the record."""
-    return life
+def _say_the_cause(life: dict[str, Any]) -> dict[str, Any]:
+    """Those of the third said why a worker was to go as their log lines did."""
+    others = {name: value for name, value in life.items() if name != "reason"}
+    said = life.get("reason")
+    if not isinstance(said, str):
+        return life
+    text, _, detail = said.partition(": ")
+    if text in _PHRASES:
+        return {**others, "cause": _PHRASES[text], "detail": detail}
+    return {**others, "cause": "other" if said else None, "detail": said}
 
 
-_TO_THE_NEXT = {1: _say_the_bell, 2: _say_entry, 3: _unchanged}
+_TO_THE_NEXT = {1: _say_the_bell, 2: _say_entry, 3: _say_the_cause}
 """What makes of a worker's record, in an older format, one in the format after it."""
+
+_PHRASES = {
+    "the server stops": "stop",
+    "the server shrinks": "shrink",
+    "replaced": "reload",
+    "max_requests": "max_requests",
+    "max_age": "max_age",
+    "max_memory": "max_memory",
+    "max_fds": "max_fds",
+    "signalled by somebody else": "signalled",
+    "it leaks descriptors": "leak",
+    "its listener is lost": "listener_lost",
+    "it asked for it": "asked",
+    "recycled by hand": "recycled",
+}
+"""The values of :class:`prefork.supervisor.cause.Cause` by the phrases of format 3, which change no more."""
 
 
 def locate(value: str) -> tuple[int, int]:

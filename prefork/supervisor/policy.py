@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 from prefork.config.settings import Settings
 from prefork.scoreboard.layout import Order
+from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.goal import Goal
 from prefork.supervisor.roster import Death, Member, Roster, Slot
 from prefork.system.backoff import Backoff
@@ -59,7 +60,7 @@ class Retire:
     member: Member
     order: Order
     deadline: float | None
-    reason: str
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class Replace:
     """Note that ``member`` is to be replaced."""
 
     member: Member
-    reason: str
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +239,7 @@ def _dismiss(case: _Case) -> Iterator[Retire]:
     """The server stops: everybody leaves."""
     for member in case.roster:
         if member.order < case.goal.stop.order:
-            yield Retire(member, case.goal.stop.order, case.goal.stop.deadline, "the server stops")
+            yield Retire(member, case.goal.stop.order, case.goal.stop.deadline, Reason(Cause.STOP))
 
 
 def _shed_members(case: _Case) -> Iterator[Retire]:
@@ -249,7 +250,7 @@ def _shed_members(case: _Case) -> Iterator[Retire]:
         surplus = slot.index not in wanted
         for member in slot.members() if surplus else slot.retiring:
             if member.order is Order.RUN:
-                reason = "the server shrinks" if surplus else member.reason or "replaced"
+                reason = Reason(Cause.SHRINK) if surplus else member.reason or Reason(Cause.RELOAD)
                 yield Retire(member, Order.SEAL, deadline, reason)
 
 
@@ -264,7 +265,7 @@ def _age(case: _Case) -> Iterator[Replace]:
             continue
         chance = member.pid * 2654435761 % 2**32 / 2**32
         if case.due(member.ready_at + settings.max_age + settings.max_age_jitter * chance):
-            yield Replace(member, "max_age")
+            yield Replace(member, Reason(Cause.MAX_AGE))
 
 
 def _spawn(case: _Case) -> Iterator[Spawn]:

@@ -16,6 +16,7 @@ from prefork.config.settings import Settings
 from prefork.net.listener import Listener
 from prefork.scoreboard.layout import Order
 from prefork.supervisor.autoscale import Sample, Sizer
+from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.goal import Goal
 from prefork.supervisor.roster import Member, Roster
@@ -121,23 +122,23 @@ class Appetite:
         for member in self._roster:
             if member.order is Order.RUN and not member.starting and not member.wanted:
                 reason = self._excess(member)
-                if reason:
+                if reason is not None:
                     log.info("worker %d (pid %d) is to be replaced: %s", member.slot, member.pid, reason)
                     self._roster.wanted(member, reason)
         self._loop.call_later(self._pause, self._look)
 
-    def _excess(self, member: Member) -> str:
-        """What ``member`` has too much of; "" for nothing. Its pid is a child's of ours that has not been reaped."""
+    def _excess(self, member: Member) -> Reason | None:
+        """What ``member`` has too much of; None for nothing. Its pid is a child's of ours that has not been reaped."""
         try:
             worker = psutil.Process(member.pid)
             if self._max_memory:
                 rss = worker.memory_info().rss
                 if rss > self._max_memory:
-                    return f"max_memory: it holds {rss >> 20} MiB"
+                    return Reason(Cause.MAX_MEMORY, f"it holds {rss >> 20} MiB")
             if self._max_fds:
                 held = worker.num_fds()
                 if held > self._max_fds:
-                    return f"max_fds: it holds {held} descriptors"
+                    return Reason(Cause.MAX_FDS, f"it holds {held} descriptors")
         except (psutil.Error, OSError) as error:
             log.debug("can't look at worker %d (pid %d): %s", member.slot, member.pid, error)
-        return ""
+        return None

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from prefork.scoreboard.layout import Order
+from prefork.supervisor.cause import Cause, Reason
 from prefork.system.process import EXHAUSTED, Exit
 
 YOUNG = 1.0
@@ -43,7 +44,7 @@ class Member:
     order: Order = Order.RUN
     deadline: float | None = None
     """When a retiring worker is killed; None = it may take its time."""
-    reason: str = ""
+    reason: Reason | None = None
     """Why it was told to leave, or is to be replaced."""
     wanted: bool = False
     """Whether a replacement has been asked for."""
@@ -102,6 +103,20 @@ class Death:
     def age(self) -> float:
         """Seconds since the fork."""
         return self.at - self.member.born
+
+    @property
+    def cause(self) -> Cause:
+        """Why it ended."""
+        member = self.member
+        if member.order is not Order.RUN:
+            if member.killed_at is not None:
+                return Cause.GRACEFUL_TIMEOUT
+            return Cause.OTHER if member.reason is None else member.reason.cause
+        if member.starting:
+            return Cause.BOOT
+        if member.aborted_at is not None or member.killed_at is not None:
+            return Cause.TIMEOUT
+        return Cause.EXIT if self.exit.signal is None else Cause.CRASH
 
     @property
     def unready(self) -> bool:
@@ -220,14 +235,14 @@ class Roster:
             place.retiring.append(old)
         return old
 
-    def wanted(self, member: Member, reason: str) -> None:
+    def wanted(self, member: Member, reason: Reason) -> None:
         """A replacement for ``member`` was asked for; the first reason stays."""
         if not member.wanted:
             member.wanted = True
             member.reason = reason
             member.turn = next(self._turns)
 
-    def retired(self, member: Member, order: Order, deadline: float | None, reason: str, now: float) -> None:
+    def retired(self, member: Member, order: Order, deadline: float | None, reason: Reason, now: float) -> None:
         """``member`` was told to leave. An order only ever grows, a deadline only ever shrinks."""
         place = self.slots[member.slot]
         if place.incumbent is member:
@@ -239,7 +254,7 @@ class Roster:
         member.order = max(member.order, order)
         if deadline is not None:
             member.deadline = deadline if member.deadline is None else min(member.deadline, deadline)
-        member.reason = reason or member.reason
+        member.reason = reason
         member.rings, member.rung_at = 0, now
 
     def rung(self, member: Member, now: float) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from prefork.config.settings import Settings
 from prefork.scoreboard.layout import LAYOUT, Order
 from prefork.supervisor import handover
+from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.goal import Goal
 from prefork.supervisor.handover import Handover, Life
 from prefork.supervisor.resources import Holdings
@@ -52,7 +53,8 @@ def _life(member: Member, roster: Roster, spawner: Spawner) -> Life:
         ready_at=member.ready_at,
         deadline=member.deadline,
         order=member.order,
-        reason=member.reason,
+        cause=None if member.reason is None else member.reason.cause.value,
+        detail="" if member.reason is None else member.reason.detail,
         wanted=member.wanted,
         role=roster.role(member),
         pidfd=line.pidfd,
@@ -77,7 +79,7 @@ def read(record: Handover, goal: Goal, roster: Roster, spawner: Spawner, held: H
             ready_at=life.ready_at,
             order=Order(life.order),
             deadline=life.deadline,
-            reason=life.reason,
+            reason=None if life.cause is None else Reason(Cause.of_record(life.cause), life.detail),
             wanted=life.wanted,
         )
         roster.restored(member, life.role)

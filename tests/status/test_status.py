@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.net.accept_errors import COUNTED
-from prefork.scoreboard.events import REASONS
+from prefork.scoreboard.events import Why
 from prefork.scoreboard.layout import BUCKETS, ERROR_PLACES, Lane, Order, State, View
 from prefork.status import text as report
-from prefork.status import totals
 from prefork.status.model import Ended, Health, Listening, Process, Status, Totals, Working
-from prefork.status.totals import BOUNDS, CAUSES, Counters, cause
+from prefork.status.totals import BOUNDS, Counters
 from prefork.supervisor import notifications
+from prefork.supervisor.cause import TEXTS, Cause, Reason
 from prefork.supervisor.pressure import Exhaustion
 from prefork.supervisor.roster import Death, Member
 from prefork.system import codec
@@ -215,7 +215,7 @@ def test_the_mean_is_that_of_all_handlers() -> None:
 def death(
     *,
     order: Order = Order.RUN,
-    reason: str = "",
+    reason: Reason | None = None,
     ready: bool = True,
     aborted: bool = False,
     killed: bool = False,
@@ -270,11 +270,11 @@ def lane_of(*, served: int = 0, failed: int = 0, busy: bool = False, total: int 
 @pytest.mark.parametrize(
     ("found", "word"),
     [
-        (death(order=Order.DRAIN, reason="the server stops"), "stop"),
-        (death(order=Order.SEAL, reason="replaced"), "reload"),
-        (death(order=Order.SEAL, reason="max_memory: it holds 300 MiB"), "max_memory"),
-        (death(order=Order.SEAL, reason="max_age", killed=True), "graceful_timeout"),
-        (death(order=Order.SEAL, reason="somebody's whim"), "other"),
+        (death(order=Order.DRAIN, reason=Reason(Cause.STOP)), "stop"),
+        (death(order=Order.SEAL, reason=Reason(Cause.RELOAD)), "reload"),
+        (death(order=Order.SEAL, reason=Reason(Cause.MAX_MEMORY, "it holds 300 MiB")), "max_memory"),
+        (death(order=Order.SEAL, reason=Reason(Cause.MAX_AGE), killed=True), "graceful_timeout"),
+        (death(order=Order.SEAL, reason=Reason(Cause.OTHER)), "other"),
         (death(ready=False, exit=Exit(4)), "boot"),
         (death(exit=Exit(None, 9)), "crash"),
         (death(exit=Exit(None, 6), aborted=True), "timeout"),
@@ -284,13 +284,20 @@ def lane_of(*, served: int = 0, failed: int = 0, busy: bool = False, total: int 
     ],
 )
 def test_every_death_has_a_cause(found: Death, word: str) -> None:
-    assert cause(found) == word
-    assert word in CAUSES
+    assert found.cause == word
 
 
-def test_whatever_the_master_gives_for_a_reason_is_a_cause() -> None:
-    for reason in REASONS.values():
-        assert cause(death(order=Order.SEAL, reason=reason)) != "other", reason
+def test_whatever_a_worker_asks_a_replacement_for_is_a_cause() -> None:
+    causes = {death(order=Order.SEAL, reason=Reason(Cause.of_request(why))).cause for why in Why}
+    assert len(causes) == len(Why)
+    assert Cause.OTHER not in causes
+
+
+def test_every_cause_has_a_text_of_its_own() -> None:
+    assert set(TEXTS) == set(Cause)
+    assert len(set(TEXTS.values())) == len(TEXTS)
+    assert str(Reason(Cause.LEAK)) == TEXTS[Cause.LEAK]
+    assert str(Reason(Cause.MAX_FDS, "it holds 17 descriptors")) == "max_fds: it holds 17 descriptors"
 
 
 def test_the_dead_count_with_the_living() -> None:
@@ -406,5 +413,4 @@ def test_sums_of_another_release_are_taken_as_far_as_they_are_known() -> None:
 
 
 def test_the_names_of_the_causes_are_words_for_labels() -> None:
-    assert len(set(totals.CAUSES)) == len(totals.CAUSES)
-    assert all(word.isidentifier() and word.islower() for word in totals.CAUSES)
+    assert all(word.isidentifier() and word.islower() for word in Cause)

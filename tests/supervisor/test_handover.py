@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.net.listener import Snapshot
+from prefork.supervisor.cause import Cause
 from prefork.supervisor.handover import FORMAT, Handover, HandoverError, Life, locate
 
 LIFE = Life(
@@ -23,7 +24,8 @@ LIFE = Life(
     ready_at=17.5,
     deadline=None,
     order=0,
-    reason="",
+    cause=None,
+    detail="",
     wanted=False,
     role="incumbent",
     pidfd=11,
@@ -61,18 +63,55 @@ def test_what_is_written_is_read() -> None:
 def test_workers_of_images_that_rang_with_sigterm_are_rung_with_sigterm() -> None:
     first = json.loads(RECORD.encode()) | {"format": 1}
     for life in first["workers"]:
-        del life["bell"]
-        life["seat"] = life.pop("entry")
+        del life["bell"], life["cause"], life["detail"]
+        life["seat"], life["reason"] = life.pop("entry"), ""
     read = Handover.decode(json.dumps(first).encode())
     assert [life.bell for life in read.workers] == [signal.SIGTERM] * 2
     assert read == dataclasses.replace(RECORD, workers=read.workers)
 
 
-def test_images_that_said_seat_are_read() -> None:
-    second = json.loads(RECORD.encode()) | {"format": 2}
-    for life in second["workers"]:
-        life["seat"] = life.pop("entry")
-    assert Handover.decode(json.dumps(second).encode()) == RECORD
+@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("said", "cause", "detail"),
+    [
+        ("", None, ""),
+        ("the server stops", Cause.STOP, ""),
+        ("the server shrinks", Cause.SHRINK, ""),
+        ("replaced", Cause.RELOAD, ""),
+        ("max_requests", Cause.MAX_REQUESTS, ""),
+        ("max_age", Cause.MAX_AGE, ""),
+        ("max_memory: it holds 300 MiB", Cause.MAX_MEMORY, "it holds 300 MiB"),
+        ("max_fds: it holds 17 descriptors", Cause.MAX_FDS, "it holds 17 descriptors"),
+        ("signalled by somebody else", Cause.SIGNALLED, ""),
+        ("it leaks descriptors", Cause.LEAK, ""),
+        ("its listener is lost", Cause.LISTENER_LOST, ""),
+        ("it asked for it", Cause.ASKED, ""),
+        ("recycled by hand", Cause.RECYCLED, ""),
+        ("somebody's whim: green", Cause.OTHER, "somebody's whim: green"),
+    ],
+)
+def test_images_that_said_why_in_words_are_understood(
+    version: int, said: str, cause: Cause | None, detail: str
+) -> None:
+    earlier = json.loads(RECORD.encode()) | {"format": version}
+    for life in earlier["workers"]:
+        del life["cause"], life["detail"]
+        life["reason"] = said
+        if version < 3:
+            life["seat"] = life.pop("entry")
+        if version < 2:
+            del life["bell"]
+    read = Handover.decode(json.dumps(earlier).encode())
+    assert [(life.cause, life.detail) for life in read.workers] == [(cause, detail)] * 2
+    assert [life.entry for life in read.workers] == [life.entry for life in RECORD.workers]
+
+
+def test_a_cause_that_only_the_writer_knows_is_read() -> None:
+    """A word that is for the metrics alone is no reason to refuse an upgrade."""
+    of_tomorrow = dataclasses.replace(RECORD, workers=(dataclasses.replace(LIFE, cause="boredom"),))
+    (life,) = Handover.decode(of_tomorrow.encode()).workers
+    assert life.cause == "boredom"
+    assert Cause.of_record("boredom") is Cause.OTHER
 
 
 def test_every_descriptor_comes_through() -> None:

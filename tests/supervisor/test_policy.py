@@ -9,6 +9,7 @@ import pytest
 from prefork.config.settings import Settings
 from prefork.scoreboard.layout import Order
 from prefork.supervisor import policy
+from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.goal import Crashes, Goal
 from prefork.supervisor.policy import Dump, Kill, Replace, Retire, Spawn
 from prefork.supervisor.roster import Death, Member
@@ -250,7 +251,7 @@ def test_a_larger_size_forks_into_new_slots() -> None:
 
 def test_a_smaller_size_retires_the_last_slots_and_whoever_starts_there() -> None:
     made = serving(3, graceful_timeout=7.0)
-    made.roster.wanted(incumbent(made, 2).member, "it asked for it")
+    made.roster.wanted(incumbent(made, 2).member, Reason(Cause.ASKED))
     made.turn()
     going = [made.slot(2).incumbent, made.slot(2).successor]
     made.resize(2)
@@ -258,7 +259,7 @@ def test_a_smaller_size_retires_the_last_slots_and_whoever_starts_there() -> Non
     retired = done(made, Retire)
     assert [action.member for action in retired] == going
     assert {(action.order, action.deadline) for action in retired} == {(Order.SEAL, START + 7.0)}
-    assert {action.reason for action in retired} == {"the server shrinks"}
+    assert {action.reason for action in retired} == {Reason(Cause.SHRINK)}
     assert len(made.serving) == 2
 
 
@@ -335,7 +336,7 @@ def test_a_reload_goes_slot_by_slot_and_the_old_one_leaves_when_the_new_one_is_r
         made.ready(made.of(new))
         clear(made)
         made.turn()
-        assert done(made, Retire) == [Retire(old, Order.SEAL, made.now + 30.0, "replaced")]
+        assert done(made, Retire) == [Retire(old, Order.SEAL, made.now + 30.0, Reason(Cause.RELOAD))]
         assert done(made, Spawn) == []  # the surge is taken until the old one is gone
         made.of(old).end(0)
         clear(made)
@@ -540,7 +541,7 @@ def test_a_place_is_kept_for_a_slot_that_holds_back() -> None:
         made.turn()
     incumbent(made, 1).end(signal=SIGKILL)  # young
     made.reap()
-    made.roster.wanted(incumbent(made, 0).member, "it asked for it")
+    made.roster.wanted(incumbent(made, 0).member, Reason(Cause.ASKED))
     clear(made)
     made.turn()
     assert done(made, Spawn) == []  # there is room for one
@@ -550,7 +551,7 @@ def test_a_place_is_kept_for_a_slot_that_holds_back() -> None:
 
 def test_a_successor_that_died_young_is_not_forked_again_at_once() -> None:
     made = serving(1)
-    made.roster.wanted(incumbent(made).member, "it asked for it")
+    made.roster.wanted(incumbent(made).member, Reason(Cause.ASKED))
     made.turn()
     made.booting[0].end(1)
     made.reap()
@@ -564,13 +565,13 @@ def test_who_asked_first_is_replaced_first() -> None:
     """Or slots whose workers leak all the time would keep those behind them from ever being replaced."""
     made = serving(3)
     for slot in (2, 0, 1):
-        made.roster.wanted(incumbent(made, slot).member, "it leaks")
+        made.roster.wanted(incumbent(made, slot).member, Reason(Cause.LEAK))
     for turn in range(6):
         made.turn()
         (successor,) = made.booting
         made.ready(successor)
         if turn < 3:
-            made.roster.wanted(successor.member, "it leaks as well")
+            made.roster.wanted(successor.member, Reason(Cause.LEAK))
         made.calm(10.0, lambda: len(made.alive) == 3 or bool(made.booting))
     assert [action.slot for action in done(made, Spawn)] == [2, 0, 1, 2, 0, 1]
 
@@ -579,7 +580,7 @@ def test_who_asked_first_is_replaced_first() -> None:
 def test_no_more_than_max_recycling_are_replaced_at_a_time(recycling: int) -> None:
     made = serving(4, max_recycling=recycling, reload_surge=5)
     for slot in range(4):
-        made.roster.wanted(incumbent(made, slot).member, "it asked for it")
+        made.roster.wanted(incumbent(made, slot).member, Reason(Cause.ASKED))
     made.turn()
     assert done(made, Spawn) == [Spawn(slot, 0) for slot in range(recycling)]
     for process in made.booting:
@@ -592,17 +593,17 @@ def test_no_more_than_max_recycling_are_replaced_at_a_time(recycling: int) -> No
 
 def test_the_reason_for_a_replacement_is_the_reason_to_leave() -> None:
     made = serving()
-    made.roster.wanted(incumbent(made).member, "max_requests")
+    made.roster.wanted(incumbent(made).member, Reason(Cause.MAX_REQUESTS))
     made.turn()
     made.ready(made.booting[0])
     made.turn()
-    assert [action.reason for action in done(made, Retire)] == ["max_requests"]
+    assert [action.reason for action in done(made, Retire)] == [Reason(Cause.MAX_REQUESTS)]
 
 
 def test_while_forks_are_held_nobody_is_replaced() -> None:
     made = serving()
     made.goal.forks.hold()
-    made.roster.wanted(incumbent(made).member, "it asked for it")
+    made.roster.wanted(incumbent(made).member, Reason(Cause.ASKED))
     made.reload()
     made.turn()
     assert kinds(made) == []
@@ -615,7 +616,7 @@ def test_a_worker_is_replaced_at_its_age() -> None:
     made = serving(max_age=100.0)
     old = incumbent(made)
     assert moments(made, 101.0, Replace, Spawn) == [("Replace", 100.0), ("Spawn", 100.0)]
-    assert done(made, Replace) == [Replace(old.member, "max_age")]
+    assert done(made, Replace) == [Replace(old.member, Reason(Cause.MAX_AGE))]
 
 
 def test_the_age_counts_from_ready() -> None:
@@ -637,7 +638,7 @@ def test_jitter_spreads_the_ages_within_its_bounds() -> None:
 def test_who_is_to_be_replaced_anyway_is_not_noted_again() -> None:
     made = serving(max_age=100.0)
     made.advance(50.0)
-    made.roster.wanted(incumbent(made).member, "max_requests")
+    made.roster.wanted(incumbent(made).member, Reason(Cause.MAX_REQUESTS))
     made.advance(100.0)
     assert done(made, Replace) == []
 

@@ -3,6 +3,7 @@
 import pytest
 
 from prefork.scoreboard.layout import Order
+from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.policy import ABORT_TIME, DUMP_TIME, Abort, Dump, Kill, Retire, Ring, Spare, Spawn
 from tests.support.world import SIGKILL, START, busy, clear, done, incumbent, kinds, moments, serving, started
 
@@ -291,14 +292,14 @@ def test_who_is_killed_at_its_deadline_is_asked_for_nothing_more() -> None:
 @pytest.mark.parametrize("order", [Order.SEAL, Order.DRAIN, Order.QUIT])
 def test_everybody_is_told_to_leave_and_killed_at_the_deadline(order: Order) -> None:
     made = serving(3, timeout=0)
-    made.roster.wanted(incumbent(made).member, "it asked for it")
+    made.roster.wanted(incumbent(made).member, Reason(Cause.ASKED))
     made.turn()
     clear(made)
     made.stop(order, 4.0)
     found = moments(made, 5.0, Retire, Kill, Spawn)
     assert found == [("Retire", 0.0)] * 4 + [("Kill", 4.0)] * 4
     assert {(action.order, action.deadline, action.reason) for action in done(made, Retire)} == {
-        (order, START + 4.0, "the server stops")
+        (order, START + 4.0, Reason(Cause.STOP))
     }
 
 
@@ -309,7 +310,7 @@ def test_nobody_is_forked_while_the_server_stops() -> None:
     incumbent_then_gone = made.alive[0]
     incumbent_then_gone.end(signal=SIGKILL)
     made.reap()
-    made.roster.wanted(made.alive[0].member, "it asked for it")
+    made.roster.wanted(made.alive[0].member, Reason(Cause.ASKED))
     made.advance(5.0)
     assert done(made, Spawn) == []
 

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from prefork.config.settings import Settings
 from prefork.scoreboard.layout import Order
+from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.policy import Replace, Spawn
 from prefork.system.process import EXHAUSTED
 from tests.support.figures import full
@@ -205,7 +206,7 @@ class Server(RuleBasedStateMachine):
     def asks_to_be_replaced(self, which: int) -> None:
         process = self.pick(self.world.serving, which)
         if process is not None:
-            self.world.roster.wanted(process.member, "it asked for it")
+            self.world.roster.wanted(process.member, Reason(Cause.ASKED))
             self.world.turn()
 
     @rule(which=PICK)

@@ -7,10 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.scoreboard.layout import Order
+from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.roster import YOUNG, Death, Member, Roster
 from prefork.system.process import EXHAUSTED, Exit
 
 EXIT = Exit(0)
+
+LEAVES = Reason(Cause.STOP)
 
 
 class Place:
@@ -31,7 +34,7 @@ class Place:
         return member
 
     def retired(self, member: Member, order: Order = Order.SEAL) -> None:
-        self.roster.retired(member, order, self.now + 30, "because", self.now)
+        self.roster.retired(member, order, self.now + 30, LEAVES, self.now)
 
     def exited(self, member: Member) -> Death:
         return self.roster.exited(member, EXIT, served=0, now=self.now)
@@ -155,7 +158,7 @@ def test_an_order_only_grows(place: Place, orders: list[Order], order: Order) ->
 def test_a_deadline_only_shrinks(place: Place, deadlines: list[float | None], deadline: float | None) -> None:
     first = place.serving()
     for each in deadlines:
-        place.roster.retired(first, Order.SEAL, each, "", place.now)
+        place.roster.retired(first, Order.SEAL, each, LEAVES, place.now)
     assert first.deadline == deadline
 
 
@@ -165,19 +168,17 @@ def test_a_new_order_is_reminded_of_from_the_start(place: Place) -> None:
     place.roster.rung(first, 101.0)
     place.roster.rung(first, 102.0)
     assert (first.rings, first.rung_at) == (2, 102.0)
-    place.roster.retired(first, Order.QUIT, None, "", 103.0)
+    place.roster.retired(first, Order.QUIT, None, LEAVES, 103.0)
     assert (first.rings, first.rung_at) == (0, 103.0)
 
 
 def test_the_first_reason_to_replace_stays_until_there_is_one_to_leave(place: Place) -> None:
     first = place.serving()
-    place.roster.wanted(first, "max_age")
-    place.roster.wanted(first, "max_memory")
-    assert (first.wanted, first.reason) == (True, "max_age")
-    place.roster.retired(first, Order.SEAL, None, "", 1.0)
-    assert first.reason == "max_age"
-    place.roster.retired(first, Order.QUIT, None, "the server stops", 1.0)
-    assert first.reason == "the server stops"
+    place.roster.wanted(first, Reason(Cause.MAX_AGE))
+    place.roster.wanted(first, Reason(Cause.MAX_MEMORY))
+    assert (first.wanted, first.reason) == (True, Reason(Cause.MAX_AGE))
+    place.roster.retired(first, Order.QUIT, None, Reason(Cause.STOP), 1.0)
+    assert first.reason == Reason(Cause.STOP)
 
 
 # Exited.
@@ -251,7 +252,7 @@ def test_entries_are_those_of_the_living() -> None:
     roster = Roster()
     members = [roster.forked(slot=n, entry=n + 5, pid=n + 1, generation=0, now=0.0) for n in range(3)]
     assert roster.entries() == {5, 6, 7}
-    roster.retired(members[0], Order.SEAL, None, "", 0.0)
+    roster.retired(members[0], Order.SEAL, None, LEAVES, 0.0)
     assert roster.entries() == {5, 6, 7}
     roster.exited(members[1], EXIT, served=0, now=0.0)
     assert roster.entries() == {5, 7}
@@ -319,7 +320,7 @@ def test_a_roster_that_is_restored_role_by_role_is_the_same(place: Place) -> Non
 def test_a_freeze_moves_deadlines_and_nothing_that_has_happened(place: Place) -> None:
     first, second = place.serving(), place.forked()
     first.dumped_at = first.aborted_at = 90.0
-    place.roster.retired(first, Order.SEAL, 130.0, "", 100.0)
+    place.roster.retired(first, Order.SEAL, 130.0, LEAVES, 100.0)
     place.roster.slot(3).not_before = 99.0
     place.roster.thawed(7.0)
     assert (first.deadline, second.deadline) == (137.0, None)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from prefork.config.settings import Settings
 from prefork.scoreboard.layout import Order
 from prefork.supervisor import policy
+from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.exits import Deaths
 from prefork.supervisor.goal import Goal
 from prefork.supervisor.policy import Decision, Vital
@@ -318,9 +319,9 @@ class World:
         member = self.roster.forked(slot=index, entry=entry, pid=pid, generation=generation, now=self.now)
         self.processes[pid] = Process(member)
 
-    def _may_retire(self, member: Member, order: Order, deadline: float | None, reason: str) -> None:
+    def _may_retire(self, member: Member, order: Order, deadline: float | None, reason: Reason) -> None:
         assert order > member.order, "told again"
-        assert reason
+        assert reason.cause is not Cause.OTHER
         if self.goal.stop.order is not Order.RUN:
             assert (order, deadline) == (self.goal.stop.order, self.goal.stop.deadline)
             return
@@ -370,9 +371,9 @@ class World:
         assert member.aborted_at is not None, "killed without cause"
         assert self.now - max(member.aborted_at, self.goal.timing.epoch) >= policy.ABORT_TIME - SOON
 
-    def _may_replace(self, member: Member, reason: str) -> None:
+    def _may_replace(self, member: Member, reason: Reason) -> None:
         settings = self.settings
-        assert reason == "max_age"
+        assert reason.cause is Cause.MAX_AGE
         assert not member.wanted
         assert member.ready_at is not None
         assert settings.max_age

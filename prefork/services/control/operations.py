@@ -14,6 +14,7 @@ from typing import Final
 from prefork.services.control.protocol import Request
 from prefork.status.collector import StatusCollector
 from prefork.supervisor import allowance, notifications
+from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.forked import DUMP_SIGNAL
 from prefork.supervisor.notifications import Notification
 from prefork.supervisor.roster import Death, Member
@@ -160,7 +161,7 @@ class Operations:
             failed(_STOPS)
             return
         old, goal, settings = member.pid, self._server.goal, self._server.settings
-        self._server.roster.wanted(member, "recycled by hand")
+        self._server.roster.wanted(member, Reason(Cause.RECYCLED))
 
         def failed_boot(death: Death) -> bool:
             return death.member.slot == slot and death.successor and goal.failures.boot_failed(settings, death)
