@@ -14,6 +14,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from prefork.config.settings import Settings
 from prefork.errors import PreforkError
@@ -146,7 +147,7 @@ class Services:
 
     def _restore(self, saved: str) -> None:
         try:
-            data = codec.parsed_object(saved)
+            data: Any = codec.parsed(saved)
             for service in self._attached:
                 name = type(service).__name__
                 if name in data:
