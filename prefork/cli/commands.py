@@ -18,7 +18,7 @@ UNFIT: Final = 1
 """The exit code for a server that is not ready, did not reload, or can't be reached."""
 
 
-class Parser(argparse.ArgumentParser):
+class CommandParser(argparse.ArgumentParser):
     """The arguments of one command; mistakes are raised, as everywhere, and not printed here.
 
     Args:
@@ -80,7 +80,7 @@ def _count(least: int, what: str) -> Callable[[str], int]:
 
 def status(argv: Sequence[str]) -> int:
     """``prefork status``."""
-    parser = Parser("status", "Show what a running server does: its listeners, its workers, its last deaths.")
+    parser = CommandParser("status", "Show what a running server does: its listeners, its workers, its last deaths.")
     parser.add_argument("--json", action="store_true", help="print it as JSON, for programs")
     parser.seconds(10.0, "how long the server may take to answer")
     arguments = parser.read(argv)
@@ -94,7 +94,7 @@ def status(argv: Sequence[str]) -> int:
 
 def reload(argv: Sequence[str]) -> int:
     """``prefork reload``."""
-    parser = Parser(
+    parser = CommandParser(
         "reload",
         "Replace every worker of a running server by one with new code, without losing anybody, and wait until all\n"
         "have been replaced. Exit code 1 says that the new code failed to start; then the old one goes on.",
@@ -104,7 +104,7 @@ def reload(argv: Sequence[str]) -> int:
 
 def upgrade(argv: Sequence[str]) -> int:
     """``prefork upgrade``."""
-    parser = Parser(
+    parser = CommandParser(
         "upgrade",
         "Have the master execute the same command anew in its own process - a new interpreter, new packages, a new\n"
         "prefork - and then replace every worker; wait until all have been replaced. Nobody is lost. The new code is\n"
@@ -113,7 +113,7 @@ def upgrade(argv: Sequence[str]) -> int:
     return _renew(parser, argv, Client.upgrade)
 
 
-def _renew(parser: Parser, argv: Sequence[str], order: Callable[..., int]) -> int:
+def _renew(parser: CommandParser, argv: Sequence[str], order: Callable[..., int]) -> int:
     """Give an order that replaces every worker, and say of which generation the new ones are."""
     parser.add_argument("--no-wait", action="store_true", help="don't wait, only ask")
     parser.seconds(None, "how long to wait")
@@ -128,7 +128,7 @@ def _renew(parser: Parser, argv: Sequence[str], order: Callable[..., int]) -> in
 
 def scale(argv: Sequence[str]) -> int:
     """``prefork scale``."""
-    parser = Parser("scale", "Run another number of workers.")
+    parser = CommandParser("scale", "Run another number of workers.")
     parser.add_argument("workers", metavar="WORKERS", type=_count(1, "a count of workers"), help="how many")
     arguments = parser.read(argv)
     if arguments is None:
@@ -141,7 +141,7 @@ def scale(argv: Sequence[str]) -> int:
 
 def recycle(argv: Sequence[str]) -> int:
     """``prefork recycle``."""
-    parser = Parser("recycle", "Replace one worker; it leaves when its replacement serves.")
+    parser = CommandParser("recycle", "Replace one worker; it leaves when its replacement serves.")
     parser.add_argument("slot", metavar="SLOT", type=_count(0, "a slot"), help="whose, as prefork status shows it")
     parser.add_argument("--no-wait", action="store_true", help="don't wait, only ask")
     parser.seconds(None, "how long to wait")
@@ -156,7 +156,7 @@ def recycle(argv: Sequence[str]) -> int:
 
 def dump(argv: Sequence[str]) -> int:
     """``prefork dump``."""
-    parser = Parser("dump", "Print the tracebacks of all threads of a worker, which goes on working.")
+    parser = CommandParser("dump", "Print the tracebacks of all threads of a worker, which goes on working.")
     parser.add_argument("slot", metavar="SLOT", type=_count(0, "a slot"), help="whose, as prefork status shows it")
     arguments = parser.read(argv)
     if arguments is None:
@@ -169,7 +169,9 @@ def dump(argv: Sequence[str]) -> int:
 
 def stop(argv: Sequence[str]) -> int:
     """``prefork stop``."""
-    parser = Parser("stop", "Stop a running server and wait until it has ended. All who are connected are served.")
+    parser = CommandParser(
+        "stop", "Stop a running server and wait until it has ended. All who are connected are served."
+    )
     parser.add_argument("--quick", action="store_true", help="finish only the connections in hand, as Ctrl-C does")
     parser.add_argument("--no-wait", action="store_true", help="don't wait, only ask")
     parser.seconds(None, "how long to wait")
@@ -183,7 +185,7 @@ def stop(argv: Sequence[str]) -> int:
 
 def live(argv: Sequence[str]) -> int:
     """``prefork check --live``: whether the server that runs here is fit for work, by the exit code."""
-    parser = Parser(
+    parser = CommandParser(
         "check --live",
         "Ask a running server whether it is ready: it answers, it has started, workers accept, and it is not about to\n"
         f"stop. Exit code 0 if so, {UNFIT} if not. Made for the health checks of containers.",

@@ -52,7 +52,7 @@ class CommandLine:
     complaints: tuple[str, ...]
 
 
-class _Parser(argparse.ArgumentParser):
+class _FlagParser(argparse.ArgumentParser):
     """One that raises where argparse exits."""
 
     def error(self, message: str) -> NoReturn:
@@ -71,7 +71,7 @@ def read(argv: Sequence[str], fields: Iterable[Field]) -> CommandLine:
         SettingsError: A flag lacks its value or has one too many; nothing behind it can be understood then.
     """
     fields = tuple(fields)
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = _FlagParser(add_help=False, allow_abbrev=False)
     parser.add_argument("target", nargs="?")
     parser.add_argument("-c", "--config")
     parser.add_argument("--app-dir", default=".")

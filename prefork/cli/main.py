@@ -2,7 +2,7 @@
 
 A subcommand is a function of its arguments that returns an exit code. It is named in `COMMANDS` by module and
 attribute and imported when it is asked for, so that one may live in a module that builds on this one, and none pays
-for the others. One that serves something describes itself as a `Serving` and leaves the rest to `serving`.
+for the others. One that serves something describes itself as a `ServingCommand` and leaves the rest to `serving`.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _overview() -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Serving:
+class ServingCommand:
     """A subcommand that serves something.
 
     Args:
@@ -164,7 +164,7 @@ class Serving:
         return {"control": "auto", **self.defaults}
 
 
-def serving(command: Serving, argv: Sequence[str]) -> int:
+def serving(command: ServingCommand, argv: Sequence[str]) -> int:
     """Run a subcommand that serves: read its arguments, settle the configuration, set up the log, serve.
 
     Args:
@@ -235,7 +235,7 @@ def _problems_of_the_target(line: CommandLine, values: Mapping[str, object]) -> 
             yield str(error)
 
 
-def _help(command: Serving, fields: Sequence[Field]) -> str:
+def _help(command: ServingCommand, fields: Sequence[Field]) -> str:
     own_defaults = [replace(field, default=command.all_defaults.get(field.name, field.default)) for field in fields]
     groups = GROUPS + (command.table.groups if command.table else ())
     usage = f"prefork {command.name} {command.target} [FLAG ...]"
@@ -347,7 +347,7 @@ Examples:
 def serve(argv: Sequence[str]) -> int:
     """``prefork serve``."""
     return serving(
-        Serving(
+        ServingCommand(
             name="serve",
             target="MODULE:ATTRIBUTE",
             about=_SERVE_ABOUT,

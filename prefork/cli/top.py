@@ -16,7 +16,7 @@ import tty
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from prefork.cli.commands import Parser
+from prefork.cli.commands import CommandParser
 from prefork.errors import ControlError, PreforkError
 from prefork.services.control.client import Client
 
@@ -33,7 +33,7 @@ _ARROWS: Final = {b"\x1b[A": "up", b"\x1b[B": "down", b"\x1bOA": "up", b"\x1bOB"
 
 def top(argv: Sequence[str]) -> int:
     """``prefork top``."""
-    parser = Parser(
+    parser = CommandParser(
         "top",
         "Show a running server, live: its listeners, its rate and queue over time, every worker. Keys sort, dump,\n"
         "recycle, scale, reload. Needs prefork[top].",
@@ -70,7 +70,7 @@ def _run(control: str, interval: float) -> None:
 
     console = Console()
     view = TopView()
-    server = _Server(control)
+    server = _ServerConnection(control)
     with _keyboard() as keys, Live(console=console, screen=True, auto_refresh=False) as live:
         due = time.monotonic()
         while True:
@@ -89,7 +89,7 @@ def _run(control: str, interval: float) -> None:
                     due = time.monotonic()
 
 
-class _Server:
+class _ServerConnection:
     """The server that is looked at: one connection, made anew when it was lost."""
 
     def __init__(self, control: str) -> None:

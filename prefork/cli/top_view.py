@@ -28,7 +28,7 @@ _DEATHS: Final = 3  # lines
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class WorkerRow:
     """One worker with what follows from two statuses."""
 
     worker: Working
@@ -43,8 +43,8 @@ class Column:
     """A column of the table: its heading, its cell, and what rows are sorted by."""
 
     heading: str
-    cell: Callable[[Row], str]
-    key: Callable[[Row], Any]
+    cell: Callable[[WorkerRow], str]
+    key: Callable[[WorkerRow], Any]
 
 
 def _text(text: str, style: str = "") -> Text:
@@ -100,7 +100,7 @@ class TopView:
         self.note = ""
         self.text: list[str] = []
         self._status: Status | None = None
-        self._rows: list[Row] = []
+        self._rows: list[WorkerRow] = []
         self._rates: collections.deque[float] = collections.deque(maxlen=_REMEMBERED)
         self._queues: collections.deque[float] = collections.deque(maxlen=_REMEMBERED)
         self._sort = 0
@@ -232,7 +232,7 @@ class TopView:
         gap = [Text("")] * max(0, room - len(lines) - len(deaths))
         return (lines + gap + deaths)[:room]
 
-    def _table(self, rows: list[Row], selected: int) -> list[Text]:
+    def _table(self, rows: list[WorkerRow], selected: int) -> list[Text]:
         cells = [[column.heading for column in COLUMNS]]
         cells += [[printable(column.cell(row)) for column in COLUMNS] for row in rows]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -254,14 +254,14 @@ class TopView:
         return [_text(line) for line in self.text[self._first_line : self._first_line + room]]
 
 
-def _row(worker: Working, before: Working | None, seconds: float) -> Row:
+def _row(worker: Working, before: Working | None, seconds: float) -> WorkerRow:
     if before is None or seconds <= 0:
-        return Row(worker, 0.0, None)
+        return WorkerRow(worker, 0.0, None)
     done = worker.served + worker.failed - before.served - before.failed
     cpu = None
     if worker.process.cpu is not None and before.process.cpu is not None:
         cpu = max(0.0, worker.process.cpu - before.process.cpu) / seconds
-    return Row(worker, max(0.0, done / seconds), cpu)
+    return WorkerRow(worker, max(0.0, done / seconds), cpu)
 
 
 def _spark(name: str, values: collections.deque[float], width: int, now: str, style: str) -> Text:

@@ -25,7 +25,7 @@ NO_OPTIONS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class EmbeddedApplication:
     """What the user said.
 
     Attributes:
@@ -50,7 +50,7 @@ class Embedded(Worker):
 
     server: ClassVar[str] = ""
     reserved: ClassVar[Mapping[str, str]] = NO_OPTIONS
-    given: ClassVar[Given] = Given()
+    given: ClassVar[EmbeddedApplication] = EmbeddedApplication()
     one_address: ClassVar[bool] = False
     connections: Connections
 
@@ -76,7 +76,7 @@ class Embedded(Worker):
             raise TypeError(
                 f"{cls.server}: the application is {kind}; give the object, or its name as module:attribute"
             )
-        made: type[Self] = type(cls.__name__, (cls,), {"given": Given(application, dict(options))})
+        made: type[Self] = type(cls.__name__, (cls,), {"given": EmbeddedApplication(application, dict(options))})
         return made
 
     @property

@@ -92,7 +92,7 @@ class AsyncioWorker(Embedded):
     def _make_uvloop(self) -> asyncio.AbstractEventLoop:
         uvloop = self.installed("uvloop")
 
-        class Loop(uvloop.Loop):  # type: ignore[misc,name-defined]  # uvloop is imported at run time
+        class AcceptingLoop(uvloop.Loop):  # type: ignore[misc,name-defined]  # uvloop is imported at run time
             """uvloop, with an accept that knows inlets."""
 
             async def create_server(
@@ -106,7 +106,7 @@ class AsyncioWorker(Embedded):
                 )
                 return server
 
-        loop: asyncio.AbstractEventLoop = Loop()
+        loop: asyncio.AbstractEventLoop = AcceptingLoop()
         if self.settings.timeout:
             self._beat(loop, self.idle())
         return loop

@@ -58,7 +58,7 @@ class Marked:
             result = self._application(environ, start_response)
             if _goes_as_it_is(result, environ):
                 return result
-            return _Body(result, stack.pop_all())
+            return _FollowedBody(result, stack.pop_all())
 
 
 def _goes_as_it_is(result: object, environ: dict[str, Any]) -> bool:
@@ -67,7 +67,7 @@ def _goes_as_it_is(result: object, environ: dict[str, Any]) -> bool:
     return isinstance(result, (list, tuple)) or (isinstance(wrapper, type) and isinstance(result, wrapper))
 
 
-class _Body:
+class _FollowedBody:
     """What an application makes piece by piece; the request is in hand until it is closed, or has failed."""
 
     def __init__(self, result: Iterable[bytes], marks: contextlib.ExitStack) -> None:

@@ -51,7 +51,7 @@ class TornadoWorker(AsyncioWorker):
             def on_connection_close(self) -> None:
                 self.delegate.on_connection_close()
 
-        class Server(httpserver.HTTPServer):  # type: ignore[misc,name-defined]  # imported at run time
+        class FollowedServer(httpserver.HTTPServer):  # type: ignore[misc,name-defined]  # imported at run time
             """tornado's, followed."""
 
             def start_request(self, server_conn: Any, request_conn: Any) -> Any:
@@ -64,7 +64,7 @@ class TornadoWorker(AsyncioWorker):
 
         options = self.options
         self._at = at
-        self._server = Server(self.application(), **options)
+        self._server = FollowedServer(self.application(), **options)
         self._server.add_sockets(self.open_inlets())
 
     async def serve(self) -> None:

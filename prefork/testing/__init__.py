@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         running_script,
         running_target,
     )
-    from prefork.testing.tally import Answer, Phase, Tally
+    from prefork.testing.tally import Answer, ClientPhase, Tally
     from prefork.testing.waiting import NotInTimeError, call_until, wait_for
 
 __all__ = [
@@ -44,12 +44,12 @@ __all__ = [
     "READY",
     "Answer",
     "ClientError",
+    "ClientPhase",
     "Load",
     "NotInTimeError",
     "NotServingError",
     "Options",
     "Outcome",
-    "Phase",
     "Server",
     "Tally",
     "burst",
@@ -68,7 +68,7 @@ _HOMES = {
     **dict.fromkeys(("GET", "Outcome"), "prefork.testing.exchange"),
     **dict.fromkeys(("READY", "NotServingError", "Options", "Server", "hold_port"), "prefork.testing.server"),
     **dict.fromkeys(("running", "running_script", "running_target"), "prefork.testing.server"),
-    **dict.fromkeys(("Answer", "Phase", "Tally"), "prefork.testing.tally"),
+    **dict.fromkeys(("Answer", "ClientPhase", "Tally"), "prefork.testing.tally"),
     **dict.fromkeys(("NotInTimeError", "call_until", "wait_for"), "prefork.testing.waiting"),
 }
 

@@ -26,7 +26,7 @@ from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
-from prefork.testing.engine import ClientError, Engine, target_of
+from prefork.testing.engine import ClientError, Engine, endpoint_of
 from prefork.testing.exchange import GET, Expect, judge_of
 from prefork.testing.tally import Answer, Tally
 from prefork.testing.waiting import TIMEOUT, NotInTimeError, wait_for
@@ -50,7 +50,7 @@ def connect(address: str, *, timeout: float = TIMEOUT) -> socket.socket:
         OSError: As of connect(2).
         ValueError: When the address is not one to connect to.
     """
-    target = target_of(address)
+    target = endpoint_of(address)
     sock = socket.socket(target.family, target.type)
     try:
         sock.settimeout(timeout)
@@ -78,7 +78,7 @@ def request(address: str, payload: bytes = GET, *, expect: Expect = None, timeou
         ValueError: When the address is not one to connect to.
     """
     answers: list[Answer] = []
-    engine = Engine([target_of(address)], payload, judge_of(expect), timeout, answers.append, clients=1, count=1)
+    engine = Engine([endpoint_of(address)], payload, judge_of(expect), timeout, answers.append, clients=1, count=1)
     try:
         engine.run()
     finally:
@@ -124,7 +124,7 @@ class Load:
             raise ValueError("give a number of clients (closed loop) or an interval in seconds (open loop)")
         if count is not None and count < 0:
             raise ValueError(f"a count of requests is 0 or more, not {count}")
-        targets = [target_of(one) for one in ([address] if isinstance(address, str) else address)]
+        targets = [endpoint_of(one) for one in ([address] if isinstance(address, str) else address)]
         if not targets:
             raise ValueError("give an address to connect to")
         self.tally = Tally()

@@ -21,7 +21,7 @@ from typing import Final
 
 from prefork.config.address import Address, parse
 from prefork.testing.exchange import Judge, Outcome
-from prefork.testing.tally import Answer, Phase
+from prefork.testing.tally import Answer, ClientPhase
 
 REFUSED: Final = frozenset({errno.ECONNREFUSED, errno.ENOENT})
 RESET: Final = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
@@ -35,7 +35,7 @@ class ClientError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Endpoint:
     """Where to connect.
 
     Args:
@@ -49,7 +49,7 @@ class Target:
     sockaddr: tuple[object, ...] | str | bytes
 
 
-def target_of(address: str | Address) -> Target:
+def endpoint_of(address: str | Address) -> Endpoint:
     """Where ``address`` is to be reached; host names are resolved here, once.
 
     Args:
@@ -64,29 +64,29 @@ def target_of(address: str | Address) -> Target:
     parsed = parse(address) if isinstance(address, str) else address
     match parsed.kind:
         case "unix":
-            return Target(socket.AF_UNIX, parsed.type, parsed.path)
+            return Endpoint(socket.AF_UNIX, parsed.type, parsed.path)
         case "abstract":
-            return Target(socket.AF_UNIX, parsed.type, b"\0" + os.fsencode(parsed.name))
+            return Endpoint(socket.AF_UNIX, parsed.type, b"\0" + os.fsencode(parsed.name))
         case "inet" | "inet6":
             # Linux takes a connect to the wildcard address as one to the loopback.
             host = parsed.host or "0.0.0.0"
             family, type_, _, _, sockaddr = socket.getaddrinfo(host, parsed.port, type=socket.SOCK_STREAM)[0]
-            return Target(family, type_, sockaddr)
+            return Endpoint(family, type_, sockaddr)
         case _:
             raise ValueError(f"{parsed} is not an address to connect to; give the one the server reports")
 
 
-class _Client:
+class _Attempt:
     """One request on its way."""
 
     __slots__ = ("answer", "deadline", "phase", "sent", "socket", "started", "target")
 
-    def __init__(self, target: Target, started: float, deadline: float) -> None:
+    def __init__(self, target: Endpoint, started: float, deadline: float) -> None:
         self.target = target
         self.started = started
         self.deadline = deadline
         self.socket: socket.socket | None = None
-        self.phase = Phase.CONNECTING
+        self.phase = ClientPhase.CONNECTING
         self.sent = 0
         self.answer = bytearray()
 
@@ -107,7 +107,7 @@ class Engine:
 
     def __init__(
         self,
-        targets: Sequence[Target],
+        targets: Sequence[Endpoint],
         payload: bytes,
         judge: Judge,
         timeout: float,
@@ -117,7 +117,7 @@ class Engine:
         interval: float = 0.0,
         count: int | None = None,
     ) -> None:
-        self._targets: Iterator[Target] = cycle(targets)
+        self._targets: Iterator[Endpoint] = cycle(targets)
         self._payload = payload
         self._judge = judge
         self._timeout = timeout
@@ -130,9 +130,9 @@ class Engine:
         self._epoll = select.epoll()
         self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._wakeup, select.EPOLLIN)
-        self._in_flight: dict[_Client, None] = {}  # in the order of their starts, which is that of their deadlines
-        self._by_fd: dict[int, _Client] = {}
-        self._due: list[tuple[float, int, _Client | None]] = []  # a heap; None is a client yet to be made
+        self._in_flight: dict[_Attempt, None] = {}  # in the order of their starts, which is that of their deadlines
+        self._by_fd: dict[int, _Attempt] = {}
+        self._due: list[tuple[float, int, _Attempt | None]] = []  # a heap; None is a client yet to be made
         self._order = counter()
         self._began = time.monotonic()
         self._arrivals = 0
@@ -206,17 +206,17 @@ class Engine:
     def _wanted(self) -> bool:
         return not self._stopping and self._left != 0
 
-    def _schedule(self, moment: float, client: _Client | None) -> None:
+    def _schedule(self, moment: float, client: _Attempt | None) -> None:
         heapq.heappush(self._due, (moment, next(self._order), client))
 
     def _start(self, now: float) -> None:
         if self._left is not None:
             self._left -= 1
-        client = _Client(next(self._targets), now, now + self._timeout)
+        client = _Attempt(next(self._targets), now, now + self._timeout)
         self._in_flight[client] = None
         self._connect(client, now)
 
-    def _connect(self, client: _Client, now: float) -> None:
+    def _connect(self, client: _Attempt, now: float) -> None:
         target = client.target
         try:
             sock = socket.socket(target.family, target.type | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -238,22 +238,22 @@ class Engine:
         else:
             self._fail(client, refusal)
 
-    def _advance(self, client: _Client, events: int) -> None:
+    def _advance(self, client: _Attempt, events: int) -> None:
         assert client.socket is not None
-        if client.phase is Phase.CONNECTING:
+        if client.phase is ClientPhase.CONNECTING:
             error = client.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if error:
                 self._fail(client, error)
                 return
         # An answer can come before the whole request is sent: a server may echo, or refuse a body by its length.
-        elif client.phase is Phase.RECEIVING or events & select.EPOLLIN:
+        elif client.phase is ClientPhase.RECEIVING or events & select.EPOLLIN:
             self._receive(client)
-        if client in self._in_flight and client.phase is not Phase.RECEIVING:
+        if client in self._in_flight and client.phase is not ClientPhase.RECEIVING:
             self._send(client)
 
-    def _send(self, client: _Client) -> None:
+    def _send(self, client: _Attempt) -> None:
         assert client.socket is not None
-        client.phase = Phase.SENDING
+        client.phase = ClientPhase.SENDING
         try:
             client.sent += client.socket.send(self._payload[client.sent :], socket.MSG_NOSIGNAL)
         except BlockingIOError:
@@ -263,11 +263,11 @@ class Engine:
         if client.sent < len(self._payload):
             self._epoll.modify(client.socket, select.EPOLLIN | select.EPOLLOUT)
             return
-        client.phase = Phase.RECEIVING
+        client.phase = ClientPhase.RECEIVING
         self.sent += 1
         self._epoll.modify(client.socket, select.EPOLLIN)
 
-    def _receive(self, client: _Client) -> None:
+    def _receive(self, client: _Attempt) -> None:
         assert client.socket is not None
         try:
             data = client.socket.recv(_RECEIVE_SIZE)
@@ -283,7 +283,7 @@ class Engine:
         if outcome is not None:
             self._finish(client, outcome)
 
-    def _fail(self, client: _Client, error: int) -> None:
+    def _fail(self, client: _Attempt, error: int) -> None:
         if error in REFUSED:
             outcome = Outcome.REFUSED
         elif error in RESET:
@@ -301,7 +301,7 @@ class Engine:
                 return
             self._finish(client, Outcome.TIMED_OUT)
 
-    def _finish(self, client: _Client, outcome: Outcome, error: int = 0) -> None:
+    def _finish(self, client: _Attempt, outcome: Outcome, error: int = 0) -> None:
         del self._in_flight[client]
         if client.socket is not None:
             del self._by_fd[client.socket.fileno()]
@@ -312,7 +312,7 @@ class Engine:
             except FileNotFoundError:
                 pass  # refused at once, and never registered
             client.socket.close()
-        if client.phase is not Phase.RECEIVING:
+        if client.phase is not ClientPhase.RECEIVING:
             self.sent += 1
         now = time.monotonic()
         took = now - client.started

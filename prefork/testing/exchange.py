@@ -53,7 +53,7 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class _Head:
+class _ReplyHead:
     """What stands before the body.
 
     Args:
@@ -101,7 +101,7 @@ def parse_http(data: bytes | bytearray) -> Reply | None:
     return Reply(head.status, head.headers, body)
 
 
-def _parse_head(data: bytes | bytearray, start: int) -> _Head | None:
+def _parse_head(data: bytes | bytearray, start: int) -> _ReplyHead | None:
     if not b"HTTP/1.".startswith(data[start : start + 7]):
         raise ValueError(f"not an HTTP/1 answer: {bytes(data[start : start + 40])!r}")
     end = data.find(b"\r\n\r\n", start)
@@ -112,7 +112,7 @@ def _parse_head(data: bytes | bytearray, start: int) -> _Head | None:
     if 100 <= status < 200 and status != 101:
         return _parse_head(data, end + 4)
     pairs = (line.partition(":") for line in lines)
-    return _Head(status, {name.lower(): value.strip() for name, _, value in pairs}, end + 4)
+    return _ReplyHead(status, {name.lower(): value.strip() for name, _, value in pairs}, end + 4)
 
 
 def _chunks(data: bytes | bytearray, at: int) -> Iterator[tuple[int, int]]:
@@ -128,7 +128,7 @@ def _chunks(data: bytes | bytearray, at: int) -> Iterator[tuple[int, int]]:
         at = start + size + 2
 
 
-def _is_whole(data: bytearray, head: _Head, closed: bool) -> bool:
+def _is_whole(data: bytearray, head: _ReplyHead, closed: bool) -> bool:
     if head.chunked:
         *_, (start, end) = [(0, 1), *_chunks(data, head.end)]
         # Trailers may follow the last chunk, and an empty line ends them.

@@ -14,7 +14,7 @@ from prefork.testing.exchange import Outcome, Reply, parse_http
 _KEPT: Final = 10  # losses kept as they were; the first few tell what went wrong, the rest only repeat it
 
 
-class Phase(enum.Enum):
+class ClientPhase(enum.Enum):
     """How far a client had come when its request ended."""
 
     CONNECTING = "connecting"
@@ -38,7 +38,7 @@ class Answer:
     outcome: Outcome
     data: bytes
     seconds: float
-    phase: Phase
+    phase: ClientPhase
     started: float
     errno: int = 0
 

@@ -10,19 +10,19 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from prefork.wsgi.gateway import Gateway
     from prefork.wsgi.options import WSGIOptions
-    from prefork.wsgi.service import Service
     from prefork.wsgi.worker import WSGIWorker, serve, serving
 
 _HOMES: Final = {
-    "Service": "service",
+    "Gateway": "gateway",
     "WSGIOptions": "options",
     "WSGIWorker": "worker",
     "serve": "worker",
     "serving": "worker",
 }
 
-__all__ = ["Service", "WSGIOptions", "WSGIWorker", "serve", "serving"]
+__all__ = ["Gateway", "WSGIOptions", "WSGIWorker", "serve", "serving"]
 
 
 def __getattr__(name: str) -> Any:

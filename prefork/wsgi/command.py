@@ -49,7 +49,7 @@ def wsgi(argv: Sequence[str]) -> int:
         PreforkError: As `prefork.cli.main.serving` does, and when httptools is missing or not safe.
     """
     return cli.serving(
-        cli.Serving(
+        cli.ServingCommand(
             name="wsgi",
             target="MODULE:ATTRIBUTE",
             about=_ABOUT,

@@ -9,7 +9,7 @@ import importlib.util
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from prefork.cli.commands import Parser
+from prefork.cli.commands import CommandParser
 from prefork.config import address
 from prefork.errors import PreforkError
 from prefork.services import log as logs
@@ -28,7 +28,7 @@ _METHODS: Final = ("GET", "HEAD")
 
 def exporter(argv: Sequence[str]) -> int:
     """``prefork exporter``."""
-    parser = Parser(
+    parser = CommandParser(
         "exporter",
         "Serve the metrics of a running server for Prometheus, at /metrics. prefork_up tells whether that server\n"
         "answers; it may come and go. Needs prefork[prometheus].",

@@ -12,8 +12,8 @@ from prefork.hooks import Hooks
 from prefork.master import Master
 from prefork.system.natives import socket
 from prefork.worker import Worker
+from prefork.wsgi.gateway import Application, Gateway
 from prefork.wsgi.options import DEFAULTS, WSGIOptions
-from prefork.wsgi.service import Application, Service
 
 
 class WSGIWorker(Worker):
@@ -41,7 +41,7 @@ class WSGIWorker(Worker):
         """Open what requests need."""
         # The application is given no connection, and a child's answer is one too many.
         self._given.offspring.keeps = False
-        self._service = Service(
+        self._gateway = Gateway(
             self._application,
             located(self._options, os.path.join(self.start, self.settings.chdir)),
             sockets=self.sockets,
@@ -55,12 +55,12 @@ class WSGIWorker(Worker):
         """Serve one request."""
         parking = self._parking
         if parking is None:
-            self._service.serve_connection(connection, address)
+            self._gateway.serve_connection(connection, address)
             return
         one = parking.in_hand
         assert one is not None  # see prefork.accept.kept
         before: Any = one.local
-        channel = self._service.serve_connection(
+        channel = self._gateway.serve_connection(
             connection, address, keeps=not parking.last(), before=before, received=one.state
         )
         if channel is not None:
@@ -70,11 +70,11 @@ class WSGIWorker(Worker):
 
     def refuse(self, connection: socket.socket) -> None:
         """Answer 503 to a connection that is shed."""
-        self._service.refuse(connection)
+        self._gateway.refuse(connection)
 
     def exit(self) -> None:
         """Close the access log."""
-        self._service.close()
+        self._gateway.close()
 
 
 def serving(application: Application, options: WSGIOptions) -> Callable[[], WSGIWorker]:

@@ -447,7 +447,7 @@ PAINT = """if True:
 
     def paint(argv):
         table = config.Table(fields=(colour,), groups=("Paint",), make=Paint)
-        command = cli.Serving(name="paint", target="MODULE", about="Paints.", epilog="The end.", run=run,
+        command = cli.ServingCommand(name="paint", target="MODULE", about="Paints.", epilog="The end.", run=run,
                               defaults={"timeout": 30.0}, table=table)
         return cli.serving(command, argv)
 

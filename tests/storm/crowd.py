@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Final
 
-from prefork.testing.engine import Target, target_of
+from prefork.testing.engine import Endpoint, endpoint_of
 from prefork.testing.waiting import NotInTimeError, wait_for
 
 GIVEN: Final = 60.0
@@ -80,7 +80,7 @@ class Crowd:
         self.losses: list[Loss] = []
         self.slowest = 0.0
         """Seconds that the slowest answer took; to be set to 0 by whoever asks."""
-        self._targets = cycle([target_of(address) for address in addresses])
+        self._targets = cycle([endpoint_of(address) for address in addresses])
         self._clients: dict[int, _Client] = {}  # by descriptor, in the order of their starts
         self._epoll = select.epoll()
         self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -176,7 +176,7 @@ class Crowd:
                     self._advance(self._clients[fd])
 
     def _arrive(self, now: float) -> None:
-        target: Target = next(self._targets)
+        target: Endpoint = next(self._targets)
         sock = socket.socket(target.family, target.type | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         error = sock.connect_ex(target.sockaddr)
         if error == _NO_PORT:

@@ -13,10 +13,10 @@ import pytest
 
 from prefork.testing import (
     ClientError,
+    ClientPhase,
     Load,
     NotInTimeError,
     Outcome,
-    Phase,
     Server,
     burst,
     connect,
@@ -61,7 +61,7 @@ def test_each_way_to_end_is_told_from_the_others(
 ) -> None:
     answer = request(by_path.address, get(path))
     assert (answer.outcome, answer.status, answer.body) == (outcome, status, body)
-    assert answer.phase is Phase.RECEIVING
+    assert answer.phase is ClientPhase.RECEIVING
 
 
 def test_a_server_that_says_nothing_is_timed_out(by_path: Server) -> None:
@@ -73,7 +73,7 @@ def test_a_server_that_says_nothing_is_timed_out(by_path: Server) -> None:
 def test_nobody_listening_is_refused() -> None:
     with hold_port() as address:
         answer = request(address)
-    assert (answer.outcome, answer.errno, answer.phase) == (Outcome.REFUSED, errno.ECONNREFUSED, Phase.CONNECTING)
+    assert (answer.outcome, answer.errno, answer.phase) == (Outcome.REFUSED, errno.ECONNREFUSED, ClientPhase.CONNECTING)
     assert str(answer).endswith("while connecting, Connection refused")
 
 

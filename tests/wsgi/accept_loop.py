@@ -1,7 +1,7 @@
-"""A server of one process around `prefork.wsgi.Service`: ``python -m tests.wsgi.accept_loop APP JSON``.
+"""A server of one process around `prefork.wsgi.Gateway`: ``python -m tests.wsgi.accept_loop APP JSON``.
 
 The JSON object: ``bind`` (an address), ``validate`` (false runs the application bare), ``io_timeout``, ``timeout`` (of
-the accepted socket, as a worker may set one), ``waits`` (true logs what the service says before each wait), ``shed``
+the accepted socket, as a worker may set one), ``waits`` (true logs what the gateway says before each wait), ``shed``
 (true refuses everybody), ``tmpdir`` (where temporary files go), ``options`` (those of `WSGIOptions`, and the
 settings of TLS).
 """
@@ -22,8 +22,8 @@ from prefork.config.fields import TLS
 from prefork.config.settings import Settings, fields
 from prefork.net.tls import context_of
 from prefork.system.peer import format_peer
+from prefork.wsgi.gateway import Gateway
 from prefork.wsgi.options import WSGIOptions
-from prefork.wsgi.service import Service
 from tests.wsgi import apps
 
 
@@ -47,7 +47,7 @@ def main(name: str, text: str) -> None:
     application: Any = getattr(apps, name)
     options = given.get("options", {})
     of_tls = {field.name: options.pop(field.name) for field in fields() if field.group == TLS and field.name in options}
-    service = Service(
+    gateway = Gateway(
         validator(application) if given.get("validate", True) else application,
         WSGIOptions(**options),
         sockets=[listener] if given.get("named", True) else [],
@@ -62,9 +62,9 @@ def main(name: str, text: str) -> None:
             if "timeout" in given:
                 connection.settimeout(given["timeout"])
             if given.get("shed"):
-                service.refuse(connection)
+                gateway.refuse(connection)
             else:
-                service.serve_connection(connection, address)
+                gateway.serve_connection(connection, address)
 
 
 if __name__ == "__main__":

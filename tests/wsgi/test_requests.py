@@ -14,9 +14,9 @@ from prefork.testing.client import connect
 from prefork.testing.server import Server
 from prefork.wsgi import parser
 from prefork.wsgi.environ import base_environ, server_name
+from prefork.wsgi.gateway import Gateway
 from prefork.wsgi.parser import _key, transfer_length
 from prefork.wsgi.refusal import RequestError
-from prefork.wsgi.service import Service
 from tests.wsgi import apps
 from tests.wsgi.harness import ask, assert_clean, exchange, get, parse, post, read_all, serving
 
@@ -270,7 +270,7 @@ def test_what_is_refused_even_if_httptools_lets_it_pass() -> None:
 def test_an_httptools_that_is_too_lenient_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parser, "_LAX", {"good requests": (get("/", "A: b"),)})
     with pytest.raises(PreforkError, match="accepts good requests in requests, which is not safe"):
-        Service(apps.hello)
+        Gateway(apps.hello)
 
 
 def test_what_is_refused_is_refused_before_its_end_when_it_can_be(show: Server) -> None:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from prefork.wsgi.gateway import Gateway
 from prefork.wsgi.options import WSGIOptions
-from prefork.wsgi.service import Service
 from tests.wsgi.apps import show
 from tests.wsgi.harness import parse
 from tests.wsgi.test_mutations import Said, by_h11, by_us, h11_takes
@@ -841,13 +841,13 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    service = Service(show, WSGIOptions(limit_request_body=1 << 20))
-    yield service
-    service.close()
+def gateway() -> Iterator[Gateway]:
+    gateway = Gateway(show, WSGIOptions(limit_request_body=1 << 20))
+    yield gateway
+    gateway.close()
 
 
-def served(service: Service, request: bytes) -> bytes:
+def served(gateway: Gateway, request: bytes) -> bytes:
     """All that comes back from a client that sends ``request`` and ends its side."""
     ours, theirs = socket.socketpair()
     with theirs:
@@ -858,7 +858,7 @@ def served(service: Service, request: bytes) -> bytes:
             while sender:
                 sender = sender[theirs.send(sender[: 1 << 16]) :]
             theirs.shutdown(socket.SHUT_WR)
-            service.serve_connection(ours, "")
+            gateway.serve_connection(ours, "")
         return b"".join(iter(lambda: theirs.recv(1 << 16), b""))
 
 
@@ -867,22 +867,22 @@ def test_there_are_several_hundred() -> None:
     assert {case.verdict for case in CASES} == {200, 400, 417, 431, 501, 505}
 
 
-def test_each_has_its_verdict(service: Service) -> None:
+def test_each_has_its_verdict(gateway: Gateway) -> None:
     wrong = []
     for section, verdict, request in CASES:
-        reply = parse(served(service, request))
+        reply = parse(served(gateway, request))
         if reply.status != verdict:
             wrong.append(f"{section}: {verdict}, not {reply.status}: {request[:200]!r}, {reply.body[:80]!r}")
     assert not wrong, "\n".join(wrong)
 
 
-def test_h11_reads_the_same(service: Service) -> None:
+def test_h11_reads_the_same(gateway: Gateway) -> None:
     """As far as it reads it at all: it doesn't know of minor versions to come, nor of all that is a method."""
     compared = 0
     for _, verdict, request in CASES:
         if verdict != OK or not h11_takes(request):
             continue
-        shown: dict[str, Any] = json.loads(parse(served(service, request)).body)
+        shown: dict[str, Any] = json.loads(parse(served(gateway, request)).body)
         said: Said = by_h11(request)
         assert by_us(shown)._replace(protocol="") == said._replace(protocol=""), request
         compared += 1

@@ -55,7 +55,7 @@ class Operations:
         self._server = server
         self._collector = collector
         self._waits: list[_Wait] = []
-        self._dumps: dict[int, _Dump] = {}
+        self._dumps: dict[int, _Tracebacks] = {}
 
     def begin(self, request: Request, done: Done, failed: Failed) -> None:
         """Carry ``request`` out; one of ``done`` and ``failed`` is called once, now or later."""
@@ -190,7 +190,7 @@ class Operations:
             return
         under_way = self._dumps.get(member.pid)
         if under_way is None:
-            under_way = self._dumps[member.pid] = _Dump(self._server, member, self._dumps.pop)
+            under_way = self._dumps[member.pid] = _Tracebacks(self._server, member, self._dumps.pop)
         under_way.asked.append((done, failed))
 
     def _incumbent(self, slot: int) -> Member | None:
@@ -198,7 +198,7 @@ class Operations:
         return found.incumbent if found else None
 
 
-class _Dump:
+class _Tracebacks:
     """The tracebacks of one worker, on their way: the answer to all who ask before they are there.
 
     Args:

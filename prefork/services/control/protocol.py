@@ -57,7 +57,7 @@ REQUESTS: Final[Mapping[str, Mapping[str, Argument]]] = {
 _BIGGEST: Final = 2**31
 
 
-class RequestError(Exception):
+class ControlRequestError(Exception):
     """A request that is not carried out.
 
     Args:
@@ -90,23 +90,23 @@ def parse(line: bytes) -> Request:
         line: what came, without its newline.
 
     Raises:
-        RequestError: it can't be read, or asks for nothing that there is.
+        ControlRequestError: it can't be read, or asks for nothing that there is.
     """
     try:
         data = codec.parsed(line)
     except DecodeError:
-        raise RequestError("malformed", "this is not JSON in UTF-8; send one object a line") from None
+        raise ControlRequestError("malformed", "this is not JSON in UTF-8; send one object a line") from None
     if not isinstance(data, dict):
-        raise RequestError("malformed", "this is JSON, but not an object; send one object a line")
+        raise ControlRequestError("malformed", "this is JSON, but not an object; send one object a line")
     number = data.pop("id", None)
     if not (number is None or _is_number(number) or (isinstance(number, str) and len(number) <= _LONGEST_ID)):
-        raise RequestError("malformed", f"id: a whole number, or a text of {_LONGEST_ID} characters at the most")
+        raise ControlRequestError("malformed", f"id: a whole number, or a text of {_LONGEST_ID} characters at the most")
     version = data.pop("v", VERSION)
     if version != VERSION or isinstance(version, bool):
-        raise RequestError("malformed", f"v: this server speaks version {VERSION}", number)
+        raise ControlRequestError("malformed", f"v: this server speaks version {VERSION}", number)
     do = data.pop("do", None)
     if not isinstance(do, str):
-        raise RequestError("malformed", "do: it is missing, or not a text", number)
+        raise ControlRequestError("malformed", "do: it is missing, or not a text", number)
     return Request(do, _arguments(do, data, number), number)
 
 
@@ -114,18 +114,18 @@ def _arguments(do: str, given: dict[str, object], number: int | str | None) -> d
     known = REQUESTS.get(do)
     if known is None:
         remedy = did_you_mean(do, REQUESTS, f"it is one of {', '.join(REQUESTS)}")
-        raise RequestError("unknown", f"do: {_shown(do)} is nothing that can be done; {remedy}", number)
+        raise ControlRequestError("unknown", f"do: {_shown(do)} is nothing that can be done; {remedy}", number)
     for name in given.keys() - known.keys():
-        raise RequestError("unknown", f"{do}: {_shown(name)} is no argument of it", number)
+        raise ControlRequestError("unknown", f"{do}: {_shown(name)} is no argument of it", number)
     arguments = {}
     for name, argument in known.items():
         value = given.get(name, argument.default)
         if value is None:
-            raise RequestError("unknown", f"{do}: {name} is missing", number)
+            raise ControlRequestError("unknown", f"{do}: {name} is missing", number)
         fits = isinstance(value, bool) if argument.kind is bool else _is_number(value, argument.least)
         if not fits:
             what = "true or false" if argument.kind is bool else f"a whole number, {argument.least} to {_BIGGEST - 1}"
-            raise RequestError("unknown", f"{do}: {name} has to be {what}", number)
+            raise ControlRequestError("unknown", f"{do}: {name} has to be {what}", number)
         arguments[name] = value
     return arguments
 
@@ -148,7 +148,7 @@ def answer(request: Request | None, result: object) -> bytes:
     return _line({"v": VERSION, "id": request.id if request else None, "ok": True, "result": result})
 
 
-def refusal(error: RequestError) -> bytes:
+def refusal(error: ControlRequestError) -> bytes:
     """The line that says that it was not done."""
     return _line({"v": VERSION, "id": error.id, "ok": False, "code": error.code, "error": error.text})
 

@@ -22,7 +22,7 @@ from prefork.net.options import SocketOptions
 from prefork.net.unixpath import Claim
 from prefork.services.control import paths, protocol
 from prefork.services.control.operations import Operations
-from prefork.services.control.protocol import RequestError
+from prefork.services.control.protocol import ControlRequestError
 from prefork.status.collector import StatusCollector
 from prefork.status.totals import Counters
 from prefork.supervisor.event_loop import Loop, Timer
@@ -170,7 +170,7 @@ class Control(Service):
         self._peers.append(peer)
         uid = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1]
         if uid not in {0, os.geteuid()}:
-            peer.turn_away(RequestError("denied", f"uid {uid} may not; be root or uid {os.geteuid()}"))
+            peer.turn_away(ControlRequestError("denied", f"uid {uid} may not; be root or uid {os.geteuid()}"))
 
     def _make_room(self) -> None:
         while len(self._peers) >= MOST:
@@ -209,7 +209,7 @@ class Peer:
         self._deadline: Timer | None = None
         self._watch()
 
-    def turn_away(self, error: RequestError) -> None:
+    def turn_away(self, error: ControlRequestError) -> None:
         """Say why, and close."""
         self._last = True
         self._send(protocol.refusal(error))
@@ -256,7 +256,7 @@ class Peer:
         if self._output:
             self.close()
         else:
-            self.turn_away(RequestError("malformed", f"the request has no end after {PATIENCE:g} s"))
+            self.turn_away(ControlRequestError("malformed", f"the request has no end after {PATIENCE:g} s"))
 
     def _read(self) -> None:
         try:
@@ -278,7 +278,7 @@ class Peer:
             return
         line, newline, rest = self._input.partition(b"\n")
         if len(line) >= protocol.LONGEST:
-            self.turn_away(RequestError("malformed", f"a request has {protocol.LONGEST} bytes at the most"))
+            self.turn_away(ControlRequestError("malformed", f"a request has {protocol.LONGEST} bytes at the most"))
             return
         if newline:
             self._input = rest
@@ -290,7 +290,7 @@ class Peer:
     def _carry_out(self, line: bytes) -> None:
         try:
             request = protocol.parse(line)
-        except RequestError as error:
+        except ControlRequestError as error:
             if error.code == "malformed":
                 self.turn_away(error)
             else:
@@ -300,7 +300,7 @@ class Peer:
         self._operations.begin(
             request,
             lambda result: self._done(protocol.answer(request, result)),
-            lambda why: self._done(protocol.refusal(RequestError("failed", why, request.id))),
+            lambda why: self._done(protocol.refusal(ControlRequestError("failed", why, request.id))),
         )
         if self.waits:
             self._watch()

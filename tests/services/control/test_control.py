@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from prefork.errors import ControlError
 from prefork.services.control import Client, paths, protocol
 from prefork.services.control.operations import Operations
-from prefork.services.control.protocol import LONGEST, REQUESTS, Request, RequestError, parse
+from prefork.services.control.protocol import LONGEST, REQUESTS, ControlRequestError, Request, parse
 from prefork.services.control.server import MOST, PATIENCE, Peer
 from prefork.status.model import Ended, Health, Listening, Process, Status, Totals, Working
 from prefork.supervisor.event_loop import Loop
@@ -87,7 +87,7 @@ def test_a_request_is_read(line: bytes, wanted: Request) -> None:
     ],
 )
 def test_a_request_that_asks_for_nothing_is_refused(line: bytes, code: str, said: str) -> None:
-    with pytest.raises(RequestError) as error:
+    with pytest.raises(ControlRequestError) as error:
         parse(line)
     assert error.value.code == code
     assert error.value.text.startswith(said)
@@ -96,14 +96,14 @@ def test_a_request_that_asks_for_nothing_is_refused(line: bytes, code: str, said
 
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_line_is_a_request_or_refused(line: bytes) -> None:
-    with contextlib.suppress(RequestError):
+    with contextlib.suppress(ControlRequestError):
         assert parse(line).do in REQUESTS
 
 
 def test_an_answer_has_the_request_s_id() -> None:
     asked = parse(b'{"id":"x","do":"health"}')
     assert json.loads(protocol.answer(asked, {"a": 1})) == {"v": 1, "id": "x", "ok": True, "result": {"a": 1}}
-    assert json.loads(protocol.refusal(RequestError("failed", "no", "x"))) == {
+    assert json.loads(protocol.refusal(ControlRequestError("failed", "no", "x"))) == {
         "v": 1,
         "id": "x",
         "ok": False,
@@ -844,7 +844,7 @@ def mutations(amount: int, seed: int) -> Iterator[bytes]:
                 case _:
                     line[at:at] = bytes([chance.randrange(256)])
         told = bytes(line).replace(b"\n", b" ")
-        with contextlib.suppress(RequestError):
+        with contextlib.suppress(ControlRequestError):
             if parse(told).do not in {"health", "status", "dump"}:
                 continue  # by chance there is nothing wrong with it, and it would be done
         made += 1

@@ -1,6 +1,6 @@
 """The life of one request: read, given to the application, answered, logged.
 
-A `Service` knows nothing of workers. Whoever accepts connections calls `Service.serve_connection` with each, one at a
+A `Gateway` knows nothing of workers. Whoever accepts connections calls `Gateway.serve_connection` with each, one at a
 time, and closes it at once afterwards; `prefork.wsgi.WSGIWorker` is one who does.
 """
 
@@ -60,7 +60,7 @@ _MARGIN: Final = 5.0  # seconds that clients are told less than for how long a c
 log = logging.getLogger("prefork")
 
 
-class Service:
+class Gateway:
     """Serves an application's requests, one after the other.
 
     Args:
