@@ -148,7 +148,7 @@ class Worker:
             failed = True
             try:
                 if elastic:
-                    self._entry.ring_when_nobody_is_idle()
+                    self._entry.tell_when_nobody_is_idle()
                 if timeout:
                     connection.settimeout(timeout)
                 handle(connection, address)
@@ -342,7 +342,7 @@ class Worker:
         raised: BaseException | None = None
         try:
             if self._given.elastic:
-                self._entry.ring_when_nobody_is_idle()
+                self._entry.tell_when_nobody_is_idle()
             yield
             failed = False
         except BaseException as error:
@@ -359,7 +359,7 @@ class Worker:
         So a call that blocks the loop for longer than ``timeout`` is taken for a hang. To be used by one thread, again
         and again, and not along with :meth:`busy`.
         """
-        return Pause(self._entry, ring=self._given.elastic)
+        return Pause(self._entry, tell=self._given.elastic)
 
     def took(self) -> None:
         """For a loop that accepts on :attr:`sockets` by itself: say that it has taken a connection.
@@ -478,8 +478,8 @@ class Worker:
             except Exception:  # an exception here would fly out of a signal handler, anywhere
                 self.log.exception("on_stop callback failed")
 
-    def _rung(self, signum: int) -> None:
-        """Somebody has rung; runs in a signal handler."""
+    def _woken(self, signum: int) -> None:
+        """Somebody has woken this process; runs in a signal handler."""
         order = self._entry.order
         if order is not _RUN:
             self._obey(order)

@@ -62,7 +62,7 @@ class Assignment:
     workers: int
     """How many workers there are to be in all."""
     elastic: bool
-    """Whether the server grows and shrinks with the load, so that the last idle worker has to ring."""
+    """Whether the server grows and shrinks with the load, so that the last idle worker has to say so."""
     tls: ssl.SSLContext | None
     """What connections are secured with; None leaves them plain."""
     server: object

@@ -1,4 +1,4 @@
-"""A worker's own side of the scoreboard: what it reads of its master there, what it says of itself, how it rings.
+"""A worker's own side of the scoreboard: what it reads of its master there, what it says of itself.
 
 The master makes the :class:`Entry` before the fork; all else here runs in the WORKER. The words' meaning and their
 writers stand in :mod:`prefork.scoreboard.layout`.
@@ -37,7 +37,7 @@ _LANE = layout.LANE
 _ORDERS = tuple(Order)
 _RUN, _SEAL = Order.RUN, Order.SEAL
 _LAST_BUCKET = BUCKETS - 1
-_RING_INTERVAL = 100_000_000  # ns
+_TELL_INTERVAL = 100_000_000  # ns
 _EVER = 1e9  # seconds, some thirty years
 
 
@@ -144,12 +144,12 @@ class Pause:
 
     Args:
         entry: whose lane.
-        ring: whether to tell the master when nobody is idle any more.
+        tell: whether to tell the master when nobody is idle any more.
     """
 
-    def __init__(self, entry: Entry, *, ring: bool) -> None:
+    def __init__(self, entry: Entry, *, tell: bool) -> None:
         self._entry = entry
-        self._ring = ring
+        self._tell = tell
         self._lane = entry.lane
 
     def __enter__(self) -> None:
@@ -161,8 +161,8 @@ class Pause:
 
     def __exit__(self, *_: object) -> None:
         self._lane.begin()
-        if self._ring:
-            self._entry.ring_when_nobody_is_idle()
+        if self._tell:
+            self._entry.tell_when_nobody_is_idle()
 
 
 class Entry:
@@ -193,7 +193,7 @@ class Entry:
         self._events = events
         self._master = master
         self._errors = [0] * layout.ERROR_PLACES
-        self._rung = 0
+        self._told_at = 0
 
     @property
     def order(self) -> Order:
@@ -258,16 +258,16 @@ class Entry:
         """Say how many connections have been shed so far."""
         self.words[layout.REFUSED] = count
 
-    def ring_when_nobody_is_idle(self) -> None:
+    def tell_when_nobody_is_idle(self) -> None:
         """Tell the master when this worker has taken the last idle place; at most every 100 ms."""
         now = monotonic_ns()
-        if now - self._rung < _RING_INTERVAL:
+        if now - self._told_at < _TELL_INTERVAL:
             return
         for index in range(self.board.entries):
             words = self.board.entry(index)
             if words[layout.PID] and words[STATE] == State.SERVING and not words[_LANE]:
                 return
-        self._rung = now
+        self._told_at = now
         self.tell(Kind.LAST_IDLE)
 
     @property

@@ -84,9 +84,9 @@ class Executor:
                 self._roster.retired(member, order, deadline, reason, now)
                 self._spawner.order(member, order)
                 log.debug("worker %d (pid %d) is told to leave: %s", member.slot, member.pid, reason)
-            case policy.Ring(member):
-                self._roster.rung(member, now)
-                self._spawner.ring(member)
+            case policy.WakeUp(member):
+                self._roster.woken(member, now)
+                self._spawner.wake_up(member)
             case policy.Dump(member, seconds):
                 what = "starting" if member.starting else "busy with one connection"
                 log.error("worker %d (pid %d) has been %s for %.1f s", member.slot, member.pid, what, seconds)

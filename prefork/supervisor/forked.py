@@ -17,12 +17,16 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 import traceback
+from _signal import getsignal, pthread_sigmask  # type: ignore[import-not-found]  # typeshed has no CPython internals
+from _signal import signal as install
 from collections.abc import Callable
 from faulthandler import dump_traceback_later, register
 from gc import enable, freeze
 from os import getpid
+from types import FrameType
 from typing import NamedTuple
 
 from prefork.accept.assignment import Assignment
@@ -34,20 +38,120 @@ from prefork.net.lingering import SECONDS, ours
 from prefork.net.listener import Listener
 from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.layout import Order, State
-from prefork.supervisor.bells import Bells
 from prefork.system import ending, process, signals
 from prefork.system.ending import forget
 from prefork.system.forks import HERE
 from prefork.system.identity import Identity, assume
 from prefork.system.limits import lower_nofile
 from prefork.system.process import announce_hangup, close, die_with_parent
-from prefork.system.signals import BELL, become_worker
+from prefork.system.signals import WAKE_UP, become_worker
+from prefork.system.throttle import Log
 from prefork.worker import Worker
 
 DUMP_SIGNAL = int(signal.SIGRTMIN) + 1
 """Makes a worker write the tracebacks of all its threads to its report pipe (faulthandler)."""
 
 _RUN, _STARTING, _LEAVING = Order.RUN, State.STARTING, State.LEAVING
+_BLOCK, _UNBLOCK = int(signal.SIG_BLOCK), int(signal.SIG_UNBLOCK)
+
+
+class _EndOfBootError(SystemExit):
+    """Raised wherever the application is in its boot."""
+
+
+class SignalHandlers:
+    """What signals mean to a worker's process: to a boot, to a worker that serves, and to what the application forks.
+
+    A signal only wakes; the order stands in the entry. While the application boots there is nothing in hand, so an
+    order to leave simply ends the boot. A process that the application forks inherits the handlers, and there each
+    signal does what it does by default: the orders are not for it.
+
+    Made by the master before the fork; all else runs in signal handlers.
+
+    Args:
+        entry: where the order stands.
+        report: the writing end of the pipe to the master.
+
+    Attributes:
+        pid: the worker's process, to be set before a signal may come.
+        worker: the worker, once it has booted.
+        over: whether a boot has come to its end, which no signal ends any more.
+    """
+
+    def __init__(self, entry: Entry, report: int) -> None:
+        self.pid = 0
+        self.worker: Worker | None = None
+        self.over = False
+        self._entry = entry
+        self._report = report
+
+    @property
+    def dispositions(self) -> signals.Dispositions:
+        """What each signal means to the worker."""
+        return signals.of_worker(
+            {
+                signals.WAKE_UP: self._ordered,
+                signal.SIGTERM: self._ordered,
+                signal.SIGINT: self._ordered,
+                signal.SIGQUIT: self._ordered,
+                signal.SIGABRT: self._aborted,
+                signal.SIGIO: self._hung_up,
+            }
+        )
+
+    def check(self, log: Log) -> None:
+        """See whether the application has taken in its boot what this process needs, say so, and take back the wake-up.
+
+        Args:
+            log: where it is told.
+        """
+        if getsignal(WAKE_UP) != self._ordered:
+            log.warning(
+                "the application has taken signal %d, by which workers are told to leave; it is taken back", WAKE_UP
+            )
+            install(WAKE_UP, self._ordered)
+        if WAKE_UP in pthread_sigmask(_BLOCK, ()):
+            log.warning(
+                "the application has blocked signal %d, by which workers are told to leave; it is let in", WAKE_UP
+            )
+            pthread_sigmask(_UNBLOCK, (WAKE_UP,))
+        if callable(getsignal(DUMP_SIGNAL)):
+            log.warning("the application has taken signal %d; tracebacks of a hang will be missing", DUMP_SIGNAL)
+
+    def _ordered(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a handler is given both
+        if getpid() != self.pid:
+            signals.act_by_default(signum)
+        elif self.worker is not None:
+            self.worker._woken(signum)
+        elif self._entry.order is not Order.RUN and not self.over:
+            _hush()
+            raise _EndOfBootError(0)
+
+    def _aborted(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a handler is given both
+        if self.worker is not None and getpid() == self.pid:
+            self.worker._aborted()
+        signals.act_by_default(signum)
+
+    def _hung_up(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a handler is given both
+        # A dying master closes its files before its children are sent the parent-death signal. One of the two may come
+        # just before accept(2) is entered and go unheard, and a dead master wakes nobody again; hardly both.
+        if self.worker is not None and getpid() == self.pid and process.hung_up(self._report):
+            self.worker._orphaned()
+
+
+def _hush() -> None:
+    """Have no traceback shown of an end of the boot that comes where the interpreter lets no exception through.
+
+    A destructor is such a place, and so is a callback within an import. The boot goes on, and the master wakes it once
+    more.
+    """
+    show = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if unraisable.exc_type is not _EndOfBootError:
+            show(unraisable)
+
+    sys.unraisablehook = hook
 
 
 class Start(NamedTuple):
@@ -55,8 +159,8 @@ class Start(NamedTuple):
 
     Attributes:
         entry: its entry.
-        bells: what rings for it.
-        dispositions: the bells as handlers, and what the master's other signals mean.
+        handlers: of its signals.
+        dispositions: these handlers, and what the master's other signals mean.
         report: where a failed boot and tracebacks go: the writing end of a pipe of its own.
         master: the master's pid.
         identity: who to become before the application is loaded; None changes nothing.
@@ -66,7 +170,7 @@ class Start(NamedTuple):
     """
 
     entry: Entry
-    bells: Bells
+    handlers: SignalHandlers
     dispositions: signals.Dispositions
     report: int
     master: int
@@ -90,7 +194,7 @@ def live(build: Callable[[], Worker], given: Assignment, start: Start, private: 
     """
     # What is inherited stays where it is: a collection here would write to each object's header and so copy its page.
     freeze()
-    entry, bells, dispositions, report, master, identity, nofile, grouped, after_fork = start
+    entry, handlers, dispositions, report, master, identity, nofile, grouped, after_fork = start
     close(private, report)
     for listener in grouped:
         listener.keep(given.slot)
@@ -98,14 +202,14 @@ def live(build: Callable[[], Worker], given: Assignment, start: Start, private: 
         call(given.slot, given.generation)
     lower_nofile(nofile)
     entry.enter(_STARTING)
-    bells.pid = getpid()
+    handlers.pid = getpid()
     register(DUMP_SIGNAL, report)
     forget()
     given.offspring.watch()
     try:
         if identity is not None:
             assume(identity)
-        die_with_parent(BELL, master)  # a change of identity would have cleared it
+        die_with_parent(WAKE_UP, master)  # a change of identity would have cleared it
         become_worker(dispositions)
         announce_hangup(report)
         if given.hooks is not None:
@@ -117,13 +221,13 @@ def live(build: Callable[[], Worker], given: Assignment, start: Start, private: 
         if given.hooks is not None:
             given.hooks.call("post_worker_init", booting)
         booting._prepare()
-        bells.look(DUMP_SIGNAL, given.log)
-        bells.hearer = booting
+        handlers.check(given.log)
+        handlers.worker = booting
     except BaseException as error:  # noqa: BLE001  # whatever it is, the boot has failed and the master is told why
         code = code_of(error) if HERE.foreign else _boot_ended(error, entry, report)
     else:
         code = 0 if HERE.foreign else _serve(booting, entry, given)
-    bells.over = True
+    handlers.over = True
     if entry.order is _RUN:
         # Nobody has ordered the end, so no deadline of the master's bounds it. This does, and says what lasts so long.
         dump_traceback_later(max(given.settings.graceful_timeout, 1.0), exit=True, file=report)

@@ -35,7 +35,7 @@ class Life:
         pidfd report: descriptors; None where there is none.
         board: the descriptor of the scoreboard that it lives on.
         order_at: the index of its ORDER word there, which is all that an image with another layout needs.
-        bell: the signal that makes it look there.
+        wake_up: the signal that makes it look there.
     """
 
     pid: int
@@ -54,7 +54,7 @@ class Life:
     report: int | None
     board: int
     order_at: int
-    bell: int
+    wake_up: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,29 +128,30 @@ class Handover:
         return codec.read(cls, found, exact=True)
 
 
-def _say_the_bell(life: dict[str, Any]) -> dict[str, Any]:
-    """Images of the first format rang with SIGTERM, and so did not say by what."""
+def _second(life: dict[str, Any]) -> dict[str, Any]:
+    """Images of the first format woke workers by SIGTERM, and so did not say by what."""
     return {**life, "bell": int(SIGTERM)}
 
 
-def _say_entry(life: dict[str, Any]) -> dict[str, Any]:
+def _third(life: dict[str, Any]) -> dict[str, Any]:
     """Those of the second called the entry a seat."""
     return {"entry" if name == "seat" else name: value for name, value in life.items()}
 
 
-def _say_the_cause(life: dict[str, Any]) -> dict[str, Any]:
-    """Those of the third said why a worker was to go as their log lines did."""
-    others = {name: value for name, value in life.items() if name != "reason"}
+def _fourth(life: dict[str, Any]) -> dict[str, Any]:
+    """Those of the third rang a bell, and said why a worker was to go as their log lines did."""
+    life = {"wake_up" if name == "bell" else name: value for name, value in life.items()}
     said = life.get("reason")
     if not isinstance(said, str):
         return life
+    del life["reason"]
     text, _, detail = said.partition(": ")
     if text in _PHRASES:
-        return {**others, "cause": _PHRASES[text], "detail": detail}
-    return {**others, "cause": "other" if said else None, "detail": said}
+        return {**life, "cause": _PHRASES[text], "detail": detail}
+    return {**life, "cause": "other" if said else None, "detail": said}
 
 
-_TO_THE_NEXT = {1: _say_the_bell, 2: _say_entry, 3: _say_the_cause}
+_TO_THE_NEXT = {1: _second, 2: _third, 3: _fourth}
 """What makes of a worker's record, in an older format, one in the format after it."""
 
 _PHRASES = {

@@ -36,7 +36,7 @@ DUMP_TIME = 0.5
 ABORT_TIME = 1.0
 """Seconds between SIGABRT and SIGKILL."""
 
-RINGS = Backoff(initial=0.01, factor=2.0, maximum=1.0, jitter=0.0)
+WAKE_UPS = Backoff(initial=0.01, factor=2.0, maximum=1.0, jitter=0.0)
 """How a retiring worker is reminded: a signal that lands just before accept(2) is entered goes unheard."""
 
 RESPAWN = Backoff(initial=0.1, factor=2.0, maximum=30.0, jitter=0.0)
@@ -55,7 +55,7 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Retire:
-    """Write ``order`` into the worker's entry and ring."""
+    """Write ``order`` into the worker's entry and wake it up."""
 
     member: Member
     order: Order
@@ -64,7 +64,7 @@ class Retire:
 
 
 @dataclass(frozen=True, slots=True)
-class Ring:
+class WakeUp:
     """Remind a worker of its order."""
 
     member: Member
@@ -114,7 +114,7 @@ class Spare:
     member: Member
 
 
-Action = Spawn | Retire | Ring | Dump | Abort | Kill | Question | Replace | Spare
+Action = Spawn | Retire | WakeUp | Dump | Abort | Kill | Question | Replace | Spare
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,8 +324,8 @@ def _see_to(case: _Case, member: Member) -> Iterator[Action]:
             return
         if deadlines and not member.questioned and case.due(min(deadlines) - DUMP_TIME) and case.vitals(member).ending:
             yield Question(member)
-        if case.due(member.rung_at + RINGS.delay(member.rings, 0.0)) and not case.vitals(member).obeying:
-            yield Ring(member)
+        if case.due(member.woken_at + WAKE_UPS.delay(member.wake_ups, 0.0)) and not case.vitals(member).obeying:
+            yield WakeUp(member)
     boot_timeout = case.settings.boot_timeout
     if member.dumped_at is not None:
         yield from _end(case, member)

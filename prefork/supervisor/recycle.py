@@ -36,7 +36,7 @@ HELD_LOOK = 1.0
 class Growth:
     """MASTER. Keeps the size between ``min_workers`` and ``max_workers``, by the load.
 
-    A worker that takes the last idle place rings; samples are taken from then on until there is nothing to be decided.
+    A worker that takes the last idle place says so; samples are taken from then on until nothing is to be decided.
 
     Args:
         loop: for deadlines.

@@ -52,8 +52,8 @@ class Member:
     """Whether the log has no room for its wish, and so none for the end that comes of it."""
     turn: int = 0
     """Among those who have been asked for, whose replacement comes first: the lowest."""
-    rings: int = 0
-    rung_at: float = 0.0
+    wake_ups: int = 0
+    woken_at: float = 0.0
     dumped_at: float | None = None
     aborted_at: float | None = None
     questioned: bool = False
@@ -255,12 +255,12 @@ class Roster:
         if deadline is not None:
             member.deadline = deadline if member.deadline is None else min(member.deadline, deadline)
         member.reason = reason
-        member.rings, member.rung_at = 0, now
+        member.wake_ups, member.woken_at = 0, now
 
-    def rung(self, member: Member, now: float) -> None:
+    def woken(self, member: Member, now: float) -> None:
         """``member`` was reminded of its order."""
-        member.rings += 1
-        member.rung_at = now
+        member.wake_ups += 1
+        member.woken_at = now
 
     def exited(self, member: Member, exit: Exit, *, served: int, now: float) -> Death:  # noqa: A002  # the word is Exit's
         """``member`` is dead and leaves the roster."""

@@ -39,9 +39,8 @@ from prefork.scoreboard.layout import (
     busy_since,
     finished,
 )
-from prefork.supervisor.bells import Bells
 from prefork.supervisor.event_loop import Loop
-from prefork.supervisor.forked import DUMP_SIGNAL, Start, live
+from prefork.supervisor.forked import DUMP_SIGNAL, SignalHandlers, Start, live
 from prefork.supervisor.handover import Life
 from prefork.supervisor.policy import Vital
 from prefork.supervisor.roster import Member
@@ -68,7 +67,7 @@ class _Line:
         words: what it says of itself; nothing but zeros when that can't be read.
         order: the one word that it reads.
         order_at: that word's index in its scoreboard.
-        bell: the signal that makes it look there.
+        wake_up: the signal that makes it look there.
         report: its report pipe.
         child: its process; None before the fork.
     """
@@ -79,7 +78,7 @@ class _Line:
     words: memoryview[int]
     order: memoryview[int]
     order_at: int
-    bell: int
+    wake_up: int
     report: ReportPipe
     child: Child | None = None
 
@@ -102,7 +101,7 @@ class Line(NamedTuple):
     report: int | None
     board: int
     order_at: int
-    bell: int
+    wake_up: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +189,9 @@ class Spawner:
         line = self._line(number, born, entry.words, report)
         self._free.pop()
         self._board.assign(number, slot=given["slot"], generation=given["generation"], born=born)
-        bells = Bells(entry, writer)
-        dispositions = bells.dispositions
-        start = Start(entry, bells, dispositions, writer, os.getpid(), identity, nofile, grouped, after_fork)
+        handlers = SignalHandlers(entry, writer)
+        dispositions = handlers.dispositions
+        start = Start(entry, handlers, dispositions, writer, os.getpid(), identity, nofile, grouped, after_fork)
         offspring = Offspring(entry, dispositions, DUMP_SIGNAL, writer, given["sockets"])
         sockets, settings, say = given["sockets"], given["settings"], given["log"]
         distress = Distress(entry, settings, say, given["workers"])
@@ -247,7 +246,7 @@ class Spawner:
             words,
             words[ORDER : ORDER + 1],
             order_at,
-            signals.BELL,
+            signals.WAKE_UP,
             report,
         )
 
@@ -262,11 +261,11 @@ class Spawner:
         report = ReportPipe(self._loop, -1 if life.report is None else life.report, REPORT_BYTES)
         if old is None:
             line = self._line(life.entry, 0.0, self._board.entry(life.entry), report)
-            line.bell = life.bell
+            line.wake_up = life.wake_up
             self._free.remove(life.entry)
         else:
             order = old[life.order_at : life.order_at + 1]
-            line = _Line(-1, 0, life.board, self._board.blank(), order, life.order_at, life.bell, report)
+            line = _Line(-1, 0, life.board, self._board.blank(), order, life.order_at, life.wake_up, report)
         if life.pidfd is not None:
             os.close(life.pidfd)
         self._keep(life.pid, line)
@@ -280,7 +279,7 @@ class Spawner:
         line = self._lines[member.pid]
         assert line.child is not None  # of a member
         report = line.report.reader
-        return Line(line.child.pidfd, report if report >= 0 else None, line.board, line.order_at, line.bell)
+        return Line(line.child.pidfd, report if report >= 0 else None, line.board, line.order_at, line.wake_up)
 
     def _keep(self, pid: int, line: _Line) -> None:
         """A worker has been forked, by us or by an earlier image: keep the line to it, and have its death told."""
@@ -313,17 +312,17 @@ class Spawner:
         self._lines.clear()
 
     def order(self, member: Member, order: Order) -> None:
-        """Write ``order`` into the worker's entry, then ring."""
+        """Write ``order`` into the worker's entry, then wake it up."""
         self._lines[member.pid].order[0] = order
-        self.ring(member)
+        self.wake_up(member)
 
-    def ring(self, member: Member) -> None:
+    def wake_up(self, member: Member) -> None:
         """Have the worker look at its order."""
-        process.kill(member.pid, self._lines[member.pid].bell)
+        process.kill(member.pid, self._lines[member.pid].wake_up)
 
     def deaf(self, member: Member) -> str:
-        """Why a worker can't hear what it is rung by; empty when it could, or when nobody knows."""
-        return process.deaf(member.pid, self._lines[member.pid].bell)
+        """Why a worker can't hear what it is woken by; empty when it could, or when nobody knows."""
+        return process.deaf(member.pid, self._lines[member.pid].wake_up)
 
     def vital(self, member: Member) -> Vital:
         """What a worker says of itself now, in seconds; a time that can't be true counts as now."""

@@ -61,7 +61,7 @@ def _life(member: Member, roster: Roster, spawner: Spawner) -> Life:
         report=line.report,
         board=line.board,
         order_at=line.order_at,
-        bell=line.bell,
+        wake_up=line.wake_up,
     )
 
 

@@ -21,7 +21,7 @@ from prefork.system import terminal
 
 Handler = Callable[[int, FrameType | None], Any] | int | None
 
-BELL = int(signal.SIGRTMIN) + 2
+WAKE_UP = int(signal.SIGRTMIN) + 2
 """By which a master tells a worker to look at its order. A real-time signal (signal(7)), because applications and the
 servers that they embed take SIGTERM for themselves, and some give it back its default action."""
 
@@ -40,8 +40,8 @@ MASTER = (
 )
 """What the master may handle."""
 
-ACROSS_FORKS = (BELL, *MASTER)
-"""What is blocked across fork: none is lost between two sets of handlers, and a bell that comes early ends nobody."""
+ACROSS_FORKS = (WAKE_UP, *MASTER)
+"""What is blocked across fork: none is lost between two sets of handlers, and one that comes early ends nobody."""
 
 Dispositions = tuple[tuple[int, Handler], ...]
 """Numbers of signals, each with its handler."""

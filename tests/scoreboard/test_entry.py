@@ -243,18 +243,18 @@ def occupy(board: Scoreboard, index: int, *, state: State = State.SERVING, busy:
     words[layout.LANE + layout.BUSY_SINCE] = int(busy)
 
 
-def test_who_takes_the_last_idle_place_rings(board: Scoreboard, events: EventsPipe, entry: Entry) -> None:
+def test_who_takes_the_last_idle_place_says_so(board: Scoreboard, events: EventsPipe, entry: Entry) -> None:
     for index in range(3):
         occupy(board, index)
-    entry.ring_when_nobody_is_idle()
+    entry.tell_when_nobody_is_idle()
     assert events.read() == ([Event(Kind.LAST_IDLE, 1, os.getpid())], False)
 
 
 @pytest.mark.parametrize("index", [0, 2, 3])
-def test_nobody_rings_while_somebody_is_idle(board: Scoreboard, events: EventsPipe, entry: Entry, index: int) -> None:
+def test_nobody_says_so_while_somebody_is_idle(board: Scoreboard, events: EventsPipe, entry: Entry, index: int) -> None:
     for other in range(ENTRIES):
         occupy(board, other, busy=other != index)
-    entry.ring_when_nobody_is_idle()
+    entry.tell_when_nobody_is_idle()
     assert events.read() == ([], False)
 
 
@@ -262,16 +262,16 @@ def test_nobody_rings_while_somebody_is_idle(board: Scoreboard, events: EventsPi
 def test_who_does_not_serve_is_not_idle(board: Scoreboard, events: EventsPipe, entry: Entry, state: State) -> None:
     occupy(board, 1)
     occupy(board, 2, state=state, busy=False)
-    entry.ring_when_nobody_is_idle()
+    entry.tell_when_nobody_is_idle()
     assert len(events.read()[0]) == 1
 
 
-def test_it_rings_at_most_every_100_ms(board: Scoreboard, events: EventsPipe, entry: Entry, clock: Steps) -> None:
+def test_it_says_so_at_most_every_100_ms(board: Scoreboard, events: EventsPipe, entry: Entry, clock: Steps) -> None:
     occupy(board, 1)
-    for step, rings in ((0, 1), (99_999_999, 0), (1, 1), (50_000_000, 0), (50_000_000, 1)):
+    for step, told in ((0, 1), (99_999_999, 0), (1, 1), (50_000_000, 0), (50_000_000, 1)):
         clock.now += step
-        entry.ring_when_nobody_is_idle()
-        assert len(events.read()[0]) == rings, step
+        entry.tell_when_nobody_is_idle()
+        assert len(events.read()[0]) == told, step
 
 
 def test_a_place_that_was_idle_is_looked_at_again_at_once(
@@ -279,10 +279,10 @@ def test_a_place_that_was_idle_is_looked_at_again_at_once(
 ) -> None:
     occupy(board, 1)
     occupy(board, 2, busy=False)
-    entry.ring_when_nobody_is_idle()
+    entry.tell_when_nobody_is_idle()
     assert events.read()[0] == []
     occupy(board, 2)
-    entry.ring_when_nobody_is_idle()
+    entry.tell_when_nobody_is_idle()
     assert len(events.read()[0]) == 1
 
 

@@ -44,7 +44,7 @@ class World:
         self.work -= done
         waiting = int(self.work / self.handling)
         if busy == serving and self.look_at is None:
-            self.look_at = self.now  # the worker that takes the last idle place rings
+            self.look_at = self.now  # the worker that takes the last idle place says so
         if self.look_at is not None and self.now >= self.look_at:
             sample = Sample(self.size, serving, busy, waiting, self.finished)
             size, self.look_at = self.sizer.observe(sample, self.now)

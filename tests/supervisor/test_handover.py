@@ -32,7 +32,7 @@ LIFE = Life(
     report=None,
     board=6,
     order_at=83,
-    bell=36,
+    wake_up=36,
 )
 RECORD = Handover(
     format=FORMAT,
@@ -60,13 +60,13 @@ def test_what_is_written_is_read() -> None:
     assert Handover.decode(RECORD.encode()) == RECORD
 
 
-def test_workers_of_images_that_rang_with_sigterm_are_rung_with_sigterm() -> None:
+def test_workers_of_images_that_woke_by_sigterm_are_woken_by_sigterm() -> None:
     first = json.loads(RECORD.encode()) | {"format": 1}
     for life in first["workers"]:
-        del life["bell"], life["cause"], life["detail"]
+        del life["wake_up"], life["cause"], life["detail"]
         life["seat"], life["reason"] = life.pop("entry"), ""
     read = Handover.decode(json.dumps(first).encode())
-    assert [life.bell for life in read.workers] == [signal.SIGTERM] * 2
+    assert [life.wake_up for life in read.workers] == [signal.SIGTERM] * 2
     assert read == dataclasses.replace(RECORD, workers=read.workers)
 
 
@@ -96,7 +96,7 @@ def test_images_that_said_why_in_words_are_understood(
     earlier = json.loads(RECORD.encode()) | {"format": version}
     for life in earlier["workers"]:
         del life["cause"], life["detail"]
-        life["reason"] = said
+        life["reason"], life["bell"] = said, life.pop("wake_up")
         if version < 3:
             life["seat"] = life.pop("entry")
         if version < 2:

@@ -389,7 +389,7 @@ def test_a_reload_whose_boot_hangs_leaves_the_old_generation_serving() -> None:
     before = made.serving
     made.advance(100.0)
     assert made.serving == before
-    assert [kind for kind in kinds(made) if kind != "Ring"] == ["Spawn", "Dump", "Abort"]
+    assert [kind for kind in kinds(made) if kind != "WakeUp"] == ["Spawn", "Dump", "Abort"]
 
 
 def kill_boots(made: World, count: int) -> None:

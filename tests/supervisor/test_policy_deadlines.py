@@ -4,7 +4,7 @@ import pytest
 
 from prefork.scoreboard.layout import Order
 from prefork.supervisor.cause import Cause, Reason
-from prefork.supervisor.policy import ABORT_TIME, DUMP_TIME, Abort, Dump, Kill, Retire, Ring, Spare, Spawn
+from prefork.supervisor.policy import ABORT_TIME, DUMP_TIME, Abort, Dump, Kill, Retire, Spare, Spawn, WakeUp
 from tests.support.world import SIGKILL, START, busy, clear, done, incumbent, kinds, moments, serving, started
 
 # A boot that hangs.
@@ -243,11 +243,11 @@ def test_a_freeze_moves_the_deadline_of_the_server_s_end() -> None:
 def test_a_worker_that_does_not_hear_is_reminded_less_and_less_and_killed_at_its_deadline() -> None:
     made = serving(2, graceful_timeout=5.0)
     made.resize(1)
-    found = moments(made, 6.0, Retire, Ring, Kill)
+    found = moments(made, 6.0, Retire, WakeUp, Kill)
     assert found[0] == ("Retire", 0.0)
     assert found[-1] == ("Kill", 5.0)
-    rings = [at for kind, at in found if kind == "Ring"]
-    assert rings == pytest.approx([0.01, 0.03, 0.07, 0.15, 0.31, 0.63, 1.27, 2.27, 3.27, 4.27])
+    woken = [at for kind, at in found if kind == "WakeUp"]
+    assert woken == pytest.approx([0.01, 0.03, 0.07, 0.15, 0.31, 0.63, 1.27, 2.27, 3.27, 4.27])
 
 
 def test_a_worker_that_has_heard_is_left_alone_until_its_deadline() -> None:
@@ -256,7 +256,7 @@ def test_a_worker_that_has_heard_is_left_alone_until_its_deadline() -> None:
     made.turn()
     for process in made.alive:
         process.obeying = process.member.order is not Order.RUN
-    assert moments(made, 6.0, Ring, Kill) == [("Kill", 5.0)]
+    assert moments(made, 6.0, WakeUp, Kill) == [("Kill", 5.0)]
     assert made.advance(100.0) == 1
 
 

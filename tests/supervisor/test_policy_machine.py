@@ -250,7 +250,7 @@ class Server(RuleBasedStateMachine):
         before = len(world.log)
         world.freeze(seconds)
         world.turn()
-        assert all(isinstance(action, Spawn | Replace) or "Ring" in str(action) for action in world.log[before:])
+        assert all(isinstance(action, Spawn | Replace) or "WakeUp" in str(action) for action in world.log[before:])
 
     # The operator.
 

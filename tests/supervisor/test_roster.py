@@ -165,11 +165,11 @@ def test_a_deadline_only_shrinks(place: Place, deadlines: list[float | None], de
 def test_a_new_order_is_reminded_of_from_the_start(place: Place) -> None:
     first = place.serving()
     place.retired(first)
-    place.roster.rung(first, 101.0)
-    place.roster.rung(first, 102.0)
-    assert (first.rings, first.rung_at) == (2, 102.0)
+    place.roster.woken(first, 101.0)
+    place.roster.woken(first, 102.0)
+    assert (first.wake_ups, first.woken_at) == (2, 102.0)
     place.roster.retired(first, Order.QUIT, None, LEAVES, 103.0)
-    assert (first.rings, first.rung_at) == (0, 103.0)
+    assert (first.wake_ups, first.woken_at) == (0, 103.0)
 
 
 def test_the_first_reason_to_replace_stays_until_there_is_one_to_leave(place: Place) -> None:
@@ -324,7 +324,7 @@ def test_a_freeze_moves_deadlines_and_nothing_that_has_happened(place: Place) ->
     place.roster.slot(3).not_before = 99.0
     place.roster.thawed(7.0)
     assert (first.deadline, second.deadline) == (137.0, None)
-    assert (first.born, first.ready_at, first.rung_at, first.dumped_at, first.aborted_at) == (100, 100, 100, 90, 90)
+    assert (first.born, first.ready_at, first.woken_at, first.dumped_at, first.aborted_at) == (100, 100, 100, 90, 90)
     assert place.roster.slot(3).not_before == 99.0
 
 

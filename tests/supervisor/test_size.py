@@ -103,7 +103,7 @@ def test_a_load_that_one_worker_bears_adds_none(prefork_server: ServerFactory) -
 
 
 def test_a_burst_on_an_idle_server_is_noticed(prefork_server: ServerFactory) -> None:
-    # Nobody asks an idle server how it fares: the worker that takes the last idle place must ring.
+    # Nobody asks an idle server how it fares: the worker that takes the last idle place must say so.
     server = probe(prefork_server, workers=2, min_workers=2, max_workers=4, idle_timeout=60)
     with held(server, 2), Load(server.address, clients=2, count=2) as load:
         assert load.wait().answered == 2

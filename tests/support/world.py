@@ -40,7 +40,7 @@ class Process:
     busy_since: float | None = None
     asked: float | None = None
     obeying: bool = False
-    rings: int = 0
+    wake_ups: int = 0
     served: int = 0
     stubborn: bool = False
     """SIGABRT does nothing to it."""
@@ -256,12 +256,12 @@ class World:
             case policy.Retire(member, order, deadline, reason):
                 self._may_retire(member, order, deadline, reason)
                 self.roster.retired(member, order, deadline, reason, self.now)
-            case policy.Ring(member):
-                assert member.order is not Order.RUN, "rung without an order"
+            case policy.WakeUp(member):
+                assert member.order is not Order.RUN, "woken without an order"
                 assert not self.of(member).obeying, "reminded of what it is doing"
-                assert self.now - member.rung_at >= policy.RINGS.delay(member.rings, 0.0) - SOON
-                self.of(member).rings += 1
-                self.roster.rung(member, self.now)
+                assert self.now - member.woken_at >= policy.WAKE_UPS.delay(member.wake_ups, 0.0) - SOON
+                self.of(member).wake_ups += 1
+                self.roster.woken(member, self.now)
             case policy.Dump(member, seconds):
                 assert member.dumped_at is None
                 self._may_dump(member, seconds)

@@ -15,7 +15,7 @@ import prefork
 from prefork.scoreboard import layout
 from prefork.scoreboard.events import Kind
 from prefork.scoreboard.layout import MASTER_WORDS, PID, Order
-from prefork.system.signals import BELL
+from prefork.system.signals import WAKE_UP
 
 CONTROL = os.environ["HOSTILE_CONTROL"]
 FOLDER = Path(os.environ["HOSTILE_FOLDER"])
@@ -73,7 +73,7 @@ class Hostile(prefork.Worker):
             order = self.chance.choice((*Order, 4, 1 << 40))
             self._entry.board.entry(index)[layout.ORDER] = order
             with suppress(OSError):
-                os.kill(pid, BELL)
+                os.kill(pid, WAKE_UP)
         time.sleep(0.02)  # each costs a worker its place
 
     def by_holding(self) -> None:
@@ -90,7 +90,7 @@ class Hostile(prefork.Worker):
     def by_signals(self) -> None:
         for pid in (os.getppid(), *(pid for _, pid in self.siblings())):
             with suppress(OSError):
-                signum = self.chance.choice((BELL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGCONT))
+                signum = self.chance.choice((WAKE_UP, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGCONT))
                 os.kill(pid, signum)
         time.sleep(0.02)  # each costs a worker its place
 

@@ -76,11 +76,13 @@ if not pathlib.Path({flag!r}).exists():
     def as_it_was(self):
         record = json.loads(encode(self)) | {{"format": 1}}
         for life in record["workers"]:
-            assert life.pop("bell") == signal.SIGTERM
+            assert life.pop("wake_up") == signal.SIGTERM
+            del life["cause"], life["detail"]
+            life["seat"], life["reason"] = life.pop("entry"), ""
         return json.dumps(record).encode()
 
     handover.Handover.encode = as_it_was
-    signals.BELL = int(signal.SIGTERM)
+    signals.WAKE_UP = int(signal.SIGTERM)
 
 from prefork.cli.main import main
 
@@ -88,8 +90,8 @@ sys.exit(main())
 """
 
 
-def test_workers_that_know_no_bell_but_sigterm_are_told_by_it(prefork_server: ServerFactory, tmp_path: Path) -> None:
-    """What an older image has forked knows of no other bell."""
+def test_workers_that_know_no_wake_up_but_sigterm_are_told_by_it(prefork_server: ServerFactory, tmp_path: Path) -> None:
+    """What an older image has forked knows of no other wake-up."""
     main, flag = tmp_path / "older.py", tmp_path / "newer"
     main.write_text(OLDER.format(flag=str(flag)))
     server = prefork_server.command(
