@@ -276,8 +276,9 @@ class Worker:
             OSError: no descriptors to be had.
         """
         self._entry.accepts()
-        distress = self._given.distress
-        distress.begin(self._refuse, self.sockets)
+        given = self._given
+        given.leaks.begin(self.sockets)
+        given.shedder.begin(self._refuse)
         taken = self._took_and_served if served else self.took
         offspring = self._given.offspring
         offspring.keeps = False
@@ -289,7 +290,8 @@ class Worker:
                 self._entry,
                 self.settings,
                 self.log,
-                distress,
+                given.leaks,
+                given.shedder,
                 one_at_a_time=one_at_a_time,
                 taken=taken,
             )
@@ -404,16 +406,17 @@ class Worker:
         """The one generator of this worker's connections; who asks first says how many it has in hand."""
         if self._connections is None:
             given = self._given
-            given.distress.begin(self._refuse, () if one_at_a_time else given.sockets)
+            given.leaks.begin(() if one_at_a_time else given.sockets)
+            given.shedder.begin(self._refuse)
             acceptor: Acceptor | None = given.acceptor
             if given.queue is not None and one_at_a_time:
                 self._parking = Parking(given.settings, given.entry.words)
-                given.distress.parked = self._parking
+                given.leaks.parked = self._parking
                 given.offspring.parted.append(self._parking.part)
-                args = given.sockets, given.entry, given.settings, given.log, given.distress
+                args = given.sockets, given.entry, given.settings, given.log, given.leaks, given.shedder
                 acceptor = Keeping(*args, self._parking, given.queue)
             elif acceptor is None:
-                acceptor = Exclusive(given.sockets, given.entry, given.settings, given.log, given.distress)
+                acceptor = Exclusive(given.sockets, given.entry, given.settings, given.log, given.leaks, given.shedder)
             self._acceptor = acceptor
             if given.entry.obeyed is not _RUN:  # after that: the order may come between the two
                 acceptor.obey()

@@ -28,6 +28,7 @@ How a worker is stopped:
 
 from __future__ import annotations
 
+import abc
 import errno
 import os
 import time
@@ -37,8 +38,9 @@ from itertools import islice
 from socket import socket as new_socket
 from typing import Any
 
-from prefork.accept.distress import QUARANTINE, Distress
+from prefork.accept.fd_leak import QUARANTINE, LeakFinder
 from prefork.accept.recovery import Do, Recovery, Rest
+from prefork.accept.shedding import Shedder
 from prefork.config.settings import Settings
 from prefork.errors import ListenerLostError
 from prefork.scoreboard.entry import Entry
@@ -74,15 +76,16 @@ _allocate, _initialise = new_socket.__new__, CSocket.__init__
 _UNKNOWN = (-1, -1, -1)  # family, type and protocol that the kernel is asked for
 
 
-class Acceptor:
-    """WORKER. What both ways have in common.
+class Acceptor(abc.ABC):
+    """What both ways have in common.
 
     Args:
         sockets: the listening sockets.
         entry: this worker's entry.
         settings: for the backoff.
         log: where trouble is told.
-        distress: what is done about exhaustion beside waiting.
+        leaks: finds a leak of descriptors.
+        shedder: refuses clients while all are exhausted.
     """
 
     def __init__(
@@ -91,17 +94,20 @@ class Acceptor:
         entry: Entry,
         settings: Settings,
         log: Log,
-        distress: Distress,
+        leaks: LeakFinder,
+        shedder: Shedder,
     ) -> None:
         self._sockets = sockets
         self._entry = entry
         self._log = log
-        self._distress = distress
-        self._recovery = Recovery(entry, settings, log, distress)
+        self._leaks = leaks
+        self._shedder = shedder
+        self._recovery = Recovery(entry, settings, log, leaks)
         self._turn = 0
         self._raw: Raw | None = None  # accepted, and not yet yielded
         self._made: socket.socket | None = None  # what becomes of it
 
+    @abc.abstractmethod
     def connections(self) -> Iterator[Accepted]:
         """Accepted connections with the peer's address, one at a time, until an order to leave is carried out.
 
@@ -110,8 +116,8 @@ class Acceptor:
             OSError: a programming error (EBADF, ENOTSOCK, EFAULT, bad flags).
             BaseException: what the application has had raised here. Nothing is lost by it: ask for another iterator.
         """
-        raise TypeError(f"{type(self).__name__} does not say how it accepts")
 
+    @abc.abstractmethod
     def obey(self) -> None:
         """Do what the order asks for beyond its being known. In a signal handler, between any two instructions."""
 
@@ -222,8 +228,8 @@ class Acceptor:
             A connection that was accepted to be shed and can be served after all.
         """
         end = time.monotonic() + rest.seconds
-        while self._recovery.exhausted and self._distress.sheds and not self._recovery.leaving:
-            self._wait_for(min(self._distress.pause, end - time.monotonic()))
+        while self._recovery.exhausted and self._shedder.sheds and not self._recovery.leaving:
+            self._wait_for(min(self._shedder.pause, end - time.monotonic()))
             self._wait_for(end - time.monotonic(), *(listener.fileno() for listener in self._sockets))
             if time.monotonic() >= end:
                 break
@@ -243,18 +249,18 @@ class Acceptor:
             listener = self._sockets[self._turn % len(self._sockets)]
             self._turn += 1
             if readable(listener.fileno()):
-                self._raw = self._distress.shed(listener)
+                self._raw = self._shedder.shed(listener)
                 return self._left()
         return None
 
     def handler_exhausted(self) -> None:
         """A handler has met the limit of descriptors."""
-        if self._distress.exhausted():
+        if self._leaks.leaks_at_the_limit():
             self._wait_for(QUARANTINE)
 
     def _after_a_round(self) -> None:
         """A worker that leaks takes no more connections while its replacement is on its way; its siblings serve."""
-        if self._distress.leaks():
+        if self._leaks.leaks():
             self._wait_for(QUARANTINE)
 
     def _wait_for(self, seconds: float | None, *descriptors: int) -> None:
@@ -270,7 +276,7 @@ class Acceptor:
 
 
 class Blocking(Acceptor):
-    """WORKER. One listener, a blocking accept on it.
+    """One listener, a blocking accept on it.
 
     Args:
         inert: a stream socket that does not listen, and never will; the others are as for :class:`Acceptor`.
@@ -282,10 +288,11 @@ class Blocking(Acceptor):
         entry: Entry,
         settings: Settings,
         log: Log,
-        distress: Distress,
+        leaks: LeakFinder,
+        shedder: Shedder,
         inert: socket.socket,
     ) -> None:
-        super().__init__(sockets, entry, settings, log, distress)
+        super().__init__(sockets, entry, settings, log, leaks, shedder)
         (self._listener,) = sockets
         self._inert = inert
         self._accept: Accept = self._listener._accept  # type: ignore[attr-defined]  # cheaper than socket.accept()
@@ -328,7 +335,7 @@ class Blocking(Acceptor):
         accept = self._accept
         accepted = iter(accept, None)
         family, kind, protocol = self._kind
-        allocate, initialise, cls, one_round = _allocate, _initialise, new_socket, self._distress.round
+        allocate, initialise, cls, one_round = _allocate, _initialise, new_socket, self._leaks.round
         while True:
             try:
                 for self._raw in islice(accepted, one_round):
@@ -349,7 +356,7 @@ class Blocking(Acceptor):
 
 
 class Exclusive(Acceptor):
-    """WORKER. Several listeners, all non-blocking, one connection at a time, without a herd.
+    """Several listeners, all non-blocking, one connection at a time, without a herd.
 
     Raises:
         OSError: no descriptor for what it needs.
@@ -361,9 +368,10 @@ class Exclusive(Acceptor):
         entry: Entry,
         settings: Settings,
         log: Log,
-        distress: Distress,
+        leaks: LeakFinder,
+        shedder: Shedder,
     ) -> None:
-        super().__init__(sockets, entry, settings, log, distress)
+        super().__init__(sockets, entry, settings, log, leaks, shedder)
         self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
         self._epoll.register(entry.stop_fd, select.EPOLLIN)
         # Two descriptors of each listener: the one that is registered, and the one that will be next.
@@ -374,6 +382,9 @@ class Exclusive(Acceptor):
             self._takers |= dict.fromkeys(pair, self._taker(listener))
         self._takers[entry.go] = self._stand_behind
         self._epoll.register(entry.go, _EXCLUSIVE | select.EPOLLET)
+
+    def obey(self) -> None:
+        """Nothing: the descriptor by which this worker is told to leave ends its wait."""
 
     def connections(self) -> Iterator[Accepted]:
         """Accepted connections; see :meth:`Acceptor.connections`."""
@@ -389,7 +400,7 @@ class Exclusive(Acceptor):
                 if accepted is not None:
                     yield accepted
                     since += 1
-            if since >= self._distress.round:
+            if since >= self._leaks.round:
                 since = 0
                 self._after_a_round()
                 self._stand_behind()

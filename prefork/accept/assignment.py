@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prefork.accept.acceptor import Blocking
-from prefork.accept.distress import Distress
+from prefork.accept.fd_leak import LeakFinder
 from prefork.accept.offspring import Offspring
 from prefork.accept.return_queue import ReturnQueue
+from prefork.accept.shedding import Shedder
 from prefork.config.settings import Settings
 from prefork.hooks import Hooks
 from prefork.scoreboard.entry import Entry
@@ -50,8 +51,10 @@ class Assignment:
     sockets: tuple[socket.socket, ...]
     """What it accepts on."""
     entry: Entry
-    distress: Distress
-    """What is done when descriptors run out."""
+    leaks: LeakFinder
+    """Looks for a leak of descriptors."""
+    shedder: Shedder
+    """Refuses clients while all workers are exhausted."""
     acceptor: Blocking | None
     """How it accepts in the usual way; None with several listeners, for which each worker needs descriptors first."""
     log: logging.LoggerAdapter[logging.Logger]

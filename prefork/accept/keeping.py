@@ -19,10 +19,11 @@ from itertools import islice
 from typing import Final
 
 from prefork.accept.acceptor import Accept, Accepted, Exclusive
-from prefork.accept.distress import Distress
+from prefork.accept.fd_leak import LeakFinder
 from prefork.accept.parking import AT_ONCE, Parked, Parking
 from prefork.accept.rescue import Rescue
 from prefork.accept.return_queue import ReturnQueue
+from prefork.accept.shedding import Shedder
 from prefork.config.settings import Settings
 from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.layout import Fate, Order
@@ -56,11 +57,12 @@ class Keeping(Exclusive):
         entry: Entry,
         settings: Settings,
         log: Log,
-        distress: Distress,
+        leaks: LeakFinder,
+        shedder: Shedder,
         parking: Parking,
         queue: ReturnQueue,
     ) -> None:
-        super().__init__(sockets, entry, settings, log, distress)
+        super().__init__(sockets, entry, settings, log, leaks, shedder)
         self._parking = self.parking = parking
         self._queue = queue
         self.rescue = Rescue(parking, self.pass_on)
@@ -95,7 +97,7 @@ class Keeping(Exclusive):
 
     def _serve(self) -> Iterator[Accepted]:
         parking, epoll, recovery = self._parking, self._epoll, self._recovery
-        members, turn, one_round = parking.members, parking.turn, self._distress.round
+        members, turn, one_round = parking.members, parking.turn, self._leaks.round
         nobody, takers, since = self._nobody, self._takers, 0
         while not recovery.leaving:
             if self._back:

@@ -14,7 +14,7 @@ neither orders nor what to do when descriptors run out. An inlet is what it is g
 * ``listen()``, ``setblocking()``, ``settimeout()`` and ``shutdown()`` do nothing to the listener, because all workers
   share it: servers that are given a socket set its backlog anew, or shut it down when they stop.
 
-All of it runs in the WORKER, in the thread of the loop.
+All of it runs in the thread of the loop.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from collections.abc import Callable
 from select import EPOLL_CLOEXEC, EPOLLIN, epoll  # bound now: gevent's patches take epoll out of the module
 from typing import Any
 
-from prefork.accept.acceptor import HOLD_LOOK, Acceptor
-from prefork.accept.distress import Distress
-from prefork.accept.recovery import Do, Rest
+from prefork.accept.acceptor import HOLD_LOOK
+from prefork.accept.fd_leak import LeakFinder
+from prefork.accept.recovery import Do, Recovery, Rest
+from prefork.accept.shedding import Shedder
 from prefork.config.settings import Settings
 from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.events import Why
@@ -36,15 +37,16 @@ from prefork.system.throttle import Log
 from prefork.system.timerfd import Timer
 
 
-class Intake(Acceptor):
-    """WORKER. The third way to accept: when a loop says that there may be something, without ever waiting.
+class Intake:
+    """The third way to accept: when a loop says that there may be something, without ever waiting.
 
     Args:
         listener: the listening socket; non-blocking.
         entry: this worker's entry.
         settings: for the backoff.
         log: where trouble is told.
-        distress: what is done about exhaustion beside waiting.
+        leaks: finds a leak of descriptors.
+        shedder: refuses clients while all are exhausted.
         one_at_a_time: whether a call that has given a connection is followed by one that gives none, for a loop that
             otherwise calls until nothing waits, and so would leave nothing to its siblings.
         taken: called after each connection.
@@ -59,13 +61,17 @@ class Intake(Acceptor):
         entry: Entry,
         settings: Settings,
         log: Log,
-        distress: Distress,
+        leaks: LeakFinder,
+        shedder: Shedder,
         *,
         one_at_a_time: bool,
         taken: Callable[[], object],
     ) -> None:
-        super().__init__((listener,), entry, settings, log, distress)
         self._listener = listener
+        self._entry = entry
+        self._log = log
+        self._shedder = shedder
+        self._recovery = Recovery(entry, settings, log, leaks)
         self._taken = taken
         self._one_at_a_time = one_at_a_time
         self._pausing = False
@@ -134,7 +140,7 @@ class Intake(Acceptor):
         """Accept once; None when it is to be tried again at once."""
         listener, recovery = self._listener, self._recovery
         try:
-            shed = self._distress.shed(listener) if recovery.exhausted and self._distress.may_shed else None
+            shed = self._shedder.shed(listener) if recovery.exhausted and self._shedder.may_shed else None
             return shed or listener._accept()  # type: ignore[attr-defined]  # (fd, address), as in the other ways
         except BlockingIOError:
             recovery.over()
@@ -192,7 +198,7 @@ class Intake(Acceptor):
 
 
 class Inlet(socket.socket):
-    """WORKER. What a foreign loop takes for its listening socket; made by :meth:`prefork.Worker.inlets`.
+    """What a foreign loop takes for its listening socket; made by :meth:`prefork.Worker.inlets`.
 
     Args:
         intake: accepts.

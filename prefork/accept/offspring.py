@@ -38,7 +38,7 @@ from prefork.system.signals import Dispositions
 
 
 class Offspring:
-    """What happens at each fork of a worker's application. Made by the master; all else runs in the WORKER.
+    """What happens at each fork of a worker's application. Made by the master.
 
     Args:
         entry: the worker's entry.

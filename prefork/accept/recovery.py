@@ -9,8 +9,6 @@ connects: by an accept that finds a descriptor and a file and then has nothing t
 that is EAGAIN; beside a blocking one, EINVAL from a socket that does not listen. It matters because the whole server
 may be waiting for the word (:mod:`prefork.supervisor.pressure`), and the connection that would bring it may come to a
 sibling, or in an hour.
-
-All of it runs in the WORKER.
 """
 
 from __future__ import annotations
@@ -21,8 +19,8 @@ import functools
 import logging
 from dataclasses import dataclass
 
-from prefork.accept.distress import Distress
 from prefork.accept.failure_streak import EXHAUSTION, FailureStreak
+from prefork.accept.fd_leak import LeakFinder
 from prefork.config.settings import Settings
 from prefork.net import accept_errors as table
 from prefork.net.accept_errors import Reaction, lookup, place, resolve
@@ -62,25 +60,25 @@ class Rest:
 
 
 class Recovery:
-    """WORKER. The recovery of one acceptor.
+    """The recovery of one acceptor.
 
     Args:
         entry: this worker's entry.
         settings: for the backoff.
         log: where trouble is told.
-        distress: what is done about exhaustion beside waiting.
+        leaks: looks for a leak when the limit of descriptors is met.
 
     Attributes:
         given_up: whether nothing more can be accepted, and no order to leave is why.
     """
 
-    def __init__(self, entry: Entry, settings: Settings, log: Log, distress: Distress) -> None:
+    def __init__(self, entry: Entry, settings: Settings, log: Log, leaks: LeakFinder) -> None:
         self.given_up = False
         self._entry = entry
         self._settings = settings
         self._log = log
         self._streak: FailureStreak | None = None
-        self._distress = distress
+        self._leaks = leaks
 
     @property
     def leaving(self) -> bool:
@@ -157,7 +155,7 @@ class Recovery:
         if news and not system:
             entry.beckon()
         if news and reaction is Reaction.BACK_OFF_WORKER:
-            self._distress.exhausted()
+            self._leaks.leaks_at_the_limit()
         return Rest(seconds, system)
 
     def _give_up(self, reaction: Reaction, error: OSError, *, listens: bool) -> Do:

@@ -18,7 +18,7 @@ _AT_ONCE = 0.01  # seconds
 
 
 class Strays:
-    """WORKER. Those of one worker.
+    """Those of one worker.
 
     Args:
         log: where they are told.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sized
 
-from prefork.accept.distress import HEADROOM
+from prefork.accept.fd_leak import HEADROOM
 from prefork.config.settings import Settings
 from prefork.supervisor import policy
 from prefork.supervisor.goal import Goal

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 from prefork.accept.acceptor import Blocking
 from prefork.accept.assignment import Assignment
-from prefork.accept.distress import Distress
+from prefork.accept.fd_leak import LeakFinder
 from prefork.accept.offspring import Offspring
+from prefork.accept.shedding import Shedder
 from prefork.net.listener import Listener
 from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.events import EventsPipe
@@ -46,6 +47,7 @@ from prefork.supervisor.policy import Vital
 from prefork.supervisor.roster import Member
 from prefork.system import process, signals
 from prefork.system.child import Child, Children, ReportPipe
+from prefork.system.descriptors import Spare
 from prefork.system.identity import Identity
 from prefork.system.natives import socket
 from prefork.worker import Worker
@@ -194,9 +196,12 @@ class Spawner:
         start = Start(entry, handlers, dispositions, writer, os.getpid(), identity, nofile, grouped, after_fork)
         offspring = Offspring(entry, dispositions, DUMP_SIGNAL, writer, given["sockets"])
         sockets, settings, say = given["sockets"], given["settings"], given["log"]
-        distress = Distress(entry, settings, say, given["workers"])
-        acceptor = Blocking(sockets, entry, settings, say, distress, inert) if _blocks(sockets) else None
-        assignment = Assignment(entry=entry, distress=distress, acceptor=acceptor, offspring=offspring, **given)
+        spare = Spare()
+        leaks, shedder = LeakFinder(entry, say, spare), Shedder(entry, settings, say, given["workers"], spare)
+        acceptor = Blocking(sockets, entry, settings, say, leaks, shedder, inert) if _blocks(sockets) else None
+        assignment = Assignment(
+            entry=entry, leaks=leaks, shedder=shedder, acceptor=acceptor, offspring=offspring, **given
+        )
         return Birth(line, announce, build, assignment, start)
 
     def fork(self, births: Sequence[Birth]) -> tuple[list[int], OSError | None]:

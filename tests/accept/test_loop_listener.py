@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from prefork import Settings
-from prefork.accept.distress import Distress
+from prefork.accept.fd_leak import LeakFinder
 from prefork.accept.loop_listener import Intake
+from prefork.accept.shedding import Shedder
 from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.events import EventsPipe
 from prefork.scoreboard.layout import Order, Scoreboard
+from prefork.system.descriptors import Spare
 from prefork.testing import Load, Server, burst, connect, request
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import frozen, kill, limited_descriptors
@@ -166,10 +168,11 @@ def test_an_inlet_that_is_made_after_an_order_takes_nothing() -> None:
         entry.stop_fd = os.eventfd(0)
         stack.callback(os.close, entry.stop_fd)
         settings, log = Settings(), logging.getLogger("prefork.test")
-        distress = Distress(entry, settings, log, 1)
+        spare = Spare()
+        leaks, shedder = LeakFinder(entry, log, spare), Shedder(entry, settings, log, 1, spare)
         for order, takes in ((Order.RUN, True), (Order.SEAL, False)):
             entry.obeyed = order
-            intake = Intake(listener, entry, settings, log, distress, one_at_a_time=False, taken=lambda: None)
+            intake = Intake(listener, entry, settings, log, leaks, shedder, one_at_a_time=False, taken=lambda: None)
             stack.callback(intake.close)
             intake.open()
             stack.enter_context(socket.create_connection(listener.getsockname()))
