@@ -1,107 +1,137 @@
-"""Draw docs/states.svg, the life of a worker: the states of prefork.scoreboard.layout, and the steps between.
+"""Draw the two machines of a worker from the tables by which they go.
 
 .venv/bin/python scripts/states.py
 
-A test holds the steps to what real workers do, and the drawing to the steps.
+docs/states.svg is its life (`prefork.scoreboard.layout.LIFE`), docs/recovery.svg what it does when accept fails
+(`prefork.accept.recovery.TABLE`). Tests hold the tables to what real workers do, and the drawings to the tables.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final
 
-from prefork.scoreboard.layout import State
+from prefork.accept.recovery import TABLE, Stage
+from prefork.scoreboard.layout import LIFE, State
 
-DRAWING: Final = Path(__file__).resolve().parent.parent / "docs" / "states.svg"
+DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
 
-
-class Step(NamedTuple):
-    """From one state to another, and why."""
-
-    before: State
-    after: State
-    why: str
-
-
-STEPS: Final = (
-    Step(State.EMPTY, State.STARTING, "forked"),
-    Step(State.STARTING, State.SERVING, "READY"),
-    Step(State.STARTING, State.FAILED_TO_BOOT, "boot failed"),
-    Step(State.STARTING, State.STOPPING, "order"),
-    Step(State.SERVING, State.BACKING_OFF, "accept fails"),
-    Step(State.BACKING_OFF, State.SERVING, "relief"),
-    Step(State.SERVING, State.STOPPING, "order"),
-    Step(State.BACKING_OFF, State.STOPPING, "order"),
-    Step(State.STOPPING, State.LEAVING, "loop ended"),
-    Step(State.SERVING, State.LEAVING, "by itself"),
-    Step(State.BACKING_OFF, State.LEAVING, "listener lost"),
-)
-
-_PLACES: Final[Mapping[State, tuple[int, int]]] = {
-    State.EMPTY: (75, 45),
-    State.STARTING: (265, 45),
-    State.SERVING: (475, 45),
-    State.BACKING_OFF: (735, 45),
-    State.FAILED_TO_BOOT: (265, 195),
-    State.STOPPING: (475, 195),
-    State.LEAVING: (735, 195),
-}
 _WIDTH, _HEIGHT = 130, 36  # of a box
 _APART = 9  # between the middle line and each of two arrows that go there and back
 
-_HEAD: Final = """\
-<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 820 240" font-family="sans-serif" font-size="12">
-<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto">\
-<path d="M0 0 L8 4 L0 8 z" fill="#444"/></marker></defs>
-<rect width="820" height="240" rx="8" fill="#fff"/>"""
 
+@dataclass(frozen=True)
+class Machine:
+    """What is drawn.
 
-def drawing() -> str:
-    """The whole file."""
-    return "\n".join([_HEAD, *_arrows(), *_boxes(), "</svg>", ""])
+    Args:
+        size: of the drawing.
+        places: the middle of the box of each state.
+        steps: from each state to each other, and why.
+    """
 
+    size: tuple[int, int]
+    places: Mapping[Any, tuple[int, int]]
+    steps: Mapping[tuple[Any, Any], str]
 
-def _boxes() -> Iterator[str]:
-    for state, (x, y) in _PLACES.items():
-        yield (
-            f'<rect x="{x - _WIDTH // 2}" y="{y - _HEIGHT // 2}" width="{_WIDTH}" height="{_HEIGHT}" rx="6" '
-            'fill="#eef2fb" stroke="#446"/>'
+    def drawing(self) -> str:
+        """The whole file."""
+        width, height = self.size
+        head = (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+            'font-size="12">\n<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" '
+            'markerHeight="8" orient="auto"><path d="M0 0 L8 4 L0 8 z" fill="#444"/></marker></defs>\n'
+            f'<rect width="{width}" height="{height}" rx="8" fill="#fff"/>'
         )
-        yield f'<text x="{x}" y="{y + 4}" text-anchor="middle" fill="#113">{state.name}</text>'
+        return "\n".join([head, *self._arrows(), *self._boxes(), "</svg>", ""])
+
+    def _boxes(self) -> Iterator[str]:
+        for state, (x, y) in self.places.items():
+            yield (
+                f'<rect x="{x - _WIDTH // 2}" y="{y - _HEIGHT // 2}" width="{_WIDTH}" height="{_HEIGHT}" rx="6" '
+                'fill="#eef2fb" stroke="#446"/>'
+            )
+            yield f'<text x="{x}" y="{y + 4}" text-anchor="middle" fill="#113">{state.name}</text>'
+
+    def _arrows(self) -> Iterator[str]:
+        for (before, after), why in self.steps.items():
+            (x1, y1), (x2, y2) = self.places[before], self.places[after]
+            dx, dy = x2 - x1, y2 - y1
+            twofold = (after, before) in self.steps
+            share = _APART / math.hypot(dx, dy) if twofold else 0.0
+            aside = dy * share, -dx * share
+            start, end = _edge((x1, y1), (dx, dy), aside), _edge((x2, y2), (-dx, -dy), aside)
+            yield (
+                f'<line x1="{start[0]:.0f}" y1="{start[1]:.0f}" x2="{end[0]:.0f}" y2="{end[1]:.0f}" '
+                'stroke="#444" marker-end="url(#tip)"/>'
+            )
+            if not dy:
+                yield _label((start[0] + end[0]) / 2, start[1] + (15 if dx < 0 else -5), "middle", why)
+            elif not dx:
+                share = 0.5 if twofold else 0.32
+                beside = -6 if twofold and dy < 0 else 6
+                anchor = "start" if beside > 0 else "end"
+                yield _label(start[0] + beside, start[1] + (end[1] - start[1]) * share + 4, anchor, why)
+            else:  # off the middle, where the diagonals cross
+                share = 0.25 if twofold else 0.72 if dx > 0 else 0.32
+                x, y = (start[part] + (end[part] - start[part]) * share for part in (0, 1))
+                yield _label(x, y + 4, "middle", why, _HALO) if twofold else _label(x - 7, y + 4, "end", why)
 
 
-def _arrows() -> Iterator[str]:
-    there_and_back = {(step.after, step.before) for step in STEPS}
-    for step in STEPS:
-        (x1, y1), (x2, y2) = _PLACES[step.before], _PLACES[step.after]
-        if (step.before, step.after) in there_and_back:
-            y1 = y2 = y1 + (_APART if x1 > x2 else -_APART)
-        start, end = _edge(x1, y1, x2, y2), _edge(x2, y2, x1, y1)
-        yield (
-            f'<line x1="{start[0]:.0f}" y1="{start[1]:.0f}" x2="{end[0]:.0f}" y2="{end[1]:.0f}" '
-            'stroke="#444" marker-end="url(#tip)"/>'
-        )
-        if y1 == y2:
-            yield _label((start[0] + end[0]) / 2, y1 + (15 if x1 > x2 else -5), "middle", step.why)
-        else:  # off the middle, where the diagonals cross
-            share = 0.72 if x1 < x2 else 0.32
-            x, y = (start[part] + (end[part] - start[part]) * share for part in (0, 1))
-            yield _label(x + (6 if x1 == x2 else -7), y + 4, "start" if x1 == x2 else "end", step.why)
+_HALO = ' stroke="#fff" stroke-width="5" paint-order="stroke"'  # which interrupts the line behind a text
 
 
-def _label(x: float, y: float, anchor: str, text: str) -> str:
-    return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}" fill="#333">{text}</text>'
+def _label(x: float, y: float, anchor: str, text: str, more: str = "") -> str:
+    return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}" fill="#333"{more}>{text}</text>'
 
 
-def _edge(x1: float, y1: float, x2: float, y2: float) -> tuple[float, float]:
-    """Where the line from the middle of one box to another leaves the first."""
-    dx, dy = x2 - x1, y2 - y1
-    share = min(_WIDTH / 2 / abs(dx) if dx else 2.0, _HEIGHT / 2 / abs(dy) if dy else 2.0)
-    return x1 + dx * share, y1 + dy * share
+def _edge(middle: tuple[int, int], way: tuple[int, int], aside: tuple[float, float]) -> tuple[float, float]:
+    """Where a line that begins ``aside`` of the ``middle`` of a box, and goes its ``way``, leaves it."""
+    halves = (_WIDTH / 2, _HEIGHT / 2)
+    parts = zip(halves, way, aside, strict=True)
+    share = min((half - (off if on > 0 else -off)) / abs(on) for half, on, off in parts if on)
+    return middle[0] + aside[0] + way[0] * share, middle[1] + aside[1] + way[1] * share
 
+
+def life() -> Machine:
+    """That of a worker."""
+    places: dict[Enum, tuple[int, int]] = {
+        State.EMPTY: (75, 45),
+        State.STARTING: (265, 45),
+        State.SERVING: (475, 45),
+        State.BACKING_OFF: (735, 45),
+        State.FAILED_TO_BOOT: (265, 195),
+        State.STOPPING: (475, 195),
+        State.LEAVING: (735, 195),
+    }
+    steps = {(before, after): why for before, following in LIFE.items() for after, why in following.items()}
+    return Machine((820, 240), places, steps)
+
+
+def recovery() -> Machine:
+    """The stages of one, and the findings that lead from each to another."""
+    places: dict[Enum, tuple[int, int]] = {
+        Stage.CLEAR: (180, 45),
+        Stage.RETRYING: (640, 45),
+        Stage.EXHAUSTED: (180, 245),
+        Stage.WAITING: (640, 245),
+    }
+    found: dict[tuple[Stage, Stage], list[str]] = {}
+    for stage, row in TABLE.items():
+        for finding, step in row.items():
+            if step.stage is not stage:
+                found.setdefault((stage, step.stage), []).append(finding.value)
+    return Machine((820, 290), places, {ends: ", ".join(findings) for ends, findings in found.items()})
+
+
+MACHINES: Final = {DOCS / "states.svg": life(), DOCS / "recovery.svg": recovery()}
 
 if __name__ == "__main__":
-    DRAWING.write_text(drawing(), encoding="utf-8")
+    for path, machine in MACHINES.items():
+        path.write_text(machine.drawing(), encoding="utf-8")
     sys.exit(0)

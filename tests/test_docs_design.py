@@ -1,4 +1,4 @@
-"""The diagram of a worker's life is drawn from its table, and the table is what real workers do."""
+"""The diagrams are drawn from the tables, and the table of a worker's life is what real workers do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from prefork.scoreboard.layout import State
+from prefork.accept.recovery import TABLE
+from prefork.scoreboard.layout import LIFE, State
 from prefork.testing import burst, request
 from prefork.testing.faults import always, unavailable
 from prefork.testing.plugin import ServerFactory
@@ -79,11 +80,13 @@ def test_the_steps_are_those_that_workers_take(prefork_server: ServerFactory, tm
     assert server.wait() == 0
     waiting.wait()
     seen = {(State[one], State[other]) for one, other in re.findall(r"step (\w+) (\w+)", server.log())}
-    steps = {(step.before, step.after) for step in STATES["STEPS"]}
+    steps = {(before, after) for before, following in LIFE.items() for after in following}
     assert {step for step in seen if step[0] is not step[1]} == steps - SELDOM
 
 
-def test_every_state_is_drawn_and_the_drawing_is_up_to_date() -> None:
-    steps = STATES["STEPS"]
-    assert {step.before for step in steps} | {step.after for step in steps} == set(State)
-    assert (ROOT / "docs" / "states.svg").read_text() == STATES["drawing"](), "run scripts/states.py"
+def test_every_state_is_drawn_and_the_drawings_are_up_to_date() -> None:
+    life, recovery = STATES["life"](), STATES["recovery"]()
+    assert set(life.places) == set(LIFE) == set(State)
+    assert set(recovery.places) == set(TABLE)
+    for path, machine in STATES["MACHINES"].items():
+        assert path.read_text() == machine.drawing(), "run scripts/states.py"

@@ -48,7 +48,9 @@ import fcntl
 import mmap
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 SCOREBOARD = "prefork-scoreboard"
@@ -135,6 +137,33 @@ class State(enum.IntEnum):
     LEAVING = 5
     """Past its accept loop."""
     FAILED_TO_BOOT = 6
+
+
+LIFE: Mapping[State, Mapping[State, str]] = MappingProxyType(
+    {
+        State.EMPTY: {State.STARTING: "forked"},
+        State.STARTING: {
+            State.SERVING: "READY",
+            State.FAILED_TO_BOOT: "boot failed",
+            State.STOPPING: "order",
+        },
+        State.SERVING: {
+            State.BACKING_OFF: "accept fails",
+            State.STOPPING: "order",
+            State.LEAVING: "by itself",
+        },
+        State.BACKING_OFF: {
+            State.SERVING: "relief",
+            State.STOPPING: "order",
+            State.LEAVING: "listener lost",
+        },
+        State.STOPPING: {State.LEAVING: "loop ended"},
+        State.LEAVING: {},
+        State.FAILED_TO_BOOT: {},
+    }
+)
+"""The life of a worker: from each state, those that may follow and why. docs/states.svg is drawn from it
+(scripts/states.py)."""
 
 
 @dataclass(frozen=True, slots=True)

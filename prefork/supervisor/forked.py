@@ -30,8 +30,8 @@ from types import FrameType
 from typing import NamedTuple
 
 from prefork.accept.assignment import Assignment
-from prefork.accept.failure_streak import EXHAUSTION
 from prefork.accept.offspring import code_of
+from prefork.accept.recovery import EXHAUSTION
 from prefork.errors import BootError, PreforkError
 from prefork.net import accept_errors as table
 from prefork.net.lingering import SECONDS, ours

@@ -28,7 +28,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from prefork.accept.failure_streak import EXHAUSTION
+from prefork.accept.recovery import EXHAUSTION
 from prefork.net.accept_errors import Reaction, lookup
 from prefork.scoreboard.events import Event, Kind
 from prefork.scoreboard.layout import LAST_ERRNO_AT, STATE, ExhaustionState, Order, Scoreboard, State
