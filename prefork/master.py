@@ -16,7 +16,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 
-from prefork.accept.assignment import Log
+from prefork.accept.assignment import WorkerLog
 from prefork.accept.offspring import guarded
 from prefork.config import sources
 from prefork.config.fields import located
@@ -26,7 +26,7 @@ from prefork.errors import ListenerLostError, ListenError, PreforkError
 from prefork.hooks import Hooks
 from prefork.net import tls
 from prefork.net.listener import Listener
-from prefork.scoreboard.events import Event, Kind, Why
+from prefork.scoreboard.events import Event, EventKind, Why
 from prefork.scoreboard.layout import Fate, Order, State
 from prefork.services import defaults
 from prefork.supervisor import (
@@ -421,7 +421,7 @@ class Master:
             settings=self.settings,
             hooks=self._hooks_of_workers,
             sockets=tuple(listener.socket_for(slot) for listener in self.listeners),
-            log=Log(slot, generation),
+            log=WorkerLog(slot, generation),
             queue=self._held.queue,
             limit=self.settings.requests(chance()),
             workers=self.goal.size,
@@ -448,23 +448,23 @@ class Master:
                 if member.starting and self._spawner.state(member) == State.SERVING:
                     self._ready(member)
                 if (wish := self._spawner.wish(member)) and not member.wanted:
-                    self._told(member, Event(Kind.RECYCLE_ME, member.entry, member.pid, wish))
+                    self._told(member, Event(EventKind.RECYCLE_ME, member.entry, member.pid, wish))
 
     def _told(self, member: Member, event: Event) -> None:
         """A worker has told something."""
         match event.kind:
-            case Kind.READY if member.starting:
+            case EventKind.READY if member.starting:
                 self._ready(member)
-            case Kind.RECYCLE_ME if member.order is Order.RUN and not member.wanted:
+            case EventKind.RECYCLE_ME if member.order is Order.RUN and not member.wanted:
                 why = Why(event.value) if event.value in list(Why) else Why.ASKED
                 if why is Why.LISTENER_LOST and self._lost():
                     return
                 reason = Reason(Cause.of_request(why))
                 self.deaths.asked(member, reason)
                 self.roster.wanted(member, reason)
-            case Kind.PRESSURE | Kind.RELIEF:
+            case EventKind.EXHAUSTED | EventKind.RELIEVED:
                 self._pressure.told(member, event)
-            case Kind.LAST_IDLE if self._growth is not None:
+            case EventKind.LAST_IDLE if self._growth is not None:
                 self._growth.look()
             case _:
                 pass

@@ -33,7 +33,7 @@ from prefork.errors import RefusedError, SettingsError, TargetError
 from prefork.net import accept_errors as table
 from prefork.net.tls import Behind, HandshakeError
 from prefork.scoreboard.entry import Entry, Pause
-from prefork.scoreboard.events import Kind, Why
+from prefork.scoreboard.events import EventKind, Why
 from prefork.scoreboard.layout import Order, State
 from prefork.system.descriptors import readable
 from prefork.system.forks import HERE, end_for_all
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("prefork")
 # Bound once: what an enum's class is asked for costs several pages in a process that has just been forked.
-_RUN, _SERVING, _STOPPING, _READY = Order.RUN, State.SERVING, State.STOPPING, Kind.READY
+_RUN, _SERVING, _STOPPING, _READY = Order.RUN, State.SERVING, State.STOPPING, EventKind.READY
 _STOP_FLAGS = os.EFD_CLOEXEC | os.EFD_NONBLOCK
 
 
@@ -275,10 +275,10 @@ class Worker:
         Raises:
             OSError: no descriptors to be had.
         """
-        self._entry.accepts()
+        self._entry.say_accepts()
         given = self._given
-        given.leaks.begin(self.sockets)
-        given.shedder.begin(self._refuse)
+        given.leaks.learn_what_is_usual(self.sockets)
+        given.shedder.answer_by(self._refuse)
         taken = self._took_and_served if served else self.took
         offspring = self._given.offspring
         offspring.keeps = False
@@ -306,8 +306,8 @@ class Worker:
         """Say that this worker serves. Called by itself after :meth:`init`; idempotent."""
         if not self._ready:
             self._ready = True
-            self._entry.enter(_SERVING)
-            self._entry.tell(_READY)
+            self._entry.say_state(_SERVING)
+            self._entry.send_event(_READY)
             # In a takeover nobody accepts before all are ready; while the system is exhausted, nobody new does.
             while not self.stopping and not readable(self._entry.go):
                 readable(self._entry.go, self._entry.stop_fd, seconds=None)
@@ -378,7 +378,7 @@ class Worker:
 
     def recycle(self, why: Why = Why.ASKED) -> None:
         """Ask the master for a replacement; this worker goes on serving until the replacement is READY."""
-        self._entry.wish(why)
+        self._entry.ask_to_be_recycled(why)
 
     # The life of the process.
 
@@ -406,8 +406,8 @@ class Worker:
         """The one generator of this worker's connections; who asks first says how many it has in hand."""
         if self._connections is None:
             given = self._given
-            given.leaks.begin(() if one_at_a_time else given.sockets)
-            given.shedder.begin(self._refuse)
+            given.leaks.learn_what_is_usual(() if one_at_a_time else given.sockets)
+            given.shedder.answer_by(self._refuse)
             acceptor: Acceptor | None = given.acceptor
             if given.queue is not None and one_at_a_time:
                 self._parking = Parking(given.settings, given.entry.words)
@@ -420,7 +420,7 @@ class Worker:
             self._acceptor = acceptor
             if given.entry.obeyed is not _RUN:  # after that: the order may come between the two
                 acceptor.obey()
-            given.entry.accepts()
+            given.entry.say_accepts()
             self._connections = acceptor.connections()
         return self._connections
 
@@ -471,7 +471,7 @@ class Worker:
             self._acceptor.obey()
         eventfd_write(entry.stop_fd, 1)
         self._run_callbacks()
-        entry.enter(_STOPPING)
+        entry.say_state(_STOPPING)
 
     def _run_callbacks(self) -> None:
         while self._callbacks:

@@ -25,14 +25,14 @@ import prefork
 from prefork.scoreboard.layout import STATE, State
 from prefork.scoreboard.entry import Entry
 
-enter = Entry.enter
+enter = Entry.say_state
 
 def traced(entry, state):
     before = State(entry.words[STATE])
     enter(entry, state)
     os.write(2, f"step {before.name} {state.name}\\n".encode())
 
-Entry.enter = traced
+Entry.say_state = traced
 
 class Traced(prefork.Worker):
     def init(self):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("prefork")
 
 
-class Log(logging.LoggerAdapter[logging.Logger]):
+class WorkerLog(logging.LoggerAdapter[logging.Logger]):
     """Says which worker speaks.
 
     Args:

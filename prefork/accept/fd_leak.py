@@ -63,7 +63,7 @@ class LeakFinder:
         self._log = log
         self._spare = spare
 
-    def begin(self, listeners: Sequence[socket.socket] = ()) -> None:
+    def learn_what_is_usual(self, listeners: Sequence[socket.socket] = ()) -> None:
         """See how many descriptors are usual; once the application has what it needs.
 
         Args:
@@ -134,7 +134,7 @@ class LeakFinder:
         kinds = census(held)
         self._confessed = True
         self._log.error("this worker leaks descriptors and is to be replaced; it holds %s", "; ".join(kinds))
-        self._entry.wish(Why.LEAK)
+        self._entry.ask_to_be_recycled(Why.LEAK)
         return True
 
 

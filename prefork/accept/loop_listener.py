@@ -113,7 +113,7 @@ class Intake:
         except OSError as error:
             # Not for the loop to make something of: this worker is to be replaced.
             self._log.critical("%s", error)
-            self._entry.wish(Why.LISTENER_LOST)
+            self._entry.ask_to_be_recycled(Why.LISTENER_LOST)
             self._retire()
             raise _nothing() from error
         self._recovery.over()

@@ -72,7 +72,7 @@ class Offspring:
         self._masks: dict[int, object] = {}
         self._over = False
 
-    def watch(self) -> None:
+    def watch_forks(self) -> None:
         """Be there at each fork from now on; for good, since Python has no way to take it back."""
         HERE.foreign = HERE.copied = False
         register_at_fork(before=self._before, after_in_child=self._in_the_child, after_in_parent=self._in_the_parent)
@@ -120,17 +120,17 @@ class Offspring:
         peer.close()
         with dead:
             for number in (self._entry.stop_fd, self._entry.go, *(listener.fileno() for listener in self._sockets)):
-                take(dead.fileno(), number)
+                replace_descriptor(dead.fileno(), number)
             if self.silent:
                 quiet = os.eventfd(0)
-                take(quiet, self._entry.stop_fd)
+                replace_descriptor(quiet, self._entry.stop_fd)
                 os.close(quiet)
             for number, found in accepted.sockets(self._names):
                 if os.fstat(number).st_ino in self._listeners or (not self.keeps and _has_peer(found)):
-                    take(dead.fileno(), number)
+                    replace_descriptor(dead.fileno(), number)
 
 
-def take(other: int, number: int) -> None:
+def replace_descriptor(other: int, number: int) -> None:
     """Put another descriptor in the place of ``number``; where there is no room for that, close it."""
     if number < 0:
         return

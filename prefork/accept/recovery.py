@@ -28,7 +28,7 @@ from prefork.config.settings import Settings
 from prefork.net import accept_errors as table
 from prefork.net.accept_errors import Reaction, lookup, place, resolve
 from prefork.scoreboard.entry import Entry
-from prefork.scoreboard.events import Kind, Why
+from prefork.scoreboard.events import EventKind, Why
 from prefork.scoreboard.layout import Order, State
 from prefork.system.backoff import Backoff, Retry
 from prefork.system.descriptors import readable
@@ -283,7 +283,7 @@ class Recovery:
         finding = _FINDINGS[reaction]
         if finding is Finding.ENDED or self.sealed:
             return Finding.ENDED
-        self._entry.accept_failed(number, place(number))
+        self._entry.say_accept_failed(number, place(number))
         streak = self._streak
         if stopping and not (readable(listener.fileno()) and _listens(listener)):
             finding = Finding.ENDED  # for want of a descriptor accept fails whether somebody waits or not
@@ -324,10 +324,10 @@ class Recovery:
         level = _LEVELS.get(reaction, logging.WARNING)
         self._throttle.tell(level, (number, "waits"), "accept fails: %s; backing off", _describe(error))
         if not self.leaving:
-            entry.enter(State.BACKING_OFF)
+            entry.say_state(State.BACKING_OFF)
         # Again when nobody holds for it: then the master has taken it for over, and it is not.
         if exhausted and (news or (system and not entry.board.hold)):
-            entry.tell(Kind.PRESSURE, number)
+            entry.send_event(EventKind.EXHAUSTED, number)
         if news and not system:
             entry.beckon()
         if news and reaction is Reaction.BACK_OFF_WORKER:
@@ -342,12 +342,12 @@ class Recovery:
             raise error
         level = logging.CRITICAL if listens else logging.DEBUG  # of a listener that is gone the master tells, once
         self._log.log(level, "accept fails for good: %s; this worker is to be replaced", _describe(error))
-        self._entry.wish(Why.LISTENER_LOST)
+        self._entry.ask_to_be_recycled(Why.LISTENER_LOST)
 
     def rested(self) -> None:
         """The rest is over, and accept is next."""
         if not self.exhausted and not self.leaving:
-            self._entry.enter(State.SERVING)  # it may well block
+            self._entry.say_state(State.SERVING)  # it may well block
 
     def relieved(self) -> None:
         """What accept was short of is there again. Idempotent."""
@@ -362,9 +362,9 @@ class Recovery:
         """Say that the waiting has come to its end."""
         streak, entry = self._tries, self._entry
         if self.exhausted:
-            entry.relieved(streak.errno)
+            entry.say_relieved(streak.errno)
         if not self.leaving:
-            entry.enter(State.SERVING)
+            entry.say_state(State.SERVING)
         self._throttle.end("accept goes on; it had failed %d times", streak.failures)
         streak.relieved()
 

@@ -41,7 +41,7 @@ class Shedder:
         self._workers = workers
         self._spare = spare
 
-    def begin(self, refuse: Callable[[socket.socket], object]) -> None:
+    def answer_by(self, refuse: Callable[[socket.socket], object]) -> None:
         """Say what answers a connection that is shed; it is closed afterwards."""
         self._refuse = refuse
 
@@ -94,7 +94,7 @@ class Shedder:
                 self._log.exception("refuse() failed")
             _read_what_is_there(connection)
         self._shed += 1
-        self._entry.refused(self._shed)
+        self._entry.say_refused(self._shed)
 
 
 def _read_what_is_there(connection: socket.socket) -> None:

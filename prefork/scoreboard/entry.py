@@ -12,7 +12,7 @@ from os import eventfd_write, getpid, getppid
 from time import monotonic_ns
 
 from prefork.scoreboard import layout
-from prefork.scoreboard.events import EventsPipe, Kind, Why
+from prefork.scoreboard.events import EventKind, EventsPipe, Why
 from prefork.scoreboard.layout import (
     ACCEPTS,
     BUCKET_SHIFT,
@@ -221,30 +221,30 @@ class Entry:
         self.board.part()
         self._events.part()
 
-    def enter(self, state: State) -> None:
+    def say_state(self, state: State) -> None:
         """Say where this worker is in its life."""
         self.words[STATE_SINCE] = monotonic_ns()
         self.words[STATE] = state
 
-    def accept_failed(self, errno: int, place: int) -> None:
+    def say_accept_failed(self, errno: int, place: int) -> None:
         """Count a failed accept(2) in its errno's place."""
         self._errors[place] += 1
         self.words[layout.ERRORS + place] = self._errors[place]
         self.words[layout.LAST_ERRNO] = errno
         self.words[layout.LAST_ERRNO_AT] = monotonic_ns()
 
-    def accepts(self) -> None:
+    def say_accepts(self) -> None:
         """Say that connections are taken in our way, which knows what an order does to a listener."""
         self.words[ACCEPTS] = 1
 
-    def relieved(self, errno: int) -> None:
+    def say_relieved(self, errno: int) -> None:
         """Say that the exhaustion is over that ``errno`` told of.
 
         The prober lets its siblings go on by itself as well: the master may be frozen.
         """
         if self.board.hold and self.prober:
             eventfd_write(self.go, 1)
-        self.tell(Kind.RELIEF, errno)
+        self.send_event(EventKind.RELIEVED, errno)
 
     def beckon(self) -> None:
         """Have a sibling look whether somebody waits, for this worker has been woken and can't accept.
@@ -254,7 +254,7 @@ class Entry:
         """
         eventfd_write(self.go, 0)
 
-    def refused(self, count: int) -> None:
+    def say_refused(self, count: int) -> None:
         """Say how many connections have been shed so far."""
         self.words[layout.REFUSED] = count
 
@@ -268,7 +268,7 @@ class Entry:
             if words[layout.PID] and words[STATE] == State.SERVING and not words[_LANE]:
                 return
         self._told_at = now
-        self.tell(Kind.LAST_IDLE)
+        self.send_event(EventKind.LAST_IDLE)
 
     @property
     def busy_beside(self) -> bool:
@@ -279,14 +279,14 @@ class Entry:
                 return True
         return False
 
-    def wish(self, why: Why) -> None:
+    def ask_to_be_recycled(self, why: Why) -> None:
         """Ask the master for a replacement. It stands here too, for a master whose pipe is full."""
-        self.words[layout.WISH] = why
-        self.tell(Kind.RECYCLE_ME, why)
+        self.words[layout.RECYCLE_WHY] = why
+        self.send_event(EventKind.RECYCLE_ME, why)
 
-    def tell(self, kind: Kind, value: int = 0) -> None:
+    def send_event(self, kind: EventKind, value: int = 0) -> None:
         """Write a record to the events pipe; never blocks."""
-        self._events.tell(kind, entry=self.index, pid=getpid(), value=value)
+        self._events.send(kind, entry=self.index, pid=getpid(), value=value)
 
     def extend_deadline(self, seconds: float) -> None:
         """Ask not to be taken for hung before ``seconds`` from now, infinity included."""

@@ -18,16 +18,16 @@ from os import write
 _RECORD = struct.Struct("<HHIQ")
 
 
-class Kind(enum.IntEnum):
+class EventKind(enum.IntEnum):
     """What a worker has to tell."""
 
     READY = 1
     """Its boot is done and it accepts."""
     RECYCLE_ME = 2
     """It wants a replacement; the value is a :class:`Why`."""
-    PRESSURE = 3
+    EXHAUSTED = 3
     """accept(2) failed for want of something; the value is the errno."""
-    RELIEF = 4
+    RELIEVED = 4
     """accept(2) succeeds again."""
     LAST_IDLE = 5
     """It took the last idle place; the value is unused."""
@@ -53,7 +53,7 @@ class Why(enum.IntEnum):
 class Event:
     """One record."""
 
-    kind: Kind
+    kind: EventKind
     entry: int
     pid: int
     value: int = 0
@@ -71,7 +71,7 @@ class EventsPipe:
         # 64 KiB, or a page or two for a user with many pipes (pipe(7), pipe-user-pages-soft).
         self._capacity = fcntl.fcntl(self.reader, fcntl.F_GETPIPE_SZ)
 
-    def tell(self, kind: Kind, *, entry: int, pid: int, value: int = 0) -> bool:
+    def send(self, kind: EventKind, *, entry: int, pid: int, value: int = 0) -> bool:
         """WORKER. Write one record; never blocks.
 
         Returns:
@@ -99,7 +99,7 @@ class EventsPipe:
         lost = whole != len(data) or len(data) > self._capacity - _RECORD.size
         for kind, entry, pid, value in _RECORD.iter_unpack(data[:whole]):
             try:
-                events.append(Event(Kind(kind), entry, pid, value))
+                events.append(Event(EventKind(kind), entry, pid, value))
             except ValueError:
                 lost = True
         return events, lost

@@ -17,7 +17,7 @@ STATE STATE_SINCE     worker   :class:`State` and the monotonic ns at which it w
 LAST_ERRNO _AT        worker   errno of the last accept(2) that failed, monotonic ns
 REFUSED               worker   connections shed
 ACCEPTS               worker   1 = by Worker.accept(); 0 = in a loop of its own, on the sockets themselves
-WISH                  worker   why it wants to be replaced (:class:`prefork.scoreboard.events.Why`); 0 = it does not
+RECYCLE_WHY           worker   why it wants to be replaced (:class:`prefork.scoreboard.events.Why`); 0 = it does not
 ERRORS + place        worker   failed accepts, by errno (:func:`prefork.net.accept_errors.place`)
 PARKED                worker   connections that it keeps, the one in hand included
 REUSED                worker   times that it has served one that was kept before
@@ -67,7 +67,7 @@ MASTER_WORDS = 8
 PID, SLOT, GENERATION, ORDER, BORN = range(5)
 
 WORKER_WORDS = 48
-STATE, STATE_SINCE, LAST_ERRNO, LAST_ERRNO_AT, REFUSED, ACCEPTS, WISH = range(MASTER_WORDS, MASTER_WORDS + 7)
+STATE, STATE_SINCE, LAST_ERRNO, LAST_ERRNO_AT, REFUSED, ACCEPTS, RECYCLE_WHY = range(MASTER_WORDS, MASTER_WORDS + 7)
 ERRORS = MASTER_WORDS + 8
 ERROR_PLACES = 32
 PARKED, REUSED, HANDED_OVER, EXPIRED, EVICTED = range(ERRORS + ERROR_PLACES, ERRORS + ERROR_PLACES + 5)
@@ -167,7 +167,7 @@ LIFE: Mapping[State, Mapping[State, str]] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class LaneView:
     """What one accepting thread of a worker says of itself. Times are monotonic ns."""
 
     busy_since: int
@@ -186,7 +186,7 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class EntryView:
     """One entry as the master read it, with every word that can't be true replaced."""
 
     pid: int
@@ -205,7 +205,7 @@ class View:
     expired: int
     evicted: int
     errors: tuple[int, ...]
-    lanes: tuple[Lane, ...]
+    lanes: tuple[LaneView, ...]
 
 
 class ExhaustionState(NamedTuple):
@@ -386,11 +386,11 @@ class Scoreboard:
         words[GENERATION] = generation
         words[BORN] = int(born * 1e9)
 
-    def view(self, index: int) -> View:
+    def view(self, index: int) -> EntryView:
         """MASTER. Read entry ``index``; see :meth:`read`."""
         return self.read(self.entry(index))
 
-    def read(self, words: memoryview[int], born: int = 0) -> View:
+    def read(self, words: memoryview[int], born: int = 0) -> EntryView:
         """MASTER. Read the words of an entry, and take no word on trust.
 
         What can't be true reads as 0, and so does a sum of it; a moment after now as now, one before the fork as that.
@@ -402,7 +402,7 @@ class Scoreboard:
         errno = words[LAST_ERRNO]
         now = time.monotonic_ns()
         lanes = tuple(_lane(words, LANE + n * LANE_WORDS, born, now) for n in range(self.lanes))
-        return View(
+        return EntryView(
             pid=_held(words[PID], _LARGEST_PID),
             slot=_held(words[SLOT], _LARGEST),
             generation=_held(words[GENERATION], _LARGEST),
@@ -437,9 +437,9 @@ def busy_since(words: memoryview[int], born: int) -> int:
     return _moment(words[LANE + BUSY_SINCE], born, time.monotonic_ns())
 
 
-def _lane(words: memoryview[int], at: int, born: int, now: int) -> Lane:
+def _lane(words: memoryview[int], at: int, born: int, now: int) -> LaneView:
     age = max(0, now - born)
-    return Lane(
+    return LaneView(
         busy_since=_moment(words[at + BUSY_SINCE], born, now),
         deadline=_held(words[at + DEADLINE], _EVER),
         served=_count(words[at + SERVED], born, now),

@@ -14,7 +14,7 @@ from typing import TypeVar
 import psutil
 
 from prefork.net.accept_errors import lookup
-from prefork.scoreboard.layout import Order, State, View
+from prefork.scoreboard.layout import EntryView, Order, State
 from prefork.status.model import Ended, Health, Listening, Process, Status, Working
 from prefork.status.totals import Counters
 from prefork.supervisor.exits import Deaths
@@ -158,7 +158,7 @@ def _loops(deaths: Deaths) -> bool:
     return deaths.crashes is not Crashes.NONE
 
 
-def doing(member: Member, view: View, now: float) -> tuple[str, float]:
+def doing(member: Member, view: EntryView, now: float) -> tuple[str, float]:
     """What a worker does, in a word or two, and for how many seconds it has. Pure."""
     (lane,) = view.lanes
     since = max(view.state_since, lane.idle_since) / 1e9
@@ -177,7 +177,7 @@ def doing(member: Member, view: View, now: float) -> tuple[str, float]:
     return state, max(0.0, now - since)
 
 
-def _worker(member: Member, view: View, now: float, process: Process) -> Working:
+def _worker(member: Member, view: EntryView, now: float, process: Process) -> Working:
     (lane,) = view.lanes
     finished = lane.served + lane.failed
     state, seconds = doing(member, view, now)

@@ -10,7 +10,7 @@ import collections
 from collections.abc import Iterable
 
 from prefork.net.accept_errors import COUNTED
-from prefork.scoreboard.layout import BUCKET_SHIFT, BUCKETS, View
+from prefork.scoreboard.layout import BUCKET_SHIFT, BUCKETS, EntryView
 from prefork.status.model import Totals
 from prefork.supervisor import notifications
 from prefork.supervisor.notifications import Notification
@@ -78,7 +78,7 @@ class Counters:
             case _:
                 pass
 
-    def _died(self, death: Death, last: View) -> None:
+    def _died(self, death: Death, last: EntryView) -> None:
         self._deaths[death.cause] += 1
         self._cpu += death.exit.user + death.exit.system
         self._refused += last.refused
@@ -104,7 +104,7 @@ class Counters:
                 self._exhausted_since = now
             self._exhausted.add(system)
 
-    def totals(self, living: Iterable[View], cpu: float = 0.0) -> Totals:
+    def totals(self, living: Iterable[EntryView], cpu: float = 0.0) -> Totals:
         """The sums so far.
 
         Args:

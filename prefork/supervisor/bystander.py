@@ -13,7 +13,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 
-from prefork.accept.offspring import take
+from prefork.accept.offspring import replace_descriptor
 from prefork.system import ending
 from prefork.system.forks import HERE
 from prefork.system.natives import socket
@@ -61,5 +61,5 @@ class Bystanders:
             with dead:
                 peer.close()
                 for number in self._descriptors():
-                    take(dead.fileno(), number)
+                    replace_descriptor(dead.fileno(), number)
         ending.forget()

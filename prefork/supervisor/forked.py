@@ -201,11 +201,11 @@ def live(build: Callable[[], Worker], given: Assignment, start: Start, private: 
     for call in after_fork:
         call(given.slot, given.generation)
     lower_nofile(nofile)
-    entry.enter(_STARTING)
+    entry.say_state(_STARTING)
     handlers.pid = getpid()
     register(DUMP_SIGNAL, report)
     forget()
-    given.offspring.watch()
+    given.offspring.watch_forks()
     try:
         if identity is not None:
             assume(identity)
@@ -250,7 +250,7 @@ def _serve(worker: Worker, entry: Entry, given: Assignment) -> int:
     if HERE.foreign:
         return code_of(failure)
     code = 0 if failure is None else _failed(failure, worker)
-    entry.enter(_LEAVING)
+    entry.say_state(_LEAVING)
     try:
         worker.exit()
     except Exception:  # logged; the exit code stays that of the loop
@@ -287,7 +287,7 @@ def _boot_ended(error: BaseException, entry: Entry, report: int) -> int:
         text, code = "".join(traceback.format_exception(error)), BootError.exit_code
     if _exhausted(error):
         code = process.EXHAUSTED
-    entry.enter(State.FAILED_TO_BOOT)
+    entry.say_state(State.FAILED_TO_BOOT)
     deadline = time.monotonic() + 1.0
     data = text.encode(errors="backslashreplace")[-_REPORT_BYTES:]
     while data and time.monotonic() < deadline:

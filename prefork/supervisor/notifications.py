@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prefork.scoreboard.layout import View
+from prefork.scoreboard.layout import EntryView
 from prefork.supervisor.pressure import Exhaustion
 from prefork.supervisor.roster import Death, Member
 
@@ -68,7 +68,7 @@ class Died:
     """A worker is gone; ``last`` is its entry as it left it."""
 
     death: Death
-    last: View
+    last: EntryView
 
 
 @dataclass(frozen=True, slots=True)

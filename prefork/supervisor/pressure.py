@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 
 from prefork.accept.recovery import EXHAUSTION
 from prefork.net.accept_errors import Reaction, lookup
-from prefork.scoreboard.events import Event, Kind
+from prefork.scoreboard.events import Event, EventKind
 from prefork.scoreboard.layout import LAST_ERRNO_AT, STATE, ExhaustionState, Order, Scoreboard, State
 from prefork.supervisor.event_loop import Loop, Timer
 from prefork.supervisor.goal import Goal
@@ -122,7 +122,7 @@ class Pressure:
 
     def told(self, member: Member, event: Event) -> None:
         """A worker has met an exhaustion, or is over it."""
-        if event.kind is Kind.PRESSURE:
+        if event.kind is EventKind.EXHAUSTED:
             if not self._buckets.setdefault(member.pid, TokenBucket(self.loop.clock)).lets_through():
                 return
             self._begins(member, event.value)

@@ -31,12 +31,12 @@ from prefork.scoreboard.layout import (
     LANE,
     ORDER,
     PID,
+    RECYCLE_WHY,
     STATE,
-    WISH,
+    EntryView,
     Order,
     Scoreboard,
     State,
-    View,
     busy_since,
     finished,
 )
@@ -114,7 +114,7 @@ class End:
     finished: int
     """Connections."""
     report: str
-    last: View
+    last: EntryView
     """Its entry, as it left it."""
 
 
@@ -341,7 +341,7 @@ class Spawner:
             ending=words[STATE] == State.LEAVING,
         )
 
-    def view(self, member: Member) -> View:
+    def view(self, member: Member) -> EntryView:
         """All that a worker says of itself."""
         line = self._lines[member.pid]
         return self._board.read(line.words, line.born)
@@ -356,7 +356,7 @@ class Spawner:
 
     def wish(self, member: Member) -> int:
         """Why a worker wants to be replaced, as a number; 0 when it does not."""
-        return self._lines[member.pid].words[WISH]
+        return self._lines[member.pid].words[RECYCLE_WHY]
 
     def finished(self, member: Member) -> int:
         """How many connections a worker has finished so far."""

@@ -17,7 +17,7 @@ from prefork.accept.fd_leak import LeakFinder
 from prefork.accept.recovery import EXHAUSTION, TABLE, Do, FailureStreak, Finding, Recovery, Rest, Stage
 from prefork.net.accept_errors import DEAD_IN_A_ROW, Reaction, lookup
 from prefork.scoreboard.entry import Entry
-from prefork.scoreboard.events import EventsPipe, Kind
+from prefork.scoreboard.events import EventKind, EventsPipe
 from prefork.scoreboard.layout import STATE, Order, Scoreboard, State
 from prefork.system.backoff import Backoff
 from prefork.system.descriptors import Spare
@@ -67,14 +67,14 @@ class Place:
         go = os.eventfd(1)
         stack.callback(os.close, go)
         self.entry = Entry(self.board, 0, self.events, go, os.getppid())
-        self.entry.enter(State.SERVING)
+        self.entry.say_state(State.SERVING)
         self.listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         self.listener.setblocking(False)
         log = logging.LoggerAdapter(logging.getLogger("test"))
         spare = Spare()
         stack.callback(spare.give)
         leaks = LeakFinder(self.entry, log, spare)
-        leaks.begin()
+        leaks.learn_what_is_usual()
         settings = Settings(backoff_initial=0.05, backoff_max=6.0, backoff_jitter=0.0)
         self.recovery = Recovery(self.entry, settings, log, leaks)
         self._stack = stack
@@ -85,7 +85,7 @@ class Place:
     def connects(self) -> None:
         self._stack.enter_context(socket.create_connection(self.listener.getsockname()))
 
-    def told(self) -> list[tuple[Kind, int]]:
+    def told(self) -> list[tuple[EventKind, int]]:
         return [(event.kind, event.value) for event in self.events.read()[0]]
 
     def state(self) -> State:
@@ -121,7 +121,7 @@ def test_exhaustion_is_told_once_and_so_is_its_end(place: Place, number: int, sy
     assert (place.recovery.stage, place.state()) == (Stage.RETRYING, State.SERVING)
     place.recovery.over()
     place.recovery.over()
-    assert place.told() == [(Kind.PRESSURE, number), (Kind.RELIEF, number)]
+    assert place.told() == [(EventKind.EXHAUSTED, number), (EventKind.RELIEVED, number)]
     assert place.recovery.stage is Stage.CLEAR
 
 
@@ -133,7 +133,7 @@ def test_whatever_else_accept_fails_of_says_that_there_are_descriptors(place: Pl
     place.fails(EMFILE)
     place.fails(number)
     assert place.recovery.stage is stage
-    assert place.told() == [(Kind.PRESSURE, EMFILE), (Kind.RELIEF, EMFILE)]
+    assert place.told() == [(EventKind.EXHAUSTED, EMFILE), (EventKind.RELIEVED, EMFILE)]
 
 
 def test_a_wait_goes_on_when_what_passes_comes_between(place: Place) -> None:
@@ -168,7 +168,7 @@ def test_who_has_to_leave_and_finds_nobody_waiting_leaves(place: Place, before: 
     for number in (EMFILE, EAGAIN, ECONNABORTED, EPERM):
         assert place.fails(number) is Do.LEAVE
     assert (place.recovery.stage, place.told()) == (stage, [])
-    assert told == ([(Kind.PRESSURE, EMFILE)] if before == EMFILE else [])
+    assert told == ([(EventKind.EXHAUSTED, EMFILE)] if before == EMFILE else [])
 
 
 def test_who_drains_goes_on_for_those_who_wait(place: Place) -> None:

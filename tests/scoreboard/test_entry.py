@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from prefork.scoreboard import layout
 from prefork.scoreboard.entry import Entry, Lane
-from prefork.scoreboard.events import Event, EventsPipe, Kind, Why
+from prefork.scoreboard.events import Event, EventKind, EventsPipe, Why
 from prefork.scoreboard.layout import BUCKET_SHIFT, BUCKETS, Order, Scoreboard, State
 from tests.support.programs import facts
 
@@ -88,7 +88,7 @@ def test_one_entry_is_the_prober_s(board: Scoreboard, events: EventsPipe, entry:
 @pytest.mark.parametrize("state", State)
 def test_a_state_is_entered_at_a_moment(board: Scoreboard, entry: Entry, state: State) -> None:
     before = time.monotonic_ns()
-    entry.enter(state)
+    entry.say_state(state)
     assert board.view(1).state is state
     assert before <= board.view(1).state_since <= time.monotonic_ns()
 
@@ -96,7 +96,7 @@ def test_a_state_is_entered_at_a_moment(board: Scoreboard, entry: Entry, state: 
 def test_failed_accepts_are_counted_by_place(board: Scoreboard, entry: Entry) -> None:
     before = time.monotonic_ns()
     for number, place in ((errno.EINTR, 0), (errno.EMFILE, 3), (errno.ENFILE, 3), (errno.ENFILE, 15)):
-        entry.accept_failed(number, place)
+        entry.say_accept_failed(number, place)
     view = board.view(1)
     assert view.errors == (1, 0, 0, 2, *[0] * 11, 1, *[0] * 16)
     assert view.last_errno == errno.ENFILE
@@ -104,22 +104,22 @@ def test_failed_accepts_are_counted_by_place(board: Scoreboard, entry: Entry) ->
 
 
 def test_refused_connections_are_said(board: Scoreboard, entry: Entry) -> None:
-    entry.refused(3)
-    entry.refused(5)
+    entry.say_refused(3)
+    entry.say_refused(5)
     assert board.view(1).refused == 5
 
 
 def test_a_record_says_who_tells_it(events: EventsPipe, entry: Entry) -> None:
-    entry.tell(Kind.READY)
-    entry.tell(Kind.RECYCLE_ME, Why.LEAK)
+    entry.send_event(EventKind.READY)
+    entry.send_event(EventKind.RECYCLE_ME, Why.LEAK)
     pid = os.getpid()
-    assert events.read() == ([Event(Kind.READY, 1, pid), Event(Kind.RECYCLE_ME, 1, pid, Why.LEAK)], False)
+    assert events.read() == ([Event(EventKind.READY, 1, pid), Event(EventKind.RECYCLE_ME, 1, pid, Why.LEAK)], False)
 
 
 def test_only_the_worker_s_own_words_change(board: Scoreboard, entry: Entry) -> None:
-    entry.enter(State.SERVING)
-    entry.accept_failed(errno.EMFILE, 1)
-    entry.refused(1)
+    entry.say_state(State.SERVING)
+    entry.say_accept_failed(errno.EMFILE, 1)
+    entry.say_refused(1)
     entry.extend_deadline(1.0)
     entry.lane.end(entry.lane.begin(), failed=False)
     assert not any(entry.words[: layout.MASTER_WORDS])
@@ -247,7 +247,7 @@ def test_who_takes_the_last_idle_place_says_so(board: Scoreboard, events: Events
     for index in range(3):
         occupy(board, index)
     entry.tell_when_nobody_is_idle()
-    assert events.read() == ([Event(Kind.LAST_IDLE, 1, os.getpid())], False)
+    assert events.read() == ([Event(EventKind.LAST_IDLE, 1, os.getpid())], False)
 
 
 @pytest.mark.parametrize("index", [0, 2, 3])
@@ -293,7 +293,7 @@ def test_what_a_worker_says_reaches_its_master() -> None:
     program = """
         import json, os
         from prefork.scoreboard import layout
-        from prefork.scoreboard.events import EventsPipe, Kind
+        from prefork.scoreboard.events import EventsPipe, EventKind
         from prefork.scoreboard.layout import Order, Scoreboard, State
         from prefork.scoreboard.entry import Entry
         from prefork.system import process
@@ -303,10 +303,10 @@ def test_what_a_worker_says_reaches_its_master() -> None:
 
         def child():
             entry = Entry(board, 1, events, -1, master)
-            entry.enter(State.SERVING)
+            entry.say_state(State.SERVING)
             entry.lane.end(entry.lane.begin(), failed=False)
             entry.lane.begin()
-            entry.tell(Kind.READY)
+            entry.send_event(EventKind.READY)
             return entry.order
 
         pid = process.fork(child)

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.scoreboard.events import Event, EventsPipe, Kind, Why
+from prefork.scoreboard.events import Event, EventKind, EventsPipe, Why
 from tests.support.programs import facts
 
 RECORD = 16
 U16, U32, U64 = 2**16 - 1, 2**32 - 1, 2**64 - 1
 
-events = st.builds(Event, st.sampled_from(Kind), st.integers(0, U16), st.integers(0, U32), st.integers(0, U64))
+events = st.builds(Event, st.sampled_from(EventKind), st.integers(0, U16), st.integers(0, U32), st.integers(0, U64))
 
 
 @pytest.fixture
@@ -27,13 +27,13 @@ def pipe() -> Iterator[EventsPipe]:
 
 
 def tell(pipe: EventsPipe, event: Event) -> bool:
-    return pipe.tell(event.kind, entry=event.entry, pid=event.pid, value=event.value)
+    return pipe.send(event.kind, entry=event.entry, pid=event.pid, value=event.value)
 
 
 def fill(pipe: EventsPipe) -> int:
     """Tell until there is no room; returns how many records went in."""
     count = 0
-    while pipe.tell(Kind.READY, entry=1, pid=count):
+    while pipe.send(EventKind.READY, entry=1, pid=count):
         count += 1
     return count
 
@@ -50,15 +50,15 @@ def test_what_is_told_is_read_once_and_in_order(told: list[Event]) -> None:
 
 
 def test_a_record_without_a_value_has_0(pipe: EventsPipe) -> None:
-    pipe.tell(Kind.LAST_IDLE, entry=3, pid=4)
-    assert pipe.read() == ([Event(Kind.LAST_IDLE, 3, 4, 0)], False)
+    pipe.send(EventKind.LAST_IDLE, entry=3, pid=4)
+    assert pipe.read() == ([Event(EventKind.LAST_IDLE, 3, 4, 0)], False)
 
 
 def test_the_reader_is_readable_while_something_waits(pipe: EventsPipe) -> None:
     poller = select.poll()
     poller.register(pipe.reader, select.POLLIN)
     assert not poller.poll(0)
-    pipe.tell(Kind.RECYCLE_ME, entry=0, pid=1, value=Why.ASKED)
+    pipe.send(EventKind.RECYCLE_ME, entry=0, pid=1, value=Why.ASKED)
     assert poller.poll(0)
     pipe.read()
     assert not poller.poll(0)
@@ -79,15 +79,15 @@ def test_a_full_pipe_takes_no_more_and_says_so_at_both_ends(pipe: EventsPipe) ->
     told, lost = pipe.read()
     assert [event.pid for event in told] == list(range(count))
     assert lost
-    assert pipe.tell(Kind.READY, entry=2, pid=9)
-    assert pipe.read() == ([Event(Kind.READY, 2, 9)], False)
+    assert pipe.send(EventKind.READY, entry=2, pid=9)
+    assert pipe.read() == ([Event(EventKind.READY, 2, 9)], False)
 
 
 def test_a_pipe_with_room_for_one_more_has_lost_nothing(pipe: EventsPipe) -> None:
     count = fill(pipe)
     pipe.read()
     for pid in range(count - 1):
-        assert pipe.tell(Kind.READY, entry=1, pid=pid)
+        assert pipe.send(EventKind.READY, entry=1, pid=pid)
     told, lost = pipe.read()
     assert (len(told), lost) == (count - 1, False)
 
@@ -115,9 +115,9 @@ def test_a_small_pipe_overflows_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_kind_that_is_none_is_dropped_and_the_rest_is_read(pipe: EventsPipe) -> None:
-    pipe.tell(Kind.READY, entry=0, pid=1)
-    os.write(pipe.writer, struct.pack("<HHIQ", max(Kind) + 1, 0, 2, 0))
-    pipe.tell(Kind.READY, entry=0, pid=3)
+    pipe.send(EventKind.READY, entry=0, pid=1)
+    os.write(pipe.writer, struct.pack("<HHIQ", max(EventKind) + 1, 0, 2, 0))
+    pipe.send(EventKind.READY, entry=0, pid=3)
     told, lost = pipe.read()
     assert [event.pid for event in told] == [1, 3]
     assert lost
@@ -127,8 +127,8 @@ def test_a_kind_that_is_none_is_dropped_and_the_rest_is_read(pipe: EventsPipe) -
 def test_what_is_no_whole_record_is_not_carried_into_the_next_read(pipe: EventsPipe, size: int) -> None:
     os.write(pipe.writer, b"\0" * size)
     assert pipe.read() == ([], True)
-    pipe.tell(Kind.READY, entry=5, pid=6)
-    assert pipe.read() == ([Event(Kind.READY, 5, 6)], False)
+    pipe.send(EventKind.READY, entry=5, pid=6)
+    assert pipe.read() == ([Event(EventKind.READY, 5, 6)], False)
 
 
 @given(st.lists(st.one_of(events, st.binary(min_size=1, max_size=40)), max_size=30))
@@ -141,11 +141,11 @@ def test_garbage_raises_nothing_and_is_never_taken_for_nothing_lost(written: lis
             else:
                 os.write(pipe.writer, item)
         told, lost = pipe.read()
-        assert all(event.kind in Kind for event in told)
+        assert all(event.kind in EventKind for event in told)
         if not lost:
             assert len(told) * RECORD == sum(RECORD if isinstance(item, Event) else len(item) for item in written)
-        pipe.tell(Kind.RELIEF, entry=1, pid=2)
-        assert pipe.read() == ([Event(Kind.RELIEF, 1, 2)], False)
+        pipe.send(EventKind.RELIEVED, entry=1, pid=2)
+        assert pipe.read() == ([Event(EventKind.RELIEVED, 1, 2)], False)
     finally:
         pipe.close()
 
@@ -157,16 +157,16 @@ def test_a_worker_without_a_master_tells_nobody_and_goes_on(pipe: EventsPipe) ->
     os.close(pipe.reader)
     try:
         assert signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN  # Python's own default; else write(2) would kill
-        assert not pipe.tell(Kind.READY, entry=0, pid=1)
+        assert not pipe.send(EventKind.READY, entry=0, pid=1)
     finally:
         pipe.reader = -1
 
 
 def test_no_workers_is_no_end_of_file(pipe: EventsPipe) -> None:
     program = "import os, sys; os.write(int(sys.argv[1]), bytes.fromhex(sys.argv[2])); print(0)"
-    record = struct.pack("<HHIQ", Kind.PRESSURE, 1, 2, errno.EMFILE)
+    record = struct.pack("<HHIQ", EventKind.EXHAUSTED, 1, 2, errno.EMFILE)
     assert facts(program, str(pipe.writer), record.hex(), fds=[pipe.writer]) == 0
-    assert pipe.read() == ([Event(Kind.PRESSURE, 1, 2, errno.EMFILE)], False)
+    assert pipe.read() == ([Event(EventKind.EXHAUSTED, 1, 2, errno.EMFILE)], False)
     assert pipe.read() == ([], False)
 
 
@@ -181,14 +181,14 @@ def test_close_gives_both_ends_back_and_may_be_called_again() -> None:
 def test_records_of_many_workers_do_not_mix() -> None:
     program = """
         import collections, json, os, select
-        from prefork.scoreboard.events import EventsPipe, Kind
+        from prefork.scoreboard.events import EventsPipe, EventKind
         from prefork.system import process
         pipe = EventsPipe()
 
         def child():
             pid, count = os.getpid(), 0
             while count < 2000:
-                if pipe.tell(Kind.READY, entry=pid % 65536, pid=pid, value=count):
+                if pipe.send(EventKind.READY, entry=pid % 65536, pid=pid, value=count):
                     count += 1
                 else:
                     select.select([], [pipe.writer], [])
@@ -199,7 +199,7 @@ def test_records_of_many_workers_do_not_mix() -> None:
         while sum(map(len, seen.values())) < 8000:
             select.select([pipe.reader], [], [])
             for event in pipe.read()[0]:
-                assert event.kind is Kind.READY and event.entry == event.pid % 65536
+                assert event.kind is EventKind.READY and event.entry == event.pid % 65536
                 seen[event.pid].append(event.value)
         ends = [os.waitpid(pid, 0)[1] for pid in pids]
         print(json.dumps([ends, sorted(seen) == sorted(pids), all(v == list(range(2000)) for v in seen.values())]))

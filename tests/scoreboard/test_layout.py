@@ -155,7 +155,7 @@ def test_every_word_is_viewed_under_its_name(board: Scoreboard) -> None:
     words[lane + layout.IDLE_SINCE] = now - 7
     for bucket in range(layout.BUCKETS):
         words[lane + layout.HISTOGRAM + bucket] = 200 + bucket
-    assert board.view(1) == layout.View(
+    assert board.view(1) == layout.EntryView(
         pid=77,
         slot=5,
         generation=9,
@@ -173,7 +173,7 @@ def test_every_word_is_viewed_under_its_name(board: Scoreboard) -> None:
         evicted=1,
         errors=tuple(range(100, 100 + layout.ERROR_PLACES)),
         lanes=(
-            layout.Lane(
+            layout.LaneView(
                 busy_since=now - 1,
                 deadline=now + 10**12,
                 served=40,

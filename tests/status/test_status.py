@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from prefork.net.accept_errors import COUNTED
 from prefork.scoreboard.events import Why
-from prefork.scoreboard.layout import BUCKETS, ERROR_PLACES, Lane, Order, State, View
+from prefork.scoreboard.layout import BUCKETS, ERROR_PLACES, EntryView, LaneView, Order, State
 from prefork.status import text as report
 from prefork.status.model import Ended, Health, Listening, Process, Status, Totals, Working
 from prefork.status.totals import BOUNDS, Counters
@@ -227,11 +227,11 @@ def death(
     return Death(member, exit or Exit(0), 9.0, 5, successor=False)
 
 
-def view(lane: Lane | None = None, *, refused: int = 0, errors: dict[str, int] | None = None) -> View:
+def view(lane: LaneView | None = None, *, refused: int = 0, errors: dict[str, int] | None = None) -> EntryView:
     counted = [0] * ERROR_PLACES
     for name, count in (errors or {}).items():
         counted[COUNTED.index(name)] = count
-    return View(
+    return EntryView(
         pid=7,
         slot=0,
         generation=0,
@@ -252,10 +252,10 @@ def view(lane: Lane | None = None, *, refused: int = 0, errors: dict[str, int] |
     )
 
 
-def lane_of(*, served: int = 0, failed: int = 0, busy: bool = False, total: int = 0) -> Lane:
+def lane_of(*, served: int = 0, failed: int = 0, busy: bool = False, total: int = 0) -> LaneView:
     histogram = [0] * BUCKETS
     histogram[3] = served + failed
-    return Lane(
+    return LaneView(
         busy_since=55 if busy else 0,
         deadline=0,
         served=served,

@@ -16,7 +16,7 @@ from typing import Any, Final
 import pytest
 from psutil import STATUS_SLEEPING, Process
 
-from prefork.scoreboard.layout import State, View
+from prefork.scoreboard.layout import EntryView, State
 from prefork.services.control import Client
 from prefork.testing import READY, Load, Server, burst, call_until, connect
 from prefork.testing.faults import Injector, always, first, lasting, unavailable
@@ -108,7 +108,7 @@ def relieved(server: Server, waiting: Load, lifted: float) -> None:
     assert took <= figures.bound(RECOVERY)
 
 
-def views(server: Server) -> list[View]:
+def views(server: Server) -> list[EntryView]:
     with board_of(server) as board:
         return living(board)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from prefork.net.accept_errors import place
-from prefork.scoreboard.layout import PID, Scoreboard, View
+from prefork.scoreboard.layout import PID, EntryView, Scoreboard
 from prefork.testing import Server
 
 
@@ -27,7 +27,7 @@ def board_of(server: Server) -> Iterator[Scoreboard]:
         board.close()
 
 
-def living(board: Scoreboard) -> list[View]:
+def living(board: Scoreboard) -> list[EntryView]:
     """The entries of all workers that live."""
     return [board.view(entry) for entry in range(board.entries) if board.entry(entry)[PID]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from prefork.scoreboard.events import Kind
+from prefork.scoreboard.events import EventKind
 
 if TYPE_CHECKING:
     from tests.support.apps.probe import Probe
@@ -17,7 +17,7 @@ class Chatty(Probe):
 
     def do_fill(self, *_: Any) -> int:
         for _record in range(100_000):
-            self._entry.tell(Kind.LAST_IDLE)  # which means nothing to a server of fixed size
+            self._entry.send_event(EventKind.LAST_IDLE)  # which means nothing to a server of fixed size
         return self.do_pid()
 
     def do_recycle(self, *_: Any) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import prefork
 from prefork.scoreboard import layout
-from prefork.scoreboard.events import Kind
+from prefork.scoreboard.events import EventKind
 from prefork.scoreboard.layout import MASTER_WORDS, PID, Order
 from prefork.system.signals import WAKE_UP
 
@@ -44,14 +44,14 @@ class Hostile(prefork.Worker):
         return [(index, pid) for index, pid in found if pid and pid != os.getpid()]
 
     def by_records(self) -> None:
-        for kind in Kind:
-            self._entry.tell(kind, self.chance.choice((0, 3, 99, 1 << 63)))
+        for kind in EventKind:
+            self._entry.send_event(kind, self.chance.choice((0, 3, 99, 1 << 63)))
 
     def by_pressure(self) -> None:
         for number in (errno.ENFILE, errno.ENOMEM, errno.EMFILE):
-            self._entry.tell(Kind.PRESSURE, number)
+            self._entry.send_event(EventKind.EXHAUSTED, number)
         if self.chance.random() < 0.1:
-            self._entry.tell(Kind.RELIEF, errno.ENFILE)
+            self._entry.send_event(EventKind.RELIEVED, errno.ENFILE)
 
     def by_garbage(self) -> None:
         with suppress(BlockingIOError):
@@ -59,8 +59,8 @@ class Hostile(prefork.Worker):
 
     def by_spoofing(self) -> None:
         for index, pid in self.siblings():
-            for kind, value in ((Kind.RECYCLE_ME, 4), (Kind.PRESSURE, errno.ENFILE), (Kind.READY, 0)):
-                self._entry._events.tell(kind, entry=index, pid=pid, value=value)
+            for kind, value in ((EventKind.RECYCLE_ME, 4), (EventKind.EXHAUSTED, errno.ENFILE), (EventKind.READY, 0)):
+                self._entry._events.send(kind, entry=index, pid=pid, value=value)
 
     def by_scribbling(self) -> None:
         for index, _ in self.siblings():
