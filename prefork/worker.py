@@ -21,13 +21,13 @@ from os import eventfd, eventfd_write
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from prefork.accept.acceptor import Acceptor, Exclusive
-from prefork.accept.assignment import Assignment
 from prefork.accept.keeping import Keeping
 from prefork.accept.kept import Kept
 from prefork.accept.loop_listener import Inlet, Intake
 from prefork.accept.offspring import leave
 from prefork.accept.parking import Parked, Parking
 from prefork.accept.strays import Strays
+from prefork.accept.worker_context import WorkerContext
 from prefork.config.settings import Settings
 from prefork.errors import RefusedError, SettingsError, TargetError
 from prefork.net import accept_errors as table
@@ -64,7 +64,7 @@ class Worker:
     handshakes: ClassVar[bool] = True
     timeouts: ClassVar[bool] = True
 
-    _given: Assignment
+    _given: WorkerContext
     _entry: Entry
     _ready = False
     _taken = 0
@@ -382,7 +382,7 @@ class Worker:
 
     # The life of the process.
 
-    def _board(self, given: Assignment) -> None:
+    def _board(self, given: WorkerContext) -> None:
         self._given = given
         self._entry = given.entry
         try:

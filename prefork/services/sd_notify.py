@@ -127,7 +127,7 @@ class Notify(Service):
         names = ", ".join(listener.name for listener in server.listeners)
         workers = f"{server.goal.size} workers" if server.goal.size != 1 else "1 worker"
         said = f"STATUS=serving on {names} with {workers}, generation {server.goal.generation}"
-        if server.deaths.crashes is not Crashes.NONE:
+        if server.exits.crashes is not Crashes.NONE:
             said += "; workers die young again and again"
         if server.pressure.exhaustions:
             said += "; descriptors or memory are exhausted"

@@ -17,7 +17,7 @@ from prefork.net.accept_errors import lookup
 from prefork.scoreboard.layout import EntryView, Order, State
 from prefork.status.model import Ended, Health, Listening, Process, Status, Working
 from prefork.status.totals import Counters
-from prefork.supervisor.exits import Deaths
+from prefork.supervisor.exits import Exits
 from prefork.supervisor.goal import Crashes
 from prefork.supervisor.roster import Death, Member
 from prefork.supervisor.service import ServerView
@@ -63,7 +63,7 @@ class StatusCollector:
         """Whether the server is fit for work."""
         serving = sum(not member.starting and member.order is Order.RUN for member in self._server.roster)
         return Health(
-            state=self._state(), serving=serving, size=self._server.goal.size, crash_loop=_loops(self._server.deaths)
+            state=self._state(), serving=serving, size=self._server.goal.size, crash_loop=_loops(self._server.exits)
         )
 
     def status(self, *, processes: bool = False) -> Status:
@@ -97,8 +97,8 @@ class StatusCollector:
                 for member, view in zip(members, views, strict=True)
             ),
             exhaustions=tuple(self._exhaustions(now)),
-            crash_loop=_loops(server.deaths),
-            deaths=tuple(_ended(death, now) for death in reversed(server.deaths.recent)),
+            crash_loop=_loops(server.exits),
+            deaths=tuple(_ended(death, now) for death in reversed(server.exits.recent)),
             totals=self._counters.totals(views, cpu),
             process=known.get(os.getpid(), _NOTHING),
         )
@@ -154,8 +154,8 @@ def _told(question: Callable[[], T]) -> T | None:
         return None
 
 
-def _loops(deaths: Deaths) -> bool:
-    return deaths.crashes is not Crashes.NONE
+def _loops(exits: Exits) -> bool:
+    return exits.crashes is not Crashes.NONE
 
 
 def doing(member: Member, view: EntryView, now: float) -> tuple[str, float]:

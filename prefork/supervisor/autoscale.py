@@ -1,16 +1,30 @@
-"""How many workers there should be between ``min_workers`` and ``max_workers``: pure, fed with samples.
+"""How many workers there should be between ``min_workers`` and ``max_workers``.
 
 Grow while connections wait and nobody is idle, in doubling steps, each when the last step's workers serve. Shrink by
 as many workers as were idle at every moment of the last ``idle_timeout`` seconds: so a load that comes and goes within
 that time changes nothing, and a smaller number would have been enough throughout.
+
+:class:`Sizer` decides that, fed with samples; :class:`Autoscaler` takes them, and sleeps while nothing happens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from prefork.config.settings import Settings
+from prefork.net.listener import Listener
+from prefork.scoreboard.layout import Order
+from prefork.supervisor.event_loop import Loop
+from prefork.supervisor.goal import Goal
+from prefork.supervisor.roster import Roster
+from prefork.supervisor.spawner import Spawner
 
 LOOK = 0.1
 """Seconds between two samples while there is something to do."""
+
+HELD_LOOK = 1.0
+"""Seconds until the load is looked at again after forks were found to be held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +103,62 @@ class Sizer:
         size = min(self._largest, sample.size + self._step)
         self._step *= 2
         return size
+
+
+class Autoscaler:
+    """Keeps the size between ``min_workers`` and ``max_workers``, by the load.
+
+    A worker that takes the last idle place says so; samples are taken from then on until nothing is to be decided.
+
+    Args:
+        loop: for deadlines.
+        settings: idle_timeout in seconds.
+        goal: whose size is kept.
+        roster: who lives.
+        spawner: says what workers say of themselves.
+        listeners: whose accept queues are looked at.
+        scale: called with another size.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        settings: Settings,
+        goal: Goal,
+        roster: Roster,
+        spawner: Spawner,
+        listeners: Sequence[Listener],
+        scale: Callable[[int], object],
+    ) -> None:
+        self._loop = loop
+        self._goal = goal
+        self._roster = roster
+        self._spawner = spawner
+        self._listeners = listeners
+        self._scale = scale
+        self._sizer = Sizer(goal.smallest, goal.largest, settings.idle_timeout)
+        self._timer = loop.call_later(settings.idle_timeout, self.look)
+
+    def look(self) -> None:
+        """Take a sample, now."""
+        self._timer.cancel()
+        if self._goal.stop.order is not Order.RUN:
+            return
+        if self._goal.forks.held:
+            self._timer = self._loop.call_later(HELD_LOOK, self.look)
+            return
+        now = self._loop.clock.monotonic()
+        incumbents = [slot.incumbent for slot in self._roster.slots.values() if slot.incumbent is not None]
+        serving = [member for member in incumbents if not member.starting and member.order is Order.RUN]
+        sample = Sample(
+            size=self._goal.size,
+            serving=len(serving),
+            busy=sum(self._spawner.vital(member).busy_since is not None for member in serving),
+            waiting=sum(listener.waiting() for listener in self._listeners),
+            finished=sum(self._spawner.finished(member) for member in serving),
+        )
+        size, again = self._sizer.observe(sample, now)
+        if size != self._goal.size:
+            self._scale(size)
+        if again is not None:
+            self._timer = self._loop.call_at(again, self.look)

@@ -15,7 +15,7 @@ workers, while no new connection can get in:
 is never gated, shut down or drained: its queue is the next one's. One that was given to us by somebody who has closed
 it does not outlive us, and its queue is ours.
 
-All of it runs in the MASTER; policy carries out the order that is set here.
+The policy carries out the order that is set here.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Phase(enum.Enum):
     LEAVING = "leaving"
 
 
-class Stopping:
-    """MASTER. The stop of one server.
+class Drain:
+    """The stop of one server.
 
     Args:
         loop: for deadlines.
@@ -78,6 +78,11 @@ class Stopping:
         self.phase = Phase.NONE
         self._deadline = 0.0
         self._look = LOOK
+
+    @property
+    def begun(self) -> bool:
+        """Whether the server is going to end, whoever has ordered it."""
+        return self.phase is not Phase.NONE or self._goal.stop.begun
 
     @property
     def _ours(self) -> list[Listener]:

@@ -102,7 +102,7 @@ def entered(settings: Settings) -> Iterator[Footing]:
 
 
 class Hearing:
-    """MASTER. Lets in what the master handles, whatever mask it was given, for as long as its loop runs.
+    """Lets in what the master handles, whatever mask it was given, for as long as its loop runs.
 
     Args:
         loop: whose handlers are in place.

@@ -57,7 +57,7 @@ class Timer:
 
 
 class Loop:
-    """MASTER. Everything here is called by the master, in its main thread.
+    """Everything here is called by the master, in its main thread.
 
     Args:
         clock: where the time comes from (seconds, monotonic).

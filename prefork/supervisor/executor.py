@@ -1,8 +1,6 @@
 """The executor: carries out what policy decides, and feeds it back as a fact.
 
 Forks come last and in a row; see :meth:`prefork.supervisor.spawner.Spawner.fork`.
-
-All of it runs in the MASTER.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ log = logging.getLogger("prefork")
 
 
 class Executor:
-    """MASTER. Carries out actions.
+    """Carries out actions.
 
     Args:
         loop: for the time.

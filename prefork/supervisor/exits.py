@@ -1,7 +1,4 @@
-"""What the deaths of workers mean for the server: the log line, a failed boot, a crash loop.
-
-All of it runs in the MASTER.
-"""
+"""What the deaths of workers mean for the server: the log line, a failed boot, a crash loop."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ from prefork.scoreboard.layout import Order
 from prefork.supervisor import policy
 from prefork.supervisor.cause import Reason
 from prefork.supervisor.goal import Crashes, Goal
+from prefork.supervisor.notifications import Notifier, ReloadFailed
 from prefork.supervisor.roster import Death, Member, Roster
 from prefork.system import limits
 from prefork.system.throttle import Excerpts, Throttle, TokenBucket
@@ -24,13 +22,14 @@ log = logging.getLogger("prefork")
 _ERRORS: dict[int, type[PreforkError]] = {error.exit_code: error for error in (TargetError, ListenError, BootError)}
 
 
-class Deaths:
-    """MASTER. The deaths of one server's workers.
+class Exits:
+    """The deaths of one server's workers.
 
     Args:
         goal: what is wanted; a fatal death changes it.
         roster: where a slot whose workers die young is held back.
         settings: crash_limit, crash_window, on_crash_loop, quick_timeout.
+        notifier: tells of a reload that has failed.
 
     Attributes:
         failure: why the server ends, if a death is the reason.
@@ -39,13 +38,14 @@ class Deaths:
         excerpts: cuts what workers report to what the log has room for.
     """
 
-    def __init__(self, goal: Goal, roster: Roster, settings: Settings) -> None:
+    def __init__(self, goal: Goal, roster: Roster, settings: Settings, notifier: Notifier) -> None:
         self.failure: PreforkError | None = None
         self.crashes = Crashes.NONE
         self.recent: list[Death] = []
         self._goal = goal
         self._roster = roster
         self._settings = settings
+        self._notifier = notifier
         self._told: collections.deque[str] = collections.deque(maxlen=_REMEMBERED)
         self._exhausted = Throttle(log)
         self._bucket = TokenBucket()
@@ -158,6 +158,7 @@ class Deaths:
             goal.rolled()
             self._told.clear()
             log.error("reload: generation %d failed to boot; the old one goes on", goal.generation)
+            self._notifier.notify(ReloadFailed(goal.generation, report or str(death.exit)))
 
     def _look_for_crash_loop(self, now: float) -> None:
         crashes = self._goal.failures.crashes(self._settings, now)

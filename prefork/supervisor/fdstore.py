@@ -4,8 +4,6 @@ A manager that offers the store (``FileDescriptorStoreMax=``, systemd.service(5)
 listening socket is then given to it under a name (sd_notify(3), FDSTORE=1), and comes back with ``LISTEN_FDS`` when the
 service is started again. Who waits in its queue meanwhile is served by the next master. Such a listener outlives us:
 it is not ours to gate, to drain or to shut down.
-
-All of it runs in the MASTER.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ from os import getpid
 from types import FrameType
 from typing import NamedTuple
 
-from prefork.accept.assignment import Assignment
 from prefork.accept.offspring import code_of
 from prefork.accept.recovery import EXHAUSTION
+from prefork.accept.worker_context import WorkerContext
 from prefork.errors import BootError, PreforkError
 from prefork.net import accept_errors as table
 from prefork.net.lingering import SECONDS, ours
@@ -155,9 +155,11 @@ def _hush() -> None:
 
 
 class Start(NamedTuple):
-    """What a child needs before it is a worker; it is unpacked at once.
+    """What a child begins with; it is unpacked at once.
 
     Attributes:
+        build: makes the worker; with the application not preloaded, this is where it is imported.
+        context: what the worker is given.
         entry: its entry.
         handlers: of its signals.
         dispositions: these handlers, and what the master's other signals mean.
@@ -169,6 +171,8 @@ class Start(NamedTuple):
         after_fork: what else is to be called, with slot and generation.
     """
 
+    build: Callable[[], Worker]
+    context: WorkerContext
     entry: Entry
     handlers: SignalHandlers
     dispositions: signals.Dispositions
@@ -180,13 +184,11 @@ class Start(NamedTuple):
     after_fork: tuple[Callable[[int, int], object], ...]
 
 
-def live(build: Callable[[], Worker], given: Assignment, start: Start, private: process.Runs) -> int:
+def live(start: Start, private: process.Runs) -> int:
     """WORKER. The whole life of the process, called right after the fork with the master's signals blocked.
 
     Args:
-        build: makes the worker; with the application not preloaded, this is where it is imported.
-        given: what the master gives the worker.
-        start: what it gives the process.
+        start: what the master gives the process.
         private: the descriptors that are the master's alone.
 
     Returns:
@@ -194,7 +196,7 @@ def live(build: Callable[[], Worker], given: Assignment, start: Start, private: 
     """
     # What is inherited stays where it is: a collection here would write to each object's header and so copy its page.
     freeze()
-    entry, handlers, dispositions, report, master, identity, nofile, grouped, after_fork = start
+    build, given, entry, handlers, dispositions, report, master, identity, nofile, grouped, after_fork = start
     close(private, report)
     for listener in grouped:
         listener.keep(given.slot)
@@ -235,7 +237,7 @@ def live(build: Callable[[], Worker], given: Assignment, start: Start, private: 
     return code
 
 
-def _serve(worker: Worker, entry: Entry, given: Assignment) -> int:
+def _serve(worker: Worker, entry: Entry, given: WorkerContext) -> int:
     """From READY to the exit code."""
     failure: BaseException | None = None
     try:

@@ -1,6 +1,6 @@
 """Isolation: the loop as those see it whose failures are to harm nobody but themselves.
 
-A control socket, a pidfile, the observers, an upgrade: none of it is supervision, and a defect there, or an errno that
+A control socket, a pidfile, autoscaling, an upgrade: none of it is supervision, and a defect there, or an errno that
 nobody thought of, must not end a server whose workers serve. What a callback raises is told in the log, with its
 traceback, once in a while; and it goes on:
 
@@ -8,8 +8,6 @@ traceback, once in a while; and it goes on:
 * a deadline comes again after such a pause, until its callback returns once: most are one link of a chain (a sign of
   life every few seconds), which would otherwise be broken. Not when the callback has set itself a deadline already;
 * a signal's callback is called again with the next signal.
-
-All of it runs in the MASTER.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ REST = Backoff(initial=1.0, factor=2.0, maximum=60.0, jitter=0.0)
 
 
 class Isolated(Loop):
-    """MASTER. A face of a loop: registers with that, and lets nothing that a callback raises through.
+    """A face of a loop: registers with that, and lets nothing that a callback raises through.
 
     Args:
         loop: the loop itself.

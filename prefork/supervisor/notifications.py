@@ -1,12 +1,22 @@
-"""What services are told of a server's life: one class for each thing that happens."""
+"""What happens in a server's life, one class for each, and the one way to be told of it: :class:`Notifier`.
+
+The supervisor's parts subscribe to what concerns them; services are told all that :data:`Notification` lists.
+"""
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar, get_args
 
+from prefork.scoreboard.events import Event
 from prefork.scoreboard.layout import EntryView
+from prefork.supervisor.cause import Reason
 from prefork.supervisor.pressure import Exhaustion
 from prefork.supervisor.roster import Death, Member
+
+_N = TypeVar("_N")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +75,13 @@ class Stopping:
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """A worker is gone; ``last`` is its entry as it left it."""
+    """A worker is gone."""
 
     death: Death
     last: EntryView
+    """Its entry, as it left it."""
+    report: str = ""
+    """What it reported of its boot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +94,62 @@ class Exhausted:
 Notification = (
     Serving | WorkerReady | Reloading | Reloaded | ReloadFailed | UpgradeFailed | Scaled | Stopping | Died | Exhausted
 )
+"""What services are told."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecycleRequested:
+    """A worker wants to be replaced."""
+
+    member: Member
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class PressureTold:
+    """A worker says that it is exhausted, or is no more."""
+
+    member: Member
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class LastIdleTaken:
+    """The last idle worker has taken a connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventsLost:
+    """Workers may have told something that did not arrive: it stands in the scoreboard."""
+
+
+class Notifier:
+    """Tells whoever has subscribed, in the order of subscriptions; one notification after the other."""
+
+    def __init__(self) -> None:
+        self._subscribers: dict[type, list[Callable[..., object]]] = {}
+        self._waiting: deque[object] = deque()
+        self._telling = False
+
+    def subscribe(self, kind: type[_N], callback: Callable[[_N], object]) -> None:
+        """Have ``callback`` called with each notification of that kind."""
+        self._subscribers.setdefault(kind, []).append(callback)
+
+    def subscribe_to_all(self, callback: Callable[[Notification], object]) -> None:
+        """Have ``callback`` called with whatever services are told."""
+        for kind in get_args(Notification):
+            self.subscribe(kind, callback)
+
+    def notify(self, notification: object) -> None:
+        """Tell of what has happened; what happens because of it is told when everybody knows of this."""
+        self._waiting.append(notification)
+        if self._telling:
+            return
+        self._telling = True
+        try:
+            while self._waiting:
+                told = self._waiting.popleft()
+                for callback in self._subscribers.get(type(told), ()):
+                    callback(told)
+        finally:
+            self._telling = False

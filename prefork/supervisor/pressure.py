@@ -13,8 +13,6 @@ The master may be exhausted itself, when it can't fork: then it holds forks alon
 so here.
 
 When every worker is exhausted, in either way, the scoreboard says so, and workers may shed (``exhausted="shed"``).
-
-All of it runs in the MASTER.
 """
 
 from __future__ import annotations
@@ -72,7 +70,7 @@ class Exhaustion:
 
 @dataclass(slots=True)
 class Pressure:
-    """MASTER. The exhaustions of one server.
+    """The exhaustions of one server.
 
     Args:
         loop: for the time.
@@ -136,11 +134,12 @@ class Pressure:
         self._ends(pid, relieved=False)
         self.judge()
 
-    def reread(self, member: Member) -> None:
-        """Records may have been lost: take what a worker says of itself in its entry for what it would have told."""
-        if member.pid in self.exhaustions and self._word(member, STATE) == State.SERVING:
-            self._ends(member.pid, relieved=True)
-            self.judge()
+    def reread(self) -> None:
+        """Records may have been lost: take what workers say in their entries for what they would have told."""
+        for member in self.roster:
+            if member.pid in self.exhaustions and self._word(member, STATE) == State.SERVING:
+                self._ends(member.pid, relieved=True)
+                self.judge()
 
     def fork_failed(self, slot: int, error: OSError) -> None:
         """The master could not fork into ``slot``; it holds forks for a while and tries again."""

@@ -1,24 +1,15 @@
-"""Observers: what looks at the workers from time to time and changes what is wanted of them.
-
-They register deadlines with the master's loop and know the goal, the roster and the spawner; the master knows of them
-only that they exist. Both sleep while nothing happens, so that an idle server stays asleep. Everything runs in the
-MASTER.
-"""
+"""Whom ``max_memory`` and ``max_fds`` ask to be replaced: workers are looked at from time to time, less while idle."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
 
 import psutil
 
 from prefork.config.settings import Settings
-from prefork.net.listener import Listener
 from prefork.scoreboard.layout import Order
-from prefork.supervisor.autoscale import Sample, Sizer
 from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.event_loop import Loop
-from prefork.supervisor.goal import Goal
 from prefork.supervisor.roster import Member, Roster
 from prefork.supervisor.spawner import Spawner
 
@@ -29,71 +20,9 @@ SAMPLE = 1.0
 
 SAMPLE_MOST = 60.0
 
-HELD_LOOK = 1.0
-"""Seconds until the load is looked at again after forks were found to be held."""
 
-
-class Growth:
-    """MASTER. Keeps the size between ``min_workers`` and ``max_workers``, by the load.
-
-    A worker that takes the last idle place says so; samples are taken from then on until nothing is to be decided.
-
-    Args:
-        loop: for deadlines.
-        settings: idle_timeout in seconds.
-        goal: whose size is kept.
-        roster: who lives.
-        spawner: says what workers say of themselves.
-        listeners: whose accept queues are looked at.
-        scale: called with another size.
-    """
-
-    def __init__(
-        self,
-        loop: Loop,
-        settings: Settings,
-        goal: Goal,
-        roster: Roster,
-        spawner: Spawner,
-        listeners: Sequence[Listener],
-        scale: Callable[[int], object],
-    ) -> None:
-        self._loop = loop
-        self._goal = goal
-        self._roster = roster
-        self._spawner = spawner
-        self._listeners = listeners
-        self._scale = scale
-        self._sizer = Sizer(goal.smallest, goal.largest, settings.idle_timeout)
-        self._timer = loop.call_later(settings.idle_timeout, self.look)
-
-    def look(self) -> None:
-        """Take a sample, now."""
-        self._timer.cancel()
-        if self._goal.stop.order is not Order.RUN:
-            return
-        if self._goal.forks.held:
-            self._timer = self._loop.call_later(HELD_LOOK, self.look)
-            return
-        now = self._loop.clock.monotonic()
-        incumbents = [slot.incumbent for slot in self._roster.slots.values() if slot.incumbent is not None]
-        serving = [member for member in incumbents if not member.starting and member.order is Order.RUN]
-        sample = Sample(
-            size=self._goal.size,
-            serving=len(serving),
-            busy=sum(self._spawner.vital(member).busy_since is not None for member in serving),
-            waiting=sum(listener.waiting() for listener in self._listeners),
-            finished=sum(self._spawner.finished(member) for member in serving),
-        )
-        size, again = self._sizer.observe(sample, now)
-        if size != self._goal.size:
-            self._scale(size)
-        if again is not None:
-            self._timer = self._loop.call_at(again, self.look)
-
-
-class Appetite:
-    """MASTER. Asks for the replacement of workers that hold more than ``max_memory`` or ``max_fds`` allows.
+class ResourceLimits:
+    """Asks for the replacement of workers that hold more than ``max_memory`` or ``max_fds`` allows.
 
     Args:
         loop: for deadlines.

@@ -1,8 +1,7 @@
 """What outlives every worker: listeners, scoreboard, events pipe, the ``go`` descriptor.
 
-They are made, or taken over from the image of this process that was here before an exec.
-
-All of it runs in the MASTER.
+They are made, or taken over from the image of this process that was here before an exec. And whether the limit of
+descriptors suffices for what is configured.
 """
 
 from __future__ import annotations
@@ -11,9 +10,10 @@ import contextlib
 import logging
 import mmap
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field, replace
 
+from prefork.accept.fd_leak import HEADROOM
 from prefork.accept.return_queue import ReturnQueue
 from prefork.config.settings import Settings
 from prefork.errors import OrphansError
@@ -22,9 +22,12 @@ from prefork.net.listeners import listen
 from prefork.net.options import ListenOptions, SocketOptions
 from prefork.scoreboard.events import EventsPipe
 from prefork.scoreboard.layout import LAYOUT, Scoreboard
-from prefork.supervisor import fdstore
+from prefork.supervisor import fdstore, policy
+from prefork.supervisor.goal import Goal
 from prefork.supervisor.handover import Handover
-from prefork.system import identity, systemd
+from prefork.supervisor.roster import Roster
+from prefork.system import identity, limits, systemd
+from prefork.system.descriptors import descriptors
 from prefork.system.natives import socket
 from prefork.system.need import needed
 
@@ -33,10 +36,17 @@ log = logging.getLogger("prefork")
 ENTRIES_BEYOND = 64
 """Entries beyond twice the workers that the settings ask for: room for SIGTTIN, and for those who retire."""
 
+BESIDE_WORKERS = 4
+"""Descriptors that the master needs for a moment: the other end of a pipe, a file of /proc, a client of a service."""
+
+WORKER_DESCRIPTORS = 11
+"""Descriptors of a worker beside its listeners and what the application opens: standard streams, scoreboard, events
+pipe, ``go``, report pipe, the end of its waiting, the inert socket or epoll, the spare, a connection."""
+
 
 @dataclass(frozen=True, slots=True)
-class Holdings:
-    """MASTER. What a server's processes share.
+class Resources:
+    """What a server's processes share.
 
     Attributes:
         listeners: what listens.
@@ -86,7 +96,7 @@ def make(
     entries: int,
     stack: contextlib.ExitStack,
     patience: Callable[[OrphansError], bool] | None = None,
-) -> Holdings:
+) -> Resources:
     """Listen, and make what the processes share.
 
     Args:
@@ -128,10 +138,10 @@ def make(
     with needed("the word by which workers go on", "eventfd2(2)"):
         go = os.eventfd(0 if settings.takeover else 1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     stack.callback(os.close, go)
-    return Holdings(listeners, board, events, go, _inert(listeners[0], stack), _queue(settings, None, stack))
+    return Resources(listeners, board, events, go, _inert(listeners[0], stack), _queue(settings, None, stack))
 
 
-def adopt(settings: Settings, folder: str, record: Handover, entries: int, stack: contextlib.ExitStack) -> Holdings:
+def adopt(settings: Settings, folder: str, record: Handover, entries: int, stack: contextlib.ExitStack) -> Resources:
     """Take over what an earlier image of this process held.
 
     A scoreboard of another layout, or one that is too small, stays with the workers who live on it; those to come get a
@@ -169,7 +179,7 @@ def adopt(settings: Settings, folder: str, record: Handover, entries: int, stack
         for listener in listeners:
             listener.nonblocking()
     queue = _queue(settings, record.queue, stack)
-    return Holdings(listeners, board, events, record.go, _inert(listeners[0], stack), queue, others)
+    return Resources(listeners, board, events, record.go, _inert(listeners[0], stack), queue, others)
 
 
 def _queue(settings: Settings, ends: tuple[int, int] | None, stack: contextlib.ExitStack) -> ReturnQueue | None:
@@ -225,3 +235,57 @@ def _known(record: Handover, entries: int) -> Scoreboard | None:
 def _close_at_the_end(listeners: list[Listener], stack: contextlib.ExitStack) -> None:
     for listener in listeners:
         stack.callback(listener.close)
+
+
+def claim_descriptors(settings: Settings) -> int:
+    """Raise this process's limit as far as it may be.
+
+    Args:
+        settings: whether to, and how much a worker needs.
+
+    Returns:
+        The soft limit for workers (count): the one that was given, or what one needs, if that is more.
+    """
+    given = limits.nofile()
+    raised = limits.raise_nofile()[1] if settings.raise_nofile else given
+    return min(max(given, needed_by_worker(len(settings.addresses))), raised)
+
+
+def needed_by_worker(listeners: int) -> int:
+    """How many descriptors a worker needs beside the application's own, with some to spare.
+
+    Args:
+        listeners: how many it listens on.
+    """
+    return listeners + WORKER_DESCRIPTORS + HEADROOM
+
+
+def check_descriptors(settings: Settings, goal: Goal, roster: Roster, listeners: Sized) -> None:
+    """Warn when the limit is too small.
+
+    Args:
+        settings: what is configured.
+        goal: how many workers there are to be.
+        roster: who lives already.
+        listeners: the listeners.
+    """
+    try:
+        held = len(descriptors())
+    except OSError:
+        return  # no /proc
+    tight = limits.shortfall(
+        limits.nofile(),
+        master=held + 2 * policy.limit(settings, goal, roster) + BESIDE_WORKERS,
+        worker=needed_by_worker(len(listeners)),
+    )
+    if tight:
+        log.warning("%s", tight)
+
+
+def lack_of_descriptors(more: int) -> str:
+    """Why the master's limit is too small for so many workers more, in one line; "" when it is not, or nobody knows."""
+    try:
+        held = len(descriptors())
+    except OSError:
+        return ""  # no /proc
+    return limits.shortfall(limits.nofile(), master=held + 2 * more + BESIDE_WORKERS, worker=0)

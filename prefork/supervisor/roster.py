@@ -146,6 +146,9 @@ class Death:
         return self.member.ready_at is None or (self.served == 0 and self.at - self.member.ready_at < YOUNG)
 
 
+Role = Literal["incumbent", "successor", "retiring"]
+"""A worker's place in its slot."""
+
 _FROM_OUTSIDE = frozenset({9, 15, 2})  # SIGKILL, SIGTERM, SIGINT: sent by somebody, unlike SIGSEGV
 
 
@@ -200,7 +203,7 @@ class Roster:
         self._by_pid[pid] = member
         return member
 
-    def restored(self, member: Member, role: str) -> None:
+    def restored(self, member: Member, role: Role) -> None:
         """A worker of an earlier image of the master lives on; ``role`` is its place in its slot."""
         place = self.slot(member.slot)
         if role == "incumbent":
@@ -211,7 +214,7 @@ class Roster:
             place.retiring.append(member)
         self._by_pid[member.pid] = member
 
-    def role(self, member: Member) -> Literal["incumbent", "successor", "retiring"]:
+    def role(self, member: Member) -> Role:
         """A worker's place in its slot."""
         place = self.slots[member.slot]
         if place.incumbent is member:

@@ -20,7 +20,7 @@ from prefork.config.settings import Settings
 from prefork.errors import PreforkError
 from prefork.net.listener import Listener
 from prefork.supervisor.event_loop import Loop
-from prefork.supervisor.exits import Deaths
+from prefork.supervisor.exits import Exits
 from prefork.supervisor.goal import Goal
 from prefork.supervisor.notifications import Notification
 from prefork.supervisor.pressure import Pressure
@@ -49,7 +49,7 @@ class ServerView:
         spawner: what workers say of themselves.
         children: tells of the end of a process that a service has forked.
         pressure: what is short.
-        deaths: the last ones, and whether there is a crash loop.
+        exits: the last ones, and whether there is a crash loop.
         stopping: whether the server is going to end.
         reload: replace every worker by one of the next generation. False when the server stops.
         upgrade: execute the new code in this process, and then replace every worker. False when it starts or stops.
@@ -66,7 +66,7 @@ class ServerView:
     spawner: Spawner
     children: Children
     pressure: Pressure
-    deaths: Deaths
+    exits: Exits
     stopping: Callable[[], bool]
     reload: Callable[[], bool]
     upgrade: Callable[[], bool]

@@ -8,7 +8,7 @@ there.
 * A slot that goes is steered away from, gated, and served by its worker until its member is proven empty. Then the
   worker leaves, and then the member is closed.
 
-All of it runs in the MASTER. Without a group nothing here does anything.
+Without a group nothing here does anything.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ LOOK = 0.02
 """Seconds between two looks at the queue of a slot that goes."""
 
 
-class Groups:
-    """MASTER. The groups among a server's listeners.
+class SlotSockets:
+    """The groups among a server's listeners.
 
     Args:
         loop: for deadlines.

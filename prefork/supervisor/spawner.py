@@ -2,8 +2,6 @@
 
 That is an entry of the scoreboard, and a child with a report pipe (`prefork.system.child`), through which a failed boot
 and tracebacks arrive.
-
-All of it runs in the MASTER.
 """
 
 from __future__ import annotations
@@ -13,18 +11,18 @@ import logging
 import os
 import re
 import signal
+import ssl
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 from prefork.accept.acceptor import Blocking
-from prefork.accept.assignment import Assignment
 from prefork.accept.fd_leak import LeakFinder
 from prefork.accept.offspring import Offspring
 from prefork.accept.shedding import Shedder
-from prefork.net.listener import Listener
+from prefork.accept.worker_context import WorkerContext, WorkerLog
+from prefork.config.settings import Settings
+from prefork.hooks import Hooks
 from prefork.scoreboard.entry import Entry
-from prefork.scoreboard.events import EventsPipe
 from prefork.scoreboard.layout import (
     ACCEPTS,
     DEADLINE,
@@ -35,7 +33,6 @@ from prefork.scoreboard.layout import (
     STATE,
     EntryView,
     Order,
-    Scoreboard,
     State,
     busy_since,
     finished,
@@ -43,9 +40,11 @@ from prefork.scoreboard.layout import (
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.forked import DUMP_SIGNAL, SignalHandlers, Start, live
 from prefork.supervisor.handover import Life
-from prefork.supervisor.policy import Vital
-from prefork.supervisor.roster import Member
+from prefork.supervisor.policy import Spawn, Vital
+from prefork.supervisor.resources import Resources
+from prefork.supervisor.roster import Member, Role
 from prefork.system import process, signals
+from prefork.system.backoff import chance
 from prefork.system.child import Child, Children, ReportPipe
 from prefork.system.descriptors import Spare
 from prefork.system.identity import Identity
@@ -86,24 +85,35 @@ class _Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Blueprint:
+    """What all workers of a server have in common.
+
+    Attributes:
+        build: makes the worker, in its process.
+        settings: the settings.
+        hooks: the hooks; None when there is none for a worker to call.
+        server: what hooks are given as the server.
+        identity: who they become; None changes nothing.
+        nofile: the soft limit of descriptors that each is to have (count).
+        elastic: whether the server grows and shrinks with the load.
+    """
+
+    build: Callable[[], Worker]
+    settings: Settings
+    hooks: Hooks | None
+    server: object
+    identity: Identity | None
+    nofile: int
+    elastic: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Birth:
     """A worker to come: all that its life costs, but the process."""
 
     line: _Line
-    announce: Callable[[], object] | None
-    build: Callable[[], Worker]
-    given: Assignment
     start: Start
-
-
-class Line(NamedTuple):
-    """What ties the master to a worker, as descriptors; None where there is none."""
-
-    pidfd: int | None
-    report: int | None
-    board: int
-    order_at: int
-    wake_up: int
+    announce: Callable[[], object] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +129,12 @@ class End:
 
 
 class Spawner:
-    """MASTER. Forks workers, keeps the line to each, takes their exits.
+    """Forks workers, keeps the line to each, takes their exits.
 
     Args:
         loop: where report pipes are registered.
         children: tells of deaths.
-        board: the scoreboard.
-        events: the events pipe.
-        go: readable while workers may accept.
+        held: what workers share: listeners, scoreboard, events pipe ...
         helpers: tells which descriptors are the master's alone, beside the loop's.
         on_exit: called once with the pid of a worker that has ended, and what is left of it.
     """
@@ -135,21 +143,18 @@ class Spawner:
         self,
         loop: Loop,
         children: Children,
-        board: Scoreboard,
-        events: EventsPipe,
-        go: int,
+        held: Resources,
         helpers: Callable[[], Iterable[int]],
         on_exit: Callable[[int, End], None],
     ) -> None:
         self._loop = loop
         self._children = children
-        self._board = board
-        self._events = events
-        self._go = go
+        self._held = held
+        self._board = held.board
         self._helpers = helpers
         self._on_exit = on_exit
         self._lines: dict[int, _Line] = {}
-        self._free = list(range(board.entries - 1, -1, -1))
+        self._free = list(range(held.board.entries - 1, -1, -1))
 
     @property
     def most(self) -> int:
@@ -158,51 +163,76 @@ class Spawner:
 
     def prepare(
         self,
-        build: Callable[[], Worker],
-        announce: Callable[[], object] | None,
-        identity: Identity | None,
+        spawn: Spawn,
+        blueprint: Blueprint,
+        *,
         after_fork: tuple[Callable[[int, int], object], ...],
-        grouped: tuple[Listener, ...],
-        inert: socket.socket,
-        nofile: int,
-        **given: Any,
+        announce: Callable[[], object] | None,
+        workers: int,
+        tls: ssl.SSLContext | None,
     ) -> Birth:
         """Take all that a worker's life costs, but the process.
 
         Args:
-            build: makes the worker, in the child.
-            announce: called right before the fork, with signals let in; None when there is nothing to call.
-            identity: who the child is to become.
+            spawn: its slot and generation.
+            blueprint: what it has in common with all others.
             after_fork: what the child is to call, with slot and generation.
-            grouped: the listeners in which each slot has a socket of its own.
-            inert: a socket that does not listen.
-            nofile: the soft limit of descriptors that the child is to have.
-            given: the rest of its :class:`~prefork.accept.assignment.Assignment`.
+            announce: called right before the fork, with signals let in; None when there is nothing to call.
+            workers: how many workers there are to be in all.
+            tls: what connections are secured with; None leaves them plain.
 
         Raises:
             OSError: there was no pipe to be had, or no watch; nothing is left of the attempt.
         """
         if not self._free:
             raise OSError(errno.EAGAIN, "every entry of the scoreboard is taken")
+        held, settings = self._held, blueprint.settings
         report, writer = ReportPipe.made(self._loop, REPORT_BYTES)
         number = self._free[-1]
-        entry = Entry(self._board, number, self._events, self._go, os.getpid())
+        entry = Entry(held.board, number, held.events, held.go, os.getpid())
         born = self._loop.clock.monotonic()
         line = self._line(number, born, entry.words, report)
         self._free.pop()
-        self._board.assign(number, slot=given["slot"], generation=given["generation"], born=born)
+        held.board.assign(number, slot=spawn.slot, generation=spawn.generation, born=born)
         handlers = SignalHandlers(entry, writer)
         dispositions = handlers.dispositions
-        start = Start(entry, handlers, dispositions, writer, os.getpid(), identity, nofile, grouped, after_fork)
-        offspring = Offspring(entry, dispositions, DUMP_SIGNAL, writer, given["sockets"])
-        sockets, settings, say = given["sockets"], given["settings"], given["log"]
+        sockets = tuple(listener.socket_for(spawn.slot) for listener in held.listeners)
+        say = WorkerLog(spawn.slot, spawn.generation)
         spare = Spare()
-        leaks, shedder = LeakFinder(entry, say, spare), Shedder(entry, settings, say, given["workers"], spare)
-        acceptor = Blocking(sockets, entry, settings, say, leaks, shedder, inert) if _blocks(sockets) else None
-        assignment = Assignment(
-            entry=entry, leaks=leaks, shedder=shedder, acceptor=acceptor, offspring=offspring, **given
+        leaks, shedder = LeakFinder(entry, say, spare), Shedder(entry, settings, say, workers, spare)
+        context = WorkerContext(
+            slot=spawn.slot,
+            generation=spawn.generation,
+            settings=settings,
+            hooks=blueprint.hooks,
+            sockets=sockets,
+            entry=entry,
+            leaks=leaks,
+            shedder=shedder,
+            acceptor=Blocking(sockets, entry, settings, say, leaks, shedder, held.inert) if _blocks(sockets) else None,
+            log=say,
+            queue=held.queue,
+            limit=settings.requests(chance()),
+            workers=workers,
+            elastic=blueprint.elastic,
+            tls=tls,
+            server=blueprint.server,
+            offspring=Offspring(entry, dispositions, DUMP_SIGNAL, writer, sockets),
         )
-        return Birth(line, announce, build, assignment, start)
+        start = Start(
+            build=blueprint.build,
+            context=context,
+            entry=entry,
+            handlers=handlers,
+            dispositions=dispositions,
+            report=writer,
+            master=os.getpid(),
+            identity=blueprint.identity,
+            nofile=blueprint.nofile,
+            grouped=tuple(listener for listener in held.listeners if listener.reuse_port),
+            after_fork=after_fork,
+        )
+        return Birth(line, start, announce)
 
     def fork(self, births: Sequence[Birth]) -> tuple[list[int], OSError | None]:
         """Fork workers, one right after the other.
@@ -229,7 +259,7 @@ class Spawner:
                         birth.announce()
                     process.flush()
                 try:
-                    pids.append(process.fork_flushed(live, birth.build, birth.given, birth.start, private))
+                    pids.append(process.fork_flushed(live, birth.start, private))
                 except OSError as error:
                     failed = error
                     break
@@ -279,12 +309,29 @@ class Spawner:
         """Every worker that an earlier image of this process forked has been taken over: no other child is known."""
         self._children.inherit()
 
-    def line(self, member: Member) -> Line:
-        """What ties us to a worker, for the next image of this process."""
-        line = self._lines[member.pid]
+    def life(self, member: Member, role: Role) -> Life:
+        """What the next image of this process has to know of a worker, whose place in its slot is ``role``."""
+        line, reason = self._lines[member.pid], member.reason
         assert line.child is not None  # of a member
-        report = line.report.reader
-        return Line(line.child.pidfd, report if report >= 0 else None, line.board, line.order_at, line.wake_up)
+        return Life(
+            pid=member.pid,
+            slot=member.slot,
+            entry=member.entry,
+            generation=member.generation,
+            born=member.born,
+            ready_at=member.ready_at,
+            deadline=member.deadline,
+            order=member.order,
+            cause=None if reason is None else reason.cause.value,
+            detail="" if reason is None else reason.detail,
+            wanted=member.wanted,
+            role=role,
+            pidfd=line.child.pidfd,
+            report=line.report.reader if line.report.reader >= 0 else None,
+            board=line.board,
+            order_at=line.order_at,
+            wake_up=line.wake_up,
+        )
 
     def _keep(self, pid: int, line: _Line) -> None:
         """A worker has been forked, by us or by an earlier image: keep the line to it, and have its death told."""
@@ -354,7 +401,7 @@ class Spawner:
         """The state that a worker gives, as a number."""
         return self._lines[member.pid].words[STATE]
 
-    def wish(self, member: Member) -> int:
+    def recycle_request(self, member: Member) -> int:
         """Why a worker wants to be replaced, as a number; 0 when it does not."""
         return self._lines[member.pid].words[RECYCLE_WHY]
 

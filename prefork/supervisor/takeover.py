@@ -21,14 +21,14 @@ import signal
 from prefork.errors import SettingsError
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.heir import Claim
-from prefork.supervisor.resources import Holdings
+from prefork.supervisor.resources import Resources
 from prefork.system.lockfile import locked_by, read
 
 log = logging.getLogger("prefork")
 
 
 class Takeover:
-    """MASTER. The takeover from one predecessor.
+    """The takeover from one predecessor.
 
     Args:
         loop: tells of the predecessor's end.
@@ -56,7 +56,7 @@ class Takeover:
         finally:
             os.close(file)
 
-    def complete(self, held: Holdings) -> None:
+    def complete(self, held: Resources) -> None:
         """Every worker is READY: listen, let them accept, and stop the predecessor."""
         for listener in held.listeners:
             listener.listen()

@@ -9,8 +9,6 @@
 
 What can still go wrong is an image that rehearsed well and dies after the exec: then the listeners are closed and the
 workers, orphaned, finish what they have in hand and leave.
-
-All of it runs in the MASTER.
 """
 
 from __future__ import annotations
@@ -25,9 +23,15 @@ from collections.abc import Callable, Iterable
 from prefork.config.launch import HANDOVER, REHEARSAL, Launch
 from prefork.config.settings import Settings
 from prefork.errors import PreforkError, SettingsError
-from prefork.supervisor import resources
+from prefork.scoreboard.layout import LAYOUT, Order
+from prefork.supervisor import handover, resources
+from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.event_loop import Loop, Timer
+from prefork.supervisor.goal import Goal
 from prefork.supervisor.handover import Handover, HandoverError, locate
+from prefork.supervisor.resources import Resources
+from prefork.supervisor.roster import Member, Roster
+from prefork.supervisor.spawner import Spawner
 from prefork.system import identity, process, signals
 from prefork.system.child import Child, Children, ReportPipe
 from prefork.system.identity import Identity
@@ -41,7 +45,7 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_
 
 
 class Upgrade:
-    """MASTER. The upgrade of one server.
+    """The upgrade of one server.
 
     Args:
         loop: for the rehearsal and its deadline.
@@ -269,3 +273,57 @@ def _decode(memory: int, pid: int) -> Handover:
     if record.pid != pid:
         raise HandoverError(f"the hand-over record is of process {record.pid}, not of {pid}")
     return record
+
+
+# The two ends: from what the master knows to the record, and back.
+
+
+def record_of(
+    settings: Settings,
+    goal: Goal,
+    roster: Roster,
+    spawner: Spawner,
+    held: Resources,
+    mask: Iterable[int],
+    windows: str,
+) -> Handover:
+    """What the next image of this process needs to go on."""
+    return Handover(
+        format=handover.FORMAT,
+        pid=os.getpid(),
+        bind=tuple(str(address) for address in settings.addresses),
+        listeners=tuple(listener.snapshot() for listener in held.listeners),
+        layout=LAYOUT,
+        board=held.board.fd,
+        events=(held.events.reader, held.events.writer),
+        go=held.go,
+        queue=held.queue.ends if held.queue is not None else None,
+        generation=goal.generation,
+        size=goal.size,
+        draining=tuple(goal.draining),
+        mask=tuple(int(signum) for signum in mask),
+        windows=windows,
+        workers=tuple(spawner.life(member, roster.role(member)) for member in roster),
+    )
+
+
+def take_over(record: Handover, goal: Goal, roster: Roster, spawner: Spawner, held: Resources) -> None:
+    """Take over the workers that an earlier image of this process forked."""
+    goal.took_over(record.size, record.generation, record.draining)
+    for life in record.workers:
+        native = life.board == held.board.fd
+        member = Member(
+            pid=life.pid,
+            slot=life.slot,
+            entry=life.entry if native else -1,
+            generation=life.generation,
+            born=life.born,
+            ready_at=life.ready_at,
+            order=Order(life.order),
+            deadline=life.deadline,
+            reason=None if life.cause is None else Reason(Cause.of_record(life.cause), life.detail),
+            wanted=life.wanted,
+        )
+        roster.restored(member, life.role)
+        spawner.adopt(life, None if native else held.others[life.board])
+    spawner.adopted()

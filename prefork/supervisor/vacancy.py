@@ -3,8 +3,6 @@
 A master that is killed (SIGKILL) leaves workers that hear of it by a signal. One that is in C code, a hash or a query,
 runs no handler before that returns, and listens until then; so a server that is started meanwhile finds the address in
 use. It is no reason to give up at once, as it is where a server is alive: the orphans are on their way out.
-
-All of it runs in the MASTER.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ class StoppedError(Exception):
 
 
 class Vacancy:
-    """MASTER. The wait of one start.
+    """The wait of one start.
 
     Args:
         loop: says whether a signal has told the server to end.

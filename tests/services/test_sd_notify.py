@@ -175,7 +175,7 @@ class Stage:
         self.goal = Goal(size=1, smallest=1, largest=1)
         self.roster = Roster()
         self.stopping = False
-        self.deaths = types.SimpleNamespace(crashes=Crashes.NONE)
+        self.exits = types.SimpleNamespace(crashes=Crashes.NONE)
         self.pressure = types.SimpleNamespace(exhaustions={})
         server = types.SimpleNamespace(
             loop=self.loop,
@@ -184,7 +184,7 @@ class Stage:
             listeners=[types.SimpleNamespace(name="here")],
             settings=Settings(**settings),
             stopping=lambda: self.stopping,
-            deaths=self.deaths,
+            exits=self.exits,
             pressure=self.pressure,
         )
         self.service = Notify(manager.path, watchdog)
@@ -272,7 +272,7 @@ def test_the_status_tells_what_is_wrong_and_is_not_repeated(manager: Manager) ->
     stage.pressure.exhaustions = {1: object()}
     for _ in range(3):
         stage.service.notify(notifications.Scaled(1))
-    stage.deaths.crashes = Crashes.LOOP
+    stage.exits.crashes = Crashes.LOOP
     stage.service.notify(notifications.Scaled(1))
     said = "STATUS=serving on here with 1 worker, generation 0"
     assert stage.wait(0) == [

@@ -247,10 +247,10 @@ def test_a_worker_of_another_layout_is_served_to_its_end(prefork_server: ServerF
     main = code.folder / "other_layout.py"
     main.write_text(
         "import pathlib, sys\n"
-        "import prefork.scoreboard.layout, prefork.supervisor.resources, prefork.supervisor.succession\n"
+        "import prefork.scoreboard.layout, prefork.supervisor.resources, prefork.supervisor.upgrade\n"
         f"flag = pathlib.Path({str(code.folder)!r}, 'other')\n"
         "if flag.exists():\n"
-        "    for module in (prefork.scoreboard.layout, prefork.supervisor.resources, prefork.supervisor.succession):\n"
+        "    for module in (prefork.scoreboard.layout, prefork.supervisor.resources, prefork.supervisor.upgrade):\n"
         "        module.LAYOUT = 4711\n"
         "from prefork.cli.main import main\n"
         "sys.exit(main())\n"

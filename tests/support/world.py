@@ -15,8 +15,9 @@ from prefork.config.settings import Settings
 from prefork.scoreboard.layout import Order
 from prefork.supervisor import policy
 from prefork.supervisor.cause import Cause, Reason
-from prefork.supervisor.exits import Deaths
+from prefork.supervisor.exits import Exits
 from prefork.supervisor.goal import Goal
+from prefork.supervisor.notifications import Notifier
 from prefork.supervisor.policy import Decision, Vital
 from prefork.supervisor.roster import Death, Member, Roster, Slot
 from prefork.system.process import Exit
@@ -77,7 +78,7 @@ class World:
         size, smallest, largest = self.settings.size(4)
         self.goal = Goal(size=size, smallest=smallest, largest=largest)
         self.roster = Roster()
-        self.judge = Deaths(self.goal, self.roster, self.settings)
+        self.judge = Exits(self.goal, self.roster, self.settings, Notifier())
         self.processes: dict[int, Process] = {}
         self.deaths: list[Death] = []
         self.failed_reloads = 0

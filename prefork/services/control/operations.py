@@ -13,7 +13,7 @@ from typing import Final
 
 from prefork.services.control.protocol import Request
 from prefork.status.collector import StatusCollector
-from prefork.supervisor import allowance, notifications
+from prefork.supervisor import notifications, resources
 from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.forked import DUMP_SIGNAL
 from prefork.supervisor.notifications import Notification
@@ -105,7 +105,7 @@ class Operations:
         if workers > server.spawner.most:
             return f"this server has room for {server.spawner.most}; set workers or max_workers and start it anew"
         more = workers - max(server.goal.size, len(server.roster))
-        return allowance.lacking(more) if more > 0 else ""
+        return resources.lack_of_descriptors(more) if more > 0 else ""
 
     def _reload(self, done: Done, failed: Failed, wait: bool) -> None:
         if not self._server.reload():

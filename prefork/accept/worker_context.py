@@ -40,7 +40,7 @@ class WorkerLog(logging.LoggerAdapter[logging.Logger]):
 
 
 @dataclass(frozen=True, slots=True)
-class Assignment:
+class WorkerContext:
     """What the master gives a worker on its way."""
 
     slot: int

@@ -1,0 +1,62 @@
+"""Generations: the next one is wanted; the first, or the next, is complete."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from prefork.supervisor import policy
+from prefork.supervisor.goal import Goal
+from prefork.supervisor.notifications import Notifier, Reloaded, Reloading, Scaled, Serving, WorkerReady
+from prefork.supervisor.roster import Member, Roster
+
+log = logging.getLogger("prefork")
+
+
+class Generations:
+    """The generations of one server's workers.
+
+    Args:
+        goal: which one is wanted, and whether one has been complete.
+        roster: who lives.
+        notifier: tells of it.
+    """
+
+    def __init__(self, goal: Goal, roster: Roster, notifier: Notifier) -> None:
+        self._goal = goal
+        self._roster = roster
+        self._notifier = notifier
+
+    def watch(self) -> None:
+        """Look at what happens from now on, after those who have subscribed before."""
+        self._notifier.subscribe(WorkerReady, self._look)
+        self._notifier.subscribe(Scaled, self._look)  # those who were waited for may be among those who leave
+        self._notifier.subscribe(Serving, self._look)  # a reload may have begun before
+
+    def roll(self, what: str) -> None:
+        """Replace every worker by one of the next generation; ``what`` is why, for the log."""
+        policy.roll(self._goal, self._roster)
+        log.info("%s: generation %d", what, self._goal.generation)
+        self._notifier.notify(Reloading(self._goal.generation))
+
+    def _look(self, _: WorkerReady | Scaled | Serving) -> None:
+        """See whether the first generation, or one that is being reloaded, has all of its workers READY."""
+        goal = self._goal
+        if not self._every_incumbent(lambda incumbent: not incumbent.starting):
+            return
+        if not goal.ready:
+            goal.completed()
+            self._notifier.notify(Serving())
+        elif goal.rolling and self._every_incumbent(lambda incumbent: incumbent.generation == goal.generation):
+            goal.rolled()
+            log.info("reload: generation %d serves", goal.generation)
+            self._notifier.notify(Reloaded(goal.generation))
+
+    def _every_incumbent(self, fit: Callable[[Member], bool]) -> bool:
+        """Whether every slot has an incumbent who is ``fit``."""
+        # From the last slot, which is filled last: while there is something to wait for, one look is enough.
+        for index in reversed(range(self._goal.size)):
+            incumbent = self._roster.slot(index).incumbent
+            if incumbent is None or not fit(incumbent):
+                return False
+        return True
