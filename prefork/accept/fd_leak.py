@@ -21,7 +21,7 @@ from collections.abc import Sequence, Sized
 from prefork.net.lingering import ours
 from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.events import Why
-from prefork.system.descriptors import Spare, accepted, census, descriptors, held
+from prefork.system.descriptors import SpareDescriptor, accepted, census, descriptors, held
 from prefork.system.limits import nofile
 from prefork.system.natives import socket
 from prefork.system.throttle import Log
@@ -58,7 +58,7 @@ class LeakFinder:
     _confessed = False
     _next_look = 0.0
 
-    def __init__(self, entry: Entry, log: Log, spare: Spare) -> None:
+    def __init__(self, entry: Entry, log: Log, spare: SpareDescriptor) -> None:
         self._entry = entry
         self._log = log
         self._spare = spare

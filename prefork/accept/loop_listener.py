@@ -34,7 +34,7 @@ from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.events import Why
 from prefork.system.natives import socket
 from prefork.system.throttle import Log
-from prefork.system.timerfd import Timer
+from prefork.system.timerfd import TimerFd
 
 
 class Intake:
@@ -75,7 +75,7 @@ class Intake:
         self._taken = taken
         self._one_at_a_time = one_at_a_time
         self._pausing = False
-        self._timer = Timer()
+        self._timer = TimerFd()
         self._epoll = epoll(flags=EPOLL_CLOEXEC)
         self._watched: set[int] = set()
         self._closed = False

@@ -12,7 +12,7 @@ from typing import Any
 
 from prefork.config.settings import Settings
 from prefork.scoreboard.entry import Entry
-from prefork.system.descriptors import Spare, readable
+from prefork.system.descriptors import SpareDescriptor, readable
 from prefork.system.natives import socket
 from prefork.system.throttle import Log
 
@@ -34,7 +34,7 @@ class Shedder:
     _next_shed = 0.0
     _shed = 0
 
-    def __init__(self, entry: Entry, settings: Settings, log: Log, workers: int, spare: Spare) -> None:
+    def __init__(self, entry: Entry, settings: Settings, log: Log, workers: int, spare: SpareDescriptor) -> None:
         self._entry = entry
         self._settings = settings
         self._log = log

@@ -49,7 +49,7 @@ class Table(Generic[T]):
     make: Callable[..., T]
 
 
-class Given(NamedTuple):
+class Sourced(NamedTuple):
     """A value and where it came from: a flag, a variable, a file's name, or "default"."""
 
     value: object
@@ -70,7 +70,7 @@ class Configuration:
 
     settings: Settings
     extra: Any
-    given: Mapping[str, Given]
+    given: Mapping[str, Sourced]
     fields: tuple[Field, ...]
     groups: tuple[str, ...]
 
@@ -91,7 +91,7 @@ class _Reading:
     """One pass over all sources: what they say so far, and what is wrong so far."""
 
     known: Mapping[str, Field]
-    given: dict[str, Given] = dataclasses.field(default_factory=dict)
+    given: dict[str, Sourced] = dataclasses.field(default_factory=dict)
     bad: set[str] = dataclasses.field(default_factory=set)
     complaints: list[str] = dataclasses.field(default_factory=list)
     problems: list[Problem] = dataclasses.field(default_factory=list)
@@ -100,13 +100,13 @@ class _Reading:
         """Take a value; it beats those taken before."""
         self.bad.discard(name)
         self.problems = [problem for problem in self.problems if problem.names != (name,)]
-        self.given[name] = Given(value, origin)
+        self.given[name] = Sourced(value, origin)
 
     def put_text(self, name: str, text: str, origin: str) -> None:
         """Take a value that is written as text."""
         self.put(name, None, origin)
         try:
-            self.given[name] = Given(self.known[name].parse(text), origin)
+            self.given[name] = Sourced(self.known[name].parse(text), origin)
         except ValueError as error:
             self.bad.add(name)
             self.problems.append(Problem((name,), str(error)))
@@ -178,7 +178,7 @@ def load(
     return Configuration(
         settings=made(Settings, of_every_server),
         extra=extra,
-        given={name: Given(value, reading.origin(name)) for name, value in values.items()},
+        given={name: Sourced(value, reading.origin(name)) for name, value in values.items()},
         fields=fields,
         groups=GROUPS + (table.groups if table else ()),
     )

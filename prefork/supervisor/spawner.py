@@ -46,7 +46,7 @@ from prefork.supervisor.roster import Member, Role
 from prefork.system import process, signals
 from prefork.system.backoff import chance
 from prefork.system.child import Child, Children, ReportPipe
-from prefork.system.descriptors import Spare
+from prefork.system.descriptors import SpareDescriptor
 from prefork.system.identity import Identity
 from prefork.system.natives import socket
 from prefork.worker import Worker
@@ -198,7 +198,7 @@ class Spawner:
         dispositions = handlers.dispositions
         sockets = tuple(listener.socket_for(spawn.slot) for listener in held.listeners)
         say = WorkerLog(spawn.slot, spawn.generation)
-        spare = Spare()
+        spare = SpareDescriptor()
         leaks, shedder = LeakFinder(entry, say, spare), Shedder(entry, settings, say, workers, spare)
         context = WorkerContext(
             slot=spawn.slot,

@@ -63,7 +63,7 @@ from prefork.supervisor.vacancy import Vacancy
 from prefork.supervisor.worker_events import WorkerEvents
 from prefork.system import limits
 from prefork.system.child import Children
-from prefork.system.descriptors import Spare
+from prefork.system.descriptors import SpareDescriptor
 from prefork.system.identity import Identity
 from prefork.system.need import needed
 from prefork.worker import Worker
@@ -144,7 +144,7 @@ class Supervisor:
         self._bequest = self._begin_bequest(stack)
         self.listeners = listeners = list(held.listeners)
         stack.callback(listeners.clear)
-        self._spare = Spare()
+        self._spare = SpareDescriptor()
         self._spare.take()
         stack.callback(self._spare.give)
         stack.enter_context(plan.bystanders.without(self._own_descriptors))

@@ -26,7 +26,7 @@ MOST = 10
 """Lines of a census."""
 
 
-class Spare:
+class SpareDescriptor:
     """One descriptor in reserve, once it has been taken; ``with spare:`` gives it up for the block.
 
     Attributes:

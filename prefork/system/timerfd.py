@@ -25,7 +25,7 @@ class _Spec(ctypes.Structure):
     )
 
 
-class Timer:
+class TimerFd:
     """One shot, as often as it is set. Any process; a child that is forked shares it.
 
     Raises:

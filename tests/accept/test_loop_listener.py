@@ -19,7 +19,7 @@ from prefork.accept.shedding import Shedder
 from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.events import EventsPipe
 from prefork.scoreboard.layout import Order, Scoreboard
-from prefork.system.descriptors import Spare
+from prefork.system.descriptors import SpareDescriptor
 from prefork.testing import Load, Server, burst, connect, request
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import frozen, kill, limited_descriptors
@@ -168,7 +168,7 @@ def test_an_inlet_that_is_made_after_an_order_takes_nothing() -> None:
         entry.stop_fd = os.eventfd(0)
         stack.callback(os.close, entry.stop_fd)
         settings, log = Settings(), logging.getLogger("prefork.test")
-        spare = Spare()
+        spare = SpareDescriptor()
         leaks, shedder = LeakFinder(entry, log, spare), Shedder(entry, settings, log, 1, spare)
         for order, takes in ((Order.RUN, True), (Order.SEAL, False)):
             entry.obeyed = order

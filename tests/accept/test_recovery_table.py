@@ -20,7 +20,7 @@ from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.events import EventKind, EventsPipe
 from prefork.scoreboard.layout import STATE, Order, Scoreboard, State
 from prefork.system.backoff import Backoff
-from prefork.system.descriptors import Spare
+from prefork.system.descriptors import SpareDescriptor
 
 PLAIN = Backoff(initial=0.05, factor=2.0, maximum=0.25, jitter=0.0)
 
@@ -71,7 +71,7 @@ class Place:
         self.listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         self.listener.setblocking(False)
         log = logging.LoggerAdapter(logging.getLogger("test"))
-        spare = Spare()
+        spare = SpareDescriptor()
         stack.callback(spare.give)
         leaks = LeakFinder(self.entry, log, spare)
         leaks.learn_what_is_usual()
