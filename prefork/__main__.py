@@ -2,8 +2,9 @@
 
 # signal itself imports enum first, which takes long enough for somebody to press Ctrl-C.
 import _signal  # type: ignore[import-not-found]  # typeshed has no stub of a module that signal wraps
-import os
 import sys
+
+from prefork.system.natives import os
 
 
 def main() -> int:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -21,7 +19,7 @@ from prefork.services import defaults
 from prefork.supervisor import environment
 from prefork.system import child, custody, identity, process
 from prefork.system.identity import Identity
-from prefork.system.natives import socket
+from prefork.system.natives import os, signal, socket
 from prefork.worker import Worker
 
 log = logging.getLogger("prefork")

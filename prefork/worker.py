@@ -14,10 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
-import signal
 from collections.abc import Callable, Iterator
-from os import eventfd, eventfd_write
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from prefork.accept.acceptor import Acceptor, Exclusive
@@ -37,9 +34,12 @@ from prefork.scoreboard.events import EventKind, Why
 from prefork.scoreboard.layout import Order, State
 from prefork.system.descriptors import readable
 from prefork.system.forks import HERE, end_for_all
-from prefork.system.natives import socket
+from prefork.system.natives import os, signal, socket
 from prefork.system.need import needed, refused
 from prefork.system.peer import format_peer
+
+eventfd = os.eventfd
+eventfd_write = os.eventfd_write
 
 if TYPE_CHECKING:
     import ssl

@@ -19,7 +19,7 @@ from prefork.config.address import Address
 from prefork.errors import ListenError
 from prefork.net.options import SocketOptions
 from prefork.net.unixpath import give_up, take
-from prefork.system import spot
+from prefork.system import natives, spot
 from prefork.system.logfile import append
 from prefork.system.spot import reach
 
@@ -301,7 +301,7 @@ def test_a_socket_has_its_mode_from_the_beginning_whatever_the_umask(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a mode that comes later is a moment in which others may connect")
 
-    monkeypatch.setattr(os, "chmod", never)
+    monkeypatch.setattr(natives.os, "chmod", never)
     before = os.umask(umask)
     try:
         sock, _ = take(Address("unix", path=str(tmp_path / "s")), backlog=5, options=SocketOptions(mode=0o626))

@@ -30,12 +30,9 @@ from __future__ import annotations
 
 import abc
 import errno
-import os
-import time
 from _socket import socket as CSocket  # noqa: N812  # a class, whose C name is in small letters
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from socket import socket as new_socket
 from typing import Any
 
 from prefork.accept.fd_leak import QUARANTINE, LeakFinder
@@ -47,8 +44,10 @@ from prefork.scoreboard.entry import Entry
 from prefork.system import limits
 from prefork.system.descriptors import readable
 from prefork.system.forks import HERE
-from prefork.system.natives import select, socket
+from prefork.system.natives import os, select, socket, time
 from prefork.system.throttle import Log
+
+new_socket = socket.socket
 
 Accepted = tuple[socket.socket, Any]
 

@@ -14,8 +14,6 @@ leak: such a worker takes itself for leaking only while it has no more than one.
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Sequence, Sized
 
 from prefork.net.lingering import ours
@@ -23,7 +21,7 @@ from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.events import Why
 from prefork.system.descriptors import SpareDescriptor, accepted, census, descriptors, held
 from prefork.system.limits import nofile
-from prefork.system.natives import socket
+from prefork.system.natives import os, socket, time
 from prefork.system.throttle import Log
 
 _NEVER = -1

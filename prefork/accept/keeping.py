@@ -13,7 +13,6 @@ speaks within ``keepalive_min_timeout`` is answered for the last time, and then 
 from __future__ import annotations
 
 import errno
-import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final
@@ -29,7 +28,7 @@ from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.layout import Fate, Order
 from prefork.system.descriptors import readable
 from prefork.system.forks import HERE
-from prefork.system.natives import select, socket
+from prefork.system.natives import select, socket, time
 from prefork.system.throttle import Log
 
 _FOR_WANT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})

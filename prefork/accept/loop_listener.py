@@ -20,9 +20,7 @@ All of it runs in the thread of the loop.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable
-from select import EPOLL_CLOEXEC, EPOLLIN, epoll  # bound now: gevent's patches take epoll out of the module
 from typing import Any
 
 from prefork.accept.acceptor import HOLD_LOOK
@@ -32,9 +30,13 @@ from prefork.accept.shedding import Shedder
 from prefork.config.settings import Settings
 from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.events import Why
-from prefork.system.natives import socket
+from prefork.system.natives import os, select, socket
 from prefork.system.throttle import Log
 from prefork.system.timerfd import TimerFd
+
+EPOLL_CLOEXEC = select.EPOLL_CLOEXEC
+EPOLLIN = select.EPOLLIN
+epoll = select.epoll
 
 
 class Intake:

@@ -19,22 +19,21 @@ A program that is executed is concerned by none of it: descriptors are closed an
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from faulthandler import unregister
-from os import register_at_fork
-from threading import get_ident
 
 from prefork.net import accepted
 from prefork.scoreboard.entry import Entry
 from prefork.system import ending, process
 from prefork.system.forks import HERE
-from prefork.system.natives import socket
+from prefork.system.natives import os, signal, socket, threading
 from prefork.system.signals import Dispositions
+
+register_at_fork = os.register_at_fork
+get_ident = threading.get_ident
 
 
 class Offspring:

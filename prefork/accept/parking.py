@@ -9,19 +9,17 @@ All have the same time, so who was parked first is due first: the order of arriv
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, takewhile
 from resource import RLIMIT_NOFILE, getrlimit
-from time import monotonic
 from typing import Any, Final
 
 from prefork.config.keeping import Keeping
 from prefork.net.lingering import ours
 from prefork.scoreboard.layout import EVICTED, EXPIRED, HANDED_OVER, PARKED, REUSED
 from prefork.system.forks import HERE, end_for_all
-from prefork.system.natives import select, socket
+from prefork.system.natives import os, select, socket, time
 
 AT_ONCE: Final = 16
 """Connections that speak, taken in one look: then others have their turn."""
@@ -157,7 +155,7 @@ class Parking:
         members.move_to_end(fd)
         if one.ready:
             self.turn[fd] = one
-        one.since = monotonic()
+        one.since = time.monotonic()
         return True
 
     def look_away(self, one: Parked) -> None:
@@ -219,7 +217,7 @@ class Parking:
             Seconds until the next is due, with some to spare so that those who came one after another are closed
             together; None when there is none.
         """
-        now = monotonic()
+        now = time.monotonic()
         if now < self._due and self.members:
             return self._due - now
         old = now - self.seconds

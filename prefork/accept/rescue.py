@@ -8,16 +8,18 @@ main thread stays with one for longer than that. It takes no signals, and is put
 
 from __future__ import annotations
 
-import os
-import signal
 from _thread import allocate_lock, start_new_thread  # bound now: gevent's patches put theirs in place
 from collections.abc import Callable
-from os import eventfd, eventfd_read, eventfd_write
-from select import POLLIN, poll
-from time import monotonic_ns
 from typing import Final
 
 from prefork.accept.parking import AT_ONCE, Parked, Parking
+from prefork.system.natives import os, select, signal, time
+
+eventfd = os.eventfd
+eventfd_read = os.eventfd_read
+eventfd_write = os.eventfd_write
+POLLIN = select.POLLIN
+poll = select.poll
 
 STUCK: Final = 0.003
 """Seconds that one request may take before those who wait behind it are passed on."""
@@ -135,7 +137,7 @@ class Rescue:
                     self._sleep(sleeping, None)
                     continue
                 self._sleep(sleeping, STUCK * 1000)
-                if began == self.began and monotonic_ns() - began >= STUCK * 1e9:
+                if began == self.began and time.monotonic_ns() - began >= STUCK * 1e9:
                     self._look_after(began, sleeping, watching)
         finally:
             self.active = False

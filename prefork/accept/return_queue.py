@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import array
 import errno
-import os
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from prefork.accept.parking import Parked
-from prefork.system.natives import socket
+from prefork.system.natives import os, socket
 
 FORM: Final = 1
 AT_ONCE: Final = 16

@@ -6,14 +6,13 @@ the application's ``refuse`` and closed, and the reserve is taken back.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 from prefork.config.settings import Settings
 from prefork.scoreboard.entry import Entry
 from prefork.system.descriptors import SpareDescriptor, readable
-from prefork.system.natives import socket
+from prefork.system.natives import socket, time
 from prefork.system.throttle import Log
 
 ANSWER_TIME = 1.0

@@ -7,8 +7,8 @@ a request comes late when that has just ended: an alarm, say, that a library for
 from __future__ import annotations
 
 import logging
-import time
 
+from prefork.system.natives import time
 from prefork.system.throttle import Log, Throttle
 
 MOST = 1000

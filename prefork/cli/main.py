@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,7 @@ from prefork.errors import PreforkError, RefusedError, SettingsError, did_you_me
 from prefork.services import log as logs
 from prefork.supervisor import environment
 from prefork.system import identity, signals
+from prefork.system.natives import os
 from prefork.system.need import refused
 
 _STDERR: Final = 2

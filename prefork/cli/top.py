@@ -5,13 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib.util
-import os
 import re
-import select
-import signal
 import sys
 import termios
-import time
 import tty
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from prefork.cli.commands import CommandParser
 from prefork.errors import ControlError, PreforkError
 from prefork.services.control.client import Client
+from prefork.system.natives import os, select, signal, time
 
 if TYPE_CHECKING:
     from prefork.cli.top_view import TopView

@@ -18,13 +18,12 @@ a path or a descriptor is any good shows when it is used.
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final, Literal
 
-from prefork.system.natives import socket
+from prefork.system.natives import os, socket
 
 Kind = Literal["inet", "inet6", "unix", "abstract", "fd", "systemd"]
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from prefork.config.address import parse as parse_address
+from prefork.system.natives import os
 
 T = TypeVar("T")
 S = TypeVar("S")

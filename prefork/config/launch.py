@@ -11,13 +11,13 @@ All of it runs in the MASTER, or before there is one.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
 from prefork.config import sources
 from prefork.system import limits, process, safepath
+from prefork.system.natives import os
 
 HANDOVER = "_PREFORK_HANDOVER"
 """The environment variable that names the record of an upgrade to the next image: "FD:PID"."""

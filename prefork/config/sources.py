@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import marshal
-import os
 import stat
 import sys
 import sysconfig
@@ -31,6 +30,8 @@ from importlib.machinery import (
 )
 from types import CodeType
 from typing import TYPE_CHECKING, Final
+
+from prefork.system.natives import os
 
 if TYPE_CHECKING:
     from _typeshed.importlib import PathEntryFinderProtocol as PathEntryFinder

@@ -14,7 +14,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import os
 import pkgutil
 import re
 import sys
@@ -25,6 +24,7 @@ from typing import Final, NamedTuple
 from prefork.config import sources
 from prefork.config.launch import absolute
 from prefork.errors import TargetError, did_you_mean
+from prefork.system.natives import os
 
 _NAME: Final = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _TEXT: Final = re.compile(rf"(?P<module>{_NAME})(?::(?P<attribute>{_NAME})(?P<call>\(\))?)?")

@@ -7,8 +7,6 @@ event loops and patches there.
 from __future__ import annotations
 
 import importlib
-import os
-import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from prefork.config import target
 from prefork.embed.connections import Connections
 from prefork.errors import TargetError
 from prefork.system import limits
+from prefork.system.natives import os, socket
 from prefork.worker import Worker
 
 NO_OPTIONS: Final[Mapping[str, str]] = MappingProxyType({})

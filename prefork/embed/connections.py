@@ -36,17 +36,15 @@ from __future__ import annotations
 import array
 import enum
 import fcntl
-import os
-import socket
 import struct
 import termios
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from prefork.net.accepted import connections as accepted
 from prefork.net.accepted import name_of
+from prefork.system.natives import os, socket, time
 
 GRACE: Final = 1.0
 """Seconds for clients to send, and for the server to read, what decides whether there is a request."""

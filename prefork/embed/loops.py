@@ -11,8 +11,6 @@ import collections
 import functools
 import importlib.util
 import selectors
-import socket
-import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
@@ -21,6 +19,7 @@ from prefork.accept.loop_listener import Inlet
 from prefork.accept.offspring import leave
 from prefork.embed.base import Embedded
 from prefork.errors import TargetError
+from prefork.system.natives import socket, threading
 
 BEATS = 4
 """Under uvloop: how many times in ``timeout`` seconds a loop says that it lives."""

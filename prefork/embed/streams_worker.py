@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
 from collections.abc import Mapping
 from typing import ClassVar
 
 from prefork.embed.loops import AsyncioWorker
+from prefork.system.natives import os, socket
 
 
 class StreamsWorker(AsyncioWorker):

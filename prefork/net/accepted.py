@@ -6,11 +6,10 @@ listener, and a peer.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Final
 
-from prefork.system.natives import socket
+from prefork.system.natives import os, socket
 
 Name = int | str | bytes
 """What a connection has in common with its listener: the port, or the path or abstract name."""

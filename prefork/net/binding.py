@@ -8,7 +8,6 @@ the setting, its value and the remedy.
 from __future__ import annotations
 
 import errno
-import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ from prefork.net.ipsocket import IPSocket, local_address
 from prefork.net.kernelsocket import KernelSocket
 from prefork.net.options import SocketOptions, apply
 from prefork.net.unixsocket import UnixSocket
-from prefork.system.natives import socket
+from prefork.system.natives import os, socket
 
 _UNPRIVILEGED: Final = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 

@@ -17,14 +17,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import os
-import socket as std  # a method has its name
 from collections.abc import Callable
 from typing import Final, overload
 
 from prefork.net.inetaddress import ROOM, InetAddress
 from prefork.net.kernelsocket import KernelSocket, Selectable, call, libc, os_error
-from prefork.system.natives import select
+from prefork.system.natives import os, select
+from prefork.system.natives import socket as std
 
 # Without argtypes: ctypes converts plain ints and None faster so, and accept is the hot path.
 _accept4: Final = libc.accept4

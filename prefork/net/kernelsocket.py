@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
-import socket as std  # a method has its name
 import warnings
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, overload
 
 from prefork.system import natives
+from prefork.system.natives import os
+from prefork.system.natives import socket as std
 
 libc: Final = ctypes.CDLL(None, use_errno=True)
 """The C library; what the families call beside this."""

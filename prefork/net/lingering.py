@@ -16,17 +16,20 @@ Any process, any thread; in fact the WORKER.
 
 from __future__ import annotations
 
-import os
-import signal
 from _thread import allocate_lock, start_new_thread  # bound now, as all of these: gevent's patches put theirs in place
 from collections.abc import Callable
-from os import eventfd, eventfd_read, eventfd_write
 from resource import RLIMIT_NOFILE, getrlimit
-from select import EPOLL_CLOEXEC, EPOLLIN, EPOLLOUT, epoll
-from time import monotonic, sleep
 from typing import Final
 
-from prefork.system.natives import socket
+from prefork.system.natives import os, select, signal, socket, time
+
+eventfd = os.eventfd
+eventfd_read = os.eventfd_read
+eventfd_write = os.eventfd_write
+EPOLL_CLOEXEC = select.EPOLL_CLOEXEC
+EPOLLIN = select.EPOLLIN
+EPOLLOUT = select.EPOLLOUT
+epoll = select.epoll
 
 SECONDS: Final = 2.0
 """For how long a connection lingers at the most."""
@@ -63,7 +66,7 @@ class Lingerer:
         self._connection = connection
         self._farewell = farewell
         self._left = BYTES
-        self.deadline = monotonic() + SECONDS
+        self.deadline = time.monotonic() + SECONDS
         if farewell is None:
             self._end_sending()
 
@@ -156,9 +159,9 @@ class Lingerers:
 
     def settle(self, seconds: float = SECONDS) -> None:
         """Wait until nobody lingers any more, for ``seconds`` at the most: the process is about to end."""
-        end = monotonic() + seconds
-        while self._members and monotonic() < end:
-            sleep(_TURN)
+        end = time.monotonic() + seconds
+        while self._members and time.monotonic() < end:
+            time.sleep(_TURN)
 
     def _admit(self, one: Lingerer) -> None:
         fd = one.fileno()
@@ -231,7 +234,7 @@ class Lingerers:
                 moved = self._look(pause)
                 patience = _STAY if self._members else patience - max(pause, _TURN)
                 if moved:
-                    sleep(_PAUSE)
+                    time.sleep(_PAUSE)
         except BaseException:
             with self._lock:
                 self._runs = False
@@ -242,7 +245,7 @@ class Lingerers:
 
     def _due(self) -> float:
         """Seconds until the oldest is due."""
-        return max(0.0, next(iter(self._members.values())).deadline - monotonic())
+        return max(0.0, next(iter(self._members.values())).deadline - time.monotonic())
 
     def _look(self, pause: float) -> bool:
         """Wait for ``pause`` seconds at the most, and go on with those who have moved; whether some have."""

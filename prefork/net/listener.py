@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Final
@@ -36,7 +35,7 @@ from prefork.net.reuseport.steering import Mode
 from prefork.net.snapshot import Snapshot
 from prefork.net.syn_gate import SynGate
 from prefork.net.unixpath import Claim, FileId
-from prefork.system.natives import socket
+from prefork.system.natives import os, socket
 from prefork.system.peer import format_peer
 
 __all__ = ["Listener", "Snapshot"]

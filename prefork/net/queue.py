@@ -13,14 +13,13 @@ same in text, and poll(2) tells whether anything waits on an AF_UNIX listener.
 from __future__ import annotations
 
 import errno
-import os
 import re
 import struct
 from typing import Final, NamedTuple, TypeAlias
 
 from prefork.net.ipsocket import local_address
 from prefork.net.kernelsocket import Selectable, Socket
-from prefork.system.natives import select, socket
+from prefork.system.natives import os, select, socket
 
 Handshake: TypeAlias = tuple[bytes, int, bytes]
 """A handshake under way: the client's address and port, and the address of ours that it speaks to."""

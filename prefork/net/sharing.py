@@ -10,10 +10,10 @@ everybody: it counts if it is one that passes sockets to services.
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
 from prefork.net.kernelsocket import Selectable
+from prefork.system.natives import os
 
 _SYSTEMD: Final = "/run/systemd/system"  # sd_booted(3)
 _KEEPERS: Final = {"systemd", "dinit"}

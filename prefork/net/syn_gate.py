@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import ctypes
 import platform
-import time
 from collections.abc import Collection
 from typing import Final
 
@@ -38,7 +37,7 @@ from prefork.net.kernelsocket import Socket
 from prefork.net.options import defer
 from prefork.net.queue import Cookies, Diag, Handshake
 from prefork.net.reuseport.group import Group
-from prefork.system.natives import socket
+from prefork.system.natives import socket, time
 
 COOKIES: Final = 2.0
 COOKIES_MOST: Final = 10.0

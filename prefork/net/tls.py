@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import enum
 import logging
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from prefork.errors import SettingsError
 from prefork.net.lingering import ours
 from prefork.system.forks import HERE, end_for_all
+from prefork.system.natives import os, socket
 from prefork.system.peer import format_peer
 from prefork.system.throttle import Log, Throttle
 
 if TYPE_CHECKING:
-    import socket
     import ssl
 
 logger = logging.getLogger("prefork")

@@ -38,10 +38,8 @@ import fcntl
 import grp
 import hashlib
 import logging
-import os
 import pwd
 import stat
-import time
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -50,7 +48,7 @@ from prefork.errors import ListenError
 from prefork.net import port_owner
 from prefork.net.options import SocketOptions
 from prefork.net.unixsocket import PATH_BYTES, UnixSocket
-from prefork.system.natives import socket
+from prefork.system.natives import os, socket, time
 from prefork.system.spot import Spot, reach
 
 _log: Final = logging.getLogger("prefork")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
-import socket as std  # a method has its name
 import struct
 from typing import Final
 
 from prefork.net.kernelsocket import KernelSocket, call, libc, os_error
+from prefork.system.natives import os
+from prefork.system.natives import socket as std
 
 _FAMILY: Final = struct.pack("=H", std.AF_UNIX)
 PATH_BYTES: Final = 107

@@ -6,10 +6,7 @@ writers stand in :mod:`prefork.scoreboard.layout`.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field
-from os import eventfd_write, getpid, getppid
-from time import monotonic_ns
 
 from prefork.scoreboard import layout
 from prefork.scoreboard.events import EventKind, EventsPipe, Why
@@ -32,6 +29,11 @@ from prefork.scoreboard.layout import (
     Scoreboard,
     State,
 )
+from prefork.system.natives import os, threading, time
+
+eventfd_write = os.eventfd_write
+getpid = os.getpid
+getppid = os.getppid
 
 _LANE = layout.LANE
 _ORDERS = tuple(Order)
@@ -63,7 +65,7 @@ class Lane:
 
     def begin(self) -> int:
         """Mark this lane busy from now on; returns the moment (monotonic ns), to be given to :meth:`end`."""
-        now = self.words[BUSY_SINCE] = monotonic_ns()
+        now = self.words[BUSY_SINCE] = time.monotonic_ns()
         return now
 
     @property
@@ -74,7 +76,7 @@ class Lane:
     def end(self, began: int, failed: bool) -> None:
         """Mark this lane idle and count what was in hand."""
         words = self.words
-        now = words[IDLE_SINCE] = monotonic_ns()
+        now = words[IDLE_SINCE] = time.monotonic_ns()
         took = now - began
         if failed:
             self.failed = words[FAILED] = self.failed + 1
@@ -94,7 +96,7 @@ class Lane:
 
     def extend_deadline(self, seconds: float) -> None:
         """Ask for a deadline of one's own; see :meth:`Entry.extend_deadline`."""
-        self.words[DEADLINE] = monotonic_ns() + int(max(0.0, min(seconds, _EVER)) * 1e9)
+        self.words[DEADLINE] = time.monotonic_ns() + int(max(0.0, min(seconds, _EVER)) * 1e9)
         self.extended = True
 
     def count(self) -> None:
@@ -223,7 +225,7 @@ class Entry:
 
     def say_state(self, state: State) -> None:
         """Say where this worker is in its life."""
-        self.words[STATE_SINCE] = monotonic_ns()
+        self.words[STATE_SINCE] = time.monotonic_ns()
         self.words[STATE] = state
 
     def say_accept_failed(self, errno: int, place: int) -> None:
@@ -231,7 +233,7 @@ class Entry:
         self._errors[place] += 1
         self.words[layout.ERRORS + place] = self._errors[place]
         self.words[layout.LAST_ERRNO] = errno
-        self.words[layout.LAST_ERRNO_AT] = monotonic_ns()
+        self.words[layout.LAST_ERRNO_AT] = time.monotonic_ns()
 
     def say_accepts(self) -> None:
         """Say that connections are taken in our way, which knows what an order does to a listener."""
@@ -260,7 +262,7 @@ class Entry:
 
     def tell_when_nobody_is_idle(self) -> None:
         """Tell the master when this worker has taken the last idle place; at most every 100 ms."""
-        now = monotonic_ns()
+        now = time.monotonic_ns()
         if now - self._told_at < _TELL_INTERVAL:
             return
         for index in range(self.board.entries):

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import enum
 import fcntl
-import os
 import struct
 from dataclasses import dataclass
-from os import write
+
+from prefork.system.natives import os
+
+write = os.write
 
 _RECORD = struct.Struct("<HHIQ")
 

@@ -46,12 +46,12 @@ import ctypes
 import enum
 import fcntl
 import mmap
-import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
+
+from prefork.system.natives import os, time
 
 SCOREBOARD = "prefork-scoreboard"
 """The name that the memory has in /proc/PID/maps, by which a worker is known; the same in `prefork.net.port_owner`."""

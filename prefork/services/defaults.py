@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from prefork.config.settings import Settings
 from prefork.services import log as logs
 from prefork.services.control.server import Control
@@ -12,6 +10,7 @@ from prefork.services.proctitle import Titles
 from prefork.services.reloader import Watch
 from prefork.services.sd_notify import Notify
 from prefork.supervisor.service import Service
+from prefork.system.natives import os
 
 
 def services_of(settings: Settings, sources: tuple[str, ...] = ()) -> list[Service]:

@@ -11,14 +11,13 @@ nobody edits, and the kernel's watches are counted (inotify(7), max_user_watches
 from __future__ import annotations
 
 import json
-import os
 import sys
 import sysconfig
-import time
 from collections.abc import Generator, Iterable, Iterator
 from typing import Final
 
 from prefork.config.sources import INSTALLED
+from prefork.system.natives import os, time
 
 _NOT_SOURCE: Final = INSTALLED | {"__pycache__", "node_modules"}
 _OF_AN_ENVIRONMENT: Final = "pyvenv.cfg"

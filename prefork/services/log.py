@@ -17,18 +17,15 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import re
-import signal
 import stat
 import sys
-import time
 from typing import Any, Final, Literal, cast
 
 from prefork.errors import SettingsError, printable_lines
 from prefork.supervisor.service import ServerView, Service
 from prefork.system import logfile
-from prefork.system.natives import select
+from prefork.system.natives import os, select, signal, time
 from prefork.system.spot import Owner
 
 _PIPE_BUF: Final = select.PIPE_BUF

@@ -17,7 +17,6 @@ import contextlib
 import errno
 import fcntl
 import logging
-import os
 import re
 import secrets
 import stat
@@ -28,6 +27,7 @@ from prefork.errors import SettingsError
 from prefork.supervisor import notifications
 from prefork.supervisor.notifications import Notification
 from prefork.supervisor.service import ServerView, Service
+from prefork.system.natives import os
 from prefork.system.spot import Spot, reach
 
 log = logging.getLogger("prefork")

@@ -9,7 +9,6 @@ a worker in a C function that never ends is seen as well, and no worker spends a
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any, Final
 
 from prefork.errors import SettingsError
@@ -17,6 +16,7 @@ from prefork.status import text as report
 from prefork.status.collector import doing
 from prefork.supervisor.roster import Member
 from prefork.supervisor.service import ServerView, Service
+from prefork.system.natives import os
 
 log = logging.getLogger("prefork")
 

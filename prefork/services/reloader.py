@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
-import signal
 import sys
 from typing import Any, Final
 
@@ -20,6 +18,7 @@ from prefork.supervisor.service import ServerView, Service
 from prefork.system import codec, process, signals
 from prefork.system.child import Child, ReportPipe
 from prefork.system.codec import DecodeError
+from prefork.system.natives import os, signal
 
 log = logging.getLogger("prefork")
 

@@ -7,8 +7,6 @@ An idle server sends nothing but the watchdog's keep-alive, if the service manag
 from __future__ import annotations
 
 import logging
-import os
-import time
 from collections.abc import Mapping
 from typing import Final
 
@@ -19,6 +17,7 @@ from prefork.supervisor.goal import Crashes
 from prefork.supervisor.notifications import Notification
 from prefork.supervisor.service import ServerView, Service
 from prefork.system import systemd
+from prefork.system.natives import os, time
 
 log = logging.getLogger("prefork")
 

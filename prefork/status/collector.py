@@ -6,8 +6,6 @@ on demand, and at most twice a second, however many ask.
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -21,6 +19,7 @@ from prefork.supervisor.exits import Exits
 from prefork.supervisor.goal import Crashes
 from prefork.supervisor.roster import Death, Member
 from prefork.supervisor.service import ServerView
+from prefork.system.natives import os, time
 
 T = TypeVar("T")
 

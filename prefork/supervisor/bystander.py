@@ -9,14 +9,12 @@ a second master. So within the fork (os.register_at_fork) all that is the master
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 from collections.abc import Callable, Iterable, Iterator
 
 from prefork.accept.offspring import replace_descriptor
 from prefork.system import ending
 from prefork.system.forks import HERE
-from prefork.system.natives import socket
+from prefork.system.natives import os, signal, socket
 
 
 class Bystanders:

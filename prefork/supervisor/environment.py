@@ -17,9 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import signal
-import threading
 from collections.abc import Iterable, Iterator
 
 from prefork.accept.offspring import guarded
@@ -29,6 +26,7 @@ from prefork.errors import PreforkError, SettingsError
 from prefork.hooks import Hooks
 from prefork.supervisor.event_loop import Loop
 from prefork.system import signals
+from prefork.system.natives import os, signal, threading
 from prefork.system.spot import reach
 
 log = logging.getLogger("prefork")

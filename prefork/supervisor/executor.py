@@ -6,7 +6,6 @@ Forks come last and in a row; see :meth:`prefork.supervisor.spawner.Spawner.fork
 from __future__ import annotations
 
 import logging
-import signal
 from collections.abc import Callable, Iterable
 
 from prefork.scoreboard.layout import Order
@@ -19,6 +18,7 @@ from prefork.supervisor.pressure import Pressure
 from prefork.supervisor.roster import Member, Roster
 from prefork.supervisor.spawner import Birth, Spawner
 from prefork.system import process
+from prefork.system.natives import signal
 from prefork.system.throttle import Excerpts
 
 log = logging.getLogger("prefork")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import logging
-import signal
 
 from prefork.config.settings import Settings
 from prefork.errors import BootError, ListenError, PreforkError, TargetError
@@ -15,6 +14,7 @@ from prefork.supervisor.goal import Crashes, Goal
 from prefork.supervisor.notifications import Notifier, ReloadFailed
 from prefork.supervisor.roster import Death, Member, Roster
 from prefork.system import limits
+from prefork.system.natives import signal
 from prefork.system.throttle import Excerpts, Throttle, TokenBucket
 
 log = logging.getLogger("prefork")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -20,6 +19,7 @@ from prefork.errors import ListenError
 from prefork.net.listener import Listener, Snapshot
 from prefork.net.reuseport.steering import Mode
 from prefork.system import systemd
+from prefork.system.natives import os
 
 log = logging.getLogger("prefork")
 

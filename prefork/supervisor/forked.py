@@ -15,17 +15,13 @@ the modules below, or made by the master; and what only a failure needs is made 
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import time
 import traceback
 from _signal import getsignal, pthread_sigmask  # type: ignore[import-not-found]  # typeshed has no CPython internals
 from _signal import signal as install
 from collections.abc import Callable
 from faulthandler import dump_traceback_later, register
 from gc import enable, freeze
-from os import getpid
 from types import FrameType
 from typing import NamedTuple
 
@@ -43,10 +39,13 @@ from prefork.system.ending import forget
 from prefork.system.forks import HERE
 from prefork.system.identity import Identity, assume
 from prefork.system.limits import lower_nofile
+from prefork.system.natives import os, signal, time
 from prefork.system.process import announce_hangup, close, die_with_parent
 from prefork.system.signals import WAKE_UP, become_worker
 from prefork.system.throttle import Log
 from prefork.worker import Worker
+
+getpid = os.getpid
 
 DUMP_SIGNAL = int(signal.SIGRTMIN) + 1
 """Makes a worker write the tracebacks of all its threads to its report pipe (faulthandler)."""

@@ -8,12 +8,14 @@ finds out before there is anything to lose.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from signal import SIGTERM
 from typing import Any, Literal
 
 from prefork.net.listener import Snapshot
 from prefork.system import codec
 from prefork.system.codec import DecodeError
+from prefork.system.natives import signal
+
+SIGTERM = signal.SIGTERM
 
 FORMAT = 4
 

@@ -11,16 +11,14 @@ from __future__ import annotations
 import array
 import contextlib
 import logging
-import os
 import struct
-import time
 from collections.abc import Callable
 from typing import Final
 
 from prefork.accept.return_queue import ReturnQueue
 from prefork.scoreboard.layout import Fate
 from prefork.supervisor.event_loop import Loop
-from prefork.system.natives import socket
+from prefork.system.natives import os, socket, time
 
 log = logging.getLogger("prefork")
 

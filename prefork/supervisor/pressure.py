@@ -22,7 +22,6 @@ import dataclasses
 import errno as errnos
 import logging
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -34,7 +33,7 @@ from prefork.supervisor.event_loop import Loop, Timer
 from prefork.supervisor.goal import Goal
 from prefork.supervisor.roster import Member, Roster
 from prefork.system import limits
-from prefork.system.natives import socket
+from prefork.system.natives import os, socket
 from prefork.system.throttle import Throttle, TokenBucket
 
 log = logging.getLogger("prefork")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import mmap
-import os
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field, replace
 
@@ -28,7 +27,7 @@ from prefork.supervisor.handover import Handover
 from prefork.supervisor.roster import Roster
 from prefork.system import identity, limits, systemd
 from prefork.system.descriptors import descriptors
-from prefork.system.natives import socket
+from prefork.system.natives import os, socket
 from prefork.system.need import needed
 
 log = logging.getLogger("prefork")

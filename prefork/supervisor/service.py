@@ -10,7 +10,6 @@ the start: there a service that can't do its work ends the run.
 from __future__ import annotations
 
 import logging
-import os
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from prefork.supervisor.roster import Roster
 from prefork.supervisor.spawner import Spawner
 from prefork.system import codec
 from prefork.system.child import Children
+from prefork.system.natives import os
 from prefork.system.throttle import Throttle
 
 log = logging.getLogger("prefork")

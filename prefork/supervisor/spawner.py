@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import re
-import signal
 import ssl
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -48,7 +46,7 @@ from prefork.system.backoff import chance
 from prefork.system.child import Child, Children, ReportPipe
 from prefork.system.descriptors import SpareDescriptor
 from prefork.system.identity import Identity
-from prefork.system.natives import socket
+from prefork.system.natives import os, signal, socket
 from prefork.worker import Worker
 
 log = logging.getLogger("prefork")

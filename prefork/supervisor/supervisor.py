@@ -12,8 +12,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-import os
-import signal
 import ssl
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -65,6 +63,7 @@ from prefork.system import limits
 from prefork.system.child import Children
 from prefork.system.descriptors import SpareDescriptor
 from prefork.system.identity import Identity
+from prefork.system.natives import os, signal
 from prefork.system.need import needed
 from prefork.worker import Worker
 

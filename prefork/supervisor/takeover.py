@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
-import signal
 
 from prefork.errors import SettingsError
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.heir import Claim
 from prefork.supervisor.resources import Resources
 from prefork.system.lockfile import locked_by, read
+from prefork.system.natives import os, signal
 
 log = logging.getLogger("prefork")
 

@@ -16,8 +16,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
-import os
-import signal
 from collections.abc import Callable, Iterable
 
 from prefork.config.launch import HANDOVER, REHEARSAL, Launch
@@ -35,6 +33,7 @@ from prefork.supervisor.spawner import Spawner
 from prefork.system import identity, process, signals
 from prefork.system.child import Child, Children, ReportPipe
 from prefork.system.identity import Identity
+from prefork.system.natives import os, signal
 
 log = logging.getLogger("prefork")
 

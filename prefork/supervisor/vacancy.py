@@ -8,10 +8,10 @@ use. It is no reason to give up at once, as it is where a server is alive: the o
 from __future__ import annotations
 
 import logging
-import time
 
 from prefork.errors import OrphansError
 from prefork.supervisor.event_loop import Loop
+from prefork.system.natives import time
 
 log = logging.getLogger("prefork")
 

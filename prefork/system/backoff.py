@@ -7,9 +7,10 @@ sleeps: how the wait is interrupted is the caller's affair.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from prefork.system.natives import os
 
 
 @dataclass(frozen=True, slots=True)

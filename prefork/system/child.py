@@ -13,12 +13,12 @@ awake.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
 from prefork.system import process
+from prefork.system.natives import os
 from prefork.system.process import Exit
 
 log = logging.getLogger("prefork")

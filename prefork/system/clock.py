@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from typing import Final, Protocol
+
+from prefork.system.natives import time
 
 
 class Clock(Protocol):

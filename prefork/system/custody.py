@@ -8,9 +8,10 @@ folder is sticky and that one isn't his (unlink(2), inode(7)). sshd looks at the
 
 from __future__ import annotations
 
-import os
 import stat
 from typing import Final
+
+from prefork.system.natives import os
 
 _ROOT: Final = 0
 _MOST_LINKS: Final = 40  # path_resolution(7)

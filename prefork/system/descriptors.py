@@ -7,16 +7,17 @@ it looks.
 from __future__ import annotations
 
 import collections
-import os
 from collections.abc import Callable, Collection, Iterable
-from os import open as open_file
-from os import stat
-from select import POLLIN, poll  # bound now: gevent's patches put a poll of their own into the module
 from types import TracebackType
 from typing import TypeVar
 
-from prefork.system.natives import socket
+from prefork.system.natives import os, select, socket
 from prefork.system.peer import format_peer
+
+open_file = os.open
+stat = os.stat
+POLLIN = select.POLLIN
+poll = select.poll
 
 T = TypeVar("T")
 

@@ -13,11 +13,12 @@ to the process that made the object.
 from __future__ import annotations
 
 import sys
-import threading
 import traceback
 from atexit import _clear, _run_exitfuncs
 from sys import modules
 from weakref import finalize
+
+from prefork.system.natives import threading
 
 _of_the_parent = 0
 

@@ -20,13 +20,13 @@ import contextlib
 import ctypes
 import errno
 import grp
-import os
 import pwd
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from prefork.errors import BootError, SettingsError
+from prefork.system.natives import os
 
 _PR_CAPBSET_READ: Final = 23
 _PR_CAPBSET_DROP: Final = 24

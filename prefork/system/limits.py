@@ -6,11 +6,12 @@ import contextlib
 import errno
 import logging
 import math
-import os
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from resource import RLIMIT_NOFILE, getrlimit, setrlimit
+
+from prefork.system.natives import os
 
 log = logging.getLogger("prefork")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
 import stat
 from pathlib import Path
 from typing import Final
 
+from prefork.system.natives import os
 from prefork.system.spot import reach
 
 _MOST: Final = 64  # bytes of a pidfile that are looked at

@@ -13,10 +13,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import os
 import stat
 from typing import Final
 
+from prefork.system.natives import os
 from prefork.system.spot import Owner, Spot, reach
 
 _MOST_LOOKS: Final = 16  # at a name that is another file each time

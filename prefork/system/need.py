@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 from collections.abc import Iterator
 
 from prefork.errors import RefusedError
+from prefork.system.natives import os
 
 _LIMITS = {errno.EMFILE, errno.ENFILE}
 _FORBIDDEN = {errno.EPERM, errno.EACCES, errno.ENOSYS}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from prefork.errors import printable
+from prefork.system.natives import os
 
 
 def format_peer(address: Any) -> str:

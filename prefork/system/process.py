@@ -11,23 +11,22 @@ module, its dictionary and the name. So what is needed there is bound here, at i
 from __future__ import annotations
 
 import ctypes
-import os
-import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fcntl import F_SETFL, F_SETOWN, fcntl
-from os import closerange, getpid, getppid
-from os import fork as fork_process
-from select import (  # bound now: gevent's patches put a poll of their own into the module, which would switch
-    POLLIN,
-    poll,
-)
 from typing import NoReturn
 
 from prefork.system.forks import HERE
+from prefork.system.natives import os, select, signal, time
+
+closerange = os.closerange
+getpid = os.getpid
+getppid = os.getppid
+fork_process = os.fork
+POLLIN = select.POLLIN
+poll = select.poll
 
 _PR_SET_PDEATHSIG = 1
 

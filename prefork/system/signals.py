@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import os
-import signal
 from _signal import pthread_sigmask, set_wakeup_fd  # type: ignore[import-not-found]  # typeshed has no CPython internals
 from _signal import signal as install
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -18,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from prefork.system import terminal
+from prefork.system.natives import os, signal
 
 Handler = Callable[[int, FrameType | None], Any] | int | None
 

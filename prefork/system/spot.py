@@ -25,12 +25,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from prefork.system.natives import os
 
 _MOST_LINKS: Final = 40  # as the kernel (path_resolution(7))
 _FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC

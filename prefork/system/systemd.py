@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import array
 import logging
-import os
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Final
 
 from prefork.errors import ListenError, printable
-from prefork.system.natives import socket
+from prefork.system.natives import os, socket
 
 log = logging.getLogger("prefork")
 

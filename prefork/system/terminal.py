@@ -14,10 +14,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import os
-import signal
 import struct
 from typing import Final
+
+from prefork.system.natives import os, signal
 
 SIGNALS: Final = (int(signal.SIGTTIN), int(signal.SIGTTOU))
 """What stops a background job that uses its terminal."""

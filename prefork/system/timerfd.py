@@ -6,9 +6,9 @@ The standard library has it from 3.13 on only, and what is needed here is one sh
 from __future__ import annotations
 
 import ctypes
-import os
-import time
 from typing import Final
+
+from prefork.system.natives import os, time
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _NO_WAIT: Final = os.O_NONBLOCK | os.O_CLOEXEC  # TFD_NONBLOCK, TFD_CLOEXEC

@@ -12,7 +12,6 @@ import heapq
 import os
 import select
 import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count as counter
@@ -20,6 +19,7 @@ from itertools import cycle
 from typing import Final
 
 from prefork.config.address import Address, parse
+from prefork.system.natives import time
 from prefork.testing.exchange import Judge, Outcome
 from prefork.testing.tally import Answer, ClientPhase
 

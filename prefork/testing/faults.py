@@ -22,7 +22,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from functools import cache
 from types import TracebackType
 from typing import Final, Self
 
+from prefork.system.natives import time
 from prefork.testing import inject
 from prefork.testing.patterns import Pattern, always, every, first, lasting, once, per_process
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import psutil
+
+from prefork.system.natives import time
 
 _CPUCLOCK_SCHED: Final = 2  # the low bits of a process's CPU clock id (clock_getcpuclockid(3)): time on the CPU
 

@@ -6,8 +6,9 @@ begins anew. Anything callable will do in its place.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+
+from prefork.system.natives import time
 
 Pattern = Callable[[int], int]
 """Asked about each call, with the caller's pid: the errno to fail it with, or 0 to let it through."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Final, TypeVar
+
+from prefork.system.natives import time
 
 T = TypeVar("T")
 

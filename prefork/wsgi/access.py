@@ -10,13 +10,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import re
-import time
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from prefork.system import logfile
+from prefork.system.natives import os, time
 
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _ESCAPED: Final = re.compile(r"[^ !#-\[\]-~]")

@@ -17,17 +17,15 @@ import array
 import errno
 import fcntl
 import math
-import os
 import struct
 import termios
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from prefork.net.lingering import ours
 from prefork.net.queue import Diag
-from prefork.system.natives import select, socket
+from prefork.system.natives import os, select, socket, time
 from prefork.wsgi.refusal import ClientGoneError, RequestError
 
 RECEIVE: Final = 1 << 16  # bytes asked for in one receive

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
+
+from prefork.system.natives import os
 
 
 class Readable(Protocol):

@@ -11,16 +11,14 @@ import functools
 import io
 import logging
 import math
-import os
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from prefork.accept.offspring import leave
 from prefork.errors import BootError
 from prefork.net.tls import HandshakeError
-from prefork.system.natives import socket
+from prefork.system.natives import os, socket, time
 from prefork.system.peer import format_peer
 from prefork.system.throttle import Throttle
 from prefork.wsgi.access import AccessLog

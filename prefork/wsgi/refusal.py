@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
+
+from prefork.system.natives import time
 
 
 class RequestError(OSError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -10,7 +9,7 @@ from prefork.config.fields import located
 from prefork.config.settings import Settings
 from prefork.hooks import Hooks
 from prefork.master import Master
-from prefork.system.natives import socket
+from prefork.system.natives import os, socket
 from prefork.worker import Worker
 from prefork.wsgi.gateway import Application, Gateway
 from prefork.wsgi.options import DEFAULTS, WSGIOptions

@@ -16,6 +16,7 @@ from prefork.errors import ListenError
 from prefork.net import unixpath
 from prefork.net.options import SocketOptions
 from prefork.net.unixpath import FileId, give_up, take
+from prefork.system import natives
 from tests.support.sockets import closing, script
 
 PLAIN = SocketOptions()
@@ -132,7 +133,7 @@ def test_the_file_is_complete_before_it_has_its_name(path: str, monkeypatch: pyt
         rename(source, target, **folders)
 
     dead_socket(path)
-    monkeypatch.setattr(os, "rename", check)
+    monkeypatch.setattr(natives.os, "rename", check)
     sock, _ = take(address(path), backlog=5, options=SocketOptions(mode=0o642))
     with sock:
         assert stat.S_IMODE(os.lstat(path).st_mode) == 0o642

@@ -50,7 +50,7 @@ def entry(board: Scoreboard, events: EventsPipe) -> Entry:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Steps:
     steps = Steps()
-    monkeypatch.setattr("prefork.scoreboard.entry.monotonic_ns", steps.monotonic_ns)
+    monkeypatch.setattr("prefork.scoreboard.entry.time.monotonic_ns", steps.monotonic_ns)
     return steps
 
 
@@ -187,7 +187,7 @@ def test_a_bucket_ends_at_a_power_of_two(board: Scoreboard, entry: Entry, clock:
 def test_every_connection_is_in_the_histogram_once(connections: list[tuple[int, bool]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         clock = Steps()
-        patch.setattr("prefork.scoreboard.entry.monotonic_ns", clock.monotonic_ns)
+        patch.setattr("prefork.scoreboard.entry.time.monotonic_ns", clock.monotonic_ns)
         words = memoryview(bytearray(8 * (layout.LANE + layout.LANE_WORDS))).cast("Q")
         lane = Lane(words[layout.LANE :])
         for took, failed in connections:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.scoreboard.events import Event, EventKind, EventsPipe, Why
+from prefork.system import natives
 from tests.support.programs import facts
 
 RECORD = 16
@@ -101,7 +102,7 @@ def test_a_small_pipe_overflows_too(monkeypatch: pytest.MonkeyPatch) -> None:
         fcntl.fcntl(ends[0], fcntl.F_SETPIPE_SZ, 4096)
         return ends
 
-    monkeypatch.setattr(os, "pipe2", small)
+    monkeypatch.setattr(natives.os, "pipe2", small)
     pipe = EventsPipe()
     try:
         assert fill(pipe) == 4096 // RECORD

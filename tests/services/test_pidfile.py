@@ -16,6 +16,7 @@ import pytest
 
 from prefork.errors import SettingsError
 from prefork.services.pidfile import Pidfile
+from prefork.system import natives
 from prefork.testing import Server, call_until, hold_port
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
@@ -129,7 +130,7 @@ def test_a_file_that_can_not_be_filled_is_not_left(path: Path, monkeypatch: pyte
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(natives.os, "pwrite", full)
     inside: Any = types.SimpleNamespace(loop=None)
     with pytest.raises(SettingsError, match=r"can't be written: No space left on device$"):
         Pidfile(str(path)).attach(inside)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.system import limits
+from prefork.system import limits, natives
 from tests.support.programs import facts, run_program
 
 
@@ -141,7 +141,7 @@ def test_what_can_not_be_read_is_none(host: Host, caplog: pytest.LogCaptureFixtu
 def test_the_quota_cuts_the_affinity_and_leaves_one(
     monkeypatch: pytest.MonkeyPatch, quota: float | None, expected: int
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5, 7})
+    monkeypatch.setattr(natives.os, "sched_getaffinity", lambda _: {0, 5, 7})
     monkeypatch.setattr(limits, "cgroup_cpus", lambda: quota)
     assert limits.cpus() == expected
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from typing import Final
 
@@ -12,7 +11,7 @@ from prefork.net.reuseport import steering
 from prefork.net.reuseport.order import OrderFinder
 from prefork.net.reuseport.steering import Mode
 from prefork.net.reuseport.tarpit import Tarpit, bar
-from prefork.system.natives import socket
+from prefork.system.natives import os, socket
 
 SHARED: Final = 0
 """The slot under which the one socket of a shared listener is kept."""

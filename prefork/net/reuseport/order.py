@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import struct
-import time
 from collections.abc import Mapping
 from typing import Final
 
@@ -12,7 +11,7 @@ from prefork.net.ipsocket import IPSocket
 from prefork.net.kernelsocket import Socket
 from prefork.net.reuseport import steering
 from prefork.net.reuseport.tarpit import reach
-from prefork.system.natives import socket
+from prefork.system.natives import socket, time
 
 _SO_MEMINFO: Final = 55  # asm-generic/socket.h
 _MEMINFO: Final = struct.Struct("=9I")  # linux/sock_diag.h: the last is SK_MEMINFO_DROPS

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import Final
 
 from prefork.net.inetaddress import InetAddress
 from prefork.net.ipsocket import IPSocket, local_address
 from prefork.net.kernelsocket import KernelSocket, Selectable, Socket
-from prefork.system.natives import socket
+from prefork.system.natives import os, socket
 
 _IP_MINTTL: Final = 21  # linux/in.h, linux/in6.h; the standard library names neither
 _IPV6_MINHOPCOUNT: Final = 73

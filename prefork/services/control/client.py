@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
-import socket
 import stat
-import time
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -17,6 +14,7 @@ from prefork.services.control.protocol import VERSION
 from prefork.status.model import Health, Status
 from prefork.system import codec
 from prefork.system.codec import DecodeError
+from prefork.system.natives import os, socket, time
 
 T = TypeVar("T")
 

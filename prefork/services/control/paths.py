@@ -6,7 +6,6 @@ for anybody else a folder of his own. The file has the name of the pidfile, or e
 
 from __future__ import annotations
 
-import os
 import stat
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import Final
 
 from prefork.errors import ControlError, printable
 from prefork.net import unixpath
-from prefork.system.natives import socket
+from prefork.system.natives import os, socket
 
 SUFFIX = ".control"
 

@@ -9,7 +9,6 @@ answer that nobody takes have a deadline, and when there are too many peers the 
 from __future__ import annotations
 
 import logging
-import os
 import struct
 from collections.abc import Callable
 from typing import Final
@@ -29,7 +28,7 @@ from prefork.supervisor.event_loop import Loop, Timer
 from prefork.supervisor.notifications import Notification
 from prefork.supervisor.service import ServerView, Service
 from prefork.system import process
-from prefork.system.natives import select, socket
+from prefork.system.natives import os, select, socket
 
 log = logging.getLogger("prefork")
 
