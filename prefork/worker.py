@@ -308,8 +308,9 @@ class Worker:
             self._ready = True
             self._entry.say_state(_SERVING)
             self._entry.send_event(_READY)
-            # In a takeover nobody accepts before all are ready; while the system is exhausted, nobody new does.
-            while not self.stopping and not readable(self._entry.go):
+            # In a takeover nobody accepts before all are ready. Else there is no wait: a sibling could empty what is
+            # waited for.
+            while self._given.waits and not self.stopping and not readable(self._entry.go):
                 readable(self._entry.go, self._entry.stop_fd, seconds=None)
             for intake in self._intakes:
                 intake.open()

@@ -70,5 +70,7 @@ class WorkerContext:
     """What connections are secured with; None leaves them plain."""
     server: object
     """What hooks are given as the server."""
+    waits: bool
+    """Whether it accepts only when the master gives the word: in a takeover, when all are READY."""
     offspring: Offspring
     """What becomes of processes that the application forks."""

@@ -168,6 +168,7 @@ class Spawner:
         announce: Callable[[], object] | None,
         workers: int,
         tls: ssl.SSLContext | None,
+        waits: bool,
     ) -> Birth:
         """Take all that a worker's life costs, but the process.
 
@@ -178,6 +179,7 @@ class Spawner:
             announce: called right before the fork, with signals let in; None when there is nothing to call.
             workers: how many workers there are to be in all.
             tls: what connections are secured with; None leaves them plain.
+            waits: whether it is to accept only when the word is given.
 
         Raises:
             OSError: there was no pipe to be had, or no watch; nothing is left of the attempt.
@@ -215,6 +217,7 @@ class Spawner:
             elastic=blueprint.elastic,
             tls=tls,
             server=blueprint.server,
+            waits=waits,
             offspring=Offspring(entry, dispositions, DUMP_SIGNAL, writer, sockets),
         )
         start = Start(

@@ -395,6 +395,7 @@ class Supervisor:
             announce=None if hook is None else lambda: self._call_hook("pre_fork", spawn),
             workers=self._goal.size,
             tls=self._tls,
+            waits=self._takeover is not None and not self._goal.ready,
         )
 
     def _helpers(self) -> list[int]:
