@@ -178,19 +178,11 @@ class Master:
         return self._running.reload()
 
     def upgrade(self) -> bool:
-        """Execute the new code in this process, then do as :meth:`reload` does (SIGUSR2).
-
-        Returns:
-            False when the server starts or stops and nothing was begun.
-        """
+        """Execute the new code in this process, then do as :meth:`reload` does; False when it can't begin (SIGUSR2)."""
         return self._running.upgrade()
 
     def scale(self, size: int) -> int:
-        """Run ``size`` workers from now on (SIGTTIN and SIGTTOU: one more, one less).
-
-        Returns:
-            How many are wanted now: at least one, at most what the scoreboard has room for.
-        """
+        """Run ``size`` workers from now on; returns how many are wanted now, at least one (SIGTTIN and SIGTTOU)."""
         return self._running.scale(size)
 
     def stop(self) -> None:
