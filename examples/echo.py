@@ -1,4 +1,4 @@
-"""TCP echo: many lines a connection, each answered as it was sent.
+"""TCP echo: whatever a client says is sent back, and a client that is silent keeps no worker.
 
 Run it with ``python examples/echo.py`` and talk to it with ``nc 127.0.0.1 8000``.
 """
@@ -9,20 +9,20 @@ import prefork
 
 
 class Echo(prefork.Worker):
-    """One worker serves one conversation at a time."""
+    """One worker serves many conversations, one at a time, and those in which nothing is said cost it nothing."""
 
     def handle(self, connection: socket.socket, address: object) -> None:
-        """Answer lines until the client has said its last."""
-        with connection.makefile("rwb") as stream:
-            for line in stream:
-                stream.write(line)
-                stream.flush()
-                if self.stopping:  # a conversation can go on for ever: leave it between two lines
-                    break
+        """Send back what has come, and have the connection kept until more does, by this worker or another."""
+        while data := connection.recv(1 << 16):
+            connection.sendall(data)
+            if self.park(connection, address):
+                break
+            if self.stopping:  # not kept (keepalive is 0), a conversation can go on for ever
+                break
 
 
 if __name__ == "__main__":
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    prefork.Master(Echo, prefork.Settings(bind="127.0.0.1:8000", workers=4)).run()
+    prefork.Master(Echo, prefork.Settings(bind="127.0.0.1:8000", workers=4, keepalive=600)).run()

@@ -19,7 +19,7 @@ from typing import Final
 
 from prefork.accept.acceptor import Accept, Accepted, Exclusive
 from prefork.accept.fd_leak import LeakFinder
-from prefork.accept.parking import AT_ONCE, Parked, Parking
+from prefork.accept.parking import AT_ONCE, SPEAKS, Parked, Parking
 from prefork.accept.rescue import Rescue
 from prefork.accept.return_queue import ReturnQueue
 from prefork.accept.shedding import Shedder
@@ -102,10 +102,12 @@ class Keeping(Exclusive):
             if self._back:
                 self._admit()
             spoke = parking.look(0, AT_ONCE) if members else ()
-            for fd, _ in spoke:
+            for fd, events in spoke:
                 one = members.get(fd)
                 if one is None:
                     parking.stranger(fd)
+                    continue
+                if events != SPEAKS and parking.gone(one):
                     continue
                 parking.in_hand = one
                 yield nobody, one.address
@@ -243,10 +245,12 @@ class Keeping(Exclusive):
             self._take_back()
             self._admit()
             yield from self._take_turns()
-        for fd, _ in parking.look(0, AT_ONCE):
+        for fd, events in parking.look(0, AT_ONCE):
             one = parking.members.get(fd)
             if one is None:
                 parking.stranger(fd)
+                continue
+            if events != SPEAKS and parking.gone(one):
                 continue
             parking.in_hand = one
             yield self._nobody, one.address

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from prefork.config.keeping import Keeping
 from prefork.net.lingering import ours
-from prefork.scoreboard.layout import EVICTED, EXPIRED, HANDED_OVER, PARKED, REUSED
+from prefork.scoreboard.layout import EVICTED, EXPIRED, HANDED_OVER, LEFT, PARKED, REUSED
 from prefork.system.forks import HERE, end_for_all
 from prefork.system.natives import os, select, socket, time
 
@@ -28,9 +28,12 @@ STATE: Final = 1 << 16
 """Bytes of state that a connection may have, so that it can be passed on."""
 
 _SHARE: Final = 2  # of the descriptors that a worker may have, one part may be parked
+_PEEK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 _TOGETHER: Final = 1.0  # seconds
 _EVICTED: Final = 16  # connections closed at once for want of descriptors
-_READ: Final = int(select.EPOLLIN)
+_READ: Final = int(select.EPOLLIN | select.EPOLLRDHUP)
+SPEAKS: Final = int(select.EPOLLIN)
+"""The event of a connection that speaks, and does no more."""
 
 
 class Parked:
@@ -91,7 +94,7 @@ class Parking:
         self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
         self.look: Callable[[float, int], list[tuple[int, int]]] = self._epoll.poll
         self.words = words
-        self._reused = self._expired = self._evicted = self._handed_over = 0
+        self._reused = self._expired = self._evicted = self._handed_over = self._left = 0
 
     def __len__(self) -> int:
         return len(self.members)
@@ -163,6 +166,22 @@ class Parking:
         if one.watched:
             one.watched = False
             self._epoll.unregister(one.fd)
+
+    def gone(self, one: Parked) -> bool:
+        """Its client has ended its side, at the least: if there is nothing before that, it is closed; whether it is."""
+        if one.ready or one.local is not None:
+            return False
+        try:
+            if one.connection.recv(1, _PEEK):
+                return False
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # it was reset
+        self._left = self.words[LEFT] = self._left + 1
+        self.forget(one)
+        one.connection.close()
+        return True
 
     def forget(self, one: Parked) -> None:
         """Keep a connection no more. Nothing is done to it itself."""

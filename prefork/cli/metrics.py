@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector as _Collector
 from prefork.errors import ControlError
 from prefork.net.accept_errors import COUNTED
 from prefork.services.control.client import Client
-from prefork.status.model import Status, Totals, Working
+from prefork.status.model import KEPT, Status, Totals, Working
 from prefork.supervisor.cause import Cause
 
 STATES: Final = ("starting", "serving", "reloading", "stopping")
@@ -64,6 +64,8 @@ def families(status: Status) -> Iterator[Metric]:
     )
     yield _gauge("prefork_generation", "The generation of workers; grows with each reload.", status.generation)
     yield from _workers(status)
+    parked = sum(worker.parked for worker in status.workers)
+    yield _gauge("prefork_parked_connections", "Connections that are kept at present.", parked)
     yield from _listeners(status)
     yield from _totals(status.totals)
     yield _gauge("prefork_exhaustions", "Exhaustions of descriptors or memory at present.", len(status.exhaustions))
@@ -122,6 +124,13 @@ def _totals(totals: Totals) -> Iterator[Metric]:
             "interrupted": totals.interrupted,
             "refused": totals.refused,
         },
+    )
+    yield _counters(
+        "prefork_kept_connections",
+        "What became of kept connections: reused (served once more), handed_over (to another worker), expired (after "
+        "keepalive), evicted (to make room), left (closed by the client).",
+        "event",
+        dict.fromkeys(KEPT, 0) | totals.kept,
     )
     yield HistogramMetricFamily(
         "prefork_handling_seconds",

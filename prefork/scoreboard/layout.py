@@ -22,7 +22,7 @@ ERRORS + place        worker   failed accepts, by errno (:func:`prefork.net.acce
 PARKED                worker   connections that it keeps, the one in hand included
 REUSED                worker   times that it has served one that was kept before
 HANDED_OVER           worker   kept connections that it has passed on
-EXPIRED EVICTED       worker   kept connections that it has closed: their time was over / to make room
+EXPIRED EVICTED LEFT  worker   kept connections that were closed: their time was over / to make room / by the client
 lane BUSY_SINCE       worker   0 = idle, else monotonic ns at which the connection in hand was accepted
 lane DEADLINE         worker   0 = by the settings, else the monotonic ns that a handler asked for
 lane SERVED FAILED    worker   connections whose handler returned / raised
@@ -70,7 +70,7 @@ WORKER_WORDS = 48
 STATE, STATE_SINCE, LAST_ERRNO, LAST_ERRNO_AT, REFUSED, ACCEPTS, RECYCLE_WHY = range(MASTER_WORDS, MASTER_WORDS + 7)
 ERRORS = MASTER_WORDS + 8
 ERROR_PLACES = 32
-PARKED, REUSED, HANDED_OVER, EXPIRED, EVICTED = range(ERRORS + ERROR_PLACES, ERRORS + ERROR_PLACES + 5)
+PARKED, REUSED, HANDED_OVER, EXPIRED, EVICTED, LEFT = range(ERRORS + ERROR_PLACES, ERRORS + ERROR_PLACES + 6)
 
 LANE = MASTER_WORDS + WORKER_WORDS
 LANE_WORDS = 32
@@ -204,6 +204,7 @@ class EntryView:
     handed_over: int
     expired: int
     evicted: int
+    left: int
     errors: tuple[int, ...]
     lanes: tuple[LaneView, ...]
 
@@ -418,6 +419,7 @@ class Scoreboard:
             handed_over=_count(words[HANDED_OVER], born, now),
             expired=_count(words[EXPIRED], born, now),
             evicted=_count(words[EVICTED], born, now),
+            left=_count(words[LEFT], born, now),
             errors=tuple(_count(word, born, now) for word in words[ERRORS : ERRORS + ERROR_PLACES]),
             lanes=lanes,
         )

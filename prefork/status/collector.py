@@ -190,6 +190,7 @@ def _worker(member: Member, view: EntryView, now: float, process: Process) -> Wo
         served=lane.served,
         failed=lane.failed,
         refused=view.refused,
+        parked=view.parked,
         mean=lane.busy_total / finished / 1e9 if finished else 0.0,
         longest=lane.busy_longest / 1e9,
         reason=str(member.reason or ""),

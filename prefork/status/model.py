@@ -9,6 +9,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+KEPT = ("reused", "handed_over", "expired", "evicted", "left")
+"""What is counted of kept connections, as a :class:`~prefork.scoreboard.layout.EntryView` has it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
@@ -47,6 +50,8 @@ class Working:
     served: int = 0
     failed: int = 0
     refused: int = 0
+    parked: int = 0
+    """Kept connections on which nothing is in hand, and one that is."""
     mean: float = 0.0
     """Handling time of a connection, seconds."""
     longest: float = 0.0
@@ -88,6 +93,9 @@ class Totals:
     """Handlers that took less than ``bounds[n]`` seconds and not less than the bound before; the last is without
     bound."""
     bounds: tuple[float, ...] = ()
+    kept: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Of kept connections: how often one was served again (``reused``), passed on to another worker (``handed_over``),
+    closed because its time was over (``expired``) or to make room (``evicted``), closed by its client (``left``)."""
     accept_errors: dict[str, int] = dataclasses.field(default_factory=dict)
     """Failed accepts by errno."""
     deaths: dict[str, int] = dataclasses.field(default_factory=dict)

@@ -96,7 +96,18 @@ def crew(status: Status) -> str:
         counts[worker.state] = counts.get(worker.state, 0) + 1
     by_state = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     elastic = f" ({status.smallest} to {status.largest})" if status.smallest != status.largest else ""
-    return f"{_count(status.size, 'worker')} wanted{elastic}: {by_state or 'none lives'}"
+    parked = sum(worker.parked for worker in status.workers)
+    kept = f"; {_count(parked, 'connection')} kept" if parked else ""
+    return f"{_count(status.size, 'worker')} wanted{elastic}: {by_state or 'none lives'}{kept}"
+
+
+_KEPT = {
+    "reused": "of these on kept connections",
+    "handed_over": "kept connections handed over",
+    "expired": "closed after keepalive",
+    "evicted": "closed to make room",
+    "left": "closed by their clients",
+}
 
 
 def sums(totals: Totals) -> str:
@@ -105,6 +116,7 @@ def sums(totals: Totals) -> str:
     for count, what in ((totals.interrupted, "interrupted"), (totals.refused, "refused")):
         if count:
             told.append(f"{count} {what}")
+    told += [f"{totals.kept[name]} {what}" for name, what in _KEPT.items() if totals.kept.get(name)]
     finished = totals.served + totals.failed
     if finished:
         told.append(f"{duration(totals.busy / finished)} each")

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from prefork.net.accept_errors import COUNTED
 from prefork.scoreboard.layout import BUCKET_SHIFT, BUCKETS, EntryView
-from prefork.status.model import Totals
+from prefork.status.model import KEPT, Totals
 from prefork.supervisor import notifications
 from prefork.supervisor.notifications import Notification
 from prefork.supervisor.roster import Death
@@ -34,6 +34,7 @@ class Counters:
         self._served = self._failed = self._interrupted = self._refused = self._busy = 0
         self._histogram = [0] * BUCKETS
         self._errors = [0] * len(COUNTED)
+        self._kept = dict.fromkeys(KEPT, 0)
         self._deaths: collections.Counter[str] = collections.Counter()
         self._forks = self._reloads = self._failed_reloads = 0
         self._cpu = 0.0
@@ -57,6 +58,7 @@ class Counters:
         self._busy = round(sums.busy * 1e9)
         if sums.bounds == BOUNDS:
             self._histogram = list(sums.histogram)
+        self._kept = {name: sums.kept.get(name, 0) for name in KEPT}
         self._errors = [sums.accept_errors.get(name, 0) for name in COUNTED]
         self._deaths.update(sums.deaths)
         self._forks, self._reloads, self._failed_reloads = sums.forks, sums.reloads, sums.failed_reloads
@@ -82,6 +84,8 @@ class Counters:
         self._deaths[death.cause] += 1
         self._cpu += death.exit.user + death.exit.system
         self._refused += last.refused
+        for name in KEPT:
+            self._kept[name] += getattr(last, name)
         for place in range(len(self._errors)):
             self._errors[place] += last.errors[place]
         for lane in last.lanes:
@@ -123,6 +127,9 @@ class Counters:
             busy=(self._busy + sum(lane.busy_total for lane in lanes)) / 1e9,
             histogram=tuple(map(sum, zip(self._histogram, *(lane.histogram for lane in lanes), strict=True))),
             bounds=BOUNDS,
+            kept={
+                name: count for name in KEPT if (count := self._kept[name] + sum(getattr(view, name) for view in views))
+            },
             accept_errors={name: count for name, count in zip(COUNTED, errors, strict=True) if count},
             deaths=dict(self._deaths),
             forks=self._forks,

@@ -145,7 +145,7 @@ def test_every_word_is_viewed_under_its_name(board: Scoreboard) -> None:
     words[layout.STATE], words[layout.STATE_SINCE] = State.STOPPING, now - 3
     words[layout.LAST_ERRNO], words[layout.LAST_ERRNO_AT] = errno.EMFILE, now - 2
     words[layout.REFUSED] = 6
-    words[layout.PARKED : layout.EVICTED + 1] = memoryview(array.array("Q", [3, 30, 4, 2, 1]))
+    words[layout.PARKED : layout.LEFT + 1] = memoryview(array.array("Q", [3, 30, 4, 2, 1, 5]))
     for place in range(layout.ERROR_PLACES):
         words[layout.ERRORS + place] = 100 + place
     lane = layout.LANE
@@ -171,6 +171,7 @@ def test_every_word_is_viewed_under_its_name(board: Scoreboard) -> None:
         handed_over=4,
         expired=2,
         evicted=1,
+        left=5,
         errors=tuple(range(100, 100 + layout.ERROR_PLACES)),
         lanes=(
             layout.LaneView(

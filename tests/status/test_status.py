@@ -247,6 +247,7 @@ def view(lane: LaneView | None = None, *, refused: int = 0, errors: dict[str, in
         handed_over=0,
         expired=0,
         evicted=0,
+        left=0,
         errors=tuple(counted),
         lanes=(lane or lane_of(),),
     )

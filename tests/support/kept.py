@@ -18,11 +18,11 @@ class Client:
     """One connection, on which requests are asked one after another.
 
     Args:
-        address: the server's.
+        server: the address of one, or a connection to it.
     """
 
-    def __init__(self, address: str) -> None:
-        self.socket = connect(address, timeout=PATIENCE)
+    def __init__(self, server: str | socket.socket) -> None:
+        self.socket = connect(server, timeout=PATIENCE) if isinstance(server, str) else server
         self._stream = self.socket.makefile("rb")
         self.status = 0
         self.fields: dict[str, str] = {}

@@ -474,3 +474,19 @@ def big_file(environ: Environ, start: Start) -> Iterable[bytes]:
         os._exit(0)
     wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](source)
     return wrapped
+
+
+def nap(environ: Environ, start: Start) -> list[bytes]:
+    """Sleeps for as many seconds as the path says."""
+    time.sleep(float(environ["PATH_INFO"][1:]))
+    start("200 OK", [TEXT])
+    return [b"awake"]
+
+
+def forking(environ: Environ, start: Start) -> list[bytes]:
+    """Leaves a process behind that sleeps for a while."""
+    if os.fork() == 0:
+        time.sleep(10)  # for longer than the test lasts
+        os._exit(0)
+    start("200 OK", [TEXT])
+    return [b"forked"]

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from prefork.services.control.client import Client as ControlClient
 from prefork.testing.server import Server, running
-from tests.support.kept import Client, Crowd
+from tests.support.kept import Client, Crowd, readable
+from tests.support.tls_clients import KEYS, secured
 from tests.wsgi.harness import ROOT, WITHIN, get, post
 
 
@@ -71,6 +73,25 @@ def test_an_answer_of_the_servers_own_is_the_last(client: Client, defect: bytes)
     assert client.status in {400, 501}
     assert client.closes
     assert client.over()
+
+
+def test_what_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "control"
+    with keeping("tests.wsgi.apps:echo", "--control", str(path), workers=1) as server:
+        stays, goes = Client(server.address), Client(server.address)
+        for client in (stays, stays, goes, goes, goes):
+            assert client.ask(get()) == b""
+        goes.close()
+        with ControlClient(path) as asked:
+            server.wait_for(lambda: asked.status().totals.kept.get("left"))
+            status = asked.status()
+            assert [working.parked for working in status.workers] == [1]
+            assert (status.totals.served, status.totals.kept) == (5, {"reused": 3, "left": 1})
+            reload(server)
+            status = asked.status()
+            assert [working.parked for working in status.workers] == [1]
+            assert status.totals.kept == {"reused": 3, "left": 1, "handed_over": 1}
+        stays.close()
 
 
 def test_pipelined_requests_are_answered_in_order(client: Client) -> None:
@@ -190,3 +211,43 @@ def test_an_upgrade_keeps_the_connections() -> None:
         server.wait_for(lambda: crowd.counts["answered"] > answered + 100)
         crowd.stop()
         assert (crowd.counts["connections"], crowd.counts["lost"], crowd.losses) == (10, 0, [])
+
+
+def test_who_speaks_beside_a_slow_request_does_not_wait_for_it() -> None:
+    with keeping("tests.wsgi.apps:nap") as server:
+        quick = [Client(server.address) for _ in range(8)]
+        assert [client.ask(get("/0")) for client in quick] == [b"awake"] * 8
+        slow = Client(server.address)
+        slow.send(get("/20"))  # longer than all the rest, on any machine
+        for _ in range(5):
+            assert [client.ask(get("/0")) for client in quick] == [b"awake"] * 8
+        assert not readable(slow, 0.01)
+        for client in (slow, *quick):
+            client.close()
+        server.signal(signal.SIGINT)
+
+
+def test_kept_under_tls_until_the_worker_goes() -> None:
+    flags = [f"--{name}={value}" for name, value in KEYS.items()]
+    with keeping("tests.wsgi.apps:echo", *flags, workers=1) as server:
+        client = Client(secured(server))
+        for number in range(3):
+            assert client.ask(post(b"%d" % number)) == b"%d" % number
+        client.send(post(b"a") + post(b"b"))
+        assert (client.answer(), client.answer()) == (b"a", b"b")
+        server.signal(signal.SIGHUP)
+        assert client.over()
+        client.close()
+
+
+def test_a_process_that_the_application_forks_holds_no_connection() -> None:
+    with keeping("tests.wsgi.apps:forking", workers=1) as server:
+        one, other = Client(server.address), Client(server.address)
+        for _ in range(3):
+            assert one.ask(get("/")) == b"forked"
+            assert other.ask(get("/", "Connection: close")) == b"forked"
+            assert other.over()
+            other.close()
+            other = Client(server.address)
+        for client in (one, other):
+            client.close()

@@ -1,0 +1,106 @@
+"""Connections that a protocol of one's own parks, and the queue through which they go from one worker to another."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from prefork.accept.parking import Parked
+from prefork.accept.return_queue import AT_ONCE, ReturnQueue
+from prefork.testing import connect
+from prefork.testing.plugin import ServerFactory
+
+APPS = Path(__file__).parents[1] / "support" / "apps"
+
+
+@pytest.fixture
+def queue() -> Iterator[ReturnQueue]:
+    made = ReturnQueue()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        yield made
+
+
+def pair(listener: socket.socket, state: bytes = b"", requests: int = 1) -> tuple[socket.socket, Parked]:
+    client = socket.create_connection(listener.getsockname())
+    one = Parked(*listener.accept(), requests, state)
+    one.since = 12.5
+    return client, one
+
+
+def test_what_is_put_in_comes_out(queue: ReturnQueue, listener: socket.socket) -> None:
+    pairs = [pair(listener, b"x" * number * 100, number) for number in range(AT_ONCE + 3)]
+    pairs[2][1].ready = True
+    some = [one for _, one in pairs]
+    assert (queue.put(some), queue.put(some[AT_ONCE:])) == (AT_ONCE, 3)
+    for one in some:
+        one.connection.close()
+    taken = [*(queue.take() or ()), *(queue.take() or ())]
+    assert queue.take() is None
+    assert [(one.requests, one.state, one.since, one.ready) for one in taken] == [
+        (number, b"x" * number * 100, 12.5, number == 2) for number in range(AT_ONCE + 3)
+    ]
+    for (client, _), one in zip(pairs, taken, strict=True):
+        assert one.address == client.getsockname()
+        one.connection.sendall(b"it is the same one")
+        assert client.recv(100) == b"it is the same one"
+        client.close()
+        one.connection.close()
+
+
+def test_a_full_queue_takes_nothing_and_loses_nothing(queue: ReturnQueue, listener: socket.socket) -> None:
+    client, one = pair(listener)
+    count = 0
+    while queue.put([one]):
+        count += 1
+        assert count < 100_000
+    for _ in range(count):
+        taken = queue.take()
+        assert taken is not None
+        taken[0].connection.close()
+    assert queue.take() is None
+    assert queue.put([one]) == 1
+    for each in (client, one.connection):
+        each.close()
+
+
+def test_messages_of_another_form_are_dropped_with_what_they_hold(queue: ReturnQueue, listener: socket.socket) -> None:
+    client, one = pair(listener)
+    for message in (b"", b"\x01", b"\x02\x00\x01\x00" + bytes(40), b"\x01\x00\x05\x00"):
+        socket.send_fds(queue.inward, [message or b"x"], [one.connection.fileno()])
+        assert queue.take() == []
+    one.connection.close()
+    assert client.recv(1) == b""
+    client.close()
+
+
+def test_state_goes_with_a_connection_from_worker_to_worker(prefork_server: ServerFactory) -> None:
+    server = prefork_server("counting:Counting", app_dir=APPS, workers=2, keepalive=60)
+    clients = [connect(server.address) for _ in range(5)]
+    pids = set()
+    for count in range(1, 4):
+        for client in clients:
+            client.sendall(b"next\n")
+        for client in clients:
+            said, pid = client.recv(100).split()
+            assert int(said) == count
+            pids.add(int(pid))
+        if count == 2:
+            before = set(server.workers())
+            server.signal(signal.SIGHUP)
+            server.wait_for(lambda: not before & set(server.workers()))  # noqa: B023  # it is waited for here
+    assert len(pids) > 2
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+    for client in clients:
+        assert client.recv(1) == b""
+        client.close()
