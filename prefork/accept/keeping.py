@@ -184,7 +184,8 @@ class Keeping(Exclusive):
             readable(*descriptors, *stop, self._parking.fileno(), seconds=left)
             if not readable(self._parking.fileno()):
                 return
-            if not self.pass_on([self._parking.members[fd] for fd, _ in self._parking.look(0, AT_ONCE)]):
+            found = [self._parking.members.get(fd) for fd, _ in self._parking.look(0, AT_ONCE)]
+            if not self.pass_on([one for one in found if one is not None and one.local is None]):
                 break
         super()._wait_for(None if end is None else end - time.monotonic(), *descriptors)
 
