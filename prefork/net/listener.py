@@ -387,6 +387,7 @@ class Listener:
             if self._borrowed:
                 self.nonblocking(not self._blocking)
                 self.ungate()
+            self._diag.close()  # first: at the limit of descriptors its own are what the way to the path needs
             self.unlink()
             self._group.withdraw()
         self._group.close()
