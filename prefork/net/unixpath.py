@@ -18,8 +18,8 @@ then renamed over ``path`` (rename(2) replaces in one step): no client meets a f
 that it may not yet open. Under the lock the temporary name is ours, so what lies there is of a process that died. The
 socket's own name remains the temporary one, and that is what getsockname(2) and ss(8) show.
 
-**Nobody else has a hand in it.** The folder is reached once and held (`prefork.system.spot`). The mode is set on the
-socket before it is bound, which then makes a file of that mode (unix(7)). Where others may write to the folder
+**Nobody else has a hand in it.** The folder is reached once and held (`prefork.system.guarded_path`). The mode is set
+on the socket before it is bound, which then makes a file of that mode (unix(7)). Where others may write to the folder
 ``path.new`` is a folder of our own, that nobody else may enter, and the file is made and given away in there: by its
 name among theirs, somebody could put another file in its place before it changes hands.
 
@@ -48,8 +48,8 @@ from prefork.errors import ListenError
 from prefork.net import port_owner
 from prefork.net.options import SocketOptions
 from prefork.net.unixsocket import PATH_BYTES, UnixSocket
+from prefork.system.guarded_path import Spot, reach
 from prefork.system.natives import os, socket, time
-from prefork.system.spot import Spot, reach
 
 _log: Final = logging.getLogger("prefork")
 

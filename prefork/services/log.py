@@ -9,7 +9,7 @@ workers share after the fork:
   count is logged when there is room again. A worker waits: its log is the application's.
 * A file is looked up by its name before a record is written, once a second at most. After a rotation the next record
   goes to the new file; SIGUSR1 to the master makes it at once. Workers of another user can do so because the file is
-  theirs too. What can't be opened, or shouldn't be (:mod:`prefork.system.spot`), is told of in the old one.
+  theirs too. What can't be opened, or shouldn't be (:mod:`prefork.system.guarded_path`), is told of in the old one.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from typing import Any, Final, Literal, cast
 from prefork.errors import SettingsError, printable_lines
 from prefork.supervisor.service import ServerView, Service
 from prefork.system import logfile
+from prefork.system.guarded_path import Owner
 from prefork.system.natives import os, select, signal, time
-from prefork.system.spot import Owner
 
 _PIPE_BUF: Final = select.PIPE_BUF
 _STDOUT: Final = 1

@@ -27,8 +27,8 @@ from prefork.errors import SettingsError
 from prefork.supervisor import notifications
 from prefork.supervisor.notifications import Notification
 from prefork.supervisor.service import ServerView, Service
+from prefork.system.guarded_path import Spot, reach
 from prefork.system.natives import os
-from prefork.system.spot import Spot, reach
 
 log = logging.getLogger("prefork")
 

@@ -26,8 +26,8 @@ from prefork.errors import PreforkError, SettingsError
 from prefork.hooks import Hooks
 from prefork.supervisor.event_loop import Loop
 from prefork.system import signals
+from prefork.system.guarded_path import reach
 from prefork.system.natives import os, signal, threading
-from prefork.system.spot import reach
 
 log = logging.getLogger("prefork")
 

@@ -8,8 +8,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from prefork.system.guarded_path import reach
 from prefork.system.natives import os
-from prefork.system.spot import reach
 
 _MOST: Final = 64  # bytes of a pidfile that are looked at
 

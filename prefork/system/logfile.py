@@ -1,7 +1,7 @@
 """A log file, opened for appending: by its name, in whatever folder, without waiting for anybody.
 
-What a name may mean, and to whom, :mod:`prefork.system.spot` judges. Here it is opened: a plain file is made if there
-is none, and given to the workers' user; a FIFO without a reader is refused, for open(2) would wait for one; a device, a
+What a name may mean, and to whom, :mod:`prefork.system.guarded_path` judges. Here it is opened: a plain file is made if
+there is none, and given to the workers' user; a FIFO without a reader is refused, for open(2) would wait for one; a device, a
 terminal, a FIFO keep their owner and mode. ``/dev/stdout`` and its like are our own descriptors (proc(5)) and are
 duplicated, so that they may be sockets as well, and are open for workers too.
 
@@ -16,8 +16,8 @@ import fcntl
 import stat
 from typing import Final
 
+from prefork.system.guarded_path import Owner, Spot, reach
 from prefork.system.natives import os
-from prefork.system.spot import Owner, Spot, reach
 
 _MOST_LOOKS: Final = 16  # at a name that is another file each time
 _APPEND: Final = os.O_WRONLY | os.O_APPEND

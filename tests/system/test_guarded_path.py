@@ -19,9 +19,9 @@ from prefork.config.address import Address
 from prefork.errors import ListenError
 from prefork.net.options import SocketOptions
 from prefork.net.unixpath import give_up, take
-from prefork.system import natives, spot
+from prefork.system import guarded_path, natives
+from prefork.system.guarded_path import reach
 from prefork.system.logfile import append
-from prefork.system.spot import reach
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has files that others would like to have")
 NOBODY = 65534
@@ -191,15 +191,15 @@ def test_without_numbers_of_their_own_those_outside_are_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a user namespace the root of the machine has the number that stands for all who have none."""
-    spot._outside.cache_clear()
+    guarded_path._outside.cache_clear()
     text = {"/proc/self/uid_map": "0 1000 1\n", "/proc/sys/kernel/overflowuid": "65534\n"}
     with monkeypatch.context() as patched:
         patched.setattr(Path, "read_text", lambda path, **_: text[str(path)])
-        assert spot._outside() == {65534}
-        spot._outside.cache_clear()
+        assert guarded_path._outside() == {65534}
+        guarded_path._outside.cache_clear()
         text["/proc/self/uid_map"] = "0 0 4294967295\n"
-        assert not spot._outside()
-    spot._outside.cache_clear()
+        assert not guarded_path._outside()
+    guarded_path._outside.cache_clear()
 
 
 # Races: a process of the workers' user exchanges what the name means, as fast as it can.
