@@ -1,9 +1,9 @@
 """A log file, opened for appending: by its name, in whatever folder, without waiting for anybody.
 
 What a name may mean, and to whom, :mod:`prefork.system.guarded_path` judges. Here it is opened: a plain file is made if
-there is none, and given to the workers' user; a FIFO without a reader is refused, for open(2) would wait for one; a device, a
-terminal, a FIFO keep their owner and mode. ``/dev/stdout`` and its like are our own descriptors (proc(5)) and are
-duplicated, so that they may be sockets as well, and are open for workers too.
+there is none, and given to the workers' user; a FIFO without a reader is refused, for open(2) would wait for one; a
+device, a terminal, a FIFO keep their owner and mode. ``/dev/stdout`` and its like are our own descriptors (proc(5)) and
+are duplicated, so that they may be sockets as well, and are open for workers too.
 
 MASTER for the log, WORKER for the access log and after a rotation.
 """
