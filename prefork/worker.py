@@ -278,7 +278,7 @@ class Worker:
         self._entry.say_accepts()
         given = self._given
         given.leaks.learn_what_is_usual(self.sockets)
-        given.shedder.answer_by(self._refuse)
+        given.shedder.refuse = self._refuse
         taken = self._took_and_served if served else self.took
         offspring = self._given.offspring
         offspring.keeps = False
@@ -408,7 +408,7 @@ class Worker:
         if self._connections is None:
             given = self._given
             given.leaks.learn_what_is_usual(() if one_at_a_time else given.sockets)
-            given.shedder.answer_by(self._refuse)
+            given.shedder.refuse = self._refuse
             acceptor: Acceptor | None = given.acceptor
             if given.queue is not None and one_at_a_time:
                 self._parking = Parking(given.settings, given.entry.words)

@@ -28,7 +28,6 @@ How a worker is stopped:
 
 from __future__ import annotations
 
-import abc
 import errno
 from _socket import socket as CSocket  # noqa: N812  # a class, whose C name is in small letters
 from collections.abc import Callable, Iterator, Sequence
@@ -75,7 +74,7 @@ _allocate, _initialise = new_socket.__new__, CSocket.__init__
 _UNKNOWN = (-1, -1, -1)  # family, type and protocol that the kernel is asked for
 
 
-class Acceptor(abc.ABC):
+class Acceptor:
     """What both ways have in common.
 
     Args:
@@ -106,7 +105,6 @@ class Acceptor(abc.ABC):
         self._raw: Raw | None = None  # accepted, and not yet yielded
         self._made: socket.socket | None = None  # what becomes of it
 
-    @abc.abstractmethod
     def connections(self) -> Iterator[Accepted]:
         """Accepted connections with the peer's address, one at a time, until an order to leave is carried out.
 
@@ -115,8 +113,8 @@ class Acceptor(abc.ABC):
             OSError: a programming error (EBADF, ENOTSOCK, EFAULT, bad flags).
             BaseException: what the application has had raised here. Nothing is lost by it: ask for another iterator.
         """
+        raise NotImplementedError  # and no abc: its metaclass costs each boot ten pages
 
-    @abc.abstractmethod
     def obey(self) -> None:
         """Do what the order asks for beyond its being known. In a signal handler, between any two instructions."""
 

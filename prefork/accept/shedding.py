@@ -28,8 +28,12 @@ class Shedder:
         log: where it is told what an answer fails of.
         workers: how many workers share ``shed_rate`` (count).
         spare: the worker's descriptor in reserve.
+
+    Attributes:
+        refuse: answers a connection that is shed; it is closed afterwards. Set by the worker.
     """
 
+    refuse: Callable[[socket.socket], object]
     _next_shed = 0.0
     _shed = 0
 
@@ -39,10 +43,6 @@ class Shedder:
         self._log = log
         self._workers = workers
         self._spare = spare
-
-    def answer_by(self, refuse: Callable[[socket.socket], object]) -> None:
-        """Say what answers a connection that is shed; it is closed afterwards."""
-        self._refuse = refuse
 
     @property
     def sheds(self) -> bool:
@@ -88,7 +88,7 @@ class Shedder:
         with connection:
             try:
                 connection.settimeout(ANSWER_TIME)
-                self._refuse(connection)
+                self.refuse(connection)
             except Exception:  # noqa: BLE001  # whatever the application's answer fails of, the connection is closed
                 self._log.exception("refuse() failed")
             _read_what_is_there(connection)
