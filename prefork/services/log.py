@@ -245,6 +245,23 @@ class Journal(logging.Logger):
                 pass
 
 
+class FromChildren(logging.Handler):
+    """Takes what loggers below "prefork" say (an application's ``prefork.shop``) to the output of the command's log.
+
+    Args:
+        journal: Whose output; what it is told itself has gone there already.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Give the record to the output, if another logger than ours made it."""
+        if record.name != LOGGER and record.levelno >= self._journal.least:
+            self._journal.output.handle(record)
+
+
 def _record(message: str) -> logging.LogRecord:
     return log.makeRecord(LOGGER, logging.WARNING, __file__, 0, message, (), None)
 
@@ -311,6 +328,7 @@ def configure(level: str, path: str = "", form: Literal["text", "json"] = "text"
     log.__class__ = Journal
     journal = cast("Journal", log)
     journal.output, journal.least = output, log.level
+    journal.addHandler(FromChildren(journal))
     return output
 
 

@@ -532,3 +532,17 @@ def test_a_boot_that_fails_forges_no_line_and_steers_no_terminal(tmp_path: Path)
     assert "failed to boot" in done.stderr
     assert all(char.isprintable() or char in "\n\t" for char in done.stderr)
     assert [line for line in done.stderr.splitlines() if line.startswith(("2026-11-20", "<0>"))] == []
+
+
+def test_a_logger_below_ours_writes_to_the_same_file(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    program = f"""
+import logging
+from prefork.services.log import configure
+configure("info", {str(path)!r})
+logging.getLogger("prefork.shop").info("open for business")
+logging.getLogger("prefork").info("ours, once")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""
+    assert [line.split(" ", 3)[3] for line in path.read_text().splitlines()] == ["open for business", "ours, once"]
