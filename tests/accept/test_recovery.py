@@ -113,6 +113,8 @@ def counted(board: Scoreboard, faults: Injector, workers: Sequence[int], number:
 
 def told_of(server: Server, number: int, times: int) -> None:
     """The log says what is done about it, and not for each time."""
+    if number not in {EINTR, EAGAIN}:
+        server.wait_for_log(rf"worker \d: accept fails: {TABLE[number].name}, ")  # which is told after it is counted
     lines = told(server, rf"^.* worker \d: accept fails: {TABLE[number].name}, .*$")
     if number == EINTR:
         assert lines == []
