@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import logging
 import re
-import ssl
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from prefork.accept.acceptor import Blocking
 from prefork.accept.fd_leak import LeakFinder
@@ -47,6 +47,9 @@ from prefork.system.child import Child, Children, ReportPipe
 from prefork.system.descriptors import SpareDescriptor
 from prefork.system.identity import Identity
 from prefork.system.natives import os, signal, socket
+
+if TYPE_CHECKING:
+    import ssl
 from prefork.worker import Worker
 
 log = logging.getLogger("prefork")

@@ -12,9 +12,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-import ssl
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from prefork.config.launch import Footing, Launch
 from prefork.config.settings import Settings
@@ -65,6 +65,9 @@ from prefork.system.descriptors import SpareDescriptor
 from prefork.system.identity import Identity
 from prefork.system.natives import os, signal
 from prefork.system.need import needed
+
+if TYPE_CHECKING:
+    import ssl
 from prefork.worker import Worker
 
 log = logging.getLogger("prefork")
