@@ -248,7 +248,8 @@ def test_a_unix_socket_may_be_another_user_s(app: Callable[..., Server], folder:
 )
 def test_a_worker_that_could_come_back_does_not_start(folder: Path, sabotage: str, said: str) -> None:
     done = run_program(
-        f"import logging, os, prefork\nfrom prefork.system import identity\nlogging.basicConfig(level='INFO')\n"
+        "import logging, prefork\nfrom prefork.system import identity\nfrom prefork.system.natives import os\n"
+        "logging.basicConfig(level='INFO')\n"
         f"os.setgroups([7, 8])\n{sabotage}\n"
         "prefork.serve(lambda connection, address: None, bind='127.0.0.1:0', workers=1, user='65534', group='65534')\n"
     )
