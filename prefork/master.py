@@ -123,7 +123,7 @@ class Master:
     def _settle(self, stack: contextlib.ExitStack) -> Plan:
         """Settle what depends on this process; ``stack`` puts back what is changed. A rehearsal ends here."""
         settings = self.settings
-        footing = stack.enter_context(environment.entered(settings))
+        footing = stack.enter_context(environment.entered(settings, self._folder))
         if sources.by_content():
             stack.callback(sources.by_time)
         who = identity.resolve(settings.user, settings.group, settings.no_new_privs)

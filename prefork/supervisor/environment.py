@@ -73,19 +73,30 @@ def folder_of(settings: Settings) -> str:
 
 
 @contextlib.contextmanager
-def entered(settings: Settings) -> Iterator[Footing]:
+def entered(settings: Settings, start: str | None = None) -> Iterator[Footing]:
     """Change to ``chdir`` and set ``umask`` for the block. MASTER, before it opens anything; workers inherit both.
 
     Yields what finds the folder anew.
 
+    Args:
+        settings: what the two are taken from.
+        start: the folder of the start (:func:`folder_of`), for when a preloaded application has gone into another that
+            is deleted by now; None where no application can have done so.
+
     Raises:
         SettingsError: the folder can't be entered.
+        OSError: the working directory is gone.
     """
     with contextlib.ExitStack() as stack:
         if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
             # By whoever started the host: the kernel would keep no exits for us (wait(2)).
             stack.callback(signal.signal, signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
-        name = absolute(settings.chdir) if settings.chdir else here()
+        try:
+            name = absolute(settings.chdir) if settings.chdir else here()
+        except FileNotFoundError:
+            if start is None:
+                raise
+            name = start
         if settings.chdir:
             before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, before)

@@ -301,6 +301,29 @@ def test_a_release_behind_a_link_is_found_by_a_reload_and_by_an_upgrade(
 # Modules, streams, folders.
 
 
+def test_a_preloaded_application_may_go_where_there_is_nothing_any_more(
+    prefork_server: ServerFactory, tmp_path: Path
+) -> None:
+    (tmp_path / "gone.py").write_text(
+        """
+import os, tempfile
+folder = tempfile.mkdtemp()
+os.chdir(folder)
+os.rmdir(folder)
+
+def handle(connection, address):
+    connection.recv(65536)
+    connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok")
+"""
+    )
+    server = prefork_server("gone:handle", app_dir=tmp_path, workers=1, preload=True)
+    assert request(server.address).body == b"ok"
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("generation 1 serves")
+    assert request(server.address).body == b"ok"
+    assert server.stop() == 0
+
+
 @pytest.mark.parametrize("extra", [{"preload": True}, {"bind": ["127.0.0.1:0", "127.0.0.1:0"]}], ids=["preload", "two"])
 def test_an_application_may_patch_the_standard_library(
     prefork_server: ServerFactory, tmp_path: Path, extra: dict[str, Any]
