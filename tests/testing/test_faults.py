@@ -244,7 +244,7 @@ attempt("epoll_create", select.epoll)
 attempt("eventfd", os.eventfd, 0)
 attempt("memfd_create", os.memfd_create, "x")
 attempt("ftruncate", os.ftruncate, memory, 8192)
-attempt("mmap", mmap.mmap, memory, 4096)
+attempt("mmap", mmap.mmap, -1, 4096)  # shared by default; of a file it would dup first
 attempt("prlimit", resource.getrlimit, resource.RLIMIT_NOFILE)
 attempt("sched_getaffinity", os.sched_getaffinity, 0)
 attempt("timerfd_create", timerfd)
