@@ -17,10 +17,10 @@ from prefork.errors import PreforkError
 from prefork.hooks import Hooks
 from prefork.net import tls
 from prefork.net.listener import Listener
-from prefork.services import defaults
+from prefork.services import configured
 from prefork.supervisor import environment, upgrade
-from prefork.supervisor.bystander import Bystanders
 from prefork.supervisor.handover import HandoverError
+from prefork.supervisor.hook_children import HookChildren
 from prefork.supervisor.roster import Roster
 from prefork.supervisor.service import Service
 from prefork.supervisor.supervisor import Plan, Supervisor
@@ -74,7 +74,7 @@ class Master:
         self._folder = environment.folder_of(settings) if folder is None else folder
         self.settings = located(settings, self._folder)
         self.hooks = hooks
-        self._services = list(defaults.services_of(self.settings) if services is None else services)
+        self._services = list(configured.services_of(self.settings) if services is None else services)
         self._build = worker
         self._load = load
         self._launch = Launch.of_this_process()
@@ -103,9 +103,9 @@ class Master:
         self._ran = True
         with contextlib.ExitStack() as stack:
             plan = self._settle(stack)
-            stack.callback(plan.bystanders.end)
+            stack.callback(plan.hook_children.end)
             if self.hooks.for_master:
-                plan.bystanders.watch()
+                plan.hook_children.watch()
             with guarded():
                 self.hooks.call("on_starting", self)
             stack.callback(self.hooks.call, "on_exit", self)
@@ -142,7 +142,7 @@ class Master:
             footing=footing,
             identity=who,
             launch=self._launch,
-            bystanders=Bystanders(),
+            hook_children=HookChildren(),
             tls=secured,
         )
 

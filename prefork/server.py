@@ -15,7 +15,7 @@ from prefork.errors import BootError, PreforkError, SettingsError, TargetError
 from prefork.hooks import Hooks
 from prefork.master import Master
 from prefork.net import tls
-from prefork.services import defaults
+from prefork.services import configured
 from prefork.supervisor import environment
 from prefork.system import child, custody, identity, process
 from prefork.system.identity import Identity
@@ -102,7 +102,7 @@ def run(
     def build() -> Worker:
         return imported()()
 
-    services = defaults.services_of(settings, sources=(app_dir,))
+    services = configured.services_of(settings, sources=(app_dir,))
     return Master(build, settings, hooks=hooks, services=services, load=load, folder=folder).run()
 
 

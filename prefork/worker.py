@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from prefork.accept.acceptor import Acceptor, Exclusive
-from prefork.accept.keeping import Keeping
-from prefork.accept.kept import Kept
+from prefork.accept.keepalive_acceptor import KeepaliveAcceptor
+from prefork.accept.keepalive_handle import KeepaliveHandle
 from prefork.accept.loop_listener import Inlet, Intake
 from prefork.accept.offspring import leave
-from prefork.accept.parking import Parked, Parking
+from prefork.accept.parked_connections import ParkedConnection, ParkedConnections
 from prefork.accept.strays import Strays
 from prefork.accept.worker_context import WorkerContext
 from prefork.config.settings import Settings
@@ -72,7 +72,7 @@ class Worker:
     _connections: Iterator[tuple[socket.socket, Any]] | None = None
     _accepted_one: tuple[socket.socket, Any] | None = None
     _strays: Strays | None = None
-    _parking: Parking | None = None
+    _parking: ParkedConnections | None = None
     _intakes: list[Intake]
     _callbacks: list[Callable[[], object]]
 
@@ -123,9 +123,9 @@ class Worker:
         if self._given.tls is not None and self.handshakes:
             put_off = self._put_off if self._given.settings.timeout else None
             handle = Behind(handle, self._given.tls, self._given.log, put_off)
-        if isinstance(self._acceptor, Keeping):
+        if isinstance(self._acceptor, KeepaliveAcceptor):
             timeout = self._given.settings.io_timeout if self.timeouts else 0.0
-            handle = Kept(handle, self._acceptor, self._entry.lane, timeout).serve
+            handle = KeepaliveHandle(handle, self._acceptor, self._entry.lane, timeout).serve
         stray: BaseException | None = None
         while True:
             try:
@@ -217,7 +217,7 @@ class Worker:
         return self._parking.park(connection, address, state, ready=ready)
 
     @property
-    def parked(self) -> Parked | None:
+    def parked(self) -> ParkedConnection | None:
         """While :meth:`handle` has one that was parked: its ``state``, ``requests`` and ``since``; else None."""
         one = None if self._parking is None else self._parking.in_hand
         return one if one is not None and one.requests else None
@@ -411,11 +411,11 @@ class Worker:
             given.shedder.refuse = self._refuse
             acceptor: Acceptor | None = given.acceptor
             if given.queue is not None and one_at_a_time:
-                self._parking = Parking(given.settings, given.entry.words)
+                self._parking = ParkedConnections(given.settings, given.entry.words)
                 given.leaks.parked = self._parking
                 given.offspring.parted.append(self._parking.part)
                 args = given.sockets, given.entry, given.settings, given.log, given.leaks, given.shedder
-                acceptor = Keeping(*args, self._parking, given.queue)
+                acceptor = KeepaliveAcceptor(*args, self._parking, given.queue)
             elif acceptor is None:
                 acceptor = Exclusive(given.sockets, given.entry, given.settings, given.log, given.leaks, given.shedder)
             self._acceptor = acceptor

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from prefork.accept.parking import Parked
+from prefork.accept.parked_connections import ParkedConnection
 from prefork.system.natives import os, socket
 
 FORM: Final = 1
@@ -59,7 +59,7 @@ class ReturnQueue:
         """Their descriptors."""
         return self.inward.fileno(), self.outward.fileno()
 
-    def put(self, some: Sequence[Parked]) -> int:
+    def put(self, some: Sequence[ParkedConnection]) -> int:
         """Put connections in, in one message; they stay open here.
 
         Args:
@@ -83,7 +83,7 @@ class ReturnQueue:
             raise
         return len(some)
 
-    def take(self) -> list[Parked] | None:
+    def take(self) -> list[ParkedConnection] | None:
         """Take the connections of one message; None when there is none."""
         try:
             data, controls, _, _ = self.outward.recvmsg(
@@ -103,7 +103,7 @@ class ReturnQueue:
         self.outward.close()
 
 
-def _fitting(some: Sequence[Parked]) -> Iterator[Parked]:
+def _fitting(some: Sequence[ParkedConnection]) -> Iterator[ParkedConnection]:
     """As many of them as one message carries; one at the least."""
     left = _STATES
     for number, one in enumerate(some):
@@ -113,7 +113,7 @@ def _fitting(some: Sequence[Parked]) -> Iterator[Parked]:
         yield one
 
 
-def _read(data: bytes, rights: list[int]) -> Iterator[Parked]:
+def _read(data: bytes, rights: list[int]) -> Iterator[ParkedConnection]:
     count = 0
     if len(data) >= _HEAD.size:
         form, count = _HEAD.unpack_from(data)
@@ -136,7 +136,7 @@ def _read(data: bytes, rights: list[int]) -> Iterator[Parked]:
             connection.close()
             continue
         requests, length, since, flags = _ONE.unpack_from(data, _HEAD.size + number * _ONE.size)
-        one = Parked(connection, address, requests, data[at : at + length])
+        one = ParkedConnection(connection, address, requests, data[at : at + length])
         at += length
         one.since, one.ready = since, bool(flags & _READY)
         yield one

@@ -16,7 +16,7 @@ from prefork.config import fields as kinds
 from prefork.config import rules
 from prefork.config.address import Address, parse
 from prefork.config.fields import Field, setting
-from prefork.config.keeping import Keeping
+from prefork.config.keepalive import Keepalive
 from prefork.config.rules import Problem
 from prefork.config.transport import Transport
 from prefork.errors import SettingsError
@@ -30,7 +30,7 @@ _SECONDS: Final = kinds.number("a number of seconds", most=_LONGEST_WAIT)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Keeping, Transport):
+class Settings(Keepalive, Transport):
     """What a server is told. Immutable; checked as a whole when it is made.
 
     Every field is described in the table below, and by ``prefork serve --help``. Times are seconds, sizes are bytes.

@@ -160,7 +160,7 @@ class Bequest:
         self._held.clear()
 
 
-class Claim:
+class Heir:
     """The successor's side: it offers its return queue, and goes on when that has been heard or can't be.
 
     Args:

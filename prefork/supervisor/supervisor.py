@@ -24,7 +24,6 @@ from prefork.net import tls
 from prefork.scoreboard.layout import Fate, Order
 from prefork.supervisor import environment, policy, resources, upgrade
 from prefork.supervisor.autoscale import Autoscaler
-from prefork.supervisor.bystander import Bystanders
 from prefork.supervisor.drain import Drain
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.executor import Executor
@@ -33,6 +32,7 @@ from prefork.supervisor.generations import Generations
 from prefork.supervisor.goal import Goal
 from prefork.supervisor.handover import Handover
 from prefork.supervisor.heir import Bequest
+from prefork.supervisor.hook_children import HookChildren
 from prefork.supervisor.isolation import Isolated
 from prefork.supervisor.notifications import (
     Died,
@@ -90,7 +90,7 @@ class Plan:
         identity: who workers become; None changes nothing.
         launch: how this process was started.
         tls: what connections are secured with; None leaves them plain.
-        bystanders: what becomes of processes that hooks fork in the master.
+        hook_children: what becomes of processes that hooks fork in the master.
     """
 
     server: object
@@ -103,7 +103,7 @@ class Plan:
     identity: Identity | None
     launch: Launch
     tls: ssl.SSLContext | None
-    bystanders: Bystanders
+    hook_children: HookChildren
 
 
 class Supervisor:
@@ -149,7 +149,7 @@ class Supervisor:
         self._spare = SpareDescriptor()
         self._spare.take()
         stack.callback(self._spare.give)
-        stack.enter_context(plan.bystanders.without(self._own_descriptors))
+        stack.enter_context(plan.hook_children.without(self._own_descriptors))
         self._spawner = spawner = Spawner(loop, children, held, self._helpers, self._exited)
         stack.callback(spawner.close)
         self._pressure = Pressure(

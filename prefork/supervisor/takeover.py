@@ -18,7 +18,7 @@ import logging
 
 from prefork.errors import SettingsError
 from prefork.supervisor.event_loop import Loop
-from prefork.supervisor.heir import Claim
+from prefork.supervisor.heir import Heir
 from prefork.supervisor.resources import Resources
 from prefork.system.lockfile import locked_by, read
 from prefork.system.natives import os, signal
@@ -60,7 +60,7 @@ class Takeover:
         for listener in held.listeners:
             listener.listen()
         os.eventfd_write(held.go, 1)
-        Claim(self._loop, self._pid, held.queue, self._stop)
+        Heir(self._loop, self._pid, held.queue, self._stop)
 
     def _stop(self) -> None:
         if self._pidfd < 0:

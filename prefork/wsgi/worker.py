@@ -57,7 +57,7 @@ class WSGIWorker(Worker):
             self._gateway.serve_connection(connection, address)
             return
         one = parking.in_hand
-        assert one is not None  # see prefork.accept.kept
+        assert one is not None  # see prefork.accept.keepalive_handle
         before: Any = one.local
         channel = self._gateway.serve_connection(
             connection, address, keeps=not parking.last(), before=before, received=one.state

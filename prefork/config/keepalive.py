@@ -16,7 +16,7 @@ _MOST: Final = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keeping:
+class Keepalive:
     """For how long connections are kept, and how many. Not used by itself: `Settings` checks it."""
 
     keepalive: float = setting(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prefork.accept.parking import Parked
+from prefork.accept.parked_connections import ParkedConnection
 from prefork.accept.return_queue import AT_ONCE, ReturnQueue
 from prefork.testing import connect
 from prefork.testing.plugin import ServerFactory
@@ -30,9 +30,9 @@ def listener() -> Iterator[socket.socket]:
         yield made
 
 
-def pair(listener: socket.socket, state: bytes = b"", requests: int = 1) -> tuple[socket.socket, Parked]:
+def pair(listener: socket.socket, state: bytes = b"", requests: int = 1) -> tuple[socket.socket, ParkedConnection]:
     client = socket.create_connection(listener.getsockname())
-    one = Parked(*listener.accept(), requests, state)
+    one = ParkedConnection(*listener.accept(), requests, state)
     one.since = 12.5
     return client, one
 

@@ -1,4 +1,4 @@
-"""Bystanders: the processes that hooks fork in the master, and plain ones, as those that a worker's application forks.
+"""The children that hooks fork in the master: plain processes, as those that a worker's application forks.
 
 Such a process is a copy of the master. It would hold the port after the master's death, and the lock on the pidfile;
 clients that the kernel gives to its copy of a listener are nobody's; and if control came back to us there, it would be
@@ -17,7 +17,7 @@ from prefork.system.forks import HERE
 from prefork.system.natives import os, signal, socket
 
 
-class Bystanders:
+class HookChildren:
     """What becomes of them."""
 
     def __init__(self) -> None:

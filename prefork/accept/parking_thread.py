@@ -1,4 +1,4 @@
-"""The rescue: who speaks on a parked connection does not wait for his worker's slow request. WORKER.
+"""The parking thread: who speaks on a parked connection does not wait for his worker's slow request. WORKER.
 
 While the main thread is with one connection it looks after no other. A thread does then, and only then: it passes those
 who speak to whoever has nothing in hand, through the return queue. It exists from the first parked one on, sleeps
@@ -12,7 +12,7 @@ from _thread import allocate_lock, start_new_thread  # bound now: gevent's patch
 from collections.abc import Callable
 from typing import Final
 
-from prefork.accept.parking import AT_ONCE, Parked, Parking
+from prefork.accept.parked_connections import AT_ONCE, ParkedConnection, ParkedConnections
 from prefork.system.natives import os, select, signal, time
 
 eventfd = os.eventfd
@@ -27,8 +27,8 @@ STUCK: Final = 0.003
 _PAUSE: Final = 0.005  # seconds until another try when nobody can be passed on
 
 
-class Rescue:
-    """The rescue of one worker.
+class ParkingThread:
+    """That of one worker.
 
     Args:
         parking: the parked connections.
@@ -40,7 +40,7 @@ class Rescue:
         active: whether it looks after the parked connections. The main thread calls `stand_down` then, before it does.
     """
 
-    def __init__(self, parking: Parking, pass_on: Callable[[list[Parked]], int]) -> None:
+    def __init__(self, parking: ParkedConnections, pass_on: Callable[[list[ParkedConnection]], int]) -> None:
         self.began = 0
         self.awake = self.active = False
         self._parking = parking
@@ -49,7 +49,7 @@ class Rescue:
         self._alive = allocate_lock()  # held while there is the thread
         self._runs = self._forking = self._hooked = self._over = False
         self._wake = -1
-        self._aside: list[Parked] = []
+        self._aside: list[ParkedConnection] = []
 
     def rouse(self) -> None:
         """MAIN THREAD. Something is in hand, and the thread sleeps, or is not there yet."""

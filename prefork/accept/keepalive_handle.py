@@ -1,18 +1,18 @@
-"""What a worker that keeps connections does around each request: `Kept` stands before its handle. WORKER."""
+"""What a worker that keeps connections does around each request: `KeepaliveHandle` stands before its handle. WORKER."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from prefork.accept.keeping import Keeping
+from prefork.accept.keepalive_acceptor import KeepaliveAcceptor
 from prefork.scoreboard.entry import Lane
 from prefork.system.forks import HERE
 from prefork.system.natives import socket
 
 
-class Kept:
-    """A handle() for the connections of `Keeping`: it finds the one in hand, and parks or closes it afterwards.
+class KeepaliveHandle:
+    """A handle() for the connections of `KeepaliveAcceptor`: finds the one in hand, parks or closes it afterwards.
 
     Args:
         handle: called with the connection and the peer's address.
@@ -22,11 +22,11 @@ class Kept:
     """
 
     def __init__(
-        self, handle: Callable[[socket.socket, Any], object], acceptor: Keeping, lane: Lane, timeout: float
+        self, handle: Callable[[socket.socket, Any], object], acceptor: KeepaliveAcceptor, lane: Lane, timeout: float
     ) -> None:
         self._handle = handle
         self._parking = acceptor.parking
-        self._rescue = acceptor.rescue
+        self._thread = acceptor.parking_thread
         self._lane = lane
         self._timeout = timeout
 
@@ -36,11 +36,11 @@ class Kept:
         Raises:
             BaseException: what the handler raises.
         """
-        rescue, one = self._rescue, self._parking.in_hand
+        thread, one = self._thread, self._parking.in_hand
         assert one is not None  # the acceptor has just put it there
-        rescue.began = self._lane.began
-        if not rescue.awake:
-            rescue.rouse()
+        thread.began = self._lane.began
+        if not thread.awake:
+            thread.rouse()
         failed = True
         try:
             if self._timeout:
@@ -51,7 +51,7 @@ class Kept:
             if HERE.foreign:
                 one.connection.close()
             else:
-                rescue.began = 0
-                if rescue.active:
-                    rescue.stand_down()
+                thread.began = 0
+                if thread.active:
+                    thread.stand_down()
                 self._parking.over(one, failed=failed)

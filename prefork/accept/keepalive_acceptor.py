@@ -19,8 +19,8 @@ from typing import Final
 
 from prefork.accept.acceptor import Accept, Accepted, Exclusive
 from prefork.accept.fd_leak import LeakFinder
-from prefork.accept.parking import AT_ONCE, SPEAKS, Parked, Parking
-from prefork.accept.rescue import Rescue
+from prefork.accept.parked_connections import AT_ONCE, SPEAKS, ParkedConnection, ParkedConnections
+from prefork.accept.parking_thread import ParkingThread
 from prefork.accept.return_queue import ReturnQueue
 from prefork.accept.shedding import Shedder
 from prefork.config.settings import Settings
@@ -35,7 +35,7 @@ _FOR_WANT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.E
 _LOOK: Final = 0.05  # seconds between two looks at whether there is room in the return queue
 
 
-class Keeping(Exclusive):
+class KeepaliveAcceptor(Exclusive):
     """WORKER. One listener or several, all non-blocking, and connections that are kept.
 
     Args:
@@ -44,7 +44,7 @@ class Keeping(Exclusive):
 
     Attributes:
         parking: as it was given.
-        rescue: what looks after the parked ones while this thread is stuck.
+        parking_thread: what looks after the parked ones while this thread is stuck.
 
     Raises:
         OSError: no descriptor for what it needs.
@@ -58,15 +58,15 @@ class Keeping(Exclusive):
         log: Log,
         leaks: LeakFinder,
         shedder: Shedder,
-        parking: Parking,
+        parking: ParkedConnections,
         queue: ReturnQueue,
     ) -> None:
         super().__init__(sockets, entry, settings, log, leaks, shedder)
         self._parking = self.parking = parking
         self._queue = queue
-        self.rescue = Rescue(parking, self.pass_on)
+        self.parking_thread = ParkingThread(parking, self.pass_on)
         self._patience = settings.keepalive_min_timeout
-        self._back: list[Parked] = []  # taken out of the queue, and not served yet
+        self._back: list[ParkedConnection] = []  # taken out of the queue, and not served yet
         self._over = False
         # In place of each connection, which is the parking's: whoever has this one closes nothing.
         self._nobody = socket.socket()
@@ -76,12 +76,12 @@ class Keeping(Exclusive):
         parking.moved = self._follow
 
     def connections(self) -> Iterator[Accepted]:
-        """As `Acceptor.connections`, but `Parking.in_hand` is what is to be served, and the socket given is closed."""
+        """As `Acceptor.connections`, but `ParkedConnections.in_hand` is to be served, and the socket is closed."""
         parking = self._parking
         parking.begin_anew()
         left = self._left()
         if left is not None:
-            parking.in_hand = Parked(*left)
+            parking.in_hand = ParkedConnection(*left)
         if parking.in_hand is not None:
             yield self._nobody, parking.in_hand.address
         if not self._over:
@@ -89,10 +89,10 @@ class Keeping(Exclusive):
             self._over = True
             self._leave()
         for accepted in self._drain():
-            parking.in_hand = Parked(*accepted)
+            parking.in_hand = ParkedConnection(*accepted)
             yield self._nobody, accepted[1]
         yield from self._take_leave()
-        self.rescue.end()
+        self.parking_thread.end()
 
     def _serve(self) -> Iterator[Accepted]:
         parking, epoll, recovery = self._parking, self._epoll, self._recovery
@@ -118,7 +118,7 @@ class Keeping(Exclusive):
                 taker = takers.get(fd)
                 accepted = None if taker is None else taker()  # else a parked one speaks, or there is an order to leave
                 if accepted is not None:
-                    parking.in_hand = Parked(*accepted)
+                    parking.in_hand = ParkedConnection(*accepted)
                     yield nobody, accepted[1]
                     since += 1
             if since >= one_round:
@@ -191,7 +191,7 @@ class Keeping(Exclusive):
 
     # The end.
 
-    def pass_on(self, some: list[Parked]) -> int:
+    def pass_on(self, some: list[ParkedConnection]) -> int:
         """Put parked connections into the return queue; how many."""
         try:
             count = self._queue.put(some) if some else 0

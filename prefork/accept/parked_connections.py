@@ -2,7 +2,7 @@
 
 They stand in an epoll of their own, level-triggered, in which a connection stays as long as it is kept here, also while
 it is in hand: nobody looks meanwhile, so a kept request costs no epoll_ctl(2). Only where somebody does look, because
-the main thread is stuck (`prefork.accept.rescue`), the one in hand is taken out until it is parked again.
+the main thread is stuck (`prefork.accept.parking_thread`), the one in hand is taken out until it is parked again.
 
 All have the same time, so who was parked first is due first: the order of arrival is kept, and the front is looked at.
 """
@@ -15,7 +15,7 @@ from itertools import islice, takewhile
 from resource import RLIMIT_NOFILE, getrlimit
 from typing import Any, Final
 
-from prefork.config.keeping import Keeping
+from prefork.config.keepalive import Keepalive
 from prefork.net.lingering import ours
 from prefork.scoreboard.layout import EVICTED, EXPIRED, HANDED_OVER, LEFT, PARKED, REUSED
 from prefork.system.forks import HERE, end_for_all
@@ -36,7 +36,7 @@ SPEAKS: Final = int(select.EPOLLIN)
 """The event of a connection that speaks, and does no more."""
 
 
-class Parked:
+class ParkedConnection:
     """One connection that is kept.
 
     Attributes:
@@ -64,8 +64,8 @@ class Parked:
         self.ready = self.watched = False
 
 
-class Parking:
-    """The parked connections of one worker. Used by its main thread; by the rescue while that is stuck.
+class ParkedConnections:
+    """The parked connections of one worker. Used by its main thread; by the parking thread while that is stuck.
 
     Args:
         settings: keepalive in seconds, keepalive_requests and max_parked as counts.
@@ -81,11 +81,11 @@ class Parking:
         OSError: no descriptor for the epoll.
     """
 
-    def __init__(self, settings: Keeping, words: memoryview[int]) -> None:
+    def __init__(self, settings: Keepalive, words: memoryview[int]) -> None:
         self.closing = False
-        self.in_hand: Parked | None = None
-        self.members: OrderedDict[int, Parked] = OrderedDict()
-        self.turn: OrderedDict[int, Parked] = OrderedDict()
+        self.in_hand: ParkedConnection | None = None
+        self.members: OrderedDict[int, ParkedConnection] = OrderedDict()
+        self.turn: OrderedDict[int, ParkedConnection] = OrderedDict()
         self.seconds = settings.keepalive
         self._requests = settings.keepalive_requests
         self._most = settings.max_parked or max(1, getrlimit(RLIMIT_NOFILE)[0] // _SHARE)
@@ -122,7 +122,7 @@ class Parking:
 
     # What the loop asks for.
 
-    def over(self, one: Parked, *, failed: bool) -> None:
+    def over(self, one: ParkedConnection, *, failed: bool) -> None:
         """The handler has returned: park the connection if it has asked for that, else close it."""
         again, self._again, self.in_hand = self._again, False, None
         if one.requests:
@@ -141,7 +141,7 @@ class Parking:
             # The handler keeps a file on it (makefile), and the client would wait for the end for as long.
             os.close(connection.detach())
 
-    def admit(self, one: Parked) -> bool:
+    def admit(self, one: ParkedConnection) -> bool:
         """Park a connection; False when the kernel has no room for it: it is to be closed."""
         fd, members = one.fd, self.members
         if not one.watched:
@@ -161,13 +161,13 @@ class Parking:
         one.since = time.monotonic()
         return True
 
-    def look_away(self, one: Parked) -> None:
+    def look_away(self, one: ParkedConnection) -> None:
         """Wait no more for this one, until it is parked again."""
         if one.watched:
             one.watched = False
             self._epoll.unregister(one.fd)
 
-    def gone(self, one: Parked) -> bool:
+    def gone(self, one: ParkedConnection) -> bool:
         """Its client has ended its side, at the least: if there is nothing before that, it is closed; whether it is."""
         if one.ready or one.local is not None:
             return False
@@ -183,7 +183,7 @@ class Parking:
         one.connection.close()
         return True
 
-    def forget(self, one: Parked) -> None:
+    def forget(self, one: ParkedConnection) -> None:
         """Keep a connection no more. Nothing is done to it itself."""
         if one.watched:
             one.watched = False
@@ -197,7 +197,7 @@ class Parking:
             self.turn.pop(one.fd, None)
             self.words[PARKED] = len(self.members)
 
-    def close(self, one: Parked) -> None:
+    def close(self, one: ParkedConnection) -> None:
         """End one that is silent, so that a request that is under way is no reason for a reset."""
         self.forget(one)
         local = one.local
@@ -250,7 +250,7 @@ class Parking:
         self._due = 0.0
         return None
 
-    def _idle(self) -> Iterator[Parked]:
+    def _idle(self) -> Iterator[ParkedConnection]:
         """Those that are not in hand, the oldest first."""
         return (one for one in self.members.values() if one is not self.in_hand)
 
@@ -266,7 +266,7 @@ class Parking:
                 one.local.close()  # type: ignore[attr-defined]  # as above
         return bool(found)
 
-    def handed_over(self, some: Sequence[Parked]) -> None:
+    def handed_over(self, some: Sequence[ParkedConnection]) -> None:
         """These have been given to somebody else."""
         for one in some:
             self.forget(one)
