@@ -22,12 +22,12 @@ from prefork.system.forks import HERE
 SLOW: Final = 1.0
 """Seconds that a hook of the master's may take before that is worth a warning."""
 
-Role = Literal["master", "worker"]
+RunsIn = Literal["master", "worker"]
 
 _log = logging.getLogger("prefork")
 
 
-def _about(runs_in: Role, arguments: str, text: str) -> dict[str, object]:
+def _about(runs_in: RunsIn, arguments: str, text: str) -> dict[str, object]:
     return {"runs_in": runs_in, "arguments": tuple(arguments.split(", ")), "help": text}
 
 
@@ -169,7 +169,7 @@ class Hook(NamedTuple):
     """
 
     name: str
-    runs_in: Role
+    runs_in: RunsIn
     arguments: tuple[str, ...]
     help: str
 

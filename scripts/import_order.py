@@ -1,15 +1,20 @@
-"""Hold every import in prefork/ to the order of rooms that docs/design.md lists: only from above, and in no circle.
+"""Hold prefork/ to its house: imports to the order of rooms that docs/design.md lists, and a class's name to one thing.
 
     .venv/bin/python scripts/import_order.py [ROOT]
 
 A room is a package, or a module that lies beside the packages. Counted is every import there is: inside functions, for
-the type checker alone, and ``import prefork`` itself, whose room is ``__init__``.
+the type checker alone, and ``import prefork`` itself, whose room is ``__init__``. A room imports only from above,
+and no modules import each other in a circle.
+
+Names of classes and of types that are made by assignment are told apart without the underscore before them.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -83,6 +88,33 @@ def circles(graph: Mapping[str, set[str]]) -> Iterator[list[str]]:
     yield from found
 
 
+_TYPE = re.compile(r"_*([A-Z]\w*[a-z]\w*)")
+
+
+def types(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and name of each class, wherever it stands, and of each type that the module makes by assignment."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            yield node.lineno, node.name.lstrip("_")
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        for target in targets:
+            if isinstance(target, ast.Name) and (named := _TYPE.fullmatch(target.id)):
+                yield target.lineno, named[1]
+
+
+def doubles(root: Path) -> Iterator[str]:
+    """One line for each name that stands for two classes or types."""
+    found = defaultdict(list)
+    for path in modules(root).values():
+        for line, name in types(path):
+            found[name].append(f"{path.relative_to(root)}:{line}")
+    for name, places in sorted(found.items()):
+        if len(places) > 1:
+            yield f"{', '.join(places)}: {name} is the name of {len(places)} things"
+
+
 def _rows(order: list[str], rooms: set[str]) -> Iterator[str]:
     """What is wrong with the list by itself."""
     for room in order:
@@ -93,7 +125,7 @@ def _rows(order: list[str], rooms: set[str]) -> Iterator[str]:
 
 
 def problems(root: Path) -> Iterator[str]:
-    """One line for each import that goes up the house, each circle, and each difference between list and folder."""
+    """One line for each import that goes up, each circle, each difference between list and folder, each double name."""
     order, files = house(root), modules(root)
     yield from _rows(order, {name.partition(".")[0] for name in files})
     graph: dict[str, set[str]] = {}
@@ -114,6 +146,7 @@ def problems(root: Path) -> Iterator[str]:
                 yield f"{shown}:{line}: {room} must do without {theirs}"
     for members in circles(graph):
         yield f"a circle: {', '.join(members)} import each other"
+    yield from doubles(root)
 
 
 def main(argv: list[str]) -> int:

@@ -47,6 +47,18 @@ FILES = {
         ({"extra.py": ""}, "prefork/extra.py: extra has no place in the house"),
         ({"errors.py": None}, "the house has a room errors, and there is no such file or package"),
         ({"testing/client.py": "from prefork.net import queue\n"}, "testing must do without net"),
+        (
+            {"net/queue.py": "class Claim: ...\n", "net/listener.py": "def of():\n    class Claim: ...\n"},
+            "prefork/net/listener.py:2, prefork/net/queue.py:1: Claim is the name of 2 things",
+        ),
+        (
+            {"net/queue.py": "_Kind = tuple[int, int]\n", "net/listener.py": "class Kind: ...\n"},
+            "prefork/net/listener.py:1, prefork/net/queue.py:1: Kind is the name of 2 things",
+        ),
+        (
+            {"net/queue.py": "MOST: int = 1\nT = int\nsome = 2\n", "net/listener.py": "MOST = 2\nT = int\nsome = 3\n"},
+            "",
+        ),
     ],
 )
 def test_what_is_out_of_order_is_told(tmp_path: Path, changes: dict[str, str | None], problem: str) -> None:

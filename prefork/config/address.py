@@ -25,7 +25,7 @@ from typing import Final, Literal
 
 from prefork.system.natives import os, socket
 
-Kind = Literal["inet", "inet6", "unix", "abstract", "fd", "systemd"]
+AddressKind = Literal["inet", "inet6", "unix", "abstract", "fd", "systemd"]
 
 _UNIX_TYPES: Final = {"unix": socket.SOCK_STREAM, "seqpacket": socket.SOCK_SEQPACKET}
 _UNIX_BYTES: Final = 107  # sun_path has 108; one goes to the closing NUL of a path or the leading one of a name
@@ -51,7 +51,7 @@ class Address:
         folder: Where a relative path begins; "" for the working directory. No part of what the address is.
     """
 
-    kind: Kind
+    kind: AddressKind
     host: str = ""
     port: int = 0
     path: str = ""

@@ -23,7 +23,7 @@ SCOREBOARD = "prefork-scoreboard"
 """The name that a server's shared memory has in /proc/PID/maps (memfd_create(2))."""
 
 
-class Owner(NamedTuple):
+class PortOwner(NamedTuple):
     """Who holds an address."""
 
     text: str
@@ -32,7 +32,7 @@ class Owner(NamedTuple):
     """Whether these are workers whose master is gone, and nobody else."""
 
 
-def in_use(address: Address, by: Owner, what: str, *, shared: bool = False) -> ListenError:
+def in_use(address: Address, by: PortOwner, what: str, *, shared: bool = False) -> ListenError:
     """The error for an address that somebody holds."""
     taken = f"the {'name' if what == 'name' else 'address'} is in use{by.text}"
     if by.orphans:
@@ -46,7 +46,7 @@ def in_use(address: Address, by: Owner, what: str, *, shared: bool = False) -> L
     return ListenError(f"bind: {address}: {taken}; stop it or choose another {what}")
 
 
-def of_port(host: str, port: int) -> Owner:
+def of_port(host: str, port: int) -> PortOwner:
     """Who listens on a TCP port, at ``host`` or at every address."""
     pids = set()
     for connection in _connections("tcp"):
@@ -54,7 +54,7 @@ def of_port(host: str, port: int) -> Owner:
             everywhere = {"0.0.0.0", "::"}
             if connection.laddr.ip == host or connection.laddr.ip in everywhere or host in everywhere:
                 pids.add(connection.pid)
-    return Owner(_eldest(pids), _orphans(pids))
+    return PortOwner(_eldest(pids), _orphans(pids))
 
 
 def check_group(address: Address, sock: IPSocket) -> None:
@@ -84,10 +84,10 @@ def check_group(address: Address, sock: IPSocket) -> None:
     }
     orphans = {pid for pid in pids if _orphans({pid})}
     if orphans:
-        raise in_use(address, Owner(_eldest(orphans), True), "port")
+        raise in_use(address, PortOwner(_eldest(orphans), True), "port")
 
 
-def of_unix(name: str) -> Owner:
+def of_unix(name: str) -> PortOwner:
     """Who holds a unix socket of this name ("@name" when it is abstract).
 
     A path's socket keeps the name under which it was made: `prefork.net.unixpath`.
@@ -102,14 +102,14 @@ def of_unix(name: str) -> Owner:
             or (connection.laddr.startswith("/proc/self/fd/") and connection.laddr.endswith(f"/{base}.new"))
         )
     }
-    return Owner(_eldest(pids), _orphans(pids))
+    return PortOwner(_eldest(pids), _orphans(pids))
 
 
-def of_peer(probe: socket.socket, path: str) -> Owner:
+def of_peer(probe: socket.socket, path: str) -> PortOwner:
     """Who listens at the other end of a connected unix socket (unix(7), SO_PEERCRED), or holds what he has left."""
     credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     text = _eldest({struct.unpack("=iII", credentials)[0]})
-    return Owner(text, False) if text else of_unix(path)
+    return PortOwner(text, False) if text else of_unix(path)
 
 
 def _connections(kind: str) -> list[Any]:

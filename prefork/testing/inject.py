@@ -126,7 +126,7 @@ MACHINES: Final = {
 }
 
 
-class _Program(ctypes.Structure):
+class _SockFprog(ctypes.Structure):
     """Struct sock_fprog."""
 
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
@@ -204,7 +204,7 @@ def install(machine: Machine, names: Iterable[str], *, interruptible: bool = Fal
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
     instructions = build_filter(machine, names)
-    program = _Program(len(instructions) // 8, instructions)
+    program = _SockFprog(len(instructions) // 8, instructions)
     flags = _NEW_LISTENER | (0 if interruptible else _WAIT_KILLABLE_RECV)
     while True:
         fd = int(libc.syscall(machine.seccomp, _SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(program)))

@@ -130,4 +130,4 @@ def _name(listener: socket.socket) -> str:
 def test_workers_are_known_by_the_name_of_their_memory() -> None:
     assert port_owner.SCOREBOARD == SCOREBOARD
     assert not port_owner.of_port("127.0.0.1", 1).orphans
-    assert port_owner.of_unix(f"/{os.getpid()}/none") == port_owner.Owner("", False)
+    assert port_owner.of_unix(f"/{os.getpid()}/none") == port_owner.PortOwner("", False)
