@@ -1,8 +1,9 @@
 """Functions of the user's that are called at points in the server's life: their names, who runs each, what it is given.
 
-The names are gunicorn's where the meaning is. A hook runs in the process that its description names, in the main
-thread. One that raises is logged and harms nobody. The master does nothing else while one of its hooks runs, so one
-that takes more than `SLOW` seconds there is logged as well.
+The names are gunicorn's where the meaning is, and so are the attributes `pid`, `ppid`, `age` and `log` of a worker,
+`pid` and `log` of the server. A hook runs in the process that its description names, in the main thread. One
+that raises is logged and harms nobody. The master does nothing else while one of its hooks runs, so one that takes more
+than `SLOW` seconds there is logged as well.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Hooks:
     """The hooks of one server; None where there is none. `described` says what each is for.
 
     ``server`` is the `Master`; in a worker it is the worker's copy of it, good for reading settings only. ``worker``
-    is the `Worker`; in the master, before the fork, it has a slot and a generation but no pid yet.
+    is the `Worker`. Before there is one it is what that will be given (`pre_fork`, `post_fork`): with ``slot``,
+    ``generation``, ``age``, ``log``, ``settings``, ``ppid`` and ``pid``, which is None in the master.
 
     Raises:
         SettingsError: A hook can't be called with its arguments. All problems are reported at once.
@@ -80,7 +82,11 @@ class Hooks:
     )
     child_exit: Callable[[Any, Any], object] | None = field(
         default=None,
-        metadata=_about("master", "server, exit", "After a worker's death, with the record of how it ended."),
+        metadata=_about(
+            "master",
+            "server, exit",
+            "After a worker's death, with the record of how it ended; that has pid and log as a worker has.",
+        ),
     )
     on_reload: Callable[[Any], object] | None = field(
         default=None,
@@ -117,12 +123,19 @@ class Hooks:
 
         Raises:
             SettingsError: It has none at all, or some can't be called with their arguments.
+
+        What looks as if it were a hook, and is none, is told in the log.
         """
         found = {hook.name: getattr(namespace, hook.name, None) for hook in described()}
         if all(function is None for function in found.values()):
             shown = getattr(namespace, "__name__", type(namespace).__name__)
             raise SettingsError(f"hooks: {shown} has no function named as a hook; give one of {', '.join(found)}")
-        return cls(**found)
+        from prefork.migration import answers
+
+        hooks = cls(**found)
+        for line in answers.strange_hooks(namespace, found):
+            _log.warning("hooks: %s", line)
+        return hooks
 
     @property
     def for_workers(self) -> bool:

@@ -6,6 +6,7 @@ What it does stands in :mod:`prefork.supervisor`; what attaches to it, in :mod:`
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable
 
 from prefork.accept.offspring import guarded
@@ -26,6 +27,7 @@ from prefork.supervisor.service import Service
 from prefork.supervisor.supervisor import Plan, Supervisor
 from prefork.supervisor.vacancy import StoppedError
 from prefork.system import identity
+from prefork.system.natives import os
 from prefork.system.need import needed
 from prefork.worker import Worker
 
@@ -46,6 +48,8 @@ class Master:
     Attributes:
         settings: the settings.
         hooks: the hooks.
+        log: the server's logger ("prefork"), for hooks.
+        pid: of the master process; 0 before it runs.
 
     Raises:
         TypeError: an argument is not what it is to be.
@@ -71,6 +75,8 @@ class Master:
             raise TypeError(
                 f"hooks is {type(hooks).__name__}, not Hooks; Hooks.from_namespace() makes some of a module"
             )
+        self.log = logging.getLogger("prefork")
+        self.pid = 0
         self._folder = environment.folder_of(settings) if folder is None else folder
         self.settings = located(settings, self._folder)
         self.hooks = hooks
@@ -101,6 +107,7 @@ class Master:
             raise PreforkError("a Master runs once; make another")
         environment.check_threads()
         self._ran = True
+        self.pid = os.getpid()
         with contextlib.ExitStack() as stack:
             plan = self._settle(stack)
             stack.callback(plan.hook_children.end)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -82,6 +83,23 @@ class Worker:
     def slot(self) -> int:
         """This worker's stable index, 0 to workers - 1; a replacement has the same."""
         return self._given.slot
+
+    # A subclass may have attributes of its own by these names, so they are none that can't be set.
+
+    @functools.cached_property
+    def pid(self) -> int:
+        """The pid of this process."""
+        return os.getpid()
+
+    @functools.cached_property
+    def ppid(self) -> int:
+        """The master's pid."""
+        return self._given.ppid
+
+    @functools.cached_property
+    def age(self) -> int:
+        """How many workers the master had forked when it came to this one, itself included: no other has the same."""
+        return self._given.age
 
     @property
     def generation(self) -> int:

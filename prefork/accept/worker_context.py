@@ -14,7 +14,7 @@ from prefork.accept.shedding import Shedder
 from prefork.config.settings import Settings
 from prefork.hooks import Hooks
 from prefork.scoreboard.entry import Entry
-from prefork.system.natives import socket
+from prefork.system.natives import os, socket
 
 if TYPE_CHECKING:
     import ssl
@@ -74,3 +74,13 @@ class WorkerContext:
     """Whether it accepts only when the master gives the word: in a takeover, when all are READY."""
     offspring: Offspring
     """What becomes of processes that the application forks."""
+    ppid: int
+    """The master's pid."""
+    age: int
+    """How many workers the master had forked when it came to this one, itself included."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its pid; None in the master, where it has not been forked yet."""
+        here = os.getpid()
+        return None if here == self.ppid else here

@@ -104,6 +104,8 @@ def read(argv: Sequence[str], fields: Iterable[Field]) -> CommandLine:
 def _complaints(strange: Sequence[str], target: str | None, fields: Iterable[Field]) -> Iterable[str]:
     flags = [argument.partition("=")[0] for argument in strange if argument.startswith("-") and argument != "-"]
     if flags:
+        from prefork.migration import answers
+
         known = [name for field in fields for name in _names(field)] + [
             "--config",
             "--app-dir",
@@ -111,7 +113,8 @@ def _complaints(strange: Sequence[str], target: str | None, fields: Iterable[Fie
             "--check",
         ]
         for flag in flags:
-            yield f"{flag!r} is not a flag; {did_you_mean(flag, known, '--help lists them all')}"
+            remedy = answers.to_flag(flag, known) or did_you_mean(flag, known, "--help lists them all")
+            yield f"{flag!r} is not a flag; {remedy}"
         return  # what else is left over may be their values
     for argument in strange:
         yield f"{argument!r} is one argument too many beside {target!r}; give one target"

@@ -216,9 +216,16 @@ def _read_file(reading: _Reading, file: str | None) -> None:
         if name in reading.known:
             reading.put(name, value, origin)
         else:
-            remedy = did_you_mean(name, reading.known, "--print-config shows them all")
+            remedy = _answer(reading, name) or did_you_mean(name, reading.known, "--print-config shows them all")
             shown = name if name and name.isprintable() else ascii(name)
             reading.complaints.append(f"{shown}: is not a setting; {remedy} (from {origin})")
+
+
+def _answer(reading: _Reading, name: str) -> str:
+    """What to say of a name that is another server's; "" if it is not."""
+    from prefork.migration import answers
+
+    return answers.to_name(name, reading.known)
 
 
 def _read_environment(reading: _Reading, environ: Mapping[str, str]) -> None:
@@ -229,7 +236,8 @@ def _read_environment(reading: _Reading, environ: Mapping[str, str]) -> None:
         if variable in variables:
             reading.put_text(variables[variable], text, variable)
         elif not _SERVICE_LINK.fullmatch(f"{variable}={text}"):
-            remedy = did_you_mean(variable, variables, "--print-config shows all settings")
+            theirs = _answer(reading, variable.removeprefix(PREFIX).lower())
+            remedy = theirs or did_you_mean(variable, variables, "--print-config shows all settings")
             shown = variable if variable.isprintable() else ascii(variable)
             reading.complaints.append(f"{shown}: is not a variable of prefork's; {remedy}")
 

@@ -19,6 +19,7 @@ Nothing here calls the system or reads a clock; times are monotonic seconds that
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -98,6 +99,26 @@ class Death:
     served: int
     successor: bool
     """Whether it was to replace somebody and had not become READY."""
+
+    @property
+    def pid(self) -> int:
+        """Whose end it is."""
+        return self.member.pid
+
+    @property
+    def slot(self) -> int:
+        """The slot that it was in."""
+        return self.member.slot
+
+    @property
+    def generation(self) -> int:
+        """The generation that it was of."""
+        return self.member.generation
+
+    @property
+    def log(self) -> logging.Logger:
+        """The server's logger, for hooks."""
+        return logging.getLogger("prefork")
 
     @property
     def age(self) -> float:

@@ -7,6 +7,7 @@ and tracebacks arrive.
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -114,7 +115,7 @@ class Birth:
 
     line: _Line
     start: Start
-    announce: Callable[[], object] | None
+    announce: Callable[[WorkerContext], object] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +157,7 @@ class Spawner:
         self._on_exit = on_exit
         self._lines: dict[int, _Line] = {}
         self._free = list(range(held.board.entries - 1, -1, -1))
+        self._count = itertools.count(1)
 
     @property
     def most(self) -> int:
@@ -168,7 +170,7 @@ class Spawner:
         blueprint: Blueprint,
         *,
         after_fork: tuple[Callable[[int, int], object], ...],
-        announce: Callable[[], object] | None,
+        announce: Callable[[WorkerContext], object] | None,
         workers: int,
         tls: ssl.SSLContext | None,
         waits: bool,
@@ -179,7 +181,8 @@ class Spawner:
             spawn: its slot and generation.
             blueprint: what it has in common with all others.
             after_fork: what the child is to call, with slot and generation.
-            announce: called right before the fork, with signals let in; None when there is nothing to call.
+            announce: called right before the fork with what the worker is given, with signals let in; None when there
+                is nothing to call.
             workers: how many workers there are to be in all.
             tls: what connections are secured with; None leaves them plain.
             waits: whether it is to accept only when the word is given.
@@ -222,6 +225,8 @@ class Spawner:
             server=blueprint.server,
             waits=waits,
             offspring=Offspring(entry, dispositions, DUMP_SIGNAL, writer, sockets),
+            ppid=os.getpid(),
+            age=next(self._count),
         )
         start = Start(
             build=blueprint.build,
@@ -260,7 +265,7 @@ class Spawner:
             for birth in births:
                 if birth.announce is not None:
                     with signals.blocked(mask, only=True):
-                        birth.announce()
+                        birth.announce(birth.start.context)
                     process.flush()
                 try:
                     pids.append(process.fork_flushed(live, birth.start, private))

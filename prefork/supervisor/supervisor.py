@@ -395,7 +395,7 @@ class Supervisor:
             spawn,
             self._blueprint,
             after_fork=self._services.after_fork,
-            announce=None if hook is None else lambda: self._call_hook("pre_fork", spawn),
+            announce=None if hook is None else lambda worker: self._call_hook("pre_fork", worker),
             workers=self._goal.size,
             tls=self._tls,
             waits=self._takeover is not None and not self._goal.ready,

@@ -6,6 +6,7 @@ derive from it. Where gunicorn has a setting of the same meaning, its name is us
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -31,6 +32,7 @@ worker waits a second time for what is not there yet. A silent one is handed ove
 
 _LONGEST_WAIT: Final = 2_000_000.0  # seconds; what poll(2) can wait for is 2**31 - 1 milliseconds
 _BIGGEST_HEAD: Final = 1 << 24
+_MOST_FIELDS: Final = 100_000
 
 
 def _networks() -> Kind[str]:
@@ -46,6 +48,16 @@ def _networks() -> Kind[str]:
     return Kind("ADDRESSES", str.strip, check)
 
 
+def _limited(noun: str, *, least: int, most: int, metavar: str = "COUNT") -> Kind[int]:
+    """A whole number that limits something; 0, which is no limit to gunicorn either, is the greatest that there is."""
+    kind = kinds.whole(noun, least=least, most=most, metavar=metavar)
+    return dataclasses.replace(kind, check=lambda value: kind.check(most if _is_zero(value) else value))
+
+
+def _is_zero(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value == 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class WSGIOptions:
     """How requests are read and answered. Immutable; checked as a whole when it is made.
@@ -59,21 +71,21 @@ class WSGIOptions:
     limit_request_line: int = setting(
         4094,
         LIMITS,
-        kinds.whole("a length of the request line", least=16, most=_BIGGEST_HEAD, metavar="BYTES"),
-        "The longest request line: method, target and version. A longer one is answered 414.",
+        _limited("a length of the request line", least=16, most=_BIGGEST_HEAD, metavar="BYTES"),
+        "The longest request line: method, target and version. A longer one is answered 414. 0 means 16 MiB.",
     )
     limit_request_fields: int = setting(
         100,
         LIMITS,
-        kinds.whole("a count of header fields", least=1, most=100_000),
-        "The most header fields of a request. More are answered 431.",
+        _limited("a count of header fields", least=1, most=_MOST_FIELDS),
+        "The most header fields of a request. More are answered 431. 0 means 100000.",
     )
     limit_request_field_size: int = setting(
         8190,
         LIMITS,
-        kinds.whole("a length of a header field", least=16, most=_BIGGEST_HEAD, metavar="BYTES"),
+        _limited("a length of a header field", least=16, most=_BIGGEST_HEAD, metavar="BYTES"),
         "The longest header field, name and value together; also the longest trailer field, and the longest line "
-        "before a chunk, extensions included. A longer one is answered 431.",
+        "before a chunk, extensions included. A longer one is answered 431. 0 means 16 MiB.",
     )
     limit_request_body: int = setting(
         0,
@@ -170,8 +182,8 @@ class WSGIOptions:
 
     @property
     def limit_head(self) -> int:
-        """The longest head in bytes that none of the limits of its parts forbids."""
-        fields = self.limit_request_fields * (self.limit_request_field_size + 2)
+        """The longest head in bytes that none of the limits of its parts forbids; what is kept of one in memory."""
+        fields = min(self.limit_request_fields * (self.limit_request_field_size + 2), _BIGGEST_HEAD)
         return self.limit_request_line + 2 + fields + 2
 
 

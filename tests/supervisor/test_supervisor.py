@@ -441,6 +441,18 @@ def test_each_hook_runs_where_it_says(prefork_server: ServerFactory) -> None:
     assert len(hook_lines(server, "child_exit")) == 5
     assert all(f" in {master} of " in text for text in hook_lines(server, "child_exit"))
     assert f"child_exit in {master} of {aborted}: killed by SIGABRT" in "\n".join(hook_lines(server, "child_exit"))
+    # What gunicorn's hooks expect of their arguments.
+    numbers = {}
+    for pid in everybody:
+        (number,) = told(server, rf"INFO {pid}:\S+ worker [01]: number \d is there, pid {pid}, of {master}")
+        numbers[pid] = number.partition(" number ")[2][0]
+        for text in (
+            rf"INFO {pid}:\S+ worker [01]: number {numbers[pid]} is ready, pid {pid}, of {master}",
+            rf"INFO {master} worker [01]: number {numbers[pid]} is to come, pid None, of {master}",
+            rf"INFO {master} pid {pid} is gone from slot [01]",
+        ):
+            assert told(server, text) != []
+    assert sorted(numbers.values()) == ["1", "2", "3", "4", "5"]
 
 
 def test_hooks_that_raise_harm_nobody(prefork_server: ServerFactory) -> None:

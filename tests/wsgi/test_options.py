@@ -29,7 +29,7 @@ def test_each_option_is_described() -> None:
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({"limit_request_line": 0}, "limit_request_line: 0 is not a length of the request line; give 16 or more"),
+        ({"limit_request_line": 7}, "limit_request_line: 7 is not a length of the request line; give 16 or more"),
         ({"limit_request_fields": True}, "limit_request_fields: True is not"),
         ({"limit_request_field_size": -1}, "limit_request_field_size: -1 is not"),
         ({"limit_request_body": "1X"}, "limit_request_body: '1X' is not a size"),
@@ -52,7 +52,7 @@ def test_problems(given: dict[str, Any], problem: str) -> None:
 
 def test_all_problems_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
-        WSGIOptions(limit_request_line=0, min_rate=-1, spool="x")  # type: ignore[arg-type]  # that is the point
+        WSGIOptions(limit_request_line=7, min_rate=-1, spool="x")  # type: ignore[arg-type]  # that is the point
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["limit_request_line", "min_rate", "spool"]
 
 
@@ -65,3 +65,10 @@ def test_the_longest_head() -> None:
     options = WSGIOptions(limit_request_line=100, limit_request_fields=2, limit_request_field_size=50)
     head = b"a" * 100 + b"\r\n" + (b"a" * 50 + b"\r\n") * 2 + b"\r\n"
     assert options.limit_head == len(head)
+
+
+def test_0_is_no_limit_as_it_is_to_gunicorn() -> None:
+    options = WSGIOptions(limit_request_line=0, limit_request_fields=0, limit_request_field_size=0)
+    assert options.limit_request_line == options.limit_request_field_size == 16 << 20
+    assert options.limit_request_fields == 100_000
+    assert 16 << 20 < options.limit_head < 33 << 20

@@ -70,14 +70,17 @@ def pre_fork(server: Any, worker: Any) -> None:  # as hooks are called
     # What a hook executes would inherit a mask.
     blocked = " with signals blocked" if signal.pthread_sigmask(signal.SIG_BLOCK, []) else ""
     say(f"pre_fork in {os.getpid()} of slot {worker.slot} generation {worker.generation}{blocked}")
+    worker.log.info("number %d is to come, pid %s, of %d", worker.age, worker.pid, server.pid)
 
 
 def post_fork(server: Any, worker: Any) -> None:  # as hooks are called
     say(f"post_fork in {os.getpid()} of slot {worker.slot}")
+    worker.log.info("number %d is there, pid %d, of %d", worker.age, worker.pid, worker.ppid)
 
 
 def post_worker_init(worker: Any) -> None:
     say(f"post_worker_init in {os.getpid()} of slot {worker.slot}")
+    worker.log.info("number %d is ready, pid %d, of %d", worker.age, worker.pid, worker.ppid)
 
 
 def worker_abort(worker: Any) -> None:
@@ -90,6 +93,7 @@ def worker_exit(server: Any, worker: Any) -> None:  # as hooks are called
 
 def child_exit(server: Any, exit: Any) -> None:  # noqa: A002  # as hooks are called
     say(f"child_exit in {os.getpid()} of {exit.member.pid}: {exit.exit}")
+    server.log.info("pid %d is gone from slot %d", exit.pid, exit.slot)
 
 
 def on_reload(server: Any) -> None:

@@ -1,0 +1,74 @@
+"""What to say to somebody who gives a name of another server's to one of our commands. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Final
+
+from prefork.migration import gunicorn_settings as gunicorn
+from prefork.migration.row import Row, by_flag, by_name, flag_of
+
+_SERVERS: Final = (("gunicorn", gunicorn.ROWS),)
+_NEARLY: Final = 0.8  # how much of a name has to be that of a hook, for a function that is none to look like one
+_SEVERAL: Final = 2  # names of settings that a module has by no chance
+
+
+def to_flag(flag: str, known: Collection[str]) -> str:
+    """What a flag that is none of ours becomes here, if it is another server's; "" if it is not.
+
+    Args:
+        flag: What was given, with its hyphens.
+        known: The flags that the command has.
+    """
+    return _answer(known, lambda rows: by_flag(rows).get(flag))
+
+
+def to_name(name: str, known: Collection[str]) -> str:
+    """The same for the name of a setting.
+
+    Args:
+        name: What was given.
+        known: The names of the settings that the command has.
+    """
+    return _answer([flag_of(known_name) for known_name in known], lambda rows: by_name(rows).get(name))
+
+
+def _answer(known: Collection[str], find: Callable[[tuple[Row, ...]], Row | None]) -> str:
+    for server, rows in _SERVERS:
+        row = find(rows)
+        if row is None or not (row.ours or row.note):
+            continue
+        if not row.ours:
+            return f"it is {server}'s: {row.note}"
+        flag = flag_of(row.ours)
+        if flag not in known:
+            return f"it is {server}'s, and here a setting of prefork wsgi alone: {flag}"
+        return f"it is {server}'s, and called {flag} here" + (f": {row.note}" if row.note else "")
+    return ""
+
+
+def strange_hooks(namespace: object, ours: Iterable[str]) -> Iterator[str]:
+    """What a module of hooks has that looks as if it were one, or a setting, and is neither; a line for each.
+
+    Args:
+        namespace: The module, or another object with hooks.
+        ours: The names of hooks.
+    """
+    ours = list(ours)
+    theirs = by_name(gunicorn.HOOKS)
+    settings = {row.name for row in gunicorn.ROWS} - set(theirs)
+    found = {name: value for name, value in vars(namespace).items() if not name.startswith("_")}
+    for name, value in found.items():
+        if name in ours or not callable(value) or isinstance(value, type):
+            continue
+        if name in theirs:
+            yield f"{name} is a hook of gunicorn's and none here: {theirs[name].note}"
+        elif close := difflib.get_close_matches(name, ours, n=1, cutoff=_NEARLY):
+            yield f"{name} is no hook, and is never called; did you mean {close[0]}?"
+    given = [name for name, value in found.items() if name in settings and not callable(value)]
+    if len(given) >= _SEVERAL:
+        yield (
+            f"settings are not read from a module of hooks ({', '.join(given)}); prefork gunicorn -c FILE reads "
+            "gunicorn's, others stand in flags, variables or TOML"
+        )
