@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 from prefork.migration import gunicorn_settings as gunicorn
-from prefork.migration.row import Row, by_flag, by_name, flag_of
+from prefork.migration.foreign_setting import ForeignSetting, by_flag, by_name, flag_of
 
 _SERVERS: Final = (("gunicorn", gunicorn.ROWS),)
 _NEARLY: Final = 0.8  # how much of a name has to be that of a hook, for a function that is none to look like one
@@ -34,7 +34,7 @@ def to_name(name: str, known: Collection[str]) -> str:
     return _answer([flag_of(known_name) for known_name in known], lambda rows: by_name(rows).get(name))
 
 
-def _answer(known: Collection[str], find: Callable[[tuple[Row, ...]], Row | None]) -> str:
+def _answer(known: Collection[str], find: Callable[[tuple[ForeignSetting, ...]], ForeignSetting | None]) -> str:
     for server, rows in _SERVERS:
         row = find(rows)
         if row is None or not (row.ours or row.note):

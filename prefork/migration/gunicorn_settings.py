@@ -9,22 +9,26 @@ from __future__ import annotations
 
 from typing import Final
 
-from prefork.migration.row import Row, Takes, Weight
+from prefork.migration.foreign_setting import ForeignSetting, Takes, Weight
 
 
-def _same(name: str, flags: str, takes: Takes = "text", ours: str = "", note: str = "", default: object = None) -> Row:
+def _same(
+    name: str, flags: str, takes: Takes = "text", ours: str = "", note: str = "", default: object = None
+) -> ForeignSetting:
     """One that has an equal."""
-    return Row(name=name, flags=tuple(flags.split()), takes=takes, ours=ours or name, note=note, default=default)
+    return ForeignSetting(
+        name=name, flags=tuple(flags.split()), takes=takes, ours=ours or name, note=note, default=default
+    )
 
 
-def _none(name: str, flags: str, takes: Takes, weight: Weight, note: str, default: object = None) -> Row:
+def _none(name: str, flags: str, takes: Takes, weight: Weight, note: str, default: object = None) -> ForeignSetting:
     """One that has none."""
-    return Row(name=name, flags=tuple(flags.split()), takes=takes, note=note, weight=weight, default=default)
+    return ForeignSetting(name=name, flags=tuple(flags.split()), takes=takes, note=note, weight=weight, default=default)
 
 
-def _hook(name: str, note: str = "") -> Row:
+def _hook(name: str, note: str = "") -> ForeignSetting:
     """A hook; one of ours has no note."""
-    return Row(name=name, takes="function", note=note, weight="warning" if note else "same")
+    return ForeignSetting(name=name, takes="function", note=note, weight="warning" if note else "same")
 
 
 _LOG: Final = "the log goes to standard error or --log-file, as text or JSON (--log-format)"

@@ -8,7 +8,7 @@ from gunicorn import config  # type: ignore[import-untyped]  # it has no types
 from prefork import hooks
 from prefork.config import settings
 from prefork.migration import gunicorn_settings as gunicorn
-from prefork.migration.row import Row, by_name
+from prefork.migration.foreign_setting import ForeignSetting, by_name
 from prefork.wsgi import options
 
 INSTALLED = {known.name: known for known in config.KNOWN_SETTINGS}
@@ -38,7 +38,7 @@ def test_a_row_says_what_gunicorn_is_given(name: str) -> None:
 
 
 @pytest.mark.parametrize("row", gunicorn.ROWS, ids=lambda row: row.name)
-def test_a_row_leads_to_a_setting_or_says_why_not(row: Row) -> None:
+def test_a_row_leads_to_a_setting_or_says_why_not(row: ForeignSetting) -> None:
     if row.takes == "function":
         assert bool(row.note) != (row.name in {hook.name for hook in hooks.described()})
     elif row.ours:

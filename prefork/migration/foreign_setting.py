@@ -15,7 +15,7 @@ Weight = Literal["same", "info", "warning", "refused"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ForeignSetting:
     """One setting of another server.
 
     Attributes:
@@ -42,11 +42,11 @@ def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def by_name(rows: Iterable[Row]) -> dict[str, Row]:
+def by_name(rows: Iterable[ForeignSetting]) -> dict[str, ForeignSetting]:
     """Rows by the name of their setting."""
     return {row.name: row for row in rows}
 
 
-def by_flag(rows: Iterable[Row]) -> Mapping[str, Row]:
+def by_flag(rows: Iterable[ForeignSetting]) -> Mapping[str, ForeignSetting]:
     """Rows by their flags."""
     return {flag: row for row in rows for flag in row.flags}
