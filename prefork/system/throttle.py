@@ -8,6 +8,7 @@ of a moment ago is counted, and the next line about it says how often it was pas
 from __future__ import annotations
 
 import logging
+import mmap
 from collections.abc import Hashable
 
 from prefork.system.clock import SYSTEM, Clock
@@ -113,6 +114,32 @@ class TokenBucket:
         """How many lines there was no room for since the last call."""
         count, self._passed_over = self._passed_over, 0
         return count
+
+
+class SharedThrottle:
+    """Conditions that any process of a server may find, and that one of them tells of for all.
+
+    Made by the master, before it forks: what is shared is a page of memory (mmap(2), MAP_SHARED). Two that look at the
+    same moment may both tell.
+
+    Args:
+        conditions: how many there are.
+        interval: seconds between two lines about one of them.
+        clock: where the time comes from.
+    """
+
+    def __init__(self, conditions: int, interval: float, clock: Clock = SYSTEM) -> None:
+        self._interval = interval
+        self._clock = clock
+        self._due = memoryview(mmap.mmap(-1, 8 * conditions)).cast("d")
+
+    def lets_through(self, condition: int) -> bool:
+        """Whether a line about that condition is to be written now."""
+        now = self._clock.monotonic()
+        if now < self._due[condition]:
+            return False
+        self._due[condition] = now + self._interval
+        return True
 
 
 class Excerpts:

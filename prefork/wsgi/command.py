@@ -69,11 +69,14 @@ def _made(**values: Any) -> WSGIOptions:
 
 def _run(text: str, configuration: Configuration, app_dir: str) -> int:
     """Serve. MASTER."""
+    from prefork.wsgi.strangers import shared
     from prefork.wsgi.worker import serving
+
+    told = shared()
 
     def make(found: object, name: str) -> Callable[[], Worker]:
         if not callable(found):
             raise TargetError(f"{name} is {type(found).__name__}, which can't be called; name a WSGI application")
-        return serving(found, configuration.extra)
+        return serving(found, configuration.extra, told)
 
     return server.run(text, configuration.settings, app_dir=app_dir, make=make)

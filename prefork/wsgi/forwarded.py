@@ -1,13 +1,15 @@
 """What a proxy in front says of its client, and whose word is taken for it.
 
-Anybody can write ``X-Forwarded-For``. So these fields change the environ only when the connection comes from a peer
-that the user trusts, and are left out of it otherwise, where an application could believe them.
+Anybody can write ``X-Forwarded-For``. So these fields change what the server says of a request only when the connection
+comes from a peer that the user trusts. Whether an application sees those of anybody else is `STANDINGS`' affair: a
+proxy on another machine that nobody has named yet has a private address, and its word reaches the application, as
+with other servers; a stranger's is left out.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final
 
@@ -38,6 +40,25 @@ def _keys(names: str) -> list[str]:
     return ["HTTP_" + name.upper().replace("-", "_") for name in names.split()]
 
 
+DEFAULT_ALLOWED: Final = "127.0.0.1,::1"
+"""Who is trusted where nobody has said anything."""
+
+PRIVATE: Final = "private"
+"""The word that stands for every address that is not of the internet, this machine's own included."""
+
+_PRIVATE_NETWORKS: Final = (
+    "127.0.0.0/8 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 169.254.0.0/16 100.64.0.0/10 ::1 fc00::/7 fe80::/10"
+)
+
+LEFT_OUT: Final = 0
+"""The standing of a peer whose fields of the kind the application doesn't see."""
+
+KEPT: Final = 1
+"""Of one whose fields the application sees, and the server doesn't believe."""
+
+BELIEVED: Final = 2
+"""Of a trusted proxy."""
+
 NAMES: Final = frozenset(_keys(_CLIENT + _SCHEME + _TARGET))
 """The environ's names of fields by which proxies speak of their client, how it came and what it asked for."""
 
@@ -67,6 +88,9 @@ def parse_networks(text: str) -> tuple[Network, ...] | None:
     for part in filter(None, (part.strip() for part in text.split(","))):
         if part == "*":
             return None
+        if part.lower() == PRIVATE:
+            networks += map(ip_network, _PRIVATE_NETWORKS.split())
+            continue
         try:
             networks.append(ip_network(part))
         except ValueError:
@@ -80,19 +104,56 @@ def truster(text: str) -> Callable[[str], bool]:
     What is asked is an address as the kernel's or `ipaddress` writes it.
     """
     networks = parse_networks(text)
-    alone = frozenset(str(network.network_address) for network in networks or () if network.num_addresses == 1)
-    wide = [network for network in networks or () if network.num_addresses > 1]
+    return _everybody if networks is None else _membership(networks)
+
+
+def _everybody(host: str) -> bool:  # noqa: ARG001  # as any other that is asked
+    return True
+
+
+def _membership(networks: Iterable[Network]) -> Callable[[str], bool]:
+    """The question whether an address is in one of several networks."""
+    networks = tuple(networks)
+    alone = frozenset(str(network.network_address) for network in networks if network.num_addresses == 1)
+    wide = [network for network in networks if network.num_addresses > 1]
 
     @functools.lru_cache(maxsize=1024)
-    def trusts(host: str) -> bool:
-        if networks is None or host in alone:
+    def holds(host: str) -> bool:
+        if host in alone:
             return True
         if not wide and not host.startswith("::ffff:"):
             return False
-        address = _address(host)
+        address = _address(host.partition("%")[0])  # the kernel names a link-local peer's interface too
         return address is not None and (str(address) in alone or any(address in network for network in wide))
 
-    return trusts
+    return holds
+
+
+def standings(mode: str, allowed: str) -> Callable[[str], int]:
+    """The question what becomes of a peer's fields, from the settings ``forwarded`` and ``forwarded_allow_ips``.
+
+    Args:
+        mode: auto, trusted, keep or drop.
+        allowed: Who is trusted.
+
+    Returns:
+        What gives the standing of a peer - `LEFT_OUT`, `KEPT` or `BELIEVED` - for its address as the kernel writes it;
+        for "", a unix socket, whose permissions say who may connect, that of a trusted proxy.
+    """
+    if mode == "drop":
+        return lambda _: LEFT_OUT
+    trusts = truster(allowed)
+    # Whoever has named his proxies has said that there are no others.
+    keeps_private = mode == "auto" and allowed == DEFAULT_ALLOWED
+    private = truster(PRIVATE) if keeps_private else None
+
+    @functools.lru_cache(maxsize=1024)
+    def standing(peer: str) -> int:
+        if not peer or trusts(peer):
+            return BELIEVED
+        return KEPT if mode == "keep" or (private is not None and private(peer)) else LEFT_OUT
+
+    return standing
 
 
 def apply(environ: dict[str, Any], trusts: Callable[[str], bool]) -> None:

@@ -20,13 +20,13 @@ from prefork.errors import BootError
 from prefork.net.tls import HandshakeError
 from prefork.system.natives import os, socket, time
 from prefork.system.peer import format_peer
-from prefork.system.throttle import Throttle
+from prefork.system.throttle import SharedThrottle, Throttle
 from prefork.wsgi.access import AccessLog
 from prefork.wsgi.body import Body, open_body, spool
 from prefork.wsgi.channel import RECEIVE, Channel, Pace
 from prefork.wsgi.environ import base_environ, server_name, set_peer, set_target, spelled
+from prefork.wsgi.forwarded import BELIEVED, standings, truster
 from prefork.wsgi.forwarded import apply as apply_forwarded
-from prefork.wsgi.forwarded import truster
 from prefork.wsgi.options import WSGIOptions
 from prefork.wsgi.parser import (
     CHUNKED,
@@ -41,6 +41,7 @@ from prefork.wsgi.parser import (
 from prefork.wsgi.refusal import ClientGoneError, RequestError, answer
 from prefork.wsgi.response import Response
 from prefork.wsgi.silence import Silence
+from prefork.wsgi.strangers import Strangers, shared
 from prefork.wsgi.tls import TLSChannel
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ class Gateway:
         tls: From `prefork.net.tls.context_of`; None for plain HTTP.
         waiting: Told before each wait for a client how many seconds it may last at most, infinity included, and 0 when
             it is over, so that a limit of the worker's busy time can be put off for the client's part of it.
-
         keepalive: For how many seconds a connection is kept, which clients are told.
+        told: From `prefork.wsgi.strangers.shared`, where several processes serve; None makes one of its own.
 
     Raises:
         PreforkError: The installed httptools is not safe, or the access log can't be opened.
@@ -87,6 +88,7 @@ class Gateway:
         tls: ssl.SSLContext | None = None,
         waiting: Callable[[float], None] | None = None,
         keepalive: float = 0.0,
+        told: SharedThrottle | None = None,
     ) -> None:
         check_strictness()
         options = options or WSGIOptions()
@@ -113,6 +115,8 @@ class Gateway:
         if name is not None:
             self._base |= server_name(name, tls=tls is not None)
         self._trusts = truster(options.forwarded_allow_ips)
+        self._standing = standings(options.forwarded, options.forwarded_allow_ips)
+        self._strangers = Strangers(told or shared() if options.forwarded in {"auto", "trusted"} else None)
         self._access = _access_log(options) if options.access_log else None
         with contextlib.suppress(OSError):  # without one, a body that needs a file is answered 503
             tempfile.gettempdir()  # found now, since the search opens files and descriptors may be short later
@@ -237,9 +241,8 @@ class Gateway:
         channel.rest = b""
         channel.deadline = math.inf
         response.head_only = head.startswith(b"HEAD ")
-        peer = environ["REMOTE_ADDR"]  # "" for a unix socket, whose permissions say who may connect
-        proxied = not peer or self._trusts(peer)
-        target = parse_head(head, environ, options, proxied=proxied)
+        standing = self._standing(environ["REMOTE_ADDR"])
+        target = parse_head(head, environ, options, proxied=standing > 0)
         response.http11 = environ["SERVER_PROTOCOL"] == "HTTP/1.1"
         check_host(environ)
         set_target(environ, target, self._script_name)
@@ -247,7 +250,9 @@ class Gateway:
         expected = expects_continue(environ)
         if not self._named:
             environ.update(server_name(connection.getsockname(), tls=self._tls is not None))
-        if proxied and ("HTTP_X_FORWARDED_FOR" in environ or "HTTP_X_FORWARDED_PROTO" in environ):
+        if standing != BELIEVED:
+            self._strangers.look(environ, head, standing)
+        elif "HTTP_X_FORWARDED_FOR" in environ or "HTTP_X_FORWARDED_PROTO" in environ:
             apply_forwarded(environ, self._trusts)
         if options.check_client_connection and channel.hung_up():
             raise ClientGoneError("it hung up while it waited")

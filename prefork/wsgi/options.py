@@ -14,7 +14,7 @@ from typing import Final, Literal
 from prefork.config import fields as kinds
 from prefork.config import rules
 from prefork.config.fields import Field, Kind, setting
-from prefork.wsgi.forwarded import parse_networks
+from prefork.wsgi.forwarded import DEFAULT_ALLOWED, parse_networks
 
 LIMITS: Final = "Limits of a request"
 BODIES: Final = "Request bodies"
@@ -42,7 +42,9 @@ def _networks() -> Kind[str]:
         try:
             parse_networks(value)
         except ValueError as error:
-            raise kinds.refusal(value, f'holds {error}; give addresses or networks with commas, or "*"') from None
+            raise kinds.refusal(
+                value, f'holds {error}; give addresses or networks with commas, private, or "*"'
+            ) from None
         return value
 
     return Kind("ADDRESSES", str.strip, check)
@@ -144,12 +146,21 @@ class WSGIOptions:
     )
 
     forwarded_allow_ips: str = setting(
-        "127.0.0.1,::1",
+        DEFAULT_ALLOWED,
         PROXIES,
         _networks(),
         "The proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses or networks with commas "
-        'between them, "*" for all. A proxy on a unix socket is always believed. From anybody else, these and all '
-        "other fields by which proxies speak of their clients are left out; the WSGI page lists them.",
+        'between them, private for all that are not of the internet, "*" for everybody. A proxy on a unix socket is '
+        "always believed.",
+    )
+    forwarded: Literal["auto", "trusted", "keep", "drop"] = setting(
+        "auto",
+        PROXIES,
+        kinds.choice("auto", "trusted", "keep", "drop"),
+        "Whose fields by which proxies speak of their clients (X-Forwarded-Proto and its like; the WSGI page lists "
+        "them) the application sees: trusted, those of forwarded_allow_ips alone; keep, everybody's, which only the "
+        "application may believe then; drop, nobody's, and nobody is believed. auto is as trusted, but as long as "
+        "forwarded_allow_ips is what it is by default, also those of private addresses, where an unnamed proxy is.",
     )
     script_name: str = setting(
         "",

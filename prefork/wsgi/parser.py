@@ -29,6 +29,9 @@ try:
 except ImportError as error:
     raise PreforkError("the WSGI server needs httptools; install it with: pip install 'prefork[wsgi]'") from error
 
+LEFT_OUT: Final = "prefork.left_out"
+"""What the environ has in place of all fields that only a proxy has a use for, where they are left out."""
+
 CHUNKED: Final = -1
 """The length of a body that says itself where it ends."""
 
@@ -191,8 +194,8 @@ def parse_head(head: bytes, environ: dict[str, Any], options: WSGIOptions, *, pr
         head: From the request line to the empty line.
         environ: Gets the entries; has none of the kind yet.
         options: The limits.
-        proxied: Whether it comes from a trusted proxy. From anybody else, `prefork.wsgi.forwarded.proxys_own` fields
-            are left out.
+        proxied: Whether `prefork.wsgi.forwarded.proxys_own` fields are kept. Else they are left out, and the environ
+            has `LEFT_OUT` if there were any.
 
     Returns:
         The request target as it came.
@@ -313,7 +316,7 @@ def _key(name: bytes) -> str:
 def _key_of_a_stranger(name: bytes) -> str:
     """The same for a peer who is no trusted proxy."""
     key = _key(name)
-    return "" if proxys_own(key) else key
+    return LEFT_OUT if proxys_own(key) else key
 
 
 @functools.lru_cache(maxsize=512)

@@ -10,9 +10,11 @@ from prefork.config.settings import Settings
 from prefork.hooks import Hooks
 from prefork.master import Master
 from prefork.system.natives import os, socket
+from prefork.system.throttle import SharedThrottle
 from prefork.worker import Worker
 from prefork.wsgi.gateway import Application, Gateway
 from prefork.wsgi.options import DEFAULTS, WSGIOptions
+from prefork.wsgi.strangers import shared
 
 
 class WSGIWorker(Worker):
@@ -32,6 +34,9 @@ class WSGIWorker(Worker):
     start = ""
     """Where the server was started: relative paths of the options begin there, or in ``chdir`` from there."""
 
+    told: SharedThrottle | None = None
+    """What the workers have in common (`prefork.wsgi.strangers`)."""
+
     def __init__(self, application: Application, options: WSGIOptions) -> None:
         self._application = application
         self._options = options
@@ -48,6 +53,7 @@ class WSGIWorker(Worker):
             tls=self.tls,
             waiting=self._put_off if self.settings.timeout else None,
             keepalive=self.settings.keepalive,
+            told=self.told,
         )
 
     def handle(self, connection: socket.socket, address: Any) -> None:
@@ -76,23 +82,27 @@ class WSGIWorker(Worker):
         self._gateway.close()
 
 
-def serving(application: Application, options: WSGIOptions) -> Callable[[], WSGIWorker]:
+def serving(
+    application: Application, options: WSGIOptions, told: SharedThrottle | None = None
+) -> Callable[[], WSGIWorker]:
     """What makes the workers of a `prefork.Master` that serves ``application``.
 
     Args:
         application: What PEP 3333 calls an application.
         options: Limits and forms.
+        told: From `prefork.wsgi.strangers.shared`, where this is called in each worker; else it is made here.
 
     Raises:
         TypeError: ``application`` can't be called.
     """
     if not callable(application):
         raise TypeError(f"the application is {type(application).__name__}, which can't be called")
+    told = told or shared()
     start = os.getcwd() if located(options, "/") != options else ""  # what the application makes of it is another's
 
     def build() -> WSGIWorker:
         worker = WSGIWorker(application, options)
-        worker.start = start
+        worker.start, worker.told = start, told
         return worker
 
     return build

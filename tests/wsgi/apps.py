@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -37,9 +38,28 @@ def show(environ: Environ, start: Start) -> list[bytes]:
     body = environ["wsgi.input"].read(-1) if "wsgi.input" in environ else b""
     shown: dict[str, object] = {key: value for key, value in environ.items() if isinstance(value, str)}
     shown["body.length"] = len(body)
+    shown["pid"] = os.getpid()
     shown["body.sha256"] = hashlib.sha256(body).hexdigest()
     start("200 OK", [("Content-Type", "application/json")])
     return [json.dumps(shown).encode()]
+
+
+def django_secure(environ: Environ, start: Start) -> Iterable[bytes]:
+    """A Django site that wants TLS, and believes X-Forwarded-Proto where it is told of it."""
+    conf, wsgi, http, urls = map(
+        importlib.import_module, ("django.conf", "django.core.wsgi", "django.http", "django.urls")
+    )
+    if not conf.settings.configured:
+        home = urls.path("", lambda request: http.HttpResponse(request.scheme))
+        conf.settings.configure(
+            ALLOWED_HOSTS=["*"],
+            MIDDLEWARE=["django.middleware.security.SecurityMiddleware"],
+            ROOT_URLCONF=(home,),
+            SECURE_PROXY_SSL_HEADER=("HTTP_X_FORWARDED_PROTO", "https"),
+            SECURE_SSL_REDIRECT=True,
+        )
+    answer: Iterable[bytes] = wsgi.get_wsgi_application()(environ, start)
+    return answer
 
 
 def echo(environ: Environ, start: Start) -> list[bytes]:
