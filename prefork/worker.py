@@ -1,7 +1,7 @@
 """The worker: what users subclass. Everything here runs in the WORKER process.
 
-The life of that process is :mod:`prefork.supervisor.forked`, which also calls what :class:`Worker` hides from its
-subclasses.
+The life of that process is :mod:`prefork.supervisor.forked`. What it asks of a worker beyond what subclasses know, it
+is given by ``__prefork__``, a name that none of them has by accident.
 
 Orders. What the master wants stands in the entry; a signal only points to it. So a SIGTERM from anybody else, or a
 Ctrl-C to the whole process group, finds the order RUN and ends nothing: the worker asks its master for a replacement
@@ -18,14 +18,14 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from prefork.accept.acceptor import Acceptor, Exclusive
+from prefork.accept.acceptor import Acceptor, Blocking, Exclusive
 from prefork.accept.keepalive_acceptor import KeepaliveAcceptor
 from prefork.accept.keepalive_handle import KeepaliveHandle
 from prefork.accept.loop_listener import Inlet, Intake
 from prefork.accept.offspring import leave
 from prefork.accept.parked_connections import ParkedConnection, ParkedConnections
 from prefork.accept.strays import Strays
-from prefork.accept.worker_context import WorkerContext
+from prefork.accept.worker_context import WorkerContext, WorkerControls
 from prefork.config.settings import Settings
 from prefork.errors import RefusedError, SettingsError, TargetError
 from prefork.net import accept_errors as table
@@ -66,6 +66,7 @@ class Worker:
     timeouts: ClassVar[bool] = True
 
     _given: WorkerContext
+    _usual: Blocking | None
     _entry: Entry
     _ready = False
     _taken = 0
@@ -303,16 +304,7 @@ class Worker:
         made = []
         for listener in self.sockets:
             listener.setblocking(False)
-            intake = Intake(
-                listener,
-                self._entry,
-                self.settings,
-                self.log,
-                given.leaks,
-                given.shedder,
-                one_at_a_time=one_at_a_time,
-                taken=taken,
-            )
+            intake = Intake(listener, given, one_at_a_time=one_at_a_time, taken=taken)
             self._intakes.append(intake)
             offspring.parted.append(intake.part)
             if self._ready:
@@ -401,14 +393,23 @@ class Worker:
 
     # The life of the process.
 
-    def _board(self, given: WorkerContext) -> None:
-        self._given = given
-        self._entry = given.entry
+    def __prefork__(self, given: WorkerContext, acceptor: Blocking | None) -> WorkerControls:
+        """Begin the life of this worker; called once, after its construction, by its process alone.
+
+        Args:
+            given: all that it works with.
+            acceptor: how it accepts in the usual way; None when each worker needs descriptors of its own first.
+
+        Raises:
+            RefusedError: the system has no descriptor for it.
+        """
+        self._given, self._entry, self._usual = given, given.entry, acceptor
         try:
             self._entry.stop_fd = eventfd(0, _STOP_FLAGS)
         except OSError as error:
             raise RefusedError(refused("a worker the word to stop", "eventfd2(2)", error)) from error
         self._intakes, self._callbacks = [], []
+        return WorkerControls(self._prepare, self._obey, self._woken, self._orphaned, self._aborted)
 
     def _prepare(self) -> None:
         """Take what the usual loop needs before READY is said: if it can't be had, it is the boot that has failed."""
@@ -427,15 +428,14 @@ class Worker:
             given = self._given
             given.leaks.learn_what_is_usual(() if one_at_a_time else given.sockets)
             given.shedder.refuse = self._refuse
-            acceptor: Acceptor | None = given.acceptor
+            acceptor: Acceptor | None = self._usual
             if given.queue is not None and one_at_a_time:
                 self._parking = ParkedConnections(given.settings, given.entry.words)
                 given.leaks.parked = self._parking
                 given.offspring.parted.append(self._parking.part)
-                args = given.sockets, given.entry, given.settings, given.log, given.leaks, given.shedder
-                acceptor = KeepaliveAcceptor(*args, self._parking, given.queue)
+                acceptor = KeepaliveAcceptor(given, self._parking, given.queue)
             elif acceptor is None:
-                acceptor = Exclusive(given.sockets, given.entry, given.settings, given.log, given.leaks, given.shedder)
+                acceptor = Exclusive(given)
             self._acceptor = acceptor
             if given.entry.obeyed is not _RUN:  # after that: the order may come between the two
                 acceptor.obey()

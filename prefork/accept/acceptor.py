@@ -29,32 +29,21 @@ How a worker is stopped:
 from __future__ import annotations
 
 import errno
-from _socket import socket as CSocket  # noqa: N812  # a class, whose C name is in small letters
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from prefork.accept.fd_leak import QUARANTINE, LeakFinder
+from prefork.accept.fd_leak import QUARANTINE
+from prefork.accept.raw_socket import UNKNOWN, Accept, Raw, allocate, initialise, new_socket, numbers_of, raw_accept
 from prefork.accept.recovery import Do, Recovery, Rest
-from prefork.accept.shedding import Shedder
-from prefork.config.settings import Settings
+from prefork.accept.worker_context import WorkerContext
 from prefork.errors import ListenerLostError
-from prefork.scoreboard.entry import Entry
 from prefork.system import limits
 from prefork.system.descriptors import readable
 from prefork.system.forks import HERE
 from prefork.system.natives import os, select, socket, time
-from prefork.system.throttle import Log
-
-new_socket = socket.socket
 
 Accepted = tuple[socket.socket, Any]
-
-Raw = tuple[int, Any]
-"""A descriptor and the peer's address."""
-
-Accept = Callable[[], Raw]
-"""``socket._accept`` of a listener, which is cheaper than ``socket.accept``."""
 
 _LEAVE = Do.LEAVE
 
@@ -62,45 +51,20 @@ HOLD_LOOK = 1.0
 """Seconds between two looks at who probes, while this worker holds because the system is exhausted."""
 
 
-def _kind(listener: socket.socket) -> tuple[int, int, int]:
-    """Family, type and protocol, as numbers: the socket's own attributes make an enum's members of them."""
-    return _family(listener), _type(listener), listener.proto
-
-
-_family, _type = socket.SocketType.family.__get__, socket.SocketType.type.__get__
-
-# What socket.socket() does, in steps of which none runs Python code that an exception could end half-way.
-_allocate, _initialise = new_socket.__new__, CSocket.__init__
-_UNKNOWN = (-1, -1, -1)  # family, type and protocol that the kernel is asked for
-
-
 class Acceptor:
     """What both ways have in common.
 
     Args:
-        sockets: the listening sockets.
-        entry: this worker's entry.
-        settings: for the backoff.
-        log: where trouble is told.
-        leaks: finds a leak of descriptors.
-        shedder: refuses clients while all are exhausted.
+        given: what the worker is given; its sockets are what is accepted on.
     """
 
-    def __init__(
-        self,
-        sockets: Sequence[socket.socket],
-        entry: Entry,
-        settings: Settings,
-        log: Log,
-        leaks: LeakFinder,
-        shedder: Shedder,
-    ) -> None:
-        self._sockets = sockets
-        self._entry = entry
-        self._log = log
-        self._leaks = leaks
-        self._shedder = shedder
-        self._recovery = Recovery(entry, settings, log, leaks)
+    def __init__(self, given: WorkerContext) -> None:
+        self._sockets = given.sockets
+        self._entry = given.entry
+        self._log = given.log
+        self._leaks = given.leaks
+        self._shedder = given.shedder
+        self._recovery = Recovery(given.entry, given.settings, given.log, given.leaks)
         self._turn = 0
         self._raw: Raw | None = None  # accepted, and not yet yielded
         self._made: socket.socket | None = None  # what becomes of it
@@ -191,14 +155,14 @@ class Acceptor:
         if raw is None:
             return None
         if self._made is None:
-            self._made = _allocate(new_socket)
+            self._made = allocate(new_socket)
         made = self._made
         if made.fileno() < 0:
-            _initialise(made, *_UNKNOWN, raw[0])
+            initialise(made, *UNKNOWN, raw[0])
         return self._whole(made, raw)
 
     def _whole(self, made: socket.socket, raw: Raw) -> Accepted:
-        made._io_refs, made._closed = 0, False  # type: ignore[attr-defined]  # see _allocate
+        made._io_refs, made._closed = 0, False  # type: ignore[attr-defined]  # noqa: SLF001  # as __init__
         self._raw = self._made = None
         return made, raw[1]
 
@@ -276,24 +240,17 @@ class Blocking(Acceptor):
     """One listener, a blocking accept on it.
 
     Args:
-        inert: a stream socket that does not listen, and never will; the others are as for :class:`Acceptor`.
+        given: as for :class:`Acceptor`.
+        inert: a stream socket that does not listen, and never will.
     """
 
-    def __init__(
-        self,
-        sockets: Sequence[socket.socket],
-        entry: Entry,
-        settings: Settings,
-        log: Log,
-        leaks: LeakFinder,
-        shedder: Shedder,
-        inert: socket.socket,
-    ) -> None:
-        super().__init__(sockets, entry, settings, log, leaks, shedder)
-        (self._listener,) = sockets
+    def __init__(self, given: WorkerContext, inert: socket.socket) -> None:
+        super().__init__(given)
+        (self._listener,) = given.sockets
         self._inert = inert
-        self._accept: Accept = self._listener._accept  # type: ignore[attr-defined]  # cheaper than socket.accept()
-        self._kind = _kind(self._listener)
+        self._accept = raw_accept(self._listener)
+        self._kind = numbers_of(self._listener)
+        self._probe_accept = raw_accept(inert)
 
     def obey(self) -> None:
         """For SEAL put the inert socket in the listener's place, in this process alone."""
@@ -318,7 +275,7 @@ class Blocking(Acceptor):
     def _probe(self) -> bool:
         """The kernel takes a descriptor and a file first, and only then finds that a socket does not listen."""
         try:
-            self._inert._accept()  # type: ignore[attr-defined]  # see below
+            self._probe_accept()
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
@@ -332,14 +289,14 @@ class Blocking(Acceptor):
         accept = self._accept
         accepted = iter(accept, None)
         family, kind, protocol = self._kind
-        allocate, initialise, cls, one_round = _allocate, _initialise, new_socket, self._leaks.round
+        make, fill, cls, one_round = allocate, initialise, new_socket, self._leaks.round
         while True:
             try:
                 for self._raw in islice(accepted, one_round):
-                    made = self._made = allocate(cls)
+                    made = self._made = make(cls)
                     descriptor, address = self._raw
-                    initialise(made, family, kind, protocol, descriptor)
-                    made._io_refs, made._closed = 0, False  # type: ignore[attr-defined]  # see _allocate
+                    fill(made, family, kind, protocol, descriptor)
+                    made._io_refs, made._closed = 0, False  # type: ignore[attr-defined]  # noqa: SLF001  # as __init__
                     self._raw = self._made = None  # noqa: PLW2901  # it is the loop's on purpose: see above
                     yield made, address
             except OSError as error:
@@ -359,16 +316,9 @@ class Exclusive(Acceptor):
         OSError: no descriptor for what it needs.
     """
 
-    def __init__(
-        self,
-        sockets: Sequence[socket.socket],
-        entry: Entry,
-        settings: Settings,
-        log: Log,
-        leaks: LeakFinder,
-        shedder: Shedder,
-    ) -> None:
-        super().__init__(sockets, entry, settings, log, leaks, shedder)
+    def __init__(self, given: WorkerContext) -> None:
+        super().__init__(given)
+        entry, sockets = given.entry, given.sockets
         self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
         self._epoll.register(entry.stop_fd, select.EPOLLIN)
         # Two descriptors of each listener: the one that is registered, and the one that will be next.
@@ -438,9 +388,9 @@ class Exclusive(Acceptor):
 
         Made once for each listener: to ask a socket object for its family and type costs as much as a system call.
         """
-        accept = listener._accept  # type: ignore[attr-defined]  # see Blocking
+        accept = raw_accept(listener)
         accepted = iter(accept, None)
-        of_kind = _kind(listener)
+        of_kind = numbers_of(listener)
 
         def take() -> Accepted | None:
             try:
@@ -451,8 +401,8 @@ class Exclusive(Acceptor):
                 return self._recover(error, listener, accept)
             raw = self._raw
             assert raw is not None  # accept gives a pair or raises
-            made = self._made = _allocate(new_socket)
-            _initialise(made, *of_kind, raw[0])
+            made = self._made = allocate(new_socket)
+            initialise(made, *of_kind, raw[0])
             return self._whole(made, raw)
 
         return take

@@ -13,23 +13,20 @@ speaks within ``keepalive_min_timeout`` is answered for the last time, and then 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-from prefork.accept.acceptor import Accept, Accepted, Exclusive
-from prefork.accept.fd_leak import LeakFinder
+from prefork.accept.acceptor import Accepted, Exclusive
 from prefork.accept.parked_connections import AT_ONCE, SPEAKS, ParkedConnection, ParkedConnections
 from prefork.accept.parking_thread import ParkingThread
+from prefork.accept.raw_socket import Accept
 from prefork.accept.return_queue import ReturnQueue
-from prefork.accept.shedding import Shedder
-from prefork.config.settings import Settings
-from prefork.scoreboard.entry import Entry
+from prefork.accept.worker_context import WorkerContext
 from prefork.scoreboard.layout import Fate, Order
 from prefork.system.descriptors import readable
 from prefork.system.forks import HERE
 from prefork.system.natives import select, socket, time
-from prefork.system.throttle import Log
 
 _FOR_WANT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _LOOK: Final = 0.05  # seconds between two looks at whether there is room in the return queue
@@ -39,8 +36,9 @@ class KeepaliveAcceptor(Exclusive):
     """WORKER. One listener or several, all non-blocking, and connections that are kept.
 
     Args:
+        given: as for `Exclusive`.
         parking: the parked connections.
-        queue: the return queue; the others are as for `Exclusive`.
+        queue: the return queue.
 
     Attributes:
         parking: as it was given.
@@ -50,22 +48,12 @@ class KeepaliveAcceptor(Exclusive):
         OSError: no descriptor for what it needs.
     """
 
-    def __init__(
-        self,
-        sockets: Sequence[socket.socket],
-        entry: Entry,
-        settings: Settings,
-        log: Log,
-        leaks: LeakFinder,
-        shedder: Shedder,
-        parking: ParkedConnections,
-        queue: ReturnQueue,
-    ) -> None:
-        super().__init__(sockets, entry, settings, log, leaks, shedder)
+    def __init__(self, given: WorkerContext, parking: ParkedConnections, queue: ReturnQueue) -> None:
+        super().__init__(given)
         self._parking = self.parking = parking
         self._queue = queue
         self.parking_thread = ParkingThread(parking, self.pass_on)
-        self._patience = settings.keepalive_min_timeout
+        self._patience = given.settings.keepalive_min_timeout
         self._back: list[ParkedConnection] = []  # taken out of the queue, and not served yet
         self._over = False
         # In place of each connection, which is the parking's: whoever has this one closes nothing.

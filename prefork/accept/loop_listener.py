@@ -21,17 +21,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import Any
 
 from prefork.accept.acceptor import HOLD_LOOK
-from prefork.accept.fd_leak import LeakFinder
+from prefork.accept.raw_socket import Raw, raw_accept
 from prefork.accept.recovery import Do, Recovery, Rest
-from prefork.accept.shedding import Shedder
-from prefork.config.settings import Settings
-from prefork.scoreboard.entry import Entry
+from prefork.accept.worker_context import WorkerContext
 from prefork.scoreboard.events import Why
 from prefork.system.natives import os, select, socket
-from prefork.system.throttle import Log
 from prefork.system.timerfd import TimerFd
 
 EPOLL_CLOEXEC = select.EPOLL_CLOEXEC
@@ -44,11 +40,7 @@ class Intake:
 
     Args:
         listener: the listening socket; non-blocking.
-        entry: this worker's entry.
-        settings: for the backoff.
-        log: where trouble is told.
-        leaks: finds a leak of descriptors.
-        shedder: refuses clients while all are exhausted.
+        given: what the worker is given.
         one_at_a_time: whether a call that has given a connection is followed by one that gives none, for a loop that
             otherwise calls until nothing waits, and so would leave nothing to its siblings.
         taken: called after each connection.
@@ -60,20 +52,17 @@ class Intake:
     def __init__(
         self,
         listener: socket.socket,
-        entry: Entry,
-        settings: Settings,
-        log: Log,
-        leaks: LeakFinder,
-        shedder: Shedder,
+        given: WorkerContext,
         *,
         one_at_a_time: bool,
         taken: Callable[[], object],
     ) -> None:
         self._listener = listener
-        self._entry = entry
-        self._log = log
-        self._shedder = shedder
-        self._recovery = Recovery(entry, settings, log, leaks)
+        self._accept = raw_accept(listener)
+        self._entry = given.entry
+        self._log = given.log
+        self._shedder = given.shedder
+        self._recovery = Recovery(given.entry, given.settings, given.log, given.leaks)
         self._taken = taken
         self._one_at_a_time = one_at_a_time
         self._pausing = False
@@ -92,7 +81,7 @@ class Intake:
         if not self._closed:
             self._watch(self._entry.stop_fd, self._timer.fileno(), self._listener.fileno())
 
-    def take(self) -> tuple[int, Any]:
+    def take(self) -> Raw:
         """Accept.
 
         Returns:
@@ -138,12 +127,12 @@ class Intake:
             self._epoll.close()
             self._timer.close()
 
-    def _try(self) -> tuple[int, Any] | None:
+    def _try(self) -> Raw | None:
         """Accept once; None when it is to be tried again at once."""
         listener, recovery = self._listener, self._recovery
         try:
             shed = self._shedder.shed(listener) if recovery.exhausted and self._shedder.may_shed else None
-            return shed or listener._accept()  # type: ignore[attr-defined]  # (fd, address), as in the other ways
+            return shed or self._accept()
         except BlockingIOError:
             recovery.over()
             if recovery.leaving:
@@ -220,7 +209,7 @@ class Inlet(socket.socket):
         """The descriptor to wait on; never to accept on."""
         return self._intake.fileno()
 
-    def _accept(self) -> tuple[int, Any]:
+    def _accept(self) -> Raw:
         """What ``accept()``, and gevent, build upon."""
         return self._intake.take()
 

@@ -7,8 +7,8 @@ the application's ``refuse`` and closed, and the reserve is taken back.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
+from prefork.accept.raw_socket import Raw, raw_accept
 from prefork.config.settings import Settings
 from prefork.scoreboard.entry import Entry
 from prefork.system.descriptors import SpareDescriptor, readable
@@ -59,7 +59,7 @@ class Shedder:
         """Seconds until the next may be shed."""
         return max(0.0, self._next_shed - time.monotonic())
 
-    def shed(self, listener: socket.socket) -> tuple[int, Any] | None:
+    def shed(self, listener: socket.socket) -> Raw | None:
         """Accept one connection with the spare descriptor and refuse it.
 
         Returns:
@@ -73,7 +73,7 @@ class Shedder:
         self._next_shed = time.monotonic() + sharers / self._settings.shed_rate
         self._spare.give()
         try:
-            raw: tuple[int, Any] = listener._accept()  # type: ignore[attr-defined]  # as the acceptor does
+            raw = raw_accept(listener)()
         except OSError:
             self._spare.take()
             return None

@@ -1,12 +1,12 @@
-"""What the master gives a worker on its way. Made by the MASTER, read by the WORKER."""
+"""What the master gives a worker on its way, made before the fork; and what the worker's process is given in return."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prefork.accept.acceptor import Blocking
 from prefork.accept.fd_leak import LeakFinder
 from prefork.accept.offspring import Offspring
 from prefork.accept.return_queue import ReturnQueue
@@ -14,6 +14,7 @@ from prefork.accept.shedding import Shedder
 from prefork.config.settings import Settings
 from prefork.hooks import Hooks
 from prefork.scoreboard.entry import Entry
+from prefork.scoreboard.layout import Order
 from prefork.system.natives import os, socket
 
 if TYPE_CHECKING:
@@ -55,8 +56,6 @@ class WorkerContext:
     """Looks for a leak of descriptors."""
     shedder: Shedder
     """Refuses clients while all workers are exhausted."""
-    acceptor: Blocking | None
-    """How it accepts in the usual way; None with several listeners, for which each worker needs descriptors first."""
     log: logging.LoggerAdapter[logging.Logger]
     queue: ReturnQueue | None
     """Through which workers pass connections on; None when none are kept."""
@@ -84,3 +83,21 @@ class WorkerContext:
         """Its pid; None in the master, where it has not been forked yet."""
         here = os.getpid()
         return None if here == self.ppid else here
+
+
+class WorkerControls(NamedTuple):
+    """What the process of a worker asks of it, and nobody else: a subclass has neither these names nor their meaning.
+
+    Attributes:
+        prepare: take what the usual loop needs; raises what fails the boot.
+        obey: carry an order to leave out. It and all below run in signal handlers, between any two instructions.
+        woken: a signal has come, by its number: there may be an order.
+        orphaned: the master is gone.
+        aborted: the master ends this process, after this.
+    """
+
+    prepare: Callable[[], None]
+    obey: Callable[[Order], None]
+    woken: Callable[[int], None]
+    orphaned: Callable[[], None]
+    aborted: Callable[[], None]

@@ -56,5 +56,5 @@ class AiohttpWorker(AsyncioWorker):
 
 def _has_more_to_send(connection: Any) -> bool:
     """Whether a request's body is under way. aiohttp says nowhere else than in this attribute what is in hand."""
-    request = connection._current_request
+    request = connection._current_request  # noqa: SLF001  # as said above
     return request is not None and not request.content.is_eof()

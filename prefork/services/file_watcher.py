@@ -18,6 +18,7 @@ from typing import Final
 
 from prefork.config.sources import INSTALLED
 from prefork.system.natives import os, time
+from prefork.system.process import exit_now
 
 _NOT_SOURCE: Final = INSTALLED | {"__pycache__", "node_modules"}
 _OF_AN_ENVIRONMENT: Final = "pyvenv.cfg"
@@ -124,7 +125,7 @@ def main() -> None:
                 _tell("changed", sorted(files))
     except BrokenPipeError:
         # What is still buffered would fail once more when the interpreter ends.
-        os._exit(0)
+        exit_now(0)
     except OSError as error:
         _tell("failed", str(error))
 

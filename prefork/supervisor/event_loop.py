@@ -50,7 +50,8 @@ class Timer:
         """Forget the callback. Idempotent."""
         self.cancelled = True
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Its moment has come: call back, once."""
         if not self.cancelled:
             self.cancelled = True
             self._callback()
@@ -235,7 +236,7 @@ class Loop:
                 callback()
         chosen, self._chosen = self._chosen, []
         for timer in chosen:
-            timer._run()
+            timer.run()
         if self._recorder.pending:  # and the descriptor has not told: somebody had taken its place meanwhile
             self._dispatch_signals()
         self._look_at_clock(expected=0.0)

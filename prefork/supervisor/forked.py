@@ -25,9 +25,10 @@ from gc import enable, freeze
 from types import FrameType
 from typing import NamedTuple
 
+from prefork.accept.acceptor import Blocking
 from prefork.accept.offspring import code_of
 from prefork.accept.recovery import EXHAUSTION
-from prefork.accept.worker_context import WorkerContext
+from prefork.accept.worker_context import WorkerContext, WorkerControls
 from prefork.errors import BootError, PreforkError
 from prefork.net import accept_errors as table
 from prefork.net.lingering import SECONDS, ours
@@ -73,13 +74,13 @@ class SignalHandlers:
 
     Attributes:
         pid: the worker's process, to be set before a signal may come.
-        worker: the worker, once it has booted.
+        controls: the worker's, once it has booted.
         over: whether a boot has come to its end, which no signal ends any more.
     """
 
     def __init__(self, entry: Entry, report: int) -> None:
         self.pid = 0
-        self.worker: Worker | None = None
+        self.controls: WorkerControls | None = None
         self.over = False
         self._entry = entry
         self._report = report
@@ -120,22 +121,22 @@ class SignalHandlers:
     def _ordered(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a handler is given both
         if getpid() != self.pid:
             signals.act_by_default(signum)
-        elif self.worker is not None:
-            self.worker._woken(signum)
+        elif self.controls is not None:
+            self.controls.woken(signum)
         elif self._entry.order is not Order.RUN and not self.over:
             _hush()
             raise _EndOfBootError(0)
 
     def _aborted(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a handler is given both
-        if self.worker is not None and getpid() == self.pid:
-            self.worker._aborted()
+        if self.controls is not None and getpid() == self.pid:
+            self.controls.aborted()
         signals.act_by_default(signum)
 
     def _hung_up(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a handler is given both
         # A dying master closes its files before its children are sent the parent-death signal. One of the two may come
         # just before accept(2) is entered and go unheard, and a dead master wakes nobody again; hardly both.
-        if self.worker is not None and getpid() == self.pid and process.hung_up(self._report):
-            self.worker._orphaned()
+        if self.controls is not None and getpid() == self.pid and process.hung_up(self._report):
+            self.controls.orphaned()
 
 
 def _hush() -> None:
@@ -159,6 +160,8 @@ class Start(NamedTuple):
     Attributes:
         build: makes the worker; with the application not preloaded, this is where it is imported.
         context: what the worker is given.
+        acceptor: how it accepts in the usual way; None with several listeners, for which each worker needs descriptors
+            first.
         entry: its entry.
         handlers: of its signals.
         dispositions: these handlers, and what the master's other signals mean.
@@ -172,6 +175,7 @@ class Start(NamedTuple):
 
     build: Callable[[], Worker]
     context: WorkerContext
+    acceptor: Blocking | None
     entry: Entry
     handlers: SignalHandlers
     dispositions: signals.Dispositions
@@ -195,7 +199,7 @@ def live(start: Start, private: process.Runs) -> int:
     """
     # What is inherited stays where it is: a collection here would write to each object's header and so copy its page.
     freeze()
-    build, given, entry, handlers, dispositions, report, master, identity, nofile, grouped, after_fork = start
+    build, given, acceptor, entry, handlers, dispositions, report, master, identity, nofile, grouped, after_fork = start
     close(private, report)
     for listener in grouped:
         listener.keep(given.slot)
@@ -217,17 +221,17 @@ def live(start: Start, private: process.Runs) -> int:
             given.hooks.call("post_fork", given.server, given)
         enable()
         booting = build()
-        booting._board(given)
+        controls = booting.__prefork__(given, acceptor)
         booting.init()
         if given.hooks is not None:
             given.hooks.call("post_worker_init", booting)
-        booting._prepare()
+        controls.prepare()
         handlers.check(given.log)
-        handlers.worker = booting
+        handlers.controls = controls
     except BaseException as error:  # noqa: BLE001  # whatever it is, the boot has failed and the master is told why
         code = code_of(error) if HERE.foreign else _boot_ended(error, entry, report)
     else:
-        code = 0 if HERE.foreign else _serve(booting, entry, given)
+        code = 0 if HERE.foreign else _serve(booting, controls, entry, given)
     handlers.over = True
     if entry.order is _RUN:
         # Nobody has ordered the end, so no deadline of the master's bounds it. This does, and says what lasts so long.
@@ -236,13 +240,13 @@ def live(start: Start, private: process.Runs) -> int:
     return code
 
 
-def _serve(worker: Worker, entry: Entry, given: WorkerContext) -> int:
+def _serve(worker: Worker, controls: WorkerControls, entry: Entry, given: WorkerContext) -> int:
     """From READY to the exit code."""
     failure: BaseException | None = None
     try:
         order = entry.order
         if order is not _RUN:  # it has come at the last moment of the boot
-            worker._obey(order)
+            controls.obey(order)
         if not worker.stopping:
             worker.ready()
             worker.run()

@@ -205,7 +205,6 @@ class Spawner:
         sockets = tuple(listener.socket_for(spawn.slot) for listener in held.listeners)
         say = WorkerLog(spawn.slot, spawn.generation)
         spare = SpareDescriptor()
-        leaks, shedder = LeakFinder(entry, say, spare), Shedder(entry, settings, say, workers, spare)
         context = WorkerContext(
             slot=spawn.slot,
             generation=spawn.generation,
@@ -213,9 +212,8 @@ class Spawner:
             hooks=blueprint.hooks,
             sockets=sockets,
             entry=entry,
-            leaks=leaks,
-            shedder=shedder,
-            acceptor=Blocking(sockets, entry, settings, say, leaks, shedder, held.inert) if _blocks(sockets) else None,
+            leaks=LeakFinder(entry, say, spare),
+            shedder=Shedder(entry, settings, say, workers, spare),
             log=say,
             queue=held.queue,
             limit=settings.requests(chance()),
@@ -231,6 +229,7 @@ class Spawner:
         start = Start(
             build=blueprint.build,
             context=context,
+            acceptor=Blocking(context, held.inert) if _blocks(sockets) else None,
             entry=entry,
             handlers=handlers,
             dispositions=dispositions,

@@ -237,7 +237,7 @@ def rehearse(settings: Settings, load: Callable[[], object] | None, who: Identit
         load()
     process.flush()
     # Not sys.exit(): threads that the application has started must not keep the rehearsal alive.
-    os._exit(_PLAYED)
+    process.exit_now(_PLAYED)
 
 
 def _rehearsed() -> Handover | None:

@@ -29,16 +29,16 @@ def forget() -> None:
     _clear()
     processes = modules.get("multiprocessing.process")
     if processes is not None:
-        processes._children = set()  # type: ignore[attr-defined]  # what its own children do after a fork
-    if finalize._registered_with_atexit:  # type: ignore[attr-defined]  # as in the module's __init__
-        finalize._registered_with_atexit = False  # type: ignore[attr-defined]  # so that the next one registers it
-        _of_the_parent = next(finalize._index_iter)  # type: ignore[attr-defined]  # they are numbered
+        processes._children = set()  # type: ignore[attr-defined]  # noqa: SLF001  # what its own children do after a fork
+    if finalize._registered_with_atexit:  # type: ignore[attr-defined]  # noqa: SLF001  # as in the module's __init__
+        finalize._registered_with_atexit = False  # type: ignore[attr-defined]  # noqa: SLF001  # the next one registers it
+        _of_the_parent = next(finalize._index_iter)  # type: ignore[attr-defined]  # noqa: SLF001  # they are numbered
 
 
 def end() -> None:
     """Do what the interpreter does before it ends. What fails is shown, and the rest is done."""
-    _attempt(lambda: threading._shutdown())  # type: ignore[attr-defined]  # noqa: PLW0108  # gevent replaces it
-    for info in list(finalize._registry.values()):  # type: ignore[attr-defined]  # see above
+    _attempt(lambda: threading._shutdown())  # type: ignore[attr-defined]  # noqa: PLW0108, SLF001  # gevent replaces it
+    for info in list(finalize._registry.values()):  # type: ignore[attr-defined]  # noqa: SLF001  # see above
         if info.index < _of_the_parent:
             info.atexit = False
     _attempt(_run_exitfuncs)

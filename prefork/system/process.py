@@ -25,6 +25,7 @@ closerange = os.closerange
 getpid = os.getpid
 getppid = os.getppid
 fork_process = os.fork
+exit_now = os._exit  # noqa: SLF001  # its name since 1991, and documented
 POLLIN = select.POLLIN
 poll = select.poll
 
@@ -124,7 +125,7 @@ def fork_flushed(child: Callable[..., int], *given: object) -> int:
     finally:
         # Nothing else stands here: whatever ran before could be left by an exception, a signal handler's for one, and
         # the child would go on as a second master.
-        os._exit(code)
+        exit_now(code)
 
 
 def _run(child: Callable[..., int], given: tuple[object, ...]) -> int:
@@ -145,7 +146,7 @@ def leave(code: int) -> NoReturn:
     try:
         flush()
     finally:
-        os._exit(code)
+        exit_now(code)
 
 
 def flush() -> None:

@@ -198,7 +198,7 @@ class Load:
             raise RuntimeError("a load without a count ends when it is stopped; call stop()")
         self._thread.join(timeout)
         late = self._thread.is_alive()
-        self._end(abort=True)
+        self.abort()
         if late:
             raise NotInTimeError(f"the load was not done within {timeout:g} s: {self.tally}")
         if self._error is not None:
@@ -242,6 +242,10 @@ class Load:
             raise self._error
         return self.tally
 
+    def abort(self) -> None:
+        """End it at once, whatever is under way; for who lets an error out that is none of the clients'."""
+        self._end(abort=True)
+
     def _end(self, *, abort: bool) -> None:
         assert self._thread is not None
         assert self._engine is not None
@@ -259,7 +263,7 @@ class Load:
         if kind is None:
             self.stop()
         else:
-            self._end(abort=True)
+            self.abort()
 
 
 def burst(
@@ -290,6 +294,6 @@ def burst(
     try:
         load.wait_for(lambda _: load.sent == clients, timeout + _LEEWAY)
     except BaseException:
-        load._end(abort=True)
+        load.abort()
         raise
     return load

@@ -183,7 +183,7 @@ class Server:
         try:
             wait_for(predicate, timeout, message)
         except NotInTimeError as error:
-            raise NotInTimeError(f"{error}\n{self._shown_log()}") from None
+            raise NotInTimeError(f"{error}\n{_shown(self.log())}") from None
 
     def wait_for_log(self, pattern: str, timeout: float = TIMEOUT, *, after: int = 0) -> re.Match[str]:
         """Wait until the log matches.
@@ -225,7 +225,7 @@ class Server:
             poll = select.poll()
             poll.register(self._exit_fd, select.POLLIN)
             if not poll.poll(timeout * 1000):
-                raise NotInTimeError(f"still running after {timeout:g} s\n{self._shown_log()}")
+                raise NotInTimeError(f"still running after {timeout:g} s\n{_shown(self.log())}")
             # Until it is reaped its number stands for its session and nobody else's. A session that is empty then
             # stays so, and we never look at (or kill) what gets the number next.
             self._nothing_left = not self.tree()
@@ -317,10 +317,11 @@ class Server:
             self.pid = pid
             self._master_fd = os.pidfd_open(pid)
 
-    def _shown_log(self) -> str:
-        log = self.log()
-        cut = f"[{len(log) - _SHOWN} characters before]\n" if len(log) > _SHOWN else ""
-        return f"its log:\n{cut}{log[-_SHOWN:]}"
+
+def _shown(log: str) -> str:
+    """The end of a log, for an error's message."""
+    cut = f"[{len(log) - _SHOWN} characters before]\n" if len(log) > _SHOWN else ""
+    return f"its log:\n{cut}{log[-_SHOWN:]}"
 
 
 @contextmanager
@@ -344,7 +345,7 @@ def running(command: Sequence[str], **options: Unpack[Options]) -> Iterator[Serv
     except NotServingError:
         raise
     except BaseException as error:
-        error.add_note(f"the server, pid {server.pid}; {server._shown_log()}")
+        error.add_note(f"the server, pid {server.pid}; {_shown(server.log())}")
         raise
     finally:
         server.close()

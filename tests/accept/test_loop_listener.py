@@ -9,6 +9,8 @@ import signal
 import socket
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -16,6 +18,7 @@ from prefork import Settings
 from prefork.accept.fd_leak import LeakFinder
 from prefork.accept.loop_listener import Intake
 from prefork.accept.shedding import Shedder
+from prefork.accept.worker_context import WorkerContext
 from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.events import EventsPipe
 from prefork.scoreboard.layout import Order, Scoreboard
@@ -169,10 +172,16 @@ def test_an_inlet_that_is_made_after_an_order_takes_nothing() -> None:
         stack.callback(os.close, entry.stop_fd)
         settings, log = Settings(), logging.getLogger("prefork.test")
         spare = SpareDescriptor()
-        leaks, shedder = LeakFinder(entry, log, spare), Shedder(entry, settings, log, 1, spare)
+        given = SimpleNamespace(
+            entry=entry,
+            settings=settings,
+            log=log,
+            leaks=LeakFinder(entry, log, spare),
+            shedder=Shedder(entry, settings, log, 1, spare),
+        )
         for order, takes in ((Order.RUN, True), (Order.SEAL, False)):
             entry.obeyed = order
-            intake = Intake(listener, entry, settings, log, leaks, shedder, one_at_a_time=False, taken=lambda: None)
+            intake = Intake(listener, cast("WorkerContext", given), one_at_a_time=False, taken=lambda: None)
             stack.callback(intake.close)
             intake.open()
             stack.enter_context(socket.create_connection(listener.getsockname()))
