@@ -21,7 +21,7 @@ from prefork.config.fields import GROUPS, Field
 from prefork.net import accept_errors
 from prefork.net.accept_errors import AcceptError
 from prefork.status.model import Status
-from prefork.wsgi import options
+from prefork.wsgi import access_format, options
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -109,6 +109,13 @@ def table_of_metrics() -> Iterator[str]:
         yield f"| `{name}` | {family.type} | {shown} | {family.documentation} |"
 
 
+def table_of_atoms() -> Iterator[str]:
+    """The atoms of the access log's templates."""
+    yield "| atom | shows |\n| --- | --- |"
+    for atom, meaning in access_format.MEANINGS.items():
+        yield f"| `%({atom})s` | {meaning} |"
+
+
 def theory_of_errnos() -> Iterator[str]:
     """What stands above the table in net.accept_errors."""
     yield (accept_errors.__doc__ or "").split("======\n", 1)[1].split("Table\n=====", 1)[0].strip()
@@ -141,6 +148,7 @@ MAKERS: Final[Mapping[str, Callable[[], Iterator[str]]]] = {
     "hooks": table_of_hooks,
     "exit_codes": table_of_exit_codes,
     "metrics": table_of_metrics,
+    "atoms": table_of_atoms,
     "theory": theory_of_errnos,
     "errnos": table_of_errnos,
     "reactions": table_of_reactions,

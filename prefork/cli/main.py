@@ -29,6 +29,7 @@ from prefork.supervisor import environment
 from prefork.system import identity, signals
 from prefork.system.natives import os
 from prefork.system.need import refused
+from prefork.system.zone import find as find_zone
 
 _STDERR: Final = 2
 
@@ -213,7 +214,11 @@ def serving(command: ServingCommand, argv: Sequence[str]) -> int:
         return 0
     settled = located(configuration.settings, begin)
     who = identity.resolve(settled.user, settled.group, "no")
-    logs.configure(settled.log_level, settled.log_file, settled.log_format, identity.owner(who))
+    try:
+        zone = find_zone(settled.log_timezone, os.environ.get("TZ"))
+    except ValueError as error:
+        raise SettingsError(f"log_timezone: {error}") from None
+    logs.configure(settled.log_level, settled.log_file, settled.log_format, identity.owner(who), zone)
     if not settled.name:
         settled = replace(settled, name=line.target)
     extra = configuration.extra

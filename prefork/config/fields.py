@@ -34,6 +34,7 @@ FAILURES: Final = "When things fail"
 STOPPING: Final = "Stopping"
 APPLICATION: Final = "Application"
 OPERATIONS: Final = "Operations"
+REPORTING: Final = "Log"
 GROUPS: Final = (
     LISTENING,
     WORKERS,
@@ -43,6 +44,7 @@ GROUPS: Final = (
     RECYCLING,
     STOPPING,
     OPERATIONS,
+    REPORTING,
     FAILURES,
     SOCKETS,
     TLS,

@@ -17,6 +17,7 @@ from prefork.config import rules
 from prefork.config.address import Address, parse
 from prefork.config.fields import Field, setting
 from prefork.config.keepalive import Keepalive
+from prefork.config.reporting import Reporting
 from prefork.config.rules import Problem
 from prefork.config.transport import Transport
 from prefork.errors import SettingsError
@@ -30,7 +31,7 @@ _SECONDS: Final = kinds.number("a number of seconds", most=_LONGEST_WAIT)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Keepalive, Transport):
+class Settings(Reporting, Keepalive, Transport):
     """What a server is told. Immutable; checked as a whole when it is made.
 
     Every field is described in the table below, and by ``prefork serve --help``. Times are seconds, sizes are bytes.
@@ -134,26 +135,6 @@ class Settings(Keepalive, Transport):
         "Where functions are found that are called at points in the server's life; each has the name of its hook: "
         "on_starting, when_ready, post_fork, worker_exit and so on.",
     )
-    log_level: Literal["debug", "info", "warning", "error", "critical"] = setting(
-        "info",
-        kinds.APPLICATION,
-        kinds.choice("debug", "info", "warning", "error", "critical"),
-        "The least severe messages that the command logs.",
-    )
-    log_file: str = setting(
-        "",
-        kinds.APPLICATION,
-        kinds.path("file", "-"),
-        "Where the command logs to: a file, opened anew on SIGUSR1 and after a rotation; - is standard output, nothing "
-        "standard error.",
-    )
-    log_format: Literal["text", "json"] = setting(
-        "text",
-        kinds.APPLICATION,
-        kinds.choice("text", "json"),
-        "How the command logs: text for people, or a JSON object a line.",
-    )
-
     timeout: float = setting(
         0.0,
         kinds.TIMES,

@@ -205,7 +205,7 @@ LOGGING: Final = (
     _same(
         "access_log_format",
         "--access-logformat",
-        note="combined or json",
+        note="the same atoms; also combined and json",
         default='%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"',
     ),
     _same(

@@ -20,13 +20,17 @@ import logging
 import re
 import stat
 import sys
-from typing import Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from prefork.errors import SettingsError, printable_lines
 from prefork.supervisor.service import ServerView, Service
 from prefork.system import logfile
 from prefork.system.guarded_path import Owner
-from prefork.system.natives import os, select, signal, time
+from prefork.system.natives import os, select, signal
+from prefork.system.zone import timestamp
+
+if TYPE_CHECKING:
+    from datetime import tzinfo
 
 _PIPE_BUF: Final = select.PIPE_BUF
 _STDOUT: Final = 1
@@ -40,15 +44,6 @@ LOGGER: Final = "prefork"
 log = logging.getLogger(LOGGER)
 
 
-def timestamp(seconds: float) -> str:
-    """A time of day as every log has it: RFC 3339, in UTC, with milliseconds.
-
-    Args:
-        seconds: since the epoch.
-    """
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(seconds * 1000) % 1000:03d}Z"
-
-
 class _Text(logging.Formatter):
     """Time, level, process, message; in a worker also its slot and generation. A traceback follows on more lines.
 
@@ -57,6 +52,7 @@ class _Text(logging.Formatter):
     """
 
     speaker: tuple[int, int] | None = None
+    zone: tzinfo | None = None
 
     def format(self, record: logging.LogRecord) -> str:
         who = str(record.process)
@@ -65,7 +61,7 @@ class _Text(logging.Formatter):
         record.message = record.getMessage()
         trace = _trace(self, record)
         text = printable_lines(f"{record.message}\n{trace}" if trace else record.message)
-        return f"{timestamp(record.created)} {record.levelname} {who} {_AS_A_RECORD.sub(_INDENTED, text)}"
+        return f"{timestamp(record.created, self.zone)} {record.levelname} {who} {_AS_A_RECORD.sub(_INDENTED, text)}"
 
 
 class _JSON(_Text):
@@ -74,7 +70,7 @@ class _JSON(_Text):
     def format(self, record: logging.LogRecord) -> str:
         slot, generation = self.speaker or (None, None)
         data: dict[str, object] = {
-            "time": timestamp(record.created),
+            "time": timestamp(record.created, self.zone),
             "level": record.levelname.lower(),
             "logger": record.name,
             "pid": record.process,
@@ -103,12 +99,19 @@ class Output(logging.Handler):
         path: a file's name, "-" for standard output, "" for standard error.
         form: text or json.
         owner: whose the file is to be, now and after each rotation, so that workers can open it; None leaves it.
+        zone: whose time of day records have, from :func:`prefork.system.zone.find`.
 
     Raises:
         OSError: the file can't be opened, or others could have led us to it (:func:`prefork.system.logfile.append`).
     """
 
-    def __init__(self, path: str = "", form: Literal["text", "json"] = "text", owner: Owner | None = None) -> None:
+    def __init__(
+        self,
+        path: str = "",
+        form: Literal["text", "json"] = "text",
+        owner: Owner | None = None,
+        zone: tzinfo | None = None,
+    ) -> None:
         super().__init__()
         self._path = None if path in {"", "-"} else os.path.abspath(path)
         self._fd = _STDOUT if path == "-" else _STDERR
@@ -118,6 +121,7 @@ class Output(logging.Handler):
         self._refused = ""
         self._waits = False
         self._form = _JSON() if form == "json" else _Text()
+        self._form.zone = zone
         self.setFormatter(self._form)
         if self._path is not None:
             self._fd = logfile.append(self._path, owner)
@@ -302,7 +306,13 @@ class LogService(Service):
                 stream.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]  # a host's own kind of stream is left as it is
 
 
-def configure(level: str, path: str = "", form: Literal["text", "json"] = "text", owner: Owner | None = None) -> Output:
+def configure(
+    level: str,
+    path: str = "",
+    form: Literal["text", "json"] = "text",
+    owner: Owner | None = None,
+    zone: tzinfo | None = None,
+) -> Output:
     """Send the log of prefork to one output. The application's own logging is left alone. For commands only.
 
     Args:
@@ -310,12 +320,13 @@ def configure(level: str, path: str = "", form: Literal["text", "json"] = "text"
         path: as :class:`Output` has it.
         form: text or json.
         owner: as :class:`Output` has it.
+        zone: as :class:`Output` has it.
 
     Raises:
         SettingsError: the file can't be opened.
     """
     try:
-        output = Output(path, form, owner)
+        output = Output(path, form, owner, zone)
     except OSError as error:
         raise SettingsError(f"log_file: {path!r} can't be opened: {error.strerror}") from None
     for handler in log.handlers[:]:

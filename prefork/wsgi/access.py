@@ -8,17 +8,17 @@ new file, without a signal. While that can't be opened, lines go on into the old
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import re
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from prefork.system import logfile
 from prefork.system.natives import os, time
+from prefork.wsgi.access_format import Answered, Record, compiled
 
-_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_ESCAPED: Final = re.compile(r"[^ !#-\[\]-~]")
+if TYPE_CHECKING:
+    from datetime import tzinfo
+
 _STDOUT: Final = 1
 
 log = logging.getLogger("prefork")
@@ -29,27 +29,28 @@ class AccessLog:
 
     Args:
         path: A file's name, or "-" for standard output.
-        form: "combined" or "json".
+        form: The setting ``access_log_format``.
+        zone: Whose time of day lines have, from `prefork.system.zone.find`.
 
     Raises:
         OSError: The file can't be opened.
     """
 
-    def __init__(self, path: str, form: Literal["combined", "json"]) -> None:
+    def __init__(self, path: str, form: str, zone: tzinfo | None = None) -> None:
         self._path = None if path == "-" else path
-        self._render = _combined if form == "combined" else _json
+        self._render = compiled(form)
+        self._zone = zone
         self._second = 0
         self._failed = False
         self._fd = _STDOUT if self._path is None else logfile.append(self._path, waits=True)
         self._refused = ""
 
-    def write(self, environ: Mapping[str, Any], status: str, sent: int, seconds: float) -> None:
+    def write(self, environ: Mapping[str, Any], response: Answered, seconds: float) -> None:
         """Write the line of one request. Never raises: a full disk is no reason to serve nobody.
 
         Args:
             environ: The request's; it may lack what could not be read, and the application may have changed it.
-            status: The status line, or at least its code; "" when nothing was sent.
-            sent: How many bytes of body.
+            response: What was answered.
             seconds: From the accepted connection to the end of the response.
         """
         now = time.time()
@@ -57,7 +58,8 @@ class AccessLog:
             if self._path is not None and int(now) != self._second:
                 self._second = int(now)
                 self._follow(self._path)
-            os.write(self._fd, self._render(environ, status[:3], sent, seconds, now).encode("utf-8", "replace"))
+            line = self._render(Record(environ, response, seconds, now, self._zone))
+            os.write(self._fd, f"{line}\n".encode("utf-8", "replace"))
         except OSError as error:
             if not self._failed:
                 log.error("can't write the access log: %s", error)
@@ -89,58 +91,3 @@ class AccessLog:
         os.close(self._fd)
         self._fd = fd
         self._refused = ""
-
-
-def _combined(environ: Mapping[str, Any], code: str, sent: int, seconds: float, now: float) -> str:  # noqa: ARG001  # the format has no place for the duration
-    # In UTC as every log, for the local time is the application's to change (time.tzset). And not by strftime, which
-    # would write the month in whatever language it has set.
-    at = time.gmtime(now)
-    stamp = (
-        f"{at.tm_mday:02d}/{_MONTHS[at.tm_mon - 1]}/{at.tm_year}:{at.tm_hour:02d}:{at.tm_min:02d}:{at.tm_sec:02d} +0000"
-    )
-    return (
-        f"{_escape(environ.get('REMOTE_ADDR'))} - {_escape(environ.get('REMOTE_USER'))} [{stamp}] "
-        f'"{_escape(_request(environ))}" {code or "-"} {sent or "-"} '
-        f'"{_escape(environ.get("HTTP_REFERER"))}" "{_escape(environ.get("HTTP_USER_AGENT"))}"\n'
-    )
-
-
-def _json(environ: Mapping[str, Any], code: str, sent: int, seconds: float, now: float) -> str:
-    milliseconds = int(now * 1000) % 1000
-    return (
-        json.dumps(
-            {
-                "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{milliseconds:03d}Z",
-                "pid": os.getpid(),
-                "remote_addr": environ.get("REMOTE_ADDR"),
-                "remote_user": environ.get("REMOTE_USER"),
-                "scheme": environ.get("wsgi.url_scheme"),
-                "host": environ.get("HTTP_HOST"),
-                "method": environ.get("REQUEST_METHOD"),
-                "uri": environ.get("REQUEST_URI"),
-                "protocol": environ.get("SERVER_PROTOCOL"),
-                "status": int(code) if code else None,
-                "bytes": sent,
-                "seconds": round(seconds, 6),
-                "referer": environ.get("HTTP_REFERER"),
-                "user_agent": environ.get("HTTP_USER_AGENT"),
-            },
-            separators=(",", ":"),
-            default=str,
-        )
-        + "\n"
-    )
-
-
-def _request(environ: Mapping[str, Any]) -> str:
-    method, uri = environ.get("REQUEST_METHOD"), environ.get("REQUEST_URI")
-    return f"{method} {uri} {environ.get('SERVER_PROTOCOL')}" if method and uri else ""
-
-
-def _escape(value: object) -> str:
-    """``value`` as it may stand within quotes: all that would end them, or the line, by its number."""
-    if value is None or value == "":
-        return "-"
-    return _ESCAPED.sub(
-        lambda match: f"\\x{ord(match[0]):02x}" if match[0] < "\u0100" else ascii(match[0])[1:-1], str(value)
-    )

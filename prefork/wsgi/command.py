@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -69,14 +70,16 @@ def _made(**values: Any) -> WSGIOptions:
 
 def _run(text: str, configuration: Configuration, app_dir: str) -> int:
     """Serve. MASTER."""
-    from prefork.wsgi.strangers import shared
+    from prefork.wsgi.common import Common
     from prefork.wsgi.worker import serving
 
-    told = shared()
+    common = Common()
+    if configuration.extra.access_log:
+        importlib.import_module("prefork.wsgi.access")  # here, once for all workers
 
     def make(found: object, name: str) -> Callable[[], Worker]:
         if not callable(found):
             raise TargetError(f"{name} is {type(found).__name__}, which can't be called; name a WSGI application")
-        return serving(found, configuration.extra, told)
+        return serving(found, configuration.extra, common)
 
     return server.run(text, configuration.settings, app_dir=app_dir, make=make)

@@ -20,10 +20,10 @@ from prefork.errors import BootError
 from prefork.net.tls import HandshakeError
 from prefork.system.natives import os, socket, time
 from prefork.system.peer import format_peer
-from prefork.system.throttle import SharedThrottle, Throttle
-from prefork.wsgi.access import AccessLog
+from prefork.system.throttle import Throttle
 from prefork.wsgi.body import Body, open_body, spool
 from prefork.wsgi.channel import RECEIVE, Channel, Pace
+from prefork.wsgi.common import Common
 from prefork.wsgi.environ import base_environ, server_name, set_peer, set_target, spelled
 from prefork.wsgi.forwarded import BELIEVED, standings, truster
 from prefork.wsgi.forwarded import apply as apply_forwarded
@@ -41,11 +41,14 @@ from prefork.wsgi.parser import (
 from prefork.wsgi.refusal import ClientGoneError, RequestError, answer
 from prefork.wsgi.response import Response
 from prefork.wsgi.silence import Silence
-from prefork.wsgi.strangers import Strangers, shared
+from prefork.wsgi.strangers import Strangers
 from prefork.wsgi.tls import TLSChannel
 
 if TYPE_CHECKING:
     import ssl
+    from datetime import tzinfo
+
+    from prefork.wsgi.access import AccessLog
 
 Application = Callable[[dict[str, Any], Callable[..., Callable[[bytes], None]]], Iterable[bytes]]
 """What PEP 3333 calls an application."""
@@ -72,7 +75,8 @@ class Gateway:
         waiting: Told before each wait for a client how many seconds it may last at most, infinity included, and 0 when
             it is over, so that a limit of the worker's busy time can be put off for the client's part of it.
         keepalive: For how many seconds a connection is kept, which clients are told.
-        told: From `prefork.wsgi.strangers.shared`, where several processes serve; None makes one of its own.
+        common: What all processes that serve have in common; None makes one.
+        zone: Whose time of day the access log has; None is UTC.
 
     Raises:
         PreforkError: The installed httptools is not safe, or the access log can't be opened.
@@ -88,7 +92,8 @@ class Gateway:
         tls: ssl.SSLContext | None = None,
         waiting: Callable[[float], None] | None = None,
         keepalive: float = 0.0,
-        told: SharedThrottle | None = None,
+        common: Common | None = None,
+        zone: tzinfo | None = None,
     ) -> None:
         check_strictness()
         options = options or WSGIOptions()
@@ -116,8 +121,10 @@ class Gateway:
             self._base |= server_name(name, tls=tls is not None)
         self._trusts = truster(options.forwarded_allow_ips)
         self._standing = standings(options.forwarded, options.forwarded_allow_ips)
-        self._strangers = Strangers(told or shared() if options.forwarded in {"auto", "trusted"} else None)
-        self._access = _access_log(options) if options.access_log else None
+        self._strangers = Strangers(
+            (common or Common()).strangers if options.forwarded in {"auto", "trusted"} else None
+        )
+        self._access = _access_log(options, zone) if options.access_log else None
         with contextlib.suppress(OSError):  # without one, a body that needs a file is answered 503
             tempfile.gettempdir()  # found now, since the search opens files and descriptors may be short later
 
@@ -178,7 +185,7 @@ class Gateway:
             if self._access is not None and response.status:
                 if not keep:
                     connection.close()  # nobody waits for a disk
-                self._access.write(environ, response.status, response.sent, time.monotonic() - began)
+                self._access.write(environ, response, time.monotonic() - began)
 
         return channel if keep else None
 
@@ -352,9 +359,11 @@ def _refuse(channel: Channel, response: Response, status: int, why: str) -> None
         channel.gone = True
 
 
-def _access_log(options: WSGIOptions) -> AccessLog:
+def _access_log(options: WSGIOptions, zone: tzinfo | None) -> AccessLog:
+    from prefork.wsgi.access import AccessLog
+
     try:
-        return AccessLog(options.access_log, options.access_log_format)
+        return AccessLog(options.access_log, options.access_log_format, zone)
     except OSError as error:
         raise BootError(
             f"access_log: {options.access_log!r} can't be opened by uid {os.geteuid()}: {error.strerror}"

@@ -60,6 +60,23 @@ def _is_zero(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value == 0
 
 
+def _form() -> Kind[str]:
+    def check(value: object) -> str:
+        if not isinstance(value, str) or not value.isprintable():
+            raise kinds.refusal(value, "is not a form; give combined, json or a template")
+        if value.lower() in {"combined", "json"}:
+            return value.lower()
+        from prefork.wsgi.access_format import compiled
+
+        try:
+            compiled(value)
+        except ValueError as error:
+            raise kinds.refusal(value, str(error)) from None
+        return value
+
+    return Kind("combined|json|TEMPLATE", str.strip, check)
+
+
 @dataclass(frozen=True, kw_only=True)
 class WSGIOptions:
     """How requests are read and answered. Immutable; checked as a whole when it is made.
@@ -181,11 +198,12 @@ class WSGIOptions:
         "Write one line for each request to this file, - for standard output. A file that was moved away is opened "
         "anew within a second of the next request.",
     )
-    access_log_format: Literal["combined", "json"] = setting(
+    access_log_format: str = setting(
         "combined",
         LOGGING,
-        kinds.choice("combined", "json"),
-        "The form of those lines: Apache's Combined Log Format, or a JSON object.",
+        _form(),
+        "The form of those lines: combined (Apache's Combined Log Format), json (an object), or a template with "
+        "gunicorn's atoms, such as '%(h)s \"%(r)s\" %(s)s %(D)s %({x-request-id}i)s'; the WSGI page lists them.",
     )
 
     def __post_init__(self) -> None:

@@ -97,6 +97,20 @@ class Response:
         """Whether it was cut short and the end of the connection is what ends the body, so that it would look whole."""
         return self.begun and not self.whole and not self._mute and not self._chunked and self._length is None
 
+    def field(self, name: str) -> str | None:
+        """The value of a header field of the application's, or None; for the access log.
+
+        Args:
+            name: In lower case.
+        """
+        if name == "content-length":
+            return None if self._length is None else str(self._length)
+        for line in self._block.decode("latin-1").split("\r\n"):
+            key, separator, value = line.partition(": ")
+            if separator and key.lower() == name:
+                return value
+        return None
+
     def start(
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
     ) -> Callable[[bytes], None]:

@@ -15,9 +15,6 @@ from prefork.system.throttle import SharedThrottle
 from prefork.wsgi.forwarded import KEPT, PRIVATE, proxys_own, truster
 from prefork.wsgi.parser import LEFT_OUT
 
-INTERVAL: Final = 3600.0
-"""Seconds between two such lines of a server."""
-
 _NAMED: Final = 4  # fields that a line names at the most
 _TELLING: Final = frozenset(
     f"HTTP_X_FORWARDED_{name}" for name in ("FOR", "PROTO", "HOST", "PORT", "SSL", "SCHEME", "PREFIX", "SERVER")
@@ -28,16 +25,11 @@ _TELLING: Final = frozenset(
 log = logging.getLogger("prefork")
 
 
-def shared() -> SharedThrottle:
-    """MASTER. What the workers of a server have in common, so that one of them tells."""
-    return SharedThrottle(2, INTERVAL)
-
-
 class Strangers:
     """WORKER. Looks at the requests of those who are no trusted proxies.
 
     Args:
-        throttle: From `shared`; None where nobody is to be told.
+        throttle: From `prefork.wsgi.common.Common`; None where nobody is to be told.
     """
 
     def __init__(self, throttle: SharedThrottle | None) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from prefork.config.fields import located
 from prefork.config.settings import Settings
+from prefork.errors import BootError
 from prefork.hooks import Hooks
 from prefork.master import Master
 from prefork.system.natives import os, socket
-from prefork.system.throttle import SharedThrottle
+from prefork.system.zone import find as find_zone
 from prefork.worker import Worker
+from prefork.wsgi.common import Common
 from prefork.wsgi.gateway import Application, Gateway
 from prefork.wsgi.options import DEFAULTS, WSGIOptions
-from prefork.wsgi.strangers import shared
+
+if TYPE_CHECKING:
+    from datetime import tzinfo
 
 
 class WSGIWorker(Worker):
@@ -34,12 +38,13 @@ class WSGIWorker(Worker):
     start = ""
     """Where the server was started: relative paths of the options begin there, or in ``chdir`` from there."""
 
-    told: SharedThrottle | None = None
-    """What the workers have in common (`prefork.wsgi.strangers`)."""
+    common: Common
+    """What the workers have in common."""
 
     def __init__(self, application: Application, options: WSGIOptions) -> None:
         self._application = application
         self._options = options
+        self.common = Common()
 
     def init(self) -> None:
         """Open what requests need."""
@@ -53,8 +58,15 @@ class WSGIWorker(Worker):
             tls=self.tls,
             waiting=self._put_off if self.settings.timeout else None,
             keepalive=self.settings.keepalive,
-            told=self.told,
+            common=self.common,
+            zone=self._zone(),
         )
+
+    def _zone(self) -> tzinfo | None:
+        try:
+            return find_zone(self.settings.log_timezone, self.common.tz)
+        except ValueError as error:
+            raise BootError(f"log_timezone: {error}") from None
 
     def handle(self, connection: socket.socket, address: Any) -> None:
         """Serve one request."""
@@ -82,27 +94,25 @@ class WSGIWorker(Worker):
         self._gateway.close()
 
 
-def serving(
-    application: Application, options: WSGIOptions, told: SharedThrottle | None = None
-) -> Callable[[], WSGIWorker]:
+def serving(application: Application, options: WSGIOptions, common: Common | None = None) -> Callable[[], WSGIWorker]:
     """What makes the workers of a `prefork.Master` that serves ``application``.
 
     Args:
         application: What PEP 3333 calls an application.
         options: Limits and forms.
-        told: From `prefork.wsgi.strangers.shared`, where this is called in each worker; else it is made here.
+        common: What the workers have in common, where this is called in each of them; else it is made here.
 
     Raises:
         TypeError: ``application`` can't be called.
     """
     if not callable(application):
         raise TypeError(f"the application is {type(application).__name__}, which can't be called")
-    told = told or shared()
+    common = common or Common()
     start = os.getcwd() if located(options, "/") != options else ""  # what the application makes of it is another's
 
     def build() -> WSGIWorker:
         worker = WSGIWorker(application, options)
-        worker.start, worker.told = start, told
+        worker.start, worker.common = start, common
         return worker
 
     return build

@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.services import log as logs
-from prefork.services.log import Output, pieces, timestamp
+from prefork.services.log import Output, pieces
 from prefork.testing import burst, call_until, request, wait_for
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
@@ -66,11 +66,6 @@ def record(message: str = "hello", **more: object) -> logging.LogRecord:
 
 
 # Form.
-
-
-def test_a_time_is_utc_and_sorts() -> None:
-    assert timestamp(0) == "1970-01-01T00:00:00.000Z"
-    assert timestamp(1795184645.678) == "2026-11-20T14:24:05.678Z"
 
 
 def test_text(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -12,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from prefork.testing.server import Server
+from prefork.testing.server import Server, running
 from prefork.testing.waiting import wait_for
 from prefork.wsgi.access import AccessLog
 from tests.wsgi.apps import CONTENT
-from tests.wsgi.harness import ask, assert_clean, exchange, get, post, serving
+from tests.wsgi.harness import ROOT, WITHIN, ask, assert_clean, exchange, get, post, serving
+from tests.wsgi.test_access_format import Answer
 
 COMBINED = re.compile(
     r'(?P<addr>\S+) - (?P<user>\S.*?) \[(?P<time>[^\]]+)\] "(?P<request>[^"]*)" (?P<status>\d{3}) (?P<bytes>\d+|-) '
@@ -63,7 +65,7 @@ def test_the_zone_of_an_application_is_not_that_of_the_log(
     time.tzset()
     try:
         log = AccessLog(str(tmp_path / "access"), "combined")
-        log.write({}, "200 OK", 0, 0.0)
+        log.write({}, Answer(), 0.0)
         log.close()
     finally:
         monkeypatch.undo()
@@ -101,6 +103,44 @@ def test_json(tmp_path: Path) -> None:
         "user_agent": '"\xe9',
     }
     assert (refused["status"], refused["method"]) == (400, None)
+
+
+def test_a_template(tmp_path: Path) -> None:
+    path = tmp_path / "access"
+    form = '%(h)s "%(r)s" %(s)s %(B)d %({content-type}o)s %({content-length}o)s %({x-request-id}i)s'
+    with serving("hello", options={"access_log": str(path), "access_log_format": form}) as server:
+        ask(server, get("/a", "X-Request-ID: r-1"))
+        exchange(server.address, b"nonsense\r\n\r\n")
+        answered, refused = lines(path, 2)
+        assert_clean(server)
+    assert answered == '127.0.0.1 "GET /a HTTP/1.1" 200 5 text/plain 5 r-1'
+    assert re.fullmatch(r'127\.0\.0\.1 "-" 400 (\d+) - \1 -', refused)
+
+
+ELSEWHERE = """\
+import os, time
+os.environ["TZ"] = "YYY3:30"
+time.tzset()
+from tests.wsgi.apps import hello
+"""
+
+
+def test_local_time_is_that_of_the_start(tmp_path: Path) -> None:
+    """In the log and the access log, whatever zone the application sets while it is loaded."""
+    (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
+    path = tmp_path / "access"
+    command = [sys.executable, "-m", "prefork", "wsgi", "elsewhere:hello", "--app-dir", str(tmp_path), "--workers", "1"]
+    command += ["--bind", "127.0.0.1:0", "--log-timezone", "local", "--access-log", str(path)]
+    with running(command, cwd=ROOT, env={"TZ": "XXX-5:30", "PYTHONPATH": str(ROOT)}, within=WITHIN) as server:
+        ask(server, get("/", "Connection: close"))
+        match = COMBINED.fullmatch(lines(path, 1)[0])
+        assert server.stop() == 0
+        stamps = [line.partition(" ")[0] for line in server.log().splitlines()]
+    assert match is not None
+    said = datetime.strptime(match["time"], "%d/%b/%Y:%H:%M:%S %z")
+    for moment in (said, *map(datetime.fromisoformat, stamps)):
+        assert moment.utcoffset() == timedelta(hours=5, minutes=30)
+        assert abs(moment - datetime.now(UTC)) < timedelta(minutes=1)
 
 
 def test_the_user_that_the_application_names(tmp_path: Path) -> None:
@@ -192,7 +232,7 @@ def test_two_writers_share_a_file(tmp_path: Path) -> None:
     path = tmp_path / "access"
     one, two = AccessLog(str(path), "combined"), AccessLog(str(path), "combined")
     for number in range(20):
-        (one, two)[number % 2].write({"REMOTE_ADDR": str(number)}, "200 OK", 1, 0.0)
+        (one, two)[number % 2].write({"REMOTE_ADDR": str(number)}, Answer(), 0.0)
     assert [line.split()[0] for line in lines(path, 20)] == [str(number) for number in range(20)]
     before = len(os.listdir("/proc/self/fd"))
     one.close()

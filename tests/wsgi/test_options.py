@@ -40,7 +40,7 @@ def test_each_option_is_described() -> None:
         ({"forwarded_allow_ips": 5}, "forwarded_allow_ips: 5 is not a list of addresses"),
         ({"script_name": "shop"}, "script_name: 'shop' is not a path"),
         ({"script_name": "/shop/"}, "script_name: '/shop/' is not a path"),
-        ({"access_log_format": "common"}, "access_log_format: 'common' is not known"),
+        ({"access_log_format": "common"}, "access_log_format: 'common' shows nothing of a request"),
     ],
 )
 def test_problems(given: dict[str, Any], problem: str) -> None:
