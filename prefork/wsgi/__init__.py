@@ -1,4 +1,4 @@
-"""A WSGI server (PEP 3333) on the public Worker API: one request a connection, one at a time in each worker.
+"""A WSGI server (PEP 3333) on the public Worker API: one request at a time in each worker on kept connections.
 
 The names here are imported when they are first used, so that the options can be described where httptools, which comes
 with ``prefork[wsgi]``, is not installed.

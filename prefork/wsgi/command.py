@@ -16,8 +16,8 @@ from prefork.wsgi import options
 from prefork.wsgi.options import WSGIOptions
 
 _ABOUT: Final = """\
-Serve the WSGI application (PEP 3333) that MODULE:ATTRIBUTE names, or that MODULE:FACTORY() returns: one request a \
-connection, one request at a time in each worker. The current folder is on the import path.
+Serve the WSGI application (PEP 3333) that MODULE:ATTRIBUTE names, or that MODULE:FACTORY() returns: one \
+request at a time in each worker, on connections that are kept (--keepalive). The current folder is on the import path.
 
 Every setting is a flag, a variable (PREFORK_LIMIT_REQUEST_BODY for --limit-request-body) and a key of the file that \
 --config or PREFORK_CONFIG names (limit_request_body). A flag beats a variable, and a variable beats the file. Times \

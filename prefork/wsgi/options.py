@@ -23,11 +23,12 @@ LOGGING: Final = "Access log"
 GROUPS: Final = (LIMITS, BODIES, PROXIES, LOGGING)
 """The headings, in the order in which help and documentation show them."""
 
-DEFAULTS: Final = {"timeout": 30.0, "io_timeout": 30.0, "defer_accept": 5}
+DEFAULTS: Final = {"timeout": 30.0, "io_timeout": 30.0, "defer_accept": 5, "keepalive": 75.0}
 """Where a WSGI server's defaults differ from those of `prefork.config.settings.Settings`.
 
 HTTP clients speak first. With TCP_DEFER_ACCEPT a connection comes to a worker together with its request, so that no
 worker waits a second time for what is not there yet. A silent one is handed over after some seconds, and closed then.
+Load balancers keep idle connections for 60 seconds; the server's time is the longer one.
 """
 
 _LONGEST_WAIT: Final = 2_000_000.0  # seconds; what poll(2) can wait for is 2**31 - 1 milliseconds

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class WSGIWorker(Worker):
-    """Serves one request a connection, one at a time. Made by `serving`. WORKER.
+    """Serves one request at a time, on connections that are kept. Made by `serving`. WORKER.
 
     The setting ``timeout`` limits the application alone: while the worker waits for a client, ``header_timeout``,
     ``io_timeout`` and ``min_rate`` hold.
@@ -127,8 +127,8 @@ def serve(
         application: What PEP 3333 calls an application; loaded in the master, as with ``preload``.
         options: Limits and forms.
         hooks: What to call at points in the server's life.
-        given: `prefork.Settings` by name; unless given, ``timeout`` and ``io_timeout`` are 30 seconds, ``defer_accept``
-            is 5 seconds, and ``preload`` is on.
+        given: `prefork.Settings` by name; unless given, ``timeout`` and ``io_timeout`` are 30 seconds,
+            ``keepalive`` is 75 and ``defer_accept`` 5 seconds, and ``preload`` is on.
 
     Returns:
         0, after a stop that was asked for.

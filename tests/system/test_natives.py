@@ -34,10 +34,10 @@ def test_nothing_is_looked_up_where_an_application_may_patch_it(
         max_requests=8,
         **more,
     )
-    for _ in range(10):
-        assert request(server.address).body == b"ok"
     os.kill(server.workers()[0], signal.SIGKILL)
     server.wait_for_log("was killed|SIGKILL")
+    for _ in range(10):
+        assert request(server.address).body == b"ok"
     with Client(control) as client:
         assert client.status().workers
         assert client.dump(1)

@@ -6,6 +6,7 @@ Answers are read by h11, which refuses what is not HTTP/1.1 to the letter.
 from __future__ import annotations
 
 import json
+import re
 import socket
 import sys
 import time
@@ -17,9 +18,11 @@ from typing import Any, NamedTuple
 import h11
 
 from prefork.testing.client import connect
+from prefork.testing.exchange import http
 from prefork.testing.server import Server, running
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+_KEPT = re.compile(rb"\A(?:HTTP/1\.1 1[^\n]*\n\r\n)*[^\n]*\n(?:[^\r\n]+\r\n)*Connection: keep-alive\r\n")
 WITHIN = 30.0  # seconds; for what takes milliseconds on an idle machine
 
 
@@ -67,9 +70,17 @@ def post(body: bytes, *lines: str, target: str = "/") -> bytes:
     return get(target, f"Content-Length: {len(body)}", *lines, method="POST") + body
 
 
-def read_all(connection: socket.socket) -> bytes:
-    """All that comes until the server closes; a reset raises ConnectionResetError."""
-    return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+def read_all(connection: socket.socket, *, method: str = "GET") -> bytes:
+    """All that comes until the server closes, or until the answer is whole that says that it does not.
+
+    A reset raises ConnectionResetError.
+    """
+    data = bytearray()
+    while piece := connection.recv(1 << 16):
+        data += piece
+        if _KEPT.search(data) and (http(data, False) or (method == "HEAD" and data.endswith(b"\r\n\r\n"))):
+            break
+    return bytes(data)
 
 
 def exchange(address: str, *pieces: bytes, half_close: bool = False) -> bytes:
@@ -87,7 +98,7 @@ def exchange(address: str, *pieces: bytes, half_close: bool = False) -> bytes:
             connection.sendall(piece)
         if half_close:
             connection.shutdown(socket.SHUT_WR)
-        return read_all(connection)
+        return read_all(connection, method="HEAD" if pieces[0].startswith(b"HEAD ") else "GET")
 
 
 def parse(raw: bytes, method: str = "GET") -> Reply:
