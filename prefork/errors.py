@@ -7,7 +7,6 @@ shown.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -100,6 +99,8 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
         known: What could have been meant.
         otherwise: The remedy when nothing is close.
     """
+    import difflib  # who makes no mistake doesn't wait for it
+
     close = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
     return f"did you mean {' or '.join(close)}?" if close else otherwise
 

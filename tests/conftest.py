@@ -11,6 +11,7 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
+from prefork.testing.processes import children
 from tests.support.figures import full
 
 # Started in the background, or by nohup, the tests would inherit ignored signals and hand them on to every server.
@@ -41,7 +42,7 @@ settings.load_profile("others" if full() else "same")
 @pytest.fixture(autouse=True)
 def _no_process_is_left() -> Iterator[None]:
     """Every test ends what it started: a server that survives its test would disturb all that follow."""
-    before = set(psutil.Process().children())
+    before = set(children(os.getpid()))
     yield
-    left = set(psutil.Process().children()) - before
-    assert not left, f"processes left by the test, or never waited for: {left}"
+    left = set(children(os.getpid())) - before
+    assert not left, f"processes left by the test, or never waited for: {[psutil.Process(pid) for pid in left]}"

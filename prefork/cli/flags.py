@@ -7,8 +7,6 @@ what is wrong elsewhere.
 from __future__ import annotations
 
 import argparse
-import shutil
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -134,6 +132,9 @@ def help_text(usage: str, about: str, fields: Sequence[Field], groups: Iterable[
         groups: Their headings, in order.
         epilog: What follows, printed as it is.
     """
+    import shutil
+    import textwrap
+
     width = min(100, max(60, shutil.get_terminal_size().columns))
     parts = [f"usage: {usage}"]
     parts += [textwrap.fill(paragraph, width) for paragraph in about.split("\n\n")]
@@ -156,6 +157,8 @@ def _described(field: Field) -> str:
 
 def _entry(invocation: str, text: str, width: int) -> str:
     start = f"  {invocation}"
+    import textwrap
+
     lines = textwrap.wrap(text, width - _INDENT)
     if len(start) + 2 <= _INDENT:
         start, lines = start.ljust(_INDENT) + lines[0], lines[1:]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
@@ -199,6 +198,8 @@ def _make(reading: _Reading, table: Table[T], values: Mapping[str, Any]) -> T | 
 def _read_file(reading: _Reading, file: str | None) -> None:
     if file is None:
         return
+    import tomllib
+
     try:
         with open(file, "rb") as opened:
             table = tomllib.load(opened)

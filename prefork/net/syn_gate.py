@@ -27,7 +27,6 @@ over after one RCU grace period, and membarrier(2) waits for one: some 10 ms, on
 from __future__ import annotations
 
 import ctypes
-import platform
 from collections.abc import Collection
 from typing import Final
 
@@ -37,7 +36,7 @@ from prefork.net.kernelsocket import Socket
 from prefork.net.options import defer
 from prefork.net.queue import Cookies, Diag, Handshake
 from prefork.net.reuseport.group import Group
-from prefork.system.natives import socket, time
+from prefork.system.natives import os, socket, time
 
 COOKIES: Final = 2.0
 COOKIES_MOST: Final = 10.0
@@ -56,7 +55,7 @@ PROGRAM: Final[Program] = (
 )
 """Drops every segment with SYN set, passes every other whole."""
 
-_SYS_MEMBARRIER: Final = {"x86_64": 324, "aarch64": 283, "riscv64": 283}.get(platform.machine())
+_SYS_MEMBARRIER: Final = {"x86_64": 324, "aarch64": 283, "riscv64": 283}.get(os.uname().machine)
 _MEMBARRIER_CMD_GLOBAL: Final = 1
 _syscall: Final = ctypes.CDLL(None).syscall
 

@@ -36,7 +36,6 @@ import contextlib
 import errno
 import fcntl
 import grp
-import hashlib
 import logging
 import pwd
 import stat
@@ -279,6 +278,8 @@ def _temporary(spot: Spot, address: Address) -> Iterator[Spot]:
     new = spot.beside(f"{spot.name}.new")
     if _address_of(new, address.file) is None:
         # The same at each start, so that what a crash has left is found; and no other path's.
+        import hashlib
+
         new.name = f".{hashlib.sha256(os.fsencode(spot.name)).hexdigest()[:16]}.new"
     found = new.look()
     if found is not None and stat.S_ISDIR(found.st_mode) and spot.exposed and found.st_uid == os.geteuid():

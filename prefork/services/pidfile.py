@@ -18,7 +18,6 @@ import errno
 import fcntl
 import logging
 import re
-import secrets
 import stat
 from collections.abc import Sequence
 from typing import Final
@@ -158,7 +157,7 @@ class Pidfile(Service):
         with reach(self._path, follow=False) as spot:
             if spot.found is not None:
                 _check_pidfile(spot)
-            new = spot.beside(f".prefork-{secrets.token_hex(8)}")
+            new = spot.beside(f".prefork-{os.urandom(8).hex()}")
             fd = new.open(os.O_RDWR | os.O_CREAT | os.O_EXCL, _MODE)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,7 +8,6 @@ it is not ours to gate, to drain or to shut down.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -107,4 +106,6 @@ def keep(listeners: Iterable[Listener], environ: Mapping[str, str] = os.environ)
 
 
 def _digest(address: Address) -> str:
+    import hashlib
+
     return hashlib.sha256(str(address).encode()).hexdigest()[:16]

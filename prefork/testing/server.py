@@ -31,7 +31,7 @@ import psutil
 
 from prefork.testing import measure
 from prefork.testing.faults import Injector
-from prefork.testing.processes import family, is_gone, kill
+from prefork.testing.processes import children, family, is_gone, kill
 from prefork.testing.waiting import TIMEOUT, NotInTimeError, wait_for
 
 READY: Final = r"serving on (?P<addresses>.+) with (?P<workers>\d+) workers?, pid (?P<pid>\d+)"
@@ -115,11 +115,7 @@ class Server:
 
     def workers(self) -> list[int]:
         """The ids of the master's children that live."""
-        try:
-            children = psutil.Process(self.pid).children()
-        except psutil.NoSuchProcess:
-            return []
-        return sorted(child.pid for child in children if not is_gone(child.pid))
+        return [pid for pid in children(self.pid) if not is_gone(pid)]
 
     def survivors(self) -> list[str]:
         """What is left of it: each process as its id and command line. Empty after a clean stop."""

@@ -12,7 +12,8 @@ T = TypeVar("T")
 TIMEOUT: Final = 30.0
 """How long anything here waits by default, in seconds: generous, for it is spent only when a test fails."""
 
-_INTERVAL: Final = 0.005  # seconds between two looks: small beside what a server does, large beside a look
+_INTERVAL: Final = 0.005
+"""Seconds between two looks, small beside what a server does; a look that takes long is followed by as long a rest."""
 
 
 class NotInTimeError(AssertionError):
@@ -42,14 +43,16 @@ def call_until(
     """
     deadline = time.monotonic() + timeout
     while True:
-        late = time.monotonic() > deadline  # read before the look, so that one look follows a long suspension
+        began = time.monotonic()
+        late = began > deadline  # read before the look, so that one look follows a long suspension
         value = function()
         if predicate(value):
             return value
         if late:
             awaited = message or getattr(predicate if predicate is not bool else function, "__qualname__", "a fact")
             raise NotInTimeError(f"waited {timeout:g} s for: {awaited}; it is {value!r}")
-        time.sleep(_INTERVAL)  # the fact lies in other processes, and nothing tells us when it comes about
+        # The fact lies in other processes, and nothing tells us when it comes about.
+        time.sleep(min(max(_INTERVAL, time.monotonic() - began), 10 * _INTERVAL))
 
 
 def wait_for(predicate: Callable[[], object], timeout: float = TIMEOUT, message: str = "") -> None:
