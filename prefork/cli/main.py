@@ -24,12 +24,11 @@ from prefork.config import load as config
 from prefork.config.fields import GROUPS, Field, located
 from prefork.config.load import Configuration, Table
 from prefork.errors import PreforkError, RefusedError, SettingsError, did_you_mean, printable_lines
-from prefork.services import log as logs
+from prefork.services import configured
 from prefork.supervisor import environment
 from prefork.system import identity, signals
 from prefork.system.natives import os
 from prefork.system.need import refused
-from prefork.system.zone import find as find_zone
 
 _STDERR: Final = 2
 
@@ -214,11 +213,7 @@ def serving(command: ServingCommand, argv: Sequence[str]) -> int:
         return 0
     settled = located(configuration.settings, begin)
     who = identity.resolve(settled.user, settled.group, "no")
-    try:
-        zone = find_zone(settled.log_timezone, os.environ.get("TZ"))
-    except ValueError as error:
-        raise SettingsError(f"log_timezone: {error}") from None
-    logs.configure(settled.log_level, settled.log_file, settled.log_format, identity.owner(who), zone)
+    configured.configure_log(settled, identity.owner(who), os.environ.get("TZ"))
     if not settled.name:
         settled = replace(settled, name=line.target)
     extra = configuration.extra

@@ -6,10 +6,39 @@ A part of the table of `prefork.config.settings.Settings`; see there.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from prefork.config import fields as kinds
-from prefork.config.fields import setting
+from prefork.config import receiver
+from prefork.config.fields import Kind, setting
+
+FACILITIES: Final = {
+    name: number
+    for number, name in enumerate(
+        ("kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp")
+    )
+} | {f"local{number}": 16 + number for number in range(8)}
+"""syslog's facilities by their names (syslog.h)."""
+
+_SYSLOG_PORT: Final = 514
+_STATSD_PORT: Final = 8125
+
+
+def _receiver(port: int, *, stream: bool) -> Kind[str]:
+    forms = "udp://host:port, tcp://host:port or unix:///path" if stream else "host:port or unix:///path"
+
+    def check(value: object) -> str:
+        try:
+            if value == "":
+                return ""
+            if isinstance(value, str) and (stream or not receiver.parse(value, port).stream):
+                receiver.parse(value, port)
+                return value
+        except ValueError:
+            pass
+        raise kinds.refusal(value, f"is no address to send to; give {forms}")
+
+    return Kind("ADDRESS", str.strip, check)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,4 +74,54 @@ class Reporting:
         ),
         "Whose time of day the log and the access log have: utc; local, which is what TZ or /etc/localtime says when "
         "the server starts, whatever the application makes of it; or a zone such as Europe/Berlin.",
+    )
+    logconfig: str = setting(
+        "",
+        kinds.REPORTING,
+        kinds.path("file"),
+        "Configure the command's log by this file of Python's logging.config, .toml or .json (dictConfig) or .ini: it "
+        "goes to the handlers of the logger prefork in place of log_file, and an access log to a logger to those of "
+        "prefork.access.",
+    )
+    syslog: bool = setting(
+        False,
+        kinds.REPORTING,
+        kinds.switch(),
+        "Send the command's log to syslog too, beside where it goes otherwise.",
+    )
+    syslog_addr: str = setting(
+        "unix:///dev/log",
+        kinds.REPORTING,
+        _receiver(_SYSLOG_PORT, stream=True),
+        "Where syslog listens: unix:///path (a #stream behind it for a connection), udp://host:port or tcp://host:port.",
+    )
+    syslog_prefix: str = setting(
+        "prefork",
+        kinds.REPORTING,
+        kinds.text(r"[^\s:\[\]]{1,64}", "is not a program's name; give one without spaces", metavar="NAME"),
+        "What the server is called in syslog; the lines of an access log are NAME.access.",
+    )
+    syslog_facility: str = setting(
+        "user",
+        kinds.REPORTING,
+        kinds.choice(*FACILITIES),
+        "Under which facility.",
+    )
+    statsd_host: str = setting(
+        "",
+        kinds.REPORTING,
+        _receiver(_STATSD_PORT, stream=False),
+        "Send metrics to the statsd that listens here (host:port, or unix:///path); the page about metrics lists them.",
+    )
+    statsd_prefix: str = setting(
+        "prefork",
+        kinds.REPORTING,
+        kinds.text(r"[A-Za-z0-9_.\-]{1,100}", "is not a name in statsd; give letters, digits and dots", metavar="NAME"),
+        "What the names of those metrics begin with.",
+    )
+    dogstatsd_tags: str = setting(
+        "",
+        kinds.REPORTING,
+        kinds.text(r"[^\s|#]{1,400}", "is no list of tags; give name:value with commas between them", metavar="TAGS"),
+        "What each of those metrics is tagged with, for a statsd that knows tags (DogStatsD).",
     )

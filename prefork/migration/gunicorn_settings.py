@@ -34,7 +34,6 @@ def _hook(name: str, note: str = "") -> ForeignSetting:
 _LOG: Final = "the log goes to standard error or --log-file, as text or JSON (--log-format)"
 _DIRTY: Final = "there are no dirty arbiters; run such work in a process of its own, behind a queue"
 _HTTP2: Final = "HTTP/1.1 is spoken; a proxy in front speaks HTTP/2 with clients"
-_STATSD: Final = "nothing is sent to statsd; prefork exporter has the numbers for Prometheus"
 _PROXY: Final = "the PROXY protocol is not spoken; let the proxy send X-Forwarded-For"
 _STRICT: Final = "such a request is answered 400; mend the client"
 
@@ -200,7 +199,7 @@ LOGGING: Final = (
         "--disable-redirect-access-to-syslog",
         "true",
         "info",
-        "nothing is sent to syslog",
+        "requests are in syslog only where --access-log is logger",
     ),
     _same(
         "access_log_format",
@@ -231,19 +230,13 @@ LOGGING: Final = (
         f"the log has no class of one's own: {_LOG}; handlers of one's own go on logging.getLogger('prefork')",
         "gunicorn.glogging.Logger",
     ),
-    _none("logconfig", "--log-config", "text", "warning", f"it is not read: {_LOG}"),
-    _none("logconfig_dict", "", "dict", "warning", f"it is not read: {_LOG}"),
-    _none("logconfig_json", "--log-config-json", "text", "warning", f"it is not read: {_LOG}"),
-    _none("syslog_addr", "--log-syslog-to", "text", "info", "nothing is sent to syslog"),
-    _none(
-        "syslog",
-        "--log-syslog",
-        "true",
-        "warning",
-        "nothing is sent to syslog; a service manager takes standard error (the journal does), or give --log-file",
-    ),
-    _none("syslog_prefix", "--log-syslog-prefix", "text", "info", "nothing is sent to syslog"),
-    _none("syslog_facility", "--log-syslog-facility", "text", "info", "nothing is sent to syslog", "user"),
+    _same("logconfig", "--log-config", note="ini, or TOML or JSON; the loggers are prefork and prefork.access"),
+    _none("logconfig_dict", "", "dict", "warning", "write it into a file of TOML or JSON for --logconfig"),
+    _same("logconfig_json", "--log-config-json", ours="logconfig"),
+    _same("syslog_addr", "--log-syslog-to", note="unix:///dev/log unless it is given"),
+    _same("syslog", "--log-syslog", "true", note="requests too, with --access-log logger"),
+    _same("syslog_prefix", "--log-syslog-prefix", note="NAME and NAME.access are the programs' names"),
+    _same("syslog_facility", "--log-syslog-facility", default="user"),
     _none(
         "enable_stdio_inheritance",
         "-R --enable-stdio-inheritance",
@@ -251,9 +244,14 @@ LOGGING: Final = (
         "info",
         "workers always have the standard streams of the command",
     ),
-    _none("statsd_host", "--statsd-host", "text", "warning", _STATSD),
-    _none("dogstatsd_tags", "--dogstatsd-tags", "text", "info", _STATSD, ""),
-    _none("statsd_prefix", "--statsd-prefix", "text", "info", _STATSD, ""),
+    _same("statsd_host", "--statsd-host", note="gunicorn's names, after statsd_prefix"),
+    _same("dogstatsd_tags", "--dogstatsd-tags", default=""),
+    _same(
+        "statsd_prefix",
+        "--statsd-prefix",
+        note="all that names begin with, prefork by default: gunicorn here gives the names of before",
+        default="",
+    ),
     _none(
         "enable_backlog_metric",
         "--enable-backlog-metric",

@@ -1,16 +1,66 @@
-"""Which services a server has, by its settings and its environment."""
+"""Which services a server has, and where a command's log goes, by its settings and its environment."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
+from prefork.config import receiver
 from prefork.config.settings import Settings
+from prefork.errors import SettingsError
 from prefork.services import log as logs
 from prefork.services.control.server import Control
+from prefork.services.log import LogTarget
 from prefork.services.pidfile import Pidfile
 from prefork.services.proctitle import Titles
 from prefork.services.reloader import Watch
 from prefork.services.sd_notify import Notify
 from prefork.supervisor.service import Service
+from prefork.system.guarded_path import Owner
 from prefork.system.natives import os
+from prefork.system.zone import find as find_zone
+
+
+def configure_log(settings: Settings, owner: Owner | None = None, tz: str | None = None) -> None:
+    """Send the log where the settings say. For commands only.
+
+    Args:
+        settings: the settings.
+        owner: whose the file of the log is to be; None leaves it.
+        tz: what TZ is in the environment.
+
+    Raises:
+        SettingsError: it can't be sent there.
+    """
+    try:
+        zone = find_zone(settings.log_timezone, tz)
+    except ValueError as error:
+        raise SettingsError(f"log_timezone: {error}") from None
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    access: LogTarget | None = None
+    if settings.logconfig:
+        from prefork.services import logconfig
+
+        found = logconfig.applied(settings.logconfig)
+        target, access, level = found.target, found.access, found.level or level
+    else:
+        target = logs.opened(settings.log_file, settings.log_format, owner, zone)
+    beside = list(_beside(settings))
+    if beside:
+        target = logs.Several([target, *beside])
+        access = None if access is None else logs.Several([access, *beside])
+    logs.install(level, target, access)
+
+
+def _beside(settings: Settings) -> Iterator[LogTarget]:
+    if settings.syslog:
+        from prefork.services.syslog import Syslog
+
+        yield Syslog(receiver.parse(settings.syslog_addr, 514), settings.syslog_prefix, settings.syslog_facility)
+    if settings.statsd_host:
+        from prefork.services.statsd import RecordCounter, Statsd
+
+        yield RecordCounter(Statsd.of(settings))
 
 
 def services_of(settings: Settings, sources: tuple[str, ...] = ()) -> list[Service]:
@@ -35,5 +85,9 @@ def services_of(settings: Settings, sources: tuple[str, ...] = ()) -> list[Servi
         found.append(Control(settings.control))
     if settings.reload:
         found.append(Watch(sources))
+    if settings.statsd_host:
+        from prefork.services.statsd import Statsd, StatsdService
+
+        found.append(StatsdService(Statsd.of(settings)))
     found += logs.services()
     return found

@@ -20,6 +20,7 @@ import logging
 import re
 import stat
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from prefork.errors import SettingsError, printable_lines
@@ -40,6 +41,9 @@ _AS_A_RECORD: Final = re.compile(r"\n(?=[\d<])")
 _INDENTED: Final = "\n  "
 
 LOGGER: Final = "prefork"
+
+ACCESS_LOGGER: Final = "prefork.access"
+"""Which gets the lines of the access log, where ``access_log`` says logger."""
 
 log = logging.getLogger(LOGGER)
 
@@ -92,8 +96,57 @@ def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     return "\n".join(parts)
 
 
-class Output(logging.Handler):
-    """Where the log goes.
+class LogTarget(logging.Handler):
+    """Where the log of a command goes: an :class:`Output`, or what takes it elsewhere."""
+
+    def reopen(self) -> None:
+        """MASTER. Open files anew, by their names."""
+
+    def after_fork(self, slot: int, generation: int) -> None:
+        """WORKER. From now on records are this worker's."""
+
+    def end(self) -> None:
+        """Close what is ours.
+
+        Not in close(): a configuration of the logging module calls that of every handler there is (logging.config), and
+        so would an application end the log of its server.
+        """
+
+
+class Several(LogTarget):
+    """Several targets, each of which gets every record.
+
+    Args:
+        targets: Which.
+    """
+
+    def __init__(self, targets: Sequence[LogTarget]) -> None:
+        super().__init__()
+        self._targets = targets
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Give ``record`` to each."""
+        for target in self._targets:
+            target.handle(record)
+
+    def reopen(self) -> None:
+        """MASTER. Have each reopen its files."""
+        for target in self._targets:
+            target.reopen()
+
+    def after_fork(self, slot: int, generation: int) -> None:
+        """WORKER. Say who speaks."""
+        for target in self._targets:
+            target.after_fork(slot, generation)
+
+    def end(self) -> None:
+        """End each."""
+        for target in self._targets:
+            target.end()
+
+
+class Output(LogTarget):
+    """A file or a stream.
 
     Args:
         path: a file's name, "-" for standard output, "" for standard error.
@@ -197,11 +250,7 @@ class Output(logging.Handler):
         self._lost = 0
 
     def end(self) -> None:
-        """Close the file, if it is ours.
-
-        Not in close(): a configuration of the logging module calls that of every handler there is (logging.config), and
-        so would an application end the log of its server.
-        """
+        """Close the file, if it is ours."""
         if self._path is not None and self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -222,7 +271,7 @@ class Journal(logging.Logger):
         least: the least severe level that does.
     """
 
-    output: Output
+    output: LogTarget
     least: int
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # logging's own name
@@ -289,7 +338,7 @@ class LogService(Service):
         output: which.
     """
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: LogTarget) -> None:
         self._output = output
 
     def attach(self, server: ServerView) -> None:
@@ -306,44 +355,64 @@ class LogService(Service):
                 stream.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]  # a host's own kind of stream is left as it is
 
 
-def configure(
-    level: str,
+def opened(
     path: str = "",
     form: Literal["text", "json"] = "text",
     owner: Owner | None = None,
     zone: tzinfo | None = None,
 ) -> Output:
-    """Send the log of prefork to one output. The application's own logging is left alone. For commands only.
-
-    Args:
-        level: the least severe level that is written, as the setting ``log_level`` has it.
-        path: as :class:`Output` has it.
-        form: text or json.
-        owner: as :class:`Output` has it.
-        zone: as :class:`Output` has it.
+    """An output, as :class:`Output` has it.
 
     Raises:
         SettingsError: the file can't be opened.
     """
     try:
-        output = Output(path, form, owner, zone)
+        return Output(path, form, owner, zone)
     except OSError as error:
         raise SettingsError(f"log_file: {path!r} can't be opened: {error.strerror}") from None
-    for handler in log.handlers[:]:
-        log.removeHandler(handler)
+
+
+def configure(level: str, path: str = "") -> None:
+    """Send the log of prefork to one output, as text. For commands only.
+
+    Args:
+        level: the least severe level that is written, by its name.
+        path: as :class:`Output` has it.
+
+    Raises:
+        SettingsError: the file can't be opened.
+    """
+    install(logging.getLevelNamesMapping()[level.upper()], opened(path))
+
+
+def install(level: int, target: LogTarget, access: LogTarget | None = None) -> None:
+    """Send the log of prefork to one target. The application's own logging is left alone. For commands only.
+
+    Args:
+        level: the least severe level that is written, as in :mod:`logging`.
+        target: where it goes.
+        access: where the lines of an access log go that is a logger (:data:`ACCESS_LOGGER`); None is ``target``.
+    """
+    _take(log, target, level)
+    _take(logging.getLogger(ACCESS_LOGGER), access or target, logging.INFO)
+    log.addHandler(FromChildren(cast("Journal", log)))
+
+
+def _take(logger: logging.Logger, target: LogTarget, level: int) -> None:
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
         handler.close()
-    log.propagate = False
-    log.setLevel(level.upper())
-    if isinstance(log, Journal):
-        log.output.end()
-    log.__class__ = Journal
-    journal = cast("Journal", log)
-    journal.output, journal.least = output, log.level
-    journal.addHandler(FromChildren(journal))
-    return output
+    logger.propagate = False
+    logger.setLevel(level)
+    if isinstance(logger, Journal):
+        logger.output.end()
+    logger.__class__ = Journal
+    journal = cast("Journal", logger)
+    journal.output, journal.least = target, level
 
 
 def services() -> list[LogService]:
-    """A service for each output that the log has."""
-    own = [log.output] if isinstance(log, Journal) else []
-    return [LogService(output) for output in (*own, *log.handlers) if isinstance(output, Output)]
+    """A service for each target that the log has."""
+    loggers = (log, logging.getLogger(ACCESS_LOGGER))
+    own = {id(logger.output): logger.output for logger in loggers if isinstance(logger, Journal)}
+    return [LogService(target) for target in (*own.values(), *log.handlers) if isinstance(target, LogTarget)]

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from prefork.system import logfile
 from prefork.system.natives import os, time
@@ -22,6 +22,18 @@ if TYPE_CHECKING:
 _STDOUT: Final = 1
 
 log = logging.getLogger("prefork")
+
+
+class Account(Protocol):
+    """Who is told of each request: an access log, or what counts them."""
+
+    def write(self, environ: Mapping[str, Any], response: Answered, seconds: float) -> None:
+        """Take note of one request; never raises, and waits for nobody."""
+        ...
+
+    def close(self) -> None:
+        """Give back what is open."""
+        ...
 
 
 class AccessLog:
@@ -91,3 +103,45 @@ class AccessLog:
         os.close(self._fd)
         self._fd = fd
         self._refused = ""
+
+
+class LoggedAccess:
+    """The same lines by a logger, ``prefork.access``. One for each worker.
+
+    Args:
+        form: The setting ``access_log_format``.
+        zone: Whose time of day lines have.
+    """
+
+    def __init__(self, form: str, zone: tzinfo | None = None) -> None:
+        self._render = compiled(form)
+        self._zone = zone
+        self._logger = logging.getLogger("prefork.access")
+
+    def write(self, environ: Mapping[str, Any], response: Answered, seconds: float) -> None:
+        """Log the line of one request, as `AccessLog.write`."""
+        self._logger.info("%s", self._render(Record(environ, response, seconds, time.time(), self._zone)))
+
+    def close(self) -> None:
+        """A logger is nobody's to close."""
+
+
+class SeveralAccounts:
+    """Several that each are told of every request.
+
+    Args:
+        accounts: Which.
+    """
+
+    def __init__(self, accounts: Sequence[Account]) -> None:
+        self._accounts = accounts
+
+    def write(self, environ: Mapping[str, Any], response: Answered, seconds: float) -> None:
+        """Tell each."""
+        for account in self._accounts:
+            account.write(environ, response, seconds)
+
+    def close(self) -> None:
+        """Close each."""
+        for account in self._accounts:
+            account.close()

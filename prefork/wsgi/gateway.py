@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     import ssl
     from datetime import tzinfo
 
-    from prefork.wsgi.access import AccessLog
+    from prefork.services.statsd import Statsd
+    from prefork.wsgi.access import Account
 
 Application = Callable[[dict[str, Any], Callable[..., Callable[[bytes], None]]], Iterable[bytes]]
 """What PEP 3333 calls an application."""
@@ -77,6 +78,7 @@ class Gateway:
         keepalive: For how many seconds a connection is kept, which clients are told.
         common: What all processes that serve have in common; None makes one.
         zone: Whose time of day the access log has; None is UTC.
+        statsd: Is told of each request; closed with the gateway.
 
     Raises:
         PreforkError: The installed httptools is not safe, or the access log can't be opened.
@@ -94,6 +96,7 @@ class Gateway:
         keepalive: float = 0.0,
         common: Common | None = None,
         zone: tzinfo | None = None,
+        statsd: Statsd | None = None,
     ) -> None:
         check_strictness()
         options = options or WSGIOptions()
@@ -124,7 +127,7 @@ class Gateway:
         self._strangers = Strangers(
             (common or Common()).strangers if options.forwarded in {"auto", "trusted"} else None
         )
-        self._access = _access_log(options, zone) if options.access_log else None
+        self._access = _accounts(options, zone, statsd)
         with contextlib.suppress(OSError):  # without one, a body that needs a file is answered 503
             tempfile.gettempdir()  # found now, since the search opens files and descriptors may be short later
 
@@ -359,15 +362,27 @@ def _refuse(channel: Channel, response: Response, status: int, why: str) -> None
         channel.gone = True
 
 
-def _access_log(options: WSGIOptions, zone: tzinfo | None) -> AccessLog:
-    from prefork.wsgi.access import AccessLog
+def _accounts(options: WSGIOptions, zone: tzinfo | None, statsd: Statsd | None) -> Account | None:
+    """Who is told of each request."""
+    if not options.access_log and statsd is None:
+        return None
+    from prefork.wsgi import access
 
-    try:
-        return AccessLog(options.access_log, options.access_log_format, zone)
-    except OSError as error:
-        raise BootError(
-            f"access_log: {options.access_log!r} can't be opened by uid {os.geteuid()}: {error.strerror}"
-        ) from error
+    accounts: list[Account] = []
+    if options.access_log == "logger":
+        accounts.append(access.LoggedAccess(options.access_log_format, zone))
+    elif options.access_log:
+        try:
+            accounts.append(access.AccessLog(options.access_log, options.access_log_format, zone))
+        except OSError as error:
+            raise BootError(
+                f"access_log: {options.access_log!r} can't be opened by uid {os.geteuid()}: {error.strerror}"
+            ) from error
+    if statsd is not None:
+        from prefork.services.statsd import RequestMetrics
+
+        accounts.append(RequestMetrics(statsd))
+    return accounts[0] if len(accounts) == 1 else access.SeveralAccounts(accounts)
 
 
 def _only_name(sockets: tuple[socket.socket, ...]) -> Any:

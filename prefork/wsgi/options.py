@@ -194,10 +194,11 @@ class WSGIOptions:
             r"[^\0]+",
             "is not a file's name; give a path, or - for standard output",
             metavar="FILE",
-            locate=kinds.path_in("-"),
+            locate=kinds.path_in("-", "logger"),
         ),
-        "Write one line for each request to this file, - for standard output. A file that was moved away is opened "
-        "anew within a second of the next request.",
+        "Write one line for each request to this file, - for standard output; logger gives it to the logger "
+        "prefork.access, which is part of the log unless logconfig says otherwise. A file that was moved away is "
+        "opened anew within a second of the next request.",
     )
     access_log_format: str = setting(
         "combined",

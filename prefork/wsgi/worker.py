@@ -20,6 +20,8 @@ from prefork.wsgi.options import DEFAULTS, WSGIOptions
 if TYPE_CHECKING:
     from datetime import tzinfo
 
+    from prefork.services.statsd import Statsd
+
 
 class WSGIWorker(Worker):
     """Serves one request at a time, on connections that are kept. Made by `serving`. WORKER.
@@ -60,6 +62,7 @@ class WSGIWorker(Worker):
             keepalive=self.settings.keepalive,
             common=self.common,
             zone=self._zone(),
+            statsd=self._statsd(),
         )
 
     def _zone(self) -> tzinfo | None:
@@ -67,6 +70,13 @@ class WSGIWorker(Worker):
             return find_zone(self.settings.log_timezone, self.common.tz)
         except ValueError as error:
             raise BootError(f"log_timezone: {error}") from None
+
+    def _statsd(self) -> Statsd | None:
+        if not self.settings.statsd_host:
+            return None
+        from prefork.services.statsd import Statsd
+
+        return Statsd.of(self.settings)
 
     def handle(self, connection: socket.socket, address: Any) -> None:
         """Serve one request."""

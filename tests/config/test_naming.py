@@ -39,7 +39,17 @@ GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 def test_every_setting_that_names_a_file_is_made_absolute() -> None:
     """What has a path in its help is one; a new one is not forgotten."""
     paths = {field.name for field in (*fields(), *wsgi.fields()) if field.kind.locate is not None}
-    assert paths == {"log_file", "access_log", "pidfile", "takeover", "control", "certfile", "keyfile", "ca_certs"}
+    assert paths == {
+        "log_file",
+        "logconfig",
+        "access_log",
+        "pidfile",
+        "takeover",
+        "control",
+        "certfile",
+        "keyfile",
+        "ca_certs",
+    }
     named = {field.name for field in (*fields(), *wsgi.fields()) if field.kind.metavar in {"PATH", "FILE", "PIDFILE"}}
     assert paths == named - {"script_name"}
 

@@ -35,7 +35,7 @@ def complaint(*argv: str) -> str:
         ("--access-logfile", "it is gunicorn's, and called --access-log here: a file, or - for standard output"),
         ("--error-logfile", "it is gunicorn's, and called --log-file here: - is standard output here"),
         ("--pid", "it is gunicorn's, and called --pidfile here"),
-        ("--statsd-host", "it is gunicorn's: nothing is sent to statsd; prefork exporter"),
+        ("--log-syslog", "it is gunicorn's, and called --syslog here: requests too"),
         ("--paste", "it is gunicorn's: give a factory"),
         ("--limit-request-feilds", "did you mean --limit-request-fields"),
     ],

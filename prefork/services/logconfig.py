@@ -1,0 +1,128 @@
+"""A log that a file of the user's configures, as `logging.config` has it: TOML or JSON (dictConfig), ini (fileConfig).
+
+The file is read once, by the master, before the application runs. What it gives the logger ``prefork`` - its handlers,
+and while it propagates those of the root logger - is what the command's log goes to, whatever the application does to
+logging later. Such handlers are other people's code: each record is a call of each, in the master too, which waits for
+it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.config
+import tomllib
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, NamedTuple
+
+from prefork.errors import SettingsError
+from prefork.services.log import ACCESS_LOGGER, LOGGER, LogTarget
+from prefork.system.natives import os
+
+_INI: Final = (".ini", ".conf", ".cfg")
+
+
+class Configured(LogTarget):
+    """Handlers that a file has configured.
+
+    Args:
+        handlers: Which.
+    """
+
+    def __init__(self, handlers: Iterable[logging.Handler]) -> None:
+        super().__init__()
+        self._handlers = tuple(handlers)
+        self._who: tuple[int | None, int | None] = (None, None)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Give ``record`` to each, which a formatter may ask for ``slot`` and ``generation``."""
+        record.slot, record.generation = self._who
+        for handler in self._handlers:
+            if record.levelno >= handler.level:
+                handler.handle(record)
+
+    def reopen(self) -> None:
+        """MASTER. Have those that write into a file open it anew with the next record."""
+        for handler in self._handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.close()
+
+    def after_fork(self, slot: int, generation: int) -> None:
+        """WORKER. From now on records are this worker's."""
+        self._who = (slot, generation)
+
+    def end(self) -> None:
+        """Flush and close them."""
+        for handler in self._handlers:
+            handler.flush()
+            handler.close()
+
+
+class LogConfiguration(NamedTuple):
+    """What a file has configured.
+
+    Attributes:
+        target: Where the log goes.
+        level: The least severe level that is written; None where the file doesn't say.
+        access: Where the lines of the access log go, if the file says so.
+    """
+
+    target: LogTarget
+    level: int | None
+    access: LogTarget | None
+
+
+def applied(path: str) -> LogConfiguration:
+    """Configure the logging of this process by a file.
+
+    Args:
+        path: Its name; what it ends with says what it is.
+
+    Raises:
+        SettingsError: It can't be read or used, or gives nothing to the logger ``prefork``.
+    """
+    try:
+        _apply(path)
+    except OSError as error:
+        raise SettingsError(f"logconfig: {path!r} can't be read: {error.strerror or error}") from None
+    except Exception as error:  # noqa: BLE001  # what it names is found and called, and may raise anything
+        said = " ".join(f"{error}".split()) or type(error).__name__
+        cause = "" if error.__cause__ is None else f": {' '.join(str(error.__cause__).split())}"
+        raise SettingsError(f"logconfig: {path!r} can't be used: {said}{cause}; correct it") from None
+    handlers = list(_handlers(logging.getLogger(LOGGER)))
+    if not handlers:
+        raise SettingsError(
+            f"logconfig: {path!r} has no handler for the logger {LOGGER!r} nor for the root logger; give it one"
+        )
+    of_access = logging.getLogger(ACCESS_LOGGER).handlers
+    return LogConfiguration(
+        target=Configured(handlers),
+        level=logging.getLogger(LOGGER).level or None,
+        access=Configured(of_access) if of_access else None,
+    )
+
+
+def _apply(path: str) -> None:
+    kind = os.path.splitext(path)[1].lower()
+    if kind in _INI:
+        with open(path, encoding="utf-8") as file:
+            logging.config.fileConfig(file, disable_existing_loggers=False)
+        return
+    if kind == ".toml":
+        with open(path, "rb") as binary:
+            data: Any = tomllib.load(binary)
+    elif kind == ".json":
+        with open(path, encoding="utf-8") as file:
+            data = json.load(file)
+    else:
+        raise ValueError("its name ends neither in .toml nor in .json, .ini, .conf or .cfg")
+    if not isinstance(data, dict):
+        raise ValueError("it is no table of settings")  # it is the file's content that is wrong
+    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, **data})
+
+
+def _handlers(logger: logging.Logger | None) -> Iterator[logging.Handler]:
+    """Those that records of a logger go to."""
+    while logger is not None:
+        yield from logger.handlers
+        logger = logger.parent if logger.propagate else None
