@@ -9,23 +9,20 @@ The set is looked after by a thread that exists only while somebody is in it, an
 due. A thread, because a worker that waits in a blocking accept can't wait for anything else: what it would have to make
 non-blocking for that is shared with its siblings (open(2)), and a poll before the accept does not help, since a sibling
 may be faster and the accept block all the same. It touches nothing but its own sockets, takes no signals, and is put to
-sleep around a fork (`os.register_at_fork`), whose child drops all of it.
+sleep around a fork (`prefork.system.fork_safe_thread`), whose child drops all of it.
 
 Any process, any thread; in fact the WORKER.
 """
 
 from __future__ import annotations
 
-from _thread import allocate_lock, start_new_thread  # bound now, as all of these: gevent's patches put theirs in place
 from collections.abc import Callable
 from resource import RLIMIT_NOFILE, getrlimit
 from typing import Final
 
-from prefork.system.natives import os, select, signal, socket, time
+from prefork.system.fork_safe_thread import ForkSafeThread
+from prefork.system.natives import select, socket, time
 
-eventfd = os.eventfd
-eventfd_read = os.eventfd_read
-eventfd_write = os.eventfd_write
 EPOLL_CLOEXEC = select.EPOLL_CLOEXEC
 EPOLLIN = select.EPOLLIN
 EPOLLOUT = select.EPOLLOUT
@@ -113,18 +110,14 @@ class Lingerers:
     """The set of those of one process. It holds no descriptor and no thread before the first of them."""
 
     def __init__(self) -> None:
-        self._hooked = False
+        self._thread = ForkSafeThread(self._goes_on, self._look, resume=self._resume, drop=self._drop_copies)
         self._begin()
 
     def _begin(self) -> None:
-        self._lock = allocate_lock()
         self._members: dict[int, Lingerer] = {}  # the oldest first
         self._most = MOST
         self._epoll: epoll | None = None
-        self._wake = -1
-        self._alive = allocate_lock()  # held while there is the thread
-        self._runs = False
-        self._forking = False
+        self._pause = self._patience = 0.0
 
     def __len__(self) -> int:
         return len(self._members)
@@ -143,7 +136,7 @@ class Lingerers:
         if one.move():
             one.close()
             return
-        with self._lock:
+        with self._thread.lock:
             try:
                 self._admit(one)
             except (OSError, RuntimeError):  # no descriptor, no memory, no thread to be had: it can't be waited for
@@ -152,7 +145,7 @@ class Lingerers:
 
     def dismiss(self) -> bool:
         """Close all of them, since descriptors are needed; whether there were some."""
-        with self._lock:
+        with self._thread.lock:
             some = bool(self._members)
             self._drop_all()
         return some
@@ -165,20 +158,29 @@ class Lingerers:
 
     def _admit(self, one: Lingerer) -> None:
         fd = one.fileno()
-        if self._epoll is None:
-            self._open()
-        assert self._epoll is not None
+        watched = self._opened()
         if not self._members:
             # Numbers are given out from the lowest: this one tells how many are in use.
             self._most = max(1, min(MOST, (getrlimit(RLIMIT_NOFILE)[0] - fd) // _SHARE))
         while len(self._members) >= self._most:
             self._drop(next(iter(self._members)))
-        self._epoll.register(fd, one.events)
+        watched.register(fd, one.events)
         self._members[fd] = one
-        self._start()
+        self._thread.start()
+
+    def _opened(self) -> epoll:
+        """What the thread waits with."""
+        if self._epoll is None:
+            self._thread.prepare()
+            watched = epoll(flags=EPOLL_CLOEXEC)
+            watched.register(self._thread.wake_fd, EPOLLIN)
+            self._epoll = watched
+        return self._epoll
 
     def _drop(self, fd: int) -> None:
-        one = self._members.pop(fd)
+        one = self._members.pop(fd, None)
+        if one is None:  # a handler of a signal has been faster
+            return
         if self._epoll is not None:
             try:
                 # A child may hold the connection, too, and it would stay registered (epoll(7)).
@@ -191,72 +193,38 @@ class Lingerers:
         for fd in [*self._members]:
             self._drop(fd)
 
-    def _open(self) -> None:
-        if not self._hooked:
-            self._hooked = True
-            os.register_at_fork(
-                before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._in_child
-            )
-        wake = eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        try:
-            watched = epoll(flags=EPOLL_CLOEXEC)
-            watched.register(wake, EPOLLIN)
-        except OSError:
-            os.close(wake)
-            raise
-        self._epoll, self._wake = watched, wake
-
     # The thread.
 
-    def _start(self) -> None:
-        if self._runs or self._forking or not self._members:
-            return
-        self._alive.acquire()
-        before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())  # the thread inherits it
-        try:
-            start_new_thread(self._run, ())
-            self._runs = True
-        except BaseException:
-            self._alive.release()
-            raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-    def _run(self) -> None:
-        try:
-            patience = 0.0
-            while True:
-                with self._lock:
-                    if self._forking or (not self._members and patience <= 0):
-                        self._runs = False  # whoever is admitted from now on starts another
-                        return
-                    pause = self._due() if self._members else patience
-                moved = self._look(pause)
-                patience = _STAY if self._members else patience - max(pause, _TURN)
-                if moved:
-                    time.sleep(_PAUSE)
-        except BaseException:
-            with self._lock:
-                self._runs = False
-                self._drop_all()
-            raise
-        finally:
-            self._alive.release()
+    def _goes_on(self) -> bool:
+        """Whether there is somebody, or may be in a moment."""
+        self._pause = self._due() if self._members else self._patience
+        return bool(self._members) or self._patience > 0
 
     def _due(self) -> float:
         """Seconds until the oldest is due."""
         return max(0.0, next(iter(self._members.values())).deadline - time.monotonic())
 
-    def _look(self, pause: float) -> bool:
-        """Wait for ``pause`` seconds at the most, and go on with those who have moved; whether some have."""
-        watched = self._epoll
+    def _look(self) -> None:
+        """Wait until somebody moves or is due, and go on with those who do."""
+        try:
+            moved = self._wait()
+        except BaseException:
+            if self._thread.enter():
+                self._drop_all()
+                self._thread.lock.release()
+            raise
+        if moved:
+            time.sleep(_PAUSE)
+
+    def _wait(self) -> bool:
+        watched, pause = self._epoll, self._pause
         assert watched is not None
         events = watched.poll(pause, _AT_ONCE)
-        with self._lock:
-            for fd, _ in events:
-                one = self._members.get(fd)
-                if one is None:
-                    continue
+        if not self._thread.enter():
+            return False
+        try:
+            found = [(fd, one) for fd, _ in events if (one := self._members.get(fd)) is not None]
+            for fd, one in found:
                 waited_for = one.events
                 if one.move():
                     self._drop(fd)
@@ -264,37 +232,25 @@ class Lingerers:
                     watched.modify(fd, one.events)
             while self._members and not self._due():
                 self._drop(next(iter(self._members)))
-        return bool(events)
-
-    # Around a fork. The child is given no thread, and a lock that a thread holds would be held there for ever.
-
-    def _before_fork(self) -> None:
-        with self._lock:
-            self._forking = True
-            if self._wake >= 0:
-                eventfd_write(self._wake, 1)
-        self._alive.acquire()
-        self._lock.acquire()
-
-    def _after_fork(self) -> None:
-        self._alive.release()
-        self._forking = False
-        try:
-            if self._wake >= 0:
-                eventfd_read(self._wake)
-            self._start()
-        except RuntimeError:  # no thread to be had
-            self._drop_all()
+            self._patience = _STAY if self._members else self._patience - max(pause, _TURN)
         finally:
-            self._lock.release()
+            self._thread.lock.release()
+        return bool(found)
 
-    def _in_child(self) -> None:
+    # Around a fork.
+
+    def _resume(self) -> None:
+        if self._members:
+            try:
+                self._thread.start()
+            except RuntimeError:  # no thread to be had
+                self._drop_all()
+
+    def _drop_copies(self) -> None:
         for one in self._members.values():
             one.close()
         if self._epoll is not None:
             self._epoll.close()
-        if self._wake >= 0:
-            os.close(self._wake)
         self._begin()
 
 
