@@ -383,15 +383,15 @@ class Listener:
         if self._closed:
             return
         self._closed = True
-        if os.getpid() == self._pid:
-            if self._borrowed:
-                self.nonblocking(not self._blocking)
-                self.ungate()
-            self._diag.close()  # first: at the limit of descriptors its own are what the way to the path needs
+        ours = os.getpid() == self._pid
+        if ours and self._borrowed:
+            self.nonblocking(not self._blocking)
+            self.ungate()
+        self._diag.close()  # now: at the limit of descriptors its own are what the way to the path needs
+        if ours:
             self.unlink()
             self._group.withdraw()
         self._group.close()
-        self._diag.close()
 
     @property
     def helpers(self) -> list[int]:

@@ -225,7 +225,7 @@ HERE = pathlib.Path(__file__).parent
 if "_PREFORK_HANDOVER" in os.environ:  # the new image, which has attached nothing yet
     (HERE / "loading").touch()
     while not (HERE / "go").exists():
-        time.sleep(0.01)
+        time.sleep(0.01)  # a look at the disk
 
 def handle(connection, address):
     connection.close()
