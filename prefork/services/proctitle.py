@@ -14,8 +14,8 @@ from typing import Any, Final
 from prefork.errors import SettingsError
 from prefork.status import text as report
 from prefork.status.collector import doing
-from prefork.supervisor.roster import Member
 from prefork.supervisor.service import ServerView, Service
+from prefork.supervisor.views import MemberView
 from prefork.system.natives import os
 
 log = logging.getLogger("prefork")
@@ -83,7 +83,7 @@ class Titles(Service):
         self._shown = shown
         self._server.loop.call_later(EVERY, self._look)
 
-    def _title(self, member: Member, now: float) -> str:
+    def _title(self, member: MemberView, now: float) -> str:
         state, seconds = doing(member, self._server.spawner.view(member), now)
         what = f"{state} {report.duration(seconds)}" if state == "busy" else state
         return f"{_base(member.slot)} [{what}]"

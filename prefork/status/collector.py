@@ -15,10 +15,10 @@ from prefork.net.accept_errors import lookup
 from prefork.scoreboard.layout import EntryView, Order, State
 from prefork.status.model import Ended, Health, Listening, Process, Status, Working
 from prefork.status.totals import Counters
-from prefork.supervisor.exits import Exits
 from prefork.supervisor.goal import Crashes
-from prefork.supervisor.roster import Death, Member
+from prefork.supervisor.roster import Death
 from prefork.supervisor.service import ServerView
+from prefork.supervisor.views import ExitsView, MemberView
 from prefork.system.natives import os, time
 
 T = TypeVar("T")
@@ -118,7 +118,7 @@ class StatusCollector:
             told.append(f"{whose}: {lookup(exhaustion.errno).name} for {now - exhaustion.since:.1f} s")
         return told
 
-    def _ask_system(self, members: list[Member], now: float) -> dict[int, Process]:
+    def _ask_system(self, members: list[MemberView], now: float) -> dict[int, Process]:
         """What the system says of master and workers, no older than :data:`FRESH` for those known then."""
         pids = {os.getpid(), *(member.pid for member in members)}
         if now - self._processes_at >= FRESH:
@@ -153,11 +153,11 @@ def _told(question: Callable[[], T]) -> T | None:
         return None
 
 
-def _loops(exits: Exits) -> bool:
+def _loops(exits: ExitsView) -> bool:
     return exits.crashes is not Crashes.NONE
 
 
-def doing(member: Member, view: EntryView, now: float) -> tuple[str, float]:
+def doing(member: MemberView, view: EntryView, now: float) -> tuple[str, float]:
     """What a worker does, in a word or two, and for how many seconds it has. Pure."""
     (lane,) = view.lanes
     since = max(view.state_since, lane.idle_since) / 1e9
@@ -176,7 +176,7 @@ def doing(member: Member, view: EntryView, now: float) -> tuple[str, float]:
     return state, max(0.0, now - since)
 
 
-def _worker(member: Member, view: EntryView, now: float, process: Process) -> Working:
+def _worker(member: MemberView, view: EntryView, now: float, process: Process) -> Working:
     (lane,) = view.lanes
     finished = lane.served + lane.failed
     state, seconds = doing(member, view, now)

@@ -193,6 +193,11 @@ class Roster:
         """The worker with that pid."""
         return self._by_pid.get(pid)
 
+    def incumbent(self, index: int) -> Member | None:
+        """Who serves in slot ``index``, or starts to."""
+        found = self.slots.get(index)
+        return found.incumbent if found else None
+
     def slot(self, index: int) -> Slot:
         """Slot ``index``, made when it is new."""
         found = self.slots.get(index)

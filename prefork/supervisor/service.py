@@ -17,14 +17,11 @@ from typing import Any
 
 from prefork.config.settings import Settings
 from prefork.errors import PreforkError
-from prefork.net.listener import Listener
+from prefork.supervisor.cause import Reason
 from prefork.supervisor.event_loop import Loop
-from prefork.supervisor.exits import Exits
-from prefork.supervisor.goal import Goal
 from prefork.supervisor.notifications import Notification
-from prefork.supervisor.pressure import Pressure
-from prefork.supervisor.roster import Roster
-from prefork.supervisor.spawner import Spawner
+from prefork.supervisor.roster import Death
+from prefork.supervisor.views import ExitsView, GoalView, ListenerView, PressureView, RosterView, SpawnerView
 from prefork.system import codec
 from prefork.system.child import Children
 from prefork.system.natives import os
@@ -38,19 +35,21 @@ _KEPT = "descriptors"
 
 @dataclass(frozen=True, slots=True)
 class ServerView:
-    """What a service sees of the server and may ask of it. What it asks for takes effect at the loop's next turn.
+    """What a service sees of the server, to read, and may ask of it. That takes effect at the loop's next turn.
 
     Attributes:
         settings: the settings.
         loop: for descriptors and deadlines; what a callback raises is logged, and it is called again after a while.
-        goal: what is wanted of the workers; not for a service to change.
-        roster: who lives; a service may have somebody replaced (``wanted``).
+        goal: what is wanted of the workers.
+        roster: who lives.
         listeners: the listening sockets.
         spawner: what workers say of themselves.
         children: tells of the end of a process that a service has forked.
         pressure: what is short.
         exits: the last ones, and whether there is a crash loop.
         stopping: whether the server is going to end.
+        boot_failed: whether a death is a failed boot.
+        recycle: have a worker, by its pid, replaced for a reason; one that has ended meanwhile needs none.
         reload: replace every worker by one of the next generation. False when the server stops.
         upgrade: execute the new code in this process, and then replace every worker. False when it starts or stops.
         scale: run another number of workers; returns the number that is wanted now.
@@ -60,14 +59,16 @@ class ServerView:
 
     settings: Settings
     loop: Loop
-    goal: Goal
-    roster: Roster
-    listeners: Sequence[Listener]
-    spawner: Spawner
+    goal: GoalView
+    roster: RosterView
+    listeners: Sequence[ListenerView]
+    spawner: SpawnerView
     children: Children
-    pressure: Pressure
-    exits: Exits
+    pressure: PressureView
+    exits: ExitsView
     stopping: Callable[[], bool]
+    boot_failed: Callable[[Death], bool]
+    recycle: Callable[[int, Reason], None]
     reload: Callable[[], bool]
     upgrade: Callable[[], bool]
     scale: Callable[[int], int]

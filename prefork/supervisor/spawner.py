@@ -42,6 +42,7 @@ from prefork.supervisor.handover import Life
 from prefork.supervisor.policy import Spawn, Vital
 from prefork.supervisor.resources import Resources
 from prefork.supervisor.roster import Member, Role
+from prefork.supervisor.views import MemberView
 from prefork.system import process, signals
 from prefork.system.backoff import chance
 from prefork.system.child import Child, Children, ReportPipe
@@ -396,7 +397,7 @@ class Spawner:
             ending=words[STATE] == State.LEAVING,
         )
 
-    def view(self, member: Member) -> EntryView:
+    def view(self, member: MemberView) -> EntryView:
         """All that a worker says of itself."""
         line = self._lines[member.pid]
         return self._board.read(line.words, line.born)

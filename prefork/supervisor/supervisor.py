@@ -24,6 +24,7 @@ from prefork.net import tls
 from prefork.scoreboard.layout import Fate, Order
 from prefork.supervisor import environment, policy, resources, upgrade
 from prefork.supervisor.autoscale import Autoscaler
+from prefork.supervisor.cause import Reason
 from prefork.supervisor.drain import Drain
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.executor import Executor
@@ -435,6 +436,11 @@ class Supervisor:
         saved = self._services.save()
         return upgrade.record_of(self._plan.settings, self._goal, self.roster, self._spawner, self._held, mask, saved)
 
+    def _recycle(self, pid: int, reason: Reason) -> None:
+        member = self.roster.get(pid)
+        if member is not None:
+            self.roster.wanted(member, reason)
+
     def _view(self) -> ServerView:
         """What services are given."""
         return ServerView(
@@ -448,6 +454,8 @@ class Supervisor:
             pressure=self._pressure,
             exits=self._exits,
             stopping=lambda: self.stopping,
+            boot_failed=lambda death: self._goal.failures.boot_failed(self._plan.settings, death),
+            recycle=self._recycle,
             reload=self.reload,
             upgrade=self.upgrade,
             scale=self.scale,

@@ -17,8 +17,9 @@ from prefork.supervisor import notifications, resources
 from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.forked import DUMP_SIGNAL
 from prefork.supervisor.notifications import Notification
-from prefork.supervisor.roster import Death, Member
+from prefork.supervisor.roster import Death
 from prefork.supervisor.service import ServerView
+from prefork.supervisor.views import MemberView
 from prefork.system import process
 
 log = logging.getLogger("prefork")
@@ -153,18 +154,18 @@ class Operations:
             done({"generation": self._server.goal.generation + 1})
 
     def _recycle(self, done: Done, failed: Failed, slot: int, wait: bool) -> None:
-        member = self._incumbent(slot)
+        member = self._server.roster.incumbent(slot)
         if member is None or slot >= self._server.goal.size:
             failed(f"slot {slot} has no worker")
             return
         if self._server.stopping():
             failed(_STOPS)
             return
-        old, goal, settings = member.pid, self._server.goal, self._server.settings
-        self._server.roster.wanted(member, Reason(Cause.RECYCLED))
+        old = member.pid
+        self._server.recycle(old, Reason(Cause.RECYCLED))
 
         def failed_boot(death: Death) -> bool:
-            return death.member.slot == slot and death.successor and goal.failures.boot_failed(settings, death)
+            return death.member.slot == slot and death.successor and self._server.boot_failed(death)
 
         def hears(notification: Notification) -> bool:
             match notification:
@@ -184,7 +185,7 @@ class Operations:
             done({"slot": slot, "before": old})
 
     def _dump(self, done: Done, failed: Failed, slot: int) -> None:
-        member = self._incumbent(slot)
+        member = self._server.roster.incumbent(slot)
         if member is None:
             failed(f"slot {slot} has no worker")
             return
@@ -192,10 +193,6 @@ class Operations:
         if under_way is None:
             under_way = self._dumps[member.pid] = _Tracebacks(self._server, member, self._dumps.pop)
         under_way.asked.append((done, failed))
-
-    def _incumbent(self, slot: int) -> Member | None:
-        found = self._server.roster.slots.get(slot)
-        return found.incumbent if found else None
 
 
 class _Tracebacks:
@@ -210,7 +207,7 @@ class _Tracebacks:
         asked: those who are to be answered.
     """
 
-    def __init__(self, server: ServerView, member: Member, on_end: Callable[[int], object]) -> None:
+    def __init__(self, server: ServerView, member: MemberView, on_end: Callable[[int], object]) -> None:
         self.asked: list[tuple[Done, Failed]] = []
         self._server = server
         self._member = member
