@@ -1,0 +1,10 @@
+"""Other servers in workers of ours, and by a word of their own:
+
+children: what handlers fork there.
+hangs: what hangs and what only takes its time.
+limits: servers that can't accept.
+making: a Worker class of a server.
+servers: each of them, as its example runs it.
+tls: those that speak TLS themselves.
+unfinished: requests of which a part has come when their worker is told to leave.
+"""

@@ -1,0 +1,10 @@
+"""The WSGI server, and by a word of their own:
+
+bodies: wsgi.input, whatever way a body comes.
+clients: those that are slow, gone, early or greedy.
+keepalive: what is kept, what is closed, and what outlives a worker.
+mutations: requests that nobody wrote.
+requests: what one becomes: the environ, or a refusal.
+responses: what the client gets of an answer.
+syntax: ways to write a request, each with the section that judges it.
+"""
