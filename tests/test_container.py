@@ -106,6 +106,7 @@ def test_a_frozen_master_is_not_healthy(server: Server, folder: Path) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(unavailable() is not None, reason=f"no fault injection here: {unavailable()}")
 def test_an_upgrade_of_process_1_is_told_of_its_rehearsal_s_end(prefork_server: ServerFactory) -> None:
     """Process 1 takes the exits of strangers. The rehearsal is none, also where no pidfd tells of its end first."""

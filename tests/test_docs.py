@@ -22,6 +22,7 @@ def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", [page for page in FOLLOWED if blocks(page)], ids=name)
 def test_a_reader_succeeds(page: Path) -> None:
     with Session(page) as session:

@@ -35,6 +35,7 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["own", "all", "pipe"])
 def test_a_worker_that_writes_at_random(
     prefork_server: ServerFactory, bystander: subprocess.Popen[bytes], tmp_path: Path, what: str

@@ -54,6 +54,7 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(made)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give workers another user")
 def test_a_hostile_worker_is_its_own_loss_alone(
     prefork_server: ServerFactory, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -80,6 +80,7 @@ def imports_of_the_start() -> int:
     return int(whole.stderr)
 
 
+@pytest.mark.long
 def test_ctrl_c_at_any_moment_of_the_start_shows_no_traceback() -> None:
     count = imports_of_the_start()
     assert count > 20

@@ -184,6 +184,7 @@ def test_workers_share_what_they_accept_on_and_no_other_socket(
         assert len(sockets_of(worker)) == len(sockets_of(worker) & of_master) == 2
 
 
+@pytest.mark.long
 def test_connections_spread_evenly(prefork_server: ServerFactory) -> None:
     server = probe(prefork_server, workers=8)
     wait_for_rest(server)

@@ -9,6 +9,7 @@ import signal
 import time
 
 import psutil
+import pytest
 
 from prefork.testing import Load, Outcome, Server
 from prefork.testing.plugin import ServerFactory
@@ -85,6 +86,7 @@ class Storm:
         thaw([pid])
 
 
+@pytest.mark.long
 def test_a_storm_costs_no_more_than_its_kills(prefork_server: ServerFactory) -> None:
     seed = random.randrange(1 << 32)
     server = probe(prefork_server, workers=4, timeout=30, log_level="debug")
@@ -111,6 +113,7 @@ def test_a_storm_costs_no_more_than_its_kills(prefork_server: ServerFactory) -> 
     assert server.survivors() == []
 
 
+@pytest.mark.long
 def test_a_random_walk_finds_nothing() -> None:
     """``scripts/soak MINUTES`` goes on for as long as one likes; what fails here tells how to do it again."""
     account, seed = Account(), random.randrange(1 << 32)

@@ -64,6 +64,7 @@ def test_every_errno_is_survived(prefork_server: ServerFactory, number: int, pat
     suffer(server, faults, number, PATTERNS[pattern](number))
 
 
+@pytest.mark.long
 @injected
 @pytest.mark.parametrize("number", [EAGAIN, ECONNABORTED, EMFILE, ENFILE, EPERM, ENOTSOCK])
 def test_several_listeners_survive_too(prefork_server: ServerFactory, number: int) -> None:

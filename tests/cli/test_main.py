@@ -96,6 +96,7 @@ def test_an_unknown_command_is_named() -> None:
     assert problems(run("--workers", "4")) == ["'--workers' is not a command; prefork --help lists them"]
 
 
+@pytest.mark.long
 def test_every_command_can_be_found() -> None:
     for command in cli.COMMANDS:
         done = run(command.name, "--help")

@@ -75,6 +75,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("where", [full, unread, hung_up])
 def test_standard_output_that_takes_nothing(control: Path, tmp_path: Path, where: object) -> None:
     (tmp_path / "chatters.py").write_text("print('hello')\n1 / 0\n")
@@ -107,6 +108,7 @@ def test_standard_output_that_takes_nothing(control: Path, tmp_path: Path, where
             assert (process.returncode, said) == (0, ""), name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["top", "status", "scale none"])
 def test_standard_streams_that_are_closed(control: Path, command: str) -> None:
     line = f"$0 -m prefork {command} --control {control}"

@@ -59,6 +59,7 @@ def said(server: Server) -> str:
     return request(server.address).body.decode()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("settings", "signum"),
     [
@@ -91,6 +92,7 @@ def test_the_source_is_believed(
     assert server.stop() == 0
 
 
+@pytest.mark.long
 def test_the_source_is_believed_of_a_program_that_serves(
     prefork_server: ServerFactory, tmp_path: Path, change: Callable[[], None]
 ) -> None:

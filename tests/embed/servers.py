@@ -51,16 +51,24 @@ SUBJECTS = (
     Subject("tornado"),
 )
 
+QUICK = ("waitress", "gevent", "uvicorn", "tornado")
+"""One of each kind, a thread for each request, a patched library, loops: of what concerns all, the rest is for long."""
+
 
 def each(subjects: Iterable[Subject] = SUBJECTS, argument: str = "subject") -> Callable[..., pytest.MarkDecorator]:
-    """Run a test for each of these; those that are not installed are skipped."""
+    """Run a test for each of these; those that are not installed are skipped, and all but a few marked long."""
+    subjects = tuple(subjects)
+    few = len(subjects) < len(QUICK)
     return pytest.mark.parametrize(
         argument,
         [
             pytest.param(
                 subject,
                 id=subject.name,
-                marks=pytest.mark.skipif(not subject.installed, reason=f"{subject.name} is not installed"),
+                marks=[
+                    pytest.mark.skipif(not subject.installed, reason=f"{subject.name} is not installed"),
+                    *([] if subject.name in QUICK or few else [pytest.mark.long]),
+                ],
             )
             for subject in subjects
         ],

@@ -8,7 +8,7 @@ import pytest
 
 from prefork.testing import burst, connect, request
 from prefork.testing.plugin import ServerFactory
-from tests.embed.servers import serve_app
+from tests.embed.servers import QUICK, serve_app
 
 TIMEOUT = 1.0
 
@@ -27,9 +27,12 @@ def each(*names: str) -> pytest.MarkDecorator:
         [
             pytest.param(
                 name,
-                marks=pytest.mark.skipif(
-                    importlib.util.find_spec(needs(name)) is None, reason=f"{needs(name)} is not installed"
-                ),
+                marks=[
+                    pytest.mark.skipif(
+                        importlib.util.find_spec(needs(name)) is None, reason=f"{needs(name)} is not installed"
+                    ),
+                    *([] if name in (*QUICK, "on_asyncio") else [pytest.mark.long]),
+                ],
             )
             for name in names
         ],

@@ -232,6 +232,7 @@ def handle(connection, address):
 """
 
 
+@pytest.mark.long
 def test_nobody_can_have_it_within_an_upgrade(prefork_server: ServerFactory, path: Path, tmp_path: Path) -> None:
     (tmp_path / "slow_to_load.py").write_text(SLOW_TO_LOAD)
     server = prefork_server("slow_to_load:handle", app_dir=tmp_path, workers=1, pidfile=path, preload=True)
@@ -248,6 +249,7 @@ def test_nobody_can_have_it_within_an_upgrade(prefork_server: ServerFactory, pat
     assert not path.exists()
 
 
+@pytest.mark.long
 def test_an_upgrade_keeps_it(prefork_server: ServerFactory, path: Path) -> None:
     server = probe(prefork_server, workers=1, pidfile=path)
     (before,) = server.workers()

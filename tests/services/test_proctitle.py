@@ -51,6 +51,7 @@ def test_titles_say_what_workers_do(prefork_server: ServerFactory) -> None:
     assert server.wait() == 0
 
 
+@pytest.mark.long
 def test_a_worker_s_title_goes_on_after_an_upgrade(prefork_server: ServerFactory) -> None:
     """Its memory lies elsewhere than that of the image that writes there now."""
     server = probe(prefork_server, workers=1, proc_titles="live")

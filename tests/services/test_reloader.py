@@ -95,6 +95,7 @@ def test_a_wsgi_application(prefork_server: ServerFactory, source: Path) -> None
     server.wait_for(lambda: said(server) == "new")
 
 
+@pytest.mark.long
 def test_what_is_preloaded_comes_by_an_upgrade(prefork_server: ServerFactory, source: Path) -> None:
     server = serve(prefork_server, source, preload=True)
     first = watchers(server)
@@ -108,6 +109,7 @@ def test_what_is_preloaded_comes_by_an_upgrade(prefork_server: ServerFactory, so
     assert server.survivors() == []
 
 
+@pytest.mark.long
 def test_a_program_that_serves_is_executed_anew(prefork_server: ServerFactory) -> None:
     server = prefork_server.script(
         """

@@ -6,6 +6,7 @@ import math
 import random
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -118,6 +119,7 @@ def test_what_happened_unobserved_restarts_the_window() -> None:
     assert again < IDLE + 1
 
 
+@pytest.mark.long
 def test_a_simulated_day_of_traffic_does_not_flap() -> None:
     # Two humps a day, noise in every minute, bursts now and then; 5 requests/s to 400/s, 50 ms each.
     dice = random.Random(7)

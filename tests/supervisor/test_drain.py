@@ -298,6 +298,7 @@ def test_term_to_a_worker_has_it_replaced_and_loses_nobody(prefork_server: Serve
 # At every moment.
 
 
+@pytest.mark.long
 def test_a_connection_in_flight_is_answered_in_every_cycle_and_nothing_is_left(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     threads = len(os.listdir("/proc/self/task"))
@@ -402,6 +403,7 @@ def stop_at(
             process.wait()
 
 
+@pytest.mark.long
 def test_a_stop_at_any_moment_ends_and_leaves_nothing(tmp_path: Path) -> None:
     seed = random.randrange(1 << 32)
     moments = random.Random(seed)

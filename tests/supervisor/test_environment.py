@@ -268,6 +268,7 @@ def replaced(server: Server, signum: int) -> None:
     server.wait_for(lambda: not before & set(server.workers()), message="the old workers' end")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["here", "chdir"])
 def test_a_release_behind_a_link_is_found_by_a_reload_and_by_an_upgrade(
     prefork_server: ServerFactory, tmp_path: Path, how: str
@@ -324,6 +325,7 @@ def handle(connection, address):
     assert server.stop() == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("extra", [{"preload": True}, {"bind": ["127.0.0.1:0", "127.0.0.1:0"]}], ids=["preload", "two"])
 def test_an_application_may_patch_the_standard_library(
     prefork_server: ServerFactory, tmp_path: Path, extra: dict[str, Any]

@@ -23,6 +23,7 @@ def kill(server: Server) -> None:
     server.wait_for(lambda: not server.tree(), message="the end of the orphans")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("more", [[], ["--reuse-port"], ["--bind", "unix:{tmp}/socket"]], ids=["one", "group", "two"])
 def test_a_killed_master_refuses_nobody(prefork_server: ServerFactory, tmp_path: Path, more: list[str]) -> None:
     flags = [*SERVE, "--bind", "127.0.0.1:0", *(flag.format(tmp=tmp_path) for flag in more)]
@@ -44,6 +45,7 @@ def test_a_killed_master_refuses_nobody(prefork_server: ServerFactory, tmp_path:
         assert server.stop() == 0
 
 
+@pytest.mark.long
 def test_who_waits_is_served_by_the_next_master(prefork_server: ServerFactory, tmp_path: Path) -> None:
     with Manager(tmp_path) as manager:
         server = manager.start(prefork_server, [*SERVE, "--bind", "127.0.0.1:0"])

@@ -90,6 +90,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.long
 def test_workers_that_know_no_wake_up_but_sigterm_are_told_by_it(prefork_server: ServerFactory, tmp_path: Path) -> None:
     """What an older image has forked knows of no other wake-up."""
     main, flag = tmp_path / "older.py", tmp_path / "newer"

@@ -61,6 +61,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_reload_to_broken_code_changes_nothing_until_a_good_one(
     prefork_server: ServerFactory, tmp_path: Path, fault: str

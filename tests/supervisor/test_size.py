@@ -6,6 +6,7 @@ import re
 import signal
 
 import psutil
+import pytest
 
 from prefork.testing import Load, Server
 from prefork.testing.plugin import ServerFactory
@@ -75,6 +76,7 @@ def test_a_reload_is_done_when_those_it_waits_for_are_surplus(prefork_server: Se
     steady(server, 1)
 
 
+@pytest.mark.long
 def test_it_grows_with_the_load_and_shrinks_again_and_loses_nobody(prefork_server: ServerFactory) -> None:
     server = probe(prefork_server, workers=1, min_workers=1, max_workers=8, idle_timeout=1)
     assert len(server.workers()) == 1

@@ -31,6 +31,7 @@ no_injection = pytest.mark.skipif(unavailable() is not None, reason=str(unavaila
 # Death and respawn.
 
 
+@pytest.mark.long
 def test_kills_under_load_cost_what_is_in_hand_and_refuse_nobody(prefork_server: ServerFactory) -> None:
     server = probe(prefork_server, workers=4)
     descriptors = server.descriptors()

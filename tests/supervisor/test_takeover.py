@@ -57,6 +57,7 @@ def holding(pidfile: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
+@pytest.mark.long
 def test_takeovers_under_open_loop_arrivals_lose_nobody(prefork_server: ServerFactory, tmp_path: Path) -> None:
     pidfile = tmp_path / "pid"
     with hold_port(reuse_port=True) as address:
@@ -71,6 +72,7 @@ def test_takeovers_under_open_loop_arrivals_lose_nobody(prefork_server: ServerFa
         assert server.stop() == 0
 
 
+@pytest.mark.long
 def test_a_successor_that_fails_to_boot_takes_nobody_with_it(prefork_server: ServerFactory, tmp_path: Path) -> None:
     pidfile = tmp_path / "pid"
     (tmp_path / "slow_and_broken.py").write_text("import time\ntime.sleep(0.3)\nraise RuntimeError('as asked')\n")

@@ -88,6 +88,7 @@ def orphaned(folder: Path, bind: str, *arguments: str) -> Iterator[int]:
             wait_for(lambda: is_gone(worker), SOON)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["tcp", "group", "unix", "abstract"])
 def test_a_start_waits_for_orphans(tmp_path: Path, kind: str) -> None:
     with hold_port() as port, contextlib.ExitStack() as stack:

@@ -39,6 +39,7 @@ def test_who_asks_for_the_status_meanwhile_is_answered_later(
     assert server.stop() == 0
 
 
+@pytest.mark.long
 def test_an_upgrade_that_can_not_be_watched_is_given_up(server: Server, faults: Injector) -> None:
     faults.fail("epoll_add", always(errno.ENOMEM))
     server.signal(signal.SIGUSR2)

@@ -189,6 +189,7 @@ def test_no_new_privs_can_be_declined(app: Callable[..., Server]) -> None:
     assert status_of(pid)["CapBnd"] == ["0000000000000000"]
 
 
+@pytest.mark.long
 @as_root
 def test_an_upgrade_s_rehearsal_loads_the_application_as_its_user_too(app: Callable[..., Server], folder: Path) -> None:
     (folder / "app.py").write_text(f"{APP}\nif os.getuid() == 0: raise RuntimeError('loaded as root')\n")

@@ -17,6 +17,7 @@ from prefork.testing.plugin import ServerFactory
 from tests.support.probing import APPS, told
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
 @pytest.mark.parametrize("way", ["handle", "wsgi"])
 def test_nothing_is_looked_up_where_an_application_may_patch_it(

@@ -84,6 +84,7 @@ def run(*arguments: str, cwd: Path, env: dict[str, str]) -> subprocess.Completed
     )
 
 
+@pytest.mark.long
 @as_root
 def test_root_has_nobody_else_s_folder_on_its_import_path(
     prefork_server: ServerFactory, folder: Path, tmp_path: Path

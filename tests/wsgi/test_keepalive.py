@@ -184,6 +184,7 @@ def test_a_stop_answers_whoever_speaks_in_time_and_loses_nobody() -> None:
         silent.close()
 
 
+@pytest.mark.long
 def test_a_successor_has_the_connections_of_its_predecessor(tmp_path: Path) -> None:
     pidfile = tmp_path / "pid"
     with keeping("tests.wsgi.apps:echo", "--reuse-port", "--pidfile", str(pidfile)) as first:
@@ -202,6 +203,7 @@ def test_a_successor_has_the_connections_of_its_predecessor(tmp_path: Path) -> N
         silent.close()
 
 
+@pytest.mark.long
 def test_an_upgrade_keeps_the_connections() -> None:
     with keeping("tests.wsgi.apps:echo", "--preload") as server:
         crowd = Crowd(server.address, clients=10, think=0.02)

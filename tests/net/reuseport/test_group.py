@@ -64,6 +64,7 @@ def test_who_cannot_grow_as_far_as_asked_does_not_grow_at_all(
     assert server.stop() == 0
 
 
+@pytest.mark.long
 def test_growing_and_shrinking_under_load_loses_nobody(prefork_server: ServerFactory) -> None:
     server = probe(prefork_server, workers=2, reuse_port=True)
     with Load(server.address, clients=16, payload=get("/pid")) as load:

@@ -484,6 +484,7 @@ def test_workers_that_are_killed_in_their_boot_again_and_again_are_answered_for(
     assert set(before) <= set(server.workers())
 
 
+@pytest.mark.long
 def test_an_upgrade_keeps_the_pid_and_the_sums(server: Server, client: Client, path: str) -> None:
     for _ in range(5):
         ask(server)
@@ -508,6 +509,7 @@ def test_an_upgrade_keeps_the_pid_and_the_sums(server: Server, client: Client, p
         client.status()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["upgrade", "reload"])
 def test_an_upgrade_to_broken_code_answers_with_the_reason(
     prefork_server: ServerFactory, tmp_path: Path, path: str, command: str
@@ -1017,6 +1019,7 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 def test_the_commands(server: Server, path: str) -> None:
     shown = run("status", "--control", path)
     assert (shown.returncode, shown.stderr) == (0, "")
