@@ -2,11 +2,6 @@
 
 The life of that process is :mod:`prefork.supervisor.forked`. What it asks of a worker beyond what subclasses know, it
 is given by ``__prefork__``, a name that none of them has by accident.
-
-Orders. What the master wants stands in the entry; a signal only points to it. So a SIGTERM from anybody else, or a
-Ctrl-C to the whole process group, finds the order RUN and ends nothing: the worker asks its master for a replacement
-(SIGTERM, SIGQUIT) or ignores it (SIGINT: the master got it too, and decides). Without a master there is nobody to give
-orders, and the worker leaves when it has finished what it has in hand.
 """
 
 from __future__ import annotations
@@ -21,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from prefork.accept.acceptor import Acceptor, Blocking, Exclusive
 from prefork.accept.keepalive_acceptor import KeepaliveAcceptor
 from prefork.accept.keepalive_handle import KeepaliveHandle
-from prefork.accept.loop_listener import Inlet, Intake
+from prefork.accept.loop_listener import Inlet, Intake, inlet_on
 from prefork.accept.offspring import leave
 from prefork.accept.parked_connections import ParkedConnection, ParkedConnections
 from prefork.accept.strays import Strays
@@ -45,7 +40,6 @@ eventfd_write = os.eventfd_write
 if TYPE_CHECKING:
     import ssl
 
-logger = logging.getLogger("prefork")
 # Bound once: what an enum's class is asked for costs several pages in a process that has just been forked.
 _RUN, _SERVING, _STOPPING, _READY = Order.RUN, State.SERVING, State.STOPPING, EventKind.READY
 _STOP_FLAGS = os.EFD_CLOEXEC | os.EFD_NONBLOCK
@@ -54,7 +48,7 @@ _STOP_FLAGS = os.EFD_CLOEXEC | os.EFD_NONBLOCK
 class Worker:
     """One process of the server; subclass it and override :meth:`handle`, or :meth:`run` for a loop of your own.
 
-    All of it runs in the WORKER process. A subclass that defines ``__init__`` takes no arguments there.
+    A subclass that defines ``__init__`` takes no arguments there.
 
     Attributes:
         handshakes: whether the usual loop does that before it calls :meth:`handle`. A subclass that says False does it
@@ -298,19 +292,14 @@ class Worker:
         given = self._given
         given.leaks.learn_what_is_usual(self.sockets)
         given.shedder.refuse = self._refuse
+        given.offspring.keeps = False
         taken = self._took_and_served if served else self.took
-        offspring = self._given.offspring
-        offspring.keeps = False
-        made = []
-        for listener in self.sockets:
-            listener.setblocking(False)
-            intake = Intake(listener, given, one_at_a_time=one_at_a_time, taken=taken)
+        made = [inlet_on(listener, given, one_at_a_time=one_at_a_time, taken=taken) for listener in self.sockets]
+        for intake, _ in made:
             self._intakes.append(intake)
-            offspring.parted.append(intake.part)
             if self._ready:
                 intake.open()
-            made.append(Inlet(intake, listener))
-        return tuple(made)
+        return tuple(inlet for _, inlet in made)
 
     def ready(self) -> None:
         """Say that this worker serves. Called by itself after :meth:`init`; idempotent."""
@@ -409,7 +398,7 @@ class Worker:
         except OSError as error:
             raise RefusedError(refused("a worker the word to stop", "eventfd2(2)", error)) from error
         self._intakes, self._callbacks = [], []
-        return WorkerControls(self._prepare, self._obey, self._woken, self._orphaned, self._aborted)
+        return WorkerControls(self._prepare, self._obey, self._woken, lambda: self._obey(Order.SEAL), self._aborted)
 
     def _prepare(self) -> None:
         """Take what the usual loop needs before READY is said: if it can't be had, it is the boot that has failed."""
@@ -430,10 +419,8 @@ class Worker:
             given.shedder.refuse = self._refuse
             acceptor: Acceptor | None = self._usual
             if given.queue is not None and one_at_a_time:
-                self._parking = ParkedConnections(given.settings, given.entry.words)
-                given.leaks.parked = self._parking
-                given.offspring.parted.append(self._parking.part)
-                acceptor = KeepaliveAcceptor(given, self._parking, given.queue)
+                acceptor = keeping = KeepaliveAcceptor(given, given.queue)
+                self._parking = keeping.parking
             elif acceptor is None:
                 acceptor = Exclusive(given)
             self._acceptor = acceptor
@@ -463,8 +450,7 @@ class Worker:
             if self._parking is not None:
                 self._parking.abandon()
         self._begin_anew()
-        if self._strays is None:
-            self._strays = Strays(self.log)
+        self._strays = self._strays or Strays(self.log)
         self._strays.outlive(error)
 
     def _refuse(self, connection: socket.socket) -> None:
@@ -507,10 +493,6 @@ class Worker:
             self._obey(order)
         elif signum != signal.SIGINT:
             self.recycle(Why.SIGNALLED)
-
-    def _orphaned(self) -> None:
-        """The master is gone; runs in a signal handler."""
-        self._obey(Order.SEAL)
 
     def _aborted(self) -> None:
         """The master ends this process, after this; runs in a signal handler."""

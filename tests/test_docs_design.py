@@ -1,17 +1,27 @@
-"""The diagrams are drawn from the tables, and the table of a worker's life is what real workers do."""
+"""The diagrams are drawn from the tables, the table of a worker's life is what workers do, and each name exists."""
 
 from __future__ import annotations
 
 import errno
+import importlib
+import inspect
 import re
 import runpy
 import signal
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from prefork.accept import parked_connections, parking_thread, recovery
+from prefork.accept.fd_leak import ROUND
 from prefork.accept.recovery import TABLE
-from prefork.scoreboard.layout import LIFE, State
+from prefork.config import settings
+from prefork.net import lingering, syn_gate
+from prefork.scoreboard.events import EventKind
+from prefork.scoreboard.layout import LIFE, Order, State
+from prefork.supervisor import policy
+from prefork.system import signals
 from prefork.testing import burst, request
 from prefork.testing.faults import always, unavailable
 from prefork.testing.plugin import ServerFactory
@@ -90,3 +100,83 @@ def test_every_state_is_drawn_and_the_drawings_are_up_to_date() -> None:
     assert set(recovery.places) == set(TABLE)
     for path, machine in STATES["MACHINES"].items():
         assert path.read_text() == machine.drawing(), "run scripts/states.py"
+
+
+PAGE = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+TEXT = " ".join(PAGE.split())
+NAMES = sorted(set(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL).replace("``", "`"))))
+FOREIGN = {"_clear_pending_signals", "close", "for", "gc.freeze()", "os._exit", "socket.accept", "tcpi_total_retrans"}
+"""What Python, the kernel and HTTP call so."""
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"a new registration every {ROUND} connections",
+        f"looked at once in {ROUND} connections",
+        "wakes it again, after {:g} ms, {:g} ms".format(*(policy.WAKE_UPS.delay(n, 0.0) * 1000 for n in (0, 1))),
+        f"waited out for { {10.0: 'ten'}.get(recovery.PATIENCE) } seconds",
+        f"every {parking_thread.STUCK * 1000:g} ms while something is in hand",
+        f"one epoll_wait(2) serves up to {parked_connections.AT_ONCE} of them",
+        f"for more than {lingering.SECONDS:g} seconds, or {lingering.BYTES >> 20} MiB",
+        f"if the ACK takes longer than { {2.0: 'two'}.get(syn_gate.COOKIES) } seconds",
+        f"policy.decide({', '.join(inspect.signature(policy.decide).parameters)})",
+        f"events pipe ({', '.join(kind.name for kind in list(EventKind)[:3])} ...)",
+        *(f"| {state.name} |" for state in State if state is not State.EMPTY),
+    ],
+)
+def test_what_the_page_says_of_the_code_is_so(said: str) -> None:
+    assert said in TEXT
+
+
+def test_what_the_page_says_of_orders_and_of_the_wake_up_is_so() -> None:
+    said = re.sub(r"\([^)]*\)", "", TEXT.split("Orders only grow:", 1)[1].split(". ", 1)[0])
+    assert said.replace(" ", "") == ",".join(order.name for order in sorted(Order))
+    assert "The wake-up is a real-time signal" in TEXT
+    assert signals.WAKE_UP >= signal.SIGRTMIN
+
+
+def test_each_way_out_of_a_state_is_in_the_table() -> None:
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in PAGE.splitlines() if line.startswith("| ")]
+    left = {row[0]: row[2] for row in rows if row[0] in State.__members__}
+    ways = {state.name: set(following.values()) for state, following in LIFE.items() if state is not State.EMPTY}
+    assert {name: set(filter(None, said.split("; "))) for name, said in left.items()} == ways
+
+
+def test_what_is_optional_is_said() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    optional = {
+        re.split(r"[>=<\[ ]", package)[0] for name, packages in extras.items() if name != "dev" for package in packages
+    }
+    said = TEXT.split("what is optional (", 1)[1].split(")", 1)[0]
+    assert set(re.findall(r"`([^`]+)`", said)) == optional
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_name_on_the_page_is_one(name: str) -> None:
+    """A path, a setting, a flag, a form of an address, a module of ours or Python's with its attributes, an extra."""
+    extras = (ROOT / "pyproject.toml").read_text()
+    known = FOREIGN | {field.name for field in settings.fields()} | {"__init__", "size + reload_surge"}
+    if name in known or (ROOT / name).exists() or f'"{name}>=' in extras or name in {"fd://", "systemd:"}:
+        return
+    if name.startswith("--"):
+        assert name.removeprefix("--").replace("-", "_") in known
+        return
+    if " -> " in name:
+        return  # a picture
+    dotted = name.split("(", maxsplit=1)[0].removeprefix("_")
+    places = [dotted, f"prefork.supervisor.{dotted}"]
+    assert any(_exists(place) for place in places), name
+
+
+def _exists(dotted: str) -> bool:
+    parts = dotted.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:count]))
+        except ImportError:
+            continue
+        for attribute in parts[count:]:
+            found = getattr(found, attribute, None)
+        return found is not None
+    return False

@@ -1,4 +1,5 @@
-"""How a worker accepts: the wait, the recovery from every failure of accept(2), leaks, shedding. WORKER only.
+"""How a worker accepts: the wait, the recovery from every failure of accept(2), leaks, shedding, kept ones. WORKER.
 
-It imports from `prefork.net` and the scoreboard downwards; `prefork.worker` is who uses it.
+The MASTER makes before the fork what each is given (`worker_context`), and the return queue. It imports `prefork.net`,
+hooks and what stands above them in the house; `prefork.worker` uses it, and loops of one's own that stand below that.
 """

@@ -37,20 +37,21 @@ class KeepaliveAcceptor(Exclusive):
 
     Args:
         given: as for `Exclusive`.
-        parking: the parked connections.
         queue: the return queue.
 
     Attributes:
-        parking: as it was given.
+        parking: the parked connections.
         parking_thread: what looks after the parked ones while this thread is stuck.
 
     Raises:
         OSError: no descriptor for what it needs.
     """
 
-    def __init__(self, given: WorkerContext, parking: ParkedConnections, queue: ReturnQueue) -> None:
+    def __init__(self, given: WorkerContext, queue: ReturnQueue) -> None:
         super().__init__(given)
-        self._parking = self.parking = parking
+        self._parking = self.parking = parking = ParkedConnections(given.settings, given.entry.words)
+        given.leaks.parked = parking
+        given.offspring.parted.append(parking.part)
         self._queue = queue
         self.parking_thread = ParkingThread(parking, self.pass_on)
         self._patience = given.settings.keepalive_min_timeout

@@ -232,5 +232,25 @@ class Inlet(socket.socket):
         super().close()
 
 
+def inlet_on(
+    listener: socket.socket, given: WorkerContext, *, one_at_a_time: bool, taken: Callable[[], object]
+) -> tuple[Intake, Inlet]:
+    """An inlet on a listener, silent as yet; no process that the application forks hears anything by it.
+
+    Args:
+        listener: the listening socket, which doesn't block from now on.
+        given: what the worker is given.
+        one_at_a_time: as for `Intake`, and so is ``taken``.
+        taken: called after each connection.
+
+    Raises:
+        OSError: no descriptors to be had.
+    """
+    listener.setblocking(False)
+    intake = Intake(listener, given, one_at_a_time=one_at_a_time, taken=taken)
+    given.offspring.parted.append(intake.part)
+    return intake, Inlet(intake, listener)
+
+
 def _nothing() -> BlockingIOError:
     return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))

@@ -319,18 +319,18 @@ class Recovery:
         """Out of the kernel's wait queue for a growing time, so that siblings get the connections; also this one."""
         number, entry = error.errno or 0, self._entry
         exhausted, system = reaction in EXHAUSTION, reaction is Reaction.BACK_OFF_SYSTEM
-        news = number != streak.errno
+        unlike_the_last = number != streak.errno
         seconds = streak.wait(number)
         level = _LEVELS.get(reaction, logging.WARNING)
         self._throttle.tell(level, (number, "waits"), "accept fails: %s; backing off", _describe(error))
         if not self.leaving:
             entry.say_state(State.BACKING_OFF)
         # Again when nobody holds for it: then the master has taken it for over, and it is not.
-        if exhausted and (news or (system and not entry.board.hold)):
+        if exhausted and (unlike_the_last or (system and not entry.board.hold)):
             entry.send_event(EventKind.EXHAUSTED, number)
-        if news and not system:
+        if unlike_the_last and not system:
             entry.beckon()
-        if news and reaction is Reaction.BACK_OFF_WORKER:
+        if unlike_the_last and reaction is Reaction.BACK_OFF_WORKER:
             self._leaks.leaks_at_the_limit()
         return Rest(seconds, system)
 

@@ -88,6 +88,11 @@ class WorkerContext:
 class WorkerControls(NamedTuple):
     """What the process of a worker asks of it, and nobody else: a subclass has neither these names nor their meaning.
 
+    What the master wants stands in the entry; a signal only points to it. So a SIGTERM from anybody else, or a Ctrl-C
+    to the whole process group, finds the order RUN and ends nothing: the worker asks its master for a replacement
+    (SIGTERM, SIGQUIT) or ignores it (SIGINT: the master got it too, and decides). Without a master there is nobody to
+    give orders, and the worker leaves when it has finished what it has in hand.
+
     Attributes:
         prepare: take what the usual loop needs; raises what fails the boot.
         obey: carry an order to leave out. It and all below run in signal handlers, between any two instructions.

@@ -1,5 +1,6 @@
 """The supervision of workers: event loop, policy, roster, forks, exits, drain, upgrade, takeover. MASTER only.
 
-But for `prefork.supervisor.forked`, the first and last instructions of a worker's process. `prefork.master` is its
-face; what attaches to a running master stands in `prefork.services` and is not known here.
+But for `prefork.supervisor.forked`, the first and last instructions of a worker's process. Signals arrive in
+`supervisor`, which wires the others; `policy` decides, `executor` does it, and a death is judged in `exits`.
+`prefork.master` is its face; what attaches to a running master stands in `prefork.services`, and sees it by `views`.
 """

@@ -7,6 +7,7 @@ finds out before there is anything to lose.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from prefork.system.natives import signal
 
 SIGTERM = signal.SIGTERM
 
-FORMAT = 4
+FORMAT = 5
 
 
 class HandoverError(ValueError):
@@ -74,7 +75,7 @@ class Handover:
         generation size: of the workers.
         draining: slots that go.
         mask: the signal mask that the process had before it blocked what it handles.
-        windows: what the windows pass on, for them alone to read.
+        services: what services pass on, for them alone to read.
         workers: who lives.
     """
 
@@ -91,7 +92,7 @@ class Handover:
     size: int
     draining: tuple[int, ...]
     mask: tuple[int, ...]
-    windows: str
+    services: str
     workers: tuple[Life, ...]
 
     @property
@@ -124,6 +125,7 @@ class Handover:
         if type(said) is int and said in _TO_THE_NEXT and isinstance(lives := found.get("workers"), list):
             for number in range(said, FORMAT):
                 lives = [_TO_THE_NEXT[number](life) if isinstance(life, dict) else life for life in lives]
+            found = {"services" if name == "windows" else name: value for name, value in found.items()}  # as the fifth
             found = {"queue": None} | found | {"format": FORMAT, "workers": lives}
         elif said != FORMAT:
             raise HandoverError(f"the hand-over record has format {said!r}; this version reads {FORMAT}")
@@ -153,7 +155,7 @@ def _fourth(life: dict[str, Any]) -> dict[str, Any]:
     return {**life, "cause": "other" if said else None, "detail": said}
 
 
-_TO_THE_NEXT = {1: _second, 2: _third, 3: _fourth}
+_TO_THE_NEXT: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _second, 2: _third, 3: _fourth, 4: dict}
 """What makes of a worker's record, in an older format, one in the format after it."""
 
 _PHRASES = {

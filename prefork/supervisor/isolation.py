@@ -98,7 +98,7 @@ class Isolated(Loop):
         """Run a callback; whether it returned."""
         try:
             callback()
-        except BaseException as error:  # noqa: BLE001  # sys.exit() in a window must not end the server either
+        except BaseException as error:  # noqa: BLE001  # sys.exit() in a service must not end the server either
             self._throttle.tell(
                 logging.ERROR,
                 (type(error), _place(error)),

@@ -50,7 +50,7 @@ class Member:
     wanted: bool = False
     """Whether a replacement has been asked for."""
     unsaid: bool = False
-    """Whether the log has no room for its wish, and so none for the end that comes of it."""
+    """Whether the log has no room for what it asks, and so none for the end that comes of it."""
     turn: int = 0
     """Among those who have been asked for, whose replacement comes first: the lowest."""
     wake_ups: int = 0

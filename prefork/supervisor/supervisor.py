@@ -275,7 +275,7 @@ class Supervisor:
         """
         before = self._before
         stack.callback(self._services.detach)
-        self._services.attach(self._view(), None if before is None else before.windows)
+        self._services.attach(self._view(), None if before is None else before.services)
         stack.callback(self._upgrade.cancel)
         if before is not None:
             size = self._goal.size

@@ -284,7 +284,7 @@ def record_of(
     spawner: Spawner,
     held: Resources,
     mask: Iterable[int],
-    windows: str,
+    services: str,
 ) -> Handover:
     """What the next image of this process needs to go on."""
     return Handover(
@@ -301,7 +301,7 @@ def record_of(
         size=goal.size,
         draining=tuple(goal.draining),
         mask=tuple(int(signum) for signum in mask),
-        windows=windows,
+        services=services,
         workers=tuple(spawner.life(member, roster.role(member)) for member in roster),
     )
 

@@ -75,6 +75,7 @@ if not pathlib.Path({flag!r}).exists():
 
     def as_it_was(self):
         record = json.loads(encode(self)) | {{"format": 1}}
+        record["windows"] = record.pop("services")
         for life in record["workers"]:
             assert life.pop("wake_up") == signal.SIGTERM
             del life["cause"], life["detail"]

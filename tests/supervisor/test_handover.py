@@ -51,17 +51,27 @@ RECORD = Handover(
     size=4,
     draining=(),
     mask=(2, 15),
-    windows='{"Control":{}}',
+    services='{"Control":{}}',
     workers=(LIFE, dataclasses.replace(LIFE, pid=4712, entry=-1, role="retiring", pidfd=None, report=12, board=13)),
 )
+
+
+def of_format(version: int) -> dict[str, Any]:
+    """The record with the names that it had until the fifth format."""
+    record = json.loads(RECORD.encode())
+    return {"windows" if name == "services" else name: value for name, value in record.items()} | {"format": version}
 
 
 def test_what_is_written_is_read() -> None:
     assert Handover.decode(RECORD.encode()) == RECORD
 
 
+def test_what_services_passed_on_is_read_by_the_name_that_it_had() -> None:
+    assert Handover.decode(json.dumps(of_format(4)).encode()) == RECORD
+
+
 def test_workers_of_images_that_woke_by_sigterm_are_woken_by_sigterm() -> None:
-    first = json.loads(RECORD.encode()) | {"format": 1}
+    first = of_format(1)
     for life in first["workers"]:
         del life["wake_up"], life["cause"], life["detail"]
         life["seat"], life["reason"] = life.pop("entry"), ""
@@ -93,7 +103,7 @@ def test_workers_of_images_that_woke_by_sigterm_are_woken_by_sigterm() -> None:
 def test_images_that_said_why_in_words_are_understood(
     version: int, said: str, cause: Cause | None, detail: str
 ) -> None:
-    earlier = json.loads(RECORD.encode()) | {"format": version}
+    earlier = of_format(version)
     for life in earlier["workers"]:
         del life["cause"], life["detail"]
         life["reason"], life["bell"] = said, life.pop("wake_up")
