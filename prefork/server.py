@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from prefork.config import target
@@ -64,6 +64,7 @@ def run(
     *,
     app_dir: str = ".",
     make: Callable[[object, str], Callable[[], Worker]] | None = None,
+    names: Sequence[str] = (),
 ) -> int:
     """Serve what ``module:attribute`` names: a handle function or a Worker subclass. MASTER.
 
@@ -72,6 +73,7 @@ def run(
         settings: the settings. With ``preload`` the target is loaded here, else in each worker.
         app_dir: the folder that is put first on the import path.
         make: makes of the loaded target, and of its name, what makes a worker; :func:`worker_of` when None.
+        names: the attributes that a module alone stands for.
 
     Returns:
         0, after a stop that was asked for.
@@ -86,7 +88,7 @@ def run(
     make = worker_of if make is None else make
 
     def imported() -> Callable[[], Worker]:
-        return make(target.load(text, app_dir), text)
+        return make(target.load(text, app_dir, names), text)
 
     def load() -> Callable[[], Worker]:
         return _in_master(imported, "the application failed to boot")
@@ -97,7 +99,7 @@ def run(
         loaded = load() if settings.preload else None
     if loaded is not None:
         return Master(loaded, settings, hooks=hooks, folder=folder).run()
-    target.check(text, app_dir)
+    target.check(text, app_dir, names)
 
     def build() -> Worker:
         return imported()()
@@ -118,13 +120,14 @@ def _in_master(load: Callable[[], T], failed: str) -> T:
         raise BootError(f"{failed}: {said}") from None
 
 
-def check(text: str, settings: Settings, *, app_dir: str = ".") -> None:
+def check(text: str, settings: Settings, *, app_dir: str = ".", names: Sequence[str] = ()) -> None:
     """Load what ``module:attribute`` names and the hooks, in a process of its own that ends then.
 
     Args:
         text: the target.
         settings: the settings.
         app_dir: the folder that is put first on the import path.
+        names: the attributes that a module alone stands for.
 
     Raises:
         PreforkError: as :func:`run` would raise it: TargetError when the target or a hook is not there, SettingsError
@@ -141,7 +144,7 @@ def check(text: str, settings: Settings, *, app_dir: str = ".") -> None:
             hooks_of(settings, app_dir, who)  # as the master would load them
             identity.assume(who)
             process.die_with_parent(signal.SIGKILL, parent)  # which the change of user has cleared
-            worker_of(target.load(text, app_dir), text)
+            worker_of(target.load(text, app_dir, names), text)
         except PreforkError as error:
             os.write(writer, str(error).encode(errors="backslashreplace"))
             return error.exit_code

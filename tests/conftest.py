@@ -11,6 +11,7 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
+from prefork.config.load import PLATFORM
 from prefork.testing.processes import children
 from tests.support.figures import full
 
@@ -20,9 +21,10 @@ for _signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         signal.signal(_signum, signal.default_int_handler if _signum == signal.SIGINT else signal.SIG_DFL)
 
 # Nor the environment of whoever starts them: an interpreter that writes no bytecode, or warns of more, hides faults.
+_OF_COMMANDS = ("PYTHON", "PREFORK_", "LISTEN_", "NOTIFY_SOCKET")
 _FOR_THE_TESTS = ("PYTHONPATH", "PREFORK_TESTING_GRACE")
 for _name in list(os.environ):
-    if _name.startswith(("PYTHON", "PREFORK_", "LISTEN_", "NOTIFY_SOCKET")) and _name not in _FOR_THE_TESTS:
+    if (_name.startswith(_OF_COMMANDS) or _name in PLATFORM) and _name not in _FOR_THE_TESTS:
         del os.environ[_name]
 
 # Commands look for the only server that runs here, and a server for those that have died: none but the tests' own.

@@ -148,6 +148,7 @@ class ServingCommand:
         run: Serves, given the target, the configuration and the application's folder; returns the exit code.
         defaults: Where its defaults differ from those of `Settings`.
         table: Its own settings, if it has any.
+        names: The attributes that a module alone stands for, the first first.
     """
 
     name: str
@@ -157,6 +158,7 @@ class ServingCommand:
     run: Callable[[str, Configuration, str], int]
     defaults: Mapping[str, object] = field(default_factory=dict)
     table: Table[Any] | None = None
+    names: tuple[str, ...] = ()
 
     @property
     def all_defaults(self) -> Mapping[str, object]:
@@ -198,7 +200,7 @@ def serving(command: ServingCommand, argv: Sequence[str]) -> int:
         defaults=command.all_defaults,
         table=command.table,
         complaints=complaints,
-        checks=lambda values: _problems_of_the_target(line, values),
+        checks=lambda values: _problems_of_the_target(line, values, command.names),
     )
     if line.print_config or line.target is None:
         write(configuration.toml())
@@ -208,7 +210,7 @@ def serving(command: ServingCommand, argv: Sequence[str]) -> int:
     begin = environment.folder_of(configuration.settings)
     folder = launch.absolute(os.path.join(configuration.settings.chdir, line.app_dir))
     if line.check:
-        server.check(line.target, configuration.settings, app_dir=folder)
+        server.check(line.target, configuration.settings, app_dir=folder, names=command.names)
         write(f"{line.target} can be served\n")
         return 0
     settled = located(configuration.settings, begin)
@@ -223,14 +225,14 @@ def serving(command: ServingCommand, argv: Sequence[str]) -> int:
     return command.run(line.target, configuration, folder)
 
 
-def _problems_of_the_target(line: CommandLine, values: Mapping[str, object]) -> Iterator[str]:
+def _problems_of_the_target(line: CommandLine, values: Mapping[str, object], names: tuple[str, ...]) -> Iterator[str]:
     """What can be seen to be wrong with the target before anything runs."""
     folder = str(values.get("chdir", ""))
     if folder and not os.path.isdir(folder):
         yield f"chdir: {folder!r} is not a folder; name one"
     elif line.target is not None:
         try:
-            target.check(line.target, os.path.join(folder, line.app_dir))
+            target.check(line.target, os.path.join(folder, line.app_dir), names)
         except PreforkError as error:
             yield str(error)
 

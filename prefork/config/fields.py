@@ -208,7 +208,7 @@ def switch() -> Kind[bool]:
     return Kind("yes|no", parse, check, lambda value: "yes" if value else "no", switch=True)
 
 
-def whole(noun: str, *, least: int = 0, most: int = _BIGGEST, metavar: str = "COUNT", auto: bool = False) -> Kind[Any]:
+def whole(noun: str, *, least: int = 0, most: int = _BIGGEST, metavar: str = "COUNT") -> Kind[int]:
     """A whole number.
 
     Args:
@@ -216,31 +216,60 @@ def whole(noun: str, *, least: int = 0, most: int = _BIGGEST, metavar: str = "CO
         least: The smallest allowed.
         most: The biggest allowed.
         metavar: What stands for it in the help.
-        auto: Whether the word "auto" is allowed in its place.
     """
-    auto_remedy = ', or "auto"' if auto else ""
 
     def refused(value: object) -> ValueError:
         beyond = isinstance(value, int) and value > most
-        remedy = f"at most {most}" if beyond else f"{least} or more"
-        return refusal(value, f"is not {noun}; give {remedy}{auto_remedy}")
+        return refusal(value, f"is not {noun}; give {f'at most {most}' if beyond else f'{least} or more'}")
 
-    def parse(text: str) -> int | str:
-        text = text.strip()
-        if auto and text.lower() == "auto":
-            return "auto"
-        if not _WHOLE.fullmatch(text):
+    def parse(text: str) -> int:
+        if not _WHOLE.fullmatch(text.strip()):
             raise refused(text)
         return int(text)
 
-    def check(value: object) -> int | str:
-        if auto and value == "auto":
-            return "auto"
+    def check(value: object) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise refused(value)
         return value
 
-    return Kind(f"{metavar}|auto" if auto else metavar, parse, check)
+    return Kind(metavar, parse, check)
+
+
+def computed(number: Kind[int]) -> Kind[int | str]:
+    """A whole number, "auto", or a text such as "2 * cpus + 1", which is computed later (`prefork.config.arithmetic`).
+
+    Args:
+        number: The kind of the number.
+    """
+    remedy = ', or "auto"'
+
+    def expression(text: str) -> str:
+        from prefork.config import arithmetic
+
+        try:
+            arithmetic.parse(text)
+        except ValueError as error:
+            raise refusal(text, f"can't be computed: it {error}; give such as 2 * cpus + 1") from None
+        return text
+
+    def parse(text: str) -> int | str:
+        text = text.strip()
+        return text.lower() if text.lower() == "auto" else text if "cpus" in text else _or(remedy, number.parse, text)
+
+    def check(value: object) -> int | str:
+        if isinstance(value, str) and "cpus" in value:
+            return expression(value.strip())
+        return value if value == "auto" else _or(remedy, number.check, value)
+
+    return Kind(f"{number.metavar}|auto|EXPRESSION", parse, check)
+
+
+def _or(remedy: str, convert: Callable[[Any], T], value: object) -> T:
+    """What ``convert`` makes of a value; its complaint offers one thing more."""
+    try:
+        return convert(value)
+    except ValueError as error:
+        raise ValueError(f"{error}{remedy}") from None
 
 
 def number(

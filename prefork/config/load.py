@@ -1,8 +1,8 @@
-"""Where settings come from: flags, the environment, a TOML file, defaults; and where each one came from.
+"""Where settings come from: flags, the environment, a TOML file, a platform, defaults; and where each one came from.
 
-A flag beats a variable, a variable beats the file, the file beats the default. `load` looks at all of them before it
-complains, and complains about everything at once. The tables of settings do the reading and checking; this module
-knows nothing of any single setting.
+A flag beats a variable, a variable beats the file, the file beats what a platform sets, and that beats the default.
+`load` looks at all of them before it complains, and complains about everything at once. The tables of settings do the
+reading and checking; this module knows nothing of any single setting, but for those that platforms have variables for.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from prefork.config import rules, settings
+from prefork.config import expansion, rules, settings
 from prefork.config.fields import GROUPS, Field, Plain, made
 from prefork.config.rules import Problem
 from prefork.config.settings import Settings
@@ -26,10 +26,16 @@ PREFIX: Final = "PREFORK_"
 FILE_VARIABLE: Final = "PREFORK_CONFIG"
 """The variable that names the file when no flag does."""
 
+PLATFORM: Final = {"PORT": "bind", "WEB_CONCURRENCY": "workers", "FORWARDED_ALLOW_IPS": "forwarded_allow_ips"}
+"""Variables that hosting platforms set, and gunicorn reads, with the setting that each is taken for."""
+
 # What Kubernetes puts into the environment for a service whose name begins with "prefork": NAME=VALUE that aren't ours.
 _SERVICE_LINK: Final = re.compile(
     r"PREFORK_(\w+_)?(SERVICE_HOST=.*|SERVICE_PORT(_\w+)?=\d+|PORT_\d+_\w+=.*|PORT=\w+://.*)"
 )
+
+_HIGHEST_PORT: Final = 65535
+_PORT_DIGITS: Final = 6  # one more than that has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +113,13 @@ class _Reading:
         try:
             self.given[name] = Sourced(self.known[name].parse(text), origin)
         except ValueError as error:
-            self.bad.add(name)
-            self.problems.append(Problem((name,), str(error)))
+            self.put_bad(name, str(error), origin)
+
+    def put_bad(self, name: str, problem: str, origin: str) -> None:
+        """Take a value that can't be read, with the line that says why."""
+        self.put(name, None, origin)
+        self.bad.add(name)
+        self.problems.append(Problem((name,), problem))
 
     def settled(self) -> dict[str, Any]:
         """Check what was given and could be read: the values of settings that are good by themselves, by name."""
@@ -164,7 +175,8 @@ def load(
     reading = _Reading({field.name: field for field in fields})
     for name, value in (defaults or {}).items():
         reading.put(name, value, "default")
-    _read_file(reading, file or environ.get(FILE_VARIABLE) or None)
+    _read_platform(reading, environ)
+    _read_file(reading, file or environ.get(FILE_VARIABLE) or None, environ)
     _read_environment(reading, environ)
     _read_flags(reading, flags)
 
@@ -195,7 +207,21 @@ def _make(reading: _Reading, table: Table[T], values: Mapping[str, Any]) -> T | 
     return None
 
 
-def _read_file(reading: _Reading, file: str | None) -> None:
+def _read_platform(reading: _Reading, environ: Mapping[str, str]) -> None:
+    for variable, name in PLATFORM.items():
+        text = environ.get(variable, "")
+        if not text or name not in reading.known:
+            continue
+        if variable != "PORT":
+            reading.put_text(name, text, variable)
+        elif text.isdecimal() and 0 < int(text[:_PORT_DIGITS]) <= _HIGHEST_PORT and len(text) < _PORT_DIGITS:
+            reading.put(name, f"0.0.0.0:{text}", variable)
+        else:
+            remedy = f"give a port from 1 to {_HIGHEST_PORT}, or unset it"
+            reading.put_bad(name, f"bind: {text[:40]!r} is not a port; {remedy}", variable)
+
+
+def _read_file(reading: _Reading, file: str | None, environ: Mapping[str, str]) -> None:
     if file is None:
         return
     import tomllib
@@ -214,7 +240,9 @@ def _read_file(reading: _Reading, file: str | None) -> None:
         return
     origin = file if file.isprintable() else ascii(file)
     for name, value in table.items():
-        if name in reading.known:
+        if name in reading.known and expansion.has(value):
+            _put_expanded(reading, name, value, origin, environ)
+        elif name in reading.known:
             reading.put(name, value, origin)
         else:
             remedy = _answer(reading, name) or did_you_mean(name, reading.known, "--print-config shows them all")
@@ -227,6 +255,19 @@ def _answer(reading: _Reading, name: str) -> str:
     from prefork.migration import answers
 
     return answers.to_name(name, reading.known)
+
+
+def _put_expanded(reading: _Reading, name: str, value: object, origin: str, environ: Mapping[str, str]) -> None:
+    """Take a value of a file that has variables in it; what became of a text is read as a variable's own would be."""
+    try:
+        found = expansion.expanded(value, environ)
+    except ValueError as error:
+        reading.put_bad(name, f"{name}: {error}", origin)
+        return
+    if isinstance(found, str):
+        reading.put_text(name, found, origin)
+    else:
+        reading.put(name, found, origin)
 
 
 def _read_environment(reading: _Reading, environ: Mapping[str, str]) -> None:
@@ -262,6 +303,6 @@ def _toml(value: Plain) -> str:
         case int() | float():
             return repr(value)
         case str():
-            return json.dumps(value, ensure_ascii=False)
+            return json.dumps(expansion.plain(value), ensure_ascii=False)
         case tuple():
             return f"[{', '.join(_toml(part) for part in value)}]"

@@ -5,7 +5,7 @@ A part of the table of `prefork.config.settings.Settings`; see there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from prefork.config import fields as kinds
@@ -104,8 +104,8 @@ class Reporting:
     syslog_facility: str = setting(
         "user",
         kinds.REPORTING,
-        kinds.choice(*FACILITIES),
-        "Under which facility.",
+        replace(kinds.choice(*FACILITIES), metavar="FACILITY"),
+        "Under which of syslog's facilities: user, daemon, local0 to local7 and so on.",
     )
     statsd_host: str = setting(
         "",

@@ -21,9 +21,9 @@ def _workers(values: Values) -> Iterator[str]:
     workers, least, most = values["workers"], values["min_workers"], values["max_workers"]
     if least and most and least > most:
         yield f"min_workers: {least} is more than max_workers ({most}); give {most} or less"
-    elif workers != "auto" and least > workers:
+    elif isinstance(workers, int) and least > workers:
         yield f"min_workers: {least} is more than workers ({workers}); give {workers} or less"
-    elif workers != "auto" and most and most < workers:
+    elif isinstance(workers, int) and most and most < workers:
         yield f"max_workers: {most} is less than workers ({workers}); give {workers} or more"
 
 

@@ -25,6 +25,7 @@ from prefork.system.backoff import Backoff
 
 _LONGEST_WAIT: Final = 2_000_000.0  # seconds; what poll(2) can wait for is 2**31 - 1 milliseconds
 _TEN_YEARS: Final = 315_360_000.0
+_MOST_WORKERS: Final = 10_000
 _C_INT: Final = 2**31 - 1
 
 _SECONDS: Final = kinds.number("a number of seconds", most=_LONGEST_WAIT)
@@ -83,12 +84,12 @@ class Settings(Reporting, Keepalive, Transport):
         "all workers are ready, stop it without losing anybody. If they fail to boot, it goes on.",
     )
 
-    workers: int | Literal["auto"] = setting(
+    workers: int | str = setting(
         "auto",
         kinds.WORKERS,
-        kinds.whole("a count of processes", least=1, most=10_000, auto=True),
+        kinds.computed(kinds.whole("a count of processes", least=1, most=_MOST_WORKERS)),
         "How many worker processes to run; auto is one for each CPU that this process may use (affinity and "
-        "cgroup quota).",
+        "cgroup quota), and a text such as '2 * cpus + 1' is computed from their count.",
         "-w",
     )
     min_workers: int = setting(
@@ -401,15 +402,23 @@ class Settings(Reporting, Keepalive, Transport):
         """How many workers to run.
 
         Args:
-            cpus: How many CPUs this process may use: what "auto" stands for.
+            cpus: How many CPUs this process may use: what "auto" and "cpus" stand for.
 
         Returns:
             The counts at the start, at the least and at the most; least <= start <= most.
         """
-        start = max(1, cpus) if self.workers == "auto" else self.workers
+        start = self.workers if isinstance(self.workers, int) else _computed(self.workers, cpus)
         start = max(start, self.min_workers)
         start = min(start, self.max_workers or start)
         return start, self.min_workers or start, self.max_workers or start
+
+
+def _computed(workers: str, cpus: int) -> int:
+    if workers == "auto":
+        return max(1, cpus)
+    from prefork.config import arithmetic
+
+    return min(max(1, arithmetic.parse(workers)(cpus)), _MOST_WORKERS)
 
 
 @functools.cache

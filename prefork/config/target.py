@@ -3,7 +3,7 @@
     hello:handle            an attribute of a module
     shop.server:app.handle  an attribute of an attribute
     shop.server:create()    what a function returns; it is called without arguments
-    shop.hooks              the module itself (for hooks)
+    shop.hooks              the module itself (for hooks), or the first of some usual names in it
 
 A target that isn't there is the user's mistake and raises `TargetError` with one line. So does an import that fails,
 with the place where it did. Whatever else the application's own code raises is the application's, and passes through.
@@ -17,6 +17,7 @@ import inspect
 import pkgutil
 import re
 import sys
+from collections.abc import Sequence
 from importlib.machinery import PathFinder
 from types import TracebackType
 from typing import Final, NamedTuple
@@ -67,16 +68,17 @@ def parse(text: str) -> Target:
     raise TargetError(f"{text!r} does not name a target; {remedy}")
 
 
-def check(text: str, app_dir: str) -> None:
+def check(text: str, app_dir: str, names: Sequence[str] = ()) -> None:
     """Find what is wrong with a target before the application's code runs.
 
     A server that doesn't preload imports its application in the workers; the master looks here first, so that a
     mistyped name is one line before anything was bound or forked.
 
     Args:
-        text: The target. It must have an attribute.
+        text: The target. It must have an attribute, unless there are ``names``.
         app_dir: The folder that is looked into first. It doesn't go on the import path: what this process itself has
             yet to import would be taken from there, and it may be root, while the folder is somebody else's.
+        names: The attributes that a module alone stands for.
 
     Raises:
         TargetError: The text is not ``module:attribute``, there is no such folder, or no such module. Only the first
@@ -84,7 +86,7 @@ def check(text: str, app_dir: str) -> None:
     """
     sources.by_content()
     target = parse(text)
-    if not target.attribute:
+    if not target.attribute and not names:
         raise TargetError(f"{text!r} has no attribute; give {text}:NAME, with the name of what is to be served")
     folder = _folder(app_dir)
     top = target.module.partition(".")[0]
@@ -110,12 +112,13 @@ def _known(top: str) -> bool:
         return True  # it is loaded already, but not by the import system
 
 
-def load(text: str, app_dir: str = "") -> object:
+def load(text: str, app_dir: str = "", names: Sequence[str] = ()) -> object:
     """Import what a target names. Runs in the process that will use it: the worker, or the master with preload.
 
     Args:
         text: The target.
         app_dir: The folder that goes first on the import path, and stays there; "" leaves the path as it is.
+        names: Of a module alone the first attribute of these that it has is meant; without them, the module.
 
     Returns:
         The object, or what the factory returned.
@@ -128,6 +131,8 @@ def load(text: str, app_dir: str = "") -> object:
     folder = _put_first(app_dir) if app_dir else os.getcwd()
     try:
         found: object = importlib.import_module(target.module)
+        if names and not target.attribute:
+            return _usual(target, found, names)
         for name in target.attribute.split(".") if target.attribute else ():
             found = _attribute(target, found, name)
         return _made_by(target, found) if target.call else found
@@ -164,6 +169,16 @@ def _no_module(target: Target, name: str, folder: str) -> TargetError:
     here = [module.name for module in pkgutil.iter_modules([folder])]
     remedy = did_you_mean(name, here, "name another, or its folder with --app-dir")
     return TargetError(f"{target.text!r}: there is no module {name!r} in {folder} or on the import path; {remedy}")
+
+
+def _usual(target: Target, module: object, names: Sequence[str]) -> object:
+    for name in names:
+        try:
+            return _attribute(target, module, name)
+        except TargetError:
+            continue
+    remedy = f"give {target.text}:NAME, with the name of what is to be served"
+    raise TargetError(f"{target.text!r}: it has neither {' nor '.join(names)}; {remedy}")
 
 
 def _attribute(target: Target, holder: object, name: str) -> object:

@@ -16,6 +16,7 @@ from prefork.accept.fd_leak import HEADROOM
 from prefork.accept.return_queue import ReturnQueue
 from prefork.config.settings import Settings
 from prefork.errors import OrphansError
+from prefork.net import reach
 from prefork.net.listener import Listener
 from prefork.net.listeners import listen
 from prefork.net.options import ListenOptions, SocketOptions
@@ -86,6 +87,19 @@ def socket_options(settings: Settings) -> SocketOptions:
         user=settings.socket_user or ("" if uid is None else str(uid)),
         group=settings.socket_group or ("" if gid is None else str(gid)),
     )
+
+
+def tell_who_can_not_connect(settings: Settings, folder: str) -> None:
+    """Say of each unix socket that is a file what keeps a proxy out that is another user.
+
+    Args:
+        settings: where it listens.
+        folder: where relative paths begin.
+    """
+    chosen = settings.socket_mode is not None or bool(settings.socket_group or settings.socket_user)
+    for address in settings.addresses:
+        if address.kind == "unix" and (why := reach.closed(os.path.join(folder, address.path), chosen=chosen)):
+            log.info("%s: %s", address, why)
 
 
 def make(

@@ -254,6 +254,7 @@ class Supervisor:
             takeover = self._takeover
             on(Serving, lambda _: takeover.complete(self._held))
         on(Serving, lambda _: log.info("%s", self.describe()))
+        on(Serving, lambda _: resources.tell_who_can_not_connect(self._plan.settings, self._plan.folder))
         on(Serving, lambda _: call("when_ready"))
         self._notifier.subscribe_to_all(self._services.notify)
         self._generations.watch()

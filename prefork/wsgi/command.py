@@ -15,8 +15,12 @@ from prefork.worker import Worker
 from prefork.wsgi import options
 from prefork.wsgi.options import WSGIOptions
 
+NAMES: Final = ("application", "app")
+"""What a module alone stands for."""
+
 _ABOUT: Final = """\
-Serve the WSGI application (PEP 3333) that MODULE:ATTRIBUTE names, or that MODULE:FACTORY() returns: one \
+Serve the WSGI application (PEP 3333) that MODULE:ATTRIBUTE names, or that MODULE:FACTORY() returns; MODULE alone \
+stands for its application, or its app: one \
 request at a time in each worker, on connections that are kept (--keepalive). The current folder is on the import path.
 
 Every setting is a flag, a variable (PREFORK_LIMIT_REQUEST_BODY for --limit-request-body) and a key of the file that \
@@ -52,11 +56,12 @@ def wsgi(argv: Sequence[str]) -> int:
     return cli.serving(
         cli.ServingCommand(
             name="wsgi",
-            target="MODULE:ATTRIBUTE",
+            target="MODULE[:ATTRIBUTE]",
             about=_ABOUT,
             epilog=_EPILOG,
             run=_run,
             defaults=options.DEFAULTS,
+            names=NAMES,
             table=Table(fields=options.fields(), groups=options.GROUPS, make=_made),
         ),
         argv,
@@ -82,4 +87,4 @@ def _run(text: str, configuration: Configuration, app_dir: str) -> int:
             raise TargetError(f"{name} is {type(found).__name__}, which can't be called; name a WSGI application")
         return serving(found, configuration.extra, common)
 
-    return server.run(text, configuration.settings, app_dir=app_dir, make=make)
+    return server.run(text, configuration.settings, app_dir=app_dir, make=make, names=NAMES)

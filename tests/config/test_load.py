@@ -273,3 +273,88 @@ def test_problems_of_a_commands_own_settings_come_with_the_others() -> None:
 
 def test_settings_of_another_command_are_unknown() -> None:
     assert problems({}, {"PREFORK_COLOUR": "red"})[0].startswith("PREFORK_COLOUR: is not a variable")
+
+
+# What platforms set.
+
+
+def test_variables_of_platforms(write: WriteFile) -> None:
+    found = config.load({}, {"PORT": "5000", "WEB_CONCURRENCY": "3", "FORWARDED_ALLOW_IPS": "*"})
+    assert (found.settings.bind, found.settings.workers) == ("0.0.0.0:5000", 3)
+    assert (found.given["bind"].origin, found.given["workers"].origin) == ("PORT", "WEB_CONCURRENCY")
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "text", "bind"),
+    [
+        ({"bind": [":1"]}, {"PREFORK_BIND": ":2"}, 'bind = ":3"', ":1"),
+        ({}, {"PREFORK_BIND": ":2"}, 'bind = ":3"', ":2"),
+        ({}, {}, 'bind = ":3"', ":3"),
+        ({}, {}, "", "0.0.0.0:5000"),
+    ],
+)
+def test_what_beats_a_platform(
+    write: WriteFile, flags: dict[str, object], environ: dict[str, str], text: str, bind: str
+) -> None:
+    assert config.load(flags, {"PORT": "5000", **environ}, file=write(text)).settings.bind == bind
+    assert config.load(flags, {"PORT": "none", **environ}, file=write(text or 'bind=":4"')).settings.bind in {
+        bind,
+        ":4",
+    }
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "x", "80 ", "-1", "tcp://10.0.0.1:80", "9" * 5000])
+def test_a_port_that_is_none(port: str) -> None:
+    (problem,) = problems({}, {"PORT": port})
+    assert problem == f"bind: {port[:40]!r} is not a port; give a port from 1 to 65535, or unset it (from PORT)"
+
+
+def test_a_count_that_is_none() -> None:
+    (problem,) = problems({}, {"WEB_CONCURRENCY": "many"})
+    assert problem.startswith("workers: 'many' is not a count of processes")
+    assert problem.endswith("(from WEB_CONCURRENCY)")
+
+
+def test_a_command_without_proxies_needs_no_variable_about_them() -> None:
+    assert config.load({}, {"FORWARDED_ALLOW_IPS": "nonsense"}).settings == Settings()
+
+
+# Variables in a file.
+
+
+def test_variables_in_a_file(write: WriteFile) -> None:
+    file = write(
+        """
+        bind = ["0.0.0.0:${PORT:-8000}", "unix:${DIR}/s"]
+        workers = "${WEB_CONCURRENCY:-2 * cpus + 1}"
+        preload = "${PRELOAD:-yes}"
+        max_memory = "${MEMORY:-512M}"
+        name = "${NAME:-}a$${b}${EMPTY:-c}"
+        """
+    )
+    found = config.load({}, {"PORT": "5000", "DIR": "/run", "MEMORY": "1G", "EMPTY": ""}, file=file)
+    settings = found.settings
+    assert settings.bind == ("0.0.0.0:5000", "unix:/run/s")
+    assert (settings.workers, settings.preload, settings.max_memory) == ("2 * cpus + 1", True, 1 << 30)
+    assert settings.name == "a${b}c"
+    assert found.given["bind"].origin == file
+    again = config.load({}, {}, file=write(found.toml()))
+    assert again.settings.workers == "2 * cpus + 1"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('workers = "${SHOP}"', "workers: needs the variable SHOP, which is not set; set it, or give ${SHOP:-DEFAULT}"),
+        ('bind = [":1", "${A}:1"]', "bind: needs the variable A, which is not set; set it, or give ${A:-DEFAULT}"),
+        ('name = "${}"', "name: holds '${}', which names no variable; give ${NAME} or ${NAME:-DEFAULT}"),
+        ('name = "${A"', "name: holds '${A', which names no variable; give ${NAME} or ${NAME:-DEFAULT}"),
+        ('workers = "${X:-many}"', "workers: 'many' is not a count of processes"),
+    ],
+)
+def test_variables_that_are_wrong(write: WriteFile, text: str, why: str) -> None:
+    file = write(text)
+    (problem,) = problems({}, {}, file=file)
+    assert problem.startswith(why)
+    assert problem.endswith(f"(from {file})")
+    assert config.load({"workers": "1", "bind": [":1"], "name": "n"}, {}, file=file).settings.workers == 1

@@ -183,6 +183,31 @@ def test_check_wants_an_attribute() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("application = 'a'\napp = 'b'", "a"),
+        ("app = 'b'", "b"),
+        ("def __getattr__(name):\n    if name != 'app':\n        raise AttributeError(name)\n    return 'c'\n", "c"),
+    ],
+)
+def test_a_module_alone_stands_for_the_first_usual_name(folder: Path, source: str, found: str) -> None:
+    name = f"demo_alone_{found}"
+    (folder / f"{name}.py").write_text(source)
+    target.check(name, str(folder), ("application", "app"))
+    assert target.load(name, str(folder), ("application", "app")) == found
+
+
+def test_a_module_alone_that_has_none_of_them(folder: Path) -> None:
+    (folder / "demo_none.py").write_text("create_app = None")
+    assert problem(lambda: target.load("demo_none", str(folder), ("application", "app"))) == (
+        "'demo_none': it has neither application nor app; give demo_none:NAME, with the name of what is to be served"
+    )
+    (folder / "demo_broken.py").write_text("def __getattr__(name):\n    return [].nothing\n")
+    with pytest.raises(AttributeError, match="nothing"):
+        target.load("demo_broken", str(folder), ("application", "app"))
+
+
 def test_check_takes_a_module_that_was_not_found_by_the_import_system(monkeypatch: pytest.MonkeyPatch) -> None:
     made = ModuleType("demo_made")
     assert made.__spec__ is None

@@ -348,6 +348,15 @@ def _dockerfile(session: Session, block: Block) -> None:
             try_flags(json.loads(command[0]))
 
 
+def _procfile(session: Session, block: Block) -> None:
+    session.write(block)
+    for line in block.text.splitlines():
+        kind, separator, command = line.partition(": ")
+        assert separator, line
+        assert kind.isalnum(), line
+        try_flags(shlex.split(command))
+
+
 def _nginx(session: Session, block: Block) -> None:
     depth = 0
     for line in block.text.splitlines():
@@ -377,6 +386,7 @@ READERS: Final[Mapping[str, Callable[[Session, Block], None]]] = {
     "yaml": _yaml,
     "ini": _unit,
     "dockerfile": _dockerfile,
+    "procfile": _procfile,
     "nginx": _nginx,
     "haproxy": _haproxy,
     "text": _as_it_is,
