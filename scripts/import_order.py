@@ -6,7 +6,8 @@ A room is a package, or a module that lies beside the packages. Counted is every
 the type checker alone, and ``import prefork`` itself, whose room is ``__init__``. A room imports only from above,
 and no modules import each other in a circle.
 
-Names of classes and of types that are made by assignment are told apart without the underscore before them.
+Names of classes and of types that are made by assignment are told apart without the underscore before them. And some
+verbs say too little to be a method's whole name in more than a few classes.
 """
 
 from __future__ import annotations
@@ -115,6 +116,26 @@ def doubles(root: Path) -> Iterator[str]:
             yield f"{', '.join(places)}: {name} is the name of {len(places)} things"
 
 
+VERBS = {"begin", "look", "take", "tell", "watch"}
+"""What so much can mean that its object belongs into the name, where more than a few classes have it."""
+
+_FEW = 4
+
+
+def verbs(root: Path) -> Iterator[str]:
+    """One line for each verb that too many classes have as a method without an object."""
+    found = defaultdict(list)
+    for path in modules(root).values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                names = {method.name for method in node.body if isinstance(method, ast.FunctionDef)}
+                for name in names & VERBS:
+                    found[name].append(node.name)
+    for name, classes in sorted(found.items()):
+        if len(classes) > _FEW:
+            yield f"{', '.join(sorted(classes))}: of what is {name}() in each?"
+
+
 def _rows(order: list[str], rooms: set[str]) -> Iterator[str]:
     """What is wrong with the list by itself."""
     for room in order:
@@ -147,6 +168,7 @@ def problems(root: Path) -> Iterator[str]:
     for members in circles(graph):
         yield f"a circle: {', '.join(members)} import each other"
     yield from doubles(root)
+    yield from verbs(root)
 
 
 def main(argv: list[str]) -> int:

@@ -46,7 +46,7 @@ def main() -> int:
                         time.sleep(INTERVAL)  # the picture shows time passing
                         if sample == SAMPLES - 3:
                             os.kill(server.workers()[2], signal.SIGKILL)
-                        view.take(client.status())
+                        view.take_status(client.status())
     console = Console(record=True, width=80, height=22, file=open(os.devnull, "w"))  # noqa: SIM115  # of one run
     console.print(view.picture(80, 22), end="")
     (ROOT / "docs" / "top.svg").write_text(console.export_svg(title="prefork top"), encoding="utf-8")

@@ -56,6 +56,11 @@ FILES = {
             "prefork/net/listener.py:1, prefork/net/queue.py:1: Kind is the name of 2 things",
         ),
         (
+            {"net/queue.py": "".join(f"class {name}:\n    def take(self): ...\n" for name in "ABCDE")},
+            "A, B, C, D, E: of what is take() in each?",
+        ),
+        ({"net/queue.py": "".join(f"class {name}:\n    def take(self): ...\n" for name in "ABCD")}, ""),
+        (
             {"net/queue.py": "MOST: int = 1\nT = int\nsome = 2\n", "net/listener.py": "MOST = 2\nT = int\nsome = 3\n"},
             "",
         ),

@@ -1,4 +1,4 @@
-"""How a worker accepts that keeps connections: it waits for all that may bring it work in one epoll. WORKER.
+"""How a worker accepts that keeps connections: it waits for all that may bring it work in one epoll.
 
 That is the way of several listeners (`prefork.accept.acceptor.Exclusive`), with two more things to wait for: an epoll
 with its parked connections, and the return queue, through which others pass it theirs. While its own have something to
@@ -33,7 +33,7 @@ _LOOK: Final = 0.05  # seconds between two looks at whether there is room in the
 
 
 class KeepaliveAcceptor(Exclusive):
-    """WORKER. One listener or several, all non-blocking, and connections that are kept.
+    """One listener or several, all non-blocking, and connections that are kept.
 
     Args:
         given: as for `Exclusive`.

@@ -1,4 +1,4 @@
-"""What a worker that keeps connections does around each request: `KeepaliveHandle` stands before its handle. WORKER."""
+"""What a worker that keeps connections does around each request: `KeepaliveHandle` stands before its handle."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ class Intake:
         rest, go = self._rest_taken, self._entry.go
         if rest is None or self._recovery.leaving:
             return True
-        if not self._timer.take() and go not in self._watched:
+        if not self._timer.take_tick() and go not in self._watched:
             return False
         if rest.system and self._recovery.held:
             self._watch(go)

@@ -1,4 +1,4 @@
-"""A worker's parked connections: those that are kept and on which nothing is in hand. WORKER.
+"""A worker's parked connections: those that are kept and on which nothing is in hand.
 
 They stand in an epoll of their own, level-triggered, in which a connection stays as long as it is kept here, also while
 it is in hand: nobody looks meanwhile, so a kept request costs no epoll_ctl(2). Only where somebody does look, because

@@ -1,4 +1,4 @@
-"""The parking thread: who speaks on a parked connection does not wait for his worker's slow request. WORKER.
+"""The parking thread: who speaks on a parked connection does not wait for his worker's slow request.
 
 While the main thread is with one connection it looks after no other. A thread does then, and only then: it passes those
 who speak to whoever has nothing in hand, through the return queue. It exists from the first parked one on, sleeps

@@ -73,7 +73,7 @@ def _run(control: str, interval: float) -> None:
         while True:
             if time.monotonic() >= due:
                 due = max(due + interval, time.monotonic())
-                server.look(view)
+                server.look_at_status(view)
             size = os.get_terminal_size(sys.stdout.fileno())
             live.update(view.picture(size.columns, size.lines), refresh=True)
             for key in _pressed(keys, due):
@@ -93,9 +93,9 @@ class _ServerConnection:
         self._control = control
         self._client: Client | None = None
 
-    def look(self, view: TopView) -> None:
+    def look_at_status(self, view: TopView) -> None:
         """Take its status to the view."""
-        self._ask(view, lambda client: view.take(client.status()))
+        self._ask(view, lambda client: view.take_status(client.status()))
 
     def do(self, what: str, view: TopView) -> None:
         """Do what a key stands for."""

@@ -1,6 +1,6 @@
 """What ``prefork top`` shows: statuses over time, the order of rows, what is selected, and the picture of it.
 
-No terminal and no server: :meth:`TopView.take` is given statuses, :meth:`TopView.press` keys, and
+No terminal and no server: :meth:`TopView.take_status` is given statuses, :meth:`TopView.press` keys, and
 :meth:`TopView.picture` gives text for a size. Needs ``prefork[top]``.
 """
 
@@ -110,7 +110,7 @@ class TopView:
 
     # What it is given.
 
-    def take(self, status: Status) -> None:
+    def take_status(self, status: Status) -> None:
         """The latest status."""
         before = self._status
         if before is not None and (before.pid, before.started) != (status.pid, status.started):

@@ -137,15 +137,15 @@ class Autoscaler:
         self._listeners = listeners
         self._scale = scale
         self._sizer = Sizer(goal.smallest, goal.largest, settings.idle_timeout)
-        self._timer = loop.call_later(settings.idle_timeout, self.look)
+        self._timer = loop.call_later(settings.idle_timeout, self.look_at_load)
 
-    def look(self) -> None:
+    def look_at_load(self) -> None:
         """Take a sample, now."""
         self._timer.cancel()
         if self._goal.stop.order is not Order.RUN:
             return
         if self._goal.forks.held:
-            self._timer = self._loop.call_later(HELD_LOOK, self.look)
+            self._timer = self._loop.call_later(HELD_LOOK, self.look_at_load)
             return
         now = self._loop.clock.monotonic()
         incumbents = [slot.incumbent for slot in self._roster.slots.values() if slot.incumbent is not None]
@@ -161,4 +161,4 @@ class Autoscaler:
         if size != self._goal.size:
             self._scale(size)
         if again is not None:
-            self._timer = self._loop.call_at(again, self.look)
+            self._timer = self._loop.call_at(again, self.look_at_load)

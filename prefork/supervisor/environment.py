@@ -124,7 +124,7 @@ class Hearing:
         stack.callback(lambda: signal.pthread_sigmask(signal.SIG_SETMASK, self._before))
         self._mask = (self._before - set(signals.ACROSS_FORKS)) | set(signals.stops())
 
-    def begin(self, before: Iterable[int] | None = None) -> None:
+    def let_in(self, before: Iterable[int] | None = None) -> None:
         """Let them in; what has waited comes now.
 
         Args:

@@ -251,12 +251,12 @@ class Loop:
 
     def _note_stops(self) -> None:
         if self._stops is not None:
-            for signum in self._stops.take():
+            for signum in self._stops.take_signals():
                 self._recorder.note(signum)
             self._dispatch_signals()
 
     def _dispatch_signals(self) -> None:
-        for signum in self._recorder.take():
+        for signum in self._recorder.take_signals():
             callback = self._signals.get(signum)
             if callback is not None:
                 callback()

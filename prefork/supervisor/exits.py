@@ -52,7 +52,7 @@ class Exits:
         self.excerpts = Excerpts()
         self._oom_kills = limits.oom_kills()
 
-    def take(self, death: Death, report: str) -> None:
+    def judge(self, death: Death, report: str) -> None:
         """Judge a death.
 
         Args:
@@ -94,7 +94,7 @@ class Exits:
         self._told.clear()  # should a boot fail after this, that is news, whatever it fails of
         self._exhausted.end("workers boot again")
 
-    def look(self, now: float) -> None:
+    def recheck_crash_loop(self, now: float) -> None:
         """See whether a crash loop has come to its end."""
         if self.crashes is not Crashes.NONE:
             self._look_for_crash_loop(now)

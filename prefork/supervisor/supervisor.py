@@ -210,7 +210,7 @@ class Supervisor:
         entries = 2 * max(goal.size, goal.largest) + ENTRIES_BEYOND
         if self._before is not None:
             return resources.adopt(settings, folder, self._before, entries, stack)
-        self._hearing.begin()  # what has waited comes now: it may be the end
+        self._hearing.let_in()  # what has waited comes now: it may be the end
         return resources.make(settings, folder, goal.size, entries, stack, Vacancy(self._loop, _ENDS).wait)
 
     def _begin_takeover(self, stack: contextlib.ExitStack) -> Takeover | None:
@@ -241,11 +241,11 @@ class Supervisor:
         on(PressureTold, lambda told: self._pressure.told(told.member, told.event))
         on(EventsLost, lambda _: self._pressure.reread())
         if self._autoscaler is not None:
-            look = self._autoscaler.look
+            look = self._autoscaler.look_at_load
             on(LastIdleTaken, lambda _: look())
         on(Died, lambda told: self._pressure.exited(told.death.member.pid))
         on(Died, lambda _: self._slot_sockets.changed())
-        on(Died, lambda told: self._exits.take(told.death, told.report))
+        on(Died, lambda told: self._exits.judge(told.death, told.report))
         on(Died, lambda told: call("child_exit", told.death))
         on(Exhausted, lambda told: call("on_pressure", told.exhaustion))
         on(Stopping, lambda _: self._upgrade.cancel())
@@ -283,7 +283,7 @@ class Supervisor:
             upgrade.take_over(before, self._goal, self.roster, self._spawner, self._held)
             self.scale(size)
             self._roll("upgrade")
-            self._hearing.begin(before.mask)  # to what that image has blocked, so that none of it was lost
+            self._hearing.let_in(before.mask)  # to what that image has blocked, so that none of it was lost
         resources.check_descriptors(self._plan.settings, self._goal, self.roster, self.listeners)
 
     def supervise(self) -> None:
@@ -295,7 +295,7 @@ class Supervisor:
         settings, goal, roster, loop = self._plan.settings, self._goal, self.roster, self._loop
         while True:
             now = loop.now
-            self._exits.look(now)
+            self._exits.recheck_crash_loop(now)
             if self.stopping and not self._told_of_the_end:
                 self._told_of_the_end = True
                 self._notifier.notify(Stopping())
@@ -326,7 +326,7 @@ class Supervisor:
         if self.stopping:
             return False
         if self._plan.settings.preload:
-            self._upgrade.begin()  # what was loaded before the fork is renewed only with the master
+            self._upgrade.rehearse()  # what was loaded before the fork is renewed only with the master
         else:
             self._roll("reload")
         return True
@@ -340,7 +340,7 @@ class Supervisor:
         if self.stopping or not self._goal.ready:
             log.warning("upgrade: not while the server %s", "stops" if self.stopping else "starts")
             return False
-        self._upgrade.begin()
+        self._upgrade.rehearse()
         return True
 
     def scale(self, size: int) -> int:

@@ -80,7 +80,7 @@ class Upgrade:
         self._deadline: Timer | None = None
         self._turn: Timer | None = None
 
-    def begin(self) -> None:
+    def rehearse(self) -> None:
         """Rehearse, and then execute the new code. Asked for again meanwhile, it changes nothing."""
         if self._rehearsal is not None or (self._turn is not None and not self._turn.cancelled):
             log.info("upgrade: the last one is still under way")

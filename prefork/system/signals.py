@@ -166,7 +166,7 @@ class Recorder:
         """Whether one of ``signals`` was noted since :meth:`take` was last called."""
         return any(signum in signals for signum in self._noted.copy())
 
-    def take(self) -> list[int]:
+    def take_signals(self) -> list[int]:
         """The signals noted since the last call, oldest first."""
         try:
             while os.read(self._reader, 4096):

@@ -61,7 +61,7 @@ class Stops:
         """The descriptor, readable when one has come."""
         return self._fd
 
-    def take(self) -> list[int]:
+    def take_signals(self) -> list[int]:
         """Those that a process has sent since the last call; the kernel's own are left out (ssi_code, sigaction(2))."""
         sent = []
         with contextlib.suppress(BlockingIOError):
@@ -74,7 +74,7 @@ class Stops:
     def close(self) -> None:
         """Give the descriptor and the mask back. Idempotent."""
         if self._fd >= 0:
-            self.take()  # what is left there would stop the process as soon as it is let in
+            self.take_signals()  # what is left there would stop the process as soon as it is let in
             os.close(self._fd)
             self._fd = -1
             signal.pthread_sigmask(signal.SIG_UNBLOCK, set(SIGNALS) - self._before)

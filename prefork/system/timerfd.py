@@ -48,7 +48,7 @@ class TimerFd:
         if _LIBC.timerfd_settime(self._fd, 0, ctypes.byref(spec), None) < 0:
             raise _error()
 
-    def take(self) -> bool:
+    def take_tick(self) -> bool:
         """Whether it has expired since it was set; asked once, it is not readable any more."""
         try:
             os.read(self._fd, 8)

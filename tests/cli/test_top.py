@@ -81,9 +81,9 @@ def test_the_picture() -> None:
         worker(2, pid=90, state="leaving"),
         worker(2, pid=91, state="starting"),
     ]
-    view.take(status(*many, uptime=10.0, size=5, totals=Totals(served=100)))
+    view.take_status(status(*many, uptime=10.0, size=5, totals=Totals(served=100)))
     many[0] = dataclasses.replace(many[0], served=150, process=Process(cpu=1.5, rss=20 << 20, descriptors=12))
-    view.take(
+    view.take_status(
         status(
             *many,
             uptime=12.0,
@@ -120,8 +120,8 @@ def test_it_fits_eighty_columns_when_all_is_long() -> None:
     process = Process(rss=999 << 20, cpu=1000.0, descriptors=999)
     long = {"seconds": 3599.0, "age": 86399.0, "served": 999_999, "failed": 999, "mean": 0.9994, "longest": 0.9994}
     wide = worker(12, pid=4194304, generation=100, state="starting", process=process, **long)
-    view.take(status(wide, uptime=1.0))
-    view.take(status(dataclasses.replace(wide, served=999_999 + 9999), uptime=2.0))
+    view.take_status(status(wide, uptime=1.0))
+    view.take_status(status(dataclasses.replace(wide, served=999_999 + 9999), uptime=2.0))
     (heading,) = (line for line in lines(view, 200) if "PID" in line and "FDS" in line)
     assert len(heading) <= 80
     assert len(KEYS) <= 80
@@ -131,7 +131,7 @@ def test_it_fits_eighty_columns_when_all_is_long() -> None:
 def test_it_fits_any_size(width: int, height: int) -> None:
     view = TopView()
     for count in (0, 100):
-        view.take(status(*(worker(slot) for slot in range(count)), uptime=float(count)))
+        view.take_status(status(*(worker(slot) for slot in range(count)), uptime=float(count)))
         shown = lines(view, width, height)
         assert len(shown) == height
         assert max(map(len, shown)) <= width
@@ -145,19 +145,19 @@ def test_before_the_first_answer() -> None:
 
 def test_a_worker_that_leaves_hides_no_other_of_its_slot() -> None:
     view = TopView()
-    view.take(status(worker(0, state="busy"), worker(0, pid=9, state="leaving"), size=1))
+    view.take_status(status(worker(0, state="busy"), worker(0, pid=9, state="leaving"), size=1))
     assert "workers BG" in lines(view)
 
 
 def test_rates_need_two_statuses_of_one_server() -> None:
     view = TopView()
-    view.take(status(worker(0, served=1000), uptime=5.0, totals=Totals(served=1000)))
+    view.take_status(status(worker(0, served=1000), uptime=5.0, totals=Totals(served=1000)))
     assert row_of(view, 0)["/S"] == "0"
-    view.take(status(worker(0, served=1010), uptime=6.0, totals=Totals(served=1010)))
+    view.take_status(status(worker(0, served=1010), uptime=6.0, totals=Totals(served=1010)))
     assert row_of(view, 0)["/S"] == "10"
-    view.take(status(worker(0, served=1050), uptime=7.0, started=99.0, totals=Totals(served=1050)))
+    view.take_status(status(worker(0, served=1050), uptime=7.0, started=99.0, totals=Totals(served=1050)))
     assert row_of(view, 0)["/S"] == "0"  # another server of the same pid
-    view.take(status(worker(0, pid=555, served=50), uptime=8.0, started=99.0, totals=Totals(served=1100)))
+    view.take_status(status(worker(0, pid=555, served=50), uptime=8.0, started=99.0, totals=Totals(served=1100)))
     assert row_of(view, 0)["/S"] == "0"  # another process in the slot
     assert any(line.startswith("rate") and line.endswith("50/s") for line in lines(view))
 
@@ -174,7 +174,7 @@ def test_a_rate_is_short(value: float, text: str) -> None:
 
 def test_sorting() -> None:
     view = TopView()
-    view.take(status(worker(0, served=5), worker(1, served=9), worker(2, served=7)))
+    view.take_status(status(worker(0, served=5), worker(1, served=9), worker(2, served=7)))
 
     def order() -> list[int]:
         return [row.worker.slot for row in view._rows]
@@ -195,7 +195,9 @@ def test_sorting() -> None:
 
 def test_every_column_can_be_sorted_by() -> None:
     view = TopView()
-    view.take(status(worker(0, state="busy"), worker(1, process=Process(rss=1, cpu=1.0, descriptors=1)), uptime=1.0))
+    view.take_status(
+        status(worker(0, state="busy"), worker(1, process=Process(rss=1, cpu=1.0, descriptors=1)), uptime=1.0)
+    )
     for _ in COLUMNS:
         view.press("s")
         assert len(lines(view)) == 24
@@ -203,7 +205,7 @@ def test_every_column_can_be_sorted_by() -> None:
 
 def test_the_selection_stays_with_its_worker() -> None:
     view = TopView()
-    view.take(status(*(worker(slot, served=slot) for slot in range(5))))
+    view.take_status(status(*(worker(slot, served=slot) for slot in range(5))))
     view.press("j")
     view.press("down")
     assert slot_of(view) == 2
@@ -217,16 +219,16 @@ def test_the_selection_stays_with_its_worker() -> None:
     for _ in range(9):
         view.press("j")
     assert slot_of(view) == 0
-    view.take(status(worker(3)))
+    view.take_status(status(worker(3)))
     assert slot_of(view) == 3
-    view.take(status())
+    view.take_status(status())
     assert slot_of(view) is None
     assert view.press("d") == "dump"
 
 
 def test_the_selected_row_is_always_in_sight() -> None:
     view = TopView()
-    view.take(status(*(worker(slot) for slot in range(100))))
+    view.take_status(status(*(worker(slot) for slot in range(100))))
     for step in range(100):
         assert selected(view).split()[0] == str(step)
         view.press("j")
@@ -246,7 +248,7 @@ def test_a_key_that_is_none_does_nothing() -> None:
 
 def test_a_text_covers_the_table_until_a_key() -> None:
     view = TopView()
-    view.take(status(worker(0)))
+    view.take_status(status(worker(0)))
     view.show("title", "\n".join(f"line {number}" for number in range(50)))
     assert "line 3" in lines(view)
     view.press("j")

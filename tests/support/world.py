@@ -148,7 +148,7 @@ class World:
         del self.processes[member.pid]
         self.deaths.append(death)
         rolling = self.goal.rolling
-        self.judge.take(death, "")
+        self.judge.judge(death, "")
         if rolling and not self.goal.rolling:
             self.failed_reloads += 1
         return death
@@ -193,7 +193,7 @@ class World:
 
     def _decide(self) -> Decision:
         self.decisions += 1
-        self.judge.look(self.now)
+        self.judge.recheck_crash_loop(self.now)
         decision = policy.decide(self.settings, self.goal, self.roster, self.vital, self.now)
         self.goal.timing.scan_next(decision.scan_at)
         return decision

@@ -18,11 +18,11 @@ def test_signals_are_noted_in_their_order_and_taken_once() -> None:
         def readable():
             return bool(select.select([recorder], [], [], 0)[0])
 
-        facts = [readable(), recorder.pending, recorder.take()]
+        facts = [readable(), recorder.pending, recorder.take_signals()]
         for signum in (signal.SIGHUP, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             os.kill(os.getpid(), signum)
-        facts += [readable(), recorder.pending, [signal.Signals(n).name for n in recorder.take()]]
-        facts += [readable(), recorder.pending, recorder.take()]
+        facts += [readable(), recorder.pending, [signal.Signals(n).name for n in recorder.take_signals()]]
+        facts += [readable(), recorder.pending, recorder.take_signals()]
         print(json.dumps(facts))
     """
     assert facts(program) == [
@@ -41,7 +41,7 @@ def test_more_signals_than_the_pipe_holds_are_all_noted_and_say_nothing() -> Non
         recorder.install([signal.SIGUSR1])
         for _ in range(5000):
             os.kill(os.getpid(), signal.SIGUSR1)
-        print(json.dumps([len(recorder.take()), recorder.take()]))
+        print(json.dumps([len(recorder.take_signals()), recorder.take_signals()]))
     """
     assert facts(program) == [5000, []]
 
@@ -57,7 +57,7 @@ def test_a_sleep_in_the_kernel_ends_when_a_signal_comes() -> None:
         epoll = select.epoll()
         epoll.register(recorder, select.EPOLLIN)
         epoll.poll()
-        print(json.dumps(recorder.take()))
+        print(json.dumps(recorder.take_signals()))
     """
     assert facts(program) == [signal.SIGALRM]
 
@@ -263,7 +263,7 @@ def test_a_worker_s_handlers_replace_the_master_s() -> None:
         return 0
 
     in_child(child)
-    assert set(recorder.take()) == {signal.SIGCHLD}  # the worker's signals are not ours
+    assert set(recorder.take_signals()) == {signal.SIGCHLD}  # the worker's signals are not ours
     """
     dispositions, wakeup, blocked = facts(CHILD + program)
     nothing = dict.fromkeys(

@@ -58,7 +58,7 @@ class Operations:
         self._waits: list[_Wait] = []
         self._dumps: dict[int, _Tracebacks] = {}
 
-    def begin(self, request: Request, done: Done, failed: Failed) -> None:
+    def carry_out(self, request: Request, done: Done, failed: Failed) -> None:
         """Carry ``request`` out; one of ``done`` and ``failed`` is called once, now or later."""
         operation: Callable[..., None] = getattr(self, f"_{request.do}")
         try:

@@ -296,7 +296,7 @@ class Peer:
                 self._send(protocol.refusal(error))
             return
         self.waits = True
-        self._operations.begin(
+        self._operations.carry_out(
             request,
             lambda result: self._done(protocol.answer(request, result)),
             lambda why: self._done(protocol.refusal(ControlRequestError("failed", why, request.id))),
