@@ -279,11 +279,10 @@ class Recovery:
         return do
 
     def _find(self, number: int, reaction: Reaction, listener: socket.socket, *, stopping: bool) -> Finding:
-        """What the errno means, with the facts beside it; counts it, unless an order is why."""
+        """What the errno means, with the facts beside it; counts it, unless an order is why, or nobody waited."""
         finding = _FINDINGS[reaction]
         if finding is Finding.ENDED or self.sealed:
             return Finding.ENDED
-        self._entry.say_accept_failed(number, place(number))
         streak = self._streak
         if stopping and not (readable(listener.fileno()) and _listens(listener)):
             finding = Finding.ENDED  # for want of a descriptor accept fails whether somebody waits or not
@@ -294,6 +293,8 @@ class Recovery:
         elif reaction in _FOR_GOOD:
             patient = streak is None or streak.waited_for(number) < PATIENCE
             finding = Finding.HINDERED if patient and _listens(listener) else Finding.GONE
+        if reaction is not Reaction.POLL or finding is Finding.HINDERED:  # a poll that finds nothing is no failure
+            self._entry.say_accept_failed(number, place(number))
         return finding
 
     def _step(self, finding: Finding) -> Step:

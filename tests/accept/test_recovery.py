@@ -108,7 +108,7 @@ def counted(board: Scoreboard, faults: Injector, workers: Sequence[int], number:
     if number == EINTR:
         return seen == 0  # the interpreter itself deals with it (PEP 475)
     if number == EAGAIN:
-        return seen >= made  # there are real ones as well, where a sibling was faster
+        return seen <= made  # somebody waited, and it is a failure once that goes on and on; else a sibling was faster
     return seen == made
 
 

@@ -15,7 +15,7 @@ import pytest
 from prefork import Settings
 from prefork.accept.fd_leak import LeakFinder
 from prefork.accept.recovery import EXHAUSTION, TABLE, Do, FailureStreak, Finding, Recovery, Rest, Stage
-from prefork.net.accept_errors import DEAD_IN_A_ROW, Reaction, lookup
+from prefork.net.accept_errors import COUNTED, DEAD_IN_A_ROW, Reaction, lookup
 from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.events import EventKind, EventsPipe
 from prefork.scoreboard.layout import STATE, Order, Scoreboard, State
@@ -87,6 +87,9 @@ class Place:
 
     def told(self) -> list[tuple[EventKind, int]]:
         return [(event.kind, event.value) for event in self.events.read()[0]]
+
+    def errors(self) -> tuple[int, ...]:
+        return self.board.view(0).errors
 
     def state(self) -> State:
         return State(self.entry.words[STATE])
@@ -177,6 +180,19 @@ def test_who_drains_goes_on_for_those_who_wait(place: Place) -> None:
     assert place.fails(EMFILE) == Rest(0.05, system=False)
     assert place.fails(ECONNABORTED) is Do.AGAIN
     assert place.state() is State.SERVING  # STOPPING is the worker's to say
+
+
+def test_a_poll_that_finds_nothing_is_no_failure(place: Place) -> None:
+    """Neither when nobody waits nor when a sibling was faster; but when somebody waits and it never ends."""
+    for _ in range(3):
+        assert place.fails(EAGAIN) is Do.NOTHING
+    place.connects()
+    assert [place.fails(EAGAIN) for _ in range(DEAD_IN_A_ROW)] == [Do.AGAIN] * DEAD_IN_A_ROW
+    assert not any(place.errors())
+    place.fails(EAGAIN)
+    assert place.errors()[COUNTED.index("EAGAIN")] == 1
+    place.fails(ECONNABORTED)
+    assert place.errors()[COUNTED.index("ECONNABORTED")] == 1
 
 
 # What is remembered.
