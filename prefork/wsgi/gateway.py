@@ -42,7 +42,7 @@ from prefork.wsgi.refusal import ClientGoneError, RequestError, answer
 from prefork.wsgi.response import Response
 from prefork.wsgi.silence import Silence
 from prefork.wsgi.strangers import Strangers
-from prefork.wsgi.tls import TLSChannel
+from prefork.wsgi.tls import PlainHTTPError, TLSChannel
 
 if TYPE_CHECKING:
     import ssl
@@ -231,6 +231,9 @@ class Gateway:
         secured.deadline = deadline
         try:
             environ.update(secured.handshake())
+        except PlainHTTPError:
+            secured.reject(b"".join(answer(400, "this port speaks TLS, and the request came without; use https")))
+            raise
         except BaseException:
             secured.reject()
             raise

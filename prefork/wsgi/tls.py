@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -19,7 +20,15 @@ if TYPE_CHECKING:
     import ssl
 
 # RFC 4514, 2.4
+_BY_ITS_LOOKS: Final = frozenset({"HTTP_REQUEST", "HTTPS_PROXY_REQUEST"})  # OpenSSL's words for the commonest methods
+_REQUEST_LINE: Final = re.compile(rb"(?:[^\r\n]* H|H)?TTP/[0-9]")  # behind the first five bytes
+_LINE: Final = 4096  # bytes to look for it in
+
 _ESCAPED: Final = re.compile(r'["+,;<>\\\0]|^[ #]| $')
+
+
+class PlainHTTPError(HandshakeError):
+    """Who should speak TLS has sent a plain request."""
 
 
 class TLSChannel(Channel):
@@ -61,6 +70,7 @@ class TLSChannel(Channel):
 
         Raises:
             HandshakeError: The client is too slow, speaks something else, or there is nothing that both speak.
+            PlainHTTPError: What it speaks is HTTP.
         """
         try:
             while True:
@@ -70,6 +80,8 @@ class TLSChannel(Channel):
                 except OSError as error:
                     self._block(error, select.POLLIN)
         except (RequestError, ClientGoneError) as error:
+            if self._is_plain_http(error.__cause__):
+                raise PlainHTTPError("it speaks plain HTTP, and was answered 400") from error
             raise HandshakeError(str(error)) from error
         cipher = self._tls.cipher()
         environ: dict[str, Any] = {"HTTPS": "on", "SSL_PROTOCOL": self._tls.version() or ""}
@@ -108,9 +120,29 @@ class TLSChannel(Channel):
         """As `close`, and discard what still comes."""
         close_secured(self._tls, whole=True, heard=False)
 
-    def reject(self) -> None:
-        """Close when there is no TLS; the alert that says why must not be lost."""
+    def reject(self, plain: bytes = b"") -> None:
+        """Close when there is no TLS; the alert that says why must not be lost.
+
+        Args:
+            plain: What to send first, as it is.
+        """
+        if plain:
+            with contextlib.suppress(OSError):
+                socket.socket.send(self._tls, plain, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         ours.take(self._tls)
+
+    def _is_plain_http(self, error: BaseException | None) -> bool:
+        """Whether a handshake failed because the client has sent a request."""
+        if getattr(error, "reason", None) in _BY_ITS_LOOKS:
+            return True
+        if getattr(error, "reason", None) is None:
+            return False  # it has come to nothing else
+        try:
+            # OpenSSL has taken the head of what would be a record, and no more.
+            rest = socket.socket.recv(self._tls, _LINE, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+        except OSError:
+            return False
+        return _REQUEST_LINE.match(rest) is not None
 
     def _block(self, error: OSError, event: int) -> None:
         import ssl

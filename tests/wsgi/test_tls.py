@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 import ssl
@@ -184,7 +185,44 @@ def test_the_subject_of_a_certificate() -> None:
     assert _distinguished_name({}) == ""
 
 
-@pytest.mark.parametrize("sent", [get(), b"\x16\x03\x01\x00\x05nonsense", b"\0"])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        *(
+            get(method=method)
+            for method in ("GET", "POST", "HEAD", "PUT", "CONNECT", "DELETE", "OPTIONS", "PATCH", "X")
+        ),
+        get("/" + "a" * 3000, "Cookie: " + "b" * 4000, method="PROPFIND", version="1.0"),
+        post(b"c" * 100_000),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ],
+)
+def test_plain_http_is_answered_in_plain_text(show: Server, sent: bytes) -> None:
+    before = show.log().count("no TLS with")
+    with connect(show.address, timeout=WITHIN) as client:
+        client.sendall(sent)
+        reply = parse(read_all(client))
+    assert (reply.status, reply["content-type"]) == (400, "text/plain; charset=utf-8")
+    assert reply.body == b"400 Bad Request: this port speaks TLS, and the request came without; use https\n"
+    assert show.log().count("no TLS with") - before <= 1
+
+
+def test_plain_http_is_told_in_one_line() -> None:
+    with serving("hello", options=KEYS) as server:
+        for _ in range(3):
+            with connect(server.address, timeout=WITHIN) as client:
+                client.sendall(get())
+                assert parse(read_all(client)).status == 400
+        assert parse(exchange(server, get())).body == b"hello"
+        said = [line for line in server.log().splitlines() if "TLS" in line]
+        assert_clean(server)
+    assert len(said) == 1
+    assert re.fullmatch(r"INFO no TLS with 127\.0\.0\.1:\d+: it speaks plain HTTP, and was answered 400", said[0])
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\x16\x03\x01\x00\x05nonsense", b"\0", b"SSH-2.0-a\r\n", b"EHLO a\r\nMAIL HTTP/1\r\n"]
+)
 def test_who_does_not_speak_tls_costs_a_log_line(sent: bytes) -> None:
     with serving("hello", options=KEYS) as server:
         with connect(server.address, timeout=WITHIN) as client:
