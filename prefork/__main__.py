@@ -14,6 +14,8 @@ def main() -> int:
     Returns:
         The exit code (see `prefork.cli.main.main`).
     """
+    # Nor is a server ended by an order that comes before it can obey; see `prefork.system.signals.EARLY`.
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGUSR1, _signal.SIGUSR2))
     _fill_standard_numbers()
     # Half of what a short command takes is the import of its modules, where KeyboardInterrupt would be a traceback.
     # Whoever ignores SIGINT, as a shell's background job does, keeps ignoring it.

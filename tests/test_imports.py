@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import signal
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -88,3 +90,52 @@ def test_ctrl_c_at_any_moment_of_the_start_shows_no_traceback() -> None:
         ended = run(START, str(moment), "--version")
         assert ended.stderr in {"", f"{count}\n"}, (moment, ended.stderr)
         assert ended.returncode in {-signal.SIGINT, 128 + signal.SIGINT}, (moment, ended)
+
+
+EARLY = """
+import os, signal, sys, time
+
+from prefork.__main__ import main
+
+signum, left = int(sys.argv.pop(1)), int(sys.argv.pop(1))
+seen = 0
+
+def hook(event, arguments):
+    global seen
+    if event == "import":
+        seen += 1
+        if seen == left:
+            os.kill(os.getpid(), signum)
+            if signum != signal.SIGTERM:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+sys.addaudithook(hook)
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("signum", "moment"),
+    [(signal.SIGTERM, 1), (signal.SIGTERM, 40), (signal.SIGHUP, 40), (signal.SIGUSR1, 40), (signal.SIGUSR2, 40)],
+)
+def test_an_order_that_comes_before_the_handlers_stand_is_obeyed(tmp_path: Path, signum: int, moment: int) -> None:
+    """Nor is anybody lost whom a socket that was given to the server holds already."""
+    (tmp_path / "app.py").write_text("def handle(connection, address):\n    connection.sendall(b'hi')\n")
+    listener = socket.create_server(("127.0.0.1", 0))
+    with socket.create_connection(listener.getsockname(), timeout=30) as client:
+        flags = ["--workers=1", f"--bind=fd://{listener.fileno()}", f"--app-dir={tmp_path}", "--control=off"]
+        with subprocess.Popen(
+            [sys.executable, "-c", EARLY, str(int(signum)), str(moment), "serve", "app:handle", *flags],
+            pass_fds=[listener.fileno()],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as started:
+            listener.close()  # as by an exec: nobody but the server holds it
+            try:
+                said = started.communicate(timeout=60)[1]
+            finally:
+                started.kill()
+        assert started.returncode == 0, said
+        assert "Traceback" not in said
+        assert client.recv(16) == b"hi"

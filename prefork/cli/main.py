@@ -101,6 +101,8 @@ def _dispatch(argv: list[str]) -> int:
     name = argv[0] if argv else ""
     for command in COMMANDS:
         if command.name == name:
+            if not command.serves:
+                signals.let_in()
             return _call(command.function, argv[1:])
     if name in {"-h", "--help", "help"}:
         write(_overview())
@@ -180,7 +182,8 @@ def serving(command: ServingCommand, argv: Sequence[str]) -> int:
         SettingsError: With all problems of arguments and configuration at once.
         PreforkError: As the command's ``run`` raises it.
     """
-    signals.begin(masked=launch.HANDOVER in os.environ)
+    masked = launch.HANDOVER in os.environ
+    signals.begin(masked=masked)
     try:
         os.getcwd()
     except OSError as error:
@@ -209,6 +212,9 @@ def serving(command: ServingCommand, argv: Sequence[str]) -> int:
     launch.name_the_path()
     begin = environment.folder_of(configuration.settings)
     folder = launch.absolute(os.path.join(configuration.settings.chdir, line.app_dir))
+    foreign = line.check or configuration.settings.preload or configuration.settings.hooks
+    if foreign and not masked:
+        signals.let_in()
     if line.check:
         server.check(line.target, configuration.settings, app_dir=folder, names=command.names)
         write(f"{line.target} can be served\n")

@@ -329,6 +329,9 @@ def size(*, least: int) -> Kind[int]:
     return Kind("BYTES", parse, check, show, show)
 
 
+_NARROW: Final = 40  # characters that fit behind a flag's name in the narrowest help
+
+
 def choice(*words: str) -> Kind[str]:
     """One of a few words, in capitals or not."""
 
@@ -337,7 +340,8 @@ def choice(*words: str) -> Kind[str]:
             raise refusal(value, f"is not known; give {', '.join(words[:-1])} or {words[-1]}")
         return value.lower()
 
-    return Kind("|".join(words), str.strip, check)
+    forms = "|".join(words)
+    return Kind(forms if len(forms) <= _NARROW else f"{words[0]}|{words[1]}|...|{words[-1]}", str.strip, check)
 
 
 def text(pattern: str, remedy: str, *, metavar: str, locate: Callable[[str, str], str] | None = None) -> Kind[str]:

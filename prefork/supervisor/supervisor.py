@@ -201,6 +201,8 @@ class Supervisor:
         asked.on_signal(signal.SIGTTIN, lambda: self.scale(self._goal.size + 1))
         asked.on_signal(signal.SIGTTOU, lambda: self.scale(self._goal.size - 1))
         asked.on_signal(signal.SIGCONT, self._loop.thawed)
+        if signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
+            asked.on_signal(signal.SIGUSR1, _nothing_to_reopen)
         if os.getpid() == 1:
             self._loop.on_signal(signal.SIGCHLD, self._children.reap_strangers)
 
@@ -470,6 +472,10 @@ def _loop(stack: contextlib.ExitStack) -> Loop:
         loop = Loop()
     stack.callback(loop.close)
     return loop
+
+
+def _nothing_to_reopen() -> None:
+    """For SIGUSR1 where no log is opened by name, or not yet: rotation means no harm, the signal's default does."""
 
 
 def _freeze(stack: contextlib.ExitStack) -> None:

@@ -42,6 +42,10 @@ MASTER = (
 ACROSS_FORKS = (WAKE_UP, *MASTER)
 """What is blocked across fork: none is lost between two sets of handlers, and one that comes early ends nobody."""
 
+EARLY = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""What the command blocks from its first line on (`prefork.__main__`): an order to a server that is about to be, with
+clients perhaps in the queue of a socket that it was given. It is heard when the handlers stand."""
+
 Dispositions = tuple[tuple[int, Handler], ...]
 """Numbers of signals, each with its handler."""
 
@@ -59,7 +63,7 @@ def begin(*, masked: bool) -> None:
     executes would have them so as well. So the mask is emptied and what is ignored is given its default action, as if
     a login had started us. nohup's SIGHUP too: to a master that is a reload, which it survives in any case.
 
-    At a terminal, :data:`terminal.SIGNALS` are blocked instead.
+    What is blocked instead: :data:`EARLY`, and at a terminal :data:`terminal.SIGNALS`.
 
     Args:
         masked: leave the mask: it is that of an image before this one, which has blocked it for us.
@@ -68,7 +72,12 @@ def begin(*, masked: bool) -> None:
         if signum not in _PYTHONS_OWN and signal.getsignal(signum) == signal.SIG_IGN:
             signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
     if not masked:
-        signal.pthread_sigmask(signal.SIG_SETMASK, stops())
+        signal.pthread_sigmask(signal.SIG_SETMASK, (*stops(), *EARLY))
+
+
+def let_in() -> None:
+    """Let :data:`EARLY` come: there will be no server, or code that is not ours runs first and may take for ever."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, EARLY)
 
 
 def stops() -> tuple[int, ...]:
