@@ -36,6 +36,7 @@ _FULL = {
     "leaking-requests": 5_000,
     "stops-at-random-moments": 500,
     "milliseconds-of-hostility": 60_000,
+    "exchanged-sockets": 3_000,
 }
 
 

@@ -22,6 +22,7 @@ from prefork.net.unixpath import give_up, take
 from prefork.system import guarded_path, natives
 from prefork.system.guarded_path import reach
 from prefork.system.logfile import append
+from tests.support.figures import count
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has files that others would like to have")
 NOBODY = 65534
@@ -264,7 +265,7 @@ def test_a_socket_that_is_exchanged_all_the_time_gives_nothing_of_root_s_away(to
         lambda: os.rmdir(f"{path}.away"),
         lambda: os.symlink(top / "ours", target),
     ):
-        for _ in range(300):
+        for _ in range(count("exchanged-sockets")):
             with contextlib.suppress(OSError, ListenError):
                 sock, file_id = take(Address("unix", path=str(path)), backlog=5, options=options)
                 sock.close()

@@ -701,7 +701,8 @@ def test_workers_hold_none_of_the_connections(server: Server, client: Client) ->
     client.health()
     client.reload(timeout=TIMEOUT)
     for pid in server.workers():
-        assert len(psutil.Process(pid).net_connections("unix")) == 0
+        with contextlib.suppress(psutil.NoSuchProcess):  # one of the generation before is still leaving
+            assert len(psutil.Process(pid).net_connections("unix")) == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
