@@ -88,15 +88,16 @@ class KeepaliveAcceptor(Exclusive):
         members, turn, one_round = parking.members, parking.turn, self._leaks.round
         nobody, takers, since = self._nobody, self._takers, 0
         while not recovery.leaving:
-            if self._back:
-                self._admit()
-            spoke = parking.look(0, AT_ONCE) if members else ()
+            self._admit()
+            now, spoke = time.monotonic(), parking.look(0, AT_ONCE) if members else ()
             for fd, events in spoke:
                 one = members.get(fd)
                 if one is None:
                     parking.stranger(fd)
                     continue
-                if events != SPEAKS and parking.gone(one):
+                if events == SPEAKS:
+                    one.seen = now
+                elif parking.gone(one):
                     continue
                 parking.in_hand = one
                 yield nobody, one.address
@@ -174,7 +175,7 @@ class KeepaliveAcceptor(Exclusive):
             if not readable(self._parking.fileno()):
                 return
             found = [self._parking.members.get(fd) for fd, _ in self._parking.look(0, AT_ONCE)]
-            if not self.pass_on([one for one in found if one is not None and one.local is None]):
+            if not self.pass_on([one for one in found if one is not None and not one.bound]):
                 break
         super()._wait_for(None if end is None else end - time.monotonic(), *descriptors)
 
@@ -203,7 +204,7 @@ class KeepaliveAcceptor(Exclusive):
         end = time.monotonic() + self._patience
         while self._fate is not Fate.CLOSED:
             self._admit()
-            free = list(islice((one for one in parking.members.values() if one.local is None), AT_ONCE))
+            free = list(islice((one for one in parking.members.values() if not one.bound), AT_ONCE))
             if not free:
                 break
             if not self.pass_on(free):

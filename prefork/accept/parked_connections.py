@@ -47,11 +47,25 @@ class ParkedConnection:
         since: when it was parked (monotonic seconds).
         state: what the handler wants to know when it has it again.
         ready: whether the handler wants it again though nothing more may come.
-        local: what can't leave this process with it; None lets it go anywhere.
+        local: what the handler has of it in this process.
+        bound: whether it can't leave this process; ``local`` is what closes it then.
+        seen: when its client was there, and had ended nothing (monotonic seconds); 0 when that is not known.
         watched: whether it is in the epoll.
     """
 
-    __slots__ = ("address", "connection", "fd", "local", "ready", "requests", "since", "state", "watched")
+    __slots__ = (
+        "address",
+        "bound",
+        "connection",
+        "fd",
+        "local",
+        "ready",
+        "requests",
+        "seen",
+        "since",
+        "state",
+        "watched",
+    )
 
     def __init__(self, connection: socket.socket, address: Any, requests: int = 0, state: bytes = b"") -> None:
         self.connection = connection
@@ -59,9 +73,9 @@ class ParkedConnection:
         self.fd = connection.fileno()
         self.requests = requests
         self.state = state
-        self.since = 0.0
-        self.local: object = None
-        self.ready = self.watched = False
+        self.since = self.seen = 0.0
+        self.local: Any = None
+        self.bound = self.ready = self.watched = False
 
 
 class ParkedConnections:
@@ -105,14 +119,23 @@ class ParkedConnections:
 
     # What the handler asks for.
 
-    def park(self, connection: socket.socket, address: Any, state: bytes, *, ready: bool, local: object = None) -> bool:
+    def park(
+        self,
+        connection: socket.socket,
+        address: Any,
+        state: bytes,
+        *,
+        ready: bool,
+        local: object = None,
+        bound: bool = False,
+    ) -> bool:
         """Keep the connection in hand when its handler returns; whether that can be done."""
         one = self.in_hand
         if one is None or self.last() or connection.fileno() < 0 or len(state) > STATE:
             return False
         if one.connection is not connection:
             one.connection, one.address, one.fd = connection, address, connection.fileno()
-        one.state, one.ready, one.local, self._again = state, ready, local, True
+        one.state, one.ready, one.local, one.bound, self._again = state, ready, local, bound, True
         return True
 
     def last(self) -> bool:
@@ -169,7 +192,8 @@ class ParkedConnections:
 
     def gone(self, one: ParkedConnection) -> bool:
         """Its client has ended its side, at the least: if there is nothing before that, it is closed; whether it is."""
-        if one.ready or one.local is not None:
+        one.seen = 0.0
+        if one.ready or one.bound:
             return False
         try:
             if one.connection.recv(1, _PEEK):
@@ -200,11 +224,10 @@ class ParkedConnections:
     def close(self, one: ParkedConnection) -> None:
         """End one that is silent, so that a request that is under way is no reason for a reset."""
         self.forget(one)
-        local = one.local
-        if local is None:
-            ours.take(one.connection)
+        if one.bound:
+            one.local.close()  # a channel under TLS, which has to say goodbye
         else:
-            local.close()  # type: ignore[attr-defined]  # a channel under TLS, which has to say goodbye
+            ours.take(one.connection)
 
     def stranger(self, fd: int) -> None:
         """The epoll tells of a descriptor that is none of these."""
@@ -260,10 +283,10 @@ class ParkedConnections:
         for one in found:
             self._evicted = self.words[EVICTED] = self._evicted + 1
             self.forget(one)
-            if one.local is None:
-                one.connection.close()
+            if one.bound:
+                one.local.close()  # as above
             else:
-                one.local.close()  # type: ignore[attr-defined]  # as above
+                one.connection.close()
         return bool(found)
 
     def handed_over(self, some: Sequence[ParkedConnection]) -> None:

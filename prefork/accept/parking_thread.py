@@ -134,7 +134,7 @@ class ParkingThread:
                 return False  # the main thread's affair
             if one is parking.in_hand:
                 parking.look_away(one)
-            elif one.local is not None:
+            elif one.bound:
                 parking.look_away(one)
                 self._aside.append(one)
             else:

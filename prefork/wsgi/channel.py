@@ -21,7 +21,7 @@ import struct
 import termios
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from prefork.net.lingering import ours
 from prefork.net.queue import Diag
@@ -83,6 +83,8 @@ class Channel:
         keep: Whether the connection is to be kept after the response.
         rest: What was received behind the request: it belongs to the next.
         gone: Whether the client can't be answered, or is not to be.
+        environ: What all requests on it have in common.
+        standing: Of the peer, as `prefork.wsgi.forwarded.standings` has it.
         can_sendfile: Whether `sendfile` may be called.
     """
 
@@ -93,10 +95,12 @@ class Channel:
         "_told",
         "_unheard",
         "deadline",
+        "environ",
         "gone",
         "keep",
         "last",
         "rest",
+        "standing",
         "stray",
     )
 
@@ -116,6 +120,8 @@ class Channel:
         self.last = self.gone = False
         self.keep = False
         self.rest = b""
+        self.environ: dict[str, Any] = {}
+        self.standing = 0
 
     def resume(self) -> None:
         """The next request begins, on a connection that was kept."""
@@ -146,7 +152,8 @@ class Channel:
             except OSError as error:
                 self._block(error, select.POLLIN)
             else:
-                self._moved(len(data))
+                if self._patience != self._pace.io_timeout:
+                    self._moved(len(data))
                 return data
 
     def send(self, data: bytes | memoryview, *, more: bool = False) -> None:

@@ -40,13 +40,11 @@ def server_name(address: Any, *, tls: bool) -> dict[str, str]:
     return {"SERVER_NAME": "localhost", "SERVER_PORT": "443" if tls else "80"}
 
 
-def set_peer(environ: dict[str, Any], address: Any) -> None:
+def peer_name(address: Any) -> dict[str, str]:
     """REMOTE_ADDR and REMOTE_PORT, from what accept(2) gave; a unix socket has "" and no port."""
     if isinstance(address, tuple):
-        environ["REMOTE_ADDR"] = address[0]
-        environ["REMOTE_PORT"] = str(address[1])
-    else:
-        environ["REMOTE_ADDR"] = ""
+        return {"REMOTE_ADDR": address[0], "REMOTE_PORT": str(address[1])}
+    return {"REMOTE_ADDR": ""}
 
 
 def set_target(environ: dict[str, Any], target: bytes, script_name: str = "") -> None:

@@ -24,20 +24,12 @@ from prefork.system.throttle import Throttle
 from prefork.wsgi.body import Body, open_body, spool
 from prefork.wsgi.channel import RECEIVE, Channel, Pace
 from prefork.wsgi.common import Common
-from prefork.wsgi.environ import base_environ, server_name, set_peer, set_target, spelled
+from prefork.wsgi.environ import base_environ, peer_name, server_name, set_target, spelled
 from prefork.wsgi.forwarded import BELIEVED, standings, truster
 from prefork.wsgi.forwarded import apply as apply_forwarded
+from prefork.wsgi.heads import Heads
 from prefork.wsgi.options import WSGIOptions
-from prefork.wsgi.parser import (
-    CHUNKED,
-    check_host,
-    check_strictness,
-    expects_continue,
-    parse_head,
-    persists,
-    read_head,
-    transfer_length,
-)
+from prefork.wsgi.parser import CHUNKED, check_strictness, read_head
 from prefork.wsgi.refusal import ClientGoneError, RequestError, answer
 from prefork.wsgi.response import Response
 from prefork.wsgi.silence import Silence
@@ -57,6 +49,7 @@ Application = Callable[[dict[str, Any], Callable[..., Callable[[bytes], None]]],
 DRAINED: Final = 1 << 16
 """Bytes of a body that an application may leave unread on a connection that is kept."""
 
+_LATELY: Final = 0.005  # seconds for which nobody asks again whether a client is there
 _DRAIN_TIME: Final = 1.0  # seconds until the last of them has to be there
 _MARGIN: Final = 5.0  # seconds that clients are told less than for how long a connection is kept
 
@@ -117,6 +110,7 @@ class Gateway:
         if tls is not None:
             tls.set_alpn_protocols(["http/1.1"])
         self._script_name = spelled(options.script_name)
+        self._heads = Heads(options)
         self._base = base_environ(tls=tls is not None)
         name = _only_name(sockets)
         self._named = name is not None
@@ -139,6 +133,7 @@ class Gateway:
         keeps: bool = False,
         before: Channel | None = None,
         received: bytes = b"",
+        seen: float = 0.0,
     ) -> Channel | None:
         """Read one request from a connection and answer it.
 
@@ -148,8 +143,9 @@ class Gateway:
             connection: As accept(2) gave it.
             address: The peer's, as accept(2) gave it.
             keeps: Whether the connection may be kept after the response.
-            before: What this has returned for the request before; needed under TLS alone.
+            before: What this has returned for the request before, in this process; needed under TLS alone.
             received: What came behind that request (`Channel.rest`).
+            seen: When the client was known to be there (seconds of `time.monotonic`); 0 when it has to be asked.
 
         Returns:
             What the connection was served through, when it is to be kept. When it is None, who calls closes the
@@ -159,17 +155,22 @@ class Gateway:
             BaseException: What a signal's handler or another thread raises outside of the application.
         """
         began = time.monotonic()
-        environ = self._base.copy()
-        set_peer(environ, address)
-        try:
-            channel = self._channel(connection, environ, began + self._header_timeout, before)
-        except HandshakeError as error:
-            self._no_tls.tell(logging.INFO, str(error), "no TLS with %s: %s", format_peer(address), error)
-            return None
+        if before is None:
+            try:
+                channel = self._channel(connection, address, began + self._header_timeout)
+            except HandshakeError as error:
+                self._no_tls.tell(logging.INFO, str(error), "no TLS with %s: %s", format_peer(address), error)
+                return None
+        else:
+            channel = before
+            channel.resume()
+            channel.deadline = began + self._header_timeout
         channel.rest = received
+        environ = self._base.copy()
+        environ.update(channel.environ)
         response = Response(channel, self._persists)
         try:
-            self._serve(channel, connection, environ, response, keeps=keeps)
+            self._serve(channel, environ, response, keeps=keeps, asks=began - seen > _LATELY)
         except RequestError as refusal:
             log.debug("refused %s: %d, %s", format_peer(address), refusal.status, refusal)
             _refuse(channel, response, refusal.status, refusal.why)
@@ -214,66 +215,56 @@ class Gateway:
         if self._access is not None:
             self._access.close()
 
-    def _channel(
-        self, connection: socket.socket, environ: dict[str, Any], deadline: float, before: Channel | None
-    ) -> Channel:
-        """What the request comes through; under TLS the handshake is done, and the environ says so."""
-        if isinstance(before, TLSChannel):
-            before.resume()
-            before.deadline = deadline
-            environ.update(before.environ)
-            return before
+    def _channel(self, connection: socket.socket, address: Any, deadline: float) -> Channel:
+        """What requests come through; under TLS the handshake is done, and the environ says so."""
         if self._tls is None:
             channel = Channel(connection, self._pace)
             channel.deadline = deadline
-            return channel
-        secured = TLSChannel(connection, self._pace, self._tls)
-        secured.deadline = deadline
-        try:
-            environ.update(secured.handshake())
-        except PlainHTTPError:
-            secured.reject(b"".join(answer(400, "this port speaks TLS, and the request came without; use https")))
-            raise
-        except BaseException:
-            secured.reject()
-            raise
-        return secured
+        else:
+            channel = secured = TLSChannel(connection, self._pace, self._tls)
+            channel.deadline = deadline
+            try:
+                secured.handshake()
+            except PlainHTTPError:
+                secured.reject(b"".join(answer(400, "this port speaks TLS, and the request came without; use https")))
+                raise
+            except BaseException:
+                secured.reject()
+                raise
+        channel.environ |= peer_name(address)
+        channel.standing = self._standing(channel.environ["REMOTE_ADDR"])
+        if not self._named:
+            channel.environ |= server_name(connection.getsockname(), tls=self._tls is not None)
+        return channel
 
-    def _serve(
-        self,
-        channel: Channel,
-        connection: socket.socket,
-        environ: dict[str, Any],
-        response: Response,
-        *,
-        keeps: bool,
-    ) -> None:
+    def _serve(self, channel: Channel, environ: dict[str, Any], response: Response, *, keeps: bool, asks: bool) -> None:
         """Read the request and answer it."""
         options = self._options
         head, rest = read_head(channel, options, channel.rest)
         channel.rest = b""
         channel.deadline = math.inf
         response.head_only = head.startswith(b"HEAD ")
-        standing = self._standing(environ["REMOTE_ADDR"])
-        target = parse_head(head, environ, options, proxied=standing > 0)
-        response.http11 = environ["SERVER_PROTOCOL"] == "HTTP/1.1"
-        check_host(environ)
+        standing = channel.standing
+        target, fields = self._heads.read(head, environ, proxied=standing > 0)
+        response.http11 = fields.http11
         set_target(environ, target, self._script_name)
-        length = transfer_length(environ)
-        expected = expects_continue(environ)
-        if not self._named:
-            environ.update(server_name(connection.getsockname(), tls=self._tls is not None))
+        length = fields.length
         if standing != BELIEVED:
             self._strangers.look(environ, head, standing)
         elif "HTTP_X_FORWARDED_FOR" in environ or "HTTP_X_FORWARDED_PROTO" in environ:
             apply_forwarded(environ, self._trusts)
-        if options.check_client_connection and channel.hung_up():
+        if asks and options.check_client_connection and channel.hung_up():
             raise ClientGoneError("it hung up while it waited")
-        wish = environ.get("HTTP_CONNECTION", "")
-        channel.last = wish == "close"
-        channel.keep = keeps and persists(wish, http11=response.http11)
+        channel.last = fields.last
+        channel.keep = keeps and fields.persists
+        if not length:
+            environ["wsgi.input"] = io.BytesIO()
+            channel.rest = rest
+            channel.stray = bool(rest)
+            self._run(channel, environ, response)
+            return
         stored = options.spool == "all" or (options.spool == "chunked" and length == CHUNKED)
-        body = open_body(channel, rest, length, options, expected=expected, stored=stored)
+        body = open_body(channel, rest, length, options, expected=fields.expected, stored=stored)
         if isinstance(body, io.BytesIO):
             environ["wsgi.input"] = body
             channel.rest = rest[length:]

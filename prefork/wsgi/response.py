@@ -58,6 +58,7 @@ class Response:
 
     __slots__ = (
         "_block",
+        "_bodiless",
         "_channel",
         "_chunked",
         "_dated",
@@ -81,6 +82,7 @@ class Response:
         self._line = b""
         self._block = b""  # header lines
         self._dated = False
+        self._bodiless = False  # by its status
         self._length: int | None = None  # as the application says, or as can be known
         self._left: int | None = None  # of that, still to send
         self._chunked = False
@@ -139,22 +141,12 @@ class Response:
                 exc_info = None  # it refers to the frame that refers to it
         elif self.status:
             raise RuntimeError("start_response() was called again without exc_info")
-        line = _status_line(status)
-        lines = []
-        length = None
-        dated = False
-        for name, value in headers:
-            special = _special(name)
-            if special == "content-length":
-                length = _parse_length(value, length)
-                continue  # written with the framing
-            if special:
-                dated = True
-            lines.append(name + ": " + value + "\r\n")  # a value that is no str raises TypeError here
-            if not value.isprintable() and _CONTROL.search(value):
-                raise ValueError(f"the value of {name} holds a control character: {value!r}")
-        block = "".join(lines).encode("latin-1")
-        self._line, self._block, self._length, self._dated = line, block, length, dated
+        given = tuple(headers)
+        try:
+            found = _known_lines(status, given)
+        except TypeError:  # something is not a str, or a pair is a list
+            found = None
+        self._line, self._block, self._length, self._dated, self._bodiless = found or _lines(status, given)
         self.status = status
         return self.write
 
@@ -222,11 +214,11 @@ class Response:
             return
         head = b"" if self.begun else self._head(known)
         if not self._mute:
-            self._send_piece(head, data, last=known is not None)
+            self._send_piece(head, data, more=known is not None and not self._channel.keep)
         elif head:
             self._channel.send(head)
 
-    def _send_piece(self, head: bytes, data: bytes, *, last: bool) -> None:
+    def _send_piece(self, head: bytes, data: bytes, *, more: bool) -> None:
         piece = data
         if self._left is not None:
             piece = data[: self._left]
@@ -240,7 +232,7 @@ class Response:
             self._channel.send(piece)
         elif head or piece:
             # What is held back leaves in one packet with the FIN of the close that follows at once, if one does.
-            self._channel.send(head + piece, more=last and not self._channel.keep)
+            self._channel.send(head + piece, more=more)
         if len(piece) < len(data):
             raise ValueError("the response is longer than its Content-Length; the rest was not sent")
 
@@ -265,36 +257,28 @@ class Response:
         """The head, as it has to be for a body whose length is ``known``, or not (None)."""
         if not self.status:
             raise RuntimeError("start_response() was not called before the first bytes of the body")
-        code = self.status[:3]
-        self._mute = self.head_only or code in {"204", "304"}
-        if code == "204":
-            self._length = None  # RFC 9110, 8.6
-        framing = b""
-        if self._length is None:
-            if self._mute:
-                # What the body would have been is known only when the application made it nevertheless.
-                if self.head_only and known and code not in {"204", "304"}:
-                    self._length = known
-            elif known is not None:
-                self._length = known
-            elif self.http11:
-                self._chunked = True
-                framing = b"Transfer-Encoding: chunked\r\n"
-        if self._length is not None:
-            framing = b"Content-Length: %d\r\n" % self._length
-        self._left = self._length
+        self._mute = mute = self.head_only or self._bodiless
+        length = self._length
+        if length is None and known is not None and (known or not mute) and not self._bodiless:
+            length = self._length = known  # of a HEAD's body, too, when the application made one nevertheless
+        if length is not None:
+            framing = b"Content-Length: %d\r\n" % length
+        elif self.http11 and not mute:
+            self._chunked = True
+            framing = b"Transfer-Encoding: chunked\r\n"
+        else:
+            framing = b""
+        self._left = length
         if self.before is not None:
             self.before()
         self.begun = True
-        date = b"" if self._dated else date_line()
-        return b"%b%b%b%b%b" % (self._line, self._block, framing, date, self._persistence())
-
-    def _persistence(self) -> bytes:
-        """Whether the connection is kept, and the empty line. It is not where its end is what ends the body."""
-        if self._channel.keep and (self._mute or self._chunked or self._length is not None):
-            return self._persists
-        self._channel.keep = False
-        return b"Connection: close\r\n\r\n"
+        channel = self._channel
+        if channel.keep and (mute or self._chunked or length is not None):
+            end = self._persists
+        else:  # among others where the end of the connection is what ends the body
+            channel.keep = False
+            end = b"Connection: close\r\n\r\n"
+        return b"%b%b%b%b%b" % (self._line, self._block, framing, b"" if self._dated else date_line(), end)
 
     def _send_file(self, wrapper: FileWrapper) -> bool:
         """Send a file by the kernel; False when it has to be read instead."""
@@ -315,6 +299,39 @@ class Response:
             self._left -= sent
         self._end()
         return True
+
+
+def _lines(status: str, headers: tuple[tuple[str, str], ...]) -> tuple[bytes, bytes, int | None, bool, bool]:
+    """What is sent of a status and header fields, and what they say.
+
+    Returns:
+        The status line; the lines of all fields but Content-Length, which is written with the framing; that length, or
+        None; whether Date is among them; whether such a status allows no body.
+
+    Raises:
+        ValueError: As `Response.start`.
+        TypeError: As `Response.start`.
+    """
+    line = _status_line(status)
+    lines = []
+    length = None
+    dated = False
+    for name, value in headers:
+        special = _special(name)
+        if special == "content-length":
+            length = _parse_length(value, length)
+            continue
+        if special:
+            dated = True
+        lines.append(name + ": " + value + "\r\n")  # a value that is no str raises TypeError here
+        if not value.isprintable() and _CONTROL.search(value):
+            raise ValueError(f"the value of {name} holds a control character: {value!r}")
+    if status.startswith("204"):
+        length = None  # RFC 9110, 8.6
+    return line, "".join(lines).encode("latin-1"), length, dated, status.startswith(("204", "304"))
+
+
+_known_lines = functools.lru_cache(maxsize=256)(_lines)
 
 
 @functools.lru_cache(maxsize=256)

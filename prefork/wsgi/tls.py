@@ -39,14 +39,11 @@ class TLSChannel(Channel):
         pace: How long its client may make us wait.
         context: From `prefork.net.tls.context_of`.
 
-    Attributes:
-        environ: What `handshake` has given.
-
     Raises:
         HandshakeError: The connection is gone already.
     """
 
-    __slots__ = ("_tls", "environ")
+    __slots__ = ("_tls",)
 
     can_sendfile: ClassVar[bool] = False
     _flags: ClassVar[int] = 0  # a TLS socket takes none; it is made non-blocking
@@ -60,13 +57,9 @@ class TLSChannel(Channel):
         except OSError as error:
             raise HandshakeError(reason(error)) from error
         super().__init__(self._tls, pace)
-        self.environ: dict[str, Any] = {}
 
-    def handshake(self) -> dict[str, Any]:
-        """Agree on keys, before `deadline`.
-
-        Returns:
-            What mod_ssl tells an application of the connection, under the same names.
+    def handshake(self) -> None:
+        """Agree on keys, before `deadline`. `environ` has what mod_ssl tells an application of it, in the same names.
 
         Raises:
             HandshakeError: The client is too slow, speaks something else, or there is nothing that both speak.
@@ -94,8 +87,7 @@ class TLSChannel(Channel):
             environ["SSL_CLIENT_VERIFY"] = "SUCCESS"
             environ["SSL_CLIENT_CERT"] = ssl.DER_cert_to_PEM_cert(certificate)
             environ["SSL_CLIENT_S_DN"] = _distinguished_name(self._tls.getpeercert() or {})
-        self.environ = environ
-        return environ
+        self.environ |= environ
 
     @property
     def secured(self) -> socket.socket | None:

@@ -86,14 +86,15 @@ class WSGIWorker(Worker):
             return
         one = parking.in_hand
         assert one is not None  # see prefork.accept.keepalive_handle
-        before: Any = one.local
         channel = self._gateway.serve_connection(
-            connection, address, keeps=not parking.last(), before=before, received=one.state
+            connection, address, keeps=not parking.last(), before=one.local, received=one.state, seen=one.seen
         )
         if channel is not None:
             secured = channel.secured
-            local = None if secured is None else channel
-            parking.park(secured or connection, address, channel.rest, ready=channel.buffered, local=local)
+            bound = secured is not None
+            parking.park(
+                secured or connection, address, channel.rest, ready=channel.buffered, local=channel, bound=bound
+            )
 
     def refuse(self, connection: socket.socket) -> None:
         """Answer 503 to a connection that is shed."""

@@ -6,5 +6,6 @@ keepalive: what is kept, what is closed, and what outlives a worker.
 mutations: requests that nobody wrote.
 requests: what one becomes: the environ, or a refusal.
 responses: what the client gets of an answer.
+second_request: what stands behind another, and what is remembered of that one.
 syntax: ways to write a request, each with the section that judges it.
 """

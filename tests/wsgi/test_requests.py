@@ -49,6 +49,7 @@ def test_environ(show: Server) -> None:
     host, _, port = show.address.rpartition(":")
     remote_port = environ.pop("REMOTE_PORT")
     assert 0 < int(remote_port) < 65536
+    assert environ.pop("pid")
     assert environ.pop("SERVER_SOFTWARE").startswith("prefork/")
     assert environ.pop("body.sha256") == "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
     assert environ == {

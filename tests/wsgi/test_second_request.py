@@ -1,0 +1,161 @@
+"""What is behind a request on the same connection is read as if it had come alone, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefork.wsgi.channel import Channel
+from prefork.wsgi.gateway import Gateway
+from prefork.wsgi.heads import Heads
+from prefork.wsgi.options import WSGIOptions
+from prefork.wsgi.refusal import RequestError
+from tests.support.figures import count, full
+from tests.wsgi.apps import show
+from tests.wsgi.harness import get, parse
+from tests.wsgi.test_mutations import BROWSER, CHUNKED, EXPECTS, FORM, SEEDS, mutated
+from tests.wsgi.test_syntax import CASES
+
+FIRST: Final = (BROWSER, FORM, CHUNKED, b"\r\n" + FORM)
+OPTIONS: Final = WSGIOptions(limit_request_body=1 << 20, spool="none")
+
+
+def leaves_bodies(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """As `show`, but it does not read the bodies of the first requests."""
+    if environ["PATH_INFO"] not in {"/form", "/chunks", "/expects"}:
+        return show(environ, start_response)
+    start_response("200 OK", [("Content-Length", "4")])
+    return [b"left"]
+
+
+@pytest.fixture(scope="module", params=[show, leaves_bodies], ids=["read", "left"])
+def gateway(request: pytest.FixtureRequest) -> Iterator[Gateway]:
+    gateway = Gateway(request.param, OPTIONS, keepalive=75.0)
+    yield gateway
+    gateway.close()
+
+
+def answers(gateway: Gateway, stream: bytes) -> list[bytes]:
+    """What comes back for each request of a client that sends ``stream`` and ends its side."""
+    ours, theirs = socket.socketpair()
+    found, channel, received = [], None, b""
+    with ours, theirs:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 21)
+        theirs.settimeout(10)
+        theirs.sendall(stream)
+        theirs.shutdown(socket.SHUT_WR)
+        while True:
+            channel = gateway.serve_connection(ours, "", keeps=True, before=channel, received=received)
+            if channel is None:
+                break
+            received = channel.rest
+            found.append(_there(theirs))
+        ours.close()
+        found.append(b"".join(iter(lambda: theirs.recv(1 << 16), b"")))
+    return [answer for answer in found if answer]
+
+
+def _there(connection: socket.socket) -> bytes:
+    pieces = []
+    connection.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while piece := connection.recv(1 << 16):
+            pieces.append(piece)
+    connection.settimeout(10)
+    return b"".join(pieces)
+
+
+def said(answer: bytes) -> object:
+    """The status, and what the application was told if it was asked; the time of day aside."""
+    if answer.partition(b"\r\n\r\n")[2] == b"":
+        return answer[:12]  # to a HEAD
+    reply = parse(answer)
+    return (reply.status, json.loads(reply.body) if reply.has("content-type") and reply.status == 200 else reply.body)
+
+
+def assert_same_behind(gateway: Gateway, first: bytes, request: bytes) -> None:
+    alone = [said(answer) for answer in answers(gateway, request)]
+    front, *behind = answers(gateway, first + request)
+    assert parse(front).status == 200
+    assert [said(answer) for answer in behind] == alone or (b"\r\nConnection: close\r\n" in front and not behind)
+
+
+def test_the_table_behind_other_requests(gateway: Gateway) -> None:
+    for number, (_, _, request) in enumerate(CASES if full() else CASES[::2]):
+        assert_same_behind(gateway, FIRST[number % len(FIRST)], request)
+
+
+def test_mutated_requests_behind_others(gateway: Gateway) -> None:
+    @settings(max_examples=count("mutated-requests", part=50))
+    @given(st.sampled_from(FIRST), mutated())
+    def send(first: bytes, request: bytes) -> None:
+        assert_same_behind(gateway, first, request)
+
+    send()
+
+
+def test_a_body_that_was_never_asked_for_is_no_request(gateway: Gateway) -> None:
+    head, _, body = EXPECTS.partition(b"hello")
+    found = answers(gateway, head + get("/smuggled") + body)
+    assert b"/smuggled" not in b"".join(found)
+
+
+def read(heads: Heads, head: bytes) -> object:
+    environ: dict[str, Any] = {}
+    try:
+        target, fields = heads.read(head, environ, proxied=True)
+    except RequestError as refusal:
+        return refusal.status, environ
+    return environ, target, fields
+
+
+def test_a_head_that_is_known_is_read_as_one_that_is_not() -> None:
+    heads = Heads(OPTIONS)
+    methods = ["GET", "POST", "OPTIONS", "get", "CONNECT", "PRI", "MKCOL", "G@T", ""]
+    targets = [*(f"/a{chr(code)}b" for code in range(256)), "*", "http://b/", "http://b c/", "", "/" + "a" * 5000]
+    versions = ["HTTP/1.1", "HTTP/1.0", "HTTP/1.2", "HTTP/2.0", "HTTP/1.1 ", "http/1.1", "HTTP/1.1\r", "HTTP/1.1\n"]
+    lines = [f"{method} {target} {version}" for method in methods for target in targets for version in versions[:2]]
+    lines += [f"GET / {version}" for version in versions] + ["GET  / HTTP/1.1", "GET /  HTTP/1.1", " GET / HTTP/1.1"]
+    for version in versions[:2]:
+        assert len(read(heads, get(version=version[5:]))) == 3  # type: ignore[arg-type]  # remembered from here on
+    rest = get().partition(b"\r\n")[2]
+    for line in lines:
+        head = line.encode("latin-1") + b"\r\n" + rest
+        assert read(heads, head) == read(Heads(OPTIONS), head), line
+
+
+def test_what_is_remembered_of_one_head_says_nothing_of_another() -> None:
+    heads = Heads(OPTIONS)
+    for seed in SEEDS * 2:
+        head = seed.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+        assert read(heads, head) == read(Heads(OPTIONS), head)
+    for number in range(1000):
+        head = get("/", f"X: {number}")
+        assert read(heads, head) == read(heads, head) == read(Heads(OPTIONS), head)
+    stranger = get("/", "X-Forwarded-For: 1.2.3.4")
+    for proxied in (True, False, True, False):
+        environ: dict[str, Any] = {}
+        heads.read(stranger, environ, proxied=proxied)
+        assert ("HTTP_X_FORWARDED_FOR" in environ) is proxied
+
+
+def test_a_channel_goes_on_as_a_new_one() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        gateway = Gateway(show, OPTIONS, keepalive=75.0)
+        channel: Channel | None = None
+        for _ in range(2):
+            theirs.sendall(FORM)
+            channel = gateway.serve_connection(ours, "", keeps=True, before=channel)
+            assert channel is not None
+            assert (channel.stray, channel.last, channel.gone, channel.rest) == (False, False, False, b"")
+        theirs.sendall(get("/", "Connection: close"))
+        assert gateway.serve_connection(ours, "", keeps=True, before=channel) is None
+        gateway.close()
