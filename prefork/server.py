@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from prefork.config import target
 from prefork.config.fields import located
+from prefork.config.interface import meant
 from prefork.config.launch import absolute
 from prefork.config.settings import Settings
 from prefork.errors import BootError, PreforkError, SettingsError, TargetError
@@ -65,6 +66,8 @@ def run(
     app_dir: str = ".",
     make: Callable[[object, str], Callable[[], Worker]] | None = None,
     names: Sequence[str] = (),
+    own: Callable[[], Worker] | None = None,
+    hooks: Hooks | None = None,
 ) -> int:
     """Serve what ``module:attribute`` names: a handle function or a Worker subclass. MASTER.
 
@@ -74,6 +77,9 @@ def run(
         app_dir: the folder that is put first on the import path.
         make: makes of the loaded target, and of its name, what makes a worker; :func:`worker_of` when None.
         names: the attributes that a module alone stands for.
+        own: makes a worker that loads the target by itself, for when that is not done before the fork; by ``make`` when
+            None.
+        hooks: the hooks; those that the settings name when None.
 
     Returns:
         0, after a stop that was asked for.
@@ -95,7 +101,8 @@ def run(
 
     with environment.entered(settings):
         who = identity.resolve(settings.user, settings.group, settings.no_new_privs)
-        hooks = _in_master(lambda: hooks_of(settings, app_dir, who), f"hooks: {settings.hooks!r} failed to load")
+        if hooks is None or settings.hooks:
+            hooks = _in_master(lambda: hooks_of(settings, app_dir, who), f"hooks: {settings.hooks!r} failed to load")
         loaded = load() if settings.preload else None
     if loaded is not None:
         return Master(loaded, settings, hooks=hooks, folder=folder).run()
@@ -104,6 +111,7 @@ def run(
     def build() -> Worker:
         return imported()()
 
+    build = build if own is None else own
     services = configured.services_of(settings, sources=(app_dir,))
     return Master(build, settings, hooks=hooks, services=services, load=load, folder=folder).run()
 
@@ -120,7 +128,14 @@ def _in_master(load: Callable[[], T], failed: str) -> T:
         raise BootError(f"{failed}: {said}") from None
 
 
-def check(text: str, settings: Settings, *, app_dir: str = ".", names: Sequence[str] = ()) -> None:
+def check(
+    text: str,
+    settings: Settings,
+    *,
+    app_dir: str = ".",
+    names: Sequence[str] = (),
+    suits: Callable[[object, str], object] | None = None,
+) -> None:
     """Load what ``module:attribute`` names and the hooks, in a process of its own that ends then.
 
     Args:
@@ -128,6 +143,7 @@ def check(text: str, settings: Settings, *, app_dir: str = ".", names: Sequence[
         settings: the settings.
         app_dir: the folder that is put first on the import path.
         names: the attributes that a module alone stands for.
+        suits: raises when the loaded target is not what is served; :func:`worker_of` when None.
 
     Raises:
         PreforkError: as :func:`run` would raise it: TargetError when the target or a hook is not there, SettingsError
@@ -144,7 +160,7 @@ def check(text: str, settings: Settings, *, app_dir: str = ".", names: Sequence[
             hooks_of(settings, app_dir, who)  # as the master would load them
             identity.assume(who)
             process.die_with_parent(signal.SIGKILL, parent)  # which the change of user has cleared
-            worker_of(target.load(text, app_dir, names), text)
+            (worker_of if suits is None else suits)(target.load(text, app_dir, names), text)
         except PreforkError as error:
             os.write(writer, str(error).encode(errors="backslashreplace"))
             return error.exit_code
@@ -209,6 +225,8 @@ def worker_of(found: object, name: str) -> Callable[[], Worker]:
     """
     if isinstance(found, type) and issubclass(found, Worker):
         return found
+    if problem := meant(found, name, "handle"):
+        raise TargetError(problem)
     if callable(found):
         return handling(found)
     raise TargetError(f"{name} is {type(found).__name__}, which can't be called; name handle(connection, address)")

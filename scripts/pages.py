@@ -16,12 +16,17 @@ from mkdocs.structure.files import File, Files
 
 from prefork import errors, hooks
 from prefork.cli import metrics
+from prefork.cli.main import ServeOptions
 from prefork.config import settings
-from prefork.config.fields import GROUPS, Field
+from prefork.config.embedding import EMBEDDING
+from prefork.config.fields import GROUPS, Field, table
+from prefork.embed.command import ASGI, ASGIOptions
+from prefork.migration import gunicorn_settings
 from prefork.net import accept_errors
 from prefork.net.accept_errors import AcceptError
 from prefork.status.model import Status
 from prefork.wsgi import access_format, options
+from prefork.wsgi.command import CommandOptions
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -52,6 +57,31 @@ def settings_of_all() -> Iterator[str]:
 def settings_of_wsgi() -> Iterator[str]:
     """The settings that ``prefork wsgi`` has beside those."""
     return _groups(options.fields(), options.GROUPS, {})
+
+
+def settings_of_embedding() -> Iterator[str]:
+    """What chooses the server in the workers, of each command that has it."""
+    rows = {"prefork wsgi": CommandOptions, "prefork asgi": ASGIOptions, "prefork serve": ServeOptions}
+    yield "\n## Servers in the workers\n\n| command | `worker_class` | default |\n| --- | --- | --- |"
+    for command, options_of in rows.items():
+        row = next(field for field in table(options_of) if field.name == "worker_class")
+        words = ", ".join(f"`{word}`" for word in row.kind.metavar.split("|"))
+        yield f"| `{command}` | {words} | `{row.default}` |"
+    shown = [field for field in table(CommandOptions) if field.group == EMBEDDING]
+    shown += [field for field in table(ASGIOptions) if field.group == ASGI]
+    for field in shown:
+        yield f"\n### `{field.name}`\n\n{_markdown(field.help)}\n\n{_flags(field)} · `{field.env}`\n"
+
+
+def table_of_gunicorn() -> Iterator[str]:
+    """Every setting of gunicorn's, and what becomes of it."""
+    for group, rows in gunicorn_settings.GROUPS.items():
+        yield f"\n### {group}\n\n| gunicorn | prefork | |\n| --- | --- | --- |"
+        for row in rows:
+            ours = row.ours or (row.name if row.takes == "function" and not row.note else "")
+            flags = ", ".join(f"`{flag}`" for flag in row.flags)
+            shown = f"`{row.name}`" + (f" {flags}" if flags else "")
+            yield f"| {shown} | {f'`{ours}`' if ours else ''} | {_markdown(row.note)} |"
 
 
 def _groups(fields: Iterable[Field], groups: Iterable[str], wsgi: Mapping[str, object]) -> Iterator[str]:
@@ -145,6 +175,8 @@ def table_of_reactions() -> Iterator[str]:
 MAKERS: Final[Mapping[str, Callable[[], Iterator[str]]]] = {
     "settings": settings_of_all,
     "wsgi_settings": settings_of_wsgi,
+    "embedding": settings_of_embedding,
+    "gunicorn": table_of_gunicorn,
     "hooks": table_of_hooks,
     "exit_codes": table_of_exit_codes,
     "metrics": table_of_metrics,

@@ -13,7 +13,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TextIO
 
 from prefork import server
 from prefork._version import __version__
@@ -21,14 +21,19 @@ from prefork.cli import flags
 from prefork.cli.flags import CommandLine
 from prefork.config import launch, settings, target
 from prefork.config import load as config
-from prefork.config.fields import GROUPS, Field, located
+from prefork.config.embedding import EMBEDDING, SYNC, worker_class, worker_options
+from prefork.config.fields import GROUPS, Field, located, made, table
 from prefork.config.load import Configuration, Table
 from prefork.errors import PreforkError, RefusedError, SettingsError, did_you_mean, printable_lines
+from prefork.hooks import Hooks
 from prefork.services import configured
 from prefork.supervisor import environment
 from prefork.system import identity, signals
 from prefork.system.natives import os
 from prefork.system.need import refused
+
+if TYPE_CHECKING:
+    from prefork.migration.retelling import Retelling
 
 _STDERR: Final = 2
 
@@ -55,6 +60,8 @@ class Command(NamedTuple):
 COMMANDS: Final = (
     Command("serve", "serve a function, or a Worker of your own", "prefork.cli.main:serve", serves=True),
     Command("wsgi", "serve a WSGI application", "prefork.wsgi.command:wsgi", serves=True),
+    Command("asgi", "serve an ASGI application, with uvicorn or hypercorn", "prefork.embed.command:asgi", serves=True),
+    Command("gunicorn", "serve what gunicorn serves, by its own configuration", "prefork.cli.retold:gunicorn", serves=True),
     Command("check", "say whether that would start, or with --live whether it runs well", "prefork.cli.main:check"),
     Command("status", "show what a running server does", "prefork.cli.commands:status"),
     Command("top", "show it live", "prefork.cli.top:top"),
@@ -151,6 +158,8 @@ class ServingCommand:
         defaults: Where its defaults differ from those of `Settings`.
         table: Its own settings, if it has any.
         names: The attributes that a module alone stands for, the first first.
+        suits: Raises when a loaded target is not what it serves; None for what `prefork.server.run` serves.
+        refuse: Raises when the configuration says what it can't do; None where there is no such thing.
     """
 
     name: str
@@ -161,6 +170,8 @@ class ServingCommand:
     defaults: Mapping[str, object] = field(default_factory=dict)
     table: Table[Any] | None = None
     names: tuple[str, ...] = ()
+    suits: Callable[[object, str], object] | None = None
+    refuse: Callable[[Configuration], object] | None = None
 
     @property
     def all_defaults(self) -> Mapping[str, object]:
@@ -168,12 +179,13 @@ class ServingCommand:
         return {"control": "auto", **self.defaults}
 
 
-def serving(command: ServingCommand, argv: Sequence[str]) -> int:
+def serving(command: ServingCommand, argv: Sequence[str], retelling: Retelling | None = None) -> int:
     """Run a subcommand that serves: read its arguments, settle the configuration, set up the log, serve.
 
     Args:
         command: Which.
         argv: The arguments behind its name.
+        retelling: What another server's configuration became; see `prefork.cli.retold`.
 
     Returns:
         The exit code.
@@ -193,6 +205,42 @@ def serving(command: ServingCommand, argv: Sequence[str]) -> int:
     if line.help:
         write(_help(command, fields))
         return 0
+    configuration = _settled(command, line, retelling)
+    if retelling is not None and "explain" in retelling.asks:
+        write(_retold().explanation(retelling, configuration, command.name))
+        return 0
+    if line.print_config or line.target is None:
+        write(configuration.toml())
+        return 0
+    if retelling is None:  # else it has been done before another server's configuration was executed
+        launch.Launch.keep()
+        launch.name_the_path()
+    begin = environment.folder_of(configuration.settings)
+    folder = launch.absolute(os.path.join(configuration.settings.chdir, line.app_dir))
+    foreign = line.check or configuration.settings.preload or configuration.settings.hooks
+    if foreign and not masked:
+        signals.let_in()
+    if line.check:
+        server.check(line.target, configuration.settings, app_dir=folder, names=command.names, suits=command.suits)
+        write(f"{line.target} can be served\n")
+        return 0
+    configuration = _located(command, configuration, begin)
+    settled = configuration.settings
+    who = identity.resolve(settled.user, settled.group, "no")
+    configured.configure_log(settled, identity.owner(who), os.environ.get("TZ"))
+    if retelling is not None:
+        _retold().tell(retelling)
+    if not settled.name:
+        configuration = replace(configuration, settings=replace(settled, name=line.target))
+    return command.run(line.target, configuration, folder)
+
+
+def _settled(command: ServingCommand, line: CommandLine, retelling: Retelling | None) -> Configuration:
+    """The configuration, from all sources.
+
+    Raises:
+        SettingsError: With all problems of arguments and configuration at once.
+    """
     complaints = list(line.complaints)
     if line.target is None and not line.print_config and not complaints:
         complaints.append(f"there is nothing to serve; give {command.target} (prefork {command.name} --help)")
@@ -201,34 +249,29 @@ def serving(command: ServingCommand, argv: Sequence[str]) -> int:
         os.environ,
         file=line.config,
         defaults=command.all_defaults,
+        retold=None if retelling is None else retelling.values,
         table=command.table,
         complaints=complaints,
         checks=lambda values: _problems_of_the_target(line, values, command.names),
     )
-    if line.print_config or line.target is None:
-        write(configuration.toml())
-        return 0
-    launch.Launch.keep()
-    launch.name_the_path()
-    begin = environment.folder_of(configuration.settings)
-    folder = launch.absolute(os.path.join(configuration.settings.chdir, line.app_dir))
-    foreign = line.check or configuration.settings.preload or configuration.settings.hooks
-    if foreign and not masked:
-        signals.let_in()
-    if line.check:
-        server.check(line.target, configuration.settings, app_dir=folder, names=command.names)
-        write(f"{line.target} can be served\n")
-        return 0
-    settled = located(configuration.settings, begin)
-    who = identity.resolve(settled.user, settled.group, "no")
-    configured.configure_log(settled, identity.owner(who), os.environ.get("TZ"))
-    if not settled.name:
-        settled = replace(settled, name=line.target)
+    if command.refuse is not None:
+        command.refuse(configuration)
+    if retelling is None or not retelling.hooks:
+        return configuration
+    return replace(configuration, hooks=Hooks(**retelling.hooks))
+
+
+def _located(command: ServingCommand, configuration: Configuration, begin: str) -> Configuration:
+    """The same, with every file by its absolute path; relative ones begin in the folder ``begin``."""
     extra = configuration.extra
     if command.table is not None:
         extra = located(extra, begin, command.table.fields)
-    configuration = replace(configuration, settings=settled, extra=extra)
-    return command.run(line.target, configuration, folder)
+    return replace(configuration, settings=located(configuration.settings, begin), extra=extra)
+
+
+def _retold() -> Any:
+    """The module that knows what to say of a retelling; it imports this one."""
+    return importlib.import_module("prefork.cli.retold")
 
 
 def _problems_of_the_target(line: CommandLine, values: Mapping[str, object], names: tuple[str, ...]) -> Iterator[str]:
@@ -321,6 +364,21 @@ def _open_standard_streams() -> None:
             setattr(sys, f"__{name}__", stream)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """What ``prefork serve`` is told beside the settings. Checked when the command reads it."""
+
+    worker_class: Literal["sync", "aiohttp", "asyncio", "tornado"] = worker_class(
+        SYNC,
+        "aiohttp",
+        "asyncio",
+        "tornado",
+        text="What the target is: sync, a function of connection and address, or a Worker; aiohttp or tornado, an "
+        "application of theirs; asyncio, a coroutine function of reader and writer.",
+    )
+    worker_options: str = worker_options()
+
+
 _SERVE_ABOUT: Final = """\
 Serve what MODULE:ATTRIBUTE names: a function handle(connection, address), called in a worker process with one \
 connection at a time, or a subclass of prefork.Worker. MODULE:FACTORY() serves what the factory returns. The current \
@@ -352,7 +410,7 @@ Examples:
   PREFORK_WORKERS=8 prefork serve hello:handle -c shop.toml --print-config"""
 
 
-def serve(argv: Sequence[str]) -> int:
+def serve(argv: Sequence[str], retelling: Retelling | None = None) -> int:
     """``prefork serve``."""
     return serving(
         ServingCommand(
@@ -361,8 +419,12 @@ def serve(argv: Sequence[str]) -> int:
             about=_SERVE_ABOUT,
             epilog=_SERVE_EPILOG,
             run=_run,
+            table=Table(
+                fields=table(ServeOptions), groups=(EMBEDDING,), make=lambda **values: made(ServeOptions, values)
+            ),
         ),
         argv,
+        retelling,
     )
 
 
@@ -397,4 +459,7 @@ def check(argv: Sequence[str]) -> int:
 
 
 def _run(text: str, configuration: Configuration, app_dir: str) -> int:
-    return server.run(text, configuration.settings, app_dir=app_dir)
+    if configuration.extra.worker_class != SYNC:
+        run: Callable[..., int] = importlib.import_module("prefork.embed.command").run_any
+        return run(text, configuration, app_dir)
+    return server.run(text, configuration.settings, app_dir=app_dir, hooks=configuration.hooks)

@@ -23,6 +23,9 @@ from prefork.errors import SettingsError, did_you_mean
 T = TypeVar("T")
 
 PREFIX: Final = "PREFORK_"
+DEFAULT: Final = "default"
+"""The origin of a value that nobody gave."""
+
 FILE_VARIABLE: Final = "PREFORK_CONFIG"
 """The variable that names the file when no flag does."""
 
@@ -71,6 +74,7 @@ class Configuration:
         given: What each setting was given, in the order of the tables, with its origin.
         fields: All settings there are, in that order.
         groups: All headings, in order.
+        hooks: Functions that came with the settings, where these were told in Python; None leaves them to the setting.
     """
 
     settings: Settings
@@ -78,13 +82,23 @@ class Configuration:
     given: Mapping[str, Sourced]
     fields: tuple[Field, ...]
     groups: tuple[str, ...]
+    hooks: Any = None
 
-    def toml(self) -> str:
-        """All of it as a file that gives the same settings when it is read, each with its origin in a comment."""
+    def toml(self, *, given: bool = False) -> str:
+        """All of it as a file that gives the same settings when it is read, each with its origin in a comment.
+
+        Args:
+            given: Leave out what is the default.
+        """
         lines = []
         for group in self.groups:
+            fields = [field for field in self.fields if field.group == group]
+            if given:
+                fields = [field for field in fields if self.given[field.name].origin != DEFAULT]
+                if not fields:
+                    continue
             lines.append(f"# {group}")
-            for field in (field for field in self.fields if field.group == group):
+            for field in fields:
                 value, origin = self.given[field.name]
                 lines.append(f"{field.name} = {_toml(field.kind.plain(value))}  # {origin}")
             lines.append("")
@@ -130,7 +144,7 @@ class _Reading:
 
     def origin(self, name: str) -> str:
         """Where the value of a setting came from."""
-        return self.given[name].origin if name in self.given else "default"
+        return self.given[name].origin if name in self.given else DEFAULT
 
     def lines(self) -> Iterator[str]:
         """Everything that is wrong: what is no setting first, then in the order of the tables, with its origins."""
@@ -138,7 +152,7 @@ class _Reading:
         order = {name: place for place, name in enumerate(self.known)}
         for problem in sorted(self.problems, key=lambda problem: order.get(problem.names[0], -1)):
             origins = [self.given[name].origin for name in problem.names if name in self.given]
-            told = [origin for origin in dict.fromkeys(origins) if origin != "default"]
+            told = [origin for origin in dict.fromkeys(origins) if origin != DEFAULT]
             yield f"{problem.text} (from {' and '.join(told)})" if told else problem.text
 
 
@@ -148,6 +162,7 @@ def load(
     *,
     file: str | None = None,
     defaults: Mapping[str, object] | None = None,
+    retold: Mapping[str, tuple[object, str]] | None = None,
     table: Table[Any] | None = None,
     complaints: Iterable[str] = (),
     checks: Callable[[Mapping[str, object]], Iterable[str]] = lambda _: (),
@@ -160,6 +175,8 @@ def load(
         environ: The environment. An empty variable counts as one that is not set.
         file: The TOML file; None leaves it to ``PREFORK_CONFIG``.
         defaults: Where a command's defaults differ from the tables'.
+        retold: What another server's configuration became (`prefork.migration`): values with their origins, by name. It
+            beats the file.
         table: The command's own settings, if it has any.
         complaints: Problems known already, to be reported with those found here.
         checks: Finds problems that depend on settings: given those that are good by themselves, it yields lines.
@@ -174,9 +191,11 @@ def load(
     fields = settings.fields() + (table.fields if table else ())
     reading = _Reading({field.name: field for field in fields})
     for name, value in (defaults or {}).items():
-        reading.put(name, value, "default")
+        reading.put(name, value, DEFAULT)
     _read_platform(reading, environ)
     _read_file(reading, file or environ.get(FILE_VARIABLE) or None, environ)
+    for name, (value, origin) in (retold or {}).items():
+        reading.put(name, value, origin)
     _read_environment(reading, environ)
     _read_flags(reading, flags)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
@@ -30,10 +30,16 @@ class EmbeddedApplication:
     Attributes:
         application: What is served, or its name as ``module:attribute`` (see `prefork.config.target`).
         options: The server's own options, by name.
+        folder: The folder that goes first on the import path; "" for what is first there.
+        names: The attributes that a module alone stands for.
+        around: Makes of the application what the server is given; None for the application itself.
     """
 
     application: object = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    folder: str = ""
+    names: tuple[str, ...] = ()
+    around: Callable[[Any], Any] | None = None
 
 
 class Embedded(Worker):
@@ -89,10 +95,11 @@ class Embedded(Worker):
         Raises:
             TargetError: It is not there, or an import failed. Anything else that the application raises passes through.
         """
-        if not isinstance(self.given.application, str):
-            return self.given.application
-        first = sys.path[0] if sys.path else ""
-        return target.load(self.given.application, first if os.path.isdir(first) else ".")
+        found = self.given.application
+        if isinstance(found, str):
+            first = self.given.folder or (sys.path[0] if sys.path else "")
+            found = target.load(found, first if os.path.isdir(first) else ".", self.given.names)
+        return found if self.given.around is None else self.given.around(found)
 
     def init(self) -> None:
         """Look at the listeners before anything is made of them.

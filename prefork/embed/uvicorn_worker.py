@@ -21,6 +21,7 @@ _RUNS = "prefork runs the processes; give the setting"
 class UvicornWorker(AsyncioWorker):
     """Serves an ASGI application with uvicorn; the options are those of ``uvicorn.Config``. WORKER."""
 
+    handshakes = False  # the loop does them, with the server's own certificate
     server = "uvicorn"
     loop = "auto"
     reserved: ClassVar[Mapping[str, str]] = {
@@ -36,6 +37,8 @@ class UvicornWorker(AsyncioWorker):
         uvicorn = self.installed("uvicorn")
         config = uvicorn.Config(self.application(), **self.options)
         config.load()
+        if self.tls is not None:
+            config.ssl = self.tls
         server = self._server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)
         self._inlets = list(self.open_inlets())

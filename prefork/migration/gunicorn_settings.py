@@ -50,21 +50,19 @@ SOCKETS: Final = (
 )
 WORKERS: Final = (
     _same("workers", "-w --workers", "whole", note="the default is one for each CPU, and not 1", default=1),
-    _none(
+    _same(
         "worker_class",
         "-k --worker-class",
-        "text",
-        "warning",
-        "prefork.embed runs gevent, tornado, uvicorn and others in the workers (the page on embedded servers)",
-        "sync",
+        note="sync, gevent; prefork asgi for uvicorn's, prefork serve for tornado's and aiohttp's",
+        default="sync",
     ),
     _none(
         "threads",
         "--threads",
         "whole",
         "warning",
-        "a worker serves one request at a time; give --workers as many as workers times threads, or run waitress in "
-        "the workers (prefork.embed)",
+        "a worker serves one request at a time; give --workers as many as workers times threads, or --worker-class "
+        "waitress with --worker-options threads=8",
         1,
     ),
     _none(
@@ -72,7 +70,7 @@ WORKERS: Final = (
         "--worker-connections",
         "whole",
         "info",
-        "it limits --worker-class gevent alone, by the option connections of prefork.embed.gevent",
+        "it limits --worker-class gevent alone, by --worker-options connections=1000",
         1000,
     ),
     _same("max_requests", "--max-requests", "whole", default=0),

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from prefork import server
 from prefork.cli import main as cli
-from prefork.config.fields import made
+from prefork.config.embedding import EMBEDDING, SYNC, worker_class, worker_options
+from prefork.config.fields import made, table
+from prefork.config.interface import meant
 from prefork.config.load import Configuration, Table
 from prefork.errors import TargetError
 from prefork.worker import Worker
 from prefork.wsgi import options
 from prefork.wsgi.options import WSGIOptions
+
+if TYPE_CHECKING:
+    from prefork.migration.retelling import Retelling
+    from prefork.wsgi.gateway import Application
 
 NAMES: Final = ("application", "app")
 """What a module alone stands for."""
@@ -41,11 +48,12 @@ Examples:
   prefork wsgi shop:application --bind 0.0.0.0:443 --certfile shop.pem --keyfile shop.key"""
 
 
-def wsgi(argv: Sequence[str]) -> int:
+def wsgi(argv: Sequence[str], retelling: Retelling | None = None) -> int:
     """``prefork wsgi``.
 
     Args:
         argv: The arguments behind the command's name.
+        retelling: What another server's configuration became.
 
     Returns:
         The exit code.
@@ -62,19 +70,60 @@ def wsgi(argv: Sequence[str]) -> int:
             run=_run,
             defaults=options.DEFAULTS,
             names=NAMES,
-            table=Table(fields=options.fields(), groups=options.GROUPS, make=_made),
+            table=Table(fields=table(CommandOptions), groups=(EMBEDDING, *options.GROUPS), make=_made),
+            suits=_suits,
+            refuse=_refuse,
         ),
         argv,
+        retelling,
     )
 
 
-def _made(**values: Any) -> WSGIOptions:
+@dataclass(frozen=True, kw_only=True)
+class CommandOptions(WSGIOptions):
+    """What ``prefork wsgi`` is told: the options, and which server runs in the workers."""
+
+    worker_class: Literal["sync", "bjoern", "cheroot", "gevent", "waitress", "werkzeug", "wsgiref"] = worker_class(
+        SYNC,
+        "bjoern",
+        "cheroot",
+        "gevent",
+        "waitress",
+        "werkzeug",
+        "wsgiref",
+        text="Which server runs in the workers: sync is prefork's own, one request at a time; the others have to be "
+        "installed. There, forwarded_allow_ips, forwarded, script_name and access_log mean the same; limits are those "
+        "of that server.",
+    )
+    worker_options: str = worker_options()
+
+
+def _made(**values: Any) -> CommandOptions:
     """The options of values that have been checked."""
-    return made(WSGIOptions, values)
+    return made(CommandOptions, values)
+
+
+def _suits(found: object, name: str) -> None:
+    """Raise when a loaded target is no WSGI application, with the command that serves it, where that shows."""
+    if isinstance(found, type) and issubclass(found, Worker):
+        raise TargetError(f"{name} is a Worker class; prefork serve {name} serves it")
+    if problem := meant(found, name, "wsgi"):
+        raise TargetError(problem)
+    if not callable(found):
+        raise TargetError(f"{name} is {type(found).__name__}, which can't be called; name a WSGI application")
+
+
+def _refuse(configuration: Configuration) -> None:
+    """Raise when something was given that the server which ``worker_class`` names knows nothing of."""
+    if configuration.extra.worker_class != SYNC:
+        importlib.import_module("prefork.embed.command").refuse(configuration)
 
 
 def _run(text: str, configuration: Configuration, app_dir: str) -> int:
     """Serve. MASTER."""
+    if configuration.extra.worker_class != SYNC:
+        run: Callable[..., int] = importlib.import_module("prefork.embed.command").run_wsgi
+        return run(text, configuration, app_dir, _suits)
     from prefork.wsgi.common import Common
     from prefork.wsgi.worker import serving
 
@@ -83,8 +132,7 @@ def _run(text: str, configuration: Configuration, app_dir: str) -> int:
         importlib.import_module("prefork.wsgi.access")  # here, once for all workers
 
     def make(found: object, name: str) -> Callable[[], Worker]:
-        if not callable(found):
-            raise TargetError(f"{name} is {type(found).__name__}, which can't be called; name a WSGI application")
-        return serving(found, configuration.extra, common)
+        _suits(found, name)
+        return serving(cast("Application", found), configuration.extra, common)
 
-    return server.run(text, configuration.settings, app_dir=app_dir, make=make, names=NAMES)
+    return server.run(text, configuration.settings, app_dir=app_dir, make=make, names=NAMES, hooks=configuration.hooks)

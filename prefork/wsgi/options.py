@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from prefork.config import fields as kinds
 from prefork.config import rules
@@ -216,6 +216,16 @@ class WSGIOptions:
         """The longest head in bytes that none of the limits of its parts forbids; what is kept of one in memory."""
         fields = min(self.limit_request_fields * (self.limit_request_field_size + 2), _BIGGEST_HEAD)
         return self.limit_request_line + 2 + fields + 2
+
+
+def again(name: str) -> Any:
+    """The same setting once more, as a row of another table.
+
+    Args:
+        name: Its name.
+    """
+    row = next(row for row in fields() if row.name == name)
+    return setting(row.default, row.group, row.kind, row.help)
 
 
 @functools.cache

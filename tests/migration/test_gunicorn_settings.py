@@ -7,13 +7,14 @@ from gunicorn import config  # type: ignore[import-untyped]  # it has no types
 
 from prefork import hooks
 from prefork.config import settings
+from prefork.config.fields import table
 from prefork.migration import gunicorn_settings as gunicorn
 from prefork.migration.foreign_setting import ForeignSetting, by_name
-from prefork.wsgi import options
+from prefork.wsgi.command import CommandOptions
 
 INSTALLED = {known.name: known for known in config.KNOWN_SETTINGS}
 ROWS = by_name(gunicorn.ROWS)
-OURS = {field.name for field in settings.fields() + options.fields()}
+OURS = {field.name for field in settings.fields() + table(CommandOptions)}
 
 ACTIONS = {None: {"text", "whole", "dict", "function", "maybe"}, "store_true": {"true"}, "append": {"list"}}
 

@@ -1,0 +1,129 @@
+"""``prefork gunicorn``: serves by another server's configuration, or explains what that becomes.
+
+What it becomes is settled by `prefork.migration`; from there on all is as with the command of ours that serves it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from prefork.cli.main import COMMANDS, write
+from prefork.config import launch
+from prefork.config.load import Configuration
+from prefork.errors import SettingsError, printable
+from prefork.migration.retelling import Retelling
+from prefork.system import custody, signals
+from prefork.system.natives import os
+
+_log = logging.getLogger("prefork")
+
+_GUNICORN_HELP: Final = """\
+usage: prefork gunicorn [--explain] [GUNICORN'S FLAG ...] [MODULE:APPLICATION]
+
+Serve what gunicorn would serve: its flags, GUNICORN_CMD_ARGS and gunicorn.conf.py (or -c FILE, which is executed) are
+read as gunicorn reads them, and every setting becomes what it is called here. Each that has no equal is one line in the
+log. What gunicorn knows nothing of can be set by variables, PREFORK_MIN_WORKERS=2, which beat what gunicorn's say.
+
+  --explain       Print the TOML that it comes to, with the origin of each value and what has no equal; start nothing.
+  --check-config  Say whether it would start, and exit.
+  --print-config  Print what holds and where each value came from, as TOML, and exit.
+  -h, --help      Print this and exit.
+
+The page "Coming from gunicorn" of the documentation has a row for each of gunicorn's settings.
+
+Examples:
+  prefork gunicorn -w 4 -b 0.0.0.0:8000 shop:application
+  prefork gunicorn -c gunicorn.conf.py shop.wsgi --explain > shop.toml
+  prefork wsgi shop.wsgi:application -c shop.toml
+"""
+
+
+def gunicorn(argv: Sequence[str]) -> int:
+    """``prefork gunicorn``.
+
+    Args:
+        argv: gunicorn's arguments, and ``--explain``.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        PreforkError: As `prefork.cli.main.serving` does, and when gunicorn's configuration can't be read or served.
+    """
+    from prefork.migration.gunicorn import retell
+
+    if "-h" in argv or "--help" in argv:
+        write(_GUNICORN_HELP)
+        return 0
+    _begin()
+    return _served(retell(argv, os.environ))
+
+
+def _begin() -> None:
+    """What has to be done before a configuration is executed, whose code may change this process."""
+    masked = launch.HANDOVER in os.environ
+    signals.begin(masked=masked)
+    if not masked:
+        signals.let_in()
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise SettingsError(f"the current folder can't be used: {error.strerror}; start in another") from None
+    launch.Launch.keep()
+    launch.name_the_path()
+
+
+def _served(retelling: Retelling) -> int:
+    """Serve what was retold, by the command of ours that does."""
+    os.environ.update(retelling.environment)
+    sys.path[:0] = [launch.absolute(folder) for folder in retelling.path]
+    if "user" in retelling.values and retelling.hooks and os.geteuid() == 0:
+        _refuse_strangers()
+    argv = [] if retelling.target is None else [retelling.target]
+    argv += [f"--{name}" for name in ("check", "print-config") if name in retelling.asks]
+    named = next(command.function for command in COMMANDS if command.name == retelling.command)
+    module, _, attribute = named.partition(":")
+    function: Callable[[Sequence[str], Retelling], int] = getattr(importlib.import_module(module), attribute)
+    return function(argv, retelling)
+
+
+def _refuse_strangers() -> None:
+    """The hooks are code that root runs: as with the setting hooks, their folder has to be root's alone."""
+    stranger = custody.stranger(os.getcwd())
+    if stranger:
+        raise SettingsError(
+            f"hooks would run with the master's privileges, from a folder that is not root's alone ({stranger}); have "
+            "root own it (chown, chmod go-w), or leave hooks or user out"
+        )
+
+
+def tell(retelling: Retelling) -> None:
+    """Log what has no equal. The log has been set up."""
+    for remark in retelling.remarks:
+        level = logging.WARNING if remark.differs else logging.INFO
+        _log.log(level, "%s: %s", retelling.source, remark.text)
+
+
+def explanation(retelling: Retelling, configuration: Configuration, command: str) -> str:
+    """What a configuration came to: TOML that is ours, and comments about all else.
+
+    Args:
+        retelling: What it became.
+        configuration: What holds by it.
+        command: The command of ours that serves it.
+    """
+    lines = [f"# prefork {command} {retelling.target or 'MODULE:ATTRIBUTE'} --config THIS-FILE"]
+    lines += [f"# in the environment: {name}={value}" for name, value in retelling.environment.items()]
+    if retelling.path:
+        lines.append(f"# in the environment: PYTHONPATH={':'.join(retelling.path)}")
+    if retelling.hooks:
+        lines.append(f"# in a module of its own, with hooks = MODULE: {', '.join(retelling.hooks)}")
+    lines += ["", *configuration.toml(given=True).splitlines()]
+    if retelling.remarks:
+        lines.append(f"# What {retelling.source} has and prefork has not:")
+        lines += [f"# {'!' if remark.differs else '-'} {remark.text}" for remark in retelling.remarks]
+    return "".join(f"{printable(line)}\n" for line in lines)

@@ -1,0 +1,84 @@
+"""What a loaded target is, as far as it shows: which command serves it, for somebody who has named another. Pure."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+Interface = Literal["asgi", "wsgi", "handle", "streams", "factory", "aiohttp", "tornado", "unknown"]
+
+REMEDIES: Final[Mapping[Interface, str]] = {
+    "asgi": "is an ASGI application; prefork asgi {target} serves it",
+    "wsgi": "is a WSGI application; prefork wsgi {target} serves it",
+    "handle": "takes a connection and an address; prefork serve {target} serves it",
+    "streams": "is a coroutine function; prefork serve {target} --worker-class asyncio serves one of reader and writer",
+    "factory": "is called without arguments, as a function that makes an application is; give '{target}()'",
+    "aiohttp": "is an aiohttp application; prefork serve {target} --worker-class aiohttp serves it",
+    "tornado": "is a tornado application; prefork serve {target} --worker-class tornado serves it",
+}
+"""How each is served: what follows its name."""
+
+_CONNECTIONS: Final = frozenset({"connection", "conn", "sock", "socket", "client", "connection_"})
+_ASGI: Final = 3  # positional arguments: scope, receive, send
+_PAIR: Final = 2  # connection and address, reader and writer
+
+
+def interface_of(found: Any) -> Interface:
+    """What a loaded target is.
+
+    Args:
+        found: The object. One that says nothing of itself is "unknown", and so is each class.
+    """
+    kind = type(found)
+    home = kind.__module__.partition(".")[0]
+    if home in {"aiohttp", "tornado"} and kind.__name__ == "Application":
+        return "aiohttp" if home == "aiohttp" else "tornado"
+    if isinstance(found, type) or not callable(found):
+        return "unknown"
+    call = found if inspect.isroutine(found) else kind.__call__
+    names = _positional(found)
+    if inspect.iscoroutinefunction(call):
+        return "asgi" if names is None or len(names) == _ASGI else "streams" if len(names) == _PAIR else "unknown"
+    if callable(getattr(found, "wsgi_app", None)):
+        return "wsgi"
+    if names is None:
+        return "unknown"
+    if not names:
+        return "factory"
+    if len(names) != _PAIR:
+        return "unknown"
+    if names[1] == "start_response" or names[0] == "environ":
+        return "wsgi"
+    if names[0].lstrip("_") in _CONNECTIONS:
+        return "handle"
+    return "unknown"
+
+
+def _positional(found: Any) -> list[str] | None:
+    """The names of the arguments that have to be given; None where they can't be told."""
+    try:
+        parameters = inspect.signature(found).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(one.kind is one.VAR_POSITIONAL for one in parameters):
+        return None
+    return [
+        one.name
+        for one in parameters
+        if one.kind in {one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD} and one.default is one.empty
+    ]
+
+
+def meant(found: Any, target: str, *served: Interface) -> str:
+    """Why a command that serves something else can't serve a target, and which one does; "" when it can, or may.
+
+    Args:
+        found: The loaded target.
+        target: Its name.
+        served: What the command serves.
+    """
+    interface = interface_of(found)
+    if interface == "unknown" or interface in served:
+        return ""
+    return f"{target} {REMEDIES[interface].format(target=target)}"

@@ -1,0 +1,246 @@
+"""What holds around an application that somebody else's server runs: proxies, the path of its mount, the access log.
+
+The same settings, with the same meaning, as in `prefork wsgi`. WORKER.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from urllib.parse import quote
+
+from prefork.errors import BootError
+from prefork.system.natives import os, time
+from prefork.wsgi.access import AccessLog
+from prefork.wsgi.environ import spelled
+from prefork.wsgi.forwarded import BELIEVED, LEFT_OUT, apply, proxys_own, standings, truster
+
+if TYPE_CHECKING:
+    from datetime import tzinfo
+
+Scope = MutableMapping[str, Any]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+_SAFE: Final = "/;,:@&=+$!*'()~-._"  # of a path, not escaped (RFC 3986)
+
+
+class Around(Protocol):
+    """The settings that this is about, as `prefork.wsgi.options.WSGIOptions` has them."""
+
+    @property
+    def forwarded_allow_ips(self) -> str:
+        """Which proxies are believed."""
+
+    @property
+    def forwarded(self) -> str:
+        """What becomes of the fields of others."""
+
+    @property
+    def script_name(self) -> str:
+        """Where the application is mounted."""
+
+    @property
+    def access_log(self) -> str:
+        """The file of the access log; "" for none."""
+
+    @property
+    def access_log_format(self) -> Any:
+        """The form of its lines."""
+
+
+class _Proxies:
+    """What becomes of what proxies say."""
+
+    def __init__(self, options: Around) -> None:
+        self._standing = standings(options.forwarded, options.forwarded_allow_ips)
+        self._trusts = truster(options.forwarded_allow_ips)
+
+    def settle(self, environ: dict[str, Any]) -> bool:
+        """Let an environ say what a trusted proxy says.
+
+        Returns:
+            Whether the fields of proxies are to be left out.
+        """
+        standing = self._standing(environ.get("REMOTE_ADDR") or "")
+        if standing == BELIEVED:
+            apply(environ, self._trusts)
+        return standing == LEFT_OUT
+
+
+def _opened(options: Around, zone: tzinfo | None) -> AccessLog:
+    try:
+        return AccessLog(options.access_log, options.access_log_format, zone)
+    except OSError as error:
+        raise BootError(
+            f"access_log: {options.access_log!r} can't be opened by uid {os.geteuid()}: {error.strerror}"
+        ) from error
+
+
+class Sent:
+    """What was answered, for the access log.
+
+    Attributes:
+        status: The status line, or its code; "" when nothing was sent.
+        sent: How many bytes of body.
+        fields: The header fields.
+    """
+
+    def __init__(self) -> None:
+        self.status = ""
+        self.sent = 0
+        self.fields: Iterable[tuple[str, str]] = ()
+
+    def field(self, name: str) -> str | None:
+        """The value of a header field of it; None when there is none."""
+        return next((value for field, value in self.fields if field.lower() == name), None)
+
+
+class AroundWSGI:
+    """A WSGI application around another.
+
+    Args:
+        application: The application.
+        options: The settings.
+        zone: Whose time of day the access log has, from `prefork.system.zone.find`.
+
+    Raises:
+        BootError: The access log can't be opened.
+    """
+
+    def __init__(self, application: WSGI, options: Around, zone: tzinfo | None = None) -> None:
+        self._application = application
+        self._proxies = _Proxies(options)
+        self._script_name = spelled(options.script_name)
+        self._log = _opened(options, zone) if options.access_log else None
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Serve one request."""
+        if self._proxies.settle(environ):
+            for name in [name for name in environ if proxys_own(name)]:
+                del environ[name]
+        path, mount = environ.get("PATH_INFO", ""), self._script_name
+        if mount and (path == mount or path.startswith(f"{mount}/")):
+            environ["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "") + mount
+            environ["PATH_INFO"] = path[len(mount) :]
+        if self._log is None:
+            return self._application(environ, start_response)
+        return self._logged(self._log, environ, start_response)
+
+    def _logged(self, log: AccessLog, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        began, answer = time.monotonic(), Sent()
+
+        def start(code: str, fields: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
+            answer.status, answer.fields = code, fields
+            write: Callable[[bytes], object] = start_response(code, fields, *rest)
+
+            def counted(data: bytes) -> None:
+                answer.sent += len(data)
+                write(data)
+
+            return counted
+
+        if "REQUEST_URI" not in environ:
+            path = (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1")
+            query = environ.get("QUERY_STRING", "")
+            environ["REQUEST_URI"] = quote(path, safe=_SAFE) + (f"?{query}" if query else "")
+        result: Iterable[bytes] = ()
+        try:
+            result = self._application(environ, start)
+            for part in result:
+                answer.sent += len(part)
+                yield part
+        finally:
+            close = getattr(result, "close", None)
+            if close is not None:
+                close()
+            log.write(environ, answer, time.monotonic() - began)
+
+
+class AroundASGI:
+    """An ASGI application around another (https://asgi.readthedocs.io, version 3).
+
+    Args:
+        application: The application.
+        options: The settings.
+        zone: Whose time of day the access log has, from `prefork.system.zone.find`.
+
+    Raises:
+        BootError: The access log can't be opened.
+    """
+
+    def __init__(
+        self, application: Callable[..., Awaitable[None]], options: Around, zone: tzinfo | None = None
+    ) -> None:
+        self._application = application
+        self._proxies = _Proxies(options)
+        self._script_name = options.script_name
+        self._log = _opened(options, zone) if options.access_log else None
+
+    async def __call__(self, scope: Scope, receive: Callable[[], Awaitable[Any]], send: Send) -> None:
+        """Serve one request, one websocket, or the application's lifespan."""
+        kind: Literal["http", "websocket", "lifespan"] = scope["type"]
+        if kind == "lifespan":
+            return await self._application(scope, receive, send)
+        environ = _environ_of(scope)
+        if self._proxies.settle(environ):
+            scope["headers"] = [pair for pair in scope["headers"] if not proxys_own(_name(pair[0]))]
+        else:
+            if environ["REMOTE_ADDR"] != _host(scope):
+                scope["client"] = (environ["REMOTE_ADDR"], 0)
+            secure = environ["wsgi.url_scheme"] == "https"
+            scope["scheme"] = ("wss" if secure else "ws") if kind == "websocket" else environ["wsgi.url_scheme"]
+        path, mount = scope["path"], self._script_name
+        if mount and (path == mount or path.startswith(f"{mount}/")):
+            scope["root_path"] = scope.get("root_path", "") + mount
+        if self._log is None:
+            return await self._application(scope, receive, send)
+        return await self._logged(self._log, environ, scope, receive, send)
+
+    async def _logged(
+        self, log: AccessLog, environ: dict[str, Any], scope: Scope, receive: Callable[[], Awaitable[Any]], send: Send
+    ) -> None:
+        began, answer = time.monotonic(), Sent()
+
+        async def counting(message: MutableMapping[str, Any]) -> None:
+            if message["type"] in {"http.response.start", "websocket.http.response.start"}:
+                answer.status = str(message["status"])
+                fields = message.get("headers", ())
+                answer.fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields]
+            elif message["type"] == "websocket.accept":
+                answer.status = "101"
+            elif message["type"] == "http.response.body":
+                answer.sent += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._application(scope, receive, counting)
+        finally:
+            log.write(environ, answer, time.monotonic() - began)
+
+
+def _host(scope: Scope) -> str:
+    return scope["client"][0] if scope.get("client") else ""
+
+
+def _name(field: bytes) -> str:
+    return "HTTP_" + field.decode("latin-1").upper().replace("-", "_")
+
+
+def _environ_of(scope: Scope) -> dict[str, Any]:
+    """What is told of a request, under the names that WSGI has for it."""
+    query = scope.get("query_string", b"").decode("latin-1")
+    raw = scope.get("raw_path") or quote(scope["path"].encode(), safe=_SAFE).encode()
+    environ: dict[str, Any] = {
+        "REMOTE_ADDR": _host(scope),
+        "REQUEST_METHOD": scope.get("method", "GET"),
+        "REQUEST_URI": raw.decode("latin-1") + (f"?{query}" if query else ""),
+        "PATH_INFO": spelled(raw.decode("latin-1")),
+        "QUERY_STRING": query,
+        "SERVER_PROTOCOL": f"HTTP/{scope.get('http_version', '1.1')}",
+        "wsgi.url_scheme": "https" if scope.get("scheme") in {"https", "wss"} else "http",
+    }
+    for field, value in scope["headers"]:
+        name, text = _name(field), value.decode("latin-1")
+        environ[name] = f"{environ[name]},{text}" if name in environ else text
+    return environ

@@ -1,0 +1,371 @@
+"""What gunicorn's settings become where a row of the table does not say all of it: a function for each of these.
+
+Each is given a `Teller` and reads what it needs of ``teller.given``. What gunicorn does, and what its defaults are, is
+as of 27.0 (gunicorn/config.py, sock.py, util.py; https://docs.gunicorn.org).
+"""
+
+from __future__ import annotations
+
+import grp
+import pwd
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from prefork.migration.foreign_setting import ForeignSetting
+from prefork.migration.retelling import Teller, converted, whole, yes
+from prefork.system.natives import os
+
+_DEFAULT_PORT: Final = "8000"
+_SECURE: Final = {"X-FORWARDED-PROTOCOL": "ssl", "X-FORWARDED-PROTO": "https", "X-FORWARDED-SSL": "on"}
+_PLAIN_LOGGERS: Final = ("gunicorn.glogging.Logger", "gunicorn.instrument.statsd.Statsd")
+_LEVELS: Final = {"warn": "warning", "fatal": "critical"}
+
+SYNC: Final = {"sync", "gunicorn.workers.sync.SyncWorker"}
+THREADS: Final = {"gthread", "gunicorn.workers.gthread.ThreadWorker"}
+UVICORN: Final = re.compile(r"asgi|gunicorn\.workers\.gasgi\.\w+|uvicorn(_worker|\.workers)\.Uvicorn(H11)?Worker")
+GEVENT: Final = re.compile(r"gevent(_pywsgi|_wsgi)?|gunicorn\.workers\.ggevent\.\w+")
+TORNADO: Final = {"tornado", "gunicorn.workers.gtornado.TornadoWorker"}
+AIOHTTP: Final = re.compile(r"aiohttp(\.worker)?\.Gunicorn(UVLoop)?WebWorker")
+"""The names of worker classes, gunicorn's own and those that others bring along."""
+
+
+def address(text: str) -> str:
+    """An address of gunicorn's in the form of ours.
+
+    Args:
+        text: unix:PATH, fd://N, HOST:PORT, [HOST]:PORT, tcp://HOST:PORT, or a host alone, whose port is 8000.
+    """
+    text = text.strip()
+    if text.startswith(("unix:", "fd://")):
+        return re.sub(r"^unix:(//)?", "unix:", text)
+    text = text.removeprefix("tcp://")
+    if not text:
+        return f":{_DEFAULT_PORT}"
+    if text.startswith("["):
+        return text if "]:" in text else f"{text}:{_DEFAULT_PORT}"
+    return text if ":" in text else f"{text}:{_DEFAULT_PORT}"
+
+
+def _bind(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given["bind"]
+    texts = [part for text in converted(row, value) or [] for part in str(text).split(",")]
+    addresses = tuple(address(text) for text in texts)
+    if addresses:
+        teller.put("bind", addresses if len(addresses) > 1 else addresses[0], origin)
+
+
+def settle_unix_mode(teller: Teller) -> None:
+    """A unix socket of gunicorn's is everybody's unless umask says otherwise; so it is here, when there is one."""
+    bind = teller.values.get("bind")
+    texts = () if bind is None else (bind.value,) if isinstance(bind.value, str) else bind.value
+    if any(text.startswith("unix:") for text in texts):
+        given = teller.given.get("umask")
+        mask = 0 if given is None or given.value is None else whole(given.value)
+        teller.put("socket_mode", 0o777 & ~mask, "gunicorn's umask of 0" if given is None else given.origin)
+
+
+def settle_script_name(teller: Teller, variable: str) -> None:
+    """The WSGI workers of gunicorn take the path under which they are mounted from the environment."""
+    name = teller.environment.get("SCRIPT_NAME", variable).rstrip("/")
+    if name and teller.command == "wsgi" and "script_name" not in teller.values:
+        teller.put("script_name", name, "SCRIPT_NAME")
+
+
+def _umask(teller: Teller, row: ForeignSetting) -> None:
+    whole(teller.value(row.name, 0) or 0)
+
+
+def _worker_class(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    names = _names(value)
+    if names & (SYNC | THREADS):
+        if names & THREADS and _threads(teller) <= 1:
+            teller.tell(row.name, "with one thread it is sync, but for connections that are kept", differs=False)
+    elif any(map(UVICORN.fullmatch, names)):
+        teller.command = "asgi"
+        for name, said in getattr(value, "CONFIG_KWARGS", {}).items():
+            _of_uvicorn(teller, name, said, origin)
+        if any("H11" in name for name in names):
+            teller.option("http=h11", origin)
+    elif any(map(GEVENT.fullmatch, names)):
+        teller.put("worker_class", "gevent", origin)
+    elif names & TORNADO or any(map(AIOHTTP.fullmatch, names)):
+        teller.command = "serve"
+        teller.put("worker_class", "tornado" if names & TORNADO else "aiohttp", origin)
+        if any("UVLoop" in name for name in names):
+            teller.option("loop=uvloop", origin)
+    else:
+        teller.refuse(
+            row.name,
+            "there is no such worker here; give sync, gevent, tornado, uvicorn_worker.UvicornWorker or "
+            "aiohttp.GunicornWebWorker, or write a prefork.Worker of your own",
+        )
+
+
+def _names(value: object) -> set[str]:
+    """The names that a worker class goes by: its own, and those of what it is made of."""
+    if isinstance(value, type):
+        return {f"{kind.__module__}.{kind.__qualname__}" for kind in value.__mro__}
+    return {str(value or "sync").removeprefix("egg:gunicorn#")}
+
+
+def _of_uvicorn(teller: Teller, name: str, value: object, origin: str) -> None:
+    """What a worker class says to uvicorn."""
+    if name in {"loop", "lifespan", "ws_max_size"}:
+        teller.put(name, value, origin)
+    elif isinstance(value, str | int | float) and "," not in str(value):
+        teller.option(f"{name}={value}", origin)
+    else:
+        teller.remark(f"{name} of the worker class ({origin}): it can't be said in worker_options", differs=True)
+
+
+def _is_gevent(teller: Teller) -> bool:
+    return any(map(GEVENT.fullmatch, _names(teller.value("worker_class"))))
+
+
+def _threads(teller: Teller) -> int:
+    return whole(teller.value("threads", 1) or 1)
+
+
+def _threads_of(teller: Teller, row: ForeignSetting) -> None:
+    count = _threads(teller)
+    if count > 1 and _names(teller.value("worker_class")) & (SYNC | THREADS):
+        workers = whole(teller.value("workers", 1) or 1)
+        teller.tell(
+            row.name,
+            f"a worker serves one request at a time; for as many at once give workers = {workers * count}, or "
+            f"worker_class waitress of prefork wsgi with worker_options threads={count}",
+            differs=True,
+        )
+
+
+def _connections(teller: Teller, row: ForeignSetting) -> None:
+    if _is_gevent(teller):
+        value, origin = teller.given[row.name]
+        teller.option(f"connections={whole(value)}", origin)
+    else:
+        teller.plainly(row)
+
+
+def _preload(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    if not yes(value):
+        return
+    if _other_account(teller, "user") or _other_account(teller, "group"):
+        teller.tell(row.name, "each worker loads the application, as the user that it runs as", differs=True)
+    elif _is_gevent(teller):
+        teller.tell(row.name, "each worker loads the application, after gevent has patched it", differs=True)
+    else:
+        teller.put("preload", True, origin)
+
+
+def _other_account(teller: Teller, name: str) -> str:
+    """A user or group that is not the one whom the command runs as; "" for none."""
+    value = teller.value(name)
+    if value is None or value == "":
+        return ""
+    text = str(value)
+    try:
+        if name == "user":
+            number = int(text) if text.isdecimal() else pwd.getpwnam(text).pw_uid
+            return "" if number == os.geteuid() else text
+        number = int(text) if text.isdecimal() else grp.getgrnam(text).gr_gid
+    except KeyError:
+        return text  # whoever resolves it says that there is none
+    return "" if number == os.getegid() else text
+
+
+def _account(teller: Teller, row: ForeignSetting) -> None:
+    if text := _other_account(teller, row.name):
+        teller.put(row.name, text, teller.given[row.name].origin)
+
+
+def _raw_env(teller: Teller, row: ForeignSetting) -> None:
+    for text in converted(row, teller.value(row.name)) or []:
+        name, equals, value = str(text).partition("=")
+        if not equals or not name:
+            teller.refuse(row.name, f"{text!r} sets no variable; give NAME=VALUE")
+            continue
+        teller.environment[name] = value
+
+
+def _pythonpath(teller: Teller, row: ForeignSetting) -> None:
+    teller.path += [part.strip() for part in str(teller.value(row.name) or "").split(",") if part.strip()]
+
+
+def _schemes(teller: Teller, row: ForeignSetting) -> None:
+    value = teller.value(row.name)
+    named = {str(key).upper().replace("_", "-"): text for key, text in (value or {}).items()}
+    if any(_SECURE.get(key) != text for key, text in named.items()):
+        teller.plainly(row)
+
+
+def _joined(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    if value is not None:
+        teller.put(row.ours, value if isinstance(value, str) else ",".join(map(str, value)), origin)
+
+
+def _errorlog(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    teller.put("log_file", "" if value in ("-", None) else str(value), origin)
+
+
+def _loglevel(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    word = str(value).strip().lower()
+    teller.put("log_level", _LEVELS.get(word, word), origin)
+
+
+def _logger(teller: Teller, row: ForeignSetting) -> None:
+    value = teller.value(row.name)
+    name = f"{value.__module__}.{value.__qualname__}" if isinstance(value, type) else str(value or "")
+    if name and name not in _PLAIN_LOGGERS:
+        teller.plainly(row)
+
+
+def _format(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    if value not in (None, row.default):
+        teller.put("access_log_format", value, origin)
+
+
+def _statsd(teller: Teller, row: ForeignSetting) -> None:
+    """Metrics have gunicorn's names, which begin with "gunicorn" behind the prefix."""
+    value, origin = teller.given[row.name]
+    if value:
+        prefix = str(teller.value("statsd_prefix") or "").rstrip(".")
+        teller.put("statsd_host", str(value), origin)
+        teller.put("statsd_prefix", f"{prefix}.gunicorn" if prefix else "gunicorn", origin)
+
+
+def _syslog(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    if not value:
+        return
+    name = teller.value("syslog_prefix") or teller.value("proc_name") or "prefork"
+    teller.put("syslog", True, origin)
+    teller.put("syslog_addr", teller.value("syslog_addr") or "udp://localhost:514", origin)
+    teller.put("syslog_prefix", f"gunicorn.{str(name).replace(':', '.')}", origin)
+    if teller.value("disable_redirect_access_to_syslog"):
+        return
+    if teller.value("accesslog"):
+        teller.tell(row.name, "requests go to accesslog alone", differs=True)
+    else:
+        teller.put("access_log", "logger", origin)
+
+
+def _logconfig(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    if value:
+        teller.put("logconfig", str(value), origin)
+        teller.tell(
+            row.name,
+            "the loggers are called prefork and prefork.access, which --access-log logger writes to",
+            differs=True,
+        )
+
+
+def _ca_certs(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    asks = whole(teller.value("cert_reqs", 0) or 0)
+    if not value:
+        return
+    if asks == 0:
+        teller.tell(row.name, "with cert_reqs = 0 it has no effect, so it is left out", differs=False)
+        return
+    if asks == 1:
+        teller.tell("cert_reqs", "clients without a certificate are refused", differs=True)
+    teller.put("ca_certs", value, origin)
+
+
+def _jitter(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    most, jitter = whole(teller.value("max_requests", 0) or 0), whole(value or 0)
+    if most and jitter:
+        if jitter > most:
+            teller.tell(row.name, f"more than max_requests, so it is {most}", differs=False)
+        teller.put("max_requests_jitter", min(jitter, most), origin)
+
+
+def _control_off(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    if yes(value):
+        teller.put("control", "off", origin)
+
+
+def _root_path(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    if value and value != "/":
+        teller.put("script_name", str(value).rstrip("/"), origin)
+
+
+def _of_asgi(name: str) -> Callable[[Teller, ForeignSetting], None]:
+    """One that an ASGI worker alone has a use for, there as here."""
+
+    def tell(teller: Teller, row: ForeignSetting) -> None:
+        value, origin = teller.given[row.name]
+        if teller.command == "asgi" and value is not None:
+            teller.put(name, converted(row, value), origin)
+
+    return tell
+
+
+def _protocols(teller: Teller, row: ForeignSetting) -> None:
+    value = teller.value(row.name)
+    names = value.split(",") if isinstance(value, str) else list(value or [])
+    if any(str(name).strip() != "h1" for name in names):
+        teller.plainly(row)
+
+
+def _proxy_protocol(teller: Teller, row: ForeignSetting) -> None:
+    if teller.value(row.name) not in (None, False, "", "off"):
+        teller.refuse(row.name, row.note)
+
+
+def _none(teller: Teller, row: ForeignSetting) -> None:
+    """One that another's function looks at."""
+
+
+SPECIAL: Final[Mapping[str, Callable[[Teller, ForeignSetting], Any]]] = {
+    "config": _none,
+    "wsgi_app": _none,
+    "check_config": _none,
+    "print_config": _none,
+    "bind": _bind,
+    "umask": _umask,
+    "worker_class": _worker_class,
+    "threads": _threads_of,
+    "worker_connections": _connections,
+    "preload_app": _preload,
+    "user": _account,
+    "group": _account,
+    "raw_env": _raw_env,
+    "pythonpath": _pythonpath,
+    "secure_scheme_headers": _schemes,
+    "forwarded_allow_ips": _joined,
+    "errorlog": _errorlog,
+    "loglevel": _loglevel,
+    "logger_class": _logger,
+    "access_log_format": _format,
+    "statsd_host": _statsd,
+    "statsd_prefix": _none,
+    "syslog": _syslog,
+    "syslog_addr": _none,
+    "syslog_prefix": _none,
+    "disable_redirect_access_to_syslog": _none,
+    "logconfig": _logconfig,
+    "logconfig_json": _logconfig,
+    "ca_certs": _ca_certs,
+    "cert_reqs": _none,
+    "max_requests_jitter": _jitter,
+    "control_socket_disable": _control_off,
+    "root_path": _root_path,
+    "asgi_loop": _of_asgi("loop"),
+    "asgi_lifespan": _of_asgi("lifespan"),
+    "websocket_max_message_size": _of_asgi("ws_max_size"),
+    "http_protocols": _protocols,
+    "proxy_protocol": _proxy_protocol,
+}
+"""What to do with a setting, by its name; all others do as their row says."""

@@ -1,0 +1,430 @@
+"""Thirty configurations as people write them for gunicorn, and what each becomes; some are served.
+
+Which settings they have is what public ones have; the configurations themselves are made up.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import textwrap
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from prefork.cli.main import main
+from prefork.errors import SettingsError
+from prefork.migration.gunicorn import retell, target_of
+from prefork.migration.gunicorn_values import address
+from prefork.migration.retelling import Retelling
+from prefork.testing import request, running
+
+SYNC = {"workers": 1}
+
+
+class Case(NamedTuple):
+    """One configuration.
+
+    Attributes:
+        file: What gunicorn.conf.py says; "" for none.
+        line: The command line.
+        environ: The environment.
+        values: What the settings of ours are, all of them.
+        remarks: How each line begins that is said of what has no equal; "!" before those that behave otherwise.
+        command: Who serves it.
+    """
+
+    file: str
+    line: str
+    values: Mapping[str, object]
+    remarks: tuple[str, ...] = ()
+    environ: Mapping[str, str] = {}
+    command: str = "wsgi"
+
+
+GTHREAD = "! threads = 4 (gunicorn.conf.py): a worker serves one request at a time; for as many at once give workers = "
+
+CASES = {
+    "nothing but the application": Case("", "shop:app", SYNC),
+    "quick start": Case("", "-w 4 -b 0.0.0.0:8000 shop:app", {"workers": 4, "bind": "0.0.0.0:8000"}),
+    "a host without a port": Case("", "--bind localhost shop:app", {**SYNC, "bind": "localhost:8000"}),
+    "a socket for nginx": Case(
+        "", "-b unix:/run/shop.sock shop.wsgi", {**SYNC, "bind": "unix:/run/shop.sock", "socket_mode": 0o777}
+    ),
+    "a socket for nginx's group": Case(
+        "", "-b unix:///run/shop.sock -m 007 shop.wsgi", {**SYNC, "bind": "unix:/run/shop.sock", "socket_mode": 0o770}
+    ),
+    "Heroku": Case(
+        "",
+        "shop:app --log-file -",
+        {"workers": 3, "bind": "0.0.0.0:5000", "log_file": ""},
+        environ={"PORT": "5000", "WEB_CONCURRENCY": "3"},
+    ),
+    "arguments in the environment": Case(
+        "workers = 2\ntimeout = 60",
+        "shop:app --timeout 90",
+        {"workers": 5, "timeout": 90, "bind": "[::1]:9000"},
+        environ={"GUNICORN_CMD_ARGS": "--bind=[::1]:9000 --workers=5"},
+    ),
+    "computed workers": Case(
+        "import multiprocessing\nbind = '127.0.0.1:8000'\nworkers = multiprocessing.cpu_count() * 0 + 9",
+        "shop:app",
+        {"workers": 9, "bind": "127.0.0.1:8000"},
+    ),
+    "threads": Case(
+        "bind = '0.0.0.0:8080'\nworkers = 2\nworker_class = 'gthread'\nthreads = 4\ntimeout = 120\nkeepalive = 5",
+        "shop:app",
+        {"bind": "0.0.0.0:8080", "workers": 2, "timeout": 120, "keepalive": 5},
+        (f"{GTHREAD}8, or",),
+    ),
+    "threads with the default worker": Case("threads = 4", "shop:app", SYNC, (f"{GTHREAD}4, or",)),
+    "one thread": Case(
+        "", "--threads 1 -k gthread shop:app", SYNC, ("worker_class = 'gthread' (--worker-class): with",)
+    ),
+    "recycling": Case(
+        "max_requests = 1000\nmax_requests_jitter = 50\npreload_app = True\ngraceful_timeout = 45",
+        "shop:app",
+        {**SYNC, "max_requests": 1000, "max_requests_jitter": 50, "preload": True, "graceful_timeout": 45},
+    ),
+    "jitter of nothing": Case("max_requests_jitter = 50", "shop:app", SYNC),
+    "more jitter than requests": Case(
+        "max_requests = 10\nmax_requests_jitter = 50",
+        "shop:app",
+        {**SYNC, "max_requests": 10, "max_requests_jitter": 10},
+        ("max_requests_jitter = 50 (gunicorn.conf.py): more than max_requests, so it is 10",),
+    ),
+    "logs in a container": Case(
+        "accesslog = '-'\nerrorlog = '-'\nloglevel = 'WARN'\ncapture_output = True\nworker_tmp_dir = '/dev/shm'\n"
+        "access_log_format = '%(h)s %(D)s'",
+        "shop:app",
+        {**SYNC, "access_log": "-", "access_log_format": "%(h)s %(D)s", "log_file": "", "log_level": "warning"},
+        (
+            "worker_tmp_dir = '/dev/shm' (gunicorn.conf.py): there is no heartbeat",
+            "capture_output = True (gunicorn.conf",
+        ),
+    ),
+    "logs in files": Case(
+        "accesslog = 'logs/access.log'\nerrorlog = 'logs/error.log'\nloglevel = 'debug'",
+        "shop:app",
+        {**SYNC, "access_log": "logs/access.log", "log_file": "logs/error.log", "log_level": "debug"},
+    ),
+    "a log of one's own": Case(
+        "logconfig_dict = {'version': 1}\nlogger_class = 'shop.logs.Quiet'\nstatsd_host = 'localhost:8125'\n"
+        "statsd_prefix = 'shop'",
+        "shop:app",
+        {**SYNC, "statsd_host": "localhost:8125", "statsd_prefix": "shop.gunicorn"},
+        (
+            "! logger_class = 'shop.logs.Quiet' (gu",
+            "! logconfig_dict = {'version': 1} (gu",
+        ),
+    ),
+    "syslog, and loggers of a file": Case(
+        "syslog = True\nlogconfig = 'logging.ini'\nproc_name = 'a:b'\nsyslog_facility = 'daemon'",
+        "shop:app",
+        {
+            **SYNC,
+            "name": "a:b",
+            "syslog": True,
+            "syslog_addr": "udp://localhost:514",
+            "syslog_prefix": "gunicorn.a.b",
+            "syslog_facility": "daemon",
+            "access_log": "logger",
+            "logconfig": "logging.ini",
+        },
+        ("! logconfig = 'logging.ini' (gunicorn.conf.py): the loggers are called prefork",),
+    ),
+    "an empty log configuration": Case("logconfig_dict = {}\nlogconfig = None", "shop:app", SYNC),
+    "the service of a distribution": Case(
+        "daemon = True\npidfile = 'shop.pid'\nproc_name = 'shop'\nchdir = '/srv'\nraw_env = ['STAGE=live', 'A=b=c']",
+        "shop:app",
+        {**SYNC, "pidfile": "shop.pid", "name": "shop", "chdir": "/srv"},
+        ("! daemon = True (gunicorn.conf.py): it stays in the foreground",),
+    ),
+    "uvicorn": Case(
+        "worker_class = 'uvicorn.workers.UvicornWorker'\nworkers = 2\nkeepalive = 120\nforwarded_allow_ips = '*'",
+        "shop:app",
+        {"workers": 2, "keepalive": 120, "forwarded_allow_ips": "*"},
+        command="asgi",
+    ),
+    "uvicorn with h11 and a path": Case(
+        "worker_class = 'uvicorn_worker.UvicornH11Worker'\nroot_path = '/shop'\nlimit_request_line = 4094\n"
+        "asgi_lifespan = 'off'",
+        "shop:app",
+        {**SYNC, "worker_options": "http=h11", "script_name": "/shop", "lifespan": "off"},
+        ("! limit_request_line = 4094 (gunicorn.conf.py): uvicorn reads requests",),
+        command="asgi",
+    ),
+    "a worker class in the file": Case(
+        """
+        class UvicornWorker:
+            __module__, __qualname__ = "uvicorn_worker", "UvicornWorker"
+        class Mine(UvicornWorker):
+            CONFIG_KWARGS = {"loop": "asyncio", "server_header": False, "headers": [("a", "b")]}
+        worker_class = Mine
+        """,
+        "shop:app",
+        {**SYNC, "loop": "asyncio", "worker_options": "server_header=False"},
+        ("! headers of the worker class (gunicorn.conf.py): it can't be said in worker_options",),
+        command="asgi",
+    ),
+    "gunicorn's own ASGI worker": Case(
+        "worker_class = 'asgi'\nasgi_loop = 'uvloop'", "shop:app", {**SYNC, "loop": "uvloop"}, command="asgi"
+    ),
+    "gevent": Case(
+        "worker_class = 'gevent'\nworker_connections = 200\npreload_app = True\naccesslog = '-'",
+        "shop:app",
+        {**SYNC, "worker_class": "gevent", "worker_options": "connections=200", "access_log": "-"},
+        ("! preload_app = True (gunicorn.conf.py): each worker loads the application, after gevent",),
+    ),
+    "tornado": Case(
+        "worker_class = 'tornado'\naccesslog = '-'",
+        "shop:app",
+        {**SYNC, "worker_class": "tornado"},
+        ("! access_log = '-' (gunicorn.conf.py): tornado reads requests and answers them by itself",),
+        command="serve",
+    ),
+    "aiohttp": Case(
+        "worker_class = 'aiohttp.worker.GunicornUVLoopWebWorker'",
+        "shop:app",
+        {**SYNC, "worker_class": "aiohttp", "worker_options": "loop=uvloop"},
+        command="serve",
+    ),
+    "TLS": Case(
+        "certfile = 'a.pem'\nkeyfile = 'a.key'\nca_certs = 'ca.pem'\ncert_reqs = 2\nciphers = 'HIGH'",
+        "shop:app",
+        {**SYNC, "certfile": "a.pem", "keyfile": "a.key", "ca_certs": "ca.pem"},
+        ("! ciphers = 'HIGH' (gunicorn.conf.py): they are",),
+    ),
+    "authorities whom nobody asks": Case(
+        "certfile = 'a.pem'\nca_certs = 'ca.pem'",
+        "shop:app",
+        {**SYNC, "certfile": "a.pem"},
+        ("ca_certs = 'ca.pem' (gunicorn.conf.py): with cert_reqs = 0 it has no effect",),
+    ),
+    "limits": Case(
+        "limit_request_line = 0\nlimit_request_fields = 50\nlimit_request_field_size = 0",
+        "shop:app",
+        {**SYNC, "limit_request_line": 0, "limit_request_fields": 50, "limit_request_field_size": 0},
+    ),
+    "proxies": Case(
+        "forwarded_allow_ips = ['10.0.0.1', '10.0.0.2']\nsecure_scheme_headers = {'X-FORWARDED-PROTO': 'https'}",
+        "shop:app",
+        {**SYNC, "forwarded_allow_ips": "10.0.0.1,10.0.0.2"},
+    ),
+    "a scheme header of one's own": Case(
+        "secure_scheme_headers = {'CloudFront-Forwarded-Proto': 'https'}\nheader_map = 'dangerous'",
+        "shop:app",
+        {**SYNC, "forwarded_allow_ips": "*", "script_name": "/shop"},
+        ("! secure_scheme_headers = {'CloudFr", "! header_map = 'dangerous' (gunicorn.conf.py): fields with"),
+        environ={"FORWARDED_ALLOW_IPS": "*", "SCRIPT_NAME": "/shop/"},
+    ),
+    "development": Case(
+        "reload = True\nreload_extra_files = ['a.html']\nspew = False\nreload_engine = 'poll'",
+        "shop:app",
+        {**SYNC, "reload": True},
+        ("reload_engine = 'poll'", "! reload_extra_files = ['a.html'] (gunicorn.conf.py): only Python"),
+    ),
+    "hooks that nobody calls": Case(
+        "def pre_request(worker, req): ...\ndef worker_int(worker): ...\ndef when_ready(server): ...",
+        "shop:app",
+        SYNC,
+        ("! worker_int (gunicorn.conf.py): SIGINT", "! pre_request (gunicorn.conf.py): a WSGI middleware"),
+    ),
+    "what is gunicorn 25's and later": Case(
+        "http_protocols = 'h2,h1'\ndirty_apps = ['a:b']\ncontrol_socket_disable = True\nhttp_parser = 'fast'",
+        "shop:app",
+        {**SYNC, "control": "off"},
+        ("http_parser = 'fast'", "! http_protocols = 'h2,h1'", "! dirty_apps = ['a:b']"),
+    ),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to stand in; the import path is as before afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("PORT", "WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "SCRIPT_NAME", "GUNICORN_CMD_ARGS"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path  # type: ignore[return-value]  # a fixture need not yield
+
+
+def retold(line: str, file: str = "", environ: Mapping[str, str] | None = None) -> Retelling:
+    if file:
+        Path("gunicorn.conf.py").write_text(textwrap.dedent(file), encoding="utf-8")
+    return retell(line.split(), environ or {})
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_configuration_is_retold(case: Case, folder: Path) -> None:
+    found = retold(case.line, case.file, case.environ)
+    assert {name: value for name, (value, _) in found.values.items()} == case.values
+    said = [f"{'! ' if remark.differs else ''}{remark.text}" for remark in found.remarks]
+    assert len(said) == len(case.remarks), said
+    for text, beginning in zip(said, case.remarks, strict=True):
+        assert text.startswith(beginning)
+    assert found.command == case.command
+
+
+def test_each_value_has_its_origin(folder: Path) -> None:
+    found = retold("shop:app --timeout 5", "keepalive = 3", {"GUNICORN_CMD_ARGS": "-w 2", "PORT": "80"})
+    assert {name: origin for name, (_, origin) in found.values.items()} == {
+        "timeout": "--timeout",
+        "keepalive": "gunicorn.conf.py",
+        "workers": "GUNICORN_CMD_ARGS",
+        "bind": "PORT",
+    }
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "told"),
+    [
+        ("", "shop:app --wokers 3", "'--wokers' is not a flag of gunicorn's; did you mean --workers or"),
+        ("", "shop:app --min-workers=3", "'--min-workers' is not a flag of gunicorn's; "),
+        ("", "shop:app more", "'more' is one argument too many beside 'shop:app'; give one target"),
+        ("workers = 'many'", "shop:app", "workers: 'many' is not a whole number; give one (from gunicorn.conf.py)"),
+        (
+            "",
+            "shop:app -k eventlet",
+            "worker_class = 'eventlet' (--worker-class): there is no such worker here; give sync",
+        ),
+        ("", "shop:app --paste a.ini", "paste = 'a.ini' (--paster): give a factory"),
+        ("", "shop:app --proxy-protocol", "proxy_protocol = 'auto' (--proxy-protocol): the PROXY protocol"),
+        ("protocol = 'uwsgi'", "shop:app", "protocol = 'uwsgi' (gunicorn.conf.py): HTTP/1.1 is spoken; have nginx use"),
+        ("raw_env = ['STAGE']", "shop:app", "raw_env = ['STAGE'] (gunicorn.conf.py): 'STAGE' sets no variable"),
+        ("\nworkers = nproc", "shop:app", "config: gunicorn.conf.py:2: NameError: name 'nproc' is not defined"),
+        ("workers = = 3", "shop:app", "config: gunicorn.conf.py:1: SyntaxError: invalid syntax"),
+        ("raise SystemExit(3)", "shop:app", "config: gunicorn.conf.py:1: SystemExit: 3"),
+        ("", "shop:app -c other.py", "config: 'other.py' can't be read: No such file or directory"),
+        ("", "shop:make('x')", "\"shop:make('x')\": a factory is called without arguments"),
+    ],
+)
+def test_what_can_not_be_served_is_one_exact_line(folder: Path, file: str, line: str, told: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        retold(line, file)
+    (problem,) = raised.value.problems
+    assert problem.startswith(told)
+
+
+def test_the_target_may_stand_in_the_file(folder: Path) -> None:
+    assert retold("", "wsgi_app = 'shop.wsgi'").target == "shop.wsgi:application"
+    assert retold("").target is not None
+    assert target_of("shop:make()") == "shop:make()"
+
+
+def test_the_file_may_import_what_lies_beside_it(folder: Path) -> None:
+    (folder / "sizes_of_shop.py").write_text("MANY = 7\n")
+    assert retold("shop:app", "import sizes_of_shop\nworkers = sizes_of_shop.MANY").values["workers"].value == 7
+    assert retold("shop:app -c python:sizes_of_shop", "workers = 3").values["workers"].value == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "ours"),
+    [
+        ("127.0.0.1:80", "127.0.0.1:80"),
+        ("tcp://0.0.0.0:80", "0.0.0.0:80"),
+        ("", ":8000"),
+        (":80", ":80"),
+        ("[::]", "[::]:8000"),
+        ("[::1]:80", "[::1]:80"),
+        ("unix:a.sock", "unix:a.sock"),
+        ("unix://a.sock", "unix:a.sock"),
+        ("fd://3", "fd://3"),
+    ],
+)
+def test_addresses(text: str, ours: str) -> None:
+    assert address(text) == ours
+
+
+class Thing:
+    """Has what hooks are given, as far as these ask."""
+
+    roster: tuple[object, ...] = ()
+    pid = 7
+
+
+def test_hooks_are_given_what_gunicorn_gives(folder: Path) -> None:
+    found = retold(
+        "shop:app -w 3",
+        """
+        seen = []
+        def child_exit(server, worker):
+            seen.append((server.cfg.workers, worker.cfg.timeout, worker.pid, server.WORKERS, server.num_workers))
+            worker.mine = 5
+            seen.append(worker.mine)
+        """,
+    )
+    hook: Any = found.hooks["child_exit"]
+    hook(Thing(), Thing())
+    assert hook.__wrapped__.__globals__["seen"] == [(3, None, 7, {}, 0), 5]
+
+
+APPLICATION = """
+import os
+def application(environ, start_response):
+    body = os.environ["STAGE"].encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+
+def test_explain_writes_toml_that_is_ours_and_starts_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAGE", "none")
+    (folder / "gunicorn.conf.py").write_text(
+        "bind = 'unix:shop.sock'\nthreads = 2\nraw_env = ['STAGE=live']\ndef on_exit(server): ...\n"
+    )
+    (folder / "shop.py").write_text(APPLICATION)
+    assert main(["gunicorn", "shop", "-w", "2", "--explain"]) == 0
+    text = capsys.readouterr().out
+    found = tomllib.loads(text)
+    assert found == {"bind": "unix:shop.sock", "workers": 2, "socket_mode": "0777"}
+    assert "workers = 2  # --workers\n" in text
+    assert text.startswith(
+        "# prefork wsgi shop:application --config THIS-FILE\n# in the environment: STAGE=live\n# in a "
+    )
+    assert "\n# ! threads = 2 (gunicorn.conf.py): a worker serves one" in text
+    (folder / "shop.toml").write_text(text)
+    assert main(["wsgi", "shop:application", "--config", "shop.toml", "--print-config"]) == 0
+    assert 'socket_mode = "0777"  # shop.toml\n' in capsys.readouterr().out
+
+
+def test_it_serves(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(APPLICATION)
+    (tmp_path / "gunicorn.conf.py").write_text(
+        textwrap.dedent(
+            """
+            bind = ["127.0.0.1:0", "unix:shop.sock"]
+            threads = 2
+            worker_tmp_dir = "/dev/shm"
+            raw_env = ["STAGE=live"]
+            def child_exit(server, worker):
+                server.log.info("pid %d of %d is gone, %s", worker.pid, server.cfg.workers, server.proc_name)
+            """
+        )
+    )
+    command = [sys.executable, "-m", "prefork", "gunicorn", "shop", "--workers", "1"]
+    with running(command, cwd=tmp_path) as server:
+        assert request(server.address).body == b"live"
+        assert stat.S_IMODE(os.stat(tmp_path / "shop.sock").st_mode) == 0o777
+        (pid,) = server.workers()
+        log = server.log()
+        assert "WARNING" in next(
+            line for line in log.splitlines() if "gunicorn: threads = 2 (gunicorn.conf.py): a" in line
+        )
+        assert "INFO" in next(line for line in log.splitlines() if "gunicorn: worker_tmp_dir = '/dev/shm'" in line)
+        assert server.stop() == 0
+        assert f"pid {pid} of 1 is gone, shop:application" in server.log()
+
+
+def test_what_gunicorn_checks_is_checked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "shop.py").write_text("async def app(scope, receive, send): ...\n")
+    assert main(["gunicorn", "shop:app", "--check-config"]) == 2
+    assert "prefork: error: shop:app is an ASGI application; prefork asgi shop:app serves it" in capsys.readouterr().err
+    assert main(["gunicorn", "--print-config", "-w", "2"]) == 0
+    assert "workers = 2  # --workers" in capsys.readouterr().out
