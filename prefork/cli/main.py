@@ -61,7 +61,9 @@ COMMANDS: Final = (
     Command("serve", "serve a function, or a Worker of your own", "prefork.cli.main:serve", serves=True),
     Command("wsgi", "serve a WSGI application", "prefork.wsgi.command:wsgi", serves=True),
     Command("asgi", "serve an ASGI application, with uvicorn or hypercorn", "prefork.embed.command:asgi", serves=True),
-    Command("gunicorn", "serve what gunicorn serves, by its own configuration", "prefork.cli.retold:gunicorn", serves=True),
+    Command(
+        "gunicorn", "serve what gunicorn serves, by its own configuration", "prefork.cli.retold:gunicorn", serves=True
+    ),
     Command("check", "say whether that would start, or with --live whether it runs well", "prefork.cli.main:check"),
     Command("status", "show what a running server does", "prefork.cli.commands:status"),
     Command("top", "show it live", "prefork.cli.top:top"),
@@ -217,7 +219,7 @@ def serving(command: ServingCommand, argv: Sequence[str], retelling: Retelling |
         launch.name_the_path()
     begin = environment.folder_of(configuration.settings)
     folder = launch.absolute(os.path.join(configuration.settings.chdir, line.app_dir))
-    foreign = line.check or configuration.settings.preload or configuration.settings.hooks
+    foreign = line.check or configuration.settings.preload or configuration.settings.hooks or configuration.hooks
     if foreign and not masked:
         signals.let_in()
     if line.check:
