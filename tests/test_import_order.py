@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import runpy
 from pathlib import Path
 
@@ -84,3 +86,10 @@ def test_what_is_out_of_order_is_told(tmp_path: Path, changes: dict[str, str | N
 
 def test_the_house_is_in_order() -> None:
     assert list(PROBLEMS(ROOT)) == []
+
+
+@pytest.mark.parametrize("room", sorted(path.parent.name for path in (ROOT / "prefork").glob("*/__init__.py")))
+def test_each_room_says_who_runs_it_and_who_imports_it(room: str) -> None:
+    said = ast.get_docstring(ast.parse((ROOT / "prefork" / room / "__init__.py").read_text(encoding="utf-8"))) or ""
+    assert re.search(r"MASTER|WORKER|process", said), said
+    assert re.search(r"import|known here|attaches", said), said

@@ -14,6 +14,8 @@ Further keyword arguments are the server's own options, by their own names, exce
 they raise TypeError, with what to do instead. docs/embed.md says of each server how it is stopped, whether hangs are
 found and what a reload costs, and how to write the next one.
 
+What is made here runs in the WORKER, and no other room imports it.
+
 Options that all servers on asyncio take: ``loop``, "asyncio" (the default, but for uvicorn), "uvloop", or "auto" for
 uvloop where it is installed.
 """

@@ -1,6 +1,7 @@
 """What an embedder tests a server with: run it, load it, break it, count what became of the clients.
 
-The package's own tests use nothing else. Everything runs against real processes, sockets and signals.
+The package's own tests use nothing else. Everything runs against real processes, sockets and signals, in the test's
+own process, and no other room imports it.
 
     from prefork.testing import Load, running_target
 

@@ -1,5 +1,8 @@
 """A WSGI server (PEP 3333) on the public Worker API: one request at a time in each worker on kept connections.
 
+The WORKER runs it; the command's process its flags, and the exporter of metrics, which it serves. No other room imports
+it but for the command, when that is `prefork wsgi`.
+
 The names here are imported when they are first used, so that the options can be described where httptools, which comes
 with ``prefork[wsgi]``, is not installed.
 """

@@ -303,7 +303,7 @@ class Steps:
         faults.release()
         return len(victims)
 
-    # Appetite.
+    # More than it may have.
 
     def eat(self) -> int:
         """A worker grows beyond max_memory and is replaced."""
