@@ -58,10 +58,10 @@ class ParkingThread:
 
     def stand_down(self) -> None:
         """MAIN THREAD. It is back, and looks after its connections itself."""
-        self._thread.wake()
         with self._thread.lock:
             self.active = False
             aside, self._aside = self._aside, []
+        self._thread.wake()  # not before: it would sleep again, on what it has nothing to do with any more
         for one in aside:
             if one is not self._parking.in_hand and not self._parking.admit(one):
                 self._parking.close(one)

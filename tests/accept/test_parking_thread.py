@@ -1,0 +1,92 @@
+"""The parking thread alone: what becomes of those it has looked at when a fork ends it, and what it waits for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+COMMON = """
+import os, signal, socket, time
+from array import array
+from prefork.accept.parked_connections import ParkedConnection, ParkedConnections
+from prefork.accept.parking_thread import ParkingThread
+from prefork.config.settings import Settings
+
+signal.alarm(30)
+passed, looks = [], []
+
+def pass_on(some):
+    passed.extend(some)
+    parking.handed_over(some)
+    return len(some)
+
+def until(what):
+    while not what():
+        time.sleep(0.001)
+
+def parked(local=None):
+    ours, theirs = socket.socketpair()
+    one = ParkedConnection(ours, "")
+    one.local = local
+    assert parking.admit(one)
+    return one, theirs
+
+parking = ParkedConnections(Settings(keepalive=60), memoryview(array("q", bytes(8 * 256))))
+thread = ParkingThread(parking, pass_on)
+(one, theirs), (in_hand, _) = parked(local=LOCAL), parked()
+
+def begin():
+    parking.in_hand, thread.began = in_hand, time.monotonic_ns()
+    if not thread.awake:
+        thread.rouse()
+
+def end():
+    thread.began = 0
+    if thread.active:
+        thread.stand_down()
+"""
+PROGRAMS = {
+    "who can't be passed on is looked at again after a fork": """
+begin()
+theirs.send(b"GET")
+until(lambda: not one.watched)  # it is set aside
+child = os.fork()
+if not child:
+    os._exit(0)
+end()
+assert os.waitpid(child, 0)[1] == 0
+assert one.watched
+assert [fd for fd, _ in parking.look(0, 16)] == [one.fd]
+""",
+    "a new epoll is waited for in place of the first": """
+begin()
+until(lambda: thread.active)
+end()
+before = parking.fileno()
+held = os.dup(before)
+parking.stranger(999)  # nothing but a new epoll gets rid of it
+assert parking.fileno() != before
+look = parking.look
+parking.look = lambda *given: looks.append(1) or look(*given)
+begin()
+until(lambda: thread.active)
+time.sleep(0.05)  # nobody speaks, so nobody is looked for
+assert len(looks) < 10, len(looks)
+theirs.send(b"GET")
+until(lambda: passed)
+assert passed == [one]
+end()
+""",
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_of_the_thread(name: str) -> None:
+    local = "None" if "epoll" in name else "object()"
+    program = COMMON.replace("LOCAL", local) + PROGRAMS[name] + "thread.end()\nos._exit(0)"
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
