@@ -16,7 +16,8 @@ from prefork.supervisor.forked import DUMP_SIGNAL
 from prefork.supervisor.goal import Goal
 from prefork.supervisor.pressure import Pressure
 from prefork.supervisor.roster import Member, Roster
-from prefork.supervisor.spawner import Birth, Spawner
+from prefork.supervisor.spawner import Spawner
+from prefork.supervisor.worker_line import Birth
 from prefork.system import process
 from prefork.system.natives import signal
 from prefork.system.throttle import Excerpts

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,18 +22,10 @@ from prefork.config.settings import Settings
 from prefork.hooks import Hooks
 from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.layout import (
-    ACCEPTS,
-    DEADLINE,
-    LANE,
     ORDER,
     PID,
-    RECYCLE_WHY,
-    STATE,
     EntryView,
     Order,
-    State,
-    busy_since,
-    finished,
 )
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.forked import DUMP_SIGNAL, SignalHandlers, Start, live
@@ -43,9 +34,10 @@ from prefork.supervisor.policy import Spawn, Vital
 from prefork.supervisor.resources import Resources
 from prefork.supervisor.roster import Member, Role
 from prefork.supervisor.views import MemberView
+from prefork.supervisor.worker_line import Birth, End, WorkerLine
 from prefork.system import process, signals
 from prefork.system.backoff import chance
-from prefork.system.child import Child, Children, ReportPipe
+from prefork.system.child import Children, ReportPipe
 from prefork.system.descriptors import SpareDescriptor
 from prefork.system.identity import Identity
 from prefork.system.natives import os, signal, socket
@@ -58,33 +50,6 @@ log = logging.getLogger("prefork")
 
 REPORT_BYTES = 64 * 1024
 """What is kept of a worker's reports: the latest bytes."""
-
-
-@dataclass(slots=True)
-class _Line:
-    """What ties the master to one worker.
-
-    Attributes:
-        entry: its entry; -1 when it lives on a scoreboard of another layout.
-        born: monotonic ns of the fork, or a little before.
-        board: the descriptor of its scoreboard.
-        words: what it says of itself; nothing but zeros when that can't be read.
-        order: the one word that it reads.
-        order_at: that word's index in its scoreboard.
-        wake_up: the signal that makes it look there.
-        report: its report pipe.
-        child: its process; None before the fork.
-    """
-
-    entry: int
-    born: int
-    board: int
-    words: memoryview[int]
-    order: memoryview[int]
-    order_at: int
-    wake_up: int
-    report: ReportPipe
-    child: Child | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,27 +73,6 @@ class Blueprint:
     identity: Identity | None
     nofile: int
     elastic: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Birth:
-    """A worker to come: all that its life costs, but the process."""
-
-    line: _Line
-    start: Start
-    announce: Callable[[WorkerContext], object] | None
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """What is left of a worker."""
-
-    exit: process.Exit
-    finished: int
-    """Connections."""
-    report: str
-    last: EntryView
-    """Its entry, as it left it."""
 
 
 class Spawner:
@@ -156,7 +100,7 @@ class Spawner:
         self._board = held.board
         self._helpers = helpers
         self._on_exit = on_exit
-        self._lines: dict[int, _Line] = {}
+        self._lines: dict[int, WorkerLine] = {}
         self._free = list(range(held.board.entries - 1, -1, -1))
         self._count = itertools.count(1)
 
@@ -281,9 +225,9 @@ class Spawner:
             self._keep(pid, birth.line)
         return pids, failed
 
-    def _line(self, entry: int, born: float, words: memoryview[int], report: ReportPipe) -> _Line:
+    def _line(self, entry: int, born: float, words: memoryview[int], report: ReportPipe) -> WorkerLine:
         order_at = self._board.index(entry, ORDER)
-        return _Line(
+        return WorkerLine(
             entry,
             int(born * 1e9),
             self._board.fd,
@@ -309,7 +253,7 @@ class Spawner:
             self._free.remove(life.entry)
         else:
             order = old[life.order_at : life.order_at + 1]
-            line = _Line(-1, 0, life.board, self._board.blank(), order, life.order_at, life.wake_up, report)
+            line = WorkerLine(-1, 0, life.board, self._board.blank(), order, life.order_at, life.wake_up, report)
         if life.pidfd is not None:
             os.close(life.pidfd)
         self._keep(life.pid, line)
@@ -342,7 +286,7 @@ class Spawner:
             wake_up=line.wake_up,
         )
 
-    def _keep(self, pid: int, line: _Line) -> None:
+    def _keep(self, pid: int, line: WorkerLine) -> None:
         """A worker has been forked, by us or by an earlier image: keep the line to it, and have its death told."""
         self._lines[pid] = line
         line.child = self._children.watch(pid, "worker process", line.report, lambda ended: self._ended(pid, ended))
@@ -350,12 +294,12 @@ class Spawner:
     def _ended(self, pid: int, ended: process.Exit) -> None:
         """Give back what a worker's life has cost, and tell what is left of it."""
         line = self._lines.pop(pid)
-        served = finished(line.words, line.born)
+        served = line.finished
         last = self._board.read(line.words, line.born)
         self._release(line)
-        self._on_exit(pid, End(ended, served, line.report.text.decode(errors="replace"), last))
+        self._on_exit(pid, End(ended, served, line.reported, last))
 
-    def _release(self, line: _Line) -> None:
+    def _release(self, line: WorkerLine) -> None:
         """Give back all that a worker's life has cost, or would have if it had been forked."""
         line.report.close()
         if line.entry >= 0:
@@ -387,15 +331,7 @@ class Spawner:
 
     def vital(self, member: Member) -> Vital:
         """What a worker says of itself now, in seconds; a time that can't be true counts as now."""
-        line = self._lines[member.pid]
-        words = line.words
-        busy, deadline = busy_since(words, line.born), words[LANE + DEADLINE]
-        return Vital(
-            busy_since=min(busy / 1e9, self._loop.clock.monotonic()) if busy else None,
-            deadline=deadline / 1e9 if deadline else None,
-            obeying=words[STATE] >= State.STOPPING,
-            ending=words[STATE] == State.LEAVING,
-        )
+        return self._lines[member.pid].vital(self._loop.clock.monotonic())
 
     def view(self, member: MemberView) -> EntryView:
         """All that a worker says of itself."""
@@ -404,26 +340,23 @@ class Spawner:
 
     def accepts(self, member: Member) -> bool:
         """Whether a worker takes connections by Worker.accept(), not in a loop of its own."""
-        return self._lines[member.pid].words[ACCEPTS] == 1
+        return self._lines[member.pid].accepts
 
     def state(self, member: Member) -> int:
         """The state that a worker gives, as a number."""
-        return self._lines[member.pid].words[STATE]
+        return self._lines[member.pid].state
 
     def recycle_request(self, member: Member) -> int:
         """Why a worker wants to be replaced, as a number; 0 when it does not."""
-        return self._lines[member.pid].words[RECYCLE_WHY]
+        return self._lines[member.pid].recycle_request
 
     def finished(self, member: Member) -> int:
         """How many connections a worker has finished so far."""
-        line = self._lines[member.pid]
-        return finished(line.words, line.born)
+        return self._lines[member.pid].finished
 
     def report(self, pid: int) -> str:
         """What a worker has reported and nobody has taken yet."""
-        line = self._lines[pid]
-        line.report.read()
-        return _own_frames(line.report.text.decode(errors="replace"))
+        return self._lines[pid].tracebacks()
 
     def take_report(self, pid: int) -> str:
         """What a worker has reported since the last call."""
@@ -435,17 +368,3 @@ class Spawner:
 def _blocks(sockets: Sequence[socket.socket]) -> bool:
     """Whether a worker may wait in accept(2): an image before this one may have made the listener non-blocking."""
     return len(sockets) == 1 and os.get_blocking(sockets[0].fileno())
-
-
-def _own_frames(text: str) -> str:
-    """Tracebacks without what lies below :func:`~prefork.supervisor.forked.live`: how we came to fork is no news."""
-    lines, ours = [], True
-    for line in text.splitlines(keepends=True):
-        ours = ours or not line.startswith("  File ")
-        if ours:
-            lines.append(line)
-        ours = ours and not _LAST_FRAME.search(line)
-    return "".join(lines)
-
-
-_LAST_FRAME = re.compile(rf'^  File "{re.escape(live.__code__.co_filename)}", line \d+ in live$')

@@ -55,11 +55,12 @@ from prefork.supervisor.resources import ENTRIES_BEYOND, Resources
 from prefork.supervisor.roster import Roster
 from prefork.supervisor.service import ServerView, Service, Services
 from prefork.supervisor.slots import SlotSockets
-from prefork.supervisor.spawner import Birth, Blueprint, End, Spawner
+from prefork.supervisor.spawner import Blueprint, Spawner
 from prefork.supervisor.takeover import Takeover
 from prefork.supervisor.upgrade import Upgrade
 from prefork.supervisor.vacancy import Vacancy
 from prefork.supervisor.worker_events import WorkerEvents
+from prefork.supervisor.worker_line import Birth, End
 from prefork.system import limits
 from prefork.system.child import Children
 from prefork.system.descriptors import SpareDescriptor

@@ -1,0 +1,130 @@
+"""The line to one worker: what ties the master to it, from before its fork to its exit, and what it says there.
+
+A worker to come is a :class:`Birth`, one that lives has a :class:`WorkerLine`, one that is gone leaves an :class:`End`.
+What its process begins with is :class:`prefork.supervisor.forked.Start`, which stays behind in the child.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prefork.accept.worker_context import WorkerContext
+from prefork.scoreboard.layout import (
+    ACCEPTS,
+    DEADLINE,
+    LANE,
+    RECYCLE_WHY,
+    STATE,
+    EntryView,
+    State,
+    busy_since,
+    finished,
+)
+from prefork.supervisor.forked import Start, live
+from prefork.supervisor.policy import Vital
+from prefork.system import process
+from prefork.system.child import Child, ReportPipe
+
+
+@dataclass(slots=True)
+class WorkerLine:
+    """What ties the master to one worker.
+
+    Attributes:
+        entry: its entry; -1 when it lives on a scoreboard of another layout.
+        born: monotonic ns of the fork, or a little before.
+        board: the descriptor of its scoreboard.
+        words: what it says of itself; nothing but zeros when that can't be read.
+        order: the one word that it reads.
+        order_at: that word's index in its scoreboard.
+        wake_up: the signal that makes it look there.
+        report: its report pipe.
+        child: its process; None before the fork.
+    """
+
+    entry: int
+    born: int
+    board: int
+    words: memoryview[int]
+    order: memoryview[int]
+    order_at: int
+    wake_up: int
+    report: ReportPipe
+    child: Child | None = None
+
+    @property
+    def accepts(self) -> bool:
+        """Whether the worker takes connections by Worker.accept(), not in a loop of its own."""
+        return self.words[ACCEPTS] == 1
+
+    @property
+    def state(self) -> int:
+        """The state that it gives, as a number."""
+        return self.words[STATE]
+
+    @property
+    def recycle_request(self) -> int:
+        """Why it wants to be replaced, as a number; 0 when it does not."""
+        return self.words[RECYCLE_WHY]
+
+    @property
+    def finished(self) -> int:
+        """How many connections it has finished so far."""
+        return finished(self.words, self.born)
+
+    def vital(self, now: float) -> Vital:
+        """What it says of itself, in seconds; a time that can't be true counts as ``now``."""
+        busy, deadline = busy_since(self.words, self.born), self.words[LANE + DEADLINE]
+        return Vital(
+            busy_since=min(busy / 1e9, now) if busy else None,
+            deadline=deadline / 1e9 if deadline else None,
+            obeying=self.words[STATE] >= State.STOPPING,
+            ending=self.words[STATE] == State.LEAVING,
+        )
+
+    @property
+    def reported(self) -> str:
+        """What it has reported and nobody has taken yet."""
+        return self.report.text.decode(errors="replace")
+
+    def tracebacks(self) -> str:
+        """As :attr:`reported`, looked at now, and without the frames that are ours."""
+        self.report.read()
+        return _own_frames(self.reported)
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """A worker to come: all that its life costs, but the process."""
+
+    line: WorkerLine
+    start: Start
+    announce: Callable[[WorkerContext], object] | None
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """What is left of a worker."""
+
+    exit: process.Exit
+    finished: int
+    """Connections."""
+    report: str
+    last: EntryView
+    """Its entry, as it left it."""
+
+
+def _own_frames(text: str) -> str:
+    """Tracebacks without what lies below :func:`~prefork.supervisor.forked.live`: how we came to fork is no news."""
+    lines, ours = [], True
+    for line in text.splitlines(keepends=True):
+        ours = ours or not line.startswith("  File ")
+        if ours:
+            lines.append(line)
+        ours = ours and not _LAST_FRAME.search(line)
+    return "".join(lines)
+
+
+_LAST_FRAME = re.compile(rf'^  File "{re.escape(live.__code__.co_filename)}", line \d+ in live$')
