@@ -24,6 +24,8 @@ from prefork.accept.worker_context import WorkerContext, WorkerControls
 from prefork.config.settings import Settings
 from prefork.errors import RefusedError, SettingsError, TargetError
 from prefork.net import accept_errors as table
+from prefork.net.proxy_protocol import ProxyHeader, ProxyProtocolError
+from prefork.net.proxy_reader import PATIENCE, Proxied, ProxyReader
 from prefork.net.tls import Behind, HandshakeError
 from prefork.scoreboard.entry import Entry, Pause
 from prefork.scoreboard.events import EventKind, Why
@@ -69,6 +71,8 @@ class Worker:
     _accepted_one: tuple[socket.socket, Any] | None = None
     _strays: Strays | None = None
     _parking: ParkedConnections | None = None
+    _proxies: ProxyReader | None = None
+    _known: socket.socket | None = None
     _intakes: list[Intake]
     _callbacks: list[Callable[[], object]]
 
@@ -133,12 +137,15 @@ class Worker:
         that one through :meth:`on_stop` or :attr:`stop_fd`.
         """
         handle: Callable[[socket.socket, Any], object] = self.handle
+        put_off = self._put_off if self._given.settings.timeout else None
         if self._given.tls is not None and self.handshakes:
-            put_off = self._put_off if self._given.settings.timeout else None
             handle = Behind(handle, self._given.tls, self._given.log, put_off)
         if isinstance(self._acceptor, KeepaliveAcceptor):
             timeout = self._given.settings.io_timeout if self.timeouts else 0.0
-            handle = KeepaliveHandle(handle, self._acceptor, self._entry.lane, timeout).serve
+            lane, proxies = self._entry.lane, self._proxies
+            handle = KeepaliveHandle(handle, self._acceptor, lane, timeout, proxies, put_off).serve
+        elif self._proxies is not None:
+            handle = Proxied(handle, self._proxies, put_off)
         stray: BaseException | None = None
         while True:
             try:
@@ -166,7 +173,7 @@ class Worker:
                     connection.settimeout(timeout)
                 handle(connection, address)
                 failed = False
-            except HandshakeError:
+            except (HandshakeError, ProxyProtocolError):
                 pass  # it has been told
             except BaseException as error:  # the worker outlives whatever a handler does
                 leave(error)
@@ -202,7 +209,7 @@ class Worker:
         Args:
             connection: the accepted socket, blocking, or with ``io_timeout`` as its timeout; with ``certfile`` an
                 ``ssl.SSLSocket`` after its handshake.
-            address: the peer's address as accept(2) gives it.
+            address: the peer's address as accept(2) gives it; with ``proxy_protocol`` the true peer's.
         """
         raise NotImplementedError
 
@@ -258,18 +265,51 @@ class Worker:
                 connection is lost by it: the next call gives what this one has accepted.
         """
         try:
-            if self._accepted_one is None:
-                connections = self._accepted(one_at_a_time=False)
-                for self._accepted_one in connections:  # no moment passes between the two: see prefork.accept.acceptor
+            while True:
+                if self._accepted_one is None:
+                    connections = self._accepted(one_at_a_time=False)
+                    for self._accepted_one in connections:  # no moment between the two: see prefork.accept.acceptor
+                        break
+                    else:
+                        return None
+                if self._proxies is None or self._introduced(self._proxies, *self._accepted_one):
                     break
-                else:
-                    return None
         except BaseException:
             self._begin_anew()
             raise
         self.took()
-        accepted, self._accepted_one = self._accepted_one, None
+        accepted, self._accepted_one, self._known = self._accepted_one, None, None
         return accepted
+
+    def proxy_of(self, connection: socket.socket) -> ProxyHeader | None:
+        """What a proxy has said of a connection; with ``proxy_protocol``.
+
+        Args:
+            connection: one that :meth:`handle` or :meth:`accept` has given, or that was accepted from an inlet.
+
+        Returns:
+            Its header (:mod:`prefork.net.proxy_protocol`): the address that the client has connected to, and TLVs.
+            None for a connection that came without.
+        """
+        return None if self._proxies is None else self._proxies.headers.get(connection.fileno())
+
+    @property
+    def _header_patience(self) -> float:
+        """Seconds that a proxy's header may take."""
+        return self._given.settings.io_timeout or PATIENCE
+
+    def _introduced(self, proxies: ProxyReader, connection: socket.socket, address: Any) -> bool:
+        """Whether the connection that was accepted has said whose it is; else it is closed."""
+        if self._known is connection:
+            return True  # an exception has come since
+        try:
+            self._accepted_one = connection, proxies.read(connection, address)
+        except ProxyProtocolError:
+            self._accepted_one = None
+            connection.close()
+            return False
+        self._known = connection
+        return True
 
     def inlets(self, *, one_at_a_time: bool = False, served: bool = True) -> tuple[Inlet, ...]:
         """Listening sockets for somebody else's event loop, one for each of :attr:`sockets`.
@@ -294,7 +334,11 @@ class Worker:
         given.shedder.refuse = self._refuse
         given.offspring.keeps = False
         taken = self._took_and_served if served else self.took
-        made = [inlet_on(listener, given, one_at_a_time=one_at_a_time, taken=taken) for listener in self.sockets]
+        proxies = self._proxies
+        made = [
+            inlet_on(listener, given, one_at_a_time=one_at_a_time, taken=taken, proxies=proxies)
+            for listener in self.sockets
+        ]
         for intake, _ in made:
             self._intakes.append(intake)
             if self._ready:
@@ -398,6 +442,10 @@ class Worker:
         except OSError as error:
             raise RefusedError(refused("a worker the word to stop", "eventfd2(2)", error)) from error
         self._intakes, self._callbacks = [], []
+        settings = given.settings
+        if settings.proxy_protocol != "off":
+            patience = self._header_patience
+            self._proxies = ProxyReader(settings.proxy_protocol, settings.proxy_allow_ips, given.log, patience)
         return WorkerControls(self._prepare, self._obey, self._woken, lambda: self._obey(Order.SEAL), self._aborted)
 
     def _prepare(self) -> None:

@@ -21,11 +21,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from typing import Any
 
 from prefork.accept.acceptor import HOLD_LOOK
 from prefork.accept.raw_socket import Raw, raw_accept
 from prefork.accept.recovery import Do, Recovery, Rest
+from prefork.accept.unread_headers import UnreadHeaders
 from prefork.accept.worker_context import WorkerContext
+from prefork.net.proxy_reader import ProxiedSocket, ProxyReader
 from prefork.scoreboard.events import Why
 from prefork.system.natives import os, select, socket
 from prefork.system.timerfd import TimerFd
@@ -44,6 +47,7 @@ class Intake:
         one_at_a_time: whether a call that has given a connection is followed by one that gives none, for a loop that
             otherwise calls until nothing waits, and so would leave nothing to its siblings.
         taken: called after each connection.
+        proxies: reads what proxies say of connections, which the loop doesn't see; None when they say nothing.
 
     Raises:
         OSError: no descriptor for what it needs.
@@ -56,6 +60,7 @@ class Intake:
         *,
         one_at_a_time: bool,
         taken: Callable[[], object],
+        proxies: ProxyReader | None = None,
     ) -> None:
         self._listener = listener
         self._accept = raw_accept(listener)
@@ -68,6 +73,7 @@ class Intake:
         self._pausing = False
         self._timer = TimerFd()
         self._epoll = epoll(flags=EPOLL_CLOEXEC)
+        self._strangers = None if proxies is None else UnreadHeaders(listener, proxies)
         self._watched: set[int] = set()
         self._closed = False
         self._rest_taken: Rest | None = None
@@ -80,6 +86,8 @@ class Intake:
         """Let connections come. Idempotent."""
         if not self._closed:
             self._watch(self._entry.stop_fd, self._timer.fileno(), self._listener.fileno())
+            if self._strangers is not None:
+                self._watch(self._strangers.fileno())
 
     def take(self) -> Raw:
         """Accept.
@@ -90,6 +98,10 @@ class Intake:
         Raises:
             BlockingIOError: there is nothing for this worker at present.
         """
+        if self._strangers is not None and not self._pausing:
+            known = self._strangers.next()
+            if known is not None:
+                return self._given(known)
         if self._pausing or not self._watched or self._recovery.sealed or not self._rested():
             self._pausing = False
             if self._recovery.sealed:
@@ -108,6 +120,14 @@ class Intake:
             self._retire()
             raise _nothing() from error
         self._recovery.over()
+        return self._given(accepted)
+
+    @property
+    def proxied(self) -> bool:
+        """Whether connections have true peers, of whom their sockets don't know."""
+        return self._strangers is not None
+
+    def _given(self, accepted: Raw) -> Raw:
         self._pausing = self._one_at_a_time
         self._taken()
         return accepted
@@ -118,11 +138,15 @@ class Intake:
             with epoll(flags=EPOLL_CLOEXEC) as own:
                 os.dup2(own.fileno(), self._epoll.fileno(), inheritable=False)
             self._watched.clear()
+            if self._strangers is not None:
+                self._strangers.part()
 
     def close(self) -> None:
         """Stop for good and give the descriptors back. Idempotent."""
         if not self._closed:
             self._retire()
+            if self._strangers is not None:
+                self._strangers.close()
             self._closed = True
             self._epoll.close()
             self._timer.close()
@@ -132,7 +156,7 @@ class Intake:
         listener, recovery = self._listener, self._recovery
         try:
             shed = self._shedder.shed(listener) if recovery.exhausted and self._shedder.may_shed else None
-            return shed or self._accept()
+            accepted = shed or self._accept()
         except BlockingIOError:
             recovery.over()
             if recovery.leaving:
@@ -147,6 +171,7 @@ class Intake:
             elif step is not Do.NOTHING:
                 self._retire()
             raise _nothing() from error
+        return accepted if self._strangers is None else self._strangers.introduce(accepted)
 
     def _begin(self, rest: Rest) -> None:
         """Accept nothing for as long as ``rest`` says."""
@@ -172,8 +197,9 @@ class Intake:
         return True
 
     def _retire(self) -> None:
-        """Be silent from now on."""
-        self._unwatch(*self._watched)
+        """Be silent from now on, but for those who are taken already and are to say whose connection it is."""
+        kept = () if self._strangers is None or not len(self._strangers) else (self._strangers.fileno(),)
+        self._unwatch(*self._watched.difference(kept))
 
     def _watch(self, *descriptors: int) -> None:
         for fd in descriptors:
@@ -213,6 +239,13 @@ class Inlet(socket.socket):
         """What ``accept()``, and gevent, build upon."""
         return self._intake.take()
 
+    def accept(self) -> tuple[socket.socket, Any]:
+        """As any listening socket's, but that it never blocks."""
+        if not self._intake.proxied:
+            return super().accept()
+        fd, address = self._intake.take()
+        return ProxiedSocket.of(self, fd, address), address
+
     def listen(self, backlog: int = 0, /) -> None:
         """Do nothing: it listens, and the length of its queue is a setting (``backlog``)."""
 
@@ -233,7 +266,12 @@ class Inlet(socket.socket):
 
 
 def inlet_on(
-    listener: socket.socket, given: WorkerContext, *, one_at_a_time: bool, taken: Callable[[], object]
+    listener: socket.socket,
+    given: WorkerContext,
+    *,
+    one_at_a_time: bool,
+    taken: Callable[[], object],
+    proxies: ProxyReader | None = None,
 ) -> tuple[Intake, Inlet]:
     """An inlet on a listener, silent as yet; no process that the application forks hears anything by it.
 
@@ -242,12 +280,13 @@ def inlet_on(
         given: what the worker is given.
         one_at_a_time: as for `Intake`, and so is ``taken``.
         taken: called after each connection.
+        proxies: as for `Intake`.
 
     Raises:
         OSError: no descriptors to be had.
     """
     listener.setblocking(False)
-    intake = Intake(listener, given, one_at_a_time=one_at_a_time, taken=taken)
+    intake = Intake(listener, given, one_at_a_time=one_at_a_time, taken=taken, proxies=proxies)
     given.offspring.parted.append(intake.part)
     return intake, Inlet(intake, listener)
 

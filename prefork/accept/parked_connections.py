@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from prefork.config.keepalive import Keepalive
 from prefork.net.lingering import ours
+from prefork.net.proxy_protocol import ProxyHeader
 from prefork.scoreboard.layout import EVICTED, EXPIRED, HANDED_OVER, LEFT, PARKED, REUSED
 from prefork.system.forks import HERE, end_for_all
 from prefork.system.natives import os, select, socket, time
@@ -41,7 +42,7 @@ class ParkedConnection:
 
     Attributes:
         connection: the socket.
-        address: the peer's, as accept(2) gave it.
+        address: the peer's, as accept(2) gave it, or as a proxy has told it.
         fd: its descriptor, for as long as it is kept here.
         requests: how many it has brought so far (count).
         since: when it was parked (monotonic seconds).
@@ -51,6 +52,7 @@ class ParkedConnection:
         bound: whether it can't leave this process; ``local`` is what closes it then.
         seen: when its client was there, and had ended nothing (monotonic seconds); 0 when that is not known.
         watched: whether it is in the epoll.
+        proxy: what a proxy has said of it, before its first request; None where nothing was read.
     """
 
     __slots__ = (
@@ -59,6 +61,7 @@ class ParkedConnection:
         "connection",
         "fd",
         "local",
+        "proxy",
         "ready",
         "requests",
         "seen",
@@ -75,6 +78,7 @@ class ParkedConnection:
         self.state = state
         self.since = self.seen = 0.0
         self.local: Any = None
+        self.proxy: ProxyHeader | None = None
         self.bound = self.ready = self.watched = False
 
 

@@ -17,14 +17,19 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from prefork.accept.parked_connections import ParkedConnection
+from prefork.net.proxy_protocol import parse_header
 from prefork.system.natives import os, socket
 
 FORM: Final = 1
+PROXIED_FORM: Final = 2
+"""The form of a message in which there are connections that a proxy has spoken of."""
+
 AT_ONCE: Final = 16
 """Connections in one message: whoever takes it has all of them, and his siblings are to have some, too."""
 
 _HEAD: Final = struct.Struct("<HH")
 _ONE: Final = struct.Struct("<IIdB")  # requests, bytes of state, parked since, whether it is ready
+_PROXIED: Final = struct.Struct("<IIdBI")  # and bytes of the proxy's header, which come before those of the state
 _STATES: Final = 1 << 16  # bytes in one message
 _BYTES: Final = 1 << 18
 _READY: Final = 1
@@ -72,8 +77,7 @@ class ReturnQueue:
             OSError: The queue is of no use.
         """
         some = list(_fitting(some[:AT_ONCE]))
-        heads = b"".join(_ONE.pack(one.requests, len(one.state), one.since, one.ready and _READY) for one in some)
-        message = _HEAD.pack(FORM, len(some)) + heads + b"".join(one.state for one in some)
+        message = _written(some)
         rights = array.array("i", [one.fd for one in some])
         try:
             self.inward.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
@@ -107,19 +111,34 @@ def _fitting(some: Sequence[ParkedConnection]) -> Iterator[ParkedConnection]:
     """As many of them as one message carries; one at the least."""
     left = _STATES
     for number, one in enumerate(some):
-        left -= len(one.state)
+        left -= len(one.state) + (0 if one.proxy is None else len(one.proxy.raw))
         if number and left < 0:
             return
         yield one
 
 
+def _written(some: Sequence[ParkedConnection]) -> bytes:
+    """The message about some connections; in a form that older releases read where that has room for all of it."""
+    if all(one.proxy is None for one in some):
+        heads = b"".join(_ONE.pack(one.requests, len(one.state), one.since, one.ready and _READY) for one in some)
+        return _HEAD.pack(FORM, len(some)) + heads + b"".join(one.state for one in some)
+    pieces = [_HEAD.pack(PROXIED_FORM, len(some))]
+    behind = []
+    for one in some:
+        raw = b"" if one.proxy is None else one.proxy.raw
+        pieces.append(_PROXIED.pack(one.requests, len(one.state), one.since, one.ready and _READY, len(raw)))
+        behind += [raw, one.state]
+    return b"".join(pieces + behind)
+
+
 def _read(data: bytes, rights: list[int]) -> Iterator[ParkedConnection]:
-    count = 0
+    count, head = 0, _ONE
     if len(data) >= _HEAD.size:
         form, count = _HEAD.unpack_from(data)
-        if form != FORM or len(data) < _HEAD.size + count * _ONE.size:
+        head = _PROXIED if form == PROXIED_FORM else _ONE
+        if form not in {FORM, PROXIED_FORM} or len(data) < _HEAD.size + count * head.size:
             count = 0
-    at = _HEAD.size + count * _ONE.size
+    at = _HEAD.size + count * head.size
     for number, fd in enumerate(rights):
         try:
             connection = socket.socket(fileno=fd)
@@ -135,8 +154,14 @@ def _read(data: bytes, rights: list[int]) -> Iterator[ParkedConnection]:
         if number >= count:
             connection.close()
             continue
-        requests, length, since, flags = _ONE.unpack_from(data, _HEAD.size + number * _ONE.size)
+        requests, length, since, flags, *told = head.unpack_from(data, _HEAD.size + number * head.size)
+        proxy = None
+        for said in filter(None, told):
+            proxy = parse_header(data[at : at + said])
+            address = address if proxy.source is None else proxy.source
+            at += said
         one = ParkedConnection(connection, address, requests, data[at : at + length])
+        one.proxy = proxy
         at += length
         one.since, one.ready = since, bool(flags & _READY)
         yield one

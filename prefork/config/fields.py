@@ -26,6 +26,7 @@ Plain = bool | int | float | str | tuple[str, ...]
 LISTENING: Final = "Where to listen"
 SOCKETS: Final = "Socket options"
 TLS: Final = "TLS"
+PROXYING: Final = "PROXY protocol"
 WORKERS: Final = "Workers"
 TIMES: Final = "Time limits"
 KEEPING: Final = "Kept connections"
@@ -48,6 +49,7 @@ GROUPS: Final = (
     FAILURES,
     SOCKETS,
     TLS,
+    PROXYING,
 )
 """The headings, in the order in which help and documentation show them."""
 

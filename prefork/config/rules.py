@@ -108,11 +108,14 @@ def _certfile(name: str) -> Callable[[Values], Iterator[str]]:
     return rule
 
 
-def _streams(values: Values) -> Iterator[str]:
-    bind = values["bind"]
-    for text in (bind,) if isinstance(bind, str) else bind:
-        if values["certfile"] and parse(text).type == socket.SOCK_SEQPACKET:
-            yield f"certfile: TLS needs a stream, and {text!r} has packets; leave one of them out"
+def _streams(name: str, what: str, off: str) -> Callable[[Values], Iterator[str]]:
+    def rule(values: Values) -> Iterator[str]:
+        bind = values["bind"]
+        for text in (bind,) if isinstance(bind, str) else bind:
+            if values[name] != off and parse(text).type == socket.SOCK_SEQPACKET:
+                yield f"{name}: {what} needs a stream, and {text!r} has packets; leave one of them out"
+
+    return rule
 
 
 RULES: Final[tuple[tuple[tuple[str, ...], Callable[[Values], Iterator[str]]], ...]] = (
@@ -126,7 +129,8 @@ RULES: Final[tuple[tuple[tuple[str, ...], Callable[[Values], Iterator[str]]], ..
     (("takeover", "reuse_port"), _takeover),
     (("keyfile", "certfile"), _certfile("keyfile")),
     (("ca_certs", "certfile"), _certfile("ca_certs")),
-    (("certfile", "bind"), _streams),
+    (("certfile", "bind"), _streams("certfile", "TLS", "")),
+    (("proxy_protocol", "bind"), _streams("proxy_protocol", "a header", "off")),
 )
 """Each rule behind the names of the settings it looks at; it runs only where all of these are good by themselves."""
 

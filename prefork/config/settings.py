@@ -17,6 +17,7 @@ from prefork.config import rules
 from prefork.config.address import Address, parse
 from prefork.config.fields import Field, setting
 from prefork.config.keepalive import Keepalive
+from prefork.config.proxying import Proxying
 from prefork.config.reporting import Reporting
 from prefork.config.rules import Problem
 from prefork.config.transport import Transport
@@ -32,7 +33,7 @@ _SECONDS: Final = kinds.number("a number of seconds", most=_LONGEST_WAIT)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Reporting, Keepalive, Transport):
+class Settings(Reporting, Keepalive, Proxying, Transport):
     """What a server is told. Immutable; checked as a whole when it is made.
 
     Every field is described in the table below, and by ``prefork serve --help``. Times are seconds, sizes are bytes.

@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapp
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from urllib.parse import quote
 
+from prefork.config.networks import truster
 from prefork.errors import BootError
 from prefork.system.natives import os, time
 from prefork.wsgi.access import AccessLog
 from prefork.wsgi.environ import spelled
-from prefork.wsgi.forwarded import BELIEVED, LEFT_OUT, apply, proxys_own, standings, truster
+from prefork.wsgi.forwarded import BELIEVED, ELSEWHERE, LEFT_OUT, apply, proxys_own, standings
 
 if TYPE_CHECKING:
     from datetime import tzinfo
@@ -50,9 +51,15 @@ class Around(Protocol):
 
 
 class _Proxies:
-    """What becomes of what proxies say."""
+    """What becomes of what proxies say.
 
-    def __init__(self, options: Around) -> None:
+    Args:
+        options: The settings.
+        proxied: Whether a peer without an address need not be one on a unix socket of ours (``proxy_protocol``).
+    """
+
+    def __init__(self, options: Around, *, proxied: bool) -> None:
+        self._nameless = ELSEWHERE if proxied else ""
         self._standing = standings(options.forwarded, options.forwarded_allow_ips)
         self._trusts = truster(options.forwarded_allow_ips)
 
@@ -62,7 +69,7 @@ class _Proxies:
         Returns:
             Whether the fields of proxies are to be left out.
         """
-        standing = self._standing(environ.get("REMOTE_ADDR") or "")
+        standing = self._standing(environ.get("REMOTE_ADDR") or self._nameless)
         if standing == BELIEVED:
             apply(environ, self._trusts)
         return standing == LEFT_OUT
@@ -103,14 +110,17 @@ class AroundWSGI:
         application: The application.
         options: The settings.
         zone: Whose time of day the access log has, from `prefork.system.zone.find`.
+        proxied: Whether connections begin with a header of the PROXY protocol.
 
     Raises:
         BootError: The access log can't be opened.
     """
 
-    def __init__(self, application: WSGI, options: Around, zone: tzinfo | None = None) -> None:
+    def __init__(
+        self, application: WSGI, options: Around, zone: tzinfo | None = None, *, proxied: bool = False
+    ) -> None:
         self._application = application
-        self._proxies = _Proxies(options)
+        self._proxies = _Proxies(options, proxied=proxied)
         self._script_name = spelled(options.script_name)
         self._log = _opened(options, zone) if options.access_log else None
 
@@ -164,16 +174,22 @@ class AroundASGI:
         application: The application.
         options: The settings.
         zone: Whose time of day the access log has, from `prefork.system.zone.find`.
+        proxied: Whether connections begin with a header of the PROXY protocol.
 
     Raises:
         BootError: The access log can't be opened.
     """
 
     def __init__(
-        self, application: Callable[..., Awaitable[None]], options: Around, zone: tzinfo | None = None
+        self,
+        application: Callable[..., Awaitable[None]],
+        options: Around,
+        zone: tzinfo | None = None,
+        *,
+        proxied: bool = False,
     ) -> None:
         self._application = application
-        self._proxies = _Proxies(options)
+        self._proxies = _Proxies(options, proxied=proxied)
         self._script_name = options.script_name
         self._log = _opened(options, zone) if options.access_log else None
 

@@ -16,6 +16,7 @@ import time
 
 from prefork.embed.base import Embedded
 from prefork.embed.marks import Marked
+from prefork.errors import SettingsError
 from prefork.system.descriptors import readable
 
 LOOK = 0.01
@@ -32,8 +33,17 @@ class BjoernWorker(Embedded):
     one_address = True
 
     def init(self) -> None:
-        """Import what is needed."""
+        """Import what is needed.
+
+        Raises:
+            SettingsError: Something would have to be read before it.
+        """
         super().init()
+        if self.settings.proxy_protocol != "off":
+            mode = self.settings.proxy_protocol
+            raise SettingsError(
+                f"proxy_protocol: {mode!r} can't be had with bjoern, which accepts in C; leave it out, or embed another"
+            )
         self._bjoern = self.installed("bjoern")
         (self._listener,) = self.sockets
         self._listener.setblocking(False)

@@ -158,10 +158,12 @@ def _run_asgi(text: str, configuration: Configuration, app_dir: str) -> int:
             "errorlog": logging.getLogger("hypercorn.error"),
         }
 
+    proxied = configuration.settings.proxy_protocol != "off"
+
     def around(application: Any) -> Any:
         _suits_asgi(application, text)
         _share_the_log(f"{said.worker_class}.error" if said.worker_class == "hypercorn" else "uvicorn", level)
-        return AroundASGI(application, said, of_day)
+        return AroundASGI(application, said, of_day, proxied=proxied)
 
     return _run(text, configuration, app_dir, {**given, **options_of(said.worker_options)}, around, NAMES)
 
@@ -195,10 +197,11 @@ def run_wsgi(text: str, configuration: Configuration, app_dir: str, suits: Calla
         PreforkError: As `prefork.server.run` does.
     """
     said, of_day = configuration.extra, _zone(configuration)
+    proxied = configuration.settings.proxy_protocol != "off"
 
     def around(application: Any) -> Any:
         suits(application, text)
-        return AroundWSGI(application, said, of_day)
+        return AroundWSGI(application, said, of_day, proxied=proxied)
 
     options = {**_QUIET.get(said.worker_class, {}), **options_of(said.worker_options)}
     return _run(text, configuration, app_dir, options, around, NAMES)

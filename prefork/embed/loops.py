@@ -19,6 +19,7 @@ from prefork.accept.loop_listener import Inlet
 from prefork.accept.offspring import leave
 from prefork.embed.base import Embedded
 from prefork.errors import TargetError
+from prefork.net.proxy_reader import ProxiedSocket
 from prefork.system.natives import socket, threading
 
 BEATS = 4
@@ -194,12 +195,38 @@ class _InletServer(asyncio.AbstractServer):
         except BlockingIOError:
             return
         connection.setblocking(False)
-        task = self._loop.create_task(self._start(connection))
+        factory = self._factory
+        if isinstance(connection, ProxiedSocket):
+            factory = functools.partial(_introduced, factory, connection)
+        task = self._loop.create_task(self._start(factory, connection))
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
 
-    async def _start(self, connection: socket.socket) -> None:
+    async def _start(self, factory: Callable[[], Any], connection: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._factory, connection, **self._tls)
+            await self._loop.connect_accepted_socket(factory, connection, **self._tls)
         except OSError:  # a TLS handshake that fails is the client's affair, as it is to asyncio
             connection.close()
+
+
+def _introduced(factory: Callable[[], Any], connection: ProxiedSocket) -> Any:
+    """A protocol whose transport names the true peer: libuv asks the kernel."""
+    protocol = factory()
+    made, peer = protocol.connection_made, connection.getpeername()
+    protocol.connection_made = lambda transport: made(_ProxiedTransport(transport, connection, peer))
+    return protocol
+
+
+class _ProxiedTransport:
+    """A transport in everything but who the peer is."""
+
+    def __init__(self, transport: asyncio.Transport, connection: ProxiedSocket, peer: Any) -> None:
+        self._transport = transport
+        self._own = {"socket": connection, "peername": peer}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """What is known of the connection."""
+        return self._own[name] if name in self._own else self._transport.get_extra_info(name, default)

@@ -34,7 +34,6 @@ def _hook(name: str, note: str = "") -> ForeignSetting:
 _LOG: Final = "the log goes to standard error or --log-file, as text or JSON (--log-format)"
 _DIRTY: Final = "there are no dirty arbiters; run such work in a process of its own, behind a queue"
 _HTTP2: Final = "HTTP/1.1 is spoken; a proxy in front speaks HTTP/2 with clients"
-_PROXY: Final = "the PROXY protocol is not spoken; let the proxy send X-Forwarded-For"
 _STRICT: Final = "such a request is answered 400; mend the client"
 
 CONFIG: Final = (
@@ -151,8 +150,14 @@ MECHANICS: Final = (
     _none("pythonpath", "--pythonpath", "text", "same", "set PYTHONPATH, or --app-dir"),
     _none("paste", "--paste --paster", "text", "refused", "give a factory, MODULE:FACTORY(), that calls loadapp()"),
     _none("raw_paste_global_conf", "--paste-global", "list", "info", "paste's ini files are not read"),
-    _none("proxy_protocol", "--proxy-protocol", "maybe", "refused", _PROXY, "off"),
-    _none("proxy_allow_ips", "--proxy-allow-from", "text", "info", _PROXY, "127.0.0.1,::1"),
+    _same(
+        "proxy_protocol",
+        "--proxy-protocol",
+        "maybe",
+        note="off, v1, v2 or any, which is gunicorn's auto",
+        default="off",
+    ),
+    _same("proxy_allow_ips", "--proxy-allow-from", note="networks too", default="127.0.0.1,::1"),
     _none("protocol", "--protocol", "text", "refused", "HTTP/1.1 is spoken; have nginx use proxy_pass", "http"),
     _none("uwsgi_allow_ips", "--uwsgi-allow-from", "text", "info", "the uwsgi protocol is not spoken", "127.0.0.1,::1"),
     _none("permit_obsolete_folding", "--permit-obsolete-folding", "true", "warning", _STRICT),

@@ -320,8 +320,10 @@ def _protocols(teller: Teller, row: ForeignSetting) -> None:
 
 
 def _proxy_protocol(teller: Teller, row: ForeignSetting) -> None:
-    if teller.value(row.name) not in (None, False, "", "off"):
-        teller.refuse(row.name, row.note)
+    value, origin = teller.given[row.name]
+    word = {"none": "off", "": "off", "false": "off", "true": "any", "auto": "any"}
+    text = str(value).strip().lower()
+    teller.put(row.ours, word.get(text, text), origin)
 
 
 def _none(teller: Teller, row: ForeignSetting) -> None:
@@ -345,6 +347,7 @@ SPECIAL: Final[Mapping[str, Callable[[Teller, ForeignSetting], Any]]] = {
     "pythonpath": _pythonpath,
     "secure_scheme_headers": _schemes,
     "forwarded_allow_ips": _joined,
+    "proxy_allow_ips": _joined,
     "errorlog": _errorlog,
     "loglevel": _loglevel,
     "logger_class": _logger,

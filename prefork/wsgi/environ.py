@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from prefork._version import __version__
+from prefork.net.proxy_protocol import ProxyHeader
 from prefork.wsgi.files import FileWrapper
 from prefork.wsgi.parser import valid_host
 from prefork.wsgi.refusal import RequestError
@@ -45,6 +46,15 @@ def peer_name(address: Any) -> dict[str, str]:
     if isinstance(address, tuple):
         return {"REMOTE_ADDR": address[0], "REMOTE_PORT": str(address[1])}
     return {"REMOTE_ADDR": ""}
+
+
+def proxy_environ(proxy: ProxyHeader) -> dict[str, Any]:
+    """What a proxy has said of the connection; what has come to it over TLS has come over TLS."""
+    environ: dict[str, Any] = {"prefork.proxy": proxy}
+    ssl = proxy.ssl
+    if ssl is not None and ssl.secured:
+        environ["wsgi.url_scheme"] = "https"
+    return environ
 
 
 def set_target(environ: dict[str, Any], target: bytes, script_name: str = "") -> None:

@@ -9,11 +9,10 @@ with other servers; a stranger's is left out.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from collections.abc import Callable
 from typing import Any, Final
 
-Network = IPv4Network | IPv6Network
+from prefork.config.networks import DEFAULT_ALLOWED, PRIVATE, address_of, truster
 
 _CLIENT: Final = """
     Ali-CDN-Real-IP CDN-Real-IP CDN-Src-IP CF-Connecting-IP CF-Connecting-IPv6 CF-Pseudo-IPv4 Client-Cert
@@ -40,16 +39,6 @@ def _keys(names: str) -> list[str]:
     return ["HTTP_" + name.upper().replace("-", "_") for name in names.split()]
 
 
-DEFAULT_ALLOWED: Final = "127.0.0.1,::1"
-"""Who is trusted where nobody has said anything."""
-
-PRIVATE: Final = "private"
-"""The word that stands for every address that is not of the internet, this machine's own included."""
-
-_PRIVATE_NETWORKS: Final = (
-    "127.0.0.0/8 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 169.254.0.0/16 100.64.0.0/10 ::1 fc00::/7 fe80::/10"
-)
-
 LEFT_OUT: Final = 0
 """The standing of a peer whose fields of the kind the application doesn't see."""
 
@@ -58,6 +47,9 @@ KEPT: Final = 1
 
 BELIEVED: Final = 2
 """Of a trusted proxy."""
+
+ELSEWHERE: Final = "a unix socket elsewhere"
+"""What stands for a peer that came to its proxy through a unix socket, whose permissions are none of ours."""
 
 NAMES: Final = frozenset(_keys(_CLIENT + _SCHEME + _TARGET))
 """The environ's names of fields by which proxies speak of their client, how it came and what it asked for."""
@@ -73,60 +65,6 @@ def proxys_own(name: str) -> bool:
         name: The environ's name of it.
     """
     return name in NAMES or name.startswith(BEGINNINGS)
-
-
-def parse_networks(text: str) -> tuple[Network, ...] | None:
-    """Read ``forwarded_allow_ips``. Pure.
-
-    Returns:
-        The networks that are trusted; None when everybody is ("*").
-
-    Raises:
-        ValueError: A part is neither address nor network; the message is a noun phrase that shows it.
-    """
-    networks: list[Network] = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        if part == "*":
-            return None
-        if part.lower() == PRIVATE:
-            networks += map(ip_network, _PRIVATE_NETWORKS.split())
-            continue
-        try:
-            networks.append(ip_network(part))
-        except ValueError:
-            raise ValueError(f"{part!r}, which is no address and no network") from None
-    return tuple(networks)
-
-
-def truster(text: str) -> Callable[[str], bool]:
-    """The question whether an address is that of a trusted proxy, from ``forwarded_allow_ips``.
-
-    What is asked is an address as the kernel's or `ipaddress` writes it.
-    """
-    networks = parse_networks(text)
-    return _everybody if networks is None else _membership(networks)
-
-
-def _everybody(host: str) -> bool:  # noqa: ARG001  # as any other that is asked
-    return True
-
-
-def _membership(networks: Iterable[Network]) -> Callable[[str], bool]:
-    """The question whether an address is in one of several networks."""
-    networks = tuple(networks)
-    alone = frozenset(str(network.network_address) for network in networks if network.num_addresses == 1)
-    wide = [network for network in networks if network.num_addresses > 1]
-
-    @functools.lru_cache(maxsize=1024)
-    def holds(host: str) -> bool:
-        if host in alone:
-            return True
-        if not wide and not host.startswith("::ffff:"):
-            return False
-        address = _address(host.partition("%")[0])  # the kernel names a link-local peer's interface too
-        return address is not None and (str(address) in alone or any(address in network for network in wide))
-
-    return holds
 
 
 def standings(mode: str, allowed: str) -> Callable[[str], int]:
@@ -166,14 +104,14 @@ def apply(environ: dict[str, Any], trusts: Callable[[str], bool]) -> None:
 
     Args:
         environ: A request's, which came from a trusted proxy.
-        trusts: From `truster`.
+        trusts: From `prefork.config.networks.truster`.
     """
     proto = environ.get("HTTP_X_FORWARDED_PROTO", "").rpartition(",")[2].strip().lower()
     if proto in {"http", "https"}:
         environ["wsgi.url_scheme"] = proto
     client = None
     for hop in reversed(environ.get("HTTP_X_FORWARDED_FOR", "").split(",")):
-        address = _address(_without_port(hop.strip()))
+        address = address_of(_without_port(hop.strip()))
         if address is None:
             break
         client = str(address)
@@ -182,17 +120,6 @@ def apply(environ: dict[str, Any], trusts: Callable[[str], bool]) -> None:
     if client is not None:
         environ["REMOTE_ADDR"] = client
         environ.pop("REMOTE_PORT", None)  # it is the proxy's, and nobody tells the client's
-
-
-def _address(text: str) -> IPv4Address | IPv6Address | None:
-    if "%" in text:
-        return None  # a zone says something to one machine alone (RFC 4007, 11.2), and may be any text
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return None
-    # A socket that takes IPv6 and IPv4 shows an IPv4 peer as ::ffff:a.b.c.d (ipv6(7)).
-    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _without_port(hop: str) -> str:

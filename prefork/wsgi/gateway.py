@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterable
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from prefork.accept.offspring import leave
+from prefork.config.networks import truster
 from prefork.errors import BootError
+from prefork.net.proxy_protocol import ProxyHeader
 from prefork.net.tls import HandshakeError
 from prefork.system.natives import os, socket, time
 from prefork.system.peer import format_peer
@@ -24,8 +26,8 @@ from prefork.system.throttle import Throttle
 from prefork.wsgi.body import Body, open_body, spool
 from prefork.wsgi.channel import RECEIVE, Channel, Pace
 from prefork.wsgi.common import Common
-from prefork.wsgi.environ import base_environ, peer_name, server_name, set_target, spelled
-from prefork.wsgi.forwarded import BELIEVED, standings, truster
+from prefork.wsgi.environ import base_environ, peer_name, proxy_environ, server_name, set_target, spelled
+from prefork.wsgi.forwarded import BELIEVED, ELSEWHERE, standings
 from prefork.wsgi.forwarded import apply as apply_forwarded
 from prefork.wsgi.heads import Heads
 from prefork.wsgi.options import WSGIOptions
@@ -134,6 +136,7 @@ class Gateway:
         before: Channel | None = None,
         received: bytes = b"",
         seen: float = 0.0,
+        proxy: ProxyHeader | None = None,
     ) -> Channel | None:
         """Read one request from a connection and answer it.
 
@@ -141,11 +144,12 @@ class Gateway:
 
         Args:
             connection: As accept(2) gave it.
-            address: The peer's, as accept(2) gave it.
+            address: The peer's, as accept(2) gave it or as ``proxy`` has it.
             keeps: Whether the connection may be kept after the response.
             before: What this has returned for the request before, in this process; needed under TLS alone.
             received: What came behind that request (`Channel.rest`).
             seen: When the client was known to be there (seconds of `time.monotonic`); 0 when it has to be asked.
+            proxy: What a proxy has said of the connection before its first byte.
 
         Returns:
             What the connection was served through, when it is to be kept. When it is None, who calls closes the
@@ -157,7 +161,7 @@ class Gateway:
         began = time.monotonic()
         if before is None:
             try:
-                channel = self._channel(connection, address, began + self._header_timeout)
+                channel = self._channel(connection, address, began + self._header_timeout, proxy)
             except HandshakeError as error:
                 self._no_tls.tell(logging.INFO, str(error), "no TLS with %s: %s", format_peer(address), error)
                 return None
@@ -215,7 +219,7 @@ class Gateway:
         if self._access is not None:
             self._access.close()
 
-    def _channel(self, connection: socket.socket, address: Any, deadline: float) -> Channel:
+    def _channel(self, connection: socket.socket, address: Any, deadline: float, proxy: ProxyHeader | None) -> Channel:
         """What requests come through; under TLS the handshake is done, and the environ says so."""
         if self._tls is None:
             channel = Channel(connection, self._pace)
@@ -232,7 +236,12 @@ class Gateway:
                 secured.reject()
                 raise
         channel.environ |= peer_name(address)
-        channel.standing = self._standing(channel.environ["REMOTE_ADDR"])
+        peer = channel.environ["REMOTE_ADDR"]
+        if proxy is not None:
+            channel.environ |= proxy_environ(proxy)
+            if proxy.source is not None:
+                peer = peer or ELSEWHERE
+        channel.standing = self._standing(peer)
         if not self._named:
             channel.environ |= server_name(connection.getsockname(), tls=self._tls is not None)
         return channel

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from prefork.config import fields as kinds
 from prefork.config import rules
 from prefork.config.fields import Field, Kind, setting
-from prefork.wsgi.forwarded import DEFAULT_ALLOWED, parse_networks
+from prefork.config.networks import DEFAULT_ALLOWED, networks
 
 LIMITS: Final = "Limits of a request"
 BODIES: Final = "Request bodies"
@@ -34,21 +34,6 @@ Load balancers keep idle connections for 60 seconds; the server's time is the lo
 _LONGEST_WAIT: Final = 2_000_000.0  # seconds; what poll(2) can wait for is 2**31 - 1 milliseconds
 _BIGGEST_HEAD: Final = 1 << 24
 _MOST_FIELDS: Final = 100_000
-
-
-def _networks() -> Kind[str]:
-    def check(value: object) -> str:
-        if not isinstance(value, str):
-            raise kinds.refusal(value, 'is not a list of addresses; give some with commas between them, or "*"')
-        try:
-            parse_networks(value)
-        except ValueError as error:
-            raise kinds.refusal(
-                value, f'holds {error}; give addresses or networks with commas, private, or "*"'
-            ) from None
-        return value
-
-    return Kind("ADDRESSES", str.strip, check)
 
 
 def _limited(noun: str, *, least: int, most: int, metavar: str = "COUNT") -> Kind[int]:
@@ -166,7 +151,7 @@ class WSGIOptions:
     forwarded_allow_ips: str = setting(
         DEFAULT_ALLOWED,
         PROXIES,
-        _networks(),
+        networks(),
         "The proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses or networks with commas "
         'between them, private for all that are not of the internet, "*" for everybody. A proxy on a unix socket is '
         "always believed.",

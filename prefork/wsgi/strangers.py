@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
+from prefork.config.networks import PRIVATE, truster
 from prefork.errors import printable
 from prefork.system.throttle import SharedThrottle
-from prefork.wsgi.forwarded import KEPT, PRIVATE, proxys_own, truster
+from prefork.wsgi.forwarded import KEPT, proxys_own
 from prefork.wsgi.parser import LEFT_OUT
 
 _NAMED: Final = 4  # fields that a line names at the most

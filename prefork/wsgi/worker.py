@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -78,16 +79,25 @@ class WSGIWorker(Worker):
 
         return Statsd.of(self.settings)
 
+    @property
+    def _header_patience(self) -> float:
+        return self._options.header_timeout or math.inf
+
     def handle(self, connection: socket.socket, address: Any) -> None:
         """Serve one request."""
         parking = self._parking
         if parking is None:
-            self._gateway.serve_connection(connection, address)
+            self._gateway.serve_connection(connection, address, proxy=self.proxy_of(connection))
             return
         one = parking.in_hand
         assert one is not None  # see prefork.accept.keepalive_handle
         channel = self._gateway.serve_connection(
-            connection, address, keeps=not parking.last(), before=one.local, received=one.state, seen=one.seen
+            *(connection, address),
+            keeps=not parking.last(),
+            before=one.local,
+            received=one.state,
+            seen=one.seen,
+            proxy=one.proxy,
         )
         if channel is not None:
             secured = channel.secured

@@ -11,8 +11,10 @@ import pytest
 
 from prefork.accept.parked_connections import ParkedConnection
 from prefork.accept.return_queue import AT_ONCE, ReturnQueue
+from prefork.net.proxy_protocol import parse_header
 from prefork.testing import connect
 from prefork.testing.plugin import ServerFactory
+from tests.support.proxy_headers import inet, tlv, v2
 
 APPS = Path(__file__).parents[1] / "support" / "apps"
 
@@ -57,6 +59,22 @@ def test_what_is_put_in_comes_out(queue: ReturnQueue, listener: socket.socket) -
         one.connection.close()
 
 
+def test_what_a_proxy_has_said_goes_with_a_connection(queue: ReturnQueue, listener: socket.socket) -> None:
+    pairs = [pair(listener, b"state %d" % number) for number in range(3)]
+    for number, header in ((0, v2(inet("203.0.113.9", 7) + tlv(0x05, bytes(128)))), (2, v2(command=0x20, family=0))):
+        pairs[number][1].proxy = parse_header(header)
+    assert queue.put([one for _, one in pairs]) == 3
+    taken = queue.take() or []
+    assert [one.proxy for one in taken] == [one.proxy for _, one in pairs]
+    assert [one.state for one in taken] == [b"state 0", b"state 1", b"state 2"]
+    assert [one.address for one in taken] == [("203.0.113.9", 7), *(client.getsockname() for client, _ in pairs[1:])]
+    for client, one in pairs:
+        client.close()
+        one.connection.close()
+    for one in taken:
+        one.connection.close()
+
+
 def test_a_full_queue_takes_nothing_and_loses_nothing(queue: ReturnQueue, listener: socket.socket) -> None:
     client, one = pair(listener)
     count = 0
@@ -75,7 +93,7 @@ def test_a_full_queue_takes_nothing_and_loses_nothing(queue: ReturnQueue, listen
 
 def test_messages_of_another_form_are_dropped_with_what_they_hold(queue: ReturnQueue, listener: socket.socket) -> None:
     client, one = pair(listener)
-    for message in (b"", b"\x01", b"\x02\x00\x01\x00" + bytes(40), b"\x01\x00\x05\x00"):
+    for message in (b"", b"\x01", b"\x03\x00\x01\x00" + bytes(40), b"\x01\x00\x05\x00"):
         socket.send_fds(queue.inward, [message or b"x"], [one.connection.fileno()])
         assert queue.take() == []
     one.connection.close()

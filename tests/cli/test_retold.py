@@ -24,6 +24,7 @@ from prefork.migration.retelling import Retelling
 from prefork.testing import request, running
 
 SYNC = {"workers": 1}
+V2 = {"proxy_protocol": "v2"}
 
 
 class Case(NamedTuple):
@@ -51,6 +52,14 @@ GTHREAD = "! threads = 4 (gunicorn.conf.py): a worker serves one request at a ti
 CASES = {
     "nothing but the application": Case("", "shop:app", SYNC),
     "quick start": Case("", "-w 4 -b 0.0.0.0:8000 shop:app", {"workers": 4, "bind": "0.0.0.0:8000"}),
+    "behind HAProxy": Case(
+        "proxy_allow_ips = '10.0.0.0/8'",
+        "--proxy-protocol v2 shop:app",
+        {**SYNC, **V2, "proxy_allow_ips": "10.0.0.0/8"},
+    ),
+    "behind HAProxy, as it was said before there were versions": Case(
+        "proxy_protocol = True", "shop:app", {**SYNC, "proxy_protocol": "any"}
+    ),
     "a host without a port": Case("", "--bind localhost shop:app", {**SYNC, "bind": "localhost:8000"}),
     "a socket for nginx": Case(
         "", "-b unix:/run/shop.sock shop.wsgi", {**SYNC, "bind": "unix:/run/shop.sock", "socket_mode": 0o777}
@@ -293,7 +302,6 @@ def test_each_value_has_its_origin(folder: Path) -> None:
             "worker_class = 'eventlet' (--worker-class): there is no such worker here; give sync",
         ),
         ("", "shop:app --paste a.ini", "paste = 'a.ini' (--paster): give a factory"),
-        ("", "shop:app --proxy-protocol", "proxy_protocol = 'auto' (--proxy-protocol): the PROXY protocol"),
         ("protocol = 'uwsgi'", "shop:app", "protocol = 'uwsgi' (gunicorn.conf.py): HTTP/1.1 is spoken; have nginx use"),
         ("raw_env = ['STAGE']", "shop:app", "raw_env = ['STAGE'] (gunicorn.conf.py): 'STAGE' sets no variable"),
         ("\nworkers = nproc", "shop:app", "config: gunicorn.conf.py:2: NameError: name 'nproc' is not defined"),

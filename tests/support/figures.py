@@ -23,6 +23,7 @@ _FULL = {
     "takeovers": 30,
     "lossless-stops": 20,
     "mutated-requests": 10_000,
+    "mutated-proxy-headers": 100_000,
     "sequential-connections": 8_000,
     "embedded-requests": 1_000,
     "embedded-reloads": 5,

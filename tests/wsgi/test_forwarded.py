@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from prefork.wsgi.forwarded import BEGINNINGS, NAMES, apply, parse_networks, proxys_own, truster
+from prefork.config.networks import parse_networks, truster
+from prefork.wsgi.forwarded import BEGINNINGS, NAMES, apply, proxys_own
 from tests.wsgi.harness import ROOT, ask, get, serving
 
 

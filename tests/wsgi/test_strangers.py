@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from prefork.config.networks import DEFAULT_ALLOWED
 from prefork.system.throttle import SharedThrottle
 from prefork.testing.clock import FakeClock
 from prefork.testing.server import Server
-from prefork.wsgi.forwarded import BELIEVED, DEFAULT_ALLOWED, KEPT, LEFT_OUT, standings
+from prefork.wsgi.forwarded import BELIEVED, KEPT, LEFT_OUT, standings
 from tests.wsgi.harness import WITHIN, ask, get, parse, read_all, serving
 from tests.wsgi.test_worker import serving as serving_workers
 
