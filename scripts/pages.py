@@ -21,7 +21,7 @@ from prefork.config import settings
 from prefork.config.embedding import EMBEDDING
 from prefork.config.fields import GROUPS, Field, table
 from prefork.embed.command import ASGI, ASGIOptions
-from prefork.migration import gunicorn_settings
+from prefork.migration import gunicorn_settings, uwsgi_settings
 from prefork.net import accept_errors
 from prefork.net.accept_errors import AcceptError
 from prefork.status.model import Status
@@ -82,6 +82,13 @@ def table_of_gunicorn() -> Iterator[str]:
             flags = ", ".join(f"`{flag}`" for flag in row.flags)
             shown = f"`{row.name}`" + (f" {flags}" if flags else "")
             yield f"| {shown} | {f'`{ours}`' if ours else ''} | {_markdown(row.note)} |"
+
+
+def table_of_uwsgi() -> Iterator[str]:
+    """Every option of uWSGI's that is known, and what becomes of it."""
+    yield "| uWSGI | prefork | |\n| --- | --- | --- |"
+    for row in uwsgi_settings.ROWS:
+        yield f"| `{row.name}` | {f'`{row.ours}`' if row.ours else ''} | {_markdown(row.note)} |"
 
 
 def _groups(fields: Iterable[Field], groups: Iterable[str], wsgi: Mapping[str, object]) -> Iterator[str]:
@@ -177,6 +184,7 @@ MAKERS: Final[Mapping[str, Callable[[], Iterator[str]]]] = {
     "wsgi_settings": settings_of_wsgi,
     "embedding": settings_of_embedding,
     "gunicorn": table_of_gunicorn,
+    "uwsgi": table_of_uwsgi,
     "hooks": table_of_hooks,
     "exit_codes": table_of_exit_codes,
     "metrics": table_of_metrics,

@@ -64,6 +64,7 @@ COMMANDS: Final = (
     Command(
         "gunicorn", "serve what gunicorn serves, by its own configuration", "prefork.cli.retold:gunicorn", serves=True
     ),
+    Command("uwsgi", "serve what uWSGI serves, by its ini or YAML", "prefork.cli.retold:uwsgi", serves=True),
     Command("check", "say whether that would start, or with --live whether it runs well", "prefork.cli.main:check"),
     Command("status", "show what a running server does", "prefork.cli.commands:status"),
     Command("top", "show it live", "prefork.cli.top:top"),

@@ -1,4 +1,4 @@
-"""``prefork gunicorn``: serves by another server's configuration, or explains what that becomes.
+"""``prefork gunicorn``, ``prefork uwsgi``: serve by another server's configuration, or explain what that becomes.
 
 What it becomes is settled by `prefork.migration`; from there on all is as with the command of ours that serves it.
 """
@@ -58,6 +58,46 @@ def gunicorn(argv: Sequence[str]) -> int:
 
     if "-h" in argv or "--help" in argv:
         write(_GUNICORN_HELP)
+        return 0
+    _begin()
+    return _served(retell(argv, os.environ))
+
+
+_UWSGI_HELP: Final = """\
+usage: prefork uwsgi [--explain] FILE[:SECTION] [UWSGI'S FLAG ...]
+
+Serve what uWSGI would serve, over HTTP: its ini, YAML or JSON file is read with its placeholders, and its flags, and
+every option becomes what it is called here. Each that has no equal is one line in the log. What uWSGI knows nothing of
+can be set by variables, PREFORK_MAX_FDS=0.9, which beat what uWSGI's say.
+
+  --explain       Print the TOML that it comes to, with the origin of each value and what has no equal; start nothing.
+  --check         Say whether it would start, and exit.
+  --print-config  Print what holds and where each value came from, as TOML, and exit.
+  -h, --help      Print this and exit.
+
+Examples:
+  prefork uwsgi shop.ini
+  prefork uwsgi --http :8000 --module shop:app --processes 4
+  prefork uwsgi shop.ini --explain > shop.toml
+"""
+
+
+def uwsgi(argv: Sequence[str]) -> int:
+    """``prefork uwsgi``.
+
+    Args:
+        argv: uWSGI's arguments, and ``--explain``.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        PreforkError: As `prefork.cli.main.serving` does, and when uWSGI's configuration can't be read or served.
+    """
+    from prefork.migration.uwsgi import retell
+
+    if "-h" in argv or "--help" in argv:
+        write(_UWSGI_HELP)
         return 0
     _begin()
     return _served(retell(argv, os.environ))

@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 from prefork.migration import gunicorn_settings as gunicorn
+from prefork.migration import uwsgi_settings as uwsgi
 from prefork.migration.foreign_setting import ForeignSetting, by_flag, by_name, flag_of
 
-_SERVERS: Final = (("gunicorn", gunicorn.ROWS),)
+_SERVERS: Final = (("gunicorn", gunicorn.ROWS), ("uWSGI", uwsgi.ROWS))
 _NEARLY: Final = 0.8  # how much of a name has to be that of a hook, for a function that is none to look like one
 _SEVERAL: Final = 2  # names of settings that a module has by no chance
 

@@ -28,7 +28,12 @@ ServingName = Literal["wsgi", "asgi", "serve"]
 AROUND: Final = frozenset({"access_log", "access_log_format", "forwarded_allow_ips", "script_name"})
 """Settings of requests that hold around whatever server runs a WSGI or ASGI application in the workers."""
 
-OF_REQUESTS: Final = AROUND | {"limit_request_line", "limit_request_fields", "limit_request_field_size"}
+OF_REQUESTS: Final = AROUND | {
+    "limit_request_line",
+    "limit_request_fields",
+    "limit_request_field_size",
+    "limit_request_body",
+}
 """Settings of another server's that hold in `prefork wsgi` with a worker of its own."""
 
 

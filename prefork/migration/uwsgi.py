@@ -1,0 +1,150 @@
+"""uWSGI's configuration, read as uWSGI reads it, and retold in settings of ours.
+
+Runs in the command's process, before there is a server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from prefork.errors import SettingsError, printable
+from prefork.migration import uwsgi_values
+from prefork.migration.foreign_setting import by_flag, by_name
+from prefork.migration.retelling import Origin, Retelling, Teller, converted
+from prefork.migration.uwsgi_files import ForeignFile
+from prefork.migration.uwsgi_settings import ROWS
+from prefork.system.natives import os
+
+_ASKS: Final = {"--explain": "explain", "--check": "check", "--print-config": "print-config"}
+_FILES: Final = ("--ini", "--yaml", "--yml", "-y", "--json", "-j", "--xml", "-x")
+_ENDINGS: Final = (".ini", ".yaml", ".yml", ".json", ".js", ".xml")
+
+
+def retell(argv: Sequence[str], environ: Mapping[str, str]) -> Retelling:
+    """Read uWSGI's configuration and retell it.
+
+    Args:
+        argv: What stands behind ``prefork uwsgi``: uWSGI's arguments, and ``--explain``.
+        environ: The environment.
+
+    Raises:
+        SettingsError: Something of it can't be read, or can't be served at all; every problem at once.
+    """
+    file = ForeignFile(environ)
+    asks = _taken(file, argv)
+    rows = by_name(ROWS)
+    values: dict[str, list[str]] = {}
+    origins: dict[str, str] = {}
+    strange: dict[str, str] = {}
+    for name, value, origin in file.lines:
+        if name in rows:
+            values.setdefault(name, []).append(value)
+            origins[name] = origin
+        elif name not in file.used:
+            strange[name] = origin
+    given = {"processes": Origin(1, "uWSGI's default"), "harakiri": Origin(0, "uWSGI's default")}
+    complaints = []
+    for name, found in values.items():
+        row = rows[name]
+        try:
+            value = converted(row, found if row.takes == "list" else found[-1])
+        except ValueError as error:
+            complaints.append(f"{name}: {error} (from {origins[name]})")
+            continue
+        if not (row.takes == "true" and value is False):
+            given[name] = Origin(value, origins[name])
+    if "workers" in given and "processes" not in values:
+        del given["processes"]
+    teller = Teller(given)
+    teller.complaints += complaints
+    _tell(teller)
+    for name, origin in strange.items():
+        teller.remark(f"{printable(name)} ({origin}): prefork knows no such option of uWSGI's", differs=True)
+    target = _target(teller)
+    teller.settle_reach()
+    teller.raise_if_wrong()
+    return Retelling(
+        source="uwsgi",
+        command="wsgi",
+        target=target,
+        values=teller.values,
+        remarks=tuple(teller.remarks),
+        environment=teller.environment,
+        path=tuple(teller.path),
+        asks=frozenset(asks),
+    )
+
+
+def _taken(file: ForeignFile, argv: Sequence[str]) -> set[str]:
+    """Have the arguments and the files that they name read; what is asked for beside serving."""
+    asks, flags, rest = set(), by_flag(ROWS), list(argv)
+    while rest:
+        word = rest.pop(0)
+        flag, equals, value = word.partition("=")
+        if word in _ASKS:
+            asks.add(_ASKS[word])
+        elif flag in _FILES or (not word.startswith("-") and word.partition(":")[0].endswith(_ENDINGS)):
+            file.read(value if equals else _next(flag, rest) if flag in _FILES else word)
+        elif not word.startswith("-"):
+            file.take_option("http-socket" if ":" in word else "wsgi-file", word, word)
+        elif flag in flags or flag.startswith("--"):
+            row = flags.get(flag)
+            name = row.name if row else flag.removeprefix("--")
+            if not equals:
+                value = "true" if row is None or row.takes == "true" else _next(flag, rest)
+            file.take_option(name, value, flag)
+        else:
+            raise SettingsError(f"{printable(word)!r} is not a flag of uWSGI's that prefork knows; write it as --NAME")
+    return asks
+
+
+def _next(flag: str, rest: list[str]) -> str:
+    if not rest:
+        raise SettingsError(f"{flag}: expected one argument")
+    return rest.pop(0)
+
+
+def _tell(teller: Teller) -> None:
+    for row in ROWS:
+        if row.name not in teller.given:
+            continue
+        special = uwsgi_values.SPECIAL.get(row.name)
+        try:
+            if special is None:
+                teller.plainly(row)
+            else:
+                special(teller, row)
+        except ValueError as error:
+            teller.complaints.append(f"{row.name}: {error} (from {teller.given[row.name].origin})")
+    if not teller.complaints:
+        uwsgi_values.settle_log(teller)
+        uwsgi_values.settle_application(teller)
+
+
+def _target(teller: Teller) -> str | None:
+    """What is served: of ``mount``, ``module`` or ``wsgi-file``; its folder goes on the import path."""
+    name = teller.value("module", teller.value("wsgi"))
+    attribute = str(teller.value("callable", "application"))
+    mounts = teller.value("mount") or []
+    if len(mounts) > 1:
+        teller.refuse("mount", "one application is served; have a server for each, or one that calls the others")
+        return None
+    if mounts:
+        path, _, name = mounts[0].partition("=")
+        if path.rstrip("/"):
+            teller.put("script_name", path.rstrip("/"), teller.given["mount"].origin)
+    file = teller.value("wsgi-file", teller.value("file"))
+    if name is not None and str(name).endswith(".py"):
+        file, name = name, None
+    if name is None and file is not None:
+        folder, base = os.path.split(str(file))
+        if not base.endswith(".py"):
+            teller.complaints.append(f"wsgi-file: {str(file)!r} is no module's file; give it a name that ends in .py")
+            return None
+        teller.path.append(os.path.join(str(teller.value("chdir", "")), folder or "."))
+        name = base.removesuffix(".py")
+    if name is None:
+        return None
+    text = str(name)
+    return text if ":" in text else f"{text}:{attribute}"

@@ -1,0 +1,202 @@
+"""The options of uWSGI (2.0) that configurations have, and what becomes of each: the table that all follows from.
+
+Names are as in a file, with hyphens; each is a flag with two more. What needs more than a row says,
+`prefork.migration.uwsgi_values` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from prefork.migration.foreign_setting import ForeignSetting, Takes, Weight
+
+_SHORT: Final = {
+    "socket": "-s",
+    "processes": "-p",
+    "module": "-w",
+    "master": "-M",
+    "home": "-H",
+    "daemonize": "-d",
+    "harakiri": "-t",
+    "max-requests": "-R",
+    "listen": "-l",
+    "chmod-socket": "-C",
+    "buffer-size": "-b",
+    "socket-timeout": "-z",
+    "single-interpreter": "-i",
+    "enable-threads": "-T",
+    "disable-logging": "-L",
+}
+
+
+def _rows(
+    names: str, takes: Takes, ours: str = "", note: str = "", weight: Weight = "same"
+) -> Iterator[ForeignSetting]:
+    """One row for each of several names of the same."""
+    for name in names.split():
+        flags = (f"--{name}", _SHORT[name]) if name in _SHORT else (f"--{name}",)
+        yield ForeignSetting(name=name, flags=flags, takes=takes, ours=ours, note=note, weight=weight)
+
+
+_HTTP: Final = "HTTP is spoken there, not the uwsgi protocol; nginx has proxy_pass http://... in place of uwsgi_pass"
+_STATIC: Final = "static files are served by the proxy in front, or by the application (WhiteNoise)"
+_PROCESS: Final = "run it as a service of its own"
+_BEFORE: Final = "run it before the command, as ExecStartPre of systemd or in the container's entry point"
+_LOGS: Final = "the log and --access-log are files, or standard streams, syslog or loggers (--logconfig)"
+
+ROWS: Final = (
+    # What is served.
+    *_rows("module wsgi", "text", note="it is the argument, MODULE:ATTRIBUTE"),
+    *_rows("wsgi-file file", "text", note="name its module, and its folder with --app-dir"),
+    *_rows("callable", "text", note="it is the argument's second half, MODULE:ATTRIBUTE"),
+    *_rows("mount", "list", "script_name", "and the argument names what is mounted"),
+    *_rows("manage-script-name", "true", note="--script-name is taken from the path", weight="info"),
+    *_rows("chdir chdir2", "text", "chdir"),
+    *_rows("pythonpath python-path pp", "list", note="set PYTHONPATH, or --app-dir"),
+    *_rows("home virtualenv venv pyhome", "text", note="run the prefork of that environment, PATH/bin/prefork"),
+    *_rows("env", "list", note="set it in the environment of the command"),
+    *_rows("plugins plugin", "list", note="there are no plugins", weight="warning"),
+    *_rows("need-app", "true", note="an application that fails to start ends the start", weight="info"),
+    *_rows("lazy-apps lazy", "true", note="each worker loads the application; --preload loads it once"),
+    *_rows("single-interpreter", "true", note="there is one interpreter in a worker", weight="info"),
+    *_rows("py-autoreload python-autoreload", "text", "reload"),
+    *_rows("touch-reload fs-reload", "list", note="prefork reload does it", weight="warning"),
+    # Where it listens.
+    *_rows("http http-socket", "list", "bind"),
+    *_rows("socket uwsgi-socket", "list", "bind", _HTTP),
+    *_rows("https https-socket", "list", "bind", "with --certfile and --keyfile"),
+    *_rows("fastcgi-socket scgi-socket", "list", note="HTTP/1.1 is spoken; the proxy has to", weight="refused"),
+    *_rows("protocol", "text", note="HTTP/1.1 is spoken"),
+    *_rows("listen", "whole", "backlog"),
+    *_rows("chmod-socket", "text", "socket_mode"),
+    *_rows("chown-socket", "text", "socket_user", "and --socket-group"),
+    *_rows("reuse-port", "true", "reuse_port", "a socket for each worker"),
+    *_rows("so-keepalive", "true", "tcp_keepalive"),
+    *_rows("tcp-nodelay", "true", "nodelay"),
+    *_rows("http-keepalive", "text", "keepalive"),
+    *_rows("vacuum", "true", note="the socket is removed at the end", weight="info"),
+    *_rows("thunder-lock", "true", note="the kernel wakes one worker for a connection", weight="info"),
+    # Workers.
+    *_rows("processes workers", "whole", "workers"),
+    *_rows(
+        "threads",
+        "whole",
+        note="a worker serves one request at a time; give --workers as many as processes times threads",
+    ),
+    *_rows("enable-threads", "true", note="threads of the application always run", weight="info"),
+    *_rows("master", "true", note="there always is one", weight="info"),
+    *_rows("gevent", "whole", "worker_class", "gevent, with --worker-options connections=N"),
+    *_rows(
+        "gevent-monkey-patch gevent-early-monkey-patch", "true", note="--worker-class gevent does it", weight="info"
+    ),
+    *_rows(
+        "async asyncio ugreen", "text", note="there is no such loop; give gevent, or prefork asgi", weight="refused"
+    ),
+    *_rows("cheaper", "whole", "min_workers", "processes is --max-workers then"),
+    *_rows("cheaper-initial", "whole", "workers"),
+    *_rows(
+        "cheaper-algo cheaper-step cheaper-overload cheaper-rss-limit-soft",
+        "text",
+        note="it grows while connections wait, and shrinks when workers are idle",
+        weight="info",
+    ),
+    *_rows("max-requests", "whole", "max_requests"),
+    *_rows("max-requests-delta", "whole", "max_requests_jitter", "at random"),
+    *_rows("max-worker-lifetime", "whole", "max_age"),
+    *_rows("min-worker-lifetime", "whole", note="a replacement is READY before a worker leaves", weight="info"),
+    *_rows("reload-on-rss evil-reload-on-rss", "whole", "max_memory", "in bytes, with K, M or G"),
+    *_rows("reload-on-as", "whole", note="--max-memory limits resident memory", weight="warning"),
+    *_rows("cpu-affinity", "whole", note="the kernel chooses; taskset sets it for all", weight="info"),
+    # Times.
+    *_rows("harakiri", "whole", "timeout"),
+    *_rows("harakiri-verbose", "true", note="tracebacks are always logged", weight="info"),
+    *_rows("reload-mercy worker-reload-mercy", "whole", "graceful_timeout"),
+    *_rows("socket-timeout http-timeout", "whole", "io_timeout"),
+    *_rows("die-on-term", "true", note="SIGTERM always stops", weight="info"),
+    # Requests.
+    *_rows("buffer-size", "whole", "limit_request_field_size", "and --limit-request-line"),
+    *_rows("limit-post", "whole", "limit_request_body"),
+    *_rows(
+        "post-buffering post-buffering-bufsize",
+        "whole",
+        note="--spool says which bodies are taken first",
+        weight="info",
+    ),
+    *_rows("http-websockets", "true", note="prefork asgi serves websockets", weight="warning"),
+    *_rows("http-auto-chunked http-chunked-input", "true", note="chunked bodies are taken and sent", weight="info"),
+    *_rows(
+        "static-map static-map2 check-static static-index static-expires static-gzip-all",
+        "list",
+        note=_STATIC,
+        weight="warning",
+    ),
+    *_rows("offload-threads", "whole", note="wsgi.file_wrapper sends files by sendfile(2)", weight="info"),
+    *_rows(
+        "route route-host route-uri add-header rewrite", "list", note="the proxy in front does it", weight="warning"
+    ),
+    *_rows(
+        "ignore-sigpipe ignore-write-errors disable-write-exception",
+        "true",
+        note="a client that went away is no error",
+        weight="info",
+    ),
+    # Logs.
+    *_rows("logto logto2", "text", "log_file", "and --access-log for requests"),
+    *_rows(
+        "daemonize daemonize2",
+        "text",
+        note="it stays in the foreground; let a service manager start it",
+        weight="warning",
+    ),
+    *_rows("disable-logging", "true", note="requests are logged where --access-log says so"),
+    *_rows("log-format logformat", "text", note="--access-log-format has gunicorn's atoms", weight="warning"),
+    *_rows("log-date logdate log-micros log-master", "text", note="each line has its time", weight="info"),
+    *_rows("log-reopen", "true", note="a file that was moved away is opened anew", weight="info"),
+    *_rows("log-maxsize log-backupname", "text", note="logrotate does it", weight="warning"),
+    *_rows("logger req-logger", "list", note=_LOGS, weight="warning"),
+    *_rows("log-4xx log-5xx log-slow log-zero log-big", "text", note="--access-log has all requests", weight="info"),
+    *_rows("log-x-forwarded-for", "true", note="--forwarded-allow-ips says whose are believed", weight="info"),
+    *_rows("memory-report", "true", note="prefork status tells what workers use", weight="info"),
+    *_rows(
+        "stats stats-server stats-http stats-push", "text", note="prefork status, top and exporter tell", weight="info"
+    ),
+    *_rows("carbon", "list", note="--statsd-host and prefork exporter have the numbers", weight="warning"),
+    # The process.
+    *_rows("uid", "text", "user"),
+    *_rows("gid", "text", "group"),
+    *_rows("umask", "text", "umask"),
+    *_rows("pidfile pidfile2 safe-pidfile safe-pidfile2", "text", "pidfile"),
+    *_rows("procname procname-master", "text", "name"),
+    *_rows(
+        "auto-procname procname-prefix procname-prefix-spaced procname-append",
+        "text",
+        note="processes are named by --name, if setproctitle is installed",
+        weight="info",
+    ),
+    *_rows("master-fifo", "list", note="prefork reload, stop and so on do it", weight="warning"),
+    *_rows("strict", "true", note="what prefork does not know is always told", weight="info"),
+    *_rows("emperor vassals-include", "text", note="each application is a service of its own", weight="refused"),
+    *_rows(
+        "mule mules spooler spooler-processes cron cron2 timer smart-attach-daemon attach-daemon attach-daemon2",
+        "list",
+        note=_PROCESS,
+        weight="warning",
+    ),
+    *_rows(
+        "cache2 cache sharedarea queue locks", "list", note="keep it in a service that is made for it", weight="warning"
+    ),
+    *_rows(
+        "exec-asap exec-pre-app exec-pre-jail hook-asap hook-pre-app exec-as-root",
+        "list",
+        note=_BEFORE,
+        weight="warning",
+    ),
+    *_rows(
+        "exec-as-user exec-post-app hook-post-app hook-as-user-atexit exec-as-user-atexit",
+        "list",
+        note="hooks are functions in a module (--hooks)",
+        weight="warning",
+    ),
+)
+"""All rows."""

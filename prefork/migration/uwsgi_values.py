@@ -1,0 +1,223 @@
+"""What uWSGI's options become where a row of the table does not say all of it: a function for each of these."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from prefork.migration.foreign_setting import ForeignSetting
+from prefork.migration.retelling import Teller, whole, yes
+from prefork.system.natives import os
+
+_USUAL_FIELD: Final = 8190  # bytes; what prefork allows a field of a request's head
+_USUAL_LINE: Final = 4094
+
+
+def _address(text: str) -> str:
+    """An address of uWSGI's: a path, :PORT, HOST:PORT, @NAME, or fd://N."""
+    text = text.strip()
+    if text.startswith(("fd://", "unix:")):
+        return text
+    if text.startswith("@"):
+        return f"unix:{text}"
+    if text.startswith("/") or ":" not in text:
+        return text if text.isdecimal() else f"unix:{text}"
+    host, _, port = text.rpartition(":")
+    return f":{port}" if host == "*" else text
+
+
+def _add(teller: Teller, text: str, origin: str) -> None:
+    before = teller.values.get("bind")
+    had: tuple[str, ...] = () if before is None else before.value
+    teller.put("bind", (*had, _address(text)), origin)
+
+
+def _http(teller: Teller, row: ForeignSetting) -> None:
+    texts, origin = teller.given[row.name]
+    for text in texts:
+        _add(teller, text.partition(",")[0], origin)
+
+
+def _socket(teller: Teller, row: ForeignSetting) -> None:
+    _http(teller, row)
+    if str(teller.value("protocol", "uwsgi")) != "http":
+        teller.tell(row.name, row.note, differs=True)
+
+
+def _https(teller: Teller, row: ForeignSetting) -> None:
+    texts, origin = teller.given[row.name]
+    text, *files = texts[-1].split(",")
+    _add(teller, text, origin)
+    for name, file in zip(("certfile", "keyfile"), files, strict=False):
+        teller.put(name, file, origin)
+    if teller.value("http") or teller.value("http-socket") or teller.value("socket"):
+        teller.refuse(row.name, "TLS is spoken on all addresses or on none; have a second server for the others")
+
+
+def _protocol(teller: Teller, row: ForeignSetting) -> None:
+    if str(teller.value(row.name)) not in {"http", "uwsgi"}:
+        teller.refuse(row.name, row.note)
+
+
+def _mode(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    teller.put("socket_mode", "0666" if value == "true" else str(value), origin)
+
+
+def _owner(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    user, _, group = str(value).partition(":")
+    teller.put("socket_user", user, origin)
+    if group:
+        teller.put("socket_group", group, origin)
+
+
+def _threads(teller: Teller, row: ForeignSetting) -> None:
+    count = whole(teller.value(row.name))
+    if count > 1:
+        processes = whole(teller.value("processes", teller.value("workers", 1)))
+        teller.tell(
+            row.name,
+            f"a worker serves one request at a time; for as many at once give workers = {processes * count}, or "
+            f"worker_class waitress of prefork wsgi with worker_options threads={count}",
+            differs=True,
+        )
+
+
+def _gevent(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    teller.put("worker_class", "gevent", origin)
+    teller.option(f"connections={whole(value)}", origin)
+
+
+def _cheaper(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    least, most = whole(value), whole(teller.value("processes", teller.value("workers", 1)))
+    teller.put("min_workers", least, origin)
+    teller.put("max_workers", most, origin)
+    teller.put("workers", whole(teller.value("cheaper-initial", least)), origin)
+
+
+def _jitter(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    if most := whole(teller.value("max-requests", 0)):
+        teller.put("max_requests_jitter", min(whole(value), most), origin)
+
+
+def _megabytes(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    teller.put("max_memory", f"{whole(value)}M", origin)
+
+
+def _buffer(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    size = whole(value)
+    if size > _USUAL_FIELD:
+        teller.put("limit_request_field_size", size, origin)
+    if size > _USUAL_LINE:
+        teller.put("limit_request_line", size, origin)
+
+
+def _keepalive(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    if str(value) not in {"true", "1"}:
+        teller.put("keepalive", whole(value), origin)
+
+
+def _folder(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    teller.put("chdir", str(value), origin)
+
+
+def _paths(teller: Teller, row: ForeignSetting) -> None:
+    teller.path += [part for text in teller.given[row.name].value for part in text.split(":") if part]
+
+
+def _home(teller: Teller, row: ForeignSetting) -> None:
+    path = str(teller.value(row.name))
+    if os.path.realpath(path) != os.path.realpath(sys.prefix):
+        teller.tell(
+            row.name, f"this prefork is of {sys.prefix}; run {os.path.join(path, 'bin', 'prefork')}", differs=True
+        )
+
+
+def _env(teller: Teller, row: ForeignSetting) -> None:
+    for text in teller.given[row.name].value:
+        name, _, value = text.partition("=")
+        teller.environment[name.strip()] = value.strip()
+
+
+def _lazy(teller: Teller, row: ForeignSetting) -> None:
+    """Said of what is not given: see `settle_application`."""
+
+
+def _reload(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    if str(value) not in {"0", "false"}:
+        teller.put("reload", True, origin)
+
+
+def _account(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    own = os.geteuid() if row.name == "uid" else os.getegid()
+    if str(value) not in {str(own), "root" if own == 0 else ""}:
+        teller.put(row.ours, str(value), origin)
+
+
+def _plugins(teller: Teller, row: ForeignSetting) -> None:
+    names = {part.strip() for text in teller.given[row.name].value for part in text.split(",")}
+    if any(not name.startswith(("python", "http", "gevent", "logfile")) for name in names):
+        teller.tell(row.name, row.note, differs=True)
+
+
+def _none(teller: Teller, row: ForeignSetting) -> None:
+    """One that another's function looks at."""
+
+
+def settle_log(teller: Teller) -> None:
+    """UWSGI logs requests unless it is told not to, and where all else goes."""
+    quiet = teller.given.get("disable-logging")
+    if quiet is not None and yes(quiet.value):
+        return
+    log = teller.values.get("log_file")
+    teller.put("access_log", log.value if log else "-", log.origin if log else "uWSGI's default")
+
+
+def settle_application(teller: Teller) -> None:
+    """UWSGI loads the application once, before it forks, unless it is lazy."""
+    lazy = teller.given.get("lazy-apps") or teller.given.get("lazy")
+    if lazy is None or not yes(lazy.value):
+        teller.remark(
+            "lazy-apps (uWSGI's default is false): each worker loads the application; PREFORK_PRELOAD=1 loads it once, "
+            "and then a reload brings no new code",
+            differs=False,
+        )
+
+
+SPECIAL: Final[Mapping[str, Callable[[Teller, ForeignSetting], Any]]] = {
+    **dict.fromkeys(("module", "wsgi", "wsgi-file", "file", "callable", "mount", "disable-logging"), _none),
+    **dict.fromkeys(("http", "http-socket"), _http),
+    **dict.fromkeys(("socket", "uwsgi-socket"), _socket),
+    **dict.fromkeys(("https", "https-socket"), _https),
+    "protocol": _protocol,
+    "chmod-socket": _mode,
+    "chown-socket": _owner,
+    "threads": _threads,
+    "gevent": _gevent,
+    "cheaper": _cheaper,
+    "cheaper-initial": _none,
+    "max-requests-delta": _jitter,
+    **dict.fromkeys(("reload-on-rss", "evil-reload-on-rss"), _megabytes),
+    "buffer-size": _buffer,
+    "http-keepalive": _keepalive,
+    **dict.fromkeys(("chdir", "chdir2"), _folder),
+    **dict.fromkeys(("pythonpath", "python-path", "pp"), _paths),
+    **dict.fromkeys(("home", "virtualenv", "venv", "pyhome"), _home),
+    "env": _env,
+    **dict.fromkeys(("lazy-apps", "lazy"), _lazy),
+    **dict.fromkeys(("py-autoreload", "python-autoreload"), _reload),
+    **dict.fromkeys(("uid", "gid"), _account),
+    **dict.fromkeys(("plugins", "plugin"), _plugins),
+}
+"""What to do with an option, by its name; all others do as their row says."""

@@ -1,0 +1,269 @@
+"""Fifteen configurations as people write them for uWSGI, and what each becomes. They are made up."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from prefork.config import settings
+from prefork.config.fields import table
+from prefork.errors import SettingsError
+from prefork.migration.foreign_setting import ForeignSetting, by_name
+from prefork.migration.uwsgi import retell
+from prefork.migration.uwsgi_settings import ROWS
+from prefork.testing import request, running
+from prefork.wsgi.command import CommandOptions
+
+OURS = {field.name for field in settings.fields() + table(CommandOptions)}
+ALWAYS = {"workers": 1, "timeout": 0, "access_log": "-"}
+QUIET = ("vacuum", "master", "enable-threads", "die-on-term", "thunder-lock", "need-app", "lazy-apps")
+
+
+class Case(NamedTuple):
+    """One configuration.
+
+    Attributes:
+        file: The section [uwsgi].
+        target: What is served.
+        values: What the settings of ours are, all of them.
+        remarks: How each line begins about what behaves otherwise.
+        line: The command line behind the file's name.
+    """
+
+    file: str
+    target: str
+    values: Mapping[str, object]
+    remarks: tuple[str, ...] = ()
+    line: str = ""
+
+
+CASES = {
+    "a socket for nginx": Case(
+        "module = shop.wsgi\nmaster = true\nprocesses = 5\nsocket = shop.sock\nchmod-socket = 660\nvacuum = true\n"
+        "die-on-term = true",
+        "shop.wsgi:application",
+        {**ALWAYS, "workers": 5, "bind": ("unix:shop.sock",), "socket_mode": "660"},
+        ("socket = ['shop.sock'] (app.ini): HTTP is spoken there, not the uwsgi protocol",),
+    ),
+    "HTTP": Case(
+        "http = :8000\nmodule = shop:app\nthreads = 2\nenable-threads",
+        "shop:app",
+        {**ALWAYS, "bind": (":8000",)},
+        ("threads = 2 (app.ini): a worker serves one request at a time; for as many at once give workers = 2,",),
+    ),
+    "a socket that speaks HTTP": Case(
+        "socket = 0.0.0.0:8001\nprotocol = http\nmodule = shop\ncallable = app\nworkers = 3",
+        "shop:app",
+        {**ALWAYS, "workers": 3, "bind": ("0.0.0.0:8001",)},
+    ),
+    "Django on a server": Case(
+        "chdir = /srv/shop\nmodule = shop.wsgi:application\nharakiri = 60\nmax-requests = 5000\nuid = nobody\n"
+        "gid = nogroup\npidfile = /run/shop.pid\ndaemonize = /var/log/shop.log",
+        "shop.wsgi:application",
+        {
+            **ALWAYS,
+            "chdir": "/srv/shop",
+            "timeout": 60,
+            "max_requests": 5000,
+            "user": "nobody",
+            "group": "nogroup",
+            "pidfile": "/run/shop.pid",
+        },
+        ("daemonize = '/var/log/shop.log' (app.ini): it stays in the foreground",),
+    ),
+    "placeholders": Case(
+        "base = /srv/%n\nuser = %(base)-$(STAGE)\nchdir = %(base)\nmodule = shop:app\nlogto = %(user).log\n"
+        "processes = 2",
+        "shop:app",
+        {
+            **ALWAYS,
+            "workers": 2,
+            "chdir": "/srv/app",
+            "log_file": "/srv/app-live.log",
+            "access_log": "/srv/app-live.log",
+        },
+    ),
+    "grows and shrinks": Case(
+        "module = shop:app\nprocesses = 10\ncheaper = 2\ncheaper-initial = 4\ncheaper-step = 1\ncheaper-algo = spare",
+        "shop:app",
+        {**ALWAYS, "min_workers": 2, "max_workers": 10, "workers": 4},
+    ),
+    "gevent": Case(
+        "module = shop:app\ngevent = 100\nhttp-socket = :80\nlimit-post = 1048576\nbuffer-size = 65535",
+        "shop:app",
+        {
+            **ALWAYS,
+            "worker_class": "gevent",
+            "worker_options": "connections=100",
+            "bind": (":80",),
+        },
+        tuple(
+            f"limit_request_{name} (app.ini): gevent reads"
+            for name in ("field_size = 65535", "line = 65535", "body = 1048576")
+        ),
+    ),
+    "large heads": Case(
+        "module = shop:app\nbuffer-size = 65535",
+        "shop:app",
+        {**ALWAYS, "limit_request_line": 65535, "limit_request_field_size": 65535},
+    ),
+    "memory": Case(
+        "module = shop:app\nreload-on-rss = 512\nworker-reload-mercy = 20\nmax-worker-lifetime = 3600",
+        "shop:app",
+        {**ALWAYS, "max_memory": "512M", "graceful_timeout": 20, "max_age": 3600},
+    ),
+    "a file": Case(
+        "wsgi-file = web/server.py\ncallable = app\ndisable-logging = true\nenv = A=1\nenv = B = 2",
+        "server:app",
+        {"workers": 1, "timeout": 0},
+    ),
+    "a mount": Case(
+        "mount = /shop=shop:app\nmanage-script-name = true\nlisten = 128\nso-keepalive = true",
+        "shop:app",
+        {**ALWAYS, "script_name": "/shop", "backlog": 128, "tcp_keepalive": True},
+    ),
+    "TLS": Case(
+        "module = shop:app\nhttps = 0.0.0.0:443,a.pem,a.key,HIGH",
+        "shop:app",
+        {**ALWAYS, "bind": ("0.0.0.0:443",), "certfile": "a.pem", "keyfile": "a.key"},
+    ),
+    "what a proxy, a queue and a manager do": Case(
+        "module = shop:app\nstatic-map = /static=/srv\nmule = worker.py\ncron = 0 1 -1 -1 -1 a\ntouch-reload = a\n"
+        "plugins = python3,router_static\nhook-pre-app = exec:./manage.py migrate\nlog-maxsize = 5",
+        "shop:app",
+        ALWAYS,
+        (
+            "plugins = ['python3,router_static'] (app.ini): there are no plugins",
+            "touch-reload = ['a'] (app.ini): prefork reload",
+            "static-map = ",
+            "log-maxsize = '5'",
+            "mule = ['worker.py'] (app.ini): run it as a service of its own",
+            "cron = ",
+            "hook-pre-app = ",
+        ),
+    ),
+    "what nobody knows": Case(
+        "module = shop:app\ncolour = red", "shop:app", ALWAYS, ("colour (app.ini): prefork knows no such option",)
+    ),
+    "flags beside the file": Case(
+        "module = shop:app\nprocesses = 2",
+        "shop:app",
+        {**ALWAYS, "workers": 4, "bind": ("127.0.0.1:9000",), "name": "shop"},
+        line="-p 4 --http-socket=127.0.0.1:9000 --procname shop --master",
+    ),
+    "another environment": Case(
+        "module = shop:app\nvirtualenv = /srv/venv\npythonpath = /srv/a\npythonpath = /srv/b\nchown-socket = www:web",
+        "shop:app",
+        {**ALWAYS, "socket_user": "www", "socket_group": "web"},
+        (f"virtualenv = '/srv/venv' (app.ini): this prefork is of {sys.prefix}; run /srv/venv/bin/prefork",),
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to stand in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_configuration_is_retold(case: Case) -> None:
+    Path("app.ini").write_text(f"; of uWSGI\n[other]\nmodule = no\n[uwsgi]\n{case.file}\n")
+    found = retell(["app.ini", *case.line.split()], {"STAGE": "live"})
+    assert found.target == case.target
+    assert {name: value for name, (value, _) in found.values.items()} == case.values
+    said = [remark.text for remark in found.remarks if remark.differs]
+    assert len(said) == len(case.remarks), said
+    for text, beginning in zip(said, case.remarks, strict=True):
+        assert text.startswith(beginning)
+    assert all(name in by_name(ROWS) for name in QUIET)
+
+
+def test_the_environment_and_the_path() -> None:
+    Path("app.ini").write_text("[uwsgi]\nmodule=a:b\nenv = A=1\nenv=B=2=3\npythonpath = /srv/a:/srv/b\n")
+    found = retell(["--ini", "app.ini"], {})
+    assert (found.environment, found.path) == ({"A": "1", "B": "2=3"}, ("/srv/a", "/srv/b"))
+    Path("app.ini").write_text("[uwsgi]\nchdir = /srv\nwsgi-file = web/server.py\n")
+    assert retell(["app.ini"], {}).path == ("/srv/web",)
+
+
+def test_yaml_json_sections_and_files_within_files() -> None:
+    Path("app.yaml").write_text("uwsgi:\n  module: shop:app\n  master: true\n  env: [A=1, B=2]\n  http: ':80'\n")
+    Path("app.json").write_text(json.dumps({"uwsgi": {"module": "shop:app", "env": ["A=1", "B=2"], "http": ":80"}}))
+    for name in ("app.yaml", "app.json"):
+        found = retell([name], {})
+        assert found.target == "shop:app"
+        assert found.environment == {"A": "1", "B": "2"}
+        assert found.values["bind"].value == (":80",)
+    Path("parts.ini").write_text("[common]\nprocesses = 7\n[uwsgi]\nprocesses = 8\n")
+    Path("app.ini").write_text("[live]\nini = parts.ini:common\nmodule = %c.%s.%e.%n:app\n")
+    found = retell(["app.ini:live"], {})
+    assert found.values["workers"].value == 7
+    assert found.target == f"{Path.cwd().name}.app.ini.ini.app:app"
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "told"),
+    [
+        (
+            "module = a:b\nprocesses = many",
+            "app.ini",
+            "processes: 'many' is not a whole number; give one",
+        ),
+        ("module = a:b\nfastcgi-socket = :9", "app.ini", "fastcgi-socket = [':9'] (app.ini): HTTP/1.1 is spoken"),
+        ("emperor = /etc/vassals", "app.ini", "emperor = '/etc/vassals' (app.ini): each application is a service"),
+        (
+            "mount = /a=a:a\nmount = /b=b:b",
+            "app.ini",
+            "mount = ['/a=a:a', '/b=b:b'] (app.ini): one application",
+        ),
+        ("wsgi-file = moin.wsgi", "app.ini", "wsgi-file: 'moin.wsgi' is no module's file"),
+        ("socket = %(socket_of_shop)", "app.ini", "app.ini: %(socket_of_shop) is not known; define it before"),
+        ("if-env = A", "app.ini", "app.ini: if-env is not understood; write what holds here without it"),
+        ("ini = app.ini", "app.ini", "'app.ini' includes itself; leave that out"),
+        ("", "app.ini:live", "'app.ini' has no section [live]; name another, as FILE:SECTION"),
+        ("", "other.ini", "'other.ini' can't be read: No such file or directory"),
+        ("", "--xml app.xml", "'app.xml' can't be read: No such file or directory"),
+        ("", "--ini", "--ini: expected one argument"),
+        ("", "-Q 3", "'-Q' is not a flag of uWSGI's that prefork knows; write it as --NAME"),
+    ],
+)
+def test_what_can_not_be_served_is_one_exact_line(file: str, line: str, told: str) -> None:
+    Path("app.ini").write_text(f"[uwsgi]\n{file}\n")
+    with pytest.raises(SettingsError) as raised:
+        retell(line.split(), {})
+    (problem,) = raised.value.problems
+    assert problem.startswith(told)
+
+
+def test_xml_is_not_read() -> None:
+    Path("app.xml").write_text("<uwsgi/>")
+    with pytest.raises(SettingsError, match="XML is not read; write an ini file"):
+        retell(["app.xml"], {})
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_row_leads_to_a_setting_or_says_why_not(row: ForeignSetting) -> None:
+    assert row.ours in OURS if row.ours else row.note
+    assert not row.note.endswith(".")
+    assert len(by_name(ROWS)) == len(ROWS)
+
+
+def test_it_serves(folder: Path) -> None:
+    (folder / "shop.py").write_text(
+        "def app(environ, start_response):\n"
+        "    start_response('200 OK', [('Content-Length', '3')])\n"
+        "    return [b'hi\\n']\n"
+    )
+    (folder / "app.ini").write_text("[uwsgi]\nmodule = shop:app\nhttp = 127.0.0.1:0\nprocesses = 1\nthreads = 2\n")
+    with running([sys.executable, "-m", "prefork", "uwsgi", "app.ini"], cwd=folder) as server:
+        assert request(server.address).body == b"hi\n"
+        assert "WARNING" in next(line for line in server.log().splitlines() if "uwsgi: threads = 2 (app.ini)" in line)
+        assert server.stop() == 0
+        assert '"GET / HTTP/1.1" 200 3' in server.log()
