@@ -121,7 +121,7 @@ class Slow(Operations):
     def __init__(self) -> None:
         self.waiting: list[Callable[[object], None]] = []
 
-    def begin(
+    def carry_out(
         self,
         request: Request,
         done: Callable[[object], None],
