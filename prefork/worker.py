@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from prefork.accept.acceptor import Acceptor, Blocking, Exclusive
+from prefork.accept.dialogue import Dialogue
 from prefork.accept.keepalive_acceptor import KeepaliveAcceptor
 from prefork.accept.keepalive_handle import KeepaliveHandle
 from prefork.accept.loop_listener import Inlet, Intake, inlet_on
@@ -31,7 +32,7 @@ from prefork.scoreboard.entry import Entry, Pause
 from prefork.scoreboard.events import EventKind, Why
 from prefork.scoreboard.layout import Order, State
 from prefork.system.descriptors import readable
-from prefork.system.forks import HERE, end_for_all
+from prefork.system.forks import HERE
 from prefork.system.natives import os, signal, socket
 from prefork.system.need import needed, refused
 from prefork.system.peer import format_peer
@@ -47,7 +48,7 @@ _RUN, _SERVING, _STOPPING, _READY = Order.RUN, State.SERVING, State.STOPPING, Ev
 _STOP_FLAGS = os.EFD_CLOEXEC | os.EFD_NONBLOCK
 
 
-class Worker:
+class Worker(Dialogue):
     """One process of the server; subclass it and override :meth:`handle`, or :meth:`run` for a loop of your own.
 
     A subclass that defines ``__init__`` takes no arguments there.
@@ -180,9 +181,8 @@ class Worker:
                 self.log.exception("the handler failed on a connection from %s", format_peer(address))
                 short = errno.EMFILE in table.errnos(error)
             finally:
-                if HERE.copied:
-                    end_for_all(connection)
-                    HERE.copied = False
+                if HERE.copied or self._parts:
+                    self._part(connection)
                 connection.close()
                 if connection.fileno() >= 0:
                     # The handler keeps a file on it (makefile), and the client would wait for the end for as long.
