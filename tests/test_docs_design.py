@@ -16,6 +16,7 @@ import pytest
 from prefork.accept import parked_connections, parking_thread, recovery
 from prefork.accept.fd_leak import ROUND
 from prefork.accept.recovery import TABLE
+from prefork.cli.main import COMMANDS
 from prefork.config import settings
 from prefork.net import lingering, syn_gate
 from prefork.scoreboard.events import EventKind
@@ -149,7 +150,7 @@ def test_what_is_optional_is_said() -> None:
         re.split(r"[>=<\[ ]", package)[0] for name, packages in extras.items() if name != "dev" for package in packages
     } - {"prefork"}  # an extra that names others
     said = TEXT.split("what is optional (", 1)[1].split(")", 1)[0]
-    assert set(re.findall(r"`([^`]+)`", said)) == optional
+    assert set(re.findall(r"`([^`]+)`", said)) == optional - {"prefork"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -161,6 +162,9 @@ def test_each_name_on_the_page_is_one(name: str) -> None:
         return
     if name.startswith("--"):
         assert name.removeprefix("--").replace("-", "_") in known
+        return
+    if name.startswith("prefork "):
+        assert name.removeprefix("prefork ") in {command.name for command in COMMANDS}
         return
     if " -> " in name:
         return  # a picture
