@@ -121,8 +121,9 @@ def _renew(parser: CommandParser, argv: Sequence[str], order: Callable[..., int]
     if arguments is None:
         return 0
     with Client(arguments.control) as client:
+        who = client.who()
         generation = order(client, wait=not arguments.no_wait, timeout=arguments.timeout)
-    write(f"generation {generation} {'is on its way' if arguments.no_wait else 'serves'}\n")
+    write(f"generation {generation} {'is on its way' if arguments.no_wait else 'serves'} ({who})\n")
     return 0
 
 
@@ -134,8 +135,9 @@ def scale(argv: Sequence[str]) -> int:
     if arguments is None:
         return 0
     with Client(arguments.control) as client:
+        who = client.who()
         before = client.scale(arguments.workers)
-    write(f"{arguments.workers} workers instead of {before}\n")
+    write(f"{arguments.workers} workers instead of {before} ({who})\n")
     return 0
 
 
@@ -149,8 +151,10 @@ def recycle(argv: Sequence[str]) -> int:
     if arguments is None:
         return 0
     with Client(arguments.control) as client:
+        who = client.who()
         pid = client.recycle(arguments.slot, wait=not arguments.no_wait, timeout=arguments.timeout)
-    write(f"slot {arguments.slot}: " + ("its replacement is on its way\n" if pid is None else f"pid {pid} serves\n"))
+    told = "its replacement is on its way" if pid is None else f"pid {pid} serves"
+    write(f"slot {arguments.slot}: {told} ({who})\n")
     return 0
 
 
@@ -179,7 +183,9 @@ def stop(argv: Sequence[str]) -> int:
     if arguments is None:
         return 0
     with Client(arguments.control) as client:
+        who = client.who()
         client.stop(quick=arguments.quick, wait=not arguments.no_wait, timeout=arguments.timeout)
+    write(f"{'about to stop' if arguments.no_wait else 'stopped'} ({who})\n")
     return 0
 
 

@@ -19,6 +19,7 @@ from prefork.system.natives import os, socket, time
 T = TypeVar("T")
 
 _LOOK = 0.05  # seconds
+_SHORTLY = 1.0  # seconds, for a server that is only to be told of
 
 
 class _GoneError(ControlError):
@@ -38,7 +39,10 @@ class Client:
     """
 
     def __init__(self, path: str | os.PathLike[str] = "", *, timeout: float = 10.0) -> None:
-        self.path = paths.find(os.fspath(path))
+        try:
+            self.path = paths.find(os.fspath(path))
+        except paths.SeveralServersError as error:
+            raise paths.SeveralServersError({one: _who_listens(one) for one in error.paths}) from None
         self._shown = printable(self.path)
         self._timeout = timeout
         self._open()
@@ -66,6 +70,10 @@ class Client:
     def close(self) -> None:
         """Close the connection. Idempotent."""
         self._sock.close()
+
+    def who(self) -> str:
+        """What the server is called, the pid of its master and where it listens: in a few words."""
+        return who(self.status(processes=False))
 
     def health(self) -> Health:
         """Whether the server is fit for work."""
@@ -250,6 +258,21 @@ class Client:
             return codec.read(kind, result)
         except DecodeError as error:
             raise ControlError(f"{self._shown}: a server of another release? {error}") from None
+
+
+def who(status: Status) -> str:
+    """The server that tells a status, in a few words. Pure."""
+    name = [status.name] if status.name else []
+    return printable(", ".join([*name, f"pid {status.pid}", *(listener.address for listener in status.listeners)]))
+
+
+def _who_listens(path: str) -> str:
+    """The same, of whoever has a control socket; "" when it doesn't tell."""
+    try:
+        with Client(path, timeout=_SHORTLY) as client:
+            return client.who()
+    except ControlError:
+        return ""
 
 
 def _lives(pid: int) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,24 @@ from prefork.net import unixpath
 from prefork.system.natives import os, socket
 
 SUFFIX = ".control"
+
+
+class SeveralServersError(ControlError):
+    """Which server is meant is not clear.
+
+    Args:
+        found: the control sockets, each with what it leads to, if that is known.
+
+    Attributes:
+        paths: the control sockets.
+    """
+
+    def __init__(self, found: Sequence[str] | Mapping[str, str]) -> None:
+        self.paths = list(found)
+        told = found if isinstance(found, Mapping) else dict.fromkeys(found, "")
+        lines = [f"  {printable(path)}  {who}".rstrip() for path, who in told.items()]
+        super().__init__("\n".join(["several servers run here; name one with --control PATH:", *lines]))
+
 
 _ROOTS = Path("/run/prefork")
 
@@ -144,11 +162,5 @@ def find(control: str = "", environ: Mapping[str, str] = os.environ) -> str:
     if not living:
         raise ControlError(f"no server has a control socket in {where}; name one with --control PATH")
     if len(living) > 1:
-        raise ControlError("\n".join(_several(living)))
+        raise SeveralServersError([os.fspath(path) for path in living])
     return os.fspath(living[0])
-
-
-def _several(living: list[Path]) -> Iterator[str]:
-    yield "several servers run here; name one with --control PATH:"
-    for path in living:
-        yield f"  {path}"

@@ -341,6 +341,28 @@ def test_the_only_server_is_found(tmp_path: Path) -> None:
 # Whole servers.
 
 
+def told(line: str) -> str:
+    """What a command says to have done; behind it stands which server has."""
+    found = re.fullmatch(r"(.+) \(\w+:\w+, pid \d+, [^)]+\)\n", line)
+    assert found is not None, line
+    return found[1]
+
+
+def test_of_several_servers_each_is_named(
+    prefork_server: ServerFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = [probe(prefork_server, workers=1, control=str(tmp_path / name)) for name in ("a.control", "b.control")]
+    listening(tmp_path / "c.control").close()
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    with pytest.raises(ControlError) as error:
+        Client()
+    _, *lines = str(error.value).splitlines()
+    assert lines == [
+        f"  {tmp_path / name}  probe:Probe, pid {server.pid}, {server.address}"
+        for name, server in zip(("a.control", "b.control"), servers, strict=True)
+    ]
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     return str(tmp_path / "s.control")
@@ -457,7 +479,7 @@ def test_a_reload_to_broken_code_answers_with_the_reason(
     assert server.workers() == before
     app.write_text("def handle(connection, address): connection.sendall(b'better')\n")
     done = run("reload", "--control", path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "generation 2 serves\n", "")
+    assert (done.returncode, told(done.stdout), done.stderr) == (0, "generation 2 serves", "")
     with Client(path) as client:
         assert client.status().totals.failed_reloads == 1
 
@@ -495,7 +517,7 @@ def test_an_upgrade_keeps_the_pid_and_the_sums(server: Server, client: Client, p
     with Load(server.address, clients=2) as load:
         done = run("upgrade", "--control", path)
         load.wait_for(lambda tally: tally.answered > 20)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "generation 1 serves\n", "")
+    assert (done.returncode, told(done.stdout), done.stderr) == (0, "generation 1 serves", "")
     assert load.tally.lost == 0, load.tally
     with Client(path) as again:
         now = call_until(again.status, lambda found: found.totals.served >= before.totals.served + load.tally.answered)
@@ -529,7 +551,7 @@ def test_an_upgrade_to_broken_code_answers_with_the_reason(
     assert server.workers() == before
     app.write_text("def handle(connection, address): connection.sendall(b'better')\n")
     done = run(command, "--control", path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "generation 1 serves\n", "")
+    assert (done.returncode, told(done.stdout), done.stderr) == (0, "generation 1 serves", "")
     with Client(path) as client:
         assert client.status().totals.failed_reloads == 1
         assert client.upgrade(wait=False) == 2
@@ -1029,18 +1051,18 @@ def test_the_commands(server: Server, path: str) -> None:
     found = json.loads(run("status", "--json", PREFORK_CONTROL=path).stdout)
     assert found["pid"] == server.pid
     done = run("scale", "3", "--control", path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "3 workers instead of 2\n", "")
+    assert (done.returncode, told(done.stdout), done.stderr) == (0, "3 workers instead of 2", "")
     steady(server, 3)
     done = run("recycle", "2", "--control", path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("slot 2: pid ")
     assert "in connections" in run("dump", "0", "--control", path).stdout
-    assert run("reload", "--no-wait", "--control", path).stdout == "generation 1 is on its way\n"
+    assert told(run("reload", "--no-wait", "--control", path).stdout) == "generation 1 is on its way"
     done = run("check", "--live", "--control", path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("ready: ")
     done = run("stop", "--control", path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, told(done.stdout), done.stderr) == (0, "stopped", "")
     assert server.wait() == 0
     done = run("check", "--live", "--control", path)
     assert (done.returncode, done.stdout) == (1, "")
