@@ -53,14 +53,15 @@ class KeepaliveAcceptor(Exclusive):
         given.leaks.parked = parking
         given.offspring.parted.append(parking.part)
         self._queue = queue
-        self.parking_thread = ParkingThread(parking, self.pass_on)
+        self.parking_thread = ParkingThread(parking, self.pass_on, lambda: self._entry.idle_beside)
         self._patience = given.settings.keepalive_min_timeout
+        self._workers = given.workers
         self._back: list[ParkedConnection] = []  # taken out of the queue, and not served yet
         self._over = False
         # In place of each connection, which is the parking's: whoever has this one closes nothing.
         self._nobody = socket.socket()
         self._nobody.close()
-        self._also(queue.outward.fileno(), self._take_back)
+        self._also(queue.outward.fileno(), self._take_one)
         self._epoll.register(parking.fileno(), select.EPOLLIN)
         parking.moved = self._follow
 
@@ -108,9 +109,9 @@ class KeepaliveAcceptor(Exclusive):
                 taker = takers.get(fd)
                 accepted = None if taker is None else taker()  # else a parked one speaks, or there is an order to leave
                 if accepted is not None:
-                    parking.in_hand = ParkedConnection(*accepted)
+                    new = parking.in_hand = ParkedConnection(*accepted)
                     yield nobody, accepted[1]
-                    since += 1
+                    since += one_round if new.watched else 1  # who keeps one leaves the next to a sibling
             if since >= one_round:
                 since = 0
                 parking.expire()
@@ -131,6 +132,11 @@ class KeepaliveAcceptor(Exclusive):
             self._epoll.register(new, select.EPOLLIN)
 
     # What the return queue brings.
+
+    def _take_one(self) -> None:
+        """Take what somebody has passed on, and leave the next to a sibling."""
+        self._take_back()
+        self._stand_behind()
 
     def _take_back(self) -> None:
         """Take what somebody has passed on."""
@@ -182,9 +188,16 @@ class KeepaliveAcceptor(Exclusive):
     # The end.
 
     def pass_on(self, some: list[ParkedConnection]) -> int:
-        """Put parked connections into the return queue; how many."""
+        """Put those that speak into the return queue, each by itself, so that all who are idle share them; how many."""
+        for count, one in enumerate(some):
+            if not self._hand_over([one]):
+                return count
+        return len(some)
+
+    def _hand_over(self, some: list[ParkedConnection]) -> int:
+        """Put parked connections into the return queue, for one worker; how many."""
         try:
-            count = self._queue.put(some) if some else 0
+            count = self._queue.put(some)
         except OSError as error:
             self._log.error("connections can't be passed on: %s", error)
             return 0
@@ -204,24 +217,27 @@ class KeepaliveAcceptor(Exclusive):
         end = time.monotonic() + self._patience
         while self._fate is not Fate.CLOSED:
             self._admit()
-            free = list(islice((one for one in parking.members.values() if not one.bound), AT_ONCE))
+            share = max(1, min(AT_ONCE, len(parking) // self._workers))
+            free = list(islice((one for one in parking.members.values() if not one.bound), share))
             if not free:
                 break
-            if not self.pass_on(free):
+            if not self._hand_over(free):
                 yield from self._hear(_LOOK)
+        self._admit()
         parking.closing = True
-        while True:
+        while (others := self._others_pass()) or parking.members:
             quick = self._entry.obeyed is Order.QUIT
             left = 0.0 if quick else max(0.0, end - time.monotonic())
-            yield from self._hear(min(left, _LOOK) if self._others_pass() else left)
-            if not left or not (parking.members or self._others_pass()):
+            yield from self._hear(min(left, _LOOK) if others else left)
+            if not left:
                 break
         for one in [*parking.members.values()]:
             parking.close(one)
 
     def _others_pass(self) -> bool:
-        """Whether a sibling is with a connection, so that others of its may come through the return queue."""
-        return self._fate is Fate.CLOSED and self._entry.busy_beside
+        """Whether connections have come through the return queue, or may, since a sibling is with one of its own."""
+        waits = self._fate is Fate.CLOSED
+        return waits and (self._entry.busy_beside or bool(readable(self._queue.outward.fileno())))
 
     def _hear(self, seconds: float) -> Iterator[Accepted]:
         """Wait until somebody speaks, here or among what was passed on, and serve him."""

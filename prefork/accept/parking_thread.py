@@ -19,7 +19,8 @@ from prefork.system.natives import time
 STUCK: Final = 0.003
 """Seconds that one request may take before those who wait behind it are passed on."""
 
-_PAUSE: Final = 0.005  # seconds until another try when nobody can be passed on
+_LONG: Final = 0.008  # seconds after which they are passed on though nobody is idle: somebody will be sooner
+_PAUSE: Final = 0.002  # seconds until another try when nobody can be passed on
 
 
 class ParkingThread:
@@ -28,6 +29,7 @@ class ParkingThread:
     Args:
         parking: the parked connections.
         pass_on: puts some into the return queue; returns how many it has taken off our hands.
+        idle: how many siblings have nothing in hand.
 
     Attributes:
         began: since when the main thread is with the connection in hand (monotonic ns); 0 = with none.
@@ -35,11 +37,17 @@ class ParkingThread:
         active: whether it looks after the parked connections. The main thread calls `stand_down` then, before it does.
     """
 
-    def __init__(self, parking: ParkedConnections, pass_on: Callable[[list[ParkedConnection]], int]) -> None:
+    def __init__(
+        self,
+        parking: ParkedConnections,
+        pass_on: Callable[[list[ParkedConnection]], int],
+        idle: Callable[[], int],
+    ) -> None:
         self.began = 0
         self.awake = self.active = False
         self._parking = parking
         self._pass_on = pass_on
+        self._idle = idle
         self._over = False
         self._aside: list[ParkedConnection] = []
         self._thread = ForkSafeThread(lambda: True, self._turn, resume=self._resume, drop=self._drop)
@@ -139,4 +147,5 @@ class ParkingThread:
                 self._aside.append(one)
             else:
                 some.append(one)
-        return not some or self._pass_on(some) > 0
+        long = time.monotonic_ns() - self.began >= _LONG * 1e9
+        return not some or self._pass_on(some if long else some[: self._idle()]) == len(some)

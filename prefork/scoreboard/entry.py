@@ -281,6 +281,12 @@ class Entry:
                 return True
         return False
 
+    @property
+    def idle_beside(self) -> int:
+        """How many other workers that serve have nothing in hand."""
+        entries = (self.board.entry(index) for index in range(self.board.entries) if index != self.index)
+        return sum(words[STATE] == State.SERVING and not words[_LANE] and words[layout.PID] > 0 for words in entries)
+
     def ask_to_be_recycled(self, why: Why) -> None:
         """Ask the master for a replacement. It stands here too, for a master whose pipe is full."""
         self.words[layout.RECYCLE_WHY] = why

@@ -349,3 +349,15 @@ def test_a_worker_whose_master_dies_is_an_orphan() -> None:
         print(os.read(told, 100).decode())
     """
     assert facts(program) == [False, True, "SEAL"]
+
+
+def test_who_is_idle_beside_is_counted(board: Scoreboard, entry: Entry) -> None:
+    assert entry.idle_beside == 0
+    occupy(board, 1, busy=False)  # itself
+    occupy(board, 0, busy=False)
+    occupy(board, 2, busy=True)
+    assert entry.idle_beside == 1
+    occupy(board, 3, state=State.STARTING, busy=False)
+    assert entry.idle_beside == 1
+    occupy(board, 3, busy=False)
+    assert entry.idle_beside == 2

@@ -37,6 +37,16 @@ _FULL = {
     "leaking-requests": 5_000,
     "stops-at-random-moments": 500,
     "milliseconds-of-hostility": 60_000,
+    "kept-requests": 100_000,
+    "kept-reloads": 100,
+    "kept-upgrades": 30,
+    "kept-takeovers": 30,
+    "kept-recyclings": 100,
+    "kept-stops": 100,
+    "parked-connections": 10_000,
+    "proxied-requests": 100_000,
+    "proxied-reloads": 20,
+    "proxied-upgrades": 5,
     "exchanged-sockets": 3_000,
 }
 
