@@ -1,15 +1,24 @@
-"""What the documentation is built from beside docs/: README.md as its first page, and the tables of the reference.
+"""What in the documentation is made of the program itself: the tables of the reference, and what the site needs beside.
 
-A hook of mkdocs (mkdocs.yml). Where a page says ``<!-- made: NAME -->``, the build puts a table that is made of what
-the program itself uses, so that none can be out of date.
+    .venv/bin/python scripts/pages.py            write the tables into the pages of docs/
+    .venv/bin/python scripts/pages.py --check    say whether any is out of date; scripts/check does so
+
+A page says ``<!-- made: NAME -->``, and ``<!-- end of NAME -->`` behind what is made, so that a reader on a code host
+has all of it. As a hook of mkdocs (mkdocs.yml) this module adds README.md as the first page, puts the descriptions of
+objects where a page has ``<!-- ::: OBJECT -->``, and has copy buttons copy commands without what they answer.
 """
 
 from __future__ import annotations
 
+import inspect
+import pkgutil
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from html import escape, unescape
 from pathlib import Path
-from typing import Final
+from types import ModuleType
+from typing import Any, Final
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -30,7 +39,12 @@ from prefork.wsgi.command import CommandOptions
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
-_MADE: Final = re.compile(r"^<!-- made: (\w+) -->$", re.MULTILINE)
+_MADE: Final = re.compile(r"^<!-- made: (\w+) -->\n(.*?)^<!-- end of \1 -->$", re.MULTILINE | re.DOTALL)
+_OBJECT: Final = re.compile(r"^<!-- (::: (\S+)\n?.*?) -->$", re.MULTILINE | re.DOTALL)
+_BLOCK: Final = re.compile(r'<div class="highlight">(?=<pre>)(.*?)</div>', re.DOTALL)
+_TAG: Final = re.compile(r"<[^>]+>")
+_MEMBERS: Final = re.compile(r"^ *members: \[([^\]]*)\]", re.MULTILINE)
+_INHERITED: Final = re.compile(r"^ *inherited_members: \[([^\]]*)\]", re.MULTILINE)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -40,8 +54,102 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Put the tables where a page wants them."""
-    return _MADE.sub(lambda found: "\n".join(MAKERS[found[1]]()), markdown)
+    """Put the descriptions of objects where a page has them for the site alone."""
+    return _OBJECT.sub(lambda found: found[1], markdown)
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Give each block of commands what its button is to copy: mkdocs-material looks for ``data-copy``."""
+    return _BLOCK.sub(_copyable, html)
+
+
+def _copyable(found: re.Match[str]) -> str:
+    typed = commands(unescape(_TAG.sub("", found[1])))
+    return f'<div class="highlight" data-copy="{escape(typed)}">{found[1]}</div>' if typed else found[0]
+
+
+def commands(text: str) -> str:
+    """What is typed in a block of a terminal, a command a line: without prompts and answers. Pure."""
+    typed = []
+    goes_on = False
+    for line in text.splitlines():
+        if goes_on or line.startswith("$ "):
+            typed.append(line if goes_on else line.removeprefix("$ "))
+            goes_on = line.endswith("\\")
+    return "\n".join(typed)
+
+
+def written(page: str) -> str:
+    """A page with its tables as they have to be."""
+
+    def made(found: re.Match[str]) -> str:
+        name = found[1]
+        lines = objects(page) if name == "objects" else MAKERS[name]()
+        text = "\n".join(lines).strip("\n")
+        return f"<!-- made: {name} -->\n\n{text}\n\n<!-- end of {name} -->"
+
+    return _MADE.sub(made, page)
+
+
+def main(arguments: list[str]) -> int:
+    """Write the tables, or with ``--check`` say which pages are out of date."""
+    stale = []
+    for path in sorted((ROOT / "docs").rglob("*.md")):
+        page = path.read_text(encoding="utf-8")
+        if (new := written(page)) != page:
+            stale.append(str(path.relative_to(ROOT)))
+            if "--check" not in arguments:
+                path.write_text(new, encoding="utf-8")
+    if stale and "--check" in arguments:
+        print(
+            f"scripts/pages.py: {', '.join(stale)} out of date; run .venv/bin/python scripts/pages.py", file=sys.stderr
+        )
+        return 1
+    return 0
+
+
+def objects(page: str) -> Iterator[str]:
+    """The objects that a page describes on the site, each with the first sentence of what it says of itself."""
+    yield "| name | what it is |\n| --- | --- |"
+    for found in _OBJECT.finditer(page):
+        name = found[2]
+        described: Any = pkgutil.resolve_name(f"{name.rpartition('.')[0]}:{name.rpartition('.')[2]}")
+        yield _row(name, described)
+        if isinstance(described, type | ModuleType):
+            listed, inherited = _MEMBERS.search(found[1]), _INHERITED.search(found[1])
+            wanted = _words(listed[1]) if listed else _public(described)
+            wanted |= _words(inherited[1]) if inherited else set()
+            for member in (one for one in dir(described) if one in wanted):
+                yield _row(f"{name.rpartition('.')[2]}.{member}", inspect.getattr_static(described, member))
+
+
+def _words(text: str) -> set[str]:
+    return {word.strip() for word in text.split(",")}
+
+
+def _public(described: Any) -> set[str]:
+    return {
+        name
+        for name, member in vars(described).items()
+        if not name.startswith("_") and inspect.getdoc(member) and _is_own(member, described)
+    }
+
+
+def _is_own(member: Any, described: Any) -> bool:
+    if isinstance(described, ModuleType):
+        return getattr(member, "__module__", "") == described.__name__
+    return inspect.isroutine(member) or isinstance(member, property | classmethod | staticmethod)
+
+
+def _row(name: str, described: Any) -> str:
+    called = ""
+    function = getattr(described, "__func__", described)
+    if inspect.isfunction(function):
+        names = [one for one in inspect.signature(function).parameters if one not in {"self", "cls"}]
+        called = f"({', '.join(names)})"
+    text = " ".join((inspect.getdoc(described) or "").split("\n\n")[0].split())
+    plain = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text).replace("|", "\\|")
+    return f"| `{name}{called}` | {plain} |"
 
 
 def index() -> str:
@@ -193,3 +301,7 @@ MAKERS: Final[Mapping[str, Callable[[], Iterator[str]]]] = {
     "errnos": table_of_errnos,
     "reactions": table_of_reactions,
 }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
+from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +54,43 @@ def test_every_flag_in_the_text_exists(capsys: pytest.CaptureFixture[str]) -> No
     known = set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out)) | OF_OTHERS
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        prose = re.sub(r"^```.*?^```$|<!--.*?-->", "", text, flags=re.MULTILINE | re.DOTALL)
+        made = r"<!-- made: (\w+) -->.*?<!-- end of \1 -->"  # by the program, which knows what others' flags are called
+        prose = re.sub(rf"{made}|^```.*?^```$|<!--.*?-->", "", text, flags=re.MULTILINE | re.DOTALL)
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", prose))
         assert named <= known, f"{name(page)} names {named - known}"
+
+
+def pages() -> Any:
+    """The module of scripts/, which is no package."""
+    spec = importlib.util.spec_from_file_location("pages", ROOT / "scripts" / "pages.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_is_made_is_current() -> None:
+    """A reader on a code host sees the files as they are; scripts/pages.py writes them."""
+    written = pages().written
+    made = 0
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        made += text.count("<!-- made: ")
+        if "<!-- made: " in text:
+            assert written(text) == text, f"{name(page)}: run .venv/bin/python scripts/pages.py"
+            assert written(re.sub(r"(?<= -->\n)\n\|.*?(?=<!-- end of)", "", text, flags=re.DOTALL)) == text
+    assert made > 10
+
+
+def test_a_copy_button_copies_commands_alone() -> None:
+    html = (
+        '<div class="highlight"><pre><span></span><code><span class="gp">$ </span>echo<span> </span>&quot;a&quot;'
+        '\n<span class="go">a</span>\n<span class="gp">$ </span>one<span class="w"> </span><span class="se">\\</span>\n'
+        "<span>    two</span>\n<span>...</span>\n</code></pre></div>"
+    )
+    copied = re.search(r'data-copy="([^"]*)"', pages().on_page_content(html))
+    assert copied is not None
+    assert unescape(copied[1]) == 'echo "a"\none \\\n    two'
+    plain = '<div class="highlight"><pre><code>import prefork</code></pre></div>'
+    assert pages().on_page_content(plain) == plain

@@ -358,10 +358,15 @@ def _procfile(session: Session, block: Block) -> None:
 
 
 def _nginx(session: Session, block: Block) -> None:
+    if block.title:
+        session.write(block)
     depth = 0
+    seen: set[tuple[int, str]] = set()
     for line in block.text.splitlines():
         code = line.partition("#")[0].strip()
         if code:
+            assert (depth, code) not in seen or code == "}", f"{line} is there twice"
+            seen = {(level, text) for level, text in seen if level <= depth} | {(depth, code)}
             assert code[-1] in "{};", line
             depth += code.count("{") - code.count("}")
             assert depth >= 0, line
