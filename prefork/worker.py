@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
-import logging
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from prefork.accept.acceptor import Acceptor, Blocking, Exclusive
 from prefork.accept.dialogue import Dialogue
@@ -22,7 +20,7 @@ from prefork.accept.offspring import leave
 from prefork.accept.parked_connections import ParkedConnection, ParkedConnections
 from prefork.accept.strays import Strays
 from prefork.accept.worker_context import WorkerContext, WorkerControls
-from prefork.config.settings import Settings
+from prefork.accept.worker_facts import WorkerFacts
 from prefork.errors import RefusedError, SettingsError, TargetError
 from prefork.net import accept_errors as table
 from prefork.net.proxy_protocol import ProxyHeader, ProxyProtocolError
@@ -40,15 +38,13 @@ from prefork.system.peer import format_peer
 eventfd = os.eventfd
 eventfd_write = os.eventfd_write
 
-if TYPE_CHECKING:
-    import ssl
 
 # Bound once: what an enum's class is asked for costs several pages in a process that has just been forked.
 _RUN, _SERVING, _STOPPING, _READY = Order.RUN, State.SERVING, State.STOPPING, EventKind.READY
 _STOP_FLAGS = os.EFD_CLOEXEC | os.EFD_NONBLOCK
 
 
-class Worker(Dialogue):
+class Worker(WorkerFacts, Dialogue):
     """One process of the server; subclass it and override :meth:`handle`, or :meth:`run` for a loop of your own.
 
     A subclass that defines ``__init__`` takes no arguments there.
@@ -62,7 +58,6 @@ class Worker(Dialogue):
     handshakes: ClassVar[bool] = True
     timeouts: ClassVar[bool] = True
 
-    _given: WorkerContext
     _usual: Blocking | None
     _entry: Entry
     _ready = False
@@ -76,55 +71,6 @@ class Worker(Dialogue):
     _known: socket.socket | None = None
     _intakes: list[Intake]
     _callbacks: list[Callable[[], object]]
-
-    # What it is given.
-
-    @property
-    def slot(self) -> int:
-        """This worker's stable index, 0 to workers - 1; a replacement has the same."""
-        return self._given.slot
-
-    # A subclass may have attributes of its own by these names, so they are none that can't be set.
-
-    @functools.cached_property
-    def pid(self) -> int:
-        """The pid of this process."""
-        return os.getpid()
-
-    @functools.cached_property
-    def ppid(self) -> int:
-        """The master's pid."""
-        return self._given.ppid
-
-    @functools.cached_property
-    def age(self) -> int:
-        """How many workers the master had forked when it came to this one, itself included: no other has the same."""
-        return self._given.age
-
-    @property
-    def generation(self) -> int:
-        """Grows with every reload."""
-        return self._given.generation
-
-    @property
-    def settings(self) -> Settings:
-        """The server's settings."""
-        return self._given.settings
-
-    @property
-    def sockets(self) -> tuple[socket.socket, ...]:
-        """The listening sockets, shared with the other workers. Don't shut one down: that ends it for all."""
-        return self._given.sockets
-
-    @property
-    def log(self) -> logging.LoggerAdapter[logging.Logger]:
-        """A logger ("prefork") whose messages begin with the slot."""
-        return self._given.log
-
-    @property
-    def tls(self) -> ssl.SSLContext | None:
-        """With ``certfile``, what connections are secured with, the same for all workers; else None."""
-        return self._given.tls
 
     # What a subclass may override.
 
