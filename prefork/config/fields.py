@@ -27,6 +27,7 @@ LISTENING: Final = "Where to listen"
 SOCKETS: Final = "Socket options"
 TLS: Final = "TLS"
 PROXYING: Final = "PROXY protocol"
+PROBING: Final = "Health checks"
 WORKERS: Final = "Workers"
 TIMES: Final = "Time limits"
 KEEPING: Final = "Kept connections"
@@ -44,6 +45,7 @@ GROUPS: Final = (
     KEEPING,
     RECYCLING,
     STOPPING,
+    PROBING,
     OPERATIONS,
     REPORTING,
     FAILURES,

@@ -17,6 +17,7 @@ from prefork.config import rules
 from prefork.config.address import Address, parse
 from prefork.config.fields import Field, setting
 from prefork.config.keepalive import Keepalive
+from prefork.config.probing import Probing
 from prefork.config.proxying import Proxying
 from prefork.config.reporting import Reporting
 from prefork.config.rules import Problem
@@ -33,7 +34,7 @@ _SECONDS: Final = kinds.number("a number of seconds", most=_LONGEST_WAIT)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Reporting, Keepalive, Proxying, Transport):
+class Settings(Reporting, Keepalive, Proxying, Probing, Transport):
     """What a server is told. Immutable; checked as a whole when it is made.
 
     Every field is described in the table below, and by ``prefork serve --help``. Times are seconds, sizes are bytes.
@@ -233,7 +234,8 @@ class Settings(Reporting, Keepalive, Proxying, Transport):
         0.0,
         kinds.STOPPING,
         _SECONDS,
-        "On SIGTERM: go on accepting for so long first, until load balancers have noticed.",
+        "On SIGTERM: go on serving for so long first, until load balancers have noticed: probes fail from the first "
+        "moment, and kept connections end after their next answer. A second SIGTERM ends it.",
     )
 
     name: str = setting(

@@ -5,7 +5,8 @@ a worker's stable index and outlives pids; an entry is where one life keeps its 
 slot and its successor live side by side, each in an entry of its own: neither ever writes into the other's words.
 
 The header, which is the master's, says what holds for all: how the memory is laid out, whether the workers hold because
-the system is exhausted, who probes meanwhile, what is exhausted since when (:class:`ExhaustionState`).
+the system is exhausted, who probes meanwhile, what is exhausted since when (:class:`ExhaustionState`), and whether the
+server is fit for new clients (:class:`Readiness`).
 
 Every word has one writer. The first line of an entry is the master's, the rest is the worker's:
 
@@ -61,7 +62,7 @@ LAYOUT = 2
 
 HEADER_WORDS = 16
 _MAGIC, _LAYOUT, _ENTRIES, _LANES, _STRIDE, HOLD, PROBER, ALL_EXHAUSTED = range(8)
-EXHAUSTED_BY, EXHAUSTED_SINCE, EXHAUSTIONS, FATE = range(8, 12)
+EXHAUSTED_BY, EXHAUSTED_SINCE, EXHAUSTIONS, FATE, READINESS = range(8, 13)
 
 MASTER_WORDS = 8
 PID, SLOT, GENERATION, ORDER, BORN = range(5)
@@ -121,6 +122,21 @@ class Fate(enum.IntEnum):
     """The server ends: they are answered for the last time, and closed."""
     HEIR = 2
     """The server ends, and they pass to its successor, through the return queue."""
+
+
+class Readiness(enum.IntEnum):
+    """Whether the server is fit for new clients, as its master sees it."""
+
+    STARTING = 0
+    """Its first generation is not complete."""
+    READY = 1
+    DELAYED = 2
+    """It has been told to stop and serves on for ``drain_delay``; kept connections are told to go elsewhere."""
+    STOPPING = 3
+    EXHAUSTED = 4
+    """All workers are out of descriptors or memory."""
+    RELOAD_FAILED = 5
+    """The last reload has failed; the generation before it serves."""
 
 
 class State(enum.IntEnum):
@@ -351,6 +367,15 @@ class Scoreboard:
         self.words[FATE] = fate
 
     @property
+    def readiness(self) -> Readiness:
+        """Whether the server is fit."""
+        return _READINESS.get(self.words[READINESS], Readiness.READY)
+
+    @readiness.setter
+    def readiness(self, readiness: Readiness) -> None:
+        self.words[READINESS] = readiness
+
+    @property
     def exhaustion(self) -> ExhaustionState:
         """What is exhausted."""
         return ExhaustionState(self.words[EXHAUSTED_BY], self.words[EXHAUSTED_SINCE], self.words[EXHAUSTIONS])
@@ -426,6 +451,7 @@ class Scoreboard:
 
 
 _FATES = tuple(Fate)
+_READINESS = {int(readiness): readiness for readiness in Readiness}
 
 
 def finished(words: memoryview[int], born: int) -> int:

@@ -83,6 +83,13 @@ def services_of(settings: Settings, sources: tuple[str, ...] = ()) -> list[Servi
         found.append(notify)
     if settings.control not in {"", "off"}:
         found.append(Control(settings.control))
+    if settings.health_bind or settings.agent_bind:
+        from prefork.services.probes import AgentService, HealthService
+
+        if settings.health_bind:
+            found.append(HealthService("health_bind", settings.health_bind))
+        if settings.agent_bind:
+            found.append(AgentService("agent_bind", settings.agent_bind))
     if settings.reload:
         found.append(Watch(sources))
     if settings.statsd_host:

@@ -3,7 +3,8 @@
 Closing a listener resets every connection that waits in its accept queue. So the queues are emptied first, through the
 workers, while no new connection can get in:
 
-    delay     drain_delay seconds of business as usual, for load balancers to notice
+    delay     drain_delay seconds of business as usual, but that probes are told (`prefork.supervisor.readiness`) and
+              kept connections end after their next answer, for load balancers to notice; a second order ends it
     gated     each listener of ours drops SYNs: new clients retry by themselves, handshakes under way complete. The
               workers go on as before, dead ones are replaced, until TCP_INFO shows an empty queue and sock_diag no
               handshake
@@ -89,7 +90,10 @@ class Drain:
         return [listener for listener in self._listeners if listener.owned]
 
     def gracefully(self) -> None:
-        """Begin, or go on with, a stop that loses nobody."""
+        """Begin, or go on with, a stop that loses nobody; asked again, without what is left of drain_delay."""
+        if self.phase is Phase.DELAY:
+            log.info("stopping: asked again, so no more delay")
+            self._gate()
         if self.phase is not Phase.NONE:
             return
         self._goal.rolled()

@@ -17,6 +17,7 @@ from typing import Any
 
 from prefork.config.settings import Settings
 from prefork.errors import PreforkError
+from prefork.scoreboard.layout import Readiness
 from prefork.supervisor.cause import Reason
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.notifications import Notification
@@ -48,6 +49,7 @@ class ServerView:
         pressure: what is short.
         exits: the last ones, and whether there is a crash loop.
         stopping: whether the server is going to end.
+        readiness: whether the server is fit for new clients.
         boot_failed: whether a death is a failed boot.
         recycle: have a worker, by its pid, replaced for a reason; one that has ended meanwhile needs none.
         reload: replace every worker by one of the next generation. False when the server stops.
@@ -67,6 +69,7 @@ class ServerView:
     pressure: PressureView
     exits: ExitsView
     stopping: Callable[[], bool]
+    readiness: Callable[[], Readiness]
     boot_failed: Callable[[Death], bool]
     recycle: Callable[[int, Reason], None]
     reload: Callable[[], bool]

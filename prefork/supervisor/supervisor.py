@@ -50,6 +50,7 @@ from prefork.supervisor.notifications import (
     WorkerReady,
 )
 from prefork.supervisor.pressure import Exhaustion, Pressure
+from prefork.supervisor.readiness import ReadinessJudge
 from prefork.supervisor.recycle import ResourceLimits
 from prefork.supervisor.resources import ENTRIES_BEYOND, Resources
 from prefork.supervisor.roster import Roster
@@ -160,6 +161,7 @@ class Supervisor:
         self._executor = Executor(loop, goal, roster, spawner, self._pressure, self._prepare, self._exits.excerpts)
         self._slot_sockets = SlotSockets(loop, goal, roster, listeners)
         self._drain = Drain(loop, goal, roster, settings, listeners, spawner.accepts)
+        self._readiness = ReadinessJudge(held.board, goal, self._drain, settings, notifier, self._fate)
         if settings.preload:
             _freeze(stack)
         looks = Isolated(loop, "a look at the workers")
@@ -304,8 +306,9 @@ class Supervisor:
                 self._notifier.notify(Stopping())
             decision = policy.decide(settings, goal, roster, self._spawner.vital, now)
             goal.timing.scan_next(decision.scan_at)
+            self._readiness.tell()
             if goal.stop.begun:  # before anybody hears of that
-                self._held.board.fate = Fate.CLOSED if self._bequest is None else self._bequest.fate()
+                self._held.board.fate = self._fate()
             self._executor.apply(decision.actions)
             if goal.stop.begun and not len(roster):
                 if self._bequest is not None:
@@ -440,6 +443,10 @@ class Supervisor:
         saved = self._services.save()
         return upgrade.record_of(self._plan.settings, self._goal, self.roster, self._spawner, self._held, mask, saved)
 
+    def _fate(self) -> Fate:
+        """What becomes of kept connections now that the server ends."""
+        return Fate.CLOSED if self._bequest is None else self._bequest.fate()
+
     def _recycle(self, pid: int, reason: Reason) -> None:
         member = self.roster.get(pid)
         if member is not None:
@@ -458,6 +465,7 @@ class Supervisor:
             pressure=self._pressure,
             exits=self._exits,
             stopping=lambda: self.stopping,
+            readiness=lambda: self._readiness.readiness,
             boot_failed=lambda death: self._goal.failures.boot_failed(self._plan.settings, death),
             recycle=self._recycle,
             reload=self.reload,

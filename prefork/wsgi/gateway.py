@@ -30,6 +30,7 @@ from prefork.wsgi.environ import base_environ, peer_name, proxy_environ, server_
 from prefork.wsgi.forwarded import BELIEVED, ELSEWHERE, standings
 from prefork.wsgi.forwarded import apply as apply_forwarded
 from prefork.wsgi.heads import Heads
+from prefork.wsgi.health import UNLOGGED, HealthCheck
 from prefork.wsgi.options import WSGIOptions
 from prefork.wsgi.parser import CHUNKED, check_strictness, read_head
 from prefork.wsgi.refusal import ClientGoneError, RequestError, answer
@@ -74,6 +75,7 @@ class Gateway:
         common: What all processes that serve have in common; None makes one.
         zone: Whose time of day the access log has; None is UTC.
         statsd: Is told of each request; closed with the gateway.
+        health: Answers on a path of its own; None when there is none.
 
     Raises:
         PreforkError: The installed httptools is not safe, or the access log can't be opened.
@@ -92,10 +94,12 @@ class Gateway:
         common: Common | None = None,
         zone: tzinfo | None = None,
         statsd: Statsd | None = None,
+        health: HealthCheck | None = None,
     ) -> None:
         check_strictness()
         options = options or WSGIOptions()
         self._application = application
+        self._health = health
         self._options = options
         self._header_timeout = options.header_timeout or math.inf
         sockets = tuple(sockets)
@@ -190,7 +194,7 @@ class Gateway:
             keep = channel.keep and response.whole and not channel.gone
             if not keep:
                 channel.part()
-            if self._access is not None and response.status:
+            if self._access is not None and response.status and UNLOGGED not in environ:
                 if not keep:
                     connection.close()  # nobody waits for a disk
                 self._access.write(environ, response, time.monotonic() - began)
@@ -257,6 +261,9 @@ class Gateway:
         target, fields = self._heads.read(head, environ, proxied=standing > 0)
         response.http11 = fields.http11
         set_target(environ, target, self._script_name)
+        application = self._application
+        if self._health is not None and self._health.asked_for(target):
+            application = self._health
         length = fields.length
         if standing != BELIEVED:
             self._strangers.look(environ, head, standing)
@@ -270,7 +277,7 @@ class Gateway:
             environ["wsgi.input"] = io.BytesIO()
             channel.rest = rest
             channel.stray = bool(rest)
-            self._run(channel, environ, response)
+            self._run(application, channel, environ, response)
             return
         stored = options.spool == "all" or (options.spool == "chunked" and length == CHUNKED)
         body = open_body(channel, rest, length, options, expected=fields.expected, stored=stored)
@@ -278,16 +285,16 @@ class Gateway:
             environ["wsgi.input"] = body
             channel.rest = rest[length:]
             channel.stray = bool(channel.rest)
-            self._run(channel, environ, response)
+            self._run(application, channel, environ, response)
             return
         response.before = functools.partial(_answer_early, channel, body)
         try:
             if stored:
                 with self._spool(body, environ) as environ["wsgi.input"]:
-                    self._run(channel, environ, response)
+                    self._run(application, channel, environ, response)
             else:
                 environ["wsgi.input"] = io.BufferedReader(body, RECEIVE)
-                self._run(channel, environ, response)
+                self._run(application, channel, environ, response)
             if channel.keep and not body.ended:
                 _drain(channel, body)
         finally:
@@ -306,10 +313,10 @@ class Gateway:
         environ["CONTENT_LENGTH"] = str(length)
         return spooled
 
-    def _run(self, channel: Channel, environ: dict[str, Any], response: Response) -> None:
+    def _run(self, application: Application, channel: Channel, environ: dict[str, Any], response: Response) -> None:
         """Run the application and send what it answers."""
         try:
-            result = self._application(environ, response.start)
+            result = application(environ, response.start)
             try:
                 response.send(result)
             finally:

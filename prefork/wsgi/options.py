@@ -165,6 +165,14 @@ class WSGIOptions:
         "application may believe then; drop, nobody's, and nobody is believed. auto is as trusted, but as long as "
         "forwarded_allow_ips is what it is by default, also those of private addresses, where an unnamed proxy is.",
     )
+    health_path: str = setting(
+        "",
+        PROXIES,
+        kinds.text(r"/[^\s?#]*", "is not a path; give one such as /healthz", metavar="PATH"),
+        "Answer requests for this path by 200 while the server is fit, and by 503 with the reason while it is not, "
+        "as with health_bind. A worker answers, the application isn't asked, and the access log leaves it out.",
+    )
+
     script_name: str = setting(
         "",
         PROXIES,

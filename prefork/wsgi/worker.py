@@ -11,11 +11,13 @@ from prefork.config.settings import Settings
 from prefork.errors import BootError
 from prefork.hooks import Hooks
 from prefork.master import Master
+from prefork.scoreboard.layout import READINESS, Readiness
 from prefork.system.natives import os, socket
 from prefork.system.zone import find as find_zone
 from prefork.worker import Worker
 from prefork.wsgi.common import Common
 from prefork.wsgi.gateway import Application, Gateway
+from prefork.wsgi.health import HealthCheck
 from prefork.wsgi.options import DEFAULTS, WSGIOptions
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class WSGIWorker(Worker):
         """Open what requests need."""
         # The application is given no connection, and a child's answer is one too many.
         self._given.offspring.keeps = False
+        self._header = self._entry.board.words
         self._gateway = Gateway(
             self._application,
             located(self._options, os.path.join(self.start, self.settings.chdir)),
@@ -62,9 +65,13 @@ class WSGIWorker(Worker):
             waiting=self._put_off if self.settings.timeout else None,
             keepalive=self.settings.keepalive,
             common=self.common,
+            health=HealthCheck(self._options.health_path, self._readiness) if self._options.health_path else None,
             zone=self._zone(),
             statsd=self._statsd(),
         )
+
+    def _readiness(self) -> Readiness:
+        return Readiness.STOPPING if self._entry.orphaned else self._entry.board.readiness
 
     def _zone(self) -> tzinfo | None:
         try:
@@ -93,7 +100,7 @@ class WSGIWorker(Worker):
         assert one is not None  # see prefork.accept.keepalive_handle
         channel = self._gateway.serve_connection(
             *(connection, address),
-            keeps=not parking.last(),
+            keeps=not parking.last() and self._header[READINESS] != Readiness.DELAYED,
             before=one.local,
             received=one.state,
             seen=one.seen,

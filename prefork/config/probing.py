@@ -1,0 +1,78 @@
+"""The settings by which balancers learn whether a server is fit: who may ask where, and what makes it unfit.
+
+A part of the table of `prefork.config.settings.Settings`; see there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from prefork.config import fields as kinds
+from prefork.config.address import parse
+from prefork.config.fields import Kind, setting
+from prefork.system.natives import socket
+
+CHECKS: Final = ("exhausted", "reload")
+"""What may make a server unfit, besides its start and its stop."""
+
+_MADE: Final = frozenset({"inet", "inet6", "unix", "abstract"})
+
+
+def _place() -> Kind[str]:
+    """One address that the master listens on; nothing for none."""
+
+    def check(value: object) -> str:
+        if not isinstance(value, str):
+            raise kinds.refusal(value, "is not an address; give host:port or unix:/path")
+        if value:
+            address = parse(value)
+            if address.kind not in _MADE or address.type != socket.SOCK_STREAM:
+                raise kinds.refusal(value, "is no address of our own making; give host:port or unix:/path")
+        return value
+
+    return Kind("ADDRESS", str.strip, check)
+
+
+def _checks() -> Kind[str]:
+    """Names of `CHECKS` with commas between them; nothing for none."""
+
+    def check(value: object) -> str:
+        words = [word.strip() for word in value.split(",")] if isinstance(value, str) else [""]
+        if not isinstance(value, str) or (value and not set(words) <= set(CHECKS)):
+            raise kinds.refusal(value, f"names no checks; give some of {', '.join(CHECKS)}, with commas, or nothing")
+        return ",".join(words)
+
+    return Kind("CHECKS", str.strip, check)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probing:
+    """What balancers are told. Not used by itself: `Settings` checks it."""
+
+    health_bind: str = setting(
+        "",
+        kinds.PROBING,
+        _place(),
+        "Answer every HTTP request here by 200 while the server is fit, and by 503 with the reason while it is not: "
+        "during its start, from the moment it is told to stop, and for what health_checks names. The master answers.",
+    )
+    health_checks: str = setting(
+        "exhausted",
+        kinds.PROBING,
+        _checks(),
+        "What else makes the server unfit: exhausted, while all workers are out of descriptors or memory; reload, "
+        "after a reload has failed, until one succeeds.",
+    )
+    agent_bind: str = setting(
+        "",
+        kinds.PROBING,
+        _place(),
+        "Answer each connection here by a line for HAProxy's agent-check: up, ready and a weight by how many workers "
+        "are idle, drain from the moment of a stop, down while unfit.",
+    )
+
+    @property
+    def checks(self) -> frozenset[str]:
+        """What `health_checks` names."""
+        return frozenset(filter(None, self.health_checks.split(",")))

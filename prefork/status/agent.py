@@ -1,0 +1,87 @@
+"""What HAProxy's agent-check is told: a line with state and weight together. Pure, but for the smoothing's memory.
+
+Together, because a line that has only one of them leaves the other as some earlier line or an operator has set it
+(haproxy issue 2039). HAProxy's documentation has the words (configuration manual, 5.2, agent-check).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from prefork.scoreboard.layout import Readiness
+
+SMOOTHING: Final = 2.0
+"""Seconds in which the weight has come two thirds of the way to what is true now."""
+
+WARM_AFTER: Final = 20
+"""Connections that a worker has served when it counts as warm."""
+
+WARM_AGE: Final = 30.0
+"""Or seconds that it lives."""
+
+_REASONS: Final = {
+    Readiness.STARTING: "starting",
+    Readiness.STOPPING: "stopping",
+    Readiness.DELAYED: "stopping",
+    Readiness.EXHAUSTED: "all workers are out of descriptors or memory",
+    Readiness.RELOAD_FAILED: "the last reload has failed",
+}
+
+
+def reason_of(readiness: Readiness) -> str:
+    """Why a server is not fit; "" when it is."""
+    return _REASONS.get(readiness, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What the workers do.
+
+    Attributes:
+        size: How many there are to be.
+        idle: How many wait for a connection.
+        warm: How many have served or lived for a while.
+        waiting: Connections in the accept queues.
+    """
+
+    size: int
+    idle: int
+    warm: int
+    waiting: int
+
+    @property
+    def share(self) -> float:
+        """The share of new clients that the server can take, above 0 and up to 1."""
+        free = 1 / (self.size + 1 + self.waiting) if self.waiting else (self.idle + 1) / (self.size + 1)
+        return min(free, (self.warm + 1) / (self.size + 1))
+
+
+class Agent:
+    """The weight over time.
+
+    Begins at nothing, so that a server which has just started is given its clients little by little.
+    """
+
+    def __init__(self) -> None:
+        self._weight = 0.0
+        self._at: float | None = None
+
+    def line(self, readiness: Readiness, load: Workload, now: float) -> str:
+        """What to say now.
+
+        Args:
+            readiness: Whether the server is fit.
+            load: What its workers do.
+            now: Seconds on any clock that doesn't go back.
+        """
+        if self._at is not None:
+            self._weight += (load.share - self._weight) * (1 - math.exp((self._at - now) / SMOOTHING))
+        self._at = now
+        if readiness in {Readiness.STOPPING, Readiness.DELAYED}:
+            return "drain\n"
+        if readiness is not Readiness.READY:
+            return f"down #{reason_of(readiness)}\n"
+        percent = max(1, min(100, round(100 * self._weight)))
+        return f"up ready {percent}% maxconn:{load.size}\n"

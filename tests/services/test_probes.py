@@ -1,0 +1,171 @@
+"""Health checks and HAProxy's agent-check: what the master and the workers say of the server, and when."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from prefork import SettingsError
+from prefork.config.settings import Settings
+from prefork.testing import Server, connect, running_target
+from prefork.testing.exchange import parse_http
+from prefork.wsgi.options import WSGIOptions
+from tests.support.kept import Client
+from tests.wsgi.harness import ROOT
+
+GET = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+ASK = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def asked(address: str, payload: bytes = GET) -> bytes:
+    """All that comes until the end."""
+    with connect(address) as client:
+        client.sendall(payload)
+        return b"".join(iter(lambda: client.recv(4096), b""))
+
+
+def health(address: str, payload: bytes = GET) -> tuple[int, bytes]:
+    reply = parse_http(asked(address, payload))
+    assert reply is not None
+    return reply.status, reply.body
+
+
+def places(server: Server) -> tuple[str, str]:
+    """Where health_bind and agent_bind are."""
+    return tuple(  # type: ignore[return-value]  # there are two
+        server.wait_for_log(rf"{name}_bind: (\S+)")[1] for name in ("health", "agent")
+    )
+
+
+def serving(**settings: object) -> Iterator[Server]:
+    with running_target(
+        "tests.wsgi.apps:hello",
+        app_dir=ROOT,
+        subcommand="wsgi",
+        health_bind="127.0.0.1:0",
+        agent_bind="127.0.0.1:0",
+        health_path="/healthz",
+        options={},
+        **settings,
+    ) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def fit() -> Iterator[Server]:
+    yield from serving(workers=2, access_log="-")
+
+
+@pytest.fixture
+def leaving() -> Iterator[Server]:
+    yield from serving(workers=2, drain_delay=60)
+
+
+def test_a_server_that_is_fit_says_so_in_three_places(fit: Server) -> None:
+    by_master, agent = places(fit)
+    assert health(by_master) == (200, b"ready\n")
+    assert health(by_master, b"GET / HTTP/1.0\r\n\r\n") == (200, b"ready\n")
+    assert asked(by_master, b"HEAD / HTTP/1.1\r\n\r\n").endswith(b"\r\n\r\n")
+    assert health(by_master, b"POST / HTTP/1.1\r\n\r\n")[0] == 405
+    client = Client(fit.address)
+    assert (client.ask(GET), client.status, client.fields["cache-control"]) == (b"ready\n", 200, "no-store")
+    assert (client.ask(GET.replace(b"z ", b"z?x=1 ")), client.status) == (b"ready\n", 200)
+    assert (client.ask(GET.replace(b"GET", b"PUT")), client.status) == (b"GET and HEAD alone\n", 405)
+    client.ask(GET.replace(b"z ", b"zz "))
+    assert client.status == 200  # the application's, which answers everything
+    client.close()
+    with connect(agent) as balancer:
+        assert balancer.makefile().readline().startswith("up ready ")
+    fit.wait_for_log('"GET /healthzz')
+    assert '"GET /healthz ' not in fit.log()
+
+
+def test_whoever_is_silent_or_talks_too_much_is_in_nobodys_way(fit: Server) -> None:
+    by_master, agent = places(fit)
+    silent = [connect(by_master) for _ in range(70)]
+    with connect(by_master) as endless:
+        endless.sendall(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 2000)
+        assert endless.recv(100).startswith(b"HTTP/1.1 200")
+    assert health(by_master) == (200, b"ready\n")
+    with connect(agent) as talks:
+        talks.sendall(b"web1\n")  # HAProxy's agent-send
+        assert talks.makefile().readline().endswith("maxconn:2\n")
+    for client in silent:
+        client.close()
+
+
+def test_a_stop_is_told_before_anything_ends(leaving: Server) -> None:
+    by_master, agent = places(leaving)
+    kept, other = Client(leaving.address), Client(leaving.address)
+    for client in (kept, other):
+        assert client.ask(ASK)
+        assert not client.closes
+    leaving.signal(signal.SIGTERM)
+    leaving.wait_for_log("stopping in 60 s")
+    leaving.wait_for(lambda: health(by_master) == (503, b"stopping\n"), message="the master to be red")
+    assert asked(agent, b"") == b"drain\n"
+    assert kept.ask(ASK)
+    assert (kept.status, kept.closes) == (200, True)  # served as usual, and told to go
+    assert (other.ask(GET), other.status, other.closes) == (b"stopping\n", 503, True)
+    late = Client(leaving.address)  # who comes all the same is served
+    assert late.ask(ASK)
+    assert (late.status, late.closes) == (200, True)
+    leaving.signal(signal.SIGTERM)
+    leaving.wait_for_log("asked again, so no more delay")
+    assert leaving.wait() == 0
+    for client in (kept, other, late):
+        client.close()
+    for place in (by_master, agent):
+        with pytest.raises(ConnectionRefusedError):
+            connect(place)
+
+
+@pytest.mark.long
+def test_a_start_and_a_failed_reload_are_told(tmp_path: Path) -> None:
+    module, gate = tmp_path / "shop.py", tmp_path / "gate"
+    module.write_text(
+        "import os, time\n"
+        f"while not os.path.exists({str(gate)!r}):\n    time.sleep(0.01)\n"
+        "def application(environ, start):\n    start('200 OK', [('Content-Length', '0')])\n    return [b'']\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        place = "{}:{}".format(*free.getsockname())
+    gate.touch()  # the command looks at the application first
+    with running_target(
+        *("shop:application",),
+        subcommand="wsgi",
+        app_dir=tmp_path,
+        workers=1,
+        health_bind=place,
+        health_checks="exhausted,reload",
+        health_path="/healthz",
+    ) as server:
+        assert health(place) == (200, b"ready\n")
+        module.write_text("raise RuntimeError('broken')\n")
+        server.signal(signal.SIGHUP)
+        server.wait_for(lambda: health(place) == (503, b"the last reload has failed\n"), message="a failed reload")
+        client = Client(server.address)
+        assert (client.ask(GET), client.status) == (b"the last reload has failed\n", 503)
+        client.close()
+        module.write_text("def application(environ, start):\n    start('204 No Content', [])\n    return []\n")
+        server.signal(signal.SIGHUP)
+        server.wait_for(lambda: health(place) == (200, b"ready\n"), message="a reload that succeeds")
+        server.signal(signal.SIGUSR2)
+        server.wait_for_log("health_bind:.*\n(.*\n)*.*health_bind:")
+        server.wait_for(lambda: health(place) == (200, b"ready\n"), message="the new image to answer at the same place")
+
+
+def test_settings_that_can_not_be() -> None:
+    for wrong in ("seqpacket:/run/a", "fd://3", "systemd:", "nowhere"):
+        with pytest.raises(SettingsError, match="health_bind"):
+            Settings(health_bind=wrong)
+    with pytest.raises(SettingsError, match=r"health_checks: 'disk' names no checks; give some of exhausted, reload"):
+        Settings(health_checks="disk")
+    assert Settings(health_checks="reload, exhausted").checks == {"reload", "exhausted"}
+    assert Settings(health_checks="").checks == frozenset()
+    with pytest.raises(SettingsError, match="health_path"):
+        WSGIOptions(health_path="healthz")

@@ -1,0 +1,51 @@
+"""What HAProxy's agent-check is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from prefork.scoreboard.layout import Readiness
+from prefork.status.agent import Agent, Workload
+
+IDLE = Workload(size=4, idle=4, warm=4, waiting=0)
+
+
+def settled(load: Workload, readiness: Readiness = Readiness.READY) -> str:
+    agent = Agent()
+    agent.line(readiness, load, 0.0)
+    return agent.line(readiness, load, 100.0)
+
+
+@pytest.mark.parametrize(
+    ("load", "line"),
+    [
+        (IDLE, "up ready 100% maxconn:4\n"),
+        (Workload(size=4, idle=2, warm=4, waiting=0), "up ready 60% maxconn:4\n"),
+        (Workload(size=4, idle=0, warm=4, waiting=0), "up ready 20% maxconn:4\n"),
+        (Workload(size=4, idle=0, warm=4, waiting=5), "up ready 10% maxconn:4\n"),
+        (Workload(size=4, idle=0, warm=4, waiting=5000), "up ready 1% maxconn:4\n"),
+        (Workload(size=4, idle=4, warm=0, waiting=0), "up ready 20% maxconn:4\n"),
+        (Workload(size=4, idle=4, warm=1, waiting=0), "up ready 40% maxconn:4\n"),
+    ],
+)
+def test_the_weight_is_what_the_workers_can_take(load: Workload, line: str) -> None:
+    assert settled(load) == line
+
+
+def test_state_and_weight_stand_together_and_a_stop_drains() -> None:
+    for readiness in (Readiness.DELAYED, Readiness.STOPPING):
+        assert settled(IDLE, readiness) == "drain\n"
+    assert settled(IDLE, Readiness.STARTING) == "down #starting\n"
+    assert settled(IDLE, Readiness.EXHAUSTED) == "down #all workers are out of descriptors or memory\n"
+    assert settled(IDLE, Readiness.RELOAD_FAILED) == "down #the last reload has failed\n"
+
+
+def test_the_weight_moves_little_by_little() -> None:
+    agent, weights = Agent(), []
+    for second in range(20):
+        line = agent.line(Readiness.READY, IDLE, float(second))
+        weights.append(int(line.split()[2].rstrip("%")))
+    assert weights[0] == 1  # a server that has just started
+    assert weights == sorted(weights)
+    assert weights[-1] == 100
+    assert agent.line(Readiness.READY, Workload(size=4, idle=0, warm=4, waiting=0), 20.0) == "up ready 69% maxconn:4\n"
