@@ -76,7 +76,9 @@ def slot_of(view: TopView) -> int | None:
 def test_the_picture() -> None:
     view = TopView()
     many = [
-        worker(0, state="busy", seconds=1.24, served=100, process=Process(cpu=1.0, rss=19 << 20, descriptors=12)),
+        worker(
+            0, state="busy", seconds=1.24, served=100, parked=17, process=Process(cpu=1.0, rss=19 << 20, descriptors=12)
+        ),
         worker(1, pid=4194304, state="backing off", error="EMFILE"),
         worker(2, pid=90, state="leaving"),
         worker(2, pid=91, state="starting"),
@@ -106,11 +108,11 @@ def test_the_picture() -> None:
         "workers B!S..G",
     ]
     assert shown[7:12] == [
-        "#     PID GEN STATE     FOR AGE SERVED /S FAIL MEAN MAX RSS CPU FDS",
-        "0     100   0 busy     1.2s 0us    150 25    0    -   - 20M 25%  12",
-        "1 4194304   0 backoff   0us 0us      0  0    0    -   -   -   -   -",
-        "2      90   0 leaving   0us 0us      0  0    0    -   -   -   -   -",
-        "2      91   0 starting  0us 0us      0  0    0    -   -   -   -   -",
+        "#     PID GEN STATE     FOR AGE DONE /S ERR KEPT MEAN MAX RSS CPU FDS",
+        "0     100   0 busy     1.2s 0us  150 25   0   17    -   - 20M 25%  12",
+        "1 4194304   0 backoff   0us 0us    0  0   0    0    -   -   -   -   -",
+        "2      90   0 leaving   0us 0us    0  0   0    0    -   -   -   -   -",
+        "2      91   0 starting  0us 0us    0  0   0    0    -   -   -   -   -",
     ]
     assert shown[-2:] == ["5.0s ago worker 3 (pid 80, generation 0) killed by SIGKILL after 0us, 0 served", KEYS]
 
@@ -118,7 +120,15 @@ def test_the_picture() -> None:
 def test_it_fits_eighty_columns_when_all_is_long() -> None:
     view = TopView()
     process = Process(rss=999 << 20, cpu=1000.0, descriptors=999)
-    long = {"seconds": 3599.0, "age": 86399.0, "served": 999_999, "failed": 999, "mean": 0.9994, "longest": 0.9994}
+    long = {
+        "parked": 9999,
+        "seconds": 3599.0,
+        "age": 86399.0,
+        "served": 999_999,
+        "failed": 999,
+        "mean": 0.9994,
+        "longest": 0.9994,
+    }
     wide = worker(12, pid=4194304, generation=100, state="starting", process=process, **long)
     view.take_status(status(wide, uptime=1.0))
     view.take_status(status(dataclasses.replace(wide, served=999_999 + 9999), uptime=2.0))
@@ -181,7 +191,7 @@ def test_sorting() -> None:
 
     assert order() == [0, 1, 2]
     for column in COLUMNS:
-        if column.heading == "SERVED":
+        if column.heading == "DONE":
             break
         view.press("s")
     assert order() == [1, 2, 0]

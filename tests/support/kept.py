@@ -125,7 +125,11 @@ class Crowd:
             if answer is None:
                 self.counts["lost"] += 1
                 return
-            assert (client.status, answer) == (200, body)
+            if client.status != 200:
+                self.counts["lost"] += 1
+                self.losses.append(f"{client.status} {answer!r}")
+                return
+            assert answer == body
             self.counts["answered"] += 1
             if client.closes:
                 self.counts["closed"] += 1
