@@ -8,6 +8,7 @@ it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import logging.config
@@ -32,20 +33,25 @@ class Configured(LogTarget):
     def __init__(self, handlers: Iterable[logging.Handler]) -> None:
         super().__init__()
         self._handlers = tuple(handlers)
+        self._files = [handler for handler in self._handlers if isinstance(handler, logging.FileHandler)]
+        self._looked = 0
         self._who: tuple[int | None, int | None] = (None, None)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Give ``record`` to each, which a formatter may ask for ``slot`` and ``generation``."""
         record.slot, record.generation = self._who
+        if self._files and int(record.created) != self._looked:
+            self._looked = int(record.created)
+            for file in self._files:
+                _follow(file)
         for handler in self._handlers:
             if record.levelno >= handler.level:
                 handler.handle(record)
 
     def reopen(self) -> None:
-        """MASTER. Have those that write into a file open it anew with the next record."""
-        for handler in self._handlers:
-            if isinstance(handler, logging.FileHandler):
-                handler.close()
+        """MASTER. Have those that write into a file open it anew."""
+        for file in self._files:
+            _follow(file)
 
     def after_fork(self, slot: int, generation: int) -> None:
         """WORKER. From now on records are this worker's."""
@@ -56,6 +62,20 @@ class Configured(LogTarget):
         for handler in self._handlers:
             handler.flush()
             handler.close()
+
+
+def _follow(handler: logging.FileHandler) -> None:
+    """Have a handler open its file anew if the name does not lead to it any more, and can be opened by us."""
+    if handler.stream is None or handler.mode != "a":
+        return
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(handler.baseFilename), os.fstat(handler.stream.fileno())):
+                return
+        os.close(os.open(handler.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    except (OSError, ValueError):  # the file that is open goes on
+        return
+    handler.close()  # it opens it with the next record
 
 
 class LogConfiguration(NamedTuple):

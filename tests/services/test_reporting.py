@@ -321,6 +321,34 @@ def test_forms_of_a_file(tmp_path: Path, name: str, text: str) -> None:
     assert (tmp_path / "conf.log").read_text() == "hello\nfrom below\n"
 
 
+ROTATES = (
+    USES
+    + """
+import pathlib, time
+log, path = logging.getLogger("prefork"), pathlib.Path("conf.log")
+path.rename("conf.log.1")
+for _ in range(1000):
+    log.info("after")
+    if path.exists():
+        break
+    time.sleep(0.01)  # it looks once a second
+pathlib.Path("conf.log.1").unlink()
+os.rename("conf.log", "conf.log.1")
+os.mkdir("conf.log")
+time.sleep(1.1)  # so that it has looked
+log.info("where it is open")
+"""
+)
+
+
+def test_a_rotation_is_followed(tmp_path: Path) -> None:
+    """Within a second, without a signal; and where the name can't be opened, the file that is open goes on."""
+    (tmp_path / "log.toml").write_text(TOML)
+    done = run_program(ROTATES, "log.toml", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "conf.log.1").read_text() == "after\nwhere it is open\n"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "why"),
     [
