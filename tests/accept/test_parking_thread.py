@@ -26,16 +26,16 @@ def until(what):
     while not what():
         time.sleep(0.001)
 
-def parked(local=None):
+def parked(bound=False):
     ours, theirs = socket.socketpair()
     one = ParkedConnection(ours, "")
-    one.local = local
+    one.bound = bound
     assert parking.admit(one)
     return one, theirs
 
 parking = ParkedConnections(Settings(keepalive=60), memoryview(array("q", bytes(8 * 256))))
-thread = ParkingThread(parking, pass_on)
-(one, theirs), (in_hand, _) = parked(local=LOCAL), parked()
+thread = ParkingThread(parking, pass_on, lambda: 1)
+(one, theirs), (in_hand, _) = parked(bound=BOUND), parked()
 
 def begin():
     parking.in_hand, thread.began = in_hand, time.monotonic_ns()
@@ -84,8 +84,8 @@ end()
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_of_the_thread(name: str) -> None:
-    local = "None" if "epoll" in name else "object()"
-    program = COMMON.replace("LOCAL", local) + PROGRAMS[name] + "thread.end()\nos._exit(0)"
+    bound = str("epoll" not in name)
+    program = COMMON.replace("BOUND", bound) + PROGRAMS[name] + "thread.end()\nos._exit(0)"
     ran = subprocess.run(
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
