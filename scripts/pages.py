@@ -173,7 +173,7 @@ def settings_of_embedding() -> Iterator[str]:
     yield "\n## Servers in the workers\n\n| command | `worker_class` | default |\n| --- | --- | --- |"
     for command, options_of in rows.items():
         row = next(field for field in table(options_of) if field.name == "worker_class")
-        words = ", ".join(f"`{word}`" for word in row.kind.metavar.split("|"))
+        words = ", ".join(f"`{word}`" for word in row.kind.words)
         yield f"| `{command}` | {words} | `{row.default}` |"
     shown = [field for field in table(CommandOptions) if field.group == EMBEDDING]
     shown += [field for field in table(ASGIOptions) if field.group == ASGI]

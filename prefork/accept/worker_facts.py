@@ -38,7 +38,7 @@ class WorkerFacts:
 
     @functools.cached_property
     def age(self) -> int:
-        """How many workers the master had forked when it came to this one, itself included: no other has the same."""
+        """How many workers this image of the master had forked when it came to this one, itself included."""
         return self._given.age
 
     @property

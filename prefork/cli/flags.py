@@ -162,14 +162,4 @@ def _entry(invocation: str, text: str, width: int) -> str:
     lines = textwrap.wrap(text, width - _INDENT)
     if len(start) + 2 <= _INDENT:
         start, lines = start.ljust(_INDENT) + lines[0], lines[1:]
-    return "\n".join([*_broken(start, width), *(" " * _INDENT + line for line in lines)])
-
-
-def _broken(text: str, width: int) -> list[str]:
-    """A line with many words to choose between, in as many as it takes."""
-    lines = [""]
-    for part in text.replace("|", "|\n").splitlines():
-        if len(lines[-1]) + len(part) > width:
-            lines.append(" " * (_INDENT // 2))
-        lines[-1] += part
-    return lines
+    return "\n".join([start, *(" " * _INDENT + line for line in lines)])

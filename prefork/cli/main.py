@@ -49,18 +49,34 @@ class Command(NamedTuple):
         summary: What it does, in a few words.
         function: ``module:attribute`` of the function that runs it, given the arguments behind its name.
         serves: Whether it is made by `serving`.
+        options: ``module:class`` of the table of its own settings, beside those of every server; "" where it has none.
     """
 
     name: str
     summary: str
     function: str
     serves: bool = False
+    options: str = ""
 
 
 COMMANDS: Final = (
-    Command("serve", "serve a function, or a Worker of your own", "prefork.cli.main:serve", serves=True),
-    Command("wsgi", "serve a WSGI application", "prefork.wsgi.command:wsgi", serves=True),
-    Command("asgi", "serve an ASGI application, with uvicorn or hypercorn", "prefork.embed.command:asgi", serves=True),
+    Command(
+        "serve",
+        "serve a function, or a Worker of your own",
+        "prefork.cli.main:serve",
+        True,
+        "prefork.cli.main:ServeOptions",
+    ),
+    Command(
+        "wsgi", "serve a WSGI application", "prefork.wsgi.command:wsgi", True, "prefork.wsgi.command:CommandOptions"
+    ),
+    Command(
+        "asgi",
+        "serve an ASGI application, with uvicorn or hypercorn",
+        "prefork.embed.command:asgi",
+        True,
+        "prefork.embed.command:ASGIOptions",
+    ),
     Command(
         "gunicorn", "serve what gunicorn serves, by its own configuration", "prefork.cli.retold:gunicorn", serves=True
     ),
@@ -76,6 +92,7 @@ COMMANDS: Final = (
     Command("recycle", "replace one worker", "prefork.cli.commands:recycle"),
     Command("dump", "print the tracebacks of a worker", "prefork.cli.commands:dump"),
     Command("stop", "stop a running server", "prefork.cli.commands:stop"),
+    Command("completion", "print what bash, zsh or fish completes by", "prefork.cli.completion:completion"),
     Command("exporter", "serve its metrics for Prometheus", "prefork.wsgi.exporter:exporter"),
 )
 
@@ -113,7 +130,7 @@ def _dispatch(argv: list[str]) -> int:
         if command.name == name:
             if not command.serves:
                 signals.let_in()
-            return _call(command.function, argv[1:])
+            return call(command.function, argv[1:])
     if name in {"-h", "--help", "help"}:
         write(_overview())
         return 0
@@ -126,7 +143,16 @@ def _dispatch(argv: list[str]) -> int:
     return 2
 
 
-def _call(name: str, argv: Sequence[str]) -> int:
+def call(name: str, argv: Sequence[str]) -> int:
+    """Import the function of a command and run it.
+
+    Args:
+        name: ``module:attribute``.
+        argv: Its arguments.
+
+    Returns:
+        The exit code.
+    """
     module, _, attribute = name.partition(":")
     function: Callable[[Sequence[str]], int] = getattr(importlib.import_module(module), attribute)
     return function(argv)
@@ -451,14 +477,14 @@ Examples:
 def check(argv: Sequence[str]) -> int:
     """``prefork check``."""
     if "--live" in argv:
-        return _call("prefork.cli.commands:live", [argument for argument in argv if argument != "--live"])
+        return call("prefork.cli.commands:live", [argument for argument in argv if argument != "--live"])
     if not argv or argv[0] in {"-h", "--help"}:
         write(_CHECK_HELP)
         return 0 if argv else 2
     named = argv[0] if argv[0] in {command.name for command in COMMANDS if command.serves} else ""
     rest = list(argv[1:] if named else argv)
     function = next(command.function for command in COMMANDS if command.name == (named or "serve"))
-    return _call(function, [*rest, "--check"])
+    return call(function, [*rest, "--check"])
 
 
 def _run(text: str, configuration: Configuration, app_dir: str) -> int:

@@ -82,6 +82,7 @@ class Kind(Generic[T]):
         switch: Whether the flag stands alone, with a second one that begins with ``--no-``.
         repeats: Whether the flag may be given several times, each adding a value.
         locate: Gives a value that names a file as an absolute path, from the folder where a relative one begins.
+        words: What there is to choose between, where that is a few words.
     """
 
     metavar: str
@@ -92,6 +93,7 @@ class Kind(Generic[T]):
     switch: bool = False
     repeats: bool = False
     locate: Callable[[T, str], T] | None = None
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,7 +347,9 @@ def choice(*words: str) -> Kind[str]:
         return value.lower()
 
     forms = "|".join(words)
-    return Kind(forms if len(forms) <= _NARROW else f"{words[0]}|{words[1]}|...|{words[-1]}", str.strip, check)
+    return Kind(
+        forms if len(forms) <= _NARROW else f"{words[0]}|{words[1]}|...|{words[-1]}", str.strip, check, words=words
+    )
 
 
 def text(pattern: str, remedy: str, *, metavar: str, locate: Callable[[str, str], str] | None = None) -> Kind[str]:
