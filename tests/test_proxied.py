@@ -23,7 +23,7 @@ from tests.support.proxy_headers import GOOD, inet, inet6, tlv, unix, v1, v2, ve
 from tests.support.tls_clients import KEYS, client_context
 
 APPS = Path(__file__).parent / "support" / "apps"
-SILENCE = 0.5  # io_timeout of the handler's server
+SILENCE = 2.0  # seconds: io_timeout of the handler's server; a client on a busy machine is not silent
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +209,7 @@ def test_a_version_that_is_not_spoken_and_a_header_in_the_wrong_place(site: Serv
 def test_the_header_comes_before_tls(tmp_path: Path) -> None:
     with running_target(
         *("proxied:application",),
-        **{"subcommand": "wsgi", "app_dir": APPS, "workers": 1, "proxy_protocol": "any", "header_timeout": 0.5, **KEYS},
+        **{"subcommand": "wsgi", "app_dir": APPS, "workers": 1, "proxy_protocol": "any", "header_timeout": 3, **KEYS},
     ) as server:
         connection = connect(server.address)
         connection.sendall(v2(inet("203.0.113.9", 4711)))
@@ -227,7 +227,7 @@ def test_the_header_comes_before_tls(tmp_path: Path) -> None:
         with connect(server.address) as silent:
             began = time.monotonic()
             assert silent.recv(1) == b""
-            assert time.monotonic() - began > 0.4
+            assert time.monotonic() - began > 1
 
 
 def test_a_header_needs_a_stream() -> None:

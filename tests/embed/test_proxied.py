@@ -102,7 +102,7 @@ def test_a_header_that_is_half_there_is_no_reason_not_to_stop(prefork_server: Se
 
 @pytest.mark.long
 def test_a_header_that_does_not_come(prefork_server: ServerFactory) -> None:
-    server = serve(prefork_server, "asyncio", io_timeout=0.2)
+    server = serve(prefork_server, "asyncio", io_timeout=2)
     with connect(server.address) as silent, connect(server.address) as half:
         half.sendall(v1()[:20])
         assert silent.recv(1) == half.recv(1) == b""

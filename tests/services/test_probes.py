@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,43 +118,68 @@ def test_a_stop_is_told_before_anything_ends(leaving: Server) -> None:
     assert leaving.wait() == 0
     for client in (kept, other, late):
         client.close()
-    for place in (by_master, agent):
-        with pytest.raises(ConnectionRefusedError):
-            connect(place)
+
+
+SLOW_TO_START = """
+import os, time
+import prefork
+
+class Worker(prefork.Worker):
+    def init(self):
+        while not os.path.exists("gate"):
+            time.sleep(0.01)
+
+    def handle(self, connection, address):
+        connection.sendall(b"served")
+"""
 
 
 @pytest.mark.long
-def test_a_start_and_a_failed_reload_are_told(tmp_path: Path) -> None:
-    module, gate = tmp_path / "shop.py", tmp_path / "gate"
-    module.write_text(
-        "import os, time\n"
-        f"while not os.path.exists({str(gate)!r}):\n    time.sleep(0.01)\n"
-        "def application(environ, start):\n    start('200 OK', [('Content-Length', '0')])\n    return [b'']\n"
-    )
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        place = "{}:{}".format(*free.getsockname())
-    gate.touch()  # the command looks at the application first
+def test_a_start_is_told(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW_TO_START)
+    with running_target(
+        *("slow:Worker",),
+        app_dir=tmp_path,
+        subcommand="serve",
+        options={"ready": r"health_bind: (?P<addresses>\S+)", "cwd": tmp_path},
+        workers=2,
+        health_bind="127.0.0.1:0",
+    ) as server:
+        place = server.address
+        assert health(place) == (503, b"starting\n")
+        (tmp_path / "gate").touch()
+        server.wait_for(lambda: health(place) == (200, b"ready\n"), message="both workers to be ready")
+
+
+@pytest.mark.long
+def test_a_failed_reload_is_told_and_an_upgrade_keeps_the_place(tmp_path: Path) -> None:
+    module = tmp_path / "shop.py"
+    module.write_text("def application(environ, start):\n    start('204 No Content', [])\n    return []\n")
     with running_target(
         *("shop:application",),
         subcommand="wsgi",
         app_dir=tmp_path,
+        options={},
         workers=1,
-        health_bind=place,
+        health_bind="127.0.0.1:0",
         health_checks="exhausted,reload",
         health_path="/healthz",
     ) as server:
+        place = server.wait_for_log(r"health_bind: (\S+)")[1]
         assert health(place) == (200, b"ready\n")
+        good = module.read_text()
         module.write_text("raise RuntimeError('broken')\n")
         server.signal(signal.SIGHUP)
         server.wait_for(lambda: health(place) == (503, b"the last reload has failed\n"), message="a failed reload")
         client = Client(server.address)
         assert (client.ask(GET), client.status) == (b"the last reload has failed\n", 503)
         client.close()
-        module.write_text("def application(environ, start):\n    start('204 No Content', [])\n    return []\n")
+        module.write_text(good)
         server.signal(signal.SIGHUP)
         server.wait_for(lambda: health(place) == (200, b"ready\n"), message="a reload that succeeds")
+        end = server.log_size()
         server.signal(signal.SIGUSR2)
-        server.wait_for_log("health_bind:.*\n(.*\n)*.*health_bind:")
+        assert server.wait_for_log(r"health_bind: (\S+)", after=end)[1] == place
         server.wait_for(lambda: health(place) == (200, b"ready\n"), message="the new image to answer at the same place")
 
 
