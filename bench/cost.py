@@ -9,10 +9,23 @@ from typing import Any
 from bench import client, wrk
 from bench.effort import Effort
 from bench.rounds import Spread, interleaved, ratios, say
-from bench.subjects import BARE, ECHO, FLOOR, HANDLER, HELLO, REUSE_PORT, TWO_LISTENERS, WSGI, Subject, available
+from bench.subjects import (
+    BARE,
+    ECHO,
+    FLOOR,
+    HANDLER,
+    HELLO,
+    KEPT,
+    REUSE_PORT,
+    TWO_LISTENERS,
+    WSGI,
+    WSGI_CLOSING,
+    Subject,
+    available,
+)
 from prefork.testing import Server
 
-OURS = (FLOOR, BARE, HANDLER, REUSE_PORT, TWO_LISTENERS, WSGI)
+OURS = (FLOOR, BARE, HANDLER, REUSE_PORT, TWO_LISTENERS, WSGI, WSGI_CLOSING)
 
 WARM = 1000.0
 """Connections a second for half a second before the first round, for caches and interpreters that specialize."""
@@ -23,7 +36,8 @@ def measure(effort: Effort) -> dict[str, Any]:
 
     Returns:
         ``hello``: for each server microseconds of CPU a connection, that as a multiple of the floor's, connections a
-        second. ``echo``: the same for each number of messages. ``missing``: why a server is not there.
+        second. ``kept``: the same for requests on connections that are kept, as a multiple of prefork's.
+        ``echo``: the same for each number of messages. ``missing``: why a server is not there.
     """
     hello, missing = available(HELLO if effort.peers else OURS)
     echo, _ = available(ECHO if effort.peers else ECHO[:3])
@@ -33,12 +47,17 @@ def measure(effort: Effort) -> dict[str, Any]:
             say(f"cost: {name}")
             client.open_loop(servers[name], WARM, 0.5, seed=1)
         runs = interleaved(servers, effort.rounds, lambda name: wrk.run(servers[name], effort.seconds))
-        results["hello"] = _sums(hello, runs)
+        results["hello"] = _sums(hello, runs, FLOOR)
+    keeping, _ = available(KEPT if effort.peers else KEPT[:1])
+    if WSGI in keeping:
+        with _all_serving(keeping) as servers:
+            runs = interleaved(servers, effort.rounds, lambda name: wrk.run(servers[name], effort.seconds, kept=True))
+            results["kept"] = _sums(keeping, runs, WSGI)
     with _all_serving(echo) as servers:
         results["echo"] = {}
         for messages in effort.messages:
             runs = interleaved(servers, effort.message_rounds, _echoing(servers, messages, effort.seconds))
-            results["echo"][str(messages)] = _sums(echo, runs)
+            results["echo"][str(messages)] = _sums(echo, runs, FLOOR)
     return results
 
 
@@ -52,9 +71,9 @@ def _echoing(servers: Mapping[str, Server], messages: int, seconds: float) -> Ca
     return lambda name: client.echo(servers[name], messages, seconds)
 
 
-def _sums(subjects: Sequence[Subject], runs: Mapping[str, Sequence[wrk.Run]]) -> dict[str, Any]:
+def _sums(subjects: Sequence[Subject], runs: Mapping[str, Sequence[wrk.Run]], base: Subject) -> dict[str, Any]:
     costs = {name: [run.cost for run in series] for name, series in runs.items()}
-    multiples = ratios(costs, FLOOR.name)
+    multiples = ratios(costs, base.name)
     return {
         subject.name: {
             "title": subject.title,

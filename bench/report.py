@@ -109,6 +109,7 @@ def _cost(figures: dict[str, Any]) -> list[str]:
         "",
         *_missing(figures),
         "",
+        *_kept(figures.get("kept", {})),
         "The same for connections that send messages of 64 bytes and read each back, with 16 clients:",
         "",
     ]
@@ -123,6 +124,25 @@ def _cost(figures: dict[str, Any]) -> list[str]:
             row += [f"{by_name[name]['cost']['median']:.1f}", f"{by_name[name]['ratio']['median']:.2f}"]
         rows.append(row)
     return [*lines, *_table(head, rows)]
+
+
+def _kept(figures: dict[str, Any]) -> list[str]:
+    """Requests on connections that are kept; nothing where they were not measured."""
+    if not figures:
+        return []
+    rows = sorted(figures.values(), key=lambda row: float(row["cost"]["median"]))
+    lines = [
+        (
+            row["title"],
+            f"{row['cost']['median']:.1f}",
+            f"{row['ratio']['median']:.2f}",
+            f"{row['rate']['median']:,.0f}",
+            str(row["errors"]),
+        )
+        for row in rows
+    ]
+    head = ("server", "us a request", "x prefork", "requests a second", "errors")
+    return ["The same clients, keeping their connections, with the servers that do:", "", *_table(head, lines), ""]
 
 
 def _latency(figures: dict[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """The servers under measurement: how each is started, told to stop and to reload.
 
-Each answers with six bytes to whoever asks, logs no requests and closes after the answer; a request for /slow takes
-20 ms. Options are those that its own documentation recommends for production. A server that forks has two workers.
+Each answers with six bytes to whoever asks, and logs no requests; a request for /slow takes 20 ms. Options are those
+that its own documentation recommends for production. A server that forks has two workers.
 """
 
 from __future__ import annotations
@@ -157,6 +157,12 @@ REUSE_PORT = prefork(
 TWO_LISTENERS = prefork("prefork-two", "prefork, handler, two listeners", "handler", _prefork("handlers:hello", bind=2))
 WSGI = prefork(
     "prefork-wsgi", "prefork, wsgi", "wsgi", _prefork("application:application", command="wsgi", needs=["httptools"])
+)
+WSGI_CLOSING = prefork(
+    "prefork-wsgi-closing",
+    "prefork, wsgi, keepalive 0",
+    "wsgi",
+    _prefork("application:application", "--keepalive=0", command="wsgi", needs=["httptools"]),
 )
 
 # Peers.
@@ -343,6 +349,7 @@ HELLO = (
     TWO_LISTENERS,
     NET_SERVER,
     WSGI,
+    WSGI_CLOSING,
     BJOERN,
     GUNICORN,
     GTHREAD,
@@ -354,6 +361,9 @@ HELLO = (
     APACHE,
 )
 """Everything that answers a request."""
+
+KEPT = (WSGI, BJOERN, GTHREAD, WAITRESS, CHEROOT, GRANIAN, UVICORN)
+"""What keeps connections for the next request."""
 
 ECHO_FLOOR = Subject("floor", FLOOR.title, "echo", _floor("-e"), ready=READY)
 ECHO = (

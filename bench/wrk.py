@@ -24,30 +24,32 @@ class Run:
 
     @property
     def cost(self) -> float:
-        """Microseconds of CPU a connection."""
+        """Microseconds of CPU a request."""
         return self.cpu / self.requests * 1e6
 
     @property
     def rate(self) -> float:
-        """Connections a second."""
+        """Requests a second."""
         return self.requests / self.seconds
 
 
-def run(server: Server, seconds: float, clients: int = CLIENTS) -> Run:
-    """Load ``server`` with one connection a request.
+def run(server: Server, seconds: float, clients: int = CLIENTS, *, kept: bool = False) -> Run:
+    """Load ``server`` with one connection a request, or with one for each client.
 
     Args:
         server: what is measured.
         seconds: how long; wrk knows whole seconds only, and no less than one.
         clients: how many requests are under way at any time (count).
+        kept: whether clients keep their connection, as far as the server does.
 
     Raises:
         RuntimeError: wrk failed, or got no answer at all.
     """
     seconds = max(1.0, seconds)
+    closes = [] if kept else ["-H", "Connection: close"]
     before = server.cpu_seconds()
     done = subprocess.run(
-        ["wrk", "-t1", f"-c{clients}", f"-d{seconds:.0f}s", "-H", "Connection: close", f"http://{server.address}/"],
+        ["wrk", "-t1", f"-c{clients}", f"-d{seconds:.0f}s", *closes, f"http://{server.address}/"],
         capture_output=True,
         text=True,
         check=False,

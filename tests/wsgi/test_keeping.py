@@ -55,7 +55,7 @@ def assert_nobody_was_closed(crowd: Crowd, clients: int) -> None:
 @pytest.mark.long  # a reload takes a second, and so does each of the rest
 def test_nothing_is_lost_or_closed_while_workers_come_and_go(tmp_path: Path) -> None:
     control = tmp_path / "control"
-    with keeping("--control", str(control)) as server:
+    with keeping("--control", str(control), "--keepalive-requests=1000000") as server:
         crowd = Crowd(server.address, clients=16, think=0.02)
         for _ in range(count("kept-reloads", part=20)):
             renew(server, signal.SIGHUP)
