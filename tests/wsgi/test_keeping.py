@@ -26,7 +26,8 @@ EACH = 2048  # bytes
 
 @contextmanager
 def keeping(*flags: str, workers: int = 2) -> Iterator[Server]:
-    command = [sys.executable, "-m", "prefork", "wsgi", "tests.wsgi.apps:echo", "--workers", str(workers)]
+    what = ["tests.wsgi.apps:echo", "--workers", str(workers), "--keepalive-requests=1000000"]  # no limit closes any
+    command = [sys.executable, "-m", "prefork", "wsgi", *what]
     with running([*command, "--bind=127.0.0.1:0", *flags], cwd=ROOT, within=WITHIN) as server:
         yield server
 
@@ -55,7 +56,7 @@ def assert_nobody_was_closed(crowd: Crowd, clients: int) -> None:
 @pytest.mark.long  # a reload takes a second, and so does each of the rest
 def test_nothing_is_lost_or_closed_while_workers_come_and_go(tmp_path: Path) -> None:
     control = tmp_path / "control"
-    with keeping("--control", str(control), "--keepalive-requests=1000000") as server:
+    with keeping("--control", str(control)) as server:
         crowd = Crowd(server.address, clients=16, think=0.02)
         for _ in range(count("kept-reloads", part=20)):
             renew(server, signal.SIGHUP)
