@@ -56,6 +56,20 @@ def test_the_errors_are_imported_without_the_house() -> None:
     assert len(of_prefork(modules_after("import prefork.errors"))) <= 5
 
 
+@pytest.mark.parametrize("command", ["serve", "wsgi"])
+def test_who_comes_from_nowhere_pays_nothing_for_those_who_do(command: str) -> None:
+    found = run(
+        f"import sys\nfrom prefork.cli.main import main\nmain([{command!r}, '--print-config'])\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    assert found.returncode == 0, found.stderr
+    modules = set(found.stderr.split())
+    assert "prefork.config.load" in modules
+    assert not [
+        name for name in modules if name.startswith(("prefork.migration", "prefork.embed", "prefork.cli.retold"))
+    ]
+
+
 def test_a_foreign_pytest_loads_little_of_the_package_for_its_plugin() -> None:
     modules = modules_after("import prefork.testing.plugin")
     assert len(of_prefork(modules)) <= 10, of_prefork(modules)

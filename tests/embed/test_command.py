@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from prefork.testing import Server
 from prefork.testing.plugin import ServerFactory
 
 APPS = Path(__file__).parent / "apps"
+CERTS = Path(__file__).parents[1] / "wsgi" / "certs"
 
 
 def ask(server: Server) -> str:
@@ -78,6 +80,24 @@ def test_asgi_through_a_reload_and_a_stop(asgi: Server, tmp_path: Path) -> None:
     assert asgi.wait() == 0
     assert f"lifespan ends in {after}" in asgi.log()
     assert "Uvicorn" not in asgi.log()
+
+
+def test_asgi_speaks_tls(prefork_server: ServerFactory) -> None:
+    server = prefork_server(
+        "commanded:asgi",
+        app_dir=APPS,
+        subcommand="asgi",
+        workers=1,
+        certfile=CERTS / "server.pem",
+        keyfile=CERTS / "server.key",
+    )
+    host, _, port = server.address.rpartition(":")
+    context = ssl.create_default_context(cafile=CERTS / "ca.pem")
+    context.check_hostname = False
+    with contextlib.closing(http.client.HTTPSConnection(host, int(port), timeout=30, context=context)) as connection:
+        connection.request("GET", "/")
+        assert connection.getresponse().read().startswith(b"127.0.0.1 ")
+    assert server.stop() == 0
 
 
 @pytest.mark.parametrize(
