@@ -59,7 +59,9 @@ def strange_hooks(namespace: object, ours: Iterable[str]) -> Iterator[str]:
     ours = list(ours)
     theirs = by_name(gunicorn.HOOKS)
     settings = {row.name for row in gunicorn.ROWS} - set(theirs)
-    found = {name: value for name, value in vars(namespace).items() if not name.startswith("_")}
+    # Without asking the object itself, whose attributes may be made by code.
+    named = {**vars(type(namespace)), **getattr(namespace, "__dict__", {})}
+    found = {name: value for name, value in named.items() if not name.startswith("_")}
     for name, value in found.items():
         if name in ours or not callable(value) or isinstance(value, type):
             continue

@@ -79,6 +79,22 @@ def test_hooks_that_nobody_calls_are_told() -> None:
     assert line.startswith("pre_request is a hook of gunicorn's and none here: a WSGI middleware is called before each")
 
 
+def test_hooks_of_an_object_are_looked_at_too() -> None:
+    class Mine:
+        __slots__ = ()
+
+        def when_ready(self, server: object) -> None: ...
+
+        def post_froke(self, server: object, worker: object) -> None: ...
+
+        @property
+        def on_reloads(self) -> None:
+            raise AssertionError
+
+    (line,) = answers.strange_hooks(Mine(), HOOKS)
+    assert line == "post_froke is no hook, and is never called; did you mean post_fork?"
+
+
 def test_settings_in_a_module_of_hooks_are_told() -> None:
     assert warnings(timeout=5, on_exit=print) == []
     (line,) = warnings(bind="0.0.0.0:80", workers=4, answer=42)
