@@ -171,7 +171,7 @@ def test_workers_come_and_go_and_connections_stay(echo: Server) -> None:
 
 
 def test_a_stop_answers_whoever_speaks_in_time_and_loses_nobody() -> None:
-    with keeping("tests.wsgi.apps:echo") as server:
+    with keeping("tests.wsgi.apps:echo", "--keepalive-min-timeout=3") as server:  # on a busy machine, too
         silent = Client(server.address)
         assert silent.ask(get()) == b""
         crowd = Crowd(server.address, clients=8, think=0.04, reconnects=False)
