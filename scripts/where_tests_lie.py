@@ -15,11 +15,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-OTHER = {"apps", "storm", "support"}
+OTHER = {"storm", "support"}
 """Folders that are of no room: a program of its own, and what tests share."""
-
-BESIDE = {"embed/servers.py", "wsgi/accept_loop.py", "wsgi/apps.py", "wsgi/harness.py"}
-"""What the tests of one room alone share, for which they are long enough."""
 
 _WORD = re.compile(r"^(\w+): \S", re.MULTILINE)
 
@@ -57,7 +54,7 @@ def problems(root: Path) -> Iterator[str]:
             yield f"tests/{place}/__init__.py: {name} is a module's in prefork/{place} and needs no word"
         for path in sorted(folder.glob("*.py")):
             shown = str(path.relative_to(tests))
-            if not path.name.startswith("test_") and path.stem not in {"__init__", "conftest"} and shown not in BESIDE:
+            if not path.name.startswith("test_") and path.stem not in {"__init__", "conftest"}:
                 yield f"tests/{shown}: what tests share lies in tests/support"
 
 

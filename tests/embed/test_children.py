@@ -11,7 +11,7 @@ from typing import Any
 from prefork.testing import Server, connect
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
-from tests.embed.servers import APPS, Subject, each
+from tests.support.embed.servers import APPS, Subject, each
 from tests.support.probing import get, told
 
 HELD = 5.0  # seconds that a child of /hold lives: see tests/support/apps/forking.py

@@ -15,9 +15,9 @@ import pytest
 
 from prefork.testing import Server
 from prefork.testing.plugin import ServerFactory
+from tests.support.embed.servers import APPS, ROOT
 
-APPS = Path(__file__).parent / "apps"
-CERTS = Path(__file__).parents[1] / "wsgi" / "certs"
+CERTS = ROOT / "tests" / "support" / "wsgi" / "certs"
 
 
 def ask(server: Server) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from prefork.testing import burst, connect, request
 from prefork.testing.plugin import ServerFactory
-from tests.embed.servers import QUICK, serve_app
+from tests.support.embed.servers import QUICK, serve_app
 
 TIMEOUT = 1.0
 

@@ -8,7 +8,7 @@ import time
 from prefork.testing import burst, measure
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import limited_descriptors
-from tests.embed.servers import SUBJECTS, Subject, each, serve
+from tests.support.embed.servers import SUBJECTS, Subject, each, serve
 
 SECONDS = 1.0  # at the limit
 LOOPS = {"waitress", "cheroot", "bjoern", "gevent", "uvicorn", "tornado"}

@@ -14,7 +14,7 @@ from prefork import Worker, embed
 from prefork.errors import TargetError
 from prefork.testing import NotServingError, Outcome, burst, request
 from prefork.testing.plugin import ServerFactory
-from tests.embed.servers import EXAMPLES, SUBJECTS, Subject, each, serve, serve_app
+from tests.support.embed.servers import EXAMPLES, SUBJECTS, Subject, each, serve, serve_app
 from tests.support.programs import facts
 
 MAKERS: list[Callable[..., type[Worker]]] = [getattr(embed, name) for name in embed.__all__ if name != "socketserver"]

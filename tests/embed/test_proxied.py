@@ -11,7 +11,7 @@ import pytest
 from prefork.testing import NotServingError, Server, connect
 from prefork.testing.exchange import parse_http
 from prefork.testing.plugin import ServerFactory
-from tests.embed.servers import APPS, EXAMPLES
+from tests.support.embed.servers import APPS, EXAMPLES
 from tests.support.proxy_headers import inet, unix, v1, v2
 
 ASK = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"

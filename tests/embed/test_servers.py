@@ -12,7 +12,7 @@ from prefork.testing import Load, Server, burst, connect
 from prefork.testing.exchange import parse_http
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
-from tests.embed.servers import Subject, each, serve
+from tests.support.embed.servers import Subject, each, serve
 from tests.support.figures import count
 
 KEEP_ALIVE = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"

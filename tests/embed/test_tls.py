@@ -10,9 +10,9 @@ import pytest
 
 from prefork.testing import NotServingError, Server, connect
 from prefork.testing.plugin import ServerFactory
-from tests.embed.servers import APPS, EXAMPLES, ROOT
+from tests.support.embed.servers import APPS, EXAMPLES, ROOT
 
-CERTS = ROOT / "tests" / "wsgi" / "certs"
+CERTS = ROOT / "tests" / "support" / "wsgi" / "certs"
 ASK = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 

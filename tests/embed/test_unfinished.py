@@ -10,8 +10,8 @@ import psutil
 
 from prefork.testing import Server, connect
 from prefork.testing.plugin import ServerFactory
-from tests.embed.servers import Subject, each, serve_app
 from tests.embed.test_servers import body
+from tests.support.embed.servers import Subject, each, serve_app
 
 HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 10\r\n"
 

@@ -14,7 +14,7 @@ from prefork.testing import Server, connect, running_target
 from prefork.testing.exchange import parse_http
 from prefork.wsgi.options import WSGIOptions
 from tests.support.kept import Client
-from tests.wsgi.harness import ROOT
+from tests.support.wsgi.harness import ROOT
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
 ASK = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -42,7 +42,7 @@ def places(server: Server) -> tuple[str, str]:
 
 def serving(**settings: object) -> Iterator[Server]:
     with running_target(
-        "tests.wsgi.apps:hello",
+        "tests.support.wsgi.apps:hello",
         app_dir=ROOT,
         subcommand="wsgi",
         health_bind="127.0.0.1:0",

@@ -23,7 +23,7 @@ from prefork.testing import running
 from prefork.testing.clock import FakeClock
 from prefork.testing.waiting import wait_for
 from tests.support.programs import run_program
-from tests.wsgi.harness import ROOT, WITHIN, ask, get
+from tests.support.wsgi.harness import ROOT, WITHIN, ask, get
 
 
 @pytest.mark.parametrize(

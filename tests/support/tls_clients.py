@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from prefork.testing import Server, connect
 
-CERTS: Final = Path(__file__).parents[1] / "wsgi" / "certs"
+CERTS: Final = Path(__file__).parent / "wsgi" / "certs"
 KEYS: Final[dict[str, Any]] = {"certfile": str(CERTS / "server.pem"), "keyfile": str(CERTS / "server.key")}
 
 

@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def fifo(tmp_path: Path) -> str:
-    """A FIFO by which a test tells an application when to go on, see `tests.wsgi.harness.release`."""
+    """A FIFO by which a test tells an application when to go on, see `tests.support.wsgi.harness.release`."""
     path = str(tmp_path / "fifo")
     os.mkfifo(path)
     return path

@@ -16,8 +16,8 @@ import pytest
 from prefork.testing.server import Server, running
 from prefork.testing.waiting import wait_for
 from prefork.wsgi.access import AccessLog
-from tests.wsgi.apps import CONTENT
-from tests.wsgi.harness import ROOT, WITHIN, ask, assert_clean, exchange, get, post, serving
+from tests.support.wsgi.apps import CONTENT
+from tests.support.wsgi.harness import ROOT, WITHIN, ask, assert_clean, exchange, get, post, serving
 from tests.wsgi.test_access_format import Answer
 
 COMBINED = re.compile(
@@ -121,7 +121,7 @@ ELSEWHERE = """\
 import os, time
 os.environ["TZ"] = "YYY3:30"
 time.tzset()
-from tests.wsgi.apps import hello
+from tests.support.wsgi.apps import hello
 """
 
 

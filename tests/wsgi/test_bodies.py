@@ -12,7 +12,7 @@ import pytest
 
 from prefork.testing.client import connect
 from prefork.testing.server import Server
-from tests.wsgi.harness import WITHIN, ask, assert_clean, exchange, get, parse, post, read_all, serving
+from tests.support.wsgi.harness import WITHIN, ask, assert_clean, exchange, get, parse, post, read_all, serving
 
 
 def chunked(*chunks: bytes, lines: tuple[str, ...] = (), trailer: bytes = b"") -> bytes:

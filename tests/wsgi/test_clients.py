@@ -16,7 +16,7 @@ import pytest
 from prefork.testing.client import connect
 from prefork.testing.server import Server
 from prefork.wsgi.channel import Channel, Pace
-from tests.wsgi.harness import WITHIN, ask, assert_clean, exchange, get, parse, post, read_all, release, serving
+from tests.support.wsgi.harness import WITHIN, ask, assert_clean, exchange, get, parse, post, read_all, release, serving
 
 CHUNKED = get("/", "Transfer-Encoding: chunked", method="POST") + b"5\r\nhello\r\n0\r\n\r\n"
 TOO_SLOW = "refused .*: 408, the client was too slow"

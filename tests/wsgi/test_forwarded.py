@@ -10,7 +10,7 @@ import pytest
 
 from prefork.config.networks import parse_networks, truster
 from prefork.wsgi.forwarded import BEGINNINGS, NAMES, apply, proxys_own
-from tests.wsgi.harness import ROOT, ask, get, serving
+from tests.support.wsgi.harness import ROOT, ask, get, serving
 
 
 def applied(peer: str, trusted: str, **fields: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from prefork.services.control.client import Client as ControlClient
 from prefork.testing.server import Server, running
 from tests.support.kept import Client, Crowd, readable
 from tests.support.tls_clients import KEYS, secured
-from tests.wsgi.harness import ROOT, WITHIN, get, post
+from tests.support.wsgi.harness import ROOT, WITHIN, get, post
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def keeping(target: str, *flags: str, workers: int = 2) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def echo() -> Iterator[Server]:
-    with keeping("tests.wsgi.apps:echo") as server:
+    with keeping("tests.support.wsgi.apps:echo") as server:
         yield server
 
 
@@ -77,7 +77,7 @@ def test_an_answer_of_the_servers_own_is_the_last(client: Client, defect: bytes)
 
 def test_what_is_counted(tmp_path: Path) -> None:
     path = tmp_path / "control"
-    with keeping("tests.wsgi.apps:echo", "--control", str(path), workers=1) as server:
+    with keeping("tests.support.wsgi.apps:echo", "--control", str(path), workers=1) as server:
         stays, goes = Client(server.address), Client(server.address)
         for client in (stays, stays, goes, goes, goes):
             assert client.ask(get()) == b""
@@ -111,7 +111,7 @@ def test_a_request_in_pieces_behind_another(client: Client) -> None:
 
 
 def test_a_body_that_the_application_leaves_unread() -> None:
-    with keeping("tests.wsgi.apps:ignore_body", "--spool", "none", workers=1) as server:
+    with keeping("tests.support.wsgi.apps:ignore_body", "--spool", "none", workers=1) as server:
         client = Client(server.address)
         client.send(post(b"x" * 60_000) + get())  # little: it is read, and the next request is found behind it
         assert (client.answer(), client.closes) == (b"ignored", False)
@@ -129,7 +129,7 @@ def test_a_body_that_the_application_leaves_unread() -> None:
 
 
 def test_a_connection_brings_so_many_requests() -> None:
-    with keeping("tests.wsgi.apps:echo", "--keepalive-requests", "3", workers=1) as server:
+    with keeping("tests.support.wsgi.apps:echo", "--keepalive-requests", "3", workers=1) as server:
         client = Client(server.address)
         assert [(client.ask(get()), client.closes) for _ in range(3)] == [(b"", False), (b"", False), (b"", True)]
         assert client.over()
@@ -137,7 +137,7 @@ def test_a_connection_brings_so_many_requests() -> None:
 
 
 def test_who_is_silent_for_too_long_is_closed_and_the_oldest_make_room() -> None:
-    with keeping("tests.wsgi.apps:echo", "--keepalive", "1.5", "--max-parked", "3", workers=1) as server:
+    with keeping("tests.support.wsgi.apps:echo", "--keepalive", "1.5", "--max-parked", "3", workers=1) as server:
         clients = [Client(server.address) for _ in range(5)]
         assert [client.ask(get()) for client in clients] == [b""] * 5
         assert clients[0].over()
@@ -171,7 +171,7 @@ def test_workers_come_and_go_and_connections_stay(echo: Server) -> None:
 
 
 def test_a_stop_answers_whoever_speaks_in_time_and_loses_nobody() -> None:
-    with keeping("tests.wsgi.apps:echo", "--keepalive-min-timeout=3") as server:  # on a busy machine, too
+    with keeping("tests.support.wsgi.apps:echo", "--keepalive-min-timeout=3") as server:  # on a busy machine, too
         silent = Client(server.address)
         assert silent.ask(get()) == b""
         crowd = Crowd(server.address, clients=8, think=0.04, reconnects=False)
@@ -187,12 +187,12 @@ def test_a_stop_answers_whoever_speaks_in_time_and_loses_nobody() -> None:
 @pytest.mark.long
 def test_a_successor_has_the_connections_of_its_predecessor(tmp_path: Path) -> None:
     pidfile = tmp_path / "pid"
-    with keeping("tests.wsgi.apps:echo", "--reuse-port", "--pidfile", str(pidfile)) as first:
+    with keeping("tests.support.wsgi.apps:echo", "--reuse-port", "--pidfile", str(pidfile)) as first:
         crowd = Crowd(first.address, clients=10, think=0.02)
         silent = Client(first.address)
         assert silent.ask(get()) == b""
         flags = ("--bind", first.address, "--reuse-port", "--takeover", str(pidfile))
-        with keeping("tests.wsgi.apps:echo", *flags) as second:
+        with keeping("tests.support.wsgi.apps:echo", *flags) as second:
             assert first.wait() == 0
             answered = crowd.counts["answered"]
             second.wait_for(lambda: crowd.counts["answered"] > answered + 100)
@@ -205,7 +205,7 @@ def test_a_successor_has_the_connections_of_its_predecessor(tmp_path: Path) -> N
 
 @pytest.mark.long
 def test_an_upgrade_keeps_the_connections() -> None:
-    with keeping("tests.wsgi.apps:echo", "--preload") as server:
+    with keeping("tests.support.wsgi.apps:echo", "--preload") as server:
         crowd = Crowd(server.address, clients=10, think=0.02)
         server.wait_for(lambda: crowd.counts["answered"] > 50)
         reload(server)
@@ -216,7 +216,7 @@ def test_an_upgrade_keeps_the_connections() -> None:
 
 
 def test_who_speaks_beside_a_slow_request_does_not_wait_for_it() -> None:
-    with keeping("tests.wsgi.apps:nap") as server:
+    with keeping("tests.support.wsgi.apps:nap") as server:
         quick = [Client(server.address) for _ in range(8)]
         assert [client.ask(get("/0")) for client in quick] == [b"awake"] * 8
         slow = Client(server.address)
@@ -231,7 +231,7 @@ def test_who_speaks_beside_a_slow_request_does_not_wait_for_it() -> None:
 
 def test_kept_under_tls_until_the_worker_goes() -> None:
     flags = [f"--{name}={value}" for name, value in KEYS.items()]
-    with keeping("tests.wsgi.apps:echo", *flags, workers=1) as server:
+    with keeping("tests.support.wsgi.apps:echo", *flags, workers=1) as server:
         client = Client(secured(server))
         for number in range(3):
             assert client.ask(post(b"%d" % number)) == b"%d" % number
@@ -243,7 +243,7 @@ def test_kept_under_tls_until_the_worker_goes() -> None:
 
 
 def test_a_process_that_the_application_forks_holds_no_connection() -> None:
-    with keeping("tests.wsgi.apps:forking", workers=1) as server:
+    with keeping("tests.support.wsgi.apps:forking", workers=1) as server:
         one, other = Client(server.address), Client(server.address)
         for _ in range(3):
             assert one.ask(get("/")) == b"forked"

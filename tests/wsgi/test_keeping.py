@@ -17,7 +17,7 @@ from prefork.services.control.client import Client as ControlClient
 from prefork.testing.server import Server, running
 from tests.support.figures import count, full
 from tests.support.kept import Client, Crowd
-from tests.wsgi.harness import ROOT, get
+from tests.support.wsgi.harness import ROOT, get
 
 WITHIN = 60.0  # seconds; for what takes less than one on an idle machine
 SMALLEST, LARGEST = 2, 8  # workers
@@ -26,7 +26,12 @@ EACH = 2048  # bytes
 
 @contextmanager
 def keeping(*flags: str, workers: int = 2) -> Iterator[Server]:
-    what = ["tests.wsgi.apps:echo", "--workers", str(workers), "--keepalive-requests=1000000"]  # no limit closes any
+    what = [
+        "tests.support.wsgi.apps:echo",
+        "--workers",
+        str(workers),
+        "--keepalive-requests=1000000",
+    ]  # no limit closes any
     command = [sys.executable, "-m", "prefork", "wsgi", *what]
     with running([*command, "--bind=127.0.0.1:0", *flags], cwd=ROOT, within=WITHIN) as server:
         yield server

@@ -19,7 +19,7 @@ from prefork.wsgi.options import WSGIOptions
 from prefork.wsgi.parser import check_host, parse_head, read_head, transfer_length
 from prefork.wsgi.refusal import ClientGoneError, RequestError
 from tests.support.figures import count
-from tests.wsgi.harness import assert_clean, exchange, get, parse, serving
+from tests.support.wsgi.harness import assert_clean, exchange, get, parse, serving
 
 BROWSER = get(
     "/path/to?a=1&b=%20",
@@ -150,7 +150,7 @@ def h11_takes(raw: bytes) -> bool:
 
 
 def by_us(shown: dict[str, Any]) -> Said:
-    """Our reading, as the application `tests.wsgi.apps.show` saw it."""
+    """Our reading, as the application `tests.support.wsgi.apps.show` saw it."""
     fields = {key: value for key, value in shown.items() if key.startswith("HTTP_") or key == "CONTENT_TYPE"}
     return Said(shown["REQUEST_METHOD"], shown["REQUEST_URI"], shown["SERVER_PROTOCOL"], fields, shown["body.sha256"])
 

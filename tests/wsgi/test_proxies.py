@@ -19,7 +19,7 @@ from prefork.testing.client import connect
 from prefork.testing.server import Server, running
 from tests.support.figures import count
 from tests.support.kept import Crowd
-from tests.wsgi.harness import ROOT
+from tests.support.wsgi.harness import ROOT
 
 WITHIN: Final = 60.0  # seconds; for what takes less than one on an idle machine
 CLIENTS: Final = 16
@@ -132,7 +132,7 @@ def test_a_proxy_that_keeps_its_connections_notices_nothing(proxy: Proxy, way: s
     folder = tmp_path / "p"
     folder.mkdir()
     bind = "127.0.0.1:0" if way == "tcp" else f"unix:{folder}/back"
-    command = [sys.executable, "-m", "prefork", "wsgi", "tests.wsgi.apps:echo", "--workers=2", "--bind", bind]
+    command = [sys.executable, "-m", "prefork", "wsgi", "tests.support.wsgi.apps:echo", "--workers=2", "--bind", bind]
     with running(command, cwd=ROOT, within=WITHIN) as server, in_front(proxy, folder, server.address) as front:
         crowd = Crowd(front, clients=CLIENTS, think=0.01)
         for _ in range(count("proxied-reloads", part=10)):

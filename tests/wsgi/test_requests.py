@@ -17,8 +17,8 @@ from prefork.wsgi.environ import base_environ, server_name
 from prefork.wsgi.gateway import Gateway
 from prefork.wsgi.parser import _key, transfer_length
 from prefork.wsgi.refusal import RequestError
-from tests.wsgi import apps
-from tests.wsgi.harness import ask, assert_clean, exchange, get, parse, post, read_all, serving
+from tests.support.wsgi import apps
+from tests.support.wsgi.harness import ask, assert_clean, exchange, get, parse, post, read_all, serving
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import pytest
 from prefork.testing.client import connect
 from prefork.testing.server import Server
 from prefork.wsgi.channel import Channel, Pace
-from tests.wsgi.apps import BAD_STARTS, CONTENT, NO_EXCEPTIONS
-from tests.wsgi.harness import WITHIN, ask, assert_clean, exchange, get, parse, read_all, serving
+from tests.support.wsgi.apps import BAD_STARTS, CONTENT, NO_EXCEPTIONS
+from tests.support.wsgi.harness import WITHIN, ask, assert_clean, exchange, get, parse, read_all, serving
 
 
 def _one_dot_zero(target: str = "/") -> bytes:

@@ -18,8 +18,8 @@ from prefork.wsgi.heads import Heads
 from prefork.wsgi.options import WSGIOptions
 from prefork.wsgi.refusal import RequestError
 from tests.support.figures import count, full
-from tests.wsgi.apps import show
-from tests.wsgi.harness import get, parse
+from tests.support.wsgi.apps import show
+from tests.support.wsgi.harness import get, parse
 from tests.wsgi.test_mutations import BROWSER, CHUNKED, EXPECTS, FORM, SEEDS, mutated
 from tests.wsgi.test_syntax import CASES
 

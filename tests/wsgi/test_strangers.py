@@ -15,7 +15,7 @@ from prefork.system.throttle import SharedThrottle
 from prefork.testing.clock import FakeClock
 from prefork.testing.server import Server
 from prefork.wsgi.forwarded import BELIEVED, KEPT, LEFT_OUT, standings
-from tests.wsgi.harness import WITHIN, ask, get, parse, read_all, serving
+from tests.support.wsgi.harness import WITHIN, ask, get, parse, read_all, serving
 from tests.wsgi.test_worker import serving as serving_workers
 
 UNNAMED = "127.0.0.2"
@@ -188,7 +188,7 @@ def test_django_behind_a_proxy_that_nobody_has_named() -> None:
 )
 def test_one_line_of_a_whole_server(options: list[str], fate: str) -> None:
     """Whichever workers the requests come to, and however many there are."""
-    with serving_workers("tests.wsgi.apps:show", *options) as server:
+    with serving_workers("tests.support.wsgi.apps:show", *options) as server:
         ask_from("127.0.0.1", server)
         pids = set()
         for number in range(200):

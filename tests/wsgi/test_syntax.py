@@ -14,8 +14,8 @@ import pytest
 
 from prefork.wsgi.gateway import Gateway
 from prefork.wsgi.options import WSGIOptions
-from tests.wsgi.apps import show
-from tests.wsgi.harness import parse
+from tests.support.wsgi.apps import show
+from tests.support.wsgi.harness import parse
 from tests.wsgi.test_mutations import Said, by_h11, by_us, h11_takes
 
 OK = 200

@@ -18,8 +18,8 @@ from prefork.testing.server import Server
 from prefork.wsgi.channel import Channel, Pace
 from prefork.wsgi.tls import TLSChannel, _distinguished_name
 from tests.support.tls_clients import CERTS, KEYS, client_context, secured
-from tests.wsgi.apps import CONTENT
-from tests.wsgi.harness import WITHIN, assert_clean, get, parse, post, read_all, release, serving
+from tests.support.wsgi.apps import CONTENT
+from tests.support.wsgi.harness import WITHIN, assert_clean, get, parse, post, read_all, release, serving
 
 
 def exchange(server: Server, request: bytes, context: ssl.SSLContext | None = None) -> bytes:

@@ -24,7 +24,7 @@ from prefork.testing.processes import limited_descriptors
 from prefork.testing.server import Server, running, running_script
 from prefork.wsgi.options import WSGIOptions
 from tests.support.tls_clients import KEYS, client_context
-from tests.wsgi.harness import ROOT, WITHIN, ask, assert_clean, get, parse, post, read_all
+from tests.support.wsgi.harness import ROOT, WITHIN, ask, assert_clean, get, parse, post, read_all
 
 # The same command with or without the row in `prefork.cli.main.COMMANDS`.
 COMMAND = """\
@@ -64,7 +64,7 @@ def failed(*arguments: str, cwd: Path = ROOT, before: str = "") -> tuple[int, st
 
 @pytest.mark.parametrize("preload", ["--preload", "--no-preload"])
 def test_requests_and_a_stop(preload: str) -> None:
-    with serving("tests.wsgi.apps:show", preload) as server:
+    with serving("tests.support.wsgi.apps:show", preload) as server:
         environ = ask(server, post(b"hello", target="/a?b")).json()
         assert (environ["PATH_INFO"], environ["body.length"]) == ("/a", 5)
         assert environ["SERVER_PORT"] == server.address.rpartition(":")[2]
@@ -80,7 +80,10 @@ def test_a_factory(tmp_path: Path) -> None:
 
 
 def test_a_stop_with_a_request_in_hand() -> None:
-    with serving("tests.wsgi.apps:slow", "--workers", "1") as server, connect(server.address, timeout=WITHIN) as client:
+    with (
+        serving("tests.support.wsgi.apps:slow", "--workers", "1") as server,
+        connect(server.address, timeout=WITHIN) as client,
+    ):
         client.sendall(get("/700"))
         with connect(server.address, timeout=WITHIN) as waiting:
             waiting.sendall(get("/1"))
@@ -91,7 +94,7 @@ def test_a_stop_with_a_request_in_hand() -> None:
 
 
 def test_reloads_under_load_lose_nothing() -> None:
-    with serving("tests.wsgi.apps:hello", "--no-preload") as server:
+    with serving("tests.support.wsgi.apps:hello", "--no-preload") as server:
         with Load(server.address, clients=8) as load:
             for generation in range(1, 3):
                 server.signal(signal.SIGHUP)
@@ -102,7 +105,7 @@ def test_reloads_under_load_lose_nothing() -> None:
 
 
 def test_a_hang_ends_with_a_traceback() -> None:
-    with serving("tests.wsgi.apps:slow", "--timeout", "1") as server:
+    with serving("tests.support.wsgi.apps:slow", "--timeout", "1") as server:
         with connect(server.address, timeout=WITHIN) as client:
             client.sendall(get("/600000"))
             server.wait_for_log(r"in slow\b")  # the application's frame
@@ -114,7 +117,7 @@ def test_a_hang_ends_with_a_traceback() -> None:
 
 def test_a_slow_client_is_no_hang() -> None:
     """It takes twice the worker's timeout, which is the application's alone."""
-    with serving("tests.wsgi.apps:echo", "--timeout", "1", "--min-rate", "5") as server:
+    with serving("tests.support.wsgi.apps:echo", "--timeout", "1", "--min-rate", "5") as server:
         workers = server.workers()
         with connect(server.address, timeout=WITHIN) as client:
             request = post(b"a" * 50)
@@ -130,7 +133,7 @@ def test_a_slow_client_is_no_hang() -> None:
 
 def test_a_client_without_limit_is_no_hang_and_the_application_is_still_one() -> None:
     flags = ["--timeout", "1", "--io-timeout", "0", "--header-timeout", "0"]
-    with serving("tests.wsgi.apps:slow", "--workers", "1", *flags) as server:
+    with serving("tests.support.wsgi.apps:slow", "--workers", "1", *flags) as server:
         workers = server.workers()
         with connect(server.address, timeout=WITHIN) as client:
             client.sendall(get("/1")[:-1])
@@ -147,7 +150,7 @@ def test_a_client_without_limit_is_no_hang_and_the_application_is_still_one() ->
 
 def test_who_can_not_be_served_is_told_when_to_come_again() -> None:
     flags = ["--exhausted", "shed", "--retry-after", "7", "--defer-accept", "0"]
-    with serving("tests.wsgi.apps:hello", *flags) as server, limited_descriptors(server.workers()):
+    with serving("tests.support.wsgi.apps:hello", *flags) as server, limited_descriptors(server.workers()):
         reply = ask(server, get())
         while reply.status == 200:  # each worker has its next descriptor already
             reply = ask(server, get())
@@ -156,7 +159,7 @@ def test_who_can_not_be_served_is_told_when_to_come_again() -> None:
 
 def test_tls() -> None:
     flags = [f"--{name}={value}" for name, value in KEYS.items()]
-    with serving("tests.wsgi.apps:show", *flags) as server:
+    with serving("tests.support.wsgi.apps:show", *flags) as server:
         with client_context().wrap_socket(
             connect(server.address, timeout=WITHIN), server_hostname="localhost"
         ) as client:
@@ -171,7 +174,7 @@ def test_tls() -> None:
 def test_a_first_request_needs_no_descriptor_beside_its_own() -> None:
     """Nothing of TLS is left to be imported, for which files would be opened."""
     flags = [f"--{name}={value}" for name, value in KEYS.items()]
-    with serving("tests.wsgi.apps:hello", "--workers=1", *flags) as server:
+    with serving("tests.support.wsgi.apps:hello", "--workers=1", *flags) as server:
         (worker,) = server.workers()
         own = min({*range(1000)} - {*map(int, os.listdir(f"/proc/{worker}/fd"))})
         with (
@@ -186,7 +189,7 @@ def test_a_session_is_resumed_by_the_other_worker() -> None:
     """The keys of the tickets are made before the fork."""
     flags = [f"--{name}={value}" for name, value in KEYS.items()]
     context = client_context()
-    with serving("tests.wsgi.apps:hello", *flags) as server:
+    with serving("tests.support.wsgi.apps:hello", *flags) as server:
         session, reused = None, 0
         for _ in range(10):
             with context.wrap_socket(
@@ -200,13 +203,13 @@ def test_a_session_is_resumed_by_the_other_worker() -> None:
 
 
 def test_a_certificate_that_is_not_there() -> None:
-    code, said = failed("tests.wsgi.apps:hello", "--certfile", "missing.pem")
+    code, said = failed("tests.support.wsgi.apps:hello", "--certfile", "missing.pem")
     remedy = "No such file or directory; give a PEM certificate and its key"
     assert (code, said) == (2, f"prefork: error: certfile: {ROOT}/missing.pem: {remedy}\n")
 
 
 def test_several_addresses(tmp_path: Path) -> None:
-    with serving("tests.wsgi.apps:show", "--bind", f"unix:{tmp_path}/socket") as server:
+    with serving("tests.support.wsgi.apps:show", "--bind", f"unix:{tmp_path}/socket") as server:
         names = set()
         for address in server.addresses:
             with connect(address, timeout=WITHIN) as client:
@@ -219,7 +222,7 @@ def test_several_addresses(tmp_path: Path) -> None:
 
 def test_without_httptools() -> None:
     missing = "import sys; sys.modules['httptools'] = None\n"
-    code, said = failed("tests.wsgi.apps:hello", before=missing)
+    code, said = failed("tests.support.wsgi.apps:hello", before=missing)
     assert code == 1
     assert said == ("prefork: error: the WSGI server needs httptools; install it with: pip install 'prefork[wsgi]'\n")
     shown = subprocess.run(
@@ -250,10 +253,10 @@ def test_the_configuration() -> None:
     assert "\nlimit_request_line = 100  # --limit-request-line\n" in done.stdout
     assert '\nlimit_request_body = "2M"  # PREFORK_LIMIT_REQUEST_BODY\n' in done.stdout
     assert "\ntimeout = 30.0  # default\n" in done.stdout
-    code, said = failed("tests.wsgi.apps:hello", "--keyfile", "x", "--min-rate", "-1", "--workers", "0")
+    code, said = failed("tests.support.wsgi.apps:hello", "--keyfile", "x", "--min-rate", "-1", "--workers", "0")
     assert code == 2
     assert said.count("prefork: error: ") == 3, said
-    code, said = failed("tests.wsgi.apps:hello", "--keyfile", "x")
+    code, said = failed("tests.support.wsgi.apps:hello", "--keyfile", "x")
     assert (code, said.count("keyfile: 'x' has no use without certfile")) == (2, 1)
 
 
@@ -335,7 +338,7 @@ def test_no_answer_is_reset_with_a_body_unread(tmp_path: Path) -> None:
 def test_who_lingers_holds_nobody() -> None:
     """Each of these had a worker for itself for 2 seconds: the last but one waited for 20."""
     ways = (b"x y\r\n\r\n", get() + get("/second"), post(b"a" * 100_000)[:-50_000])
-    with serving("tests.wsgi.apps:ignore_body") as server, contextlib.ExitStack() as stack:
+    with serving("tests.support.wsgi.apps:ignore_body") as server, contextlib.ExitStack() as stack:
         late = 0
         for number in range(60):
             client = stack.enter_context(connect(server.address, timeout=WITHIN))
@@ -351,7 +354,7 @@ def test_who_lingers_holds_nobody() -> None:
 def test_who_lingers_under_tls_holds_nobody() -> None:
     flags = [f"--{name}={value}" for name, value in KEYS.items()]
     context = client_context()
-    with serving("tests.wsgi.apps:ignore_body", *flags) as server, contextlib.ExitStack() as stack:
+    with serving("tests.support.wsgi.apps:ignore_body", *flags) as server, contextlib.ExitStack() as stack:
         crowd = []
         for number in range(12):
             client = connect(server.address, timeout=WITHIN)
@@ -371,7 +374,7 @@ def test_who_lingers_under_tls_holds_nobody() -> None:
 
 def test_who_is_silent_beyond_defer_accept_holds_nobody() -> None:
     """The kernel keeps such a connection for some seconds and hands it over all the same."""
-    with serving("tests.wsgi.apps:hello", "--defer-accept=1", "--header-timeout=60") as server:
+    with serving("tests.support.wsgi.apps:hello", "--defer-accept=1", "--header-timeout=60") as server:
         with contextlib.ExitStack() as stack:
             crowd = [stack.enter_context(connect(server.address, timeout=WITHIN)) for _ in range(6)]
             for client in crowd:
@@ -387,7 +390,7 @@ def test_who_is_silent_beyond_defer_accept_holds_nobody() -> None:
 @pytest.mark.parametrize("way", ["chunked", "read"])
 def test_a_fast_upload_is_no_hang(way: str) -> None:
     """Its client is never slower than the worker, which so never waits, and takes longer than the timeout."""
-    with serving("tests.wsgi.apps:count_body", "--timeout=1", "--workers=1", "--spool-limit=0") as server:
+    with serving("tests.support.wsgi.apps:count_body", "--timeout=1", "--workers=1", "--spool-limit=0") as server:
         workers = server.workers()
         with connect(server.address, timeout=WITHIN) as client:
             if way == "chunked":
@@ -410,7 +413,7 @@ def test_what_a_request_makes_the_server_store_is_limited() -> None:
     chunk = b"10000\r\n" + b"z" * 0x10000 + b"\r\n"
     head = get("/", "Transfer-Encoding: chunked", method="POST")
     for flags, status in ((["--spool-limit=1M"], 413), (["--spool-limit=4M"], 200), (["--spool=none"], 200)):
-        with serving("tests.wsgi.apps:count_body", *flags) as server:
+        with serving("tests.support.wsgi.apps:count_body", *flags) as server:
             reply = ask(server, head + chunk * 20 + b"0\r\n\r\n")
             assert reply.status == status
             if status == 413:

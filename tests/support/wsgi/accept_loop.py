@@ -1,4 +1,4 @@
-"""A server of one process around `prefork.wsgi.Gateway`: ``python -m tests.wsgi.accept_loop APP JSON``.
+"""A server of one process around `prefork.wsgi.Gateway`: ``python -m tests.support.wsgi.accept_loop APP JSON``.
 
 The JSON object: ``bind`` (an address), ``validate`` (false runs the application bare), ``io_timeout``, ``timeout`` (of
 the accepted socket, as a worker may set one), ``waits`` (true logs what the gateway says before each wait), ``shed``
@@ -24,7 +24,7 @@ from prefork.net.tls import context_of
 from prefork.system.peer import format_peer
 from prefork.wsgi.gateway import Gateway
 from prefork.wsgi.options import WSGIOptions
-from tests.wsgi import apps
+from tests.support.wsgi import apps
 
 
 def listen(text: str) -> socket.socket:

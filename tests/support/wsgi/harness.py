@@ -1,4 +1,4 @@
-"""What the tests of the WSGI server share: a server around one of `tests.wsgi.apps`, and a client that counts bytes.
+"""What the tests of the WSGI server share: a server around one of the applications, a client that counts bytes.
 
 Answers are read by h11, which refuses what is not HTTP/1.1 to the letter.
 """
@@ -21,7 +21,7 @@ from prefork.testing.client import connect
 from prefork.testing.exchange import http
 from prefork.testing.server import Server, running
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 _KEPT = re.compile(rb"\A(?:HTTP/1\.1 1[^\n]*\n\r\n)*[^\n]*\n(?:[^\r\n]+\r\n)*Connection: keep-alive\r\n")
 WITHIN = 30.0  # seconds; for what takes milliseconds on an idle machine
 
@@ -52,9 +52,9 @@ class Reply(NamedTuple):
 def serving(
     app: str, *, options: dict[str, Any] | None = None, warnings: str = "error", **given: Any
 ) -> Iterator[Server]:
-    """A server of one process around ``app``; see `tests.wsgi.accept_loop`. Any warning there is an error."""
+    """A server of one process around ``app``; see `tests.support.wsgi.accept_loop`. Any warning there is an error."""
     text = json.dumps({"options": options or {}, **given})
-    command = [sys.executable, "-W", warnings, "-m", "tests.wsgi.accept_loop", app, text]
+    command = [sys.executable, "-W", warnings, "-m", "tests.support.wsgi.accept_loop", app, text]
     with running(command, cwd=ROOT, within=WITHIN) as server:
         yield server
 

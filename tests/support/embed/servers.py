@@ -12,7 +12,7 @@ import pytest
 from prefork.testing import Server
 from prefork.testing.plugin import ServerFactory
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = ROOT / "examples" / "embed"
 APPS = Path(__file__).parent / "apps"
 
@@ -81,7 +81,7 @@ def serve(server: ServerFactory, subject: Subject, **settings: object) -> Server
 
 
 def serve_app(server: ServerFactory, target: str, **settings: object) -> Server:
-    """Serve a target in ``tests/embed/apps``, where the example's application can be imported too."""
+    """Serve a target in ``tests/support/embed/apps``, where the example's application can be imported too."""
     environment = {"PYTHONPATH": str(EXAMPLES)}
     return server(target, app_dir=APPS, subcommand="serve", options={"env": environment}, **WORKERS | settings)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from prefork import embed
 
-sys.path.append(str(Path(__file__).parents[2] / "support" / "apps"))
+sys.path.append(str(Path(__file__).parents[2] / "apps"))
 
 ANSWERS = importlib.import_module("forking").ANSWERS
 

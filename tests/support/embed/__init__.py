@@ -1,0 +1,1 @@
+"""What the tests of embed share: the servers under test, and applications for them."""

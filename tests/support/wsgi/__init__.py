@@ -1,0 +1,1 @@
+"""What the tests of wsgi share: applications, a server that has them, requests, certificates."""
