@@ -75,6 +75,7 @@ def test_signals_that_the_parent_blocks_or_ignores_are_heard_all_the_same(
     assert seen == [[0, PYTHONS], [0, 0]]  # of the worker, and of what it executes
     server.signal(signal.SIGHUP)
     server.wait_for_log("reload: generation 1 serves")
+    server.wait_for(lambda: len(server.workers()) == 1, message="the older worker is gone")
     os.kill(server.workers()[0], signal.SIGKILL)
     server.wait_for_log("killed by SIGKILL")  # how it ended is known
     server.signal(signal.SIGUSR2)
