@@ -13,6 +13,7 @@ import pytest
 
 import prefork
 import prefork.testing
+from prefork.cli import main as cli
 
 START = """
 import os, signal, sys
@@ -153,3 +154,9 @@ def test_an_order_that_comes_before_the_handlers_stand_is_obeyed(tmp_path: Path,
         assert started.returncode == 0, said
         assert "Traceback" not in said
         assert client.recv(16) == b"hi"
+
+
+def test_the_command_called_as_a_function_leaves_no_signal_blocked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["serve", "--print-config"]) == 0
+    assert "workers" in capsys.readouterr().out
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -63,7 +63,8 @@ def begin(*, masked: bool) -> None:
     executes would have them so as well. So the mask is emptied and what is ignored is given its default action, as if
     a login had started us. nohup's SIGHUP too: to a master that is a reload, which it survives in any case.
 
-    What is blocked instead: :data:`EARLY`, and at a terminal :data:`terminal.SIGNALS`.
+    What stays blocked: of :data:`EARLY` what is so already, by the command's first line; in a program that calls the
+    command as a function nothing is. At a terminal :data:`terminal.SIGNALS` besides.
 
     Args:
         masked: leave the mask: it is that of an image before this one, which has blocked it for us.
@@ -72,7 +73,8 @@ def begin(*, masked: bool) -> None:
         if signum not in _PYTHONS_OWN and signal.getsignal(signum) == signal.SIG_IGN:
             signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
     if not masked:
-        signal.pthread_sigmask(signal.SIG_SETMASK, (*stops(), *EARLY))
+        early = signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(EARLY)
+        signal.pthread_sigmask(signal.SIG_SETMASK, (*stops(), *early))
 
 
 def let_in() -> None:
