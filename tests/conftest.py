@@ -41,12 +41,6 @@ settings.register_profile("others", deadline=None, print_blob=True, suppress_hea
 settings.load_profile("others" if full() else "same")
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """Two for each core (count): more than half of a test's time is a wait for what other processes do."""
-    return 2 * len(os.sched_getaffinity(0))
-
-
 @pytest.fixture(autouse=True)
 def _no_process_is_left() -> Iterator[None]:
     """Every test ends what it started: a server that survives its test would disturb all that follow."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,13 +24,42 @@ CHILDREN = 8
 """That live at one moment: the machine is others' as well."""
 
 
+class Chance:
+    """As random.Random, which a worker of another user can't import where the interpreter lies in root's own folder."""
+
+    def __init__(self, seed: str) -> None:
+        self._state = int.from_bytes(seed.encode(), "big")
+
+    def _next(self, below: int) -> int:
+        self._state = (self._state * 6364136223846793005 + 1442695040888963407) % (1 << 64)
+        return (self._state >> 33) % below
+
+    def random(self) -> float:
+        return self._next(1 << 30) / (1 << 30)
+
+    def randint(self, least: int, most: int) -> int:
+        return least + self._next(most - least + 1)
+
+    def randrange(self, least: int, below: int = 0) -> int:
+        return self.randint(least, below - 1) if below else self._next(least)
+
+    def getrandbits(self, bits: int) -> int:
+        return int.from_bytes(self.randbytes(8), "big") >> (64 - bits)
+
+    def choice(self, of: Sequence[int]) -> int:
+        return of[self._next(len(of))]
+
+    def randbytes(self, count: int) -> bytes:
+        return bytes(self._next(256) for _ in range(count))
+
+
 class Hostile(prefork.Worker):
     """``/``: its pid. ``/MODE/SECONDS``: hostile in that way for so long, then an answer."""
 
     def handle(self, connection: socket.socket, address: object) -> None:  # noqa: ARG002  # the base class's signature
         mode, _, seconds = connection.recv(65536).split()[1].decode().lstrip("/").partition("/")
         if mode:
-            self.chance = random.Random(mode)
+            self.chance = Chance(mode)
             step, until = getattr(self, f"by_{mode}"), time.monotonic() + float(seconds)
             while time.monotonic() < until:
                 step()

@@ -92,6 +92,6 @@ bjoern = embed.bjoern(wsgi)
 gevent = embed.gevent(wsgi, log=None)
 asyncio = embed.asyncio(streams)
 uvicorn = embed.uvicorn(asgi, access_log=False)
-hypercorn = embed.hypercorn(asgi)
+hypercorn = embed.hypercorn(asgi, keep_alive_timeout=60)  # a busy machine's tests take longer than its 5 seconds
 aiohttp = embed.aiohttp(aiohttp_application, access_log=None)
 tornado = embed.tornado("uploads:tornado_application()")
