@@ -174,23 +174,34 @@ def test_a_host_gets_its_imports_back_as_they_were(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, timeout=60, check=True)
 
 
-def test_an_image_that_may_trust_what_is_compiled_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+TRUSTED = """
+import importlib.util, os, sys
+
+from prefork.config import sources
+
+sys.path.insert(0, os.getcwd())
+sys.dont_write_bytecode = False
+import trusted_words
+
+SECOND = int(sys.argv[1])
+cached = importlib.util.cache_from_source(trusted_words.__file__)
+later = os.stat(trusted_words.__file__).st_ctime_ns + 10**9
+os.utime(cached, ns=(later, later))
+environ = {"A": "b", "PYTHONPYCACHEPREFIX": "/mine"}
+assert sources.distrusting(environ) == environ
+os.utime(cached, (SECOND, SECOND))
+assert sources.distrusting(environ) == {"A": "b", "PYTHONPYCACHEPREFIX": "/dev/null/prefork/mine"}
+with open(trusted_words.__file__, "w") as file:
+    file.write("word = 22\\n")
+assert sources.distrusting(environ) == environ
+"""
+
+
+def test_an_image_that_may_trust_what_is_compiled_does(tmp_path: Path) -> None:
     """Only a source of the same size and second that has changed since costs a start without any compiled file."""
-    file = tmp_path / "trusted_words.py"
-    file.write_text("word = 1\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "dont_write_bytecode", False)
-    importlib.import_module("trusted_words")
-    cached = importlib.util.cache_from_source(str(file))
-    later = os.stat(file).st_ctime_ns + 10**9
-    os.utime(cached, ns=(later, later))
-    environ = {"A": "b", "PYTHONPYCACHEPREFIX": "/mine"}
-    assert sources.distrusting(environ) == environ
-    os.utime(cached, (SECOND, SECOND))
-    assert sources.distrusting(environ) == {"A": "b", "PYTHONPYCACHEPREFIX": "/dev/null/prefork/mine"}
-    file.write_text("word = 22\n")
-    assert sources.distrusting(environ) == environ
-    monkeypatch.delitem(sys.modules, "trusted_words")
+    (tmp_path / "trusted_words.py").write_text("word = 1\n")
+    # In a process of its own: this one has imported what other tests have written, and changed since.
+    subprocess.run([sys.executable, "-c", TRUSTED, str(SECOND)], cwd=tmp_path, timeout=60, check=True)
 
 
 @pytest.mark.parametrize("before", ["", "/mine"])
