@@ -208,6 +208,24 @@ class ServingCommand:
         return {"control": "auto", **self.defaults}
 
 
+def begin_to_serve() -> bool:
+    """What a command that serves begins with, before any configuration is read or executed.
+
+    Returns:
+        Whether the image before this one has blocked our signals for us, so that they stay so until they are handled.
+
+    Raises:
+        SettingsError: There is no current folder any more.
+    """
+    masked = launch.HANDOVER in os.environ
+    signals.begin(masked=masked)
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise SettingsError(f"the current folder can't be used: {error.strerror}; start in another") from None
+    return masked
+
+
 def serving(command: ServingCommand, argv: Sequence[str], retelling: Retelling | None = None) -> int:
     """Run a subcommand that serves: read its arguments, settle the configuration, set up the log, serve.
 
@@ -223,12 +241,7 @@ def serving(command: ServingCommand, argv: Sequence[str], retelling: Retelling |
         SettingsError: With all problems of arguments and configuration at once.
         PreforkError: As the command's ``run`` raises it.
     """
-    masked = launch.HANDOVER in os.environ
-    signals.begin(masked=masked)
-    try:
-        os.getcwd()
-    except OSError as error:
-        raise SettingsError(f"the current folder can't be used: {error.strerror}; start in another") from None
+    masked = begin_to_serve()
     fields = settings.fields() + (command.table.fields if command.table else ())
     line = flags.read(argv, fields)
     if line.help:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from prefork.cli.main import COMMANDS, write
+from prefork.cli.main import COMMANDS, begin_to_serve, write
 from prefork.config import launch
 from prefork.config.load import Configuration
 from prefork.errors import SettingsError, printable
@@ -56,11 +56,7 @@ def gunicorn(argv: Sequence[str]) -> int:
     """
     from prefork.migration.gunicorn import retell
 
-    if "-h" in argv or "--help" in argv:
-        write(_GUNICORN_HELP)
-        return 0
-    _begin()
-    return _served(retell(argv, os.environ))
+    return _run(argv, _GUNICORN_HELP, retell)
 
 
 _UWSGI_HELP: Final = """\
@@ -96,8 +92,12 @@ def uwsgi(argv: Sequence[str]) -> int:
     """
     from prefork.migration.uwsgi import retell
 
+    return _run(argv, _UWSGI_HELP, retell)
+
+
+def _run(argv: Sequence[str], help_text: str, retell: Callable[[Sequence[str], Mapping[str, str]], Retelling]) -> int:
     if "-h" in argv or "--help" in argv:
-        write(_UWSGI_HELP)
+        write(help_text)
         return 0
     _begin()
     return _served(retell(argv, os.environ))
@@ -105,14 +105,8 @@ def uwsgi(argv: Sequence[str]) -> int:
 
 def _begin() -> None:
     """What has to be done before a configuration is executed, whose code may change this process."""
-    masked = launch.HANDOVER in os.environ
-    signals.begin(masked=masked)
-    if not masked:
+    if not begin_to_serve():
         signals.let_in()
-    try:
-        os.getcwd()
-    except OSError as error:
-        raise SettingsError(f"the current folder can't be used: {error.strerror}; start in another") from None
     launch.Launch.keep()
     launch.name_the_path()
 
