@@ -16,11 +16,11 @@ from prefork.net import binding
 from prefork.net.options import SocketOptions
 from prefork.net.unixpath import Claim
 from prefork.scoreboard.layout import Order, Readiness
+from prefork.services.peer_listener import PAUSE, PeerListener
 from prefork.status.agent import WARM_AFTER, WARM_AGE, Agent, Workload, reason_of
 from prefork.status.collector import doing
 from prefork.supervisor.event_loop import Loop, Timer
 from prefork.supervisor.service import ServerView, Service
-from prefork.system import process
 from prefork.system.natives import os, socket
 from prefork.system.peer import format_peer
 
@@ -34,7 +34,6 @@ PATIENCE: Final = 5.0
 
 _LONGEST: Final = 8192  # bytes of a request's head
 _BACKLOG: Final = 128
-_PAUSE: Final = 1.0  # seconds until the next try after something was not to be had
 _SEND: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
@@ -51,10 +50,7 @@ class ProbeService(Service):
     def __init__(self, setting: str, where: str) -> None:
         self._setting = setting
         self._where = where
-        self._claim: Claim | None = None
-        self._sock: socket.socket | None = None
         self._kept: socket.socket | None = None
-        self._peers: list[ProbePeer] = []
 
     def answer(self, request: bytes) -> bytes:
         """What is said to a peer that has asked so; b"" where none asks."""
@@ -68,6 +64,7 @@ class ProbeService(Service):
         """
         self._server = server
         self._loop: Loop = server.loop
+        self._listener = PeerListener[ProbePeer](self._loop, f"{self._setting}:", logging.DEBUG, self._arrived)
         try:
             self._listen()
         except ListenError as error:
@@ -75,35 +72,34 @@ class ProbeService(Service):
             if not server.settings.takeover:
                 raise ListenError(f"{self._setting}: {said}") from None
             log.info("%s is the predecessor's until that has ended", self._setting)
-            self._loop.call_later(_PAUSE, self._listen_later)
+            self._loop.call_later(PAUSE, self._listen_later)
 
     def _listen_later(self) -> None:
         """Take the predecessor's place as soon as it is free."""
         try:
             self._listen()
         except ListenError:
-            self._loop.call_later(_PAUSE, self._listen_later)
+            self._loop.call_later(PAUSE, self._listen_later)
 
     def _listen(self) -> None:
         address = parse(self._where)
         kept, self._kept = self._kept, None
         if kept is not None and _is_at(kept, address):
-            self._sock = kept
+            sock, claim = kept, None
         else:
             if kept is not None:
                 kept.close()
             bound, file_id = binding.bind(address, count=1, backlog=_BACKLOG, options=SocketOptions(), reuse_port=False)
-            self._sock = bound[0].to_socket()
-            self._claim = None if file_id is None else Claim(address.path, file_id)
-        self._sock.setblocking(False)
-        self._accept_again()
-        log.info("%s: %s", self._setting, format_peer(self._sock.getsockname()))
+            sock = bound[0].to_socket()
+            claim = None if file_id is None else Claim(address.path, file_id)
+        self._listener.listen(sock, claim)
+        log.info("%s: %s", self._setting, format_peer(sock.getsockname()))
 
     def keep(self) -> Sequence[int]:
         """The listening socket: nobody is refused because the code is new."""
-        if self._sock is None or self._claim is not None:
+        if self._listener.sock is None or self._listener.has_path:
             return ()  # a path is taken anew by its next owner
-        return (self._sock.fileno(),)
+        return (self._listener.sock.fileno(),)
 
     def receive(self, kept: Sequence[int]) -> None:
         """What `keep` gave in the image before."""
@@ -112,47 +108,19 @@ class ProbeService(Service):
         super().receive(others)
 
     def after_fork(self, slot: int, generation: int) -> None:  # noqa: ARG002  # others need them
-        """WORKER. Close the sockets. Those that the loop watches have been closed with all that is the loop's."""
-        sockets = [peer.sock for peer in self._peers]
-        if self._sock is not None:
-            sockets.append(self._sock)
-        process.close(process.runs(sock.detach() for sock in sockets))
+        """WORKER. Close the sockets."""
+        self._listener.after_fork()
 
     def detach(self) -> None:
         """Close all of it, and remove the path."""
-        for peer in list(self._peers):
-            peer.close()
-        if self._sock is not None:
-            self._loop.unregister(self._sock.fileno())
-            self._sock.close()
-            self._sock = None
-        if self._claim is not None:
-            self._claim.release()
-            self._claim = None
+        self._listener.close()
 
-    def _accept_again(self) -> None:
-        if self._sock is not None:
-            try:
-                self._loop.register(self._sock.fileno(), self._accept)
-            except OSError:
-                self._loop.call_later(_PAUSE, self._accept_again)
-
-    def _accept(self) -> None:
-        assert self._sock is not None
-        try:
-            connection, _ = self._sock.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        except OSError as error:
-            # Without a pause the loop would spin: the connection goes on waiting.
-            log.debug("%s: can't accept: %s", self._setting, error)
-            self._loop.unregister(self._sock.fileno())
-            self._loop.call_later(_PAUSE, self._accept_again)
-            return
-        while len(self._peers) >= MOST:
-            self._peers[0].close()
-        peer = ProbePeer(connection, self._loop, self.answer, self._peers.remove)
-        self._peers.append(peer)
+    def _arrived(self, connection: socket.socket) -> None:
+        peers = self._listener.peers
+        while len(peers) >= MOST:
+            peers[0].close()
+        peer = ProbePeer(connection, self._loop, self.answer, peers.remove)
+        peers.append(peer)
         peer.start(asks=self.asks)
 
 
@@ -202,7 +170,7 @@ class ProbePeer:
     """One connection. What it is told fits into its socket's buffer.
 
     Args:
-        sock: the connection.
+        sock: the connection, non-blocking.
         loop: the master's.
         answer: gives what it is told, by what it has asked.
         on_close: called with the peer when the connection has been closed.
@@ -222,7 +190,6 @@ class ProbePeer:
         self._asked = bytearray()
         self._told = False
         self._deadline: Timer | None = None
-        sock.setblocking(False)
 
     def start(self, *, asks: bool) -> None:
         """Wait for what it asks, or tell it at once."""

@@ -22,12 +22,12 @@ from prefork.net.unixpath import Claim
 from prefork.services.control import paths, protocol
 from prefork.services.control.operations import Operations
 from prefork.services.control.protocol import ControlRequestError
+from prefork.services.peer_listener import PAUSE, PeerListener
 from prefork.status.collector import StatusCollector
 from prefork.status.totals import Counters
 from prefork.supervisor.event_loop import Loop, Timer
 from prefork.supervisor.notifications import Notification
 from prefork.supervisor.service import ServerView, Service
-from prefork.system import process
 from prefork.system.natives import os, select, socket
 
 log = logging.getLogger("prefork")
@@ -39,7 +39,6 @@ PATIENCE: Final = 10.0
 """Seconds that a peer has for the rest of a request, or for taking its answer."""
 
 _BACKLOG: Final = 64
-_PAUSE: Final = 1.0  # seconds until the next try after the system had no descriptor or no memory for us
 _CREDENTIALS: Final = struct.Struct("=iII")
 
 
@@ -52,12 +51,7 @@ class Control(Service):
 
     def __init__(self, path: str) -> None:
         self._wanted = path
-        self._claim: Claim | None = None
-        self._sock: socket.socket | None = None
-        self._peers: list[Peer] = []
         self._counters = Counters()
-        self._accepting = False
-        self._failing = False
 
     def attach(self, server: ServerView) -> None:
         """Listen.
@@ -69,12 +63,13 @@ class Control(Service):
         self._pidfile = server.settings.pidfile
         self._collector = StatusCollector(server, self._counters, __version__)
         self._operations = Operations(server, self._collector)
+        self._listener = PeerListener[Peer](self._loop, "the control socket", logging.WARNING, self._arrived)
         try:
             self._listen()
         except (ListenError, OSError, ValueError) as error:
             if server.settings.takeover and not isinstance(error, ValueError):  # such a path never becomes one
                 log.info("the control socket is the predecessor's until that has ended")
-                self._loop.call_later(_PAUSE, self._listen_later)
+                self._loop.call_later(PAUSE, self._listen_later)
                 return
             said = str(error).removeprefix("bind: ")
             if self._wanted != "auto":
@@ -86,17 +81,14 @@ class Control(Service):
         try:
             self._listen()
         except (ListenError, OSError):
-            self._loop.call_later(_PAUSE, self._listen_later)
+            self._loop.call_later(PAUSE, self._listen_later)
 
     def _listen(self) -> None:
         path = os.fspath(paths.default(self._pidfile)) if self._wanted == "auto" else os.path.abspath(self._wanted)
         bound, file_id = binding.bind_unix(
             address.parse(f"unix:{path}"), backlog=_BACKLOG, options=SocketOptions(mode=0o600)
         )
-        self._sock = bound.to_socket()
-        self._claim = None if file_id is None else Claim(path, file_id)
-        self._sock.setblocking(False)
-        self._accept_again()
+        self._listener.listen(bound.to_socket(), None if file_id is None else Claim(path, file_id))
         log.debug("control socket at %s", path)
 
     def notify(self, notification: Notification) -> None:
@@ -120,61 +112,26 @@ class Control(Service):
         self._collector.began_at(saved["started"])
 
     def after_fork(self, slot: int, generation: int) -> None:  # noqa: ARG002  # others need them
-        """WORKER. Close the sockets. Those that the loop watches have been closed with all that is the loop's."""
-        sockets = [peer.sock for peer in self._peers]
-        if self._sock is not None:
-            sockets.append(self._sock)
-        process.close(process.runs(sock.detach() for sock in sockets))
+        """WORKER. Close the sockets."""
+        self._listener.after_fork()
 
     def detach(self) -> None:
         """Take leave of the peers, who see the end of the server by it, and remove the path."""
-        for peer in list(self._peers):
-            peer.close()
-        if self._sock is not None:
-            self._loop.unregister(self._sock.fileno())
-            self._sock.close()
-            self._sock = None
-        if self._claim is not None:
-            self._claim.release()
-            self._claim = None
+        self._listener.close()
 
-    def _accept_again(self) -> None:
-        if self._sock is not None and not self._accepting:
-            try:
-                self._loop.register(self._sock.fileno(), self._accept)
-            except OSError:
-                self._loop.call_later(_PAUSE, self._accept_again)
-            else:
-                self._accepting = True
-
-    def _accept(self) -> None:
-        assert self._sock is not None
-        try:
-            connection, _ = self._sock.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        except OSError as error:
-            # Without a pause the loop would spin: the connection goes on waiting.
-            if not self._failing:
-                log.warning("the control socket can't accept: %s; trying again every %g s", error, _PAUSE)
-            self._failing = True
-            self._loop.unregister(self._sock.fileno())
-            self._accepting = False
-            self._loop.call_later(_PAUSE, self._accept_again)
-            return
-        self._failing = False
-        connection.setblocking(False)
+    def _arrived(self, connection: socket.socket) -> None:
         self._make_room()
-        peer = Peer(connection, self._loop, self._operations, self._peers.remove)
-        self._peers.append(peer)
+        peer = Peer(connection, self._loop, self._operations, self._listener.peers.remove)
+        self._listener.peers.append(peer)
         uid = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1]
         if uid not in {0, os.geteuid()}:
             peer.turn_away(ControlRequestError("denied", f"uid {uid} may not; be root or uid {os.geteuid()}"))
 
     def _make_room(self) -> None:
-        while len(self._peers) >= MOST:
-            idle = [peer for peer in self._peers if not peer.waits]
-            min(idle or self._peers, key=lambda peer: peer.heard_at).close()
+        peers = self._listener.peers
+        while len(peers) >= MOST:
+            idle = [peer for peer in peers if not peer.waits]
+            min(idle or peers, key=lambda peer: peer.heard_at).close()
 
 
 class Peer:
@@ -236,7 +193,7 @@ class Peer:
                     self._loop.register(self.sock.fileno(), self._write if self._output else self._read, events)
                 except OSError:
                     events = 0  # no memory for it: the peer waits as well as we do
-                    self._loop.call_later(_PAUSE, self._watch)
+                    self._loop.call_later(PAUSE, self._watch)
             self._watched = events
         pressing = not self._closed and bool(self._output or (self._input and not self.waits))
         if not pressing:
