@@ -16,6 +16,7 @@ import sys
 import traceback
 from atexit import _clear, _run_exitfuncs
 from sys import modules
+from types import ModuleType
 from weakref import finalize
 
 from prefork.system.natives import threading
@@ -42,9 +43,15 @@ def end() -> None:
         if info.index < _of_the_parent:
             info.atexit = False
     _attempt(_run_exitfuncs)
-    for module, name in (("multiprocessing.util", "_exit_function"), ("logging", "shutdown")):
-        if module in modules:
-            _attempt(getattr(modules[module], name))
+    if "multiprocessing.util" in modules:
+        _attempt(modules["multiprocessing.util"]._exit_function)  # noqa: SLF001  # it is given to atexit at the import
+    if "logging" in modules and _has_handlers(modules["logging"]):
+        _attempt(modules["logging"].shutdown)
+
+
+def _has_handlers(logging: ModuleType) -> bool:
+    """Whether there is more to flush than the handler of last resort, which keeps nothing; asking copies no page."""
+    return len(logging._handlerList) > 1  # noqa: SLF001  # what shutdown() goes through; it would write to each object
 
 
 def _attempt(call: object) -> None:
