@@ -166,8 +166,9 @@ def dump(argv: Sequence[str]) -> int:
     if arguments is None:
         return 0
     with Client(arguments.control) as client:
+        who = client.who()
         text = client.dump(arguments.slot)
-    write(text if text.endswith("\n") else f"{text}\n")
+    write(f"slot {arguments.slot} ({who})\n{text.rstrip()}\n")
     return 0
 
 
@@ -201,8 +202,9 @@ def live(argv: Sequence[str]) -> int:
     if arguments is None:
         return 0
     with Client(arguments.control, timeout=arguments.timeout) as client:
+        who = client.who()
         health = client.health()
-    told = f"{health.state}, {health.serving} of {health.size} workers accept"
+    told = f"{health.state}, {health.serving} of {health.size} workers accept ({who})"
     if not health.ready:
         raise ControlError(f"not ready: {told}")
     write(f"ready: {told}\n")
