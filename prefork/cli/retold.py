@@ -5,10 +5,11 @@ What it becomes is settled by `prefork.migration`; from there on all is as with 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from prefork.cli.main import COMMANDS, begin_to_serve, write
@@ -20,6 +21,8 @@ from prefork.system import custody, signals
 from prefork.system.natives import os
 
 _log = logging.getLogger("prefork")
+
+_PRINTING: Final = {"--explain", "--print-config"}
 
 _GUNICORN_HELP: Final = """\
 usage: prefork gunicorn [--explain] [GUNICORN'S FLAG ...] [MODULE:APPLICATION]
@@ -100,7 +103,25 @@ def _run(argv: Sequence[str], help_text: str, retell: Callable[[Sequence[str], M
         write(help_text)
         return 0
     _begin()
-    return _served(retell(argv, os.environ))
+    # What a configuration prints is not to stand in the TOML that is asked for.
+    with _to_standard_error() if _PRINTING.intersection(argv) else contextlib.nullcontext():
+        retelling = retell(argv, os.environ)
+    return _served(retelling)
+
+
+@contextlib.contextmanager
+def _to_standard_error() -> Iterator[None]:
+    """Send what is written to standard output there for the block, by whatever process."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _begin() -> None:
@@ -155,9 +176,11 @@ def explanation(retelling: Retelling, configuration: Configuration, command: str
     if retelling.path:
         lines.append(f"# in the environment: PYTHONPATH={':'.join(retelling.path)}")
     if retelling.hooks:
-        lines.append(f"# in a module of its own, with hooks = MODULE: {', '.join(retelling.hooks)}")
+        lines.append(
+            f'# hooks = "MODULE"  # a module of yours with {", ".join(retelling.hooks)}, which this file can not hold'
+        )
     lines += ["", *configuration.toml(given=True).splitlines()]
     if retelling.remarks:
-        lines.append(f"# What {retelling.source} has and prefork has not:")
+        lines.append(f"# What {retelling.source} has and prefork has not (!: something behaves otherwise):")
         lines += [f"# {'!' if remark.differs else '-'} {remark.text}" for remark in retelling.remarks]
     return "".join(f"{printable(line)}\n" for line in lines)

@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 from prefork.errors import SettingsError, did_you_mean, printable
-from prefork.migration import gunicorn_values
+from prefork.migration import gunicorn_values, gunicorn_whole
 from prefork.migration.foreign_setting import by_flag, by_name
+from prefork.migration.gunicorn_cfg import Cfg
 from prefork.migration.gunicorn_settings import HOOKS, ROWS
 from prefork.migration.hook_faces import faced
 from prefork.migration.retelling import Origin, Retelling, Teller, converted
@@ -98,13 +99,14 @@ def retell(argv: Sequence[str], environ: Mapping[str, str]) -> Retelling:
         teller.complaints.append(f"{targets[1]!r} is one argument too many beside {targets[0]!r}; give one target")
     teller.raise_if_wrong()
     target = targets[0] if targets else teller.value("wsgi_app")
+    shown = None if target is None else str(target)
     return Retelling(
         source="gunicorn",
         command=teller.command,
-        target=None if target is None else target_of(str(target)),
+        target=None if shown is None else target_of(shown),
         values=teller.values,
         remarks=tuple(teller.remarks),
-        hooks=_hooks(given),
+        hooks=_hooks(given, shown),
         environment=teller.environment,
         path=tuple(teller.path),
         asks=frozenset(asks),
@@ -253,13 +255,14 @@ def _tell(teller: Teller, environ: Mapping[str, str]) -> None:
         if row.name in teller.given and teller.value(row.name) is not None and row.note:
             teller.remark(f"{row.name} ({teller.given[row.name].origin}): {row.note}", differs=True)
     if not teller.complaints:
-        gunicorn_values.settle_unix_mode(teller)
-        gunicorn_values.settle_script_name(teller, environ.get("SCRIPT_NAME", ""))
-        teller.settle_reach()
+        gunicorn_whole.settle(teller, environ.get("SCRIPT_NAME", ""))
 
 
-def _hooks(given: Mapping[str, Origin]) -> dict[str, Any]:
+def _hooks(given: Mapping[str, Origin], target: str | None) -> dict[str, Any]:
     """The hooks that we have, too; given what gunicorn would give them."""
     found = {row.name: given[row.name].value for row in HOOKS if row.name in given and not row.note}
-    values = {row.name: given[row.name].value if row.name in given else row.default for row in ROWS}
-    return {name: faced(hook, values) if callable(hook) else hook for name, hook in found.items() if hook is not None}
+    if not any(callable(hook) for hook in found.values()):
+        return {name: hook for name, hook in found.items() if hook is not None}
+    values = {name: value for name, (value, _) in given.items()}
+    cfg = Cfg({"default_proc_name": target} | values)
+    return {name: faced(hook, cfg) if callable(hook) else hook for name, hook in found.items() if hook is not None}

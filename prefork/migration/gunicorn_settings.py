@@ -17,13 +17,27 @@ def _same(
 ) -> ForeignSetting:
     """One that has an equal."""
     return ForeignSetting(
-        name=name, flags=tuple(flags.split()), takes=takes, ours=ours or name, note=note, default=default
+        name=name,
+        flags=tuple(flags.split()),
+        takes=takes,
+        ours=ours or name,
+        note=note,
+        default=_default(takes, default),
     )
 
 
 def _none(name: str, flags: str, takes: Takes, weight: Weight, note: str, default: object = None) -> ForeignSetting:
     """One that has none."""
-    return ForeignSetting(name=name, flags=tuple(flags.split()), takes=takes, note=note, weight=weight, default=default)
+    return ForeignSetting(
+        name=name, flags=tuple(flags.split()), takes=takes, note=note, weight=weight, default=_default(takes, default)
+    )
+
+
+def _default(takes: Takes, default: object) -> object:
+    """A default, where the kind does not say it."""
+    if default is None:
+        return {"true": False, "list": [], "dict": {}}.get(takes)
+    return default
 
 
 def _hook(name: str, note: str = "") -> ForeignSetting:
@@ -37,7 +51,14 @@ _HTTP2: Final = "HTTP/1.1 is spoken; a proxy in front speaks HTTP/2 with clients
 _STRICT: Final = "such a request is answered 400; mend the client"
 
 CONFIG: Final = (
-    _none("config", "-c --config", "text", "same", "prefork gunicorn reads gunicorn.conf.py; others read TOML"),
+    _none(
+        "config",
+        "-c --config",
+        "text",
+        "same",
+        "prefork gunicorn reads gunicorn.conf.py; others read TOML",
+        "./gunicorn.conf.py",
+    ),
     _none("wsgi_app", "", "text", "same", "it is the argument, MODULE:ATTRIBUTE"),
     _none("check_config", "--check-config", "true", "same", "--check, or prefork check"),
     _none("print_config", "--print-config", "true", "same", "--print-config, with the origin of each value"),
@@ -74,9 +95,11 @@ WORKERS: Final = (
     ),
     _same("max_requests", "--max-requests", "whole", default=0),
     _same("max_requests_jitter", "--max-requests-jitter", "whole", default=0),
-    _same("timeout", "-t --timeout", "whole", note="time busy with one request, not time without a heartbeat"),
-    _same("graceful_timeout", "--graceful-timeout", "whole"),
-    _same("keepalive", "--keep-alive", "whole", note="seconds; connections outlive their worker"),
+    _same(
+        "timeout", "-t --timeout", "whole", note="time busy with one request, not time without a heartbeat", default=30
+    ),
+    _same("graceful_timeout", "--graceful-timeout", "whole", default=30),
+    _same("keepalive", "--keep-alive", "whole", note="seconds; connections outlive their worker", default=2),
     _none("asgi_loop", "--asgi-loop", "text", "same", "--loop of prefork asgi", "auto"),
     _none("asgi_lifespan", "--asgi-lifespan", "text", "same", "--lifespan of prefork asgi", "auto"),
     _none(
@@ -98,9 +121,9 @@ WORKERS: Final = (
     _none("http_parser", "--http-parser", "text", "info", "requests are read by httptools alone", "auto"),
 )
 SECURITY: Final = (
-    _same("limit_request_line", "--limit-request-line", "whole"),
-    _same("limit_request_fields", "--limit-request-fields", "whole"),
-    _same("limit_request_field_size", "--limit-request-field_size", "whole"),
+    _same("limit_request_line", "--limit-request-line", "whole", default=4094),
+    _same("limit_request_fields", "--limit-request-fields", "whole", default=100),
+    _same("limit_request_field_size", "--limit-request-field_size", "whole", default=8190),
 )
 DEBUGGING: Final = (
     _same("reload", "--reload", "true", note="needs the extra reload; an edit that fails replaces nothing"),
@@ -136,6 +159,7 @@ MECHANICS: Final = (
         "whole",
         "socket_mode",
         "gunicorn's is that of its unix socket alone; ours of that name is the whole server's",
+        0,
     ),
     _none("initgroups", "--initgroups", "true", "info", "workers always have the groups of their user"),
     _none("tmp_upload_dir", "", "text", "info", "temporary files are where TMPDIR says"),
@@ -145,8 +169,14 @@ MECHANICS: Final = (
         "dict",
         "warning",
         "X-Forwarded-Proto of a trusted proxy is what is believed; have the proxy send it",
+        {"X-FORWARDED-PROTOCOL": "ssl", "X-FORWARDED-PROTO": "https", "X-FORWARDED-SSL": "on"},
     ),
-    _same("forwarded_allow_ips", "--forwarded-allow-ips", note="networks too"),
+    _same(
+        "forwarded_allow_ips",
+        "--forwarded-allow-ips",
+        note="networks too; REMOTE_ADDR is the client's then, and not the proxy's",
+        default="127.0.0.1,::1",
+    ),
     _none("pythonpath", "--pythonpath", "text", "same", "set PYTHONPATH, or --app-dir"),
     _none("paste", "--paste --paster", "text", "refused", "give a factory, MODULE:FACTORY(), that calls loadapp()"),
     _none("raw_paste_global_conf", "--paste-global", "list", "info", "paste's ini files are not read"),
@@ -193,7 +223,13 @@ MECHANICS: Final = (
         "fields with an underscore are dropped; have the client send hyphens",
         "drop",
     ),
-    _same("root_path", "--root-path", ours="script_name", note="the path under which the application is mounted"),
+    _same(
+        "root_path",
+        "--root-path",
+        ours="script_name",
+        note="the path under which the application is mounted",
+        default="",
+    ),
 )
 LOGGING: Final = (
     _same("accesslog", "--access-logfile", ours="access_log", note="a file, or - for standard output"),
@@ -217,7 +253,7 @@ LOGGING: Final = (
         note="- is standard output here, and nothing standard error",
         default="-",
     ),
-    _same("loglevel", "--log-level", ours="log_level"),
+    _same("loglevel", "--log-level", ours="log_level", default="info"),
     _none(
         "capture_output",
         "--capture-output",
@@ -236,7 +272,7 @@ LOGGING: Final = (
     _same("logconfig", "--log-config", note="ini, or TOML or JSON; the loggers are prefork and prefork.access"),
     _none("logconfig_dict", "", "dict", "warning", "write it into a file of TOML or JSON for --logconfig"),
     _same("logconfig_json", "--log-config-json", ours="logconfig"),
-    _same("syslog_addr", "--log-syslog-to", note="unix:///dev/log unless it is given"),
+    _same("syslog_addr", "--log-syslog-to", note="unix:///dev/log unless it is given", default="udp://localhost:514"),
     _same("syslog", "--log-syslog", "true", note="requests too, with --access-log logger"),
     _same("syslog_prefix", "--log-syslog-prefix", note="NAME and NAME.access are the programs' names"),
     _same("syslog_facility", "--log-syslog-facility", default="user"),
@@ -265,7 +301,14 @@ LOGGING: Final = (
 )
 NAMING: Final = (
     _same("proc_name", "-n --name", ours="name"),
-    _none("default_proc_name", "", "text", "info", "the target is what a server is called unless --name says so"),
+    _none(
+        "default_proc_name",
+        "",
+        "text",
+        "info",
+        "the target is what a server is called unless --name says so",
+        "gunicorn",
+    ),
 )
 TLS: Final = (
     _same("keyfile", "--keyfile"),
@@ -281,7 +324,14 @@ TLS: Final = (
     ),
     _none("ssl_version", "--ssl-version", "text", "info", "--ssl-minimum-version says the oldest that is spoken"),
     _none("ciphers", "--ciphers", "text", "warning", "they are those of OpenSSL's configuration (openssl.cnf)"),
-    _none("suppress_ragged_eofs", "--suppress-ragged-eofs", "true", "info", "a connection that ends early is quiet"),
+    _none(
+        "suppress_ragged_eofs",
+        "--suppress-ragged-eofs",
+        "true",
+        "info",
+        "a connection that ends early is quiet",
+        True,
+    ),
     _none(
         "do_handshake_on_connect",
         "--do-handshake-on-connect",

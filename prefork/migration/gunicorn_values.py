@@ -47,6 +47,24 @@ def address(text: str) -> str:
     return text if ":" in text else f"{text}:{_DEFAULT_PORT}"
 
 
+def parsed_address(text: str) -> tuple[str, int] | str | int:
+    """An address as gunicorn's own ``cfg.address`` has it.
+
+    Args:
+        text: As for `address`.
+
+    Returns:
+        Host and port, the path of a unix socket, or the number of a descriptor.
+    """
+    found = address(text)
+    if found.startswith("unix:"):
+        return found.removeprefix("unix:")
+    if found.startswith("fd://"):
+        return int(found.removeprefix("fd://"))
+    host, _, port = found.rpartition(":")
+    return host.strip("[]").lower(), int(port)
+
+
 def _bind(teller: Teller, row: ForeignSetting) -> None:
     value, origin = teller.given["bind"]
     texts = [part for text in converted(row, value) or [] for part in str(text).split(",")]
@@ -55,32 +73,15 @@ def _bind(teller: Teller, row: ForeignSetting) -> None:
         teller.put("bind", addresses if len(addresses) > 1 else addresses[0], origin)
 
 
-def settle_unix_mode(teller: Teller) -> None:
-    """A unix socket of gunicorn's is everybody's unless umask says otherwise; so it is here, when there is one."""
-    bind = teller.values.get("bind")
-    texts = () if bind is None else (bind.value,) if isinstance(bind.value, str) else bind.value
-    if any(text.startswith("unix:") for text in texts):
-        given = teller.given.get("umask")
-        mask = 0 if given is None or given.value is None else whole(given.value)
-        teller.put("socket_mode", 0o777 & ~mask, "gunicorn's umask of 0" if given is None else given.origin)
-
-
-def settle_script_name(teller: Teller, variable: str) -> None:
-    """The WSGI workers of gunicorn take the path under which they are mounted from the environment."""
-    name = teller.environment.get("SCRIPT_NAME", variable).rstrip("/")
-    if name and teller.command == "wsgi" and "script_name" not in teller.values:
-        teller.put("script_name", name, "SCRIPT_NAME")
-
-
 def _umask(teller: Teller, row: ForeignSetting) -> None:
     whole(teller.value(row.name, 0) or 0)
 
 
 def _worker_class(teller: Teller, row: ForeignSetting) -> None:
     value, origin = teller.given[row.name]
-    names = _names(value)
+    names = names_of(value)
     if names & (SYNC | THREADS):
-        if names & THREADS and _threads(teller) <= 1:
+        if names & THREADS and threads_of(teller) <= 1:
             teller.tell(row.name, "with one thread it is sync, but for connections that are kept", differs=False)
     elif any(map(UVICORN.fullmatch, names)):
         teller.command = "asgi"
@@ -103,7 +104,7 @@ def _worker_class(teller: Teller, row: ForeignSetting) -> None:
         )
 
 
-def _names(value: object) -> set[str]:
+def names_of(value: object) -> set[str]:
     """The names that a worker class goes by: its own, and those of what it is made of."""
     if isinstance(value, type):
         return {f"{kind.__module__}.{kind.__qualname__}" for kind in value.__mro__}
@@ -120,17 +121,23 @@ def _of_uvicorn(teller: Teller, name: str, value: object, origin: str) -> None:
         teller.remark(f"{name} of the worker class ({origin}): it can't be said in worker_options", differs=True)
 
 
+def is_sync(teller: Teller) -> bool:
+    """Whether gunicorn's own workers serve, one request or several threads at a time."""
+    return bool(names_of(teller.value("worker_class")) & (SYNC | THREADS))
+
+
 def _is_gevent(teller: Teller) -> bool:
-    return any(map(GEVENT.fullmatch, _names(teller.value("worker_class"))))
+    return any(map(GEVENT.fullmatch, names_of(teller.value("worker_class"))))
 
 
-def _threads(teller: Teller) -> int:
+def threads_of(teller: Teller) -> int:
+    """How many requests one of gunicorn's workers is to serve at a time."""
     return whole(teller.value("threads", 1) or 1)
 
 
-def _threads_of(teller: Teller, row: ForeignSetting) -> None:
-    count = _threads(teller)
-    if count > 1 and _names(teller.value("worker_class")) & (SYNC | THREADS):
+def _tell_threads(teller: Teller, row: ForeignSetting) -> None:
+    count = threads_of(teller)
+    if count > 1 and is_sync(teller):
         workers = whole(teller.value("workers", 1) or 1)
         teller.tell(
             row.name,
@@ -191,14 +198,16 @@ def _raw_env(teller: Teller, row: ForeignSetting) -> None:
 
 
 def _pythonpath(teller: Teller, row: ForeignSetting) -> None:
-    teller.path += [part.strip() for part in str(teller.value(row.name) or "").split(",") if part.strip()]
+    folder = str(teller.value("chdir") or "")
+    parts = [part.strip() for part in str(teller.value(row.name) or "").split(",") if part.strip()]
+    teller.path += [os.path.join(folder, part) for part in reversed(parts)]  # each goes before the one before it
 
 
 def _schemes(teller: Teller, row: ForeignSetting) -> None:
     value = teller.value(row.name)
     named = {str(key).upper().replace("_", "-"): text for key, text in (value or {}).items()}
-    if any(_SECURE.get(key) != text for key, text in named.items()):
-        teller.plainly(row)
+    if named.get("X-FORWARDED-PROTO") != "https" or any(_SECURE.get(key) != text for key, text in named.items()):
+        teller.tell(row.name, row.note, differs=True)
 
 
 def _joined(teller: Teller, row: ForeignSetting) -> None:
@@ -338,7 +347,7 @@ SPECIAL: Final[Mapping[str, Callable[[Teller, ForeignSetting], Any]]] = {
     "bind": _bind,
     "umask": _umask,
     "worker_class": _worker_class,
-    "threads": _threads_of,
+    "threads": _tell_threads,
     "worker_connections": _connections,
     "preload_app": _preload,
     "user": _account,

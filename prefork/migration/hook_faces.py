@@ -7,27 +7,26 @@ gunicorn's name. All other attributes are those of our own object.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from typing import Any
 
+from prefork.migration.gunicorn_cfg import Cfg
 
-class Cfg:
-    """What gunicorn calls ``cfg``: settings by its names.
+
+class App:
+    """The application as gunicorn's hooks find it at ``worker.app``.
 
     Args:
-        values: Them.
+        callable: The application.
     """
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self.settings = dict(values)
-        self.env: dict[str, str] = {}
+    def __init__(self, callable: Any) -> None:  # noqa: A002  # gunicorn's name of it
+        self.callable = callable
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self.__dict__["settings"][name]
-        except KeyError:
-            raise AttributeError(f"gunicorn has no setting {name!r}") from None
+    def wsgi(self) -> Any:
+        """The application."""
+        return self.callable
 
 
 class Face:
@@ -35,17 +34,22 @@ class Face:
 
     Args:
         subject: The object.
-        values: gunicorn's settings.
+        cfg: gunicorn's settings.
     """
 
-    def __init__(self, subject: object, values: Mapping[str, Any]) -> None:
+    cfg: Cfg
+
+    def __init__(self, subject: object, cfg: Cfg) -> None:
         self.__dict__["_subject"] = subject
-        self.__dict__["cfg"] = Cfg(values)
+        self.__dict__["cfg"] = cfg
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_subject"], name)
 
     def __setattr__(self, name: str, value: object) -> None:
+        if isinstance(getattr(type(self), name, None), property):
+            super().__setattr__(name, value)
+            return
         try:
             setattr(self.__dict__["_subject"], name, value)
         except (AttributeError, FrozenInstanceError):
@@ -75,18 +79,57 @@ class ServerFace(Face):
         """What the server is called."""
         return str(self.settings.name)
 
+    @property
+    def address(self) -> list[Any]:
+        """Where it listens."""
+        return self.cfg.address
 
-def faced(hook: Callable[..., object], values: Mapping[str, Any]) -> Callable[..., object]:
+    @property
+    def timeout(self) -> Any:
+        """The setting."""
+        return self.cfg.timeout
+
+    @property
+    def master_name(self) -> str:
+        """There is one master, whatever is upgraded."""
+        return "Master"
+
+
+class WorkerFace(Face):
+    """A worker, or how one ended, as gunicorn's."""
+
+    @property
+    def app(self) -> App:
+        """The application, where `prefork wsgi` has loaded it, in gunicorn's cover."""
+        return App(self.wsgi)
+
+    @property
+    def timeout(self) -> float:
+        """Half of the setting, as gunicorn has it."""
+        return float(self.cfg.timeout) / 2
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not been told to leave."""
+        return not getattr(self.__dict__["_subject"], "stopping", False)
+
+    @alive.setter
+    def alive(self, value: bool) -> None:
+        if not value:
+            self.recycle()
+
+
+def faced(hook: Callable[..., object], cfg: Cfg) -> Callable[..., object]:
     """A hook of gunicorn's as one of ours.
 
     Args:
         hook: The function; whether it can be called with its arguments is seen as of any hook (`inspect` follows it).
-        values: gunicorn's settings, by its names.
+        cfg: gunicorn's settings.
     """
 
     @functools.wraps(hook)
     def called(*given: object) -> object:
-        kinds = [ServerFace if hasattr(one, "roster") else Face for one in given]
-        return hook(*(kind(one, values) for kind, one in zip(kinds, given, strict=True)))
+        kinds = [ServerFace if hasattr(one, "roster") else WorkerFace for one in given]
+        return hook(*(kind(one, cfg) for kind, one in zip(kinds, given, strict=True)))
 
     return called

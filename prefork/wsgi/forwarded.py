@@ -97,7 +97,8 @@ def standings(mode: str, allowed: str) -> Callable[[str], int]:
 def apply(environ: dict[str, Any], trusts: Callable[[str], bool]) -> None:
     """Let the environ say what a trusted proxy says.
 
-    ``X-Forwarded-Proto`` becomes ``wsgi.url_scheme``, and the last address in ``X-Forwarded-For`` that is not itself a
+    ``X-Forwarded-Proto`` becomes ``wsgi.url_scheme``; where it is missing, ``X-Forwarded-Ssl: on`` and
+    ``X-Forwarded-Protocol: ssl`` do, as with gunicorn. The last address in ``X-Forwarded-For`` that is not itself a
     trusted proxy's becomes ``REMOTE_ADDR``; each proxy appends the address it was called from, so whatever stands
     before that one may be the client's invention. The fields stay where they are, for an application that reads them
     itself. From any other peer they are not even read: see `prefork.wsgi.parser.parse_head`.
@@ -109,6 +110,10 @@ def apply(environ: dict[str, Any], trusts: Callable[[str], bool]) -> None:
     proto = environ.get("HTTP_X_FORWARDED_PROTO", "").rpartition(",")[2].strip().lower()
     if proto in {"http", "https"}:
         environ["wsgi.url_scheme"] = proto
+    elif "HTTP_X_FORWARDED_PROTO" not in environ and (
+        environ.get("HTTP_X_FORWARDED_SSL") == "on" or environ.get("HTTP_X_FORWARDED_PROTOCOL") in {"ssl", "https"}
+    ):
+        environ["wsgi.url_scheme"] = "https"
     client = None
     for hop in reversed(environ.get("HTTP_X_FORWARDED_FOR", "").split(",")):
         address = address_of(_without_port(hop.strip()))

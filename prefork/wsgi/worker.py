@@ -51,6 +51,11 @@ class WSGIWorker(Worker):
         self._options = options
         self.common = Common()
 
+    @property
+    def wsgi(self) -> Application:
+        """The application, by the name that gunicorn's hooks know it by."""
+        return self._application
+
     def init(self) -> None:
         """Open what requests need."""
         # The application is given no connection, and a child's answer is one too many.

@@ -24,6 +24,8 @@ from prefork.migration.retelling import Retelling
 from prefork.testing import request, running
 
 SYNC = {"workers": 1}
+LOCAL = {"log_timezone": "local"}
+PROXIES = "forwarded_allow_ips = '127.0.0.1,::1' (gunicorn's default): from these REMOTE_ADDR is the address in X-For"
 V2 = {"proxy_protocol": "v2"}
 
 
@@ -88,11 +90,34 @@ CASES = {
         "bind = '0.0.0.0:8080'\nworkers = 2\nworker_class = 'gthread'\nthreads = 4\ntimeout = 120\nkeepalive = 5",
         "shop:app",
         {"bind": "0.0.0.0:8080", "workers": 2, "timeout": 120, "keepalive": 5},
-        (f"{GTHREAD}8, or",),
+        (f"{GTHREAD}8, or", "! timeout = 120 (gunicorn.conf.py): gthread lets a request take longer; here that is"),
     ),
-    "threads with the default worker": Case("threads = 4", "shop:app", SYNC, (f"{GTHREAD}4, or",)),
+    "threads with the default worker": Case(
+        "threads = 4", "shop:app", SYNC, (f"{GTHREAD}4, or", "! timeout = 30 (gunicorn's default): gthread lets a req")
+    ),
+    "threads without a limit": Case(
+        "threads = 4\ntimeout = 0", "shop:app", {**SYNC, "timeout": 0}, (f"{GTHREAD}4, or",)
+    ),
     "one thread": Case(
-        "", "--threads 1 -k gthread shop:app", SYNC, ("worker_class = 'gthread' (--worker-class): with",)
+        "",
+        "--threads 1 -k gthread shop:app",
+        SYNC,
+        ("worker_class = 'gthread' (--worker-class): with", "! timeout = 30 (gunicorn's default): gthread lets a req"),
+    ),
+    "a port of each worker's, which a path can't be": Case(
+        "bind = 'unix:/run/a'\nreuse_port = True\nkeyfile = 'a.key'",
+        "shop:app",
+        {**SYNC, "bind": "unix:/run/a", "socket_mode": 0o777},
+        ("reuse_port = True (gunicorn.conf.py): it has no effect", "keyfile = 'a.key' (gunicorn.conf.py): it has no"),
+    ),
+    "recycling of a server that keeps connections": Case(
+        "worker_class = 'gevent'\nmax_requests = 1000\nkeepalive = 5",
+        "shop:app",
+        {**SYNC, "worker_class": "gevent", "max_requests": 1000},
+        (
+            "! max_requests = 1000 (gunicorn.conf.py): with gevent it counts connections",
+            "! keepalive = 5 (gunicorn.conf.py): gevent keeps connections as long as it likes",
+        ),
     ),
     "recycling": Case(
         "max_requests = 1000\nmax_requests_jitter = 50\npreload_app = True\ngraceful_timeout = 45",
@@ -192,14 +217,14 @@ CASES = {
     "tornado": Case(
         "worker_class = 'tornado'\naccesslog = '-'",
         "shop:app",
-        {**SYNC, "worker_class": "tornado"},
+        {**SYNC, "worker_class": "tornado", "timeout": 30},
         ("! access_log = '-' (gunicorn.conf.py): tornado reads requests and answers them by itself",),
         command="serve",
     ),
     "aiohttp": Case(
         "worker_class = 'aiohttp.worker.GunicornUVLoopWebWorker'",
         "shop:app",
-        {**SYNC, "worker_class": "aiohttp", "worker_options": "loop=uvloop"},
+        {**SYNC, "worker_class": "aiohttp", "worker_options": "loop=uvloop", "timeout": 30},
         command="serve",
     ),
     "TLS": Case(
@@ -223,12 +248,23 @@ CASES = {
         "forwarded_allow_ips = ['10.0.0.1', '10.0.0.2']\nsecure_scheme_headers = {'X-FORWARDED-PROTO': 'https'}",
         "shop:app",
         {**SYNC, "forwarded_allow_ips": "10.0.0.1,10.0.0.2"},
+        ("forwarded_allow_ips = '10.0.0.1,10.0.0.2' (gunicorn.conf.py): from these REMOTE_ADDR is the address in",),
+    ),
+    "no scheme of a proxy's": Case(
+        "secure_scheme_headers = {}",
+        "shop:app",
+        SYNC,
+        ("! secure_scheme_headers = {} (gunicorn.conf.py): X-Forwarded-Proto of a trusted proxy is what is believed",),
     ),
     "a scheme header of one's own": Case(
         "secure_scheme_headers = {'CloudFront-Forwarded-Proto': 'https'}\nheader_map = 'dangerous'",
         "shop:app",
         {**SYNC, "forwarded_allow_ips": "*", "script_name": "/shop"},
-        ("! secure_scheme_headers = {'CloudFr", "! header_map = 'dangerous' (gunicorn.conf.py): fields with"),
+        (
+            "! secure_scheme_headers = {'CloudFr",
+            "! header_map = 'dangerous' (gunicorn.conf.py): fields with",
+            "! forwarded_allow_ips = '*' (FORWARDED_ALLOW_IPS): from these REMOTE_ADDR is the address in X-Forw",
+        ),
         environ={"FORWARDED_ALLOW_IPS": "*", "SCRIPT_NAME": "/shop/"},
     ),
     "development": Case(
@@ -271,8 +307,11 @@ def retold(line: str, file: str = "", environ: Mapping[str, str] | None = None) 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_configuration_is_retold(case: Case, folder: Path) -> None:
     found = retold(case.line, case.file, case.environ)
-    assert {name: value for name, (value, _) in found.values.items()} == case.values
+    assert {name: value for name, (value, _) in found.values.items()} == {**LOCAL, **case.values}
     said = [f"{'! ' if remark.differs else ''}{remark.text}" for remark in found.remarks]
+    usual = case.command == "wsgi" and not {"forwarded_allow_ips"} & set(case.values)
+    assert sum(text.startswith(PROXIES) for text in said) == usual
+    said = [text for text in said if not text.startswith(PROXIES)]
     assert len(said) == len(case.remarks), said
     for text, beginning in zip(said, case.remarks, strict=True):
         assert text.startswith(beginning)
@@ -282,6 +321,7 @@ def test_a_configuration_is_retold(case: Case, folder: Path) -> None:
 def test_each_value_has_its_origin(folder: Path) -> None:
     found = retold("shop:app --timeout 5", "keepalive = 3", {"GUNICORN_CMD_ARGS": "-w 2", "PORT": "80"})
     assert {name: origin for name, (_, origin) in found.values.items()} == {
+        "log_timezone": "gunicorn's default",
         "timeout": "--timeout",
         "keepalive": "gunicorn.conf.py",
         "workers": "GUNICORN_CMD_ARGS",
@@ -355,6 +395,18 @@ class Thing:
     pid = 7
 
 
+class Worker:
+    """Has what a worker's are given, as far as these ask."""
+
+    __slots__ = ("left",)
+    pid = 8
+    stopping = False
+    wsgi = "application"
+
+    def recycle(self) -> None:
+        self.left = True
+
+
 def test_hooks_are_given_what_gunicorn_gives(folder: Path) -> None:
     found = retold(
         "shop:app -w 3",
@@ -364,11 +416,21 @@ def test_hooks_are_given_what_gunicorn_gives(folder: Path) -> None:
             seen.append((server.cfg.workers, worker.cfg.timeout, worker.pid, server.WORKERS, server.num_workers))
             worker.mine = 5
             seen.append(worker.mine)
+            seen.append((server.address, server.timeout, worker.timeout, worker.app.callable, worker.app.wsgi()))
+            worker.alive = False
+            seen.append(worker.alive)
         """,
     )
     hook: Any = found.hooks["child_exit"]
-    hook(Thing(), Thing())
-    assert hook.__wrapped__.__globals__["seen"] == [(3, None, 7, {}, 0), 5]
+    worker = Worker()
+    hook(Thing(), worker)
+    assert worker.left
+    assert hook.__wrapped__.__globals__["seen"] == [
+        (3, 30, 8, {}, 0),
+        5,
+        ([("127.0.0.1", 8000)], 30, 15.0, "application", "application"),
+        True,
+    ]
 
 
 APPLICATION = """
@@ -381,25 +443,26 @@ def application(environ, start_response):
 
 
 def test_explain_writes_toml_that_is_ours_and_starts_nothing(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STAGE", "none")
     (folder / "gunicorn.conf.py").write_text(
+        "import os\nprint('my = own')\nos.system('echo and = of another')\n"
         "bind = 'unix:shop.sock'\nthreads = 2\nraw_env = ['STAGE=live']\ndef on_exit(server): ...\n"
     )
     (folder / "shop.py").write_text(APPLICATION)
     assert main(["gunicorn", "shop", "-w", "2", "--explain"]) == 0
-    text = capsys.readouterr().out
+    text = capfd.readouterr().out
     found = tomllib.loads(text)
-    assert found == {"bind": "unix:shop.sock", "workers": 2, "socket_mode": "0777"}
+    assert found == {"bind": "unix:shop.sock", "workers": 2, "socket_mode": "0777", "log_timezone": "local"}
     assert "workers = 2  # --workers\n" in text
     assert text.startswith(
-        "# prefork wsgi shop:application --config THIS-FILE\n# in the environment: STAGE=live\n# in a "
+        '# prefork wsgi shop:application --config THIS-FILE\n# in the environment: STAGE=live\n# hooks = "MODULE"  # '
     )
     assert "\n# ! threads = 2 (gunicorn.conf.py): a worker serves one" in text
     (folder / "shop.toml").write_text(text)
     assert main(["wsgi", "shop:application", "--config", "shop.toml", "--print-config"]) == 0
-    assert 'socket_mode = "0777"  # shop.toml\n' in capsys.readouterr().out
+    assert 'socket_mode = "0777"  # shop.toml\n' in capfd.readouterr().out
 
 
 def test_it_serves(tmp_path: Path) -> None:

@@ -59,6 +59,22 @@ def test_the_scheme_of_a_trusted_proxy(said: str, scheme: str) -> None:
     assert applied("10.0.0.1", "10.0.0.1", HTTP_X_FORWARDED_PROTO=said)["wsgi.url_scheme"] == scheme
 
 
+@pytest.mark.parametrize(
+    ("fields", "scheme"),
+    [
+        ({"HTTP_X_FORWARDED_SSL": "on"}, "https"),
+        ({"HTTP_X_FORWARDED_PROTOCOL": "ssl"}, "https"),
+        ({"HTTP_X_FORWARDED_PROTOCOL": "https"}, "https"),
+        ({"HTTP_X_FORWARDED_SSL": "off"}, "http"),
+        ({"HTTP_X_FORWARDED_PROTOCOL": "http"}, "http"),
+        ({"HTTP_X_FORWARDED_SSL": "on", "HTTP_X_FORWARDED_PROTO": "http"}, "http"),
+        ({"HTTP_X_FORWARDED_SSL": "on", "HTTP_X_FORWARDED_PROTO": ""}, "http"),
+    ],
+)
+def test_the_scheme_as_it_was_said_before(fields: dict[str, str], scheme: str) -> None:
+    assert applied("10.0.0.1", "10.0.0.1", **fields)["wsgi.url_scheme"] == scheme
+
+
 # By which servers, proxies and content delivery networks say whose request it is, how it came and what was asked for.
 _NAMES = """
     Forwarded X-Forwarded X-Forwarded-By X-Forwarded-For X-Forwarded-Host X-Forwarded-Port X-Forwarded-Prefix

@@ -1,0 +1,112 @@
+"""What gunicorn's settings come to together, once each has been told: defaults that are not ours, and combinations.
+
+Each function is given a `Teller` with what was told so far. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prefork.migration.gunicorn_values import THREADS, is_sync, names_of, threads_of
+from prefork.migration.retelling import Origin, Teller, whole
+
+_DEFAULT: Final = "gunicorn's default"
+_NEEDED: Final = {"reuse_port": "a TCP address in bind", "keyfile": "certfile", "ca_certs": "certfile"}
+
+
+def settle_unix_mode(teller: Teller) -> None:
+    """A unix socket of gunicorn's is everybody's unless umask says otherwise; so it is here, when there is one."""
+    bind = teller.values.get("bind")
+    texts = () if bind is None else (bind.value,) if isinstance(bind.value, str) else bind.value
+    if any(text.startswith("unix:") for text in texts):
+        given = teller.given.get("umask")
+        mask = 0 if given is None or given.value is None else whole(given.value)
+        teller.put("socket_mode", 0o777 & ~mask, "gunicorn's umask of 0" if given is None else given.origin)
+
+
+def settle_script_name(teller: Teller, variable: str) -> None:
+    """The WSGI workers of gunicorn take the path under which they are mounted from the environment."""
+    name = teller.environment.get("SCRIPT_NAME", variable).rstrip("/")
+    if name and teller.command == "wsgi" and "script_name" not in teller.values:
+        teller.put("script_name", name, "SCRIPT_NAME")
+
+
+def settle_times(teller: Teller) -> None:
+    """What gunicorn does where nobody says otherwise, and prefork's commands do not: times, and whose time it is."""
+    teller.values.setdefault("log_timezone", Origin("local", _DEFAULT))
+    if teller.command == "serve":
+        teller.values.setdefault("timeout", Origin(30, _DEFAULT))
+    limit = Origin(30, _DEFAULT) if "timeout" not in teller.values else teller.values["timeout"]
+    if limit.value and (names_of(teller.value("worker_class")) & THREADS or threads_of(teller) > 1) and is_sync(teller):
+        teller.remark(
+            f"timeout = {limit.value} ({limit.origin}): gthread lets a request take longer; here that is the limit of "
+            "each, so give the time of your slowest, or 0",
+            differs=True,
+        )
+
+
+def settle_forwarded(teller: Teller) -> None:
+    """A trusted proxy is believed by gunicorn what the scheme is; here, whose request it is as well."""
+    if teller.command != "wsgi":
+        return
+    allowed = teller.values.get("forwarded_allow_ips", Origin("127.0.0.1,::1", _DEFAULT))
+    everybody = "*" in str(allowed.value)
+    if allowed.value or not allowed.origin:
+        teller.remark(
+            f"forwarded_allow_ips = {allowed.value!r} ({allowed.origin}): from these REMOTE_ADDR is the address in "
+            "X-Forwarded-For, where gunicorn leaves the proxy's"
+            + ("; with * whatever a client writes there is believed, so name the proxies, or private" * everybody),
+            differs=everybody,
+        )
+
+
+def settle_reach(teller: Teller) -> None:
+    """Say of settings that the server in the workers has its own way with them."""
+    embedded = "uvicorn" if teller.command == "asgi" else teller.values.get("worker_class", Origin("", "")).value
+    if not embedded:
+        return
+    most = teller.values.get("max_requests")
+    if most is not None and most.value:
+        teller.remark(
+            f"max_requests = {most.value} ({most.origin}): with {embedded} it counts connections, each of which may "
+            "bring many requests",
+            differs=True,
+        )
+    kept = teller.values.get("keepalive")
+    if kept is not None and embedded != "uvicorn":
+        del teller.values["keepalive"]
+        teller.remark(
+            f"keepalive = {kept.value} ({kept.origin}): {embedded} keeps connections as long as it likes",
+            differs=True,
+        )
+
+
+def settle_ports(teller: Teller) -> None:
+    """Leave out what has no use beside the other settings: gunicorn passes over it."""
+    bind = teller.values.get("bind")
+    texts = () if bind is None else (bind.value,) if isinstance(bind.value, str) else bind.value
+    left_out = {
+        "reuse_port": bool(texts) and all(text.startswith(("unix:", "fd://")) for text in texts),
+        "keyfile": "certfile" not in teller.values,
+        "ca_certs": "certfile" not in teller.values,
+    }
+    for name in [name for name, useless in left_out.items() if useless and name in teller.values]:
+        value, origin = teller.values.pop(name)
+        if value:
+            teller.remark(f"{name} = {value!r} ({origin}): it has no effect without {_NEEDED[name]}", differs=False)
+
+
+def settle(teller: Teller, script_name: str) -> None:
+    """Do all of it.
+
+    Args:
+        teller: With what was told.
+        script_name: The variable SCRIPT_NAME.
+    """
+    settle_unix_mode(teller)
+    settle_script_name(teller, script_name)
+    settle_times(teller)
+    settle_forwarded(teller)
+    settle_reach(teller)
+    settle_ports(teller)
+    teller.settle_reach()
