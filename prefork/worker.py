@@ -28,7 +28,7 @@ from prefork.net.proxy_reader import PATIENCE, Proxied, ProxyReader
 from prefork.net.tls import Behind, HandshakeError
 from prefork.scoreboard.entry import Entry, Pause
 from prefork.scoreboard.events import EventKind, Why
-from prefork.scoreboard.layout import Order, State
+from prefork.scoreboard.layout import Accepts, Order, State
 from prefork.system.descriptors import readable
 from prefork.system.forks import HERE
 from prefork.system.natives import os, signal, socket
@@ -41,6 +41,7 @@ eventfd_write = os.eventfd_write
 
 # Bound once: what an enum's class is asked for costs several pages in a process that has just been forked.
 _RUN, _SERVING, _STOPPING, _READY = Order.RUN, State.SERVING, State.STOPPING, EventKind.READY
+_ASKED, _USUAL = Accepts.ASKED, Accepts.USUAL
 _STOP_FLAGS = os.EFD_CLOEXEC | os.EFD_NONBLOCK
 
 
@@ -274,7 +275,7 @@ class Worker(WorkerFacts, Dialogue):
         Raises:
             OSError: no descriptors to be had.
         """
-        self._entry.say_accepts()
+        self._entry.say_accepts(_ASKED)
         given = self._given
         given.leaks.learn_what_is_usual(self.sockets)
         given.shedder.refuse = self._refuse
@@ -420,7 +421,7 @@ class Worker(WorkerFacts, Dialogue):
             self._acceptor = acceptor
             if given.entry.obeyed is not _RUN:  # after that: the order may come between the two
                 acceptor.obey()
-            given.entry.say_accepts()
+            given.entry.say_accepts(_USUAL if one_at_a_time else _ASKED)
             self._connections = acceptor.connections()
         return self._connections
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from prefork.accept.worker_context import WorkerContext
 from prefork.config.settings import Settings
+from prefork.scoreboard.layout import Readiness
 from prefork.system.natives import os, socket
 
 if TYPE_CHECKING:
@@ -60,6 +61,11 @@ class WorkerFacts:
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger ("prefork") whose messages begin with the slot."""
         return self._given.log
+
+    def _readiness(self) -> Readiness:
+        """Whether the server is fit for new clients; without a master it is at its end."""
+        entry = self._given.entry
+        return Readiness.STOPPING if entry.orphaned else entry.board.readiness
 
     @property
     def tls(self) -> ssl.SSLContext | None:

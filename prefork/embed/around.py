@@ -15,6 +15,7 @@ from prefork.system.natives import os, time
 from prefork.wsgi.access import AccessLog
 from prefork.wsgi.environ import spelled
 from prefork.wsgi.forwarded import BELIEVED, ELSEWHERE, LEFT_OUT, apply, proxys_own, standings
+from prefork.wsgi.health import HealthCheck, Told
 
 if TYPE_CHECKING:
     from datetime import tzinfo
@@ -111,21 +112,31 @@ class AroundWSGI:
         options: The settings.
         zone: Whose time of day the access log has, from `prefork.system.zone.find`.
         proxied: Whether connections begin with a header of the PROXY protocol.
+        health: Answers on a path of its own; None when there is none.
 
     Raises:
         BootError: The access log can't be opened.
     """
 
     def __init__(
-        self, application: WSGI, options: Around, zone: tzinfo | None = None, *, proxied: bool = False
+        self,
+        application: WSGI,
+        options: Around,
+        zone: tzinfo | None = None,
+        *,
+        proxied: bool = False,
+        health: HealthCheck | None = None,
     ) -> None:
         self._application = application
+        self._health = health
         self._proxies = _Proxies(options, proxied=proxied)
         self._script_name = spelled(options.script_name)
         self._log = _opened(options, zone) if options.access_log else None
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Serve one request."""
+        if self._health is not None and self._health.asked_by(environ.get("PATH_INFO", "")):
+            return self._health(environ, start_response)
         if self._proxies.settle(environ):
             for name in [name for name in environ if proxys_own(name)]:
                 del environ[name]
@@ -175,6 +186,7 @@ class AroundASGI:
         options: The settings.
         zone: Whose time of day the access log has, from `prefork.system.zone.find`.
         proxied: Whether connections begin with a header of the PROXY protocol.
+        health: Answers on a path of its own; None when there is none.
 
     Raises:
         BootError: The access log can't be opened.
@@ -187,8 +199,10 @@ class AroundASGI:
         zone: tzinfo | None = None,
         *,
         proxied: bool = False,
+        health: HealthCheck | None = None,
     ) -> None:
         self._application = application
+        self._health = health
         self._proxies = _Proxies(options, proxied=proxied)
         self._script_name = options.script_name
         self._log = _opened(options, zone) if options.access_log else None
@@ -199,6 +213,8 @@ class AroundASGI:
         if kind == "lifespan":
             return await self._application(scope, receive, send)
         environ = _environ_of(scope)
+        if kind == "http" and self._health is not None and self._health.asked_by(environ["PATH_INFO"]):
+            return await _tell(self._health.told(environ["REQUEST_METHOD"]), send)
         if self._proxies.settle(environ):
             scope["headers"] = [pair for pair in scope["headers"] if not proxys_own(_name(pair[0]))]
         else:
@@ -233,6 +249,13 @@ class AroundASGI:
             await self._application(scope, receive, counting)
         finally:
             log.write(environ, answer, time.monotonic() - began)
+
+
+async def _tell(told: Told, send: Send) -> None:
+    """Answer a request; the server leaves the body out where the method is HEAD."""
+    fields = [(name.lower().encode(), value.encode()) for name, value in told.fields]
+    await send({"type": "http.response.start", "status": int(told.status[:3]), "headers": fields})
+    await send({"type": "http.response.body", "body": told.body})
 
 
 def _host(scope: Scope) -> str:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Final, Self
 from prefork.config import target
 from prefork.embed.connections import Connections
 from prefork.errors import TargetError
+from prefork.scoreboard.layout import Readiness
 from prefork.system import limits
 from prefork.system.natives import os, socket
 from prefork.worker import Worker
@@ -32,14 +33,15 @@ class EmbeddedApplication:
         options: The server's own options, by name.
         folder: The folder that goes first on the import path; "" for what is first there.
         names: The attributes that a module alone stands for.
-        around: Makes of the application what the server is given; None for the application itself.
+        around: Makes what the server is given of the application and of what tells whether the server is fit; None for
+            the application itself.
     """
 
     application: object = None
     options: Mapping[str, Any] = field(default_factory=dict)
     folder: str = ""
     names: tuple[str, ...] = ()
-    around: Callable[[Any], Any] | None = None
+    around: Callable[[Any, Callable[[], Readiness]], Any] | None = None
 
 
 class Embedded(Worker):
@@ -99,7 +101,7 @@ class Embedded(Worker):
         if isinstance(found, str):
             first = self.given.folder or (sys.path[0] if sys.path else "")
             found = target.load(found, first if os.path.isdir(first) else ".", self.given.names)
-        return found if self.given.around is None else self.given.around(found)
+        return found if self.given.around is None else self.given.around(found, self._readiness)
 
     def init(self) -> None:
         """Look at the listeners before anything is made of them.

@@ -18,10 +18,13 @@ from prefork.config.load import DEFAULT, Configuration, Table
 from prefork.embed.around import AroundASGI, AroundWSGI
 from prefork.embed.base import Embedded
 from prefork.errors import SettingsError, TargetError
+from prefork.scoreboard.layout import Readiness
 from prefork.system import zone
 from prefork.system.natives import os
 from prefork.wsgi import options as wsgi_options
 from prefork.wsgi.command import NAMES
+from prefork.wsgi.health import HealthCheck
+from prefork.wsgi.options import WSGIOptions
 
 if TYPE_CHECKING:
     from datetime import tzinfo
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 ASGI: Final = "ASGI"
 """The heading of what an ASGI server is told beside."""
 
-_AROUND: Final = ("forwarded_allow_ips", "forwarded", "script_name", "access_log", "access_log_format")
+_AROUND: Final = ("forwarded_allow_ips", "forwarded", "health_path", "script_name", "access_log", "access_log_format")
 _DEFAULTS: Final = {"timeout": 30.0, "keepalive": 75.0, "defer_accept": 5}
 _QUIET: Final[Mapping[str, Mapping[str, object]]] = {
     "gevent": {"log": None},
@@ -90,6 +93,7 @@ class ASGIOptions:
     )
     forwarded_allow_ips: str = wsgi_options.again("forwarded_allow_ips")
     forwarded: Literal["auto", "trusted", "keep", "drop"] = wsgi_options.again("forwarded")
+    health_path: str = wsgi_options.again("health_path")
     script_name: str = wsgi_options.again("script_name")
     access_log: str = wsgi_options.again("access_log")
     access_log_format: str = wsgi_options.again("access_log_format")
@@ -160,10 +164,10 @@ def _run_asgi(text: str, configuration: Configuration, app_dir: str) -> int:
 
     proxied = configuration.settings.proxy_protocol != "off"
 
-    def around(application: Any) -> Any:
+    def around(application: Any, readiness: Callable[[], Readiness]) -> Any:
         _suits_asgi(application, text)
         _share_the_log(f"{said.worker_class}.error" if said.worker_class == "hypercorn" else "uvicorn", level)
-        return AroundASGI(application, said, of_day, proxied=proxied)
+        return AroundASGI(application, said, of_day, proxied=proxied, health=_health(said, readiness))
 
     return _run(text, configuration, app_dir, {**given, **options_of(said.worker_options)}, around, NAMES)
 
@@ -171,6 +175,10 @@ def _run_asgi(text: str, configuration: Configuration, app_dir: str) -> int:
 def _zone(configuration: Configuration) -> tzinfo | None:
     """Whose time of day the access log has; before the application may change it. That there is one has been seen."""
     return zone.find(configuration.settings.log_timezone, os.environ.get("TZ"))
+
+
+def _health(said: ASGIOptions | WSGIOptions, readiness: Callable[[], Readiness]) -> HealthCheck | None:
+    return HealthCheck(said.health_path, readiness) if said.health_path else None
 
 
 def _share_the_log(name: str, level: str) -> None:
@@ -199,9 +207,9 @@ def run_wsgi(text: str, configuration: Configuration, app_dir: str, suits: Calla
     said, of_day = configuration.extra, _zone(configuration)
     proxied = configuration.settings.proxy_protocol != "off"
 
-    def around(application: Any) -> Any:
+    def around(application: Any, readiness: Callable[[], Readiness]) -> Any:
         suits(application, text)
-        return AroundWSGI(application, said, of_day, proxied=proxied)
+        return AroundWSGI(application, said, of_day, proxied=proxied, health=_health(said, readiness))
 
     options = {**_QUIET.get(said.worker_class, {}), **options_of(said.worker_options)}
     return _run(text, configuration, app_dir, options, around, NAMES)
@@ -249,7 +257,7 @@ def _run(
     configuration: Configuration,
     app_dir: str,
     options: Mapping[str, object],
-    around: Callable[[Any], Any] | None,
+    around: Callable[[Any, Callable[[], Readiness]], Any] | None,
     names: tuple[str, ...] = (),
 ) -> int:
     name = configuration.extra.worker_class

@@ -25,6 +25,7 @@ from prefork.scoreboard.layout import (
     SERVED,
     STATE,
     STATE_SINCE,
+    Accepts,
     Order,
     Scoreboard,
     State,
@@ -235,9 +236,9 @@ class Entry:
         self.words[layout.LAST_ERRNO] = errno
         self.words[layout.LAST_ERRNO_AT] = time.monotonic_ns()
 
-    def say_accepts(self) -> None:
+    def say_accepts(self, how: Accepts) -> None:
         """Say that connections are taken in our way, which knows what an order does to a listener."""
-        self.words[ACCEPTS] = 1
+        self.words[ACCEPTS] = how
 
     def say_relieved(self, errno: int) -> None:
         """Say that the exhaustion is over that ``errno`` told of.

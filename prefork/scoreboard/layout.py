@@ -17,7 +17,7 @@ BORN                  master   monotonic ns of the fork
 STATE STATE_SINCE     worker   :class:`State` and the monotonic ns at which it was entered
 LAST_ERRNO _AT        worker   errno of the last accept(2) that failed, monotonic ns
 REFUSED               worker   connections shed
-ACCEPTS               worker   1 = by Worker.accept(); 0 = in a loop of its own, on the sockets themselves
+ACCEPTS               worker   how (:class:`Accepts`); 0 = in a loop of its own, on the sockets themselves
 RECYCLE_WHY           worker   why it wants to be replaced (:class:`prefork.scoreboard.events.Why`); 0 = it does not
 ERRORS + place        worker   failed accepts, by errno (:func:`prefork.net.accept_errors.place`)
 PARKED                worker   connections that it keeps, the one in hand included
@@ -111,6 +111,17 @@ class Order(enum.IntEnum):
     """The server stops: accept until the queue is empty, finish, leave."""
     QUIT = 3
     """As SEAL, in a hurry."""
+
+
+class Accepts(enum.IntEnum):
+    """How a worker takes connections."""
+
+    UNKNOWN = 0
+    """In a loop of its own, on the sockets themselves; or it has not begun."""
+    ASKED = 1
+    """By Worker.accept() or an inlet, as many at one moment as it likes."""
+    USUAL = 2
+    """In the usual loop: one at a moment in each lane."""
 
 
 class Fate(enum.IntEnum):
@@ -221,6 +232,7 @@ class EntryView:
     expired: int
     evicted: int
     left: int
+    accepts: Accepts
     errors: tuple[int, ...]
     lanes: tuple[LaneView, ...]
 
@@ -445,6 +457,7 @@ class Scoreboard:
             expired=_count(words[EXPIRED], born, now),
             evicted=_count(words[EVICTED], born, now),
             left=_count(words[LEFT], born, now),
+            accepts=_member(Accepts, words[ACCEPTS], Accepts.UNKNOWN),
             errors=tuple(_count(word, born, now) for word in words[ERRORS : ERRORS + ERROR_PLACES]),
             lanes=lanes,
         )

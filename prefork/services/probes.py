@@ -15,7 +15,7 @@ from prefork.errors import ListenError
 from prefork.net import binding
 from prefork.net.options import SocketOptions
 from prefork.net.unixpath import Claim
-from prefork.scoreboard.layout import Order, Readiness
+from prefork.scoreboard.layout import Accepts, Order, Readiness
 from prefork.services.peer_listener import PAUSE, PeerListener
 from prefork.status.agent import WARM_AFTER, WARM_AGE, Agent, Workload, reason_of
 from prefork.status.collector import doing
@@ -154,7 +154,7 @@ class AgentService(ProbeService):
         return self._agent.line(readiness, load, now).encode()
 
     def _load(self, now: float) -> Workload:
-        server, idle, warm = self._server, 0, 0
+        server, idle, warm, lanes = self._server, 0, 0, set[int]()
         for member in server.roster:
             if member.starting or member.order is not Order.RUN:
                 continue
@@ -162,8 +162,10 @@ class AgentService(ProbeService):
             idle += doing(member, view, now)[0] == "idle"
             served = sum(lane.served + lane.failed for lane in view.lanes)
             warm += served >= WARM_AFTER or now - member.born >= WARM_AGE
+            lanes.add(len(view.lanes) if view.accepts is Accepts.USUAL else 0)
         waiting = sum(listener.waiting() for listener in server.listeners)
-        return Workload(server.goal.size, min(idle, server.goal.size), min(warm, server.goal.size), waiting)
+        size = server.goal.size
+        return Workload(size, min(idle, size), min(warm, size), waiting, size * min(lanes, default=1))
 
 
 class ProbePeer:

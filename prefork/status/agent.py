@@ -44,12 +44,14 @@ class Workload:
         idle: How many wait for a connection.
         warm: How many have served or lived for a while.
         waiting: Connections in the accept queues.
+        at_once: How many are served at one moment; 0 where workers have loops of their own, which don't tell.
     """
 
     size: int
     idle: int
     warm: int
     waiting: int
+    at_once: int = 0
 
     @property
     def share(self) -> float:
@@ -84,4 +86,5 @@ class Agent:
         if readiness is not Readiness.READY:
             return f"down #{reason_of(readiness)}\n"
         percent = max(1, min(100, round(100 * self._weight)))
-        return f"up ready {percent}% maxconn:{load.size}\n"
+        most = f" maxconn:{load.at_once}" if load.at_once else ""
+        return f"up ready {percent}%{most}\n"

@@ -17,6 +17,7 @@ from prefork.scoreboard.layout import (
     LANE,
     RECYCLE_WHY,
     STATE,
+    Accepts,
     EntryView,
     State,
     busy_since,
@@ -57,7 +58,7 @@ class WorkerLine:
     @property
     def accepts(self) -> bool:
         """Whether the worker takes connections by Worker.accept(), not in a loop of its own."""
-        return self.words[ACCEPTS] == 1
+        return self.words[ACCEPTS] in _OURS
 
     @property
     def state(self) -> int:
@@ -127,4 +128,5 @@ def _own_frames(text: str) -> str:
     return "".join(lines)
 
 
+_OURS = {Accepts.ASKED, Accepts.USUAL}
 _LAST_FRAME = re.compile(rf'^  File "{re.escape(live.__code__.co_filename)}", line \d+ in live$')

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from prefork.scoreboard.layout import Readiness
 from prefork.status.agent import reason_of
+from prefork.wsgi.environ import spelled
 
 UNLOGGED: Final = "prefork.unlogged"
 """What a request has in its environ that the access log leaves out: balancers ask every second or two."""
+
+
+class Told(NamedTuple):
+    """What is answered.
+
+    Attributes:
+        status: The status line.
+        fields: The header fields.
+        body: The body, which says it in a word.
+    """
+
+    status: str
+    fields: list[tuple[str, str]]
+    body: bytes
 
 
 class HealthCheck:
@@ -22,6 +37,7 @@ class HealthCheck:
 
     def __init__(self, path: str, readiness: Callable[[], Readiness]) -> None:
         self._targets = path.encode(), f"{path}?".encode()
+        self._spelled = spelled(path)
         self._readiness = readiness
 
     def asked_for(self, target: bytes) -> bool:
@@ -29,16 +45,25 @@ class HealthCheck:
         path, with_query = self._targets
         return target == path or target.startswith(with_query)
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Answer."""
-        environ[UNLOGGED] = True
+    def asked_by(self, path: str) -> bool:
+        """Whether that of a request is this path, where another server has read it: as PEP 3333 has PATH_INFO."""
+        return path == self._spelled
+
+    def told(self, method: str) -> Told:
+        """What is answered to a request of this method."""
         fields = [("Content-Type", "text/plain"), ("Cache-Control", "no-store")]
-        if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
+        if method not in {"GET", "HEAD"}:
             status, said = "405 Method Not Allowed", "GET and HEAD alone"
             fields.append(("Allow", "GET, HEAD"))
         else:
             said = reason_of(self._readiness())
             status = "503 Service Unavailable" if said else "200 OK"
         body = f"{said or 'ready'}\n".encode()
-        start_response(status, [*fields, ("Content-Length", str(len(body)))])
+        return Told(status, [*fields, ("Content-Length", str(len(body)))], body)
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer, as a WSGI application."""
+        environ[UNLOGGED] = True
+        status, fields, body = self.told(environ["REQUEST_METHOD"])
+        start_response(status, fields)
         return [body]

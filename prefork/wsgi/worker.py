@@ -75,9 +75,6 @@ class WSGIWorker(Worker):
             statsd=self._statsd(),
         )
 
-    def _readiness(self) -> Readiness:
-        return Readiness.STOPPING if self._entry.orphaned else self._entry.board.readiness
-
     def _zone(self) -> tzinfo | None:
         try:
             return find_zone(self.settings.log_timezone, self.common.tz)

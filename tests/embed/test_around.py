@@ -12,6 +12,8 @@ import pytest
 
 from prefork.embed.around import AroundASGI, AroundWSGI
 from prefork.embed.command import ASGIOptions
+from prefork.scoreboard.layout import Readiness
+from prefork.wsgi.health import HealthCheck
 from prefork.wsgi.options import WSGIOptions
 
 
@@ -117,3 +119,45 @@ def test_what_fails_is_in_the_access_log_too(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="of the application"):
         list(around({"PATH_INFO": "/", "REQUEST_METHOD": "GET"}, lambda *_: None))
     assert json.loads(log.read_text())["status"] is None
+
+
+@pytest.mark.parametrize(
+    ("method", "readiness", "status", "body"),
+    [
+        ("GET", Readiness.READY, 200, b"ready\n"),
+        ("HEAD", Readiness.READY, 200, b"ready\n"),  # which the server leaves out
+        ("GET", Readiness.STOPPING, 503, b"stopping\n"),
+        ("GET", Readiness.DELAYED, 503, b"stopping\n"),
+        ("GET", Readiness.EXHAUSTED, 503, b"all workers are out of descriptors or memory\n"),
+        ("POST", Readiness.READY, 405, b"GET and HEAD alone\n"),
+    ],
+)
+def test_health_is_told_below_the_application(method: str, readiness: Readiness, status: int, body: bytes) -> None:
+    health = HealthCheck("/health%7a", lambda: readiness)
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": "/healthz", "raw_path": b"/health%7a", "headers": []}
+    asyncio.run(AroundASGI(_asked, ASGIOptions(), health=health)(scope, None, send))  # type: ignore[arg-type]  # it asks for nothing
+    assert sent[0]["status"] == status
+    assert (b"content-length", b"%d" % len(body)) in sent[0]["headers"]
+    assert sent[1]["body"] == body
+
+    told: list[Any] = []
+    environ = {"REQUEST_METHOD": method, "PATH_INFO": "/healthz"}
+    around = AroundWSGI(_asked, WSGIOptions(), health=health)
+    assert b"".join(around(environ, lambda *given: told.extend(given))) == body
+    assert int(told[0][:3]) == status
+
+
+def _asked(*_: Any) -> Any:
+    raise AssertionError("the application was asked")
+
+
+def test_what_lies_beside_the_health_path_is_the_application_s() -> None:
+    health = HealthCheck("/healthz", lambda: Readiness.READY)
+    for path in ("/", "/healthz/", "/healthzz", "/Healthz"):
+        with pytest.raises(AssertionError, match="was asked"):
+            b"".join(AroundWSGI(_asked, WSGIOptions(), health=health)({"PATH_INFO": path}, lambda *_: None))

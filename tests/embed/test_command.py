@@ -4,34 +4,42 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from prefork.testing import Server
+from prefork.testing import Server, connect
 from prefork.testing.plugin import ServerFactory
 from tests.support.embed.servers import APPS, ROOT
 
 CERTS = ROOT / "tests" / "support" / "wsgi" / "certs"
 
 
-def ask(server: Server) -> str:
+def ask(server: Server, path: str = "/") -> str:
     """What a client behind a proxy is answered."""
     host, _, port = server.address.rpartition(":")
     with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=30)) as connection:
-        connection.request("GET", "/", headers={"X-Forwarded-For": "9.9.9.9"})
+        connection.request("GET", path, headers={"X-Forwarded-For": "9.9.9.9"})
         return connection.getresponse().read().decode()
 
 
 @pytest.fixture
 def asgi(prefork_server: ServerFactory, tmp_path: Path) -> Server:
     return prefork_server(
-        "commanded:asgi", app_dir=APPS, subcommand="asgi", workers=1, access_log=str(tmp_path / "access.log")
+        *("commanded:asgi",),
+        app_dir=APPS,
+        subcommand="asgi",
+        workers=1,
+        access_log=str(tmp_path / "access.log"),
+        health_path="/healthz",
+        agent_bind="127.0.0.1:0",
     )
 
 
@@ -65,7 +73,10 @@ def websocket(server: Server) -> socket.socket:
 def test_asgi_through_a_reload_and_a_stop(asgi: Server, tmp_path: Path) -> None:
     (before,) = asgi.workers()
     assert ask(asgi) == f"9.9.9.9 {before}"
-    assert "9.9.9.9 - - [" in (tmp_path / "access.log").read_text()
+    assert ask(asgi, "/healthz?x=1") == "ready\n"
+    with connect(asgi.wait_for_log(r"agent_bind: (\S+)")[1]) as balancer:
+        assert re.fullmatch(r"up ready \d+%\n", balancer.makefile().readline())  # a loop takes as many as come
+    assert (tmp_path / "access.log").read_text().count("9.9.9.9 - - [") == 1
     with websocket(asgi) as connection:
         assert said(connection, "hello") == f"hello {before}"
         asgi.signal(signal.SIGHUP)
@@ -114,8 +125,12 @@ def test_asgi_speaks_tls(prefork_server: ServerFactory) -> None:
 def test_each_server_by_its_name(
     prefork_server: ServerFactory, command: str, target: str, name: str, answer: str
 ) -> None:
-    server = prefork_server(f"commanded:{target}", app_dir=APPS, subcommand=command, workers=1, worker_class=name)
+    health: dict[str, Any] = {} if command == "serve" else {"health_path": "/healthz"}
+    server = prefork_server(
+        f"commanded:{target}", app_dir=APPS, subcommand=command, workers=1, worker_class=name, **health
+    )
     assert ask(server).startswith(answer)
+    assert not health or ask(server, "/healthz") == "ready\n"
     assert server.stop() == 0
 
 

@@ -148,6 +148,7 @@ def test_every_word_is_viewed_under_its_name(board: Scoreboard) -> None:
     words[layout.PARKED : layout.LEFT + 1] = memoryview(array.array("Q", [3, 30, 4, 2, 1, 5]))
     for place in range(layout.ERROR_PLACES):
         words[layout.ERRORS + place] = 100 + place
+    words[layout.ACCEPTS] = layout.Accepts.USUAL
     lane = layout.LANE
     words[lane + layout.BUSY_SINCE], words[lane + layout.DEADLINE] = now - 1, now + 10**12
     words[lane + layout.SERVED], words[lane + layout.FAILED] = 40, 2
@@ -172,6 +173,7 @@ def test_every_word_is_viewed_under_its_name(board: Scoreboard) -> None:
         expired=2,
         evicted=1,
         left=5,
+        accepts=layout.Accepts.USUAL,
         errors=tuple(range(100, 100 + layout.ERROR_PLACES)),
         lanes=(
             layout.LaneView(

@@ -12,6 +12,7 @@ from prefork import SettingsError
 from prefork.config.settings import Settings
 from prefork.testing import Server, connect, running_target
 from prefork.testing.exchange import parse_http
+from prefork.testing.processes import limited_descriptors
 from prefork.wsgi.options import WSGIOptions
 from tests.support.kept import Client
 from tests.support.wsgi.harness import ROOT
@@ -94,6 +95,27 @@ def test_whoever_is_silent_or_talks_too_much_is_in_nobodys_way(fit: Server) -> N
         talks.sendall(b"web1\n")  # HAProxy's agent-send
         assert talks.makefile().readline().endswith("maxconn:2\n")
     for client in silent:
+        client.close()
+
+
+def test_want_is_told_while_it_lasts(fit: Server) -> None:
+    by_master, agent = places(fit)
+    unfit = b"all workers are out of descriptors or memory\n"
+    waiting = []
+
+    def all_are_out() -> bool:
+        waiting.append(Client(fit.address))  # who waits in accept has the next descriptor already
+        waiting[-1].send(ASK)
+        return health(by_master) == (503, unfit)
+
+    with limited_descriptors(fit.workers):
+        fit.wait_for(all_are_out, message="the master to be red")
+        assert asked(agent, b"") == b"down #" + unfit
+    fit.wait_for(lambda: health(by_master) == (200, b"ready\n"), message="the master to be green again")
+    assert asked(agent, b"").startswith(b"up ready ")
+    for client in waiting:
+        assert client.answer() is not None
+        assert client.status == 200
         client.close()
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from prefork.net.accept_errors import COUNTED
 from prefork.scoreboard.events import Why
-from prefork.scoreboard.layout import BUCKETS, ERROR_PLACES, EntryView, LaneView, Order, State
+from prefork.scoreboard.layout import BUCKETS, ERROR_PLACES, Accepts, EntryView, LaneView, Order, State
 from prefork.status import text as report
 from prefork.status.model import Ended, Health, Listening, Process, Status, Totals, Working
 from prefork.status.totals import BOUNDS, Counters
@@ -248,6 +248,7 @@ def view(lane: LaneView | None = None, *, refused: int = 0, errors: dict[str, in
         expired=0,
         evicted=0,
         left=0,
+        accepts=Accepts.USUAL,
         errors=tuple(counted),
         lanes=(lane or lane_of(),),
     )
