@@ -60,27 +60,6 @@ def settle_forwarded(teller: Teller) -> None:
         )
 
 
-def settle_reach(teller: Teller) -> None:
-    """Say of settings that the server in the workers has its own way with them."""
-    embedded = "uvicorn" if teller.command == "asgi" else teller.values.get("worker_class", Origin("", "")).value
-    if not embedded:
-        return
-    most = teller.values.get("max_requests")
-    if most is not None and most.value:
-        teller.remark(
-            f"max_requests = {most.value} ({most.origin}): with {embedded} it counts connections, each of which may "
-            "bring many requests",
-            differs=True,
-        )
-    kept = teller.values.get("keepalive")
-    if kept is not None and embedded != "uvicorn":
-        del teller.values["keepalive"]
-        teller.remark(
-            f"keepalive = {kept.value} ({kept.origin}): {embedded} keeps connections as long as it likes",
-            differs=True,
-        )
-
-
 def settle_ports(teller: Teller) -> None:
     """Leave out what has no use beside the other settings: gunicorn passes over it."""
     bind = teller.values.get("bind")
@@ -107,6 +86,5 @@ def settle(teller: Teller, script_name: str) -> None:
     settle_script_name(teller, script_name)
     settle_times(teller)
     settle_forwarded(teller)
-    settle_reach(teller)
     settle_ports(teller)
     teller.settle_reach()

@@ -146,17 +146,28 @@ class Teller:
                 self.tell(row.name, row.note, differs=row.weight == "warning")
 
     def settle_reach(self) -> None:
-        """Say of settings that the server in the workers knows nothing of that they have no say there."""
-        embedded = self.command != "wsgi" or "worker_class" in self.values
-        for name in [name for name in self.values if embedded and name in OF_REQUESTS]:
+        """Say of settings that another server in the workers has no use for them, or another meaning."""
+        if self.command == "wsgi" and "worker_class" not in self.values:
+            return
+        server = self.values["worker_class"].value if "worker_class" in self.values else "uvicorn"
+        for name in [name for name in self.values if name in OF_REQUESTS]:
             if self.command == "serve" or name not in AROUND:
                 value, origin = self.values.pop(name)
-                server = self.values["worker_class"].value if "worker_class" in self.values else "uvicorn"
                 self.remark(
                     f"{name} = {value!r} ({origin}): {server} reads requests and answers them by itself, "
                     "and has settings of its own for that",
                     differs=True,
                 )
+        if "keepalive" in self.values and server != "uvicorn":
+            value, origin = self.values.pop("keepalive")
+            self.remark(f"keepalive = {value} ({origin}): {server} keeps connections as long as it likes", differs=True)
+        if "max_requests" in self.values and self.values["max_requests"].value:
+            value, origin = self.values["max_requests"]
+            self.remark(
+                f"max_requests = {value} ({origin}): with {server} it counts connections, each of which may bring many "
+                "requests",
+                differs=True,
+            )
 
     def value(self, name: str, default: object = None) -> Any:
         """What a setting of the other server's was given."""

@@ -10,14 +10,17 @@ from typing import Final
 
 from prefork.errors import SettingsError, printable
 from prefork.migration import uwsgi_values
-from prefork.migration.foreign_setting import by_flag, by_name
+from prefork.migration.foreign_setting import ForeignSetting, by_flag, by_name
 from prefork.migration.retelling import Origin, Retelling, Teller, converted
 from prefork.migration.uwsgi_files import ForeignFile
-from prefork.migration.uwsgi_settings import ROWS
+from prefork.migration.uwsgi_settings import ROWS, family
 from prefork.system.natives import os
 
 _ASKS: Final = {"--explain": "explain", "--check": "check", "--print-config": "print-config"}
 _FILES: Final = ("--ini", "--yaml", "--yml", "-y", "--json", "-j", "--xml", "-x")
+_ALIASES: Final = ("processes workers", "module wsgi", "wsgi-file file", "home virtualenv venv pyhome", "logto logto2")
+_NAMED_FILES: Final = ("ini", "yaml", "yml", "json")
+_SAME: Final = {name: set(names.split()) - {name} for names in _ALIASES for name in names.split()}
 _ENDINGS: Final = (".ini", ".yaml", ".yml", ".json", ".js", ".xml")
 
 
@@ -32,35 +35,30 @@ def retell(argv: Sequence[str], environ: Mapping[str, str]) -> Retelling:
         SettingsError: Something of it can't be read, or can't be served at all; every problem at once.
     """
     file = ForeignFile(environ)
+    # What is none of uWSGI's options, as UWSGI_VERSION of an image, may be a placeholder.
+    begin = "UWSGI_"
+    variables = {
+        name.removeprefix(begin).lower().replace("_", "-"): value
+        for name, value in environ.items()
+        if name.startswith(begin)
+    }
+    file.variables.update(variables)
     asks = _taken(file, argv)
-    rows = by_name(ROWS)
-    values: dict[str, list[str]] = {}
-    origins: dict[str, str] = {}
-    strange: dict[str, str] = {}
-    for name, value, origin in file.lines:
-        if name in rows:
-            values.setdefault(name, []).append(value)
-            origins[name] = origin
-        elif name not in file.used:
-            strange[name] = origin
-    given = {"processes": Origin(1, "uWSGI's default"), "harakiri": Origin(0, "uWSGI's default")}
-    complaints = []
-    for name, found in values.items():
-        row = rows[name]
-        try:
-            value = converted(row, found if row.takes == "list" else found[-1])
-        except ValueError as error:
-            complaints.append(f"{name}: {error} (from {origins[name]})")
-            continue
-        if not (row.takes == "true" and value is False):
-            given[name] = Origin(value, origins[name])
-    if "workers" in given and "processes" not in values:
-        del given["processes"]
+    for name, value in variables.items():
+        if name in _NAMED_FILES or name in by_name(ROWS) or family(name):
+            file.take_option(name, value, begin + name.upper().replace("-", "_"))
+    given, strange, complaints = _given(file)
     teller = Teller(given)
     teller.complaints += complaints
     _tell(teller)
+    for name, text, origin in file.unfilled:
+        why = "the variable is not set, so it is empty" if text[0] == "$" else "it is not known, and stays as it is"
+        teller.remark(f"{printable(text)} in {printable(name)} ({origin}): {why}", differs=True)
     for name, origin in strange.items():
-        teller.remark(f"{printable(name)} ({origin}): prefork knows no such option of uWSGI's", differs=True)
+        row_of_many = family(name)
+        said = "prefork knows no such option of uWSGI's" if row_of_many is None else row_of_many.note
+        differs = row_of_many is None or row_of_many.weight == "warning"
+        teller.remark(f"{printable(name)} ({origin}): {said}", differs=differs)
     target = _target(teller)
     teller.settle_reach()
     teller.raise_if_wrong()
@@ -74,6 +72,46 @@ def retell(argv: Sequence[str], environ: Mapping[str, str]) -> Retelling:
         path=tuple(teller.path),
         asks=frozenset(asks),
     )
+
+
+def _given(file: ForeignFile) -> tuple[dict[str, Origin], dict[str, str], list[str]]:
+    """Options that have a row, with their values; the others, with their origins; what is wrong with values."""
+    rows = by_name(ROWS)
+    values: dict[str, list[str]] = {}
+    origins: dict[str, str] = {}
+    strange: dict[str, str] = {}
+    for name, value, origin in file.lines:
+        if name in rows:
+            for other in _SAME.get(name, ()):  # whichever is said last holds
+                values.pop(other, None)
+            values.setdefault(name, []).append(value)
+            origins[name] = origin
+        elif name not in file.used:
+            strange[name] = origin
+    given = {"processes": Origin(1, "uWSGI's default"), "harakiri": Origin(0, "uWSGI's default")}
+    complaints = []
+    for name, found in values.items():
+        try:
+            worth = _value(rows[name], found)
+        except ValueError as error:
+            complaints.append(f"{name}: {error} (from {origins[name]})")
+            continue
+        if worth is not False:
+            given[name] = Origin(worth, origins[name])
+    if "workers" in given:
+        del given["processes"]
+    return given, strange, complaints
+
+
+def _value(row: ForeignSetting, found: list[str]) -> object:
+    """What an option that is there several times has: all, or the last; of yes and no, all but the words for no is yes.
+
+    Raises:
+        ValueError: It is of another kind; the message begins with it.
+    """
+    if row.takes == "true":
+        return found[-1].strip().lower() not in {"false", "off", "no", "0"}
+    return converted(row, found if row.takes == "list" else found[-1])
 
 
 def _taken(file: ForeignFile, argv: Sequence[str]) -> set[str]:

@@ -1,9 +1,11 @@
 """Files of uWSGI's: ini, YAML and JSON, with its placeholders, as uWSGI reads them.
 
 A file has sections, of which ``[uwsgi]`` is read, or the one that ``FILE:SECTION`` names. Keys may be there several
-times, and one without a value is true. In values ``%(name)`` is what a key before said, ``$(NAME)`` a variable of the
-environment, ``@(FILE)`` what is in a file, and ``%d`` and its like speak of the file and the machine
-(https://uwsgi-docs.readthedocs.io, Configuration).
+times, and one without a value is true. In values ``%(name)`` is what a key before said, ``%(name + 1)`` a sum of such,
+``$(NAME)`` a variable of the environment, ``@(FILE)`` what is in a file, and ``%d`` and its like speak of the file and
+the machine. Between ``if-env = NAME`` and ``endif`` stands what holds only then, between ``for = A B`` and ``endfor``
+what holds for each; ``%(_)`` is the value, or the item
+(https://uwsgi-docs.readthedocs.io, Configuration and Configuration logic).
 """
 
 from __future__ import annotations
@@ -18,9 +20,16 @@ from typing import Final, NamedTuple
 
 from prefork.errors import SettingsError
 from prefork.system.limits import cpus
-from prefork.system.natives import os, socket
+from prefork.system.natives import os, socket, time
 
 _LOGIC: Final = re.compile(r"(if|for|endif|endfor|else|end)(-|$)")
+_TEST: Final = re.compile(r"if-(not-)?(env|opt|exists|file|dir)")
+_FILES: Final = {"exists": os.path.exists, "file": os.path.isfile, "dir": os.path.isdir}
+_SUM: Final = re.compile(r"\s*([\w.-]+|%k)\s*([-+*/])\s*([\w.-]+|%k)\s*")
+_OF_LOGS: Final = re.compile(
+    r"log-?format.*|log-?date|log-.*|.*logger|.*encoder"
+)  # they have placeholders of their own
+_STRANGE: Final = "vVjJiIT"  # letters that stand for something else with uWSGI
 _PLACEHOLDER: Final = re.compile(r"%\(([^)]*)\)|\$\(([^)]*)\)|@\(([^)]*)\)|%(.)")
 _MOST: Final = 20  # files that include each other
 
@@ -43,12 +52,16 @@ class ForeignFile:
         lines: What was read, in order, with placeholders filled in.
         variables: What keys said so far, for ``%(name)``.
         used: The keys that a placeholder has named.
+        unfilled: Placeholders that stand for nothing here, each with its key and origin.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.lines: list[FileOption] = []
         self.variables: dict[str, str] = {}
         self.used: set[str] = set()
+        self.unfilled: list[FileOption] = []
+        self._block: list[str] | None = None
+        self._first = ""
         self._environ = environ
         self._count = 0
 
@@ -59,6 +72,7 @@ class ForeignFile:
             SettingsError: It can't be read.
         """
         name, _, section = text.partition(":")
+        self._first = self._first or name
         self._count += 1
         if self._count > _MOST:
             raise SettingsError(f"{name!r} includes itself; leave that out")
@@ -78,8 +92,13 @@ class ForeignFile:
         """
         key = key.strip().replace("_", "-")
         if _LOGIC.match(key):
-            raise SettingsError(f"{origin}: {key} is not understood; write what holds here without it")
-        value = self._filled(value, origin)
+            self._decide(key, value, origin)
+            return
+        for item in [None] if self._block is None else self._block:
+            self._take(key, value if item is None else value.replace("%(_)", item), origin)
+
+    def _take(self, key: str, value: str, origin: str) -> None:
+        value = self._filled(key, value, origin)
         if key in {"ini", "include", "yaml", "yml", "json"}:
             self.read(value)
         elif key in {"set", "set-placeholder", "set-ph"}:
@@ -90,22 +109,67 @@ class ForeignFile:
             self.variables[key] = value
             self.lines.append(FileOption(key, value, origin))
 
-    def _filled(self, value: str, origin: str) -> str:
+    def _decide(self, key: str, value: str, origin: str) -> None:
+        """Whether what follows holds, and how often: once for each item of the block, which ``%(_)`` stands for."""
+        if key in {"endif", "endfor", "end"} and self._block is not None:
+            self._block = None
+            return
+        test = _TEST.fullmatch(key)
+        if key != "for" and test is None:
+            raise SettingsError(f"{origin}: {key} is not understood; write what holds here without it")
+        if self._block is not None:
+            raise SettingsError(f"{origin}: {key} stands within another block; end that before")
+        value = self._filled(key, value, origin)
+        if test is None:
+            self._block = value.split()
+            return
+        if test[2] in _FILES:
+            found = value if _FILES[test[2]](value) else None
+        else:
+            name, equals, wanted = value.partition("=")
+            found = (self._environ if test[2] == "env" else self.variables).get(name)
+            found = None if equals and found != wanted else found
+        self._block = [found or ""] if (found is not None) != bool(test[1]) else []
+
+    def _filled(self, key: str, value: str, origin: str) -> str:
+        of_logs = _OF_LOGS.fullmatch(key)
+
         def fill(found: re.Match[str]) -> str:
             named, variable, file, letter = found.groups()
             if variable is not None:
+                if variable not in self._environ:
+                    self.unfilled.append(FileOption(key, found[0], origin))
                 return self._environ.get(variable, "")
             if file is not None:
                 return _content(file)
             if letter is not None:
-                return found[0] if letter not in LETTERS else _magic(letter, origin)
-            name = named.replace("_", "-") if named.replace("_", "-") in self.variables else named
-            if name not in self.variables:
+                if letter in LETTERS:
+                    return _magic(letter, self._first or origin if letter in FIRST else origin)
+                if letter in _STRANGE and not of_logs:
+                    self.unfilled.append(FileOption(key, found[0], origin))
+            elif (known := self._known(named)) is not None:
+                return known
+            elif not of_logs:
                 raise SettingsError(f"{origin}: %({named}) is not known; define it before")
-            self.used.add(name)
-            return self.variables[name]
+            return found[0]
 
         return _PLACEHOLDER.sub(fill, value)
+
+    def _known(self, named: str) -> str | None:
+        """What a name stands for, or a sum of two names or numbers; None for what is none."""
+        for name in (named, named.replace("_", "-")):
+            if name in self.variables:
+                self.used.add(name)
+                return self.variables[name]
+        found = _SUM.fullmatch(named)
+        if found is None:
+            return None
+        first, sign, second = (str(cpus()) if part == "%k" else self._known(part) or part for part in found.groups())
+        try:
+            a, b = int(first), int(second)
+            return str({"+": a + b, "-": a - b, "*": a * b}[sign] if sign != "/" else a // b)
+        except (ValueError, ZeroDivisionError):
+            return None
 
 
 def _content(name: str) -> str:
@@ -116,8 +180,11 @@ def _content(name: str) -> str:
         raise SettingsError(f"{name!r} can't be read: {getattr(error, 'strerror', error)}") from None
 
 
-LETTERS: Final = "pdnsceuUgGhk"
+LETTERS: Final = "pdnscePDNSCEoOuUgGhkt"
 """The placeholders of one letter that are filled in; others stay."""
+
+FIRST: Final = "PDNSCEO"
+"""Those that speak of the file that was read first, and not of the one that they stand in."""
 
 
 def _magic(letter: str, file: str) -> str:
@@ -126,6 +193,8 @@ def _magic(letter: str, file: str) -> str:
     stem, _, ending = name.rpartition(".")
     tell: Mapping[str, Callable[[], object]] = {
         "p": lambda: path,
+        "o": lambda: file,
+        "t": lambda: int(time.time()),
         "d": lambda: f"{folder}/",
         "n": lambda: stem or name,
         "s": lambda: name,
@@ -138,7 +207,7 @@ def _magic(letter: str, file: str) -> str:
         "h": socket.gethostname,
         "k": cpus,
     }
-    return str(tell[letter]())
+    return str(tell[letter.lower() if letter in FIRST else letter]())
 
 
 def _pairs(name: str, source: str, section: str) -> Iterator[tuple[str, str]]:

@@ -59,6 +59,38 @@ ROWS: Final = (
     *_rows("plugins plugin", "list", note="there are no plugins", weight="warning"),
     *_rows("need-app", "true", note="an application that fails to start ends the start", weight="info"),
     *_rows("lazy-apps lazy", "true", note="each worker loads the application; --preload loads it once"),
+    *_rows(
+        "import shared-import py-import python-import",
+        "list",
+        note="import it in the application's module",
+        weight="warning",
+    ),
+    *_rows("pymodule-alias", "list", note="set sys.modules in the application's module", weight="warning"),
+    *_rows("unenv", "list", note="take it out of the environment of the command", weight="warning"),
+    *_rows("paste ini-paste ini-paste-logged", "text", note="give a factory that calls loadapp()", weight="refused"),
+    *_rows("wsgi-disable-file-wrapper", "true", note="a file is sent by sendfile(2), or read", weight="info"),
+    *_rows(
+        "wsgi-manage-chunked-input wsgi-env-behaviour wsgi-env-behavior wsgi-accept-buffer wsgi-accept-buffers",
+        "text",
+        note="the application is served by PEP 3333",
+        weight="info",
+    ),
+    *_rows(
+        "py-callos-afterfork py-call-osafterfork py-call-uwsgi-fork-hooks py-sharedarea-hook",
+        "true",
+        note="what is to be done after a fork is done",
+        weight="info",
+    ),
+    *_rows("py-tracebacker", "text", note="prefork dump shows where a worker is", weight="info"),
+    *_rows("skip-atexit skip-atexit-teardown", "true", note="atexit functions are called", weight="warning"),
+    *_rows("reload-os-env", "true", note="prefork upgrade reads the configuration anew", weight="info"),
+    *_rows(
+        "touch-chain-reload touch-workers-reload touch-mules-reload",
+        "list",
+        note="prefork reload does it, worker by worker",
+        weight="warning",
+    ),
+    *_rows("touch-logreopen touch-logrotate", "list", note="SIGUSR1 opens the log anew", weight="warning"),
     *_rows("single-interpreter", "true", note="there is one interpreter in a worker", weight="info"),
     *_rows("py-autoreload python-autoreload", "text", "reload"),
     *_rows("touch-reload fs-reload", "list", note="prefork reload does it", weight="warning"),
@@ -68,6 +100,23 @@ ROWS: Final = (
     *_rows("https https-socket", "list", "bind", "with --certfile and --keyfile"),
     *_rows("fastcgi-socket scgi-socket", "list", note="HTTP/1.1 is spoken; the proxy has to", weight="refused"),
     *_rows("protocol", "text", note="HTTP/1.1 is spoken"),
+    *_rows("shared-socket", "list", note="name the address with --bind"),
+    *_rows("abstract-socket", "true", note="an abstract socket is unix:@NAME"),
+    *_rows("no-defer-accept", "true", "defer_accept", "as 0"),
+    *_rows("freebind", "true", note="it can be set for all by net.ipv4.ip_nonlocal_bind", weight="warning"),
+    *_rows("http-to-https http-to", "text", note="the proxy in front does it", weight="warning"),
+    *_rows(
+        "http-raw-body http-buffer-size http-connect-timeout http-manage-expect http-processes http-modifier1",
+        "text",
+        note="workers take connections by themselves",
+        weight="info",
+    ),
+    *_rows(
+        "socket-send-timeout socket-write-timeout",
+        "whole",
+        note="--io-timeout is for a send as for a receive",
+        weight="info",
+    ),
     *_rows("listen", "whole", "backlog"),
     *_rows("chmod-socket", "text", "socket_mode"),
     *_rows("chown-socket", "text", "socket_user", "and --socket-group"),
@@ -107,10 +156,17 @@ ROWS: Final = (
     *_rows("min-worker-lifetime", "whole", note="a replacement is READY before a worker leaves", weight="info"),
     *_rows("reload-on-rss evil-reload-on-rss", "whole", "max_memory", "in bytes, with K, M or G"),
     *_rows("reload-on-as", "whole", note="--max-memory limits resident memory", weight="warning"),
+    *_rows("cheap die-on-idle idle", "text", note="min_workers is the least there are", weight="warning"),
+    *_rows("no-orphans", "true", note="workers leave when their master is gone", weight="info"),
+    *_rows("max-fd", "whole", note="the soft limit of descriptors becomes the hard one", weight="info"),
+    *_rows(
+        "limit-as limit-nproc", "whole", note="the service manager sets it; --max-memory replaces", weight="warning"
+    ),
     *_rows("cpu-affinity", "whole", note="the kernel chooses; taskset sets it for all", weight="info"),
     # Times.
     *_rows("harakiri", "whole", "timeout"),
     *_rows("harakiri-verbose", "true", note="tracebacks are always logged", weight="info"),
+    *_rows("harakiri-graceful-timeout", "whole", note="timeout ends a worker at once", weight="warning"),
     *_rows("reload-mercy worker-reload-mercy", "whole", "graceful_timeout"),
     *_rows("socket-timeout http-timeout", "whole", "io_timeout"),
     *_rows("die-on-term", "true", note="SIGTERM always stops", weight="info"),
@@ -155,7 +211,14 @@ ROWS: Final = (
     *_rows("log-reopen", "true", note="a file that was moved away is opened anew", weight="info"),
     *_rows("log-maxsize log-backupname", "text", note="logrotate does it", weight="warning"),
     *_rows("logger req-logger", "list", note=_LOGS, weight="warning"),
-    *_rows("log-4xx log-5xx log-slow log-zero log-big", "text", note="--access-log has all requests", weight="info"),
+    *_rows("log-4xx log-5xx log-slow log-zero log-big", "text", note="--access-log has all requests"),
+    *_rows("logfile-chmod logfile-chown", "text", note="a log file has what the umask leaves", weight="warning"),
+    *_rows(
+        "logformat-strftime log-encoder log-req-encoder", "text", note="--access-log-format says all", weight="info"
+    ),
+    *_rows(
+        "close-on-exec close-on-exec2 honour-stdin", "true", note="no descriptor of ours is inherited", weight="info"
+    ),
     *_rows("log-x-forwarded-for", "true", note="--forwarded-allow-ips says whose are believed", weight="info"),
     *_rows("memory-report", "true", note="prefork status tells what workers use", weight="info"),
     *_rows(
@@ -200,3 +263,27 @@ ROWS: Final = (
     ),
 )
 """All rows."""
+
+_FAMILIES: Final[tuple[tuple[str, Weight, str], ...]] = (
+    ("route error-route response-route final-route", "warning", "the proxy in front does it"),
+    ("static- check-static mime file-serve-mode", "warning", _STATIC),
+    ("hook exec-", "warning", "hooks are functions in a module (--hooks)"),
+    ("cheaper-", "info", "it grows while connections wait, and shrinks when workers are idle"),
+    ("cache sharedarea queue", "warning", "keep it in a service that is made for it"),
+    ("spooler mule cron timer farm", "warning", _PROCESS),
+    ("emperor vassal subscri fastrouter", "warning", "each application is a service of its own"),
+    ("stats- metric carbon", "info", "prefork status, top and exporter tell"),
+    ("cgroup namespace ns- unshare chroot pivot- cap ", "warning", "the service manager or the container does it"),
+)
+
+
+def family(name: str) -> ForeignSetting | None:
+    """The row for many options whose names begin alike; None for what is of no such family.
+
+    Args:
+        name: The option's name.
+    """
+    for beginnings, weight, note in _FAMILIES:
+        if name.startswith(tuple(beginnings.split())):
+            return ForeignSetting(name=name, note=note, weight=weight)
+    return None

@@ -12,17 +12,23 @@ from prefork.system.natives import os
 
 _USUAL_FIELD: Final = 8190  # bytes; what prefork allows a field of a request's head
 _USUAL_LINE: Final = 4094
+_LISTENING: Final = ("http", "http-socket", "socket", "uwsgi-socket", "https", "https-socket")
 
 
-def _address(text: str) -> str:
-    """An address of uWSGI's: a path, :PORT, HOST:PORT, @NAME, or fd://N."""
+def _address(teller: Teller, text: str) -> str:
+    """An address of uWSGI's: a path, :PORT, HOST:PORT, @NAME, fd://N, or =N for a shared socket."""
     text = text.strip()
+    if text.startswith("="):
+        shared = teller.value("shared-socket") or []
+        if not text[1:].isdecimal() or int(text[1:]) >= len(shared):
+            raise ValueError(f"{text!r} names none of {len(shared)} shared-socket; give an address")
+        return _address(teller, shared[int(text[1:])])
     if text.startswith(("fd://", "unix:")):
         return text
     if text.startswith("@"):
         return f"unix:{text}"
     if text.startswith("/") or ":" not in text:
-        return text if text.isdecimal() else f"unix:{text}"
+        return text if text.isdecimal() else f"unix:{'@' * yes(teller.value('abstract-socket', False))}{text}"
     host, _, port = text.rpartition(":")
     return f":{port}" if host == "*" else text
 
@@ -30,7 +36,7 @@ def _address(text: str) -> str:
 def _add(teller: Teller, text: str, origin: str) -> None:
     before = teller.values.get("bind")
     had: tuple[str, ...] = () if before is None else before.value
-    teller.put("bind", (*had, _address(text)), origin)
+    teller.put("bind", (*had, _address(teller, text)), origin)
 
 
 def _http(teller: Teller, row: ForeignSetting) -> None:
@@ -131,7 +137,34 @@ def _folder(teller: Teller, row: ForeignSetting) -> None:
 
 
 def _paths(teller: Teller, row: ForeignSetting) -> None:
-    teller.path += [part for text in teller.given[row.name].value for part in text.split(":") if part]
+    parts = [part for text in teller.given[row.name].value for part in text.split(":") if part]
+    teller.path += [os.path.join(str(teller.value("chdir", "")), part) for part in reversed(parts)]
+
+
+def _shared(teller: Teller, row: ForeignSetting) -> None:
+    named = [text.strip() for name in _LISTENING for text in teller.value(name) or []]
+    for index, text in enumerate(teller.given[row.name].value):
+        if not any(one.partition(",")[0] == f"={index}" for one in named):
+            teller.remark(f"{row.name} = {text!r} ({teller.given[row.name].origin}): nobody names it", differs=True)
+
+
+def _quietly(teller: Teller, row: ForeignSetting) -> None:
+    quiet = teller.given.get("disable-logging")
+    if quiet is not None and yes(quiet.value):
+        teller.tell(row.name, "with disable-logging no request is logged; --access-log logs all", differs=True)
+    else:
+        teller.tell(row.name, row.note, differs=False)
+
+
+def _undeferred(teller: Teller, row: ForeignSetting) -> None:
+    teller.put(row.ours, 0, teller.given[row.name].origin)
+
+
+def _daemon(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    teller.tell(row.name, row.note, differs=True)
+    if str(value).startswith("/") or "." in str(value):
+        teller.put("log_file", str(value), origin)
 
 
 def _home(teller: Teller, row: ForeignSetting) -> None:
@@ -176,7 +209,10 @@ def _none(teller: Teller, row: ForeignSetting) -> None:
 
 
 def settle_log(teller: Teller) -> None:
-    """UWSGI logs requests unless it is told not to, and where all else goes."""
+    """UWSGI logs requests unless it is told not to, and where all else goes; in local time."""
+    teller.put("log_timezone", "local", "uWSGI's default")
+    if "graceful_timeout" not in teller.values:
+        teller.put("graceful_timeout", 60, "uWSGI's default")
     quiet = teller.given.get("disable-logging")
     if quiet is not None and yes(quiet.value):
         return
@@ -215,6 +251,11 @@ SPECIAL: Final[Mapping[str, Callable[[Teller, ForeignSetting], Any]]] = {
     **dict.fromkeys(("pythonpath", "python-path", "pp"), _paths),
     **dict.fromkeys(("home", "virtualenv", "venv", "pyhome"), _home),
     "env": _env,
+    "shared-socket": _shared,
+    "abstract-socket": _none,
+    "no-defer-accept": _undeferred,
+    **dict.fromkeys(("log-4xx", "log-5xx", "log-slow", "log-zero", "log-big"), _quietly),
+    **dict.fromkeys(("daemonize", "daemonize2"), _daemon),
     **dict.fromkeys(("lazy-apps", "lazy"), _lazy),
     **dict.fromkeys(("py-autoreload", "python-autoreload"), _reload),
     **dict.fromkeys(("uid", "gid"), _account),

@@ -115,8 +115,8 @@ CASES = {
         "shop:app",
         {**SYNC, "worker_class": "gevent", "max_requests": 1000},
         (
-            "! max_requests = 1000 (gunicorn.conf.py): with gevent it counts connections",
             "! keepalive = 5 (gunicorn.conf.py): gevent keeps connections as long as it likes",
+            "! max_requests = 1000 (gunicorn.conf.py): with gevent it counts connections",
         ),
     ),
     "recycling": Case(

@@ -20,7 +20,8 @@ from prefork.testing import request, running
 from prefork.wsgi.command import CommandOptions
 
 OURS = {field.name for field in settings.fields() + table(CommandOptions)}
-ALWAYS = {"workers": 1, "timeout": 0, "access_log": "-"}
+QUIETLY = {"workers": 1, "timeout": 0, "graceful_timeout": 60, "log_timezone": "local"}
+ALWAYS = {**QUIETLY, "access_log": "-"}
 QUIET = ("vacuum", "master", "enable-threads", "die-on-term", "thunder-lock", "need-app", "lazy-apps")
 
 
@@ -73,6 +74,8 @@ CASES = {
             "user": "nobody",
             "group": "nogroup",
             "pidfile": "/run/shop.pid",
+            "log_file": "/var/log/shop.log",
+            "access_log": "/var/log/shop.log",
         },
         ("daemonize = '/var/log/shop.log' (app.ini): it stays in the foreground",),
     ),
@@ -120,7 +123,7 @@ CASES = {
     "a file": Case(
         "wsgi-file = web/server.py\ncallable = app\ndisable-logging = true\nenv = A=1\nenv = B = 2",
         "server:app",
-        {"workers": 1, "timeout": 0},
+        QUIETLY,
     ),
     "a mount": Case(
         "mount = /shop=shop:app\nmanage-script-name = true\nlisten = 128\nso-keepalive = true",
@@ -149,6 +152,51 @@ CASES = {
     ),
     "what nobody knows": Case(
         "module = shop:app\ncolour = red", "shop:app", ALWAYS, ("colour (app.ini): prefork knows no such option",)
+    ),
+    "a format of log lines, with placeholders of its own": Case(
+        "module = shop:app\nlog-format = %(addr) [%(ltime)] %(uri)\nlogformat-strftime = true\nlog-date = %d/%m",
+        "shop:app",
+        ALWAYS,
+        ("log-format = ",),
+    ),
+    "shared sockets": Case(
+        "shared-socket = 127.0.0.1:80\nshared-socket = :81\nhttp = =1\nmodule = shop:app",
+        "shop:app",
+        {**ALWAYS, "bind": (":81",)},
+        ("shared-socket = '127.0.0.1:80' (app.ini): nobody names it",),
+    ),
+    "an abstract socket": Case(
+        "abstract-socket = true\nhttp-socket = /shop\nno-defer-accept = true\nmodule = shop:app",
+        "shop:app",
+        {**ALWAYS, "bind": ("unix:@/shop",), "defer_accept": 0},
+    ),
+    "errors alone in the log": Case(
+        "module = shop:app\ndisable-logging =\nlog-5xx = true",
+        "shop:app",
+        QUIETLY,
+        ("log-5xx = 'true' (app.ini): with disable-logging no request is logged",),
+    ),
+    "said twice, by two names": Case(
+        "many = 9\nmodule = shop:app\nworkers = 4\nprocesses = %(many * 2)", "shop:app", {**ALWAYS, "workers": 18}
+    ),
+    "what holds somewhere": Case(
+        "module = shop:app\nif-env = STAGE=live\nprocesses = 8\nname = %(_)\nendif =\nif-not-env = STAGE\nprocesses = 2"
+        "\nendif =\nif-env = STAGE=test\nprocname = no\nend =\nif-not-exists = app.ini\nprocname = no\nendif\n"
+        "for = 1 2\nhttp = :808%(_)\nendfor =\nprocname = %(name)",
+        "shop:app",
+        {**ALWAYS, "workers": 8, "bind": (":8081", ":8082"), "name": "live"},
+    ),
+    "what is not set, and what is not known": Case(
+        "module = shop:app\nprocname = a$(NO_SUCH_NAME)\npidfile = /run/%v",
+        "shop:app",
+        {**ALWAYS, "name": "a", "pidfile": "/run/%v"},
+        ("$(NO_SUCH_NAME) in procname (app.ini): the variable is not set", "%v in pidfile (app.ini): it is not known"),
+    ),
+    "families of options": Case(
+        "module = shop:app\ncheaper-busyness-max = 70\nroute-run = x:\nstatic-safe = /srv",
+        "shop:app",
+        ALWAYS,
+        ("route-run (app.ini): the proxy in front does it", "static-safe (app.ini): static files are served by"),
     ),
     "flags beside the file": Case(
         "module = shop:app\nprocesses = 2",
@@ -188,9 +236,22 @@ def test_a_configuration_is_retold(case: Case) -> None:
 def test_the_environment_and_the_path() -> None:
     Path("app.ini").write_text("[uwsgi]\nmodule=a:b\nenv = A=1\nenv=B=2=3\npythonpath = /srv/a:/srv/b\n")
     found = retell(["--ini", "app.ini"], {})
-    assert (found.environment, found.path) == ({"A": "1", "B": "2=3"}, ("/srv/a", "/srv/b"))
+    assert (found.environment, found.path) == ({"A": "1", "B": "2=3"}, ("/srv/b", "/srv/a"))
+    Path("app.ini").write_text("[uwsgi]\nmodule=a:b\nchdir = /srv\npythonpath = lib\npp = /other\n")
+    assert retell(["app.ini"], {}).path == ("/srv/lib", "/other")
     Path("app.ini").write_text("[uwsgi]\nchdir = /srv\nwsgi-file = web/server.py\n")
     assert retell(["app.ini"], {}).path == ("/srv/web",)
+
+
+def test_variables_are_options_and_placeholders() -> None:
+    Path("app.ini").write_text("[uwsgi]\nmodule = shop:app\nprocname = %(stage)\nprocesses = 2\n")
+    environ = {"UWSGI_STAGE": "live", "UWSGI_PROCESSES": "4", "UWSGI_VERSION": "2.0", "UWSGI_CACHE2": "name=a"}
+    for found in retell(["app.ini"], environ), retell([], {**environ, "UWSGI_INI": "app.ini"}):
+        assert (found.values["name"].value, found.target) == ("live", "shop:app")
+        assert [remark.text for remark in found.remarks if remark.differs] == [
+            "cache2 = ['name=a'] (UWSGI_CACHE2): keep it in a service that is made for it"
+        ]
+    assert retell(["app.ini"], environ).values["workers"] == (4, "UWSGI_PROCESSES")
 
 
 def test_yaml_json_sections_and_files_within_files() -> None:
@@ -225,7 +286,9 @@ def test_yaml_json_sections_and_files_within_files() -> None:
         ),
         ("wsgi-file = moin.wsgi", "app.ini", "wsgi-file: 'moin.wsgi' is no module's file"),
         ("socket = %(socket_of_shop)", "app.ini", "app.ini: %(socket_of_shop) is not known; define it before"),
-        ("if-env = A", "app.ini", "app.ini: if-env is not understood; write what holds here without it"),
+        ("if-reload = A", "app.ini", "app.ini: if-reload is not understood; write what holds here without it"),
+        ("for = a\nif-env = A", "app.ini", "app.ini: if-env stands within another block; end that before"),
+        ("http = =1\nshared-socket = :1", "app.ini", "http: '=1' names none of 1 shared-socket; give an address"),
         ("ini = app.ini", "app.ini", "'app.ini' includes itself; leave that out"),
         ("", "app.ini:live", "'app.ini' has no section [live]; name another, as FILE:SECTION"),
         ("", "other.ini", "'other.ini' can't be read: No such file or directory"),
