@@ -15,16 +15,18 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from itertools import islice
+from resource import RLIMIT_NOFILE, getrlimit
 from typing import Final
 
 from prefork.accept.acceptor import Accepted, Exclusive
 from prefork.accept.parked_connections import AT_ONCE, SPEAKS, ParkedConnection, ParkedConnections
 from prefork.accept.parking_thread import ParkingThread
 from prefork.accept.raw_socket import Accept
+from prefork.accept.return_queue import AT_ONCE as IN_A_MESSAGE
 from prefork.accept.return_queue import ReturnQueue
 from prefork.accept.worker_context import WorkerContext
 from prefork.scoreboard.layout import Fate, Order
-from prefork.system.descriptors import readable
+from prefork.system.descriptors import held, readable
 from prefork.system.forks import HERE
 from prefork.system.natives import select, socket, time
 
@@ -135,12 +137,28 @@ class KeepaliveAcceptor(Exclusive):
 
     def _take_one(self) -> None:
         """Take what somebody has passed on, and leave the next to a sibling."""
-        self._take_back()
+        if not self._take_back():
+            self._wait_for(_LOOK)  # the queue holds it, and would wake us at once
         self._stand_behind()
 
-    def _take_back(self) -> None:
-        """Take what somebody has passed on."""
+    def _take_back(self) -> bool:
+        """Take what somebody has passed on; False when there are no descriptors for it, nor can be had.
+
+        What recvmsg(2) finds no descriptors for is closed (unix(7), MSG_CTRUNC), so they are counted before.
+        """
+        while (missing := self._missing()) > 0:
+            if not self._parking.evict(missing):
+                return False
         self._back += self._queue.take() or ()
+        return True
+
+    @staticmethod
+    def _missing() -> int:
+        """How many descriptors are missing for a whole message (count)."""
+        try:
+            return IN_A_MESSAGE - getrlimit(RLIMIT_NOFILE)[0] + held()
+        except OSError as error:
+            return IN_A_MESSAGE if error.errno in _FOR_WANT else 0  # without /proc nobody can say
 
     def _admit(self) -> None:
         """Park what was taken out of the return queue."""

@@ -107,7 +107,7 @@ class ParkedConnections:
         self.seconds = settings.keepalive
         self._requests = settings.keepalive_requests
         self._most = settings.max_parked or max(1, getrlimit(RLIMIT_NOFILE)[0] // _SHARE)
-        self._again = False
+        self._again = self._ghosts = False
         self._due = 0.0
         self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
         self.look: Callable[[float, int], list[tuple[int, int]]] = self._epoll.poll
@@ -174,11 +174,10 @@ class ParkedConnections:
         if not one.watched:
             if len(members) >= self._most and fd not in members:
                 self.evict(len(members) - self._most + 1)
-            try:
-                self._epoll.register(fd, _READ)
-            except OSError:
-                self.forget(one)
-                return False
+            while not _watch(self._epoll, fd):
+                if not self.evict(1):
+                    self.forget(one)
+                    return False
             one.watched = True
             members[fd] = one
             self.words[PARKED] = len(members)
@@ -219,7 +218,7 @@ class ParkedConnections:
                 # Its close does not do that while another process has a copy of it (epoll(7)).
                 self._epoll.unregister(one.fd)
             except OSError:
-                pass  # it is closed, and perhaps another has its number
+                self._ghosts = True  # it is closed, and perhaps another has its number
         if self.members.get(one.fd) is one:
             del self.members[one.fd]
             self.turn.pop(one.fd, None)
@@ -234,22 +233,25 @@ class ParkedConnections:
             ours.take(one.connection)
 
     def stranger(self, fd: int) -> None:
-        """The epoll tells of a descriptor that is none of these."""
+        """The epoll tells, or had told before it was passed on, of a descriptor that is none of these."""
         try:
             self._epoll.unregister(fd)
         except OSError:
-            # It is closed, and another process has a copy of what it was: nothing but a new epoll gets rid of it.
-            self._renew()
+            if self._ghosts:
+                # One was closed before it was forgotten, and if another process has a copy of it, it is told of for as
+                # long: nothing but a new epoll gets rid of it.
+                self._renew()
 
     def _renew(self) -> None:
         made = select.epoll(flags=select.EPOLL_CLOEXEC)
-        for one in self.members.values():
-            if one.watched:
-                made.register(one.fd, _READ)
-        old, self._epoll = self._epoll, made
+        lost = [one for one in self.members.values() if one.watched and not _watch(made, one.fd)]
+        old, self._epoll, self._ghosts = self._epoll, made, False
         self.look = made.poll
         self.moved(old.fileno(), made.fileno())
         old.close()
+        for one in lost:
+            one.watched = False
+            self.close(one)
 
     moved: Callable[[int, int], object] = staticmethod(lambda *_: None)
     """Told that another epoll is waited for in place of the first."""
@@ -282,8 +284,9 @@ class ParkedConnections:
         return (one for one in self.members.values() if one is not self.in_hand)
 
     def evict(self, count: int = 0) -> bool:
-        """Close some of the oldest, for want of descriptors or of room; whether there were some."""
-        found = list(islice(self._idle(), count or _EVICTED))
+        """Close some of the oldest that are silent, for want of descriptors or of room; whether there were some."""
+        speak = {fd for fd, _ in self.look(0, max(1, len(self.members)))}
+        found = list(islice((one for one in self._idle() if one.fd not in speak), count or _EVICTED))
         for one in found:
             self._evicted = self.words[EVICTED] = self._evicted + 1
             self.forget(one)
@@ -323,3 +326,15 @@ class ParkedConnections:
         self.turn.clear()
         self._epoll.close()  # and nothing is taken out of it: the parent shares it
         self.closing = True
+
+
+def _watch(epoll: select.epoll, fd: int) -> bool:
+    """Put a connection into an epoll; False when the kernel has no room for it, or it is closed."""
+    while True:
+        try:
+            epoll.register(fd, _READ)
+        except InterruptedError:
+            continue  # a signal came while a supervisor of system calls was asked (seccomp_unotify(2))
+        except OSError:
+            return False
+        return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from prefork.accept.return_queue import AT_ONCE, ReturnQueue
 from prefork.net.proxy_protocol import parse_header
 from prefork.testing import connect
 from prefork.testing.plugin import ServerFactory
+from prefork.testing.processes import freeze, limited_descriptors, thaw
 from tests.support.proxy_headers import inet, tlv, v2
 
 APPS = Path(__file__).parents[1] / "support" / "apps"
@@ -122,3 +124,38 @@ def test_state_goes_with_a_connection_from_worker_to_worker(prefork_server: Serv
     for client in clients:
         assert client.recv(1) == b""
         client.close()
+
+
+def test_at_the_limit_of_descriptors_only_the_silent_are_closed(prefork_server: ServerFactory) -> None:
+    """recvmsg(2) closes what it finds no descriptors for, and who is closed to make room for others may be speaking."""
+    server = prefork_server("counting:Counting", app_dir=APPS, workers=2, keepalive=60, control="off")
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(server.address)) for _ in range(40)]
+        served: dict[int, list[socket.socket]] = {}
+        for client in clients:
+            client.sendall(b"next\n")
+            served.setdefault(int(client.recv(100).split()[1]), []).append(client)
+        stays, leaves = server.workers()  # the master's children, the eldest first, and the last slot goes first
+        assert set(served) == {stays, leaves}
+        freeze([stays])
+        server.signal(signal.SIGTTOU)
+        server.wait_for(lambda: server.workers() == [stays])  # and all that it had is in the queue
+        for client in served[leaves]:
+            client.sendall(b"next\n")
+        with limited_descriptors([stays]):
+            thaw([stays])
+            for client in served[leaves]:
+                assert client.recv(100).split() == [b"2", b"%d" % stays]
+        for client in clients:
+            with contextlib.suppress(ConnectionError):
+                client.sendall(b"next\n")
+        left = [client for client in clients if said(client)]
+        assert len(left) >= len(clients) - len(served[leaves]) - AT_ONCE
+
+
+def said(client: socket.socket) -> bytes:
+    """What comes, or nothing where the server has closed."""
+    try:
+        return client.recv(100)
+    except ConnectionError:
+        return b""

@@ -63,6 +63,11 @@ class Arrangement:
         return bool(self.settings["timeout"] == _SHORT)
 
     @property
+    def keeps(self) -> bool:
+        """Whether the server keeps connections."""
+        return bool(self.settings.get("keepalive"))
+
+    @property
     def groups(self) -> int:
         """How many listeners have a socket for each slot."""
         return {"reuse_port": 1, "two groups": 2}.get(self.listening, 0)
@@ -103,4 +108,5 @@ def arrange(chance: random.Random) -> Arrangement:
         settings["timeout"] = _SHORT
     if subcommand == "wsgi":
         settings["header_timeout"] = 10
+        settings["keepalive"] = chance.choice([0, 75, 75])
     return Arrangement(listening, subcommand, workers, elastic, preload, injected, settings)

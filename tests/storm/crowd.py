@@ -4,8 +4,10 @@
 of the server is lossless for those who have reached it, and one can't say who that is unless arrivals end before it
 begins. So `Crowd.pause` returns only when nobody new will come, with the number of those who are there.
 
-Every request carries a number, and an answer counts only if it is whole, has that number and the server closes after
-it: an answer that went to somebody else is a loss, too.
+Every request carries a number, and an answer counts only if it is whole and has that number: an answer that went to
+somebody else is a loss, too. Where the server keeps connections, every other client asks for that, and comes back later
+on the one that was used last, as browsers and proxies do; half of what they ask is a POST whose body nobody reads. They
+never repeat a request. All others ask the server to close, and it has to.
 """
 
 from __future__ import annotations
@@ -37,30 +39,60 @@ class Loss:
 
     Args:
         number: Which.
+        kept: Whether it came on a connection that had been used before.
         how: In words.
         data: What came of the answer.
         seconds: From connect to the end.
     """
 
     number: int
+    kept: bool
     how: str
     data: bytes
     seconds: float
 
     def __str__(self) -> str:
         said = f", {bytes(self.data[:60])!r} came" if self.data else ""
+        said += ", on a kept connection" if self.kept else ""
         return f"request {self.number} after {self.seconds:.3f} s: {self.how}{said}"
 
 
 class _Client:
-    __slots__ = ("data", "number", "sent", "socket", "started")
+    """One connection, and the request that is under way on it.
 
-    def __init__(self, number: int, sock: socket.socket, started: float) -> None:
-        self.number = number
+    Args:
+        sock: The connection.
+        idle: Where it is put between two requests; None when it is not to be kept.
+    """
+
+    __slots__ = ("data", "idle", "number", "sent", "socket", "started", "used")
+
+    def __init__(self, sock: socket.socket, idle: list[_Client] | None) -> None:
         self.socket = sock
+        self.idle = idle
+        self.used = False
+
+    def begin(self, number: int, started: float) -> None:
+        """The next request."""
+        self.number = number
         self.started = started
         self.sent = False
         self.data = b""
+
+    @property
+    def request(self) -> bytes:
+        """What is sent."""
+        head = b"/%d HTTP/1.1\r\nHost: localhost\r\n" % self.number
+        if self.idle is None:
+            return b"GET " + head + b"Connection: close\r\n\r\n"
+        if self.number % 4 < 2:
+            return b"GET " + head + b"\r\n"
+        return b"POST " + head + b"Content-Length: 5\r\n\r\nhello"
+
+    @property
+    def answered(self) -> bool:
+        """Whether a whole answer to it has come."""
+        return self.data.startswith(b"HTTP/1.1 200 ") and self.data.endswith(b"\r\n\r\n%d" % self.number)
 
 
 class Crowd:
@@ -70,18 +102,24 @@ class Crowd:
         addresses: Where to connect, in turn.
         rate: Arrivals a second, as long as no more than ``most`` are under way.
         most: How many.
+        keeps: Whether every other client asks for its connection to be kept.
     """
 
-    def __init__(self, addresses: Sequence[str], rate: float, most: int = 16) -> None:
+    def __init__(self, addresses: Sequence[str], rate: float, most: int = 16, *, keeps: bool = False) -> None:
         self.rate, self.most = rate, most
         self.sent = 0
         """Requests so far."""
         self.answered = 0
         self.losses: list[Loss] = []
+        self.again = 0
+        """Requests that were answered on a connection that had been used before."""
+        self.closed = 0
+        """Kept connections that the server has closed while nothing was under way on them."""
         self.slowest = 0.0
         """Seconds that the slowest answer took; to be set to 0 by whoever asks."""
-        self._targets = cycle([endpoint_of(address) for address in addresses])
+        self._targets = cycle([(endpoint_of(address), self._idle_of(keeps=keeps)) for address in addresses])
         self._clients: dict[int, _Client] = {}  # by descriptor, in the order of their starts
+        self._idle: dict[int, _Client] = {}  # likewise, with nothing under way
         self._epoll = select.epoll()
         self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._wakeup, select.EPOLLIN)
@@ -91,6 +129,11 @@ class Crowd:
         self._oldest = 0
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="crowd", daemon=True)
+
+    @staticmethod
+    def _idle_of(*, keeps: bool) -> cycle[list[_Client] | None]:
+        """Where the next clients of an address are put between two requests."""
+        return cycle([[], None] if keeps else [None])
 
     # From the test's thread.
 
@@ -153,7 +196,7 @@ class Crowd:
             self._error = error
         finally:
             self._heard.set()
-            for client in self._clients.values():
+            for client in (*self._clients.values(), *self._idle.values()):
                 client.socket.close()
             self._epoll.close()
 
@@ -172,36 +215,53 @@ class Crowd:
                 if fd == self._wakeup:
                     os.eventfd_read(self._wakeup)
                     self._heard.set()
+                elif fd in self._idle:
+                    self._is_open(self._idle[fd])
                 else:
                     self._advance(self._clients[fd])
 
     def _arrive(self, now: float) -> None:
-        target: Endpoint = next(self._targets)
+        target, kinds = next(self._targets)
+        idle = next(kinds)
+        while idle:
+            client = idle.pop()
+            if self._is_open(client):
+                del self._idle[client.socket.fileno()]
+                self._ask(client, now)
+                return
+        self._come(target, idle, now)
+
+    def _come(self, target: Endpoint, idle: list[_Client] | None, now: float) -> None:
+        """Somebody new."""
         sock = socket.socket(target.family, target.type | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         error = sock.connect_ex(target.sockaddr)
         if error == _NO_PORT:
             sock.close()
             return
-        client = _Client(self.sent, sock, now)
-        self.sent += 1
-        self._clients[sock.fileno()] = client
-        if error and error not in _NOT_YET:
-            self._lose(client, f"connect: {os.strerror(error)}")
-            return
         # On the loopback the handshake is done when connect returns, unless its first segment was dropped.
-        self._epoll.register(sock, select.EPOLLIN)
-        self._send(client)
+        refused = f"connect: {os.strerror(error)}" if error and error not in _NOT_YET else ""
+        if not refused:
+            self._epoll.register(sock, select.EPOLLIN)
+        self._ask(_Client(sock, idle), now, refused)
+
+    def _ask(self, client: _Client, now: float, refused: str = "") -> None:
+        """Send the next request, on a connection that nothing is under way on."""
+        client.begin(self.sent, now)
+        self.sent += 1
+        self._clients[client.socket.fileno()] = client
+        if refused:
+            self._lose(client, refused)
+        else:
+            self._send(client)
 
     def _send(self, client: _Client) -> None:
         try:
-            client.socket.send(
-                b"GET /%d HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % client.number, socket.MSG_NOSIGNAL
-            )
+            client.socket.send(client.request, socket.MSG_NOSIGNAL)
         except BlockingIOError:
             self._epoll.modify(client.socket, select.EPOLLOUT)
             return
         except OSError as error:
-            self._lose(client, f"connect: {error.strerror}")
+            self._lose(client, f"send: {error.strerror}" if client.used else f"connect: {error.strerror}")
             return
         client.sent = True
 
@@ -217,19 +277,49 @@ class Crowd:
         except OSError as error:
             self._finish(client, error.strerror or str(error))
             return
-        if data:
-            client.data += data
-        else:
+        client.data += data
+        if not data:
             self._finish(client, "closed")
+        elif client.idle is not None and client.answered and b"\r\nConnection: close\r\n" not in client.data:
+            self._keep(client, client.idle)
+
+    def _keep(self, client: _Client, idle: list[_Client]) -> None:
+        """It has its answer, and comes back later."""
+        fd = client.socket.fileno()
+        self._idle[fd] = self._clients.pop(fd)
+        self._count(client)
+        client.used = True
+        idle.append(client)
+
+    def _is_open(self, client: _Client) -> bool:
+        """Whether a kept connection is still there: who is polite looks before he asks (RFC 9112, 9.3.1)."""
+        fd = client.socket.fileno()
+        if self._idle.get(fd) is not client:
+            return False
+        try:
+            data = client.socket.recv(4096)
+        except BlockingIOError:
+            return True
+        except ConnectionResetError:
+            data = b""
+        if data:
+            self.losses.append(Loss(client.number, client.used, "bytes that nobody asked for", data, 0.0))
+        self.closed += 1
+        self._part(self._idle.pop(fd))
+        return False
 
     def _finish(self, client: _Client, how: str) -> None:
         """The server has ended the connection; with a whole answer before, it does not matter how."""
-        if client.data.startswith(b"HTTP/1.1 200 ") and client.data.endswith(b"\r\n\r\n%d" % client.number):
+        if client.answered:
             self._drop(client)
-            self.answered += 1
-            self.slowest = max(self.slowest, time.monotonic() - client.started)
+            self._count(client)
         else:
             self._lose(client, how)
+
+    def _count(self, client: _Client) -> None:
+        self.answered += 1
+        self.again += client.used
+        self.slowest = max(self.slowest, time.monotonic() - client.started)
 
     def _expire(self, now: float) -> None:
         while self._clients:
@@ -240,10 +330,13 @@ class Crowd:
 
     def _lose(self, client: _Client, how: str) -> None:
         self._drop(client)
-        self.losses.append(Loss(client.number, how, client.data, time.monotonic() - client.started))
+        self.losses.append(Loss(client.number, client.used, how, client.data, time.monotonic() - client.started))
 
     def _drop(self, client: _Client) -> None:
         del self._clients[client.socket.fileno()]
+        self._part(client)
+
+    def _part(self, client: _Client) -> None:
         # Closing alone would not do: a server that is being started at this moment holds a copy until its exec.
         try:
             self._epoll.unregister(client.socket)

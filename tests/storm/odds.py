@@ -42,6 +42,42 @@ EVERYWHERE: Final[dict[Step, int]] = {
 """How often each is chosen, in proportion."""
 
 
+KEEP: Final[frozenset[Step]] = frozenset(
+    {
+        Steps.reload,
+        Steps.upgrade,
+        Steps.reload_broken,
+        Steps.terminate_worker,
+        Steps.recycle,
+        Steps.eat,
+        Steps.scale,
+        Steps.freeze_workers,
+        Steps.suspend,
+        Steps.fork,
+        Steps.take_signals,
+        Steps.meddle,
+        Steps.burst,
+        Steps.look,
+        Steps.take_over,
+    }
+)
+"""What costs nobody his kept connection."""
+
+LOSE: Final[frozenset[Step]] = frozenset(
+    {
+        Steps.exhaust_workers,
+        Steps.exhaust_master,
+        Steps.exhaust_all,
+        Steps.fail_accepts,
+        Steps.leak,
+        Steps.hang,
+        Steps.squall,
+        Steps.kill_master,
+    }
+)
+"""What may end a kept connection at just the moment at which a request is sent on it, beside what kills a worker."""
+
+
 def choices(arrangement: Arrangement) -> dict[Step, int]:
     """The steps that an arrangement allows, and how often each is to be chosen."""
     found = dict(EVERYWHERE)

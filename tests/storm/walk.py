@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tests.storm.arrangement import arrange
-from tests.storm.crowd import Crowd
-from tests.storm.odds import Step, choices
+from tests.storm.crowd import Crowd, Loss
+from tests.storm.odds import KEEP, LOSE, Step, choices
 from tests.storm.site import Site
 from tests.storm.steps import Steps
 from tests.storm.truths import BrokenTruthError, Truths
@@ -31,6 +31,10 @@ class Account:
     steps: Counter[str] = field(default_factory=Counter)
     connections: int = 0
     answered: int = 0
+    again: int = 0
+    """On connections that had been used before."""
+    closed: int = 0
+    """Kept connections that servers have closed while nothing was under way on them."""
     lost: int = 0
     """As far as the steps could be judged: after the end of a server everybody is refused."""
     explained: int = 0
@@ -49,6 +53,8 @@ class Account:
         self.steps += other.steps
         self.connections += other.connections
         self.answered += other.answered
+        self.again += other.again
+        self.closed += other.closed
         self.lost += other.lost
         self.explained += other.explained
         self.starts += other.starts
@@ -88,7 +94,7 @@ def walk(
     with ExitStack() as stack:
         site = Site(arrangement, stack)
         truths = Truths(site)
-        crowd = Crowd(site.addresses, RATE)
+        crowd = Crowd(site.addresses, RATE, keeps=arrangement.keeps)
         site.start()
         truths.begin(0)
         crowd.start()
@@ -105,16 +111,20 @@ def walk(
                 done.append(step.__name__)
                 account.steps[step.__name__] += 1
                 began = time.monotonic()
-                lost = len(crowd.losses)
+                lost, closed = len(crowd.losses), crowd.closed
                 explained = step(steps)
                 # Whoever met the step has been answered, or never will be.
                 crowd.barrier()
-                losses = crowd.losses[lost:]
+                losses, closed = crowd.losses[lost:], crowd.closed - closed
+                if arrangement.keeps:
+                    explained += _explained(step, losses, explained)
                 account.lost += len(losses)
                 account.explained += explained
                 if len(losses) > explained:
                     said = "\n  ".join(map(str, losses))
                     raise BrokenTruthError(f"{len(losses)} lost, {explained} explained:\n  {said}")
+                if closed and step in KEEP:
+                    raise BrokenTruthError(f"{closed} kept connections closed, which nothing was under way on")
                 truths.hold(crowd.answered)
                 took = time.monotonic() - began
                 tell(f"  {took:5.2f} s  {step.__name__}: {len(losses)} of {explained} lost, {crowd.slowest:.3f} s")
@@ -128,6 +138,17 @@ def walk(
         finally:
             account.connections += crowd.sent
             account.answered += crowd.answered
+            account.again += crowd.again
+            account.closed += crowd.closed
             account.starts += site.starts
             account.logged += truths.logged
             account.growth = max(account.growth, truths.growth)
+
+
+def _explained(step: Step, losses: Sequence[Loss], killed: int) -> int:
+    """How many losses on kept connections a step explains, beside those in the hand of who was killed.
+
+    A killed worker's parked connections end with it, and so do requests that are on their way to it. Where descriptors
+    run out, the oldest parked connections are closed, and that may meet a request, too.
+    """
+    return sum(loss.kept for loss in losses) if killed or step in LOSE else 0
