@@ -21,12 +21,13 @@ from prefork.accept.parked_connections import ParkedConnection, ParkedConnection
 from prefork.accept.strays import Strays
 from prefork.accept.worker_context import WorkerContext, WorkerControls
 from prefork.accept.worker_facts import WorkerFacts
+from prefork.accept.worker_marks import WorkerMarks
 from prefork.errors import RefusedError, SettingsError, TargetError
 from prefork.net import accept_errors as table
 from prefork.net.proxy_protocol import ProxyHeader, ProxyProtocolError
 from prefork.net.proxy_reader import PATIENCE, Proxied, ProxyReader
 from prefork.net.tls import Behind, HandshakeError
-from prefork.scoreboard.entry import Entry, Pause
+from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.events import EventKind, Why
 from prefork.scoreboard.layout import Accepts, Order, State
 from prefork.system.descriptors import readable
@@ -45,7 +46,7 @@ _ASKED, _USUAL = Accepts.ASKED, Accepts.USUAL
 _STOP_FLAGS = os.EFD_CLOEXEC | os.EFD_NONBLOCK
 
 
-class Worker(WorkerFacts, Dialogue):
+class Worker(WorkerFacts, WorkerMarks, Dialogue):
     """One process of the server; subclass it and override :meth:`handle`, or :meth:`run` for a loop of your own.
 
     A subclass that defines ``__init__`` takes no arguments there.
@@ -54,10 +55,12 @@ class Worker(WorkerFacts, Dialogue):
         handshakes: whether the usual loop does that before it calls :meth:`handle`. A subclass that says False does it
             by itself, with ``tls``; one with a loop of its own has to, or ``certfile`` fails the boot.
         timeouts: whether the usual loop sets ``io_timeout`` as the timeout of each connection.
+        labels: whether :meth:`handle` says of each connection what it is about; else the usual loop notes its peer.
     """
 
     handshakes: ClassVar[bool] = True
     timeouts: ClassVar[bool] = True
+    labels: ClassVar[bool] = False
 
     _usual: Blocking | None
     _entry: Entry
@@ -110,13 +113,13 @@ class Worker(WorkerFacts, Dialogue):
         """Accept and serve until it is time to leave."""
         given, lane = self._given, self._entry.lane
         timeout = given.settings.io_timeout if self.timeouts and self._parking is None else 0.0
-        limit, elastic, short = given.limit, given.elastic, False
+        limit, short, told = given.limit, False, self._told_of_connections()
         for connection, address in self._accepted(one_at_a_time=True):
             began = lane.begin()
             failed = True
             try:
-                if elastic:
-                    self._entry.tell_when_nobody_is_idle()
+                if told is not None:
+                    told(address)
                 if timeout:
                     connection.settimeout(timeout)
                 handle(connection, address)
@@ -141,6 +144,21 @@ class Worker(WorkerFacts, Dialogue):
             if limit and lane.served + lane.failed >= limit:
                 limit = 0
                 self.recycle(Why.MAX_REQUESTS)
+
+    def _told_of_connections(self) -> Callable[[Any], object] | None:
+        """Who is told of each connection that is accepted, by its peer's address; None for nobody."""
+        recorder = None if self.labels else self._entry.lane.recorder
+        note = None if recorder is None else recorder.connection
+        if not self._given.elastic:
+            return note
+        tell = self._entry.tell_when_nobody_is_idle
+
+        def told(address: Any) -> None:
+            tell()
+            if note is not None:
+                note(address)
+
+        return told
 
     def handle(self, connection: socket.socket, address: Any) -> None:
         """Serve one connection. It is closed afterwards, whatever happens.
@@ -346,14 +364,6 @@ class Worker(WorkerFacts, Dialogue):
                 leave(raised)
             crowd.end(token, failed)
 
-    def idle(self) -> Pause:
-        """For an event loop: a context manager for its wait. All that it does outside of it counts as busy.
-
-        So a call that blocks the loop for longer than ``timeout`` is taken for a hang. To be used by one thread, again
-        and again, and not along with :meth:`busy`.
-        """
-        return Pause(self._entry, tell=self._given.elastic)
-
     def took(self) -> None:
         """For a loop that accepts on :attr:`sockets` by itself: say that it has taken a connection.
 
@@ -362,10 +372,6 @@ class Worker(WorkerFacts, Dialogue):
         self._taken += 1
         if self._taken == self._given.limit:
             self.recycle(Why.MAX_REQUESTS)
-
-    def extend_deadline(self, seconds: float) -> None:
-        """Ask for ``seconds`` more, from now, before ``timeout`` takes the connection in hand for a hang."""
-        self._entry.extend_deadline(seconds)
 
     def recycle(self, why: Why = Why.ASKED) -> None:
         """Ask the master for a replacement; this worker goes on serving until the replacement is READY."""

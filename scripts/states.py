@@ -2,7 +2,7 @@
 
 .venv/bin/python scripts/states.py
 
-docs/states.svg is its life (`prefork.scoreboard.layout.LIFE`), docs/recovery.svg what it does when accept fails
+docs/states.svg is its life (`prefork.scoreboard.life.LIFE`), docs/recovery.svg what it does when accept fails
 (`prefork.accept.recovery.TABLE`). Tests hold the tables to what real workers do, and the drawings to the tables.
 """
 
@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from prefork.accept.recovery import TABLE, Stage
-from prefork.scoreboard.layout import LIFE, State
+from prefork.scoreboard.layout import State
+from prefork.scoreboard.life import LIFE
 
 DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
 

@@ -20,7 +20,8 @@ from prefork.cli.main import COMMANDS
 from prefork.config import settings
 from prefork.net import lingering, syn_gate
 from prefork.scoreboard.events import EventKind
-from prefork.scoreboard.layout import LIFE, Order, State
+from prefork.scoreboard.layout import Order, State
+from prefork.scoreboard.life import LIFE
 from prefork.supervisor import policy
 from prefork.system import signals
 from prefork.testing import burst, request

@@ -60,6 +60,8 @@ class KeepaliveAcceptor(Exclusive):
         self._workers = given.workers
         self._back: list[ParkedConnection] = []  # taken out of the queue, and not served yet
         self._over = False
+        self._silent = 0.0
+        """Until when nobody had spoken who speaks now, as far as it is known (monotonic seconds)."""
         # In place of each connection, which is the parking's: whoever has this one closes nothing.
         self._nobody = socket.socket()
         self._nobody.close()
@@ -99,7 +101,7 @@ class KeepaliveAcceptor(Exclusive):
                     parking.stranger(fd)
                     continue
                 if events == SPEAKS:
-                    one.seen = now
+                    one.seen = self._silent
                 elif parking.gone(one):
                     continue
                 parking.in_hand = one
@@ -107,7 +109,8 @@ class KeepaliveAcceptor(Exclusive):
                 since += 1
             if turn:
                 yield from self._take_turns()
-            for fd, _ in epoll.poll(0 if spoke or turn else parking.expire(), 1):
+            self._silent = now
+            for fd, _ in epoll.poll(0, 1) if spoke or turn else self._sleep():
                 taker = takers.get(fd)
                 accepted = None if taker is None else taker()  # else a parked one speaks, or there is an order to leave
                 if accepted is not None:
@@ -119,6 +122,12 @@ class KeepaliveAcceptor(Exclusive):
                 parking.expire()
                 self._after_a_round()
                 self._stand_behind()
+
+    def _sleep(self) -> list[tuple[int, int]]:
+        """Wait until there is something to do. Whatever ends the sleep has just come."""
+        found = self._epoll.poll(self._parking.expire(), 1)
+        self._silent = time.monotonic()
+        return found
 
     def _take_turns(self) -> Iterator[Accepted]:
         """Serve those who are ready by themselves, each once."""
@@ -163,6 +172,7 @@ class KeepaliveAcceptor(Exclusive):
     def _admit(self) -> None:
         """Park what was taken out of the return queue."""
         while self._back:
+            self._silent = 0.0  # they may have spoken before they came
             one = self._back[-1]
             if not self._parking.admit(one):
                 one.connection.close()

@@ -50,7 +50,8 @@ class ParkedConnection:
         ready: whether the handler wants it again though nothing more may come.
         local: what the handler has of it in this process.
         bound: whether it can't leave this process; ``local`` is what closes it then.
-        seen: when its client was there, and had ended nothing (monotonic seconds); 0 when that is not known.
+        seen: when its client was there, had ended nothing and not spoken yet (monotonic seconds); 0 when that is not
+            known.
         watched: whether it is in the epoll.
         proxy: what a proxy has said of it, before its first request; None where nothing was read.
     """

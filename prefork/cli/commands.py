@@ -82,13 +82,17 @@ def status(argv: Sequence[str]) -> int:
     """``prefork status``."""
     parser = CommandParser("status", "Show what a running server does: its listeners, its workers, its last deaths.")
     parser.add_argument("--json", action="store_true", help="print it as JSON, for programs")
+    parser.add_argument(
+        "--requests", action="store_true", help="show what runs now: how long, from where, method and path"
+    )
     parser.seconds(10.0, "how long the server may take to answer")
     arguments = parser.read(argv)
     if arguments is None:
         return 0
     with Client(arguments.control, timeout=arguments.timeout) as client:
-        found = client.status()
-    write(codec.encoded(found) + "\n" if arguments.json else report.page(found))
+        found = client.status(processes=arguments.json or not arguments.requests)
+    page = report.requests if arguments.requests else report.page
+    write(codec.encoded(found) + "\n" if arguments.json else page(found))
     return 0
 
 

@@ -5,7 +5,7 @@ Needs ``prefork[prometheus]``. ``prefork exporter`` serves them; a program of on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from prometheus_client.core import (
@@ -135,8 +135,15 @@ def _totals(totals: Totals) -> Iterator[Metric]:
     yield HistogramMetricFamily(
         "prefork_handling_seconds",
         "How long handlers took, for each connection.",
-        buckets=list(_buckets(totals)),
+        buckets=list(_buckets(totals.bounds, totals.histogram)),
         sum_value=totals.busy,
+    )
+    yield HistogramMetricFamily(
+        "prefork_queue_seconds",
+        "How long requests had waited when a worker took them, on new connections and kept ones, as the kernel says. "
+        "Of WSGI applications; not of what comes first on a unix socket.",
+        buckets=list(_buckets(totals.waited_bounds, totals.waited)),
+        sum_value=totals.waiting,
     )
     yield _counters(
         "prefork_accept_errors", "Failed calls of accept(2).", "errno", dict.fromkeys(COUNTED, 0) | totals.accept_errors
@@ -159,12 +166,12 @@ def _totals(totals: Totals) -> Iterator[Metric]:
     )
 
 
-def _buckets(totals: Totals) -> Iterator[tuple[str, float]]:
+def _buckets(bounds: Sequence[float], histogram: Sequence[int]) -> Iterator[tuple[str, float]]:
     sum_so_far = 0
-    for bound, count in zip(totals.bounds, totals.histogram, strict=False):
+    for bound, count in zip(bounds, histogram, strict=False):
         sum_so_far += count
         yield repr(bound), sum_so_far
-    yield "+Inf", sum(totals.histogram)
+    yield "+Inf", sum(histogram)
 
 
 def _processes(status: Status) -> Iterator[Metric]:

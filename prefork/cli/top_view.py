@@ -15,12 +15,12 @@ from rich.text import Text
 
 from prefork.errors import printable
 from prefork.status import text as report
-from prefork.status.model import Status, Working
+from prefork.status.model import Status, Totals, Working
 
 SIGNS: Final = {"idle": "_", "busy": "B", "starting": "S", "backing off": "!", "leaving": "G"}
 """The scoreboard's sign for a worker, as Apache has it where the meaning is the same; "." is a place without one."""
 
-KEYS: Final = "q quit  s sort  S reverse  j k select  d dump  r recycle  + - workers  R reload"
+KEYS: Final = "q quit  v requests  s S sort  jk select  d dump  r recycle  +- workers  R reload"
 
 _STYLES: Final = {"busy": "bold green", "starting": "cyan", "backing off": "bold red", "leaving": "yellow", "idle": ""}
 _REMEMBERED: Final = 400  # samples for the sparklines; the widest terminals have fewer columns
@@ -104,8 +104,10 @@ class TopView:
         self._rows: list[WorkerRow] = []
         self._rates: collections.deque[float] = collections.deque(maxlen=_REMEMBERED)
         self._queues: collections.deque[float] = collections.deque(maxlen=_REMEMBERED)
+        self._waits: collections.deque[float] = collections.deque(maxlen=_REMEMBERED)
         self._sort = 0
         self._backwards = False
+        self._shows_requests = False
         self._selected = 0
         self._first_line = 0
 
@@ -123,6 +125,7 @@ class TopView:
         if before and seconds > 0:
             done = status.totals.served + status.totals.failed - before.totals.served - before.totals.failed
             self._rates.append(max(0.0, done / seconds))
+            self._waits.append(_waited(before.totals, status.totals))
         self._queues.append(sum(listener.waiting for listener in status.listeners))
         self._status = status
         self._arrange(selected)
@@ -146,6 +149,8 @@ class TopView:
             case "S":
                 self._backwards = not self._backwards
                 self._arrange(self._selected_pid)
+            case "v":
+                self._shows_requests = not self._shows_requests
             case "j" | "down":
                 self._move(1)
             case "k" | "up":
@@ -197,7 +202,7 @@ class TopView:
         lines += self._cover(room) if self.text else self._body(room)
         lines += [Text("")] * (height - len(lines) - len(foot)) + foot
         for line in lines:
-            line.truncate(width, overflow="crop")
+            line.truncate(width, overflow="ellipsis")  # whoever looks sees that there is more
         return Text("\n").join(lines[-height:] if height < len(lines) else lines)
 
     def _head(self, width: int) -> list[Text]:
@@ -211,6 +216,8 @@ class TopView:
         lines += [_text(line, "bold red") for line in report.alarms(status)]
         lines.append(_spark("rate", self._rates, width, f"{rate(self._rates[-1]) if self._rates else '-'}/s", "green"))
         lines.append(_spark("queue", self._queues, width, f"{self._queues[-1]:.0f}", "yellow"))
+        if any(self._waits):
+            lines.append(_spark("waited", self._waits, width, report.duration(self._waits[-1]), "magenta"))
         lines.append(self._scoreboard(status))
         return lines
 
@@ -227,6 +234,8 @@ class TopView:
     def _body(self, room: int) -> list[Text]:
         status = self._status
         deaths = [_text(report.death(ended), "dim") for ended in (status.deaths if status else ())[:_DEATHS]]
+        if self._shows_requests and status is not None:
+            return [_text(line, "" if number else "bold") for number, line in enumerate(report.running(status))][:room]
         rows = max(1, room - 1 - len(deaths))
         start = max(0, min(self._selected - rows + 1, len(self._rows) - rows)) if self._selected >= rows else 0
         lines = self._table(self._rows[start : start + rows], self._selected - start)
@@ -245,6 +254,8 @@ class TopView:
                 style = "underline" if number < 0 and place == self._sort else ""
                 text.append(cell.ljust(width) if left else cell.rjust(width), style)
                 text.append(" ")
+            if number >= 0:
+                text.append(printable(" ".join(request.label for request in rows[number].worker.requests)))
             text.stylize("bold" if number < 0 else _STYLES.get(rows[number].worker.state, ""))
             if number == selected:
                 text.stylize("reverse")
@@ -263,6 +274,14 @@ def _row(worker: Working, before: Working | None, seconds: float) -> WorkerRow:
     if worker.process.cpu is not None and before.process.cpu is not None:
         cpu = max(0.0, worker.process.cpu - before.process.cpu) / seconds
     return WorkerRow(worker, max(0.0, done / seconds), cpu)
+
+
+def _waited(before: Totals, after: Totals) -> float:
+    """In how many seconds 99 of a hundred were taken of what was taken meanwhile; 0 if within what can be told."""
+    grown = [now - then for now, then in zip(after.waited, before.waited, strict=False)]
+    if sum(grown) <= grown[0] if grown else True:
+        return 0.0
+    return min(report.quantile(after.waited_bounds, grown, 0.99), 2 * after.waited_bounds[-1])
 
 
 def _spark(name: str, values: collections.deque[float], width: int, now: str, style: str) -> Text:

@@ -107,6 +107,13 @@ class Reporting:
         replace(kinds.choice(*FACILITIES), metavar="FACILITY"),
         "Under which of syslog's facilities: user, daemon, local0 to local7 and so on.",
     )
+    record_requests: bool = setting(
+        True,
+        kinds.REPORTING,
+        kinds.switch(),
+        "Note in memory what each worker has in hand: method, path without the query (or what a handler calls it), and "
+        "the client's address. The log names it when the worker is killed, and prefork status --requests shows it.",
+    )
     statsd_host: str = setting(
         "",
         kinds.REPORTING,

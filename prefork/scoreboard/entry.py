@@ -25,11 +25,16 @@ from prefork.scoreboard.layout import (
     SERVED,
     STATE,
     STATE_SINCE,
+    WAIT_BUCKETS,
+    WAIT_SHIFT,
+    WAITED,
+    WAITED_TOTAL,
     Accepts,
     Order,
     Scoreboard,
     State,
 )
+from prefork.scoreboard.recorder import FlightRecorder
 from prefork.system.natives import os, threading, time
 
 eventfd_write = os.eventfd_write
@@ -40,6 +45,7 @@ _LANE = layout.LANE
 _ORDERS = tuple(Order)
 _RUN, _SEAL = Order.RUN, Order.SEAL
 _LAST_BUCKET = BUCKETS - 1
+_LAST_WAIT = WAIT_BUCKETS - 1
 _TELL_INTERVAL = 100_000_000  # ns
 _EVER = 1e9  # seconds, some thirty years
 
@@ -53,14 +59,18 @@ class Lane:
 
     Args:
         words: this lane's words of the scoreboard.
+        recorder: where to note what is in hand; None notes nothing.
     """
 
     words: memoryview[int]
+    recorder: FlightRecorder | None = None
     served: int = 0
     failed: int = 0
     total: int = 0
     longest: int = 0
     histogram: list[int] = field(default_factory=lambda: [0] * BUCKETS)
+    waited: list[int] = field(default_factory=lambda: [0] * WAIT_BUCKETS)
+    waited_total: int = 0
     extended: bool = False
     """Whether the handler has asked for a deadline of its own."""
 
@@ -94,6 +104,15 @@ class Lane:
             self.extended = False
             words[DEADLINE] = 0
         words[BUSY_SINCE] = 0
+
+    def say_waited(self, milliseconds: int) -> None:
+        """Count how long what is in hand had waited for this lane."""
+        bucket = (milliseconds >> WAIT_SHIFT).bit_length()
+        if bucket > _LAST_WAIT:
+            bucket = _LAST_WAIT
+        self.waited[bucket] = self.words[WAITED + bucket] = self.waited[bucket] + 1
+        if milliseconds:
+            self.waited_total = self.words[WAITED_TOTAL] = self.waited_total + milliseconds
 
     def extend_deadline(self, seconds: float) -> None:
         """Ask for a deadline of one's own; see :meth:`Entry.extend_deadline`."""
@@ -178,17 +197,21 @@ class Entry:
         go: a descriptor that is readable while workers may accept; the master empties it when the system is out of
             descriptors or memory.
         master: the master's pid.
+        records: whether it is noted what is in hand.
 
     Attributes:
         obeyed: the order that this worker carries out: what a signal handler has made of :attr:`order`.
         stop_fd: a descriptor that becomes readable when there is one to leave; -1 until the worker has made it.
     """
 
-    def __init__(self, board: Scoreboard, index: int, events: EventsPipe, go: int, master: int) -> None:
+    def __init__(
+        self, board: Scoreboard, index: int, events: EventsPipe, go: int, master: int, *, records: bool = False
+    ) -> None:
         self.board = board
         self.index = index
         self.words = board.entry(index)
-        self.lane = Lane(self.words[_LANE:])
+        words = self.words[_LANE:]
+        self.lane = Lane(words, FlightRecorder(words) if records else None)
         self.crowd = Crowd(self.lane)
         self.obeyed = _RUN
         self.stop_fd = -1

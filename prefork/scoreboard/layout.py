@@ -31,6 +31,9 @@ lane BUSY_TOTAL       worker   ns spent in handlers
 lane BUSY_LONGEST     worker   ns, the longest of them
 lane IDLE_SINCE       worker   monotonic ns at which the last connection was finished
 lane HISTOGRAM + n    worker   handlers that took less than 2**n * 64 us (and not less than half of it)
+lane WAITED_TOTAL     worker   ms that what was taken had waited for a worker
+lane WAITED + n       worker   what had waited less than 2**n * 4 ms (and not less than half of it)
+lane RECORD           worker   what is in hand, in words: :mod:`prefork.scoreboard.recorder`
 
 A store of an aligned 64-bit word does not tear (CPython copies it with one ``memcpy`` of eight bytes). A lane is one
 accepting thread; there is one today, and the layout has room for several.
@@ -47,9 +50,7 @@ import ctypes
 import enum
 import fcntl
 import mmap
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 from prefork.system.natives import os, time
@@ -58,7 +59,7 @@ SCOREBOARD = "prefork-scoreboard"
 """The name that the memory has in /proc/PID/maps, by which a worker is known; the same in `prefork.net.port_owner`."""
 
 MAGIC = 0x6B726F66657270  # "prefork", little endian
-LAYOUT = 2
+LAYOUT = 3
 
 HEADER_WORDS = 16
 _MAGIC, _LAYOUT, _ENTRIES, _LANES, _STRIDE, HOLD, PROBER, ALL_EXHAUSTED = range(8)
@@ -74,11 +75,15 @@ ERROR_PLACES = 32
 PARKED, REUSED, HANDED_OVER, EXPIRED, EVICTED, LEFT = range(ERRORS + ERROR_PLACES, ERRORS + ERROR_PLACES + 6)
 
 LANE = MASTER_WORDS + WORKER_WORDS
-LANE_WORDS = 32
+LANE_WORDS = 80
 BUSY_SINCE, DEADLINE, SERVED, FAILED, BUSY_TOTAL, BUSY_LONGEST, IDLE_SINCE = range(7)
 HISTOGRAM = 8
 BUCKETS = 20
 BUCKET_SHIFT = 16  # the first bucket ends at 2**16 ns = 65.5 us
+WAITED_TOTAL = 28
+RECORD, RECORD_WORDS = 32, 32
+WAITED, WAIT_BUCKETS = 64, 16
+WAIT_SHIFT = 2  # the first bucket ends at 4 ms: no finer is the kernel's clock, where it ticks 250 times a second
 
 AT_ONCE = 1 << 16
 """Connections that one worker has in hand at one moment, at the very most: each has a descriptor."""
@@ -93,10 +98,8 @@ _mmap.restype = ctypes.c_void_p
 _mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
 _OWN = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x10  # MAP_FIXED
 _MAP_FAILED = ctypes.c_void_p(-1).value
-
 _WORD = 8
 _MAX_ERRNO = 4095  # what the kernel can return
-
 _E = TypeVar("_E", bound=enum.IntEnum)
 
 
@@ -166,33 +169,6 @@ class State(enum.IntEnum):
     FAILED_TO_BOOT = 6
 
 
-LIFE: Mapping[State, Mapping[State, str]] = MappingProxyType(
-    {
-        State.EMPTY: {State.STARTING: "forked"},
-        State.STARTING: {
-            State.SERVING: "READY",
-            State.FAILED_TO_BOOT: "boot failed",
-            State.STOPPING: "order",
-        },
-        State.SERVING: {
-            State.BACKING_OFF: "accept fails",
-            State.STOPPING: "order",
-            State.LEAVING: "by itself",
-        },
-        State.BACKING_OFF: {
-            State.SERVING: "relief",
-            State.STOPPING: "order",
-            State.LEAVING: "listener lost",
-        },
-        State.STOPPING: {State.LEAVING: "loop ended"},
-        State.LEAVING: {},
-        State.FAILED_TO_BOOT: {},
-    }
-)
-"""The life of a worker: from each state, those that may follow and why. docs/states.svg is drawn from it
-(scripts/states.py)."""
-
-
 @dataclass(frozen=True, slots=True)
 class LaneView:
     """What one accepting thread of a worker says of itself. Times are monotonic ns."""
@@ -205,6 +181,8 @@ class LaneView:
     busy_longest: int
     idle_since: int
     histogram: tuple[int, ...]
+    waited_total: int = 0
+    waited: tuple[int, ...] = (0,) * WAIT_BUCKETS
 
     @property
     def accepted(self) -> int:
@@ -447,9 +425,9 @@ class Scoreboard:
             order=_member(Order, words[ORDER], Order.RUN),
             born=min(words[BORN], now),
             state=_member(State, words[STATE], State.EMPTY),
-            state_since=_moment(words[STATE_SINCE], born, now),
+            state_since=moment(words[STATE_SINCE], born, now),
             last_errno=_held(errno, _MAX_ERRNO),
-            last_errno_at=_moment(words[LAST_ERRNO_AT], born, now),
+            last_errno_at=moment(words[LAST_ERRNO_AT], born, now),
             refused=_count(words[REFUSED], born, now),
             parked=_held(words[PARKED], _LARGEST),
             reused=_count(words[REUSED], born, now),
@@ -475,20 +453,22 @@ def finished(words: memoryview[int], born: int) -> int:
 
 def busy_since(words: memoryview[int], born: int) -> int:
     """MASTER. Since when an entry's worker is busy, monotonic ns, held to what is possible; 0 = it is idle."""
-    return _moment(words[LANE + BUSY_SINCE], born, time.monotonic_ns())
+    return moment(words[LANE + BUSY_SINCE], born, time.monotonic_ns())
 
 
 def _lane(words: memoryview[int], at: int, born: int, now: int) -> LaneView:
     age = max(0, now - born)
     return LaneView(
-        busy_since=_moment(words[at + BUSY_SINCE], born, now),
+        busy_since=moment(words[at + BUSY_SINCE], born, now),
         deadline=_held(words[at + DEADLINE], _EVER),
         served=_count(words[at + SERVED], born, now),
         failed=_count(words[at + FAILED], born, now),
         busy_total=_held(words[at + BUSY_TOTAL], age * AT_ONCE),
         busy_longest=_held(words[at + BUSY_LONGEST], age),
-        idle_since=_moment(words[at + IDLE_SINCE], born, now),
+        idle_since=moment(words[at + IDLE_SINCE], born, now),
         histogram=tuple(_count(word, born, now) for word in words[at + HISTOGRAM : at + HISTOGRAM + BUCKETS]),
+        waited_total=_held(words[at + WAITED_TOTAL], age * AT_ONCE),
+        waited=tuple(_count(word, born, now) for word in words[at + WAITED : at + WAITED + WAIT_BUCKETS]),
     )
 
 
@@ -501,8 +481,8 @@ def _count(word: int, born: int, now: int) -> int:
     return _held(word, max(0, now - born) // _FASTEST + 1)
 
 
-def _moment(word: int, born: int, now: int) -> int:
-    """A moment of a life; 0 = it has not been."""
+def moment(word: int, born: int, now: int) -> int:
+    """MASTER. A moment of a life that began at ``born``, held to what is possible; 0 = it has not been."""
     return min(max(word, born), now) if word else 0
 
 

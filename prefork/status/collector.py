@@ -13,7 +13,8 @@ import psutil
 
 from prefork.net.accept_errors import lookup
 from prefork.scoreboard.layout import EntryView, Order, State
-from prefork.status.model import Ended, Health, Listening, Process, Status, Working
+from prefork.scoreboard.recorder import InHand
+from prefork.status.model import Ended, Health, Listening, Process, RunningRequest, Status, Working
 from prefork.status.totals import Counters
 from prefork.supervisor.goal import Crashes
 from prefork.supervisor.roster import Death
@@ -92,7 +93,7 @@ class StatusCollector:
                 for listener in server.listeners
             ),
             workers=tuple(
-                _worker(member, view, now, known.get(member.pid, _NOTHING))
+                _worker(member, view, now, known.get(member.pid, _NOTHING), server.spawner.in_hand(member))
                 for member, view in zip(members, views, strict=True)
             ),
             exhaustions=tuple(self._exhaustions(now)),
@@ -176,7 +177,7 @@ def doing(member: MemberView, view: EntryView, now: float) -> tuple[str, float]:
     return state, max(0.0, now - since)
 
 
-def _worker(member: MemberView, view: EntryView, now: float, process: Process) -> Working:
+def _worker(member: MemberView, view: EntryView, now: float, process: Process, in_hand: tuple[InHand, ...]) -> Working:
     (lane,) = view.lanes
     finished = lane.served + lane.failed
     state, seconds = doing(member, view, now)
@@ -195,6 +196,12 @@ def _worker(member: MemberView, view: EntryView, now: float, process: Process) -
         longest=lane.busy_longest / 1e9,
         reason=str(member.reason or ""),
         error=lookup(view.last_errno).name if state == "backing off" else "",
+        requests=tuple(
+            RunningRequest(
+                label=one.label, peer=one.peer, seconds=max(0.0, now - one.since), waited=one.waited, lane=one.lane
+            )
+            for one in in_hand
+        ),
         process=process,
     )
 
@@ -210,4 +217,5 @@ def _ended(death: Death, now: float) -> Ended:
         age=death.age,
         served=death.served,
         ago=now - death.at,
+        in_hand="" if death.in_order else death.unfinished,
     )

@@ -36,6 +36,21 @@ class Listening:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunningRequest:
+    """What a worker has in hand, in one of its threads that accept."""
+
+    label: str = ""
+    """What is asked for: method and path without the query, or what the handler calls it; "" if that is not noted."""
+    peer: str = ""
+    """The client's address, as the handler has it; "" on a unix socket, or if it is not noted."""
+    seconds: float = 0.0
+    """For how long."""
+    waited: float | None = None
+    """For how long it had waited for a worker before."""
+    lane: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Working:
     """One worker that lives."""
 
@@ -59,6 +74,8 @@ class Working:
     """Why it leaves or is to be replaced."""
     error: str = ""
     """The last failure of accept(2) while it backs off."""
+    requests: tuple[RunningRequest, ...] = ()
+    """What it has in hand; nothing when it is idle."""
     process: Process = dataclasses.field(default_factory=Process)
 
 
@@ -74,6 +91,8 @@ class Ended:
     age: float = 0.0
     served: int = 0
     ago: float = 0.0
+    in_hand: str = ""
+    """What it had in hand, in words, if its end was not in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +112,11 @@ class Totals:
     """Handlers that took less than ``bounds[n]`` seconds and not less than the bound before; the last is without
     bound."""
     bounds: tuple[float, ...] = ()
+    waited: tuple[int, ...] = ()
+    """What had waited less than ``waited_bounds[n]`` seconds when a worker took it, likewise; where that is known."""
+    waited_bounds: tuple[float, ...] = ()
+    waiting: float = 0.0
+    """Seconds that all of it had waited."""
     kept: dict[str, int] = dataclasses.field(default_factory=dict)
     """Of kept connections: how often one was served again (``reused``), passed on to another worker (``handed_over``),
     closed because its time was over (``expired``) or to make room (``evicted``), closed by its client (``left``)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from prefork.status.model import Ended, Status, Totals, Working
@@ -10,6 +11,9 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 HEADINGS = ("SLOT", "PID", "GEN", "STATE", "FOR", "AGE", "SERVED", "FAIL", "MEAN", "MAX", "RSS", "CPU", "FDS")
 """Over the workers' columns."""
+
+_WORDS = frozenset({"STATE", "FROM", "REQUEST"})
+"""Headings of columns that are words."""
 
 
 def duration(seconds: float) -> str:
@@ -80,6 +84,31 @@ def _page(status: Status) -> Iterator[str]:
         yield from (f"  {death(ended)}" for ended in status.deaths)
 
 
+def requests(status: Status) -> str:
+    """What runs now, what has run longest first, as lines for a terminal."""
+    return "\n".join(running(status)) + "\n"
+
+
+def running(status: Status) -> list[str]:
+    """The lines of :func:`requests`."""
+    found = [(worker, request) for worker in status.workers for request in worker.requests]
+    if not found:
+        return ["nothing runs"]
+    found.sort(key=lambda pair: -pair[1].seconds)
+    cells = [
+        (
+            str(worker.slot),
+            str(worker.pid),
+            duration(request.seconds),
+            "-" if request.waited is None else duration(request.waited) if request.waited else "0s",
+            request.peer or "-",
+            request.label or "-",
+        )
+        for worker, request in found
+    ]
+    return list(table([("SLOT", "PID", "FOR", "WAITED", "FROM", "REQUEST"), *cells]))
+
+
 def headline(status: Status) -> str:
     """What it is, and for how long."""
     name = f" [{status.name}]" if status.name else ""
@@ -120,8 +149,32 @@ def sums(totals: Totals) -> str:
     finished = totals.served + totals.failed
     if finished:
         told.append(f"{duration(totals.busy / finished)} each")
+    if sum(totals.waited):
+        told.append(f"99 % waited {waited(totals.waited_bounds, totals.waited)}")
     told += [f"accept failed {count} times with {name}" for name, count in sorted(totals.accept_errors.items())]
     return ", ".join(told)
+
+
+def waited(bounds: Sequence[float], histogram: Sequence[int]) -> str:
+    """In which time 99 of a hundred were taken, as a histogram has it."""
+    within = quantile(bounds, histogram, 0.99)
+    return f"less than {duration(within)}" if within < math.inf else f"more than {duration(bounds[-1])}"
+
+
+def quantile(bounds: Sequence[float], histogram: Sequence[int], share: float) -> float:
+    """The bound below which that share of a histogram's values is; infinite where it is in the last place.
+
+    Args:
+        bounds: of the places, but the last.
+        histogram: how many values are in each; at least one.
+        share: 0 to 1.
+    """
+    wanted, so_far = share * sum(histogram), 0
+    for bound, count in zip(bounds, histogram, strict=False):
+        so_far += count
+        if so_far >= wanted:
+            return bound
+    return math.inf
 
 
 def alarms(status: Status) -> list[str]:
@@ -153,12 +206,12 @@ def row(worker: Working) -> tuple[str, ...]:
 
 
 def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Rows of cells as lines, numbers to the right and the state to the left."""
+    """Rows of cells as lines, the headings first; numbers stand to the right, words to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = HEADINGS.index("STATE")
+    left = {place for place, heading in enumerate(rows[0]) if heading in _WORDS}
     for cells in rows:
         padded = (
-            cell.ljust(width) if place == left else cell.rjust(width)
+            cell.ljust(width) if place in left else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
         )
         yield " ".join(padded).rstrip()
@@ -167,9 +220,10 @@ def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 def death(ended: Ended) -> str:
     """One death in one line."""
     reason = f" ({ended.reason})" if ended.reason else ""
+    in_hand = f"; in hand: {ended.in_hand}" if ended.in_hand else ""
     return (
         f"{duration(ended.ago)} ago worker {ended.slot} (pid {ended.pid}, generation {ended.generation}) {ended.how} "
-        f"after {duration(ended.age)}, {ended.served} served{reason}"
+        f"after {duration(ended.age)}, {ended.served} served{reason}{in_hand}"
     )
 
 

@@ -10,7 +10,7 @@ import collections
 from collections.abc import Iterable
 
 from prefork.net.accept_errors import COUNTED
-from prefork.scoreboard.layout import BUCKET_SHIFT, BUCKETS, EntryView
+from prefork.scoreboard.layout import BUCKET_SHIFT, BUCKETS, WAIT_BUCKETS, WAIT_SHIFT, EntryView
 from prefork.status.model import KEPT, Totals
 from prefork.supervisor import notifications
 from prefork.supervisor.notifications import Notification
@@ -20,6 +20,9 @@ from prefork.system.clock import SYSTEM, Clock
 
 BOUNDS = tuple(2 ** (BUCKET_SHIFT + n) / 1e9 for n in range(BUCKETS - 1))
 """The upper bounds of the histogram's places in seconds; the last place has none."""
+
+WAIT_BOUNDS = tuple(2 ** (WAIT_SHIFT + n) / 1e3 for n in range(WAIT_BUCKETS - 1))
+"""The same of the histogram of waits."""
 
 
 class Counters:
@@ -33,6 +36,8 @@ class Counters:
         self._clock = clock
         self._served = self._failed = self._interrupted = self._refused = self._busy = 0
         self._histogram = [0] * BUCKETS
+        self._waited = [0] * WAIT_BUCKETS
+        self._waiting = 0  # ms
         self._errors = [0] * len(COUNTED)
         self._kept = dict.fromkeys(KEPT, 0)
         self._deaths: collections.Counter[str] = collections.Counter()
@@ -58,6 +63,8 @@ class Counters:
         self._busy = round(sums.busy * 1e9)
         if sums.bounds == BOUNDS:
             self._histogram = list(sums.histogram)
+        if sums.waited_bounds == WAIT_BOUNDS:
+            self._waited, self._waiting = list(sums.waited), round(sums.waiting * 1000)
         self._kept = {name: sums.kept.get(name, 0) for name in KEPT}
         self._errors = [sums.accept_errors.get(name, 0) for name in COUNTED]
         self._deaths.update(sums.deaths)
@@ -95,6 +102,9 @@ class Counters:
             self._busy += lane.busy_total
             for place, count in enumerate(lane.histogram):
                 self._histogram[place] += count
+            for place, count in enumerate(lane.waited):
+                self._waited[place] += count
+            self._waiting += lane.waited_total
 
     def _exhaustion(self, system: bool, *, over: bool) -> None:
         """Exhaustions of workers and of the system may overlap: the time counts once."""
@@ -127,6 +137,9 @@ class Counters:
             busy=(self._busy + sum(lane.busy_total for lane in lanes)) / 1e9,
             histogram=tuple(map(sum, zip(self._histogram, *(lane.histogram for lane in lanes), strict=True))),
             bounds=BOUNDS,
+            waited=tuple(map(sum, zip(self._waited, *(lane.waited for lane in lanes), strict=True))),
+            waited_bounds=WAIT_BOUNDS,
+            waiting=(self._waiting + sum(lane.waited_total for lane in lanes)) / 1000,
             kept={
                 name: count for name in KEPT if (count := self._kept[name] + sum(getattr(view, name) for view in views))
             },

@@ -88,7 +88,9 @@ class Executor:
                 self._spawner.wake_up(member)
             case policy.Dump(member, seconds):
                 what = "starting" if member.starting else "busy with one connection"
-                log.error("worker %d (pid %d) has been %s for %.1f s", member.slot, member.pid, what, seconds)
+                told = ", ".join(one.told(now) for one in self._spawner.in_hand(member))
+                text = f": {told}" if told and not member.starting else ""
+                log.error("worker %d (pid %d) has been %s for %.1f s%s", member.slot, member.pid, what, seconds, text)
                 self._roster.dumped(member, now)
                 process.kill(member.pid, DUMP_SIGNAL)
             case policy.Spare(member):

@@ -114,7 +114,7 @@ class Exits:
 
     def _log(self, death: Death) -> None:
         member = death.member
-        expected = member.order is not Order.RUN and death.exit.clean
+        expected = death.in_order
         level = logging.INFO if expected else logging.WARNING
         if not self._goal.ready and (death.boot_failed or self.failure is not None):
             level = logging.DEBUG  # the server ends before it began, with an error that says why
@@ -123,7 +123,7 @@ class Exits:
         tell = self._tell if member.wanted or not expected else log.log  # what the master wants has an end
         tell(
             level,
-            "worker %d (pid %d, generation %d) %s after %.1f s, %d connections served%s",
+            "worker %d (pid %d, generation %d) %s after %.1f s, %d connections served%s%s",
             member.slot,
             member.pid,
             member.generation,
@@ -131,6 +131,7 @@ class Exits:
             death.age,
             death.served,
             f" ({member.reason})" if member.reason else "",
+            "" if expected or not death.in_hand else f"; in hand: {death.unfinished}",
         )
         if death.exit.signal == signal.SIGKILL and member.killed_at is None:
             kills = limits.oom_kills()

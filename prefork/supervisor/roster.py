@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from prefork.scoreboard.layout import Order
+from prefork.scoreboard.recorder import InHand
 from prefork.supervisor.cause import Cause, Reason
 from prefork.system.process import EXHAUSTED, Exit
 
@@ -99,6 +100,8 @@ class Death:
     served: int
     successor: bool
     """Whether it was to replace somebody and had not become READY."""
+    in_hand: tuple[InHand, ...] = ()
+    """What it had in hand, one for each of its threads that accept; of an embedded server's, one for all."""
 
     @property
     def pid(self) -> int:
@@ -138,6 +141,16 @@ class Death:
         if member.aborted_at is not None or member.killed_at is not None:
             return Cause.TIMEOUT
         return Cause.EXIT if self.exit.signal is None else Cause.CRASH
+
+    @property
+    def in_order(self) -> bool:
+        """Whether it was told to leave, and did."""
+        return self.member.order is not Order.RUN and self.exit.clean
+
+    @property
+    def unfinished(self) -> str:
+        """What it had in hand when it ended, in words for a log line; "" for nothing."""
+        return ", ".join(one.told(self.at) for one in self.in_hand)
 
     @property
     def unready(self) -> bool:
@@ -291,10 +304,18 @@ class Roster:
         member.wake_ups += 1
         member.woken_at = now
 
-    def exited(self, member: Member, exit: Exit, *, served: int, now: float) -> Death:  # noqa: A002  # the word is Exit's
+    def exited(
+        self,
+        member: Member,
+        exit: Exit,  # noqa: A002  # the word is Exit's
+        *,
+        served: int,
+        now: float,
+        in_hand: tuple[InHand, ...] = (),
+    ) -> Death:
         """``member`` is dead and leaves the roster."""
         place = self.slots[member.slot]
-        death = Death(member, exit, now, served, successor=place.successor is member)
+        death = Death(member, exit, now, served, place.successor is member, in_hand)
         del self._by_pid[member.pid]
         if place.incumbent is member:
             place.incumbent, place.successor = place.successor, None

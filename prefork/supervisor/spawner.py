@@ -27,6 +27,7 @@ from prefork.scoreboard.layout import (
     EntryView,
     Order,
 )
+from prefork.scoreboard.recorder import InHand
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.forked import DUMP_SIGNAL, SignalHandlers, Start, live
 from prefork.supervisor.handover import Life
@@ -140,7 +141,7 @@ class Spawner:
         held, settings = self._held, blueprint.settings
         report, writer = ReportPipe.made(self._loop, REPORT_BYTES)
         number = self._free[-1]
-        entry = Entry(held.board, number, held.events, held.go, os.getpid())
+        entry = Entry(held.board, number, held.events, held.go, os.getpid(), records=settings.record_requests)
         born = self._loop.clock.monotonic()
         line = self._line(number, born, entry.words, report)
         self._free.pop()
@@ -295,9 +296,9 @@ class Spawner:
         """Give back what a worker's life has cost, and tell what is left of it."""
         line = self._lines.pop(pid)
         served = line.finished
-        last = self._board.read(line.words, line.born)
+        last, left = self._board.read(line.words, line.born), line.in_hand
         self._release(line)
-        self._on_exit(pid, End(ended, served, line.reported, last))
+        self._on_exit(pid, End(ended, served, line.reported, last, left))
 
     def _release(self, line: WorkerLine) -> None:
         """Give back all that a worker's life has cost, or would have if it had been forked."""
@@ -337,6 +338,10 @@ class Spawner:
         """All that a worker says of itself."""
         line = self._lines[member.pid]
         return self._board.read(line.words, line.born)
+
+    def in_hand(self, member: MemberView) -> tuple[InHand, ...]:
+        """What a worker has in hand now, by its lanes."""
+        return self._lines[member.pid].in_hand
 
     def accepts(self, member: Member) -> bool:
         """Whether a worker takes connections by Worker.accept(), not in a loop of its own."""

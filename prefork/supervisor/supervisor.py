@@ -422,7 +422,7 @@ class Supervisor:
         member = self.roster.get(pid)
         if member is not None:
             now = self._loop.clock.monotonic()
-            death = self.roster.exited(member, taken.exit, served=taken.finished, now=now)
+            death = self.roster.exited(member, taken.exit, served=taken.finished, now=now, in_hand=taken.in_hand)
             self._notifier.notify(Died(death, taken.last, taken.report))
 
     def _exhausted(self, exhaustion: Exhaustion) -> None:

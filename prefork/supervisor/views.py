@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from prefork.scoreboard.layout import EntryView, Order
+from prefork.scoreboard.recorder import InHand
 from prefork.supervisor.cause import Reason
 from prefork.supervisor.goal import Crashes
 from prefork.supervisor.pressure import Exhaustion
@@ -118,6 +119,9 @@ class SpawnerView(Protocol):
 
     def view(self, member: MemberView) -> EntryView:
         """All that a worker says of itself."""
+
+    def in_hand(self, member: MemberView) -> tuple[InHand, ...]:
+        """What a worker has in hand now."""
 
     def report(self, pid: int) -> str:
         """What it has reported and nobody has taken yet."""

@@ -23,6 +23,7 @@ from prefork.scoreboard.layout import (
     busy_since,
     finished,
 )
+from prefork.scoreboard.recorder import InHand, in_hand
 from prefork.supervisor.forked import Start, live
 from prefork.supervisor.policy import Vital
 from prefork.system import process
@@ -75,6 +76,11 @@ class WorkerLine:
         """How many connections it has finished so far."""
         return finished(self.words, self.born)
 
+    @property
+    def in_hand(self) -> tuple[InHand, ...]:
+        """What it has in hand, by its lanes."""
+        return in_hand(self.words, self.born)
+
     def vital(self, now: float) -> Vital:
         """What it says of itself, in seconds; a time that can't be true counts as ``now``."""
         busy, deadline = busy_since(self.words, self.born), self.words[LANE + DEADLINE]
@@ -115,6 +121,8 @@ class End:
     report: str
     last: EntryView
     """Its entry, as it left it."""
+    in_hand: tuple[InHand, ...]
+    """What it had in hand, by its lanes."""
 
 
 def _own_frames(text: str) -> str:

@@ -185,6 +185,11 @@ def _query(record: Record) -> str:
     return "" if text == "" else escaped(text)
 
 
+def _queue_time(record: Record) -> str:
+    waited = record.environ.get("prefork.queue_time")
+    return f"{waited:.3f}" if isinstance(waited, float) else "-"
+
+
 ATOMS: Final[Mapping[str, Callable[[Record], object]]] = {
     "h": _of_environ("REMOTE_ADDR"),
     "l": lambda _: "-",
@@ -205,6 +210,7 @@ ATOMS: Final[Mapping[str, Callable[[Record], object]]] = {
     "M": lambda record: int(record.seconds * 1000),
     "L": lambda record: f"{record.seconds:.6f}",
     "p": lambda _: f"<{os.getpid()}>",
+    "Q": _queue_time,
 }
 """What each atom shows. B, T, D and M are numbers, the others texts."""
 
@@ -228,6 +234,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "M": "milliseconds",
     "L": "seconds with six decimals",
     "p": "the worker's process id, in angle brackets",
+    "Q": "how long it had waited for a worker, seconds with three decimals, - where that is not known",
 }
 """The same in words."""
 
@@ -259,6 +266,7 @@ def _json(record: Record) -> str:
             "status": int(code) if code else None,
             "bytes": record.response.sent,
             "seconds": round(record.seconds, 6),
+            "queue_seconds": environ.get("prefork.queue_time"),
             "referer": environ.get("HTTP_REFERER"),
             "user_agent": environ.get("HTTP_USER_AGENT"),
         },

@@ -86,6 +86,8 @@ class Channel:
         environ: What all requests on it have in common.
         standing: Of the peer, as `prefork.wsgi.forwarded.standings` has it.
         can_sendfile: Whether `sendfile` may be called.
+        waited: For how many milliseconds what it brings had waited for us, as far as `hung_up` was asked; -1 when the
+            kernel doesn't tell.
     """
 
     __slots__ = (
@@ -102,6 +104,7 @@ class Channel:
         "rest",
         "standing",
         "stray",
+        "waited",
     )
 
     can_sendfile: ClassVar[bool] = True
@@ -120,6 +123,7 @@ class Channel:
         self.last = self.gone = False
         self.keep = False
         self.rest = b""
+        self.waited = 0
         self.environ: dict[str, Any] = {}
         self.standing = 0
 
@@ -128,6 +132,7 @@ class Channel:
         self._patience = self._pace.io_timeout
         self.stray = True
         self.last = self.gone = self.keep = False
+        self.waited = 0
 
     @property
     def secured(self) -> socket.socket | None:
@@ -229,13 +234,15 @@ class Channel:
         try:
             info = self._connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
         except OSError:  # not TCP; on AF_UNIX poll(2) tells the two apart
+            self.waited = -1
             return any(events & select.POLLHUP for _, events in self._poll(select.POLLIN, 0))
+        data_ms, segment_ms = _TCP_LAST_RECEIVED.unpack_from(info, _TCP_LAST_RECEIVED_AT)
+        self.waited += data_ms
         state = info[0]
         if state == _TCP_ESTABLISHED:
             return False
         if state != _TCP_CLOSE_WAIT:
             return True
-        data_ms, segment_ms = _TCP_LAST_RECEIVED.unpack_from(info, _TCP_LAST_RECEIVED_AT)
         # Who ends his side together with the request is there: that saves the question.
         return data_ms - segment_ms > _HALF_CLOSE_MS and self._abandoned()
 

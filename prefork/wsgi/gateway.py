@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     import ssl
     from datetime import tzinfo
 
+    from prefork.scoreboard.recorder import FlightRecorder
     from prefork.services.statsd import Statsd
     from prefork.wsgi.access import Account
 
@@ -52,7 +53,8 @@ Application = Callable[[dict[str, Any], Callable[..., Callable[[bytes], None]]],
 DRAINED: Final = 1 << 16
 """Bytes of a body that an application may leave unread on a connection that is kept."""
 
-_LATELY: Final = 0.005  # seconds for which nobody asks again whether a client is there
+_LATELY: Final = 0.004  # seconds for which nobody asks again whether a client is there, nor for how long it waits
+_UNKNOWN: Final = -1  # milliseconds
 _DRAIN_TIME: Final = 1.0  # seconds until the last of them has to be there
 _MARGIN: Final = 5.0  # seconds that clients are told less than for how long a connection is kept
 
@@ -73,6 +75,8 @@ class Gateway:
             it is over, so that a limit of the worker's busy time can be put off for the client's part of it.
         keepalive: For how many seconds a connection is kept, which clients are told.
         common: What all processes that serve have in common; None makes one.
+        recorder: Notes each request, without its query.
+        queued: Is told of each request for how many milliseconds it had waited to be taken, where that is known.
         zone: Whose time of day the access log has; None is UTC.
         statsd: Is told of each request; closed with the gateway.
         health: Answers on a path of its own; None when there is none.
@@ -92,6 +96,8 @@ class Gateway:
         waiting: Callable[[float], None] | None = None,
         keepalive: float = 0.0,
         common: Common | None = None,
+        recorder: FlightRecorder | None = None,
+        queued: Callable[[int], object] | None = None,
         zone: tzinfo | None = None,
         statsd: Statsd | None = None,
         health: HealthCheck | None = None,
@@ -127,6 +133,8 @@ class Gateway:
         self._strangers = Strangers(
             (common or Common()).strangers if options.forwarded in {"auto", "trusted"} else None
         )
+        self._recorder = recorder
+        self._queued = queued
         self._access = _accounts(options, zone, statsd)
         with contextlib.suppress(OSError):  # without one, a body that needs a file is answered 503
             tempfile.gettempdir()  # found now, since the search opens files and descriptors may be short later
@@ -152,7 +160,8 @@ class Gateway:
             keeps: Whether the connection may be kept after the response.
             before: What this has returned for the request before, in this process; needed under TLS alone.
             received: What came behind that request (`Channel.rest`).
-            seen: When the client was known to be there (seconds of `time.monotonic`); 0 when it has to be asked.
+            seen: When the client was known to be there and silent (seconds of `time.monotonic`); 0 when it has to be
+                asked.
             proxy: What a proxy has said of the connection before its first byte.
 
         Returns:
@@ -231,6 +240,7 @@ class Gateway:
         else:
             channel = secured = TLSChannel(connection, self._pace, self._tls)
             channel.deadline = deadline
+            secured.hung_up()  # the handshake will be what has come last
             try:
                 secured.handshake()
             except PlainHTTPError:
@@ -269,8 +279,9 @@ class Gateway:
             self._strangers.look(environ, head, standing)
         elif "HTTP_X_FORWARDED_FOR" in environ or "HTTP_X_FORWARDED_PROTO" in environ:
             apply_forwarded(environ, self._trusts)
-        if asks and options.check_client_connection and channel.hung_up():
-            raise ClientGoneError("it hung up while it waited")
+        if asks:
+            self._look(channel)
+        self._account(channel, environ, head, target)
         channel.last = fields.last
         channel.keep = keeps and fields.persists
         if not length:
@@ -300,6 +311,24 @@ class Gateway:
         finally:
             channel.rest = body.surplus
             channel.stray = not body.ended or bool(channel.rest)
+
+    def _look(self, channel: Channel) -> None:
+        """See whether the client is still there, and for how long it has waited: the kernel tells both at once."""
+        if not self._options.check_client_connection:
+            channel.waited = _UNKNOWN
+        elif channel.hung_up():
+            raise ClientGoneError("it hung up while it waited")
+
+    def _account(self, channel: Channel, environ: dict[str, Any], head: bytes, target: bytes) -> None:
+        """Say how long the request had waited, and note it."""
+        waited = channel.waited
+        if waited >= 0:
+            environ["prefork.queue_time"] = waited / 1000
+            if self._queued is not None:
+                self._queued(waited)
+        if self._recorder is not None:
+            query = environ["QUERY_STRING"]
+            self._recorder.request(head, environ["REQUEST_METHOD"], target, query, environ["REMOTE_ADDR"], waited)
 
     def _spool(self, body: Body, environ: dict[str, Any]) -> IO[bytes]:
         """Receive a whole body before the application runs, and say how long it is."""

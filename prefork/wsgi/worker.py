@@ -39,6 +39,7 @@ class WSGIWorker(Worker):
 
     handshakes: ClassVar[bool] = False  # the service does it, with the patience that it has for a request
     timeouts: ClassVar[bool] = False  # it waits with limits of its own, and only where it has to
+    labels: ClassVar[bool] = True
 
     start = ""
     """Where the server was started: relative paths of the options begin there, or in ``chdir`` from there."""
@@ -70,6 +71,8 @@ class WSGIWorker(Worker):
             waiting=self._put_off if self.settings.timeout else None,
             keepalive=self.settings.keepalive,
             common=self.common,
+            recorder=self._entry.lane.recorder,
+            queued=self._entry.lane.say_waited,
             health=HealthCheck(self._options.health_path, self._readiness) if self._options.health_path else None,
             zone=self._zone(),
             statsd=self._statsd(),

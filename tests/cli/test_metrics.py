@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from prefork.status.model import Ended, Listening, Process, Status, Totals, Working
-from prefork.status.totals import BOUNDS
+from prefork.status.totals import BOUNDS, WAIT_BOUNDS
 from prefork.testing import Load, Server, request, wait_for
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
@@ -57,6 +57,9 @@ FOUND = Status(
         busy=3.5,
         histogram=(4, 0, 7, *[0] * 16, 1),
         bounds=BOUNDS,
+        waited=(4, 0, 7, *[0] * 12, 1),
+        waited_bounds=WAIT_BOUNDS,
+        waiting=90.5,
         kept={"reused": 3, "left": 1},
         accept_errors={"EMFILE": 5},
         deaths={"crash": 2},
@@ -125,6 +128,13 @@ def test_what_a_status_becomes() -> None:
         "prefork_handling_seconds_bucket{le=0.000131072}": 4,
         "prefork_handling_seconds_bucket{le=0.000262144}": 11,
         "prefork_handling_seconds_bucket{le=+Inf}": 12,
+        "prefork_queue_seconds_count": 12,
+        "prefork_queue_seconds_sum": 90.5,
+        "prefork_queue_seconds_bucket{le=0.004}": 4,
+        "prefork_queue_seconds_bucket{le=0.008}": 4,
+        "prefork_queue_seconds_bucket{le=0.016}": 11,
+        "prefork_queue_seconds_bucket{le=65.536}": 11,
+        "prefork_queue_seconds_bucket{le=+Inf}": 12,
         "prefork_kept_connections_total{event=reused}": 3,
         "prefork_kept_connections_total{event=left}": 1,
         "prefork_kept_connections_total{event=handed_over}": 0,

@@ -183,6 +183,21 @@ def test_a_bucket_ends_at_a_power_of_two(board: Scoreboard, entry: Entry, clock:
     assert board.view(1).lanes[0].histogram == tuple(words)
 
 
+@pytest.mark.parametrize(
+    ("milliseconds", "bucket"),
+    [(0, 0), (3, 0), (4, 1), (7, 1), (8, 2), (65_535, 14), (65_536, 15), (2**31, 15)],
+)
+def test_a_wait_is_counted_where_it_belongs(board: Scoreboard, entry: Entry, milliseconds: int, bucket: int) -> None:
+    entry.lane.say_waited(milliseconds)
+    entry.lane.say_waited(0)
+    (lane,) = board.view(1).lanes
+    expected = [0] * layout.WAIT_BUCKETS
+    expected[0] += 1
+    expected[bucket] += 1
+    assert lane.waited == tuple(expected)
+    assert board.entry(1)[layout.LANE + layout.WAITED_TOTAL] == milliseconds
+
+
 @given(st.lists(st.tuples(st.integers(0, 2**40), st.booleans()), max_size=40))
 def test_every_connection_is_in_the_histogram_once(connections: list[tuple[int, bool]]) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -15,7 +15,7 @@ from prefork.net.accept_errors import COUNTED
 from prefork.scoreboard.events import Why
 from prefork.scoreboard.layout import BUCKETS, ERROR_PLACES, Accepts, EntryView, LaneView, Order, State
 from prefork.status import text as report
-from prefork.status.model import Ended, Health, Listening, Process, Status, Totals, Working
+from prefork.status.model import Ended, Health, Listening, Process, RunningRequest, Status, Totals, Working
 from prefork.status.totals import BOUNDS, Counters
 from prefork.supervisor import notifications
 from prefork.supervisor.cause import TEXTS, Cause, Reason
@@ -27,7 +27,7 @@ from prefork.testing.clock import FakeClock
 
 NUMBERS = st.floats(min_value=0, max_value=1e12, allow_nan=False)
 COUNTS = st.integers(min_value=0, max_value=2**64)
-KINDS: list[type] = [Process, Listening, Working, Ended, Totals, Status, Health]
+KINDS: list[type] = [Process, Listening, RunningRequest, Working, Ended, Totals, Status, Health]
 
 
 def strategy(kind: Any) -> st.SearchStrategy[Any]:
@@ -152,6 +152,43 @@ def test_a_number_is_short(count: float, text: str) -> None:
     assert report.number(count) == text
 
 
+@pytest.mark.parametrize(
+    ("histogram", "text"),
+    [
+        ((1000, 0, 0), "less than 4.0ms"),
+        ((990, 10, 0), "less than 4.0ms"),
+        ((989, 11, 0), "less than 8.0ms"),
+        ((0, 1, 0), "less than 8.0ms"),
+        ((0, 0, 1), "more than 8.0ms"),
+    ],
+)
+def test_what_99_of_a_hundred_have_waited(histogram: tuple[int, ...], text: str) -> None:
+    assert report.waited((0.004, 0.008), histogram) == text
+
+
+def test_the_requests_in_hand() -> None:
+    long = RunningRequest(label="GET /a", peer="192.0.2.1", seconds=61.0, waited=0.5)
+    found = Status(
+        version="1.0",
+        pid=7,
+        state="serving",
+        workers=(
+            Working(slot=0, pid=100, state="busy", requests=(RunningRequest(seconds=0.002), long)),
+            Working(
+                slot=1, pid=4194304, state="busy", requests=(RunningRequest(label="job 7", seconds=2, waited=0.0),)
+            ),
+            Working(slot=2, pid=102, state="idle"),
+        ),
+    )
+    assert report.requests(found).splitlines() == [
+        "SLOT     PID   FOR WAITED FROM      REQUEST",
+        "   0     100  1m01  500ms 192.0.2.1 GET /a",
+        "   1 4194304  2.0s     0s -         job 7",
+        "   0     100 2.0ms      - -         -",
+    ]
+    assert report.requests(Status(version="1.0", pid=7, state="serving")) == "nothing runs\n"
+
+
 def test_a_sparkline_shows_whatever_is_more_than_nothing() -> None:
     assert report.sparkline([0, 0.01, 50, 100]) == " ▁▄█"
     assert report.sparkline([]) == ""
@@ -176,15 +213,26 @@ def test_the_page() -> None:
         ),
         exhaustions=("worker 1: EMFILE for 2.0 s",),
         crash_loop=True,
-        deaths=(Ended(slot=1, pid=99, how="exited with code 3", reason="max_age", age=2, served=9, ago=61),),
-        totals=Totals(served=21, failed=1, interrupted=2, busy=22.0, accept_errors={"EMFILE": 4}),
+        deaths=(
+            Ended(slot=1, pid=99, how="exited with code 3", reason="max_age", age=2, served=9, ago=61),
+            Ended(slot=1, pid=98, how="killed by SIGKILL", age=2, served=9, ago=61, in_hand="GET /a for 2 s"),
+        ),
+        totals=Totals(
+            served=2,
+            failed=1,
+            interrupted=2,
+            busy=22.0,
+            waited=(22, 0),
+            waited_bounds=(0.004,),
+            accept_errors={"EINTR": 4},
+        ),
     )
     assert report.page(found).splitlines() == [
         "prefork 1.0, pid 77: serving, up 2h13, generation 2",
         "  127.0.0.1:8000  3 waiting of 128",
         "  unix:/run/a     0 waiting",
         "  2 workers wanted (1 to 4): 1 backing off, 1 idle",
-        "  21 served, 1 failed, 2 interrupted, 1.0s each, accept failed 4 times with EMFILE",
+        "  2 served, 1 failed, 2 interrupted, 7.3s each, 99 % waited less than 4.0ms, accept failed 4 times with EINTR",
         "  EXHAUSTED: worker 1: EMFILE for 2.0 s",
         "  CRASH LOOP: workers die young again and again; see the log",
         "",
@@ -194,6 +242,7 @@ def test_the_page() -> None:
         "",
         "last deaths:",
         "  1m01 ago worker 1 (pid 99, generation 0) exited with code 3 after 2.0s, 9 served (max_age)",
+        "  1m01 ago worker 1 (pid 98, generation 0) killed by SIGKILL after 2.0s, 9 served; in hand: GET /a for 2 s",
     ]
 
 

@@ -80,7 +80,8 @@ def test_a_death_is_told_in_one_line(prefork_server: ServerFactory, way: str, sa
     wait_gone(pid)
     assert int(ask(server)) != pid
     pattern = (
-        rf"WARNING {server.pid} worker 0 \(pid {pid}, generation 0\) {said} after [\d.]+ s, [56] connections served$"
+        rf"WARNING {server.pid} worker 0 \(pid {pid}, generation 0\) {said} after [\d.]+ s, [56] connections served; "
+        r"in hand: a connection from 127\.0\.0\.1 for [\d.e-]+ s$"
     )
     assert len(told(server, pattern)) == 1, server.log()
 

@@ -48,6 +48,7 @@ _FULL = {
     "proxied-reloads": 20,
     "proxied-upgrades": 5,
     "exchanged-sockets": 3_000,
+    "kills-in-hand": 1_000,
 }
 
 

@@ -5,6 +5,7 @@ clients: those that are slow, gone, early or greedy.
 keeping: what is lost and closed of kept connections, by the thousand.
 keepalive: what is kept, what is closed, and what outlives a worker.
 mutations: requests that nobody wrote.
+queue_time: for how long a request had waited.
 proxies: nginx and HAProxy in front, which keep their connections.
 requests: what one becomes: the environ, or a refusal.
 responses: what the client gets of an answer.

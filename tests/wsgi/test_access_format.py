@@ -80,7 +80,7 @@ def test_the_process() -> None:
 
 def test_every_atom_is_told_of() -> None:
     assert ATOMS.keys() == MEANINGS.keys()
-    assert set(ATOMS) == set("hlutrmUqHsbBfaTDMLp")
+    assert set(ATOMS) == set("hlutrmUqHsbBfaTDMLpQ")
 
 
 def test_what_could_not_be_read() -> None:

@@ -1,0 +1,38 @@
+"""What a worker says of itself to whoever looks after it, beyond what the loops mark by themselves."""
+
+from __future__ import annotations
+
+from prefork.accept.worker_context import WorkerContext
+from prefork.scoreboard.entry import Entry, Pause
+
+
+class WorkerMarks:
+    """What a `prefork.Worker` can say, from its :meth:`init` on."""
+
+    _given: WorkerContext
+    _entry: Entry
+
+    def label(self, text: str) -> None:
+        """Say what the connection in hand is about, in a few words: a command, the number of a job. No secrets.
+
+        It is noted where it outlives this process: the log names it when this worker is killed, and ``prefork status
+        --requests`` and ``top`` show it meanwhile. For :meth:`handle`, and for loops with one connection at a time.
+
+        Args:
+            text: 188 bytes of it, in UTF-8, are noted. With ``record_requests`` off nothing is.
+        """
+        recorder = self._entry.lane.recorder
+        if recorder is not None:
+            recorder.label(text)
+
+    def extend_deadline(self, seconds: float) -> None:
+        """Ask for ``seconds`` more, from now, before ``timeout`` takes the connection in hand for a hang."""
+        self._entry.extend_deadline(seconds)
+
+    def idle(self) -> Pause:
+        """For an event loop: a context manager for its wait. All that it does outside of it counts as busy.
+
+        So a call that blocks the loop for longer than ``timeout`` is taken for a hang. To be used by one thread, again
+        and again, and not along with :meth:`busy`.
+        """
+        return Pause(self._entry, tell=self._given.elastic)
