@@ -100,6 +100,11 @@ def _preload(values: Values) -> Iterator[str]:
             return
 
 
+def _slow_log(values: Values) -> Iterator[str]:
+    if values["slow_log"] and not values["timeout"]:
+        yield f"slow_log: {values['slow_log']:g} is a part of timeout, and there is none; give timeout as well"
+
+
 def _certfile(name: str) -> Callable[[Values], Iterator[str]]:
     def rule(values: Values) -> Iterator[str]:
         if values[name] and not values["certfile"]:
@@ -127,6 +132,7 @@ RULES: Final[tuple[tuple[tuple[str, ...], Callable[[Values], Iterator[str]]], ..
     (("preload", "user", "group"), _preload),
     (("backoff_initial", "backoff_max"), _backoff),
     (("takeover", "reuse_port"), _takeover),
+    (("slow_log", "timeout"), _slow_log),
     (("keyfile", "certfile"), _certfile("keyfile")),
     (("ca_certs", "certfile"), _certfile("ca_certs")),
     (("certfile", "bind"), _streams("certfile", "TLS", "")),

@@ -146,6 +146,13 @@ class Settings(Reporting, Keepalive, Proxying, Probing, Transport):
         "never.",
         "-t",
     )
+    slow_log: float = setting(
+        0.0,
+        kinds.TIMES,
+        kinds.number("a part of timeout", most=1.0, metavar="FRACTION"),
+        "Log what a worker does that has been busy with one connection for this part of timeout (0.5 is half of it): "
+        "its tracebacks, once, and it goes on. 0 means never.",
+    )
     boot_timeout: float = setting(
         60.0,
         kinds.TIMES,

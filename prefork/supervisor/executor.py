@@ -20,7 +20,7 @@ from prefork.supervisor.spawner import Spawner
 from prefork.supervisor.worker_line import Birth
 from prefork.system import process
 from prefork.system.natives import signal
-from prefork.system.throttle import Excerpts
+from prefork.system.throttle import Excerpts, TokenBucket
 
 log = logging.getLogger("prefork")
 
@@ -55,6 +55,7 @@ class Executor:
         self._pressure = pressure
         self._prepare = prepare
         self._excerpts = excerpts
+        self._slow = TokenBucket()
 
     def apply(self, actions: Iterable[policy.Action]) -> None:
         """Do all of it, as far as it can be done; what failed is decided again."""
@@ -86,6 +87,17 @@ class Executor:
             case policy.WakeUp(member):
                 self._roster.woken(member, now)
                 self._spawner.wake_up(member)
+            case policy.AskWhy(member, since):
+                self._roster.slowed(member, since, now)
+                if self._slow.lets_through():
+                    told = ", ".join(one.told(now) for one in self._spawner.in_hand(member))
+                    log.warning("worker %d (pid %d) is slow: %s", member.slot, member.pid, told)
+                    process.kill(member.pid, DUMP_SIGNAL)
+                else:
+                    self._roster.slowness_told(member)
+            case policy.TellWhy(member):
+                self._roster.slowness_told(member)
+                self._log_report(member, ", which goes on", logging.WARNING)
             case policy.Dump(member, seconds):
                 what = "starting" if member.starting else "busy with one connection"
                 told = ", ".join(one.told(now) for one in self._spawner.in_hand(member))
@@ -138,7 +150,7 @@ class Executor:
             self._goal.forks.fork_failed(born)
             self._pressure.fork_failed(spawns[len(pids)].slot, failed)
 
-    def _log_report(self, member: Member, what: str = "") -> None:
-        """Write a hung worker's tracebacks to the log."""
+    def _log_report(self, member: Member, what: str = "", level: int = logging.ERROR) -> None:
+        """Write a hung or slow worker's tracebacks to the log."""
         text = self._excerpts.of(self._spawner.take_report(member.pid).rstrip())
-        log.error("worker %d (pid %d)%s: %s", member.slot, member.pid, what, text or "it gave no traceback")
+        log.log(level, "worker %d (pid %d)%s: %s", member.slot, member.pid, what, text or "it gave no traceback")

@@ -79,6 +79,21 @@ class Dump:
 
 
 @dataclass(frozen=True, slots=True)
+class AskWhy:
+    """Ask a worker that is slow for its tracebacks; it has been busy ``since`` that moment."""
+
+    member: Member
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class TellWhy:
+    """Tell what a slow worker has answered; it goes on."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
 class Abort:
     """SIGABRT."""
 
@@ -114,7 +129,7 @@ class Spare:
     member: Member
 
 
-Action = Spawn | Retire | WakeUp | Dump | Abort | Kill | Question | Replace | Spare
+Action = Spawn | Retire | WakeUp | AskWhy | TellWhy | Dump | Abort | Kill | Question | Replace | Spare
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +342,8 @@ def _see_to(case: _Case, member: Member) -> Iterator[Action]:
         if case.due(member.woken_at + WAKE_UPS.delay(member.wake_ups, 0.0)) and not case.vitals(member).obeying:
             yield WakeUp(member)
     boot_timeout = case.settings.boot_timeout
+    if member.slow_at is not None and case.over(member.slow_at, DUMP_TIME):
+        yield TellWhy(member)
     if member.dumped_at is not None:
         yield from _end(case, member)
     elif member.starting and boot_timeout and case.over(member.born, boot_timeout):
@@ -351,13 +368,22 @@ def _overdue_at(case: _Case, vital: Vital) -> float:
     return at if vital.deadline is None else max(at, vital.deadline)
 
 
-def _scan(case: _Case) -> tuple[list[Dump], float]:
-    """Look at every worker's vitals: who is busy beyond its deadline, and when the next one may be.
+def _slow_at(case: _Case, vital: Vital, overdue_at: float) -> float:
+    """When a worker will have been busy for so long with what it has in hand that it is slow."""
+    if vital.busy_since is None or not case.settings.slow_log:
+        return math.inf
+    since = max(vital.busy_since, case.goal.timing.epoch)
+    return since + (overdue_at - since) * case.settings.slow_log
 
-    A worker that is idle now can't be overdue before ``timeout`` seconds from now, so this wakes a server at rest once
-    in ``timeout`` seconds and still finds a hang at the moment it becomes one.
+
+def _scan(case: _Case) -> tuple[list[Dump | AskWhy], float]:
+    """Look at every worker's vitals: who is busy beyond its deadline, or slow, and when the next one may be.
+
+    A worker that is idle now can't be overdue before ``timeout`` seconds from now, nor slow before its part of that, so
+    this wakes a server at rest once in that time and still finds a hang at the moment it becomes one.
     """
-    hung, next_scan = [], case.now + case.settings.timeout
+    hung: list[Dump | AskWhy] = []
+    next_scan = case.now + case.settings.timeout * (case.settings.slow_log or 1.0)
     for member in case.roster:
         if member.starting or member.dumped_at is not None:
             continue
@@ -367,6 +393,12 @@ def _scan(case: _Case) -> tuple[list[Dump], float]:
         overdue_at = _overdue_at(case, vital)
         if case.now >= overdue_at:
             hung.append(Dump(member, case.now - vital.busy_since))
-        else:
-            next_scan = min(next_scan, overdue_at)
+            continue
+        next_scan = min(next_scan, overdue_at)
+        if member.slow_since != vital.busy_since:
+            slow_at = _slow_at(case, vital, overdue_at)
+            if case.now >= slow_at:
+                hung.append(AskWhy(member, vital.busy_since))
+            else:
+                next_scan = min(next_scan, slow_at)
     return hung, next_scan

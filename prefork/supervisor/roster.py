@@ -56,6 +56,10 @@ class Member:
     """Among those who have been asked for, whose replacement comes first: the lowest."""
     wake_ups: int = 0
     woken_at: float = 0.0
+    slow_since: float | None = None
+    """Since when it was busy with what was slow the last time; None = nothing was yet."""
+    slow_at: float | None = None
+    """When it was asked what it does so slowly; None = nobody waits for that."""
     dumped_at: float | None = None
     aborted_at: float | None = None
     questioned: bool = False
@@ -334,9 +338,17 @@ class Roster:
         """The log had no room for what ``member`` asked for."""
         member.unsaid = True
 
+    def slowed(self, member: Member, since: float, now: float) -> None:
+        """``member`` was asked what it does so slowly, since it has been busy ``since`` that moment."""
+        member.slow_since, member.slow_at = since, now
+
+    def slowness_told(self, member: Member) -> None:
+        """What ``member`` does so slowly has been told."""
+        member.slow_at = None
+
     def dumped(self, member: Member, now: float) -> None:
         """``member`` was asked for its tracebacks, since it seems to hang."""
-        member.dumped_at = now
+        member.dumped_at, member.slow_at = now, None
 
     def spared(self, member: Member) -> None:
         """``member`` has finished what took it too long."""

@@ -92,6 +92,10 @@ class MemberView(Protocol):
         """Why it was told to leave, or is to be replaced."""
 
     @property
+    def slow_at(self) -> float | None:
+        """When it was asked what it does so slowly; None = nobody waits for that."""
+
+    @property
     def dumped_at(self) -> float | None:
         """When it was asked for its tracebacks, since it seems to hang."""
 

@@ -4,7 +4,19 @@ import pytest
 
 from prefork.scoreboard.layout import Order
 from prefork.supervisor.cause import Cause, Reason
-from prefork.supervisor.policy import ABORT_TIME, DUMP_TIME, Abort, Dump, Kill, Retire, Spare, Spawn, WakeUp
+from prefork.supervisor.policy import (
+    ABORT_TIME,
+    DUMP_TIME,
+    Abort,
+    AskWhy,
+    Dump,
+    Kill,
+    Retire,
+    Spare,
+    Spawn,
+    TellWhy,
+    WakeUp,
+)
 from tests.support.world import SIGKILL, START, busy, clear, done, incumbent, kinds, moments, serving, started
 
 # A boot that hangs.
@@ -100,6 +112,32 @@ def test_many_short_connections_are_no_hang() -> None:
         busy(made)
         made.advance(1.9)
     assert kinds(made) == []
+
+
+def test_a_slow_worker_is_asked_once_and_goes_on() -> None:
+    made = serving(timeout=10.0, slow_log=0.5)
+    process = busy(made)
+    assert moments(made, 9.0, AskWhy, TellWhy, Dump) == [("AskWhy", 5.0), ("TellWhy", 5.0 + DUMP_TIME)]
+    process.busy_since = None
+    assert moments(made, 20.0, AskWhy, TellWhy, Dump) == []
+    busy(made)
+    assert moments(made, 9.0, AskWhy, TellWhy, Dump) == [("AskWhy", 5.0), ("TellWhy", 5.0 + DUMP_TIME)]
+
+
+def test_a_worker_that_hangs_was_slow_before() -> None:
+    made = serving(timeout=10.0, slow_log=0.98)
+    busy(made)
+    assert moments(made, 12.0, AskWhy, TellWhy, Dump, Abort) == [
+        ("AskWhy", 9.8),
+        ("Dump", 10.0),
+        ("Abort", 10.0 + DUMP_TIME),
+    ]
+
+
+def test_who_has_asked_for_time_is_slow_by_that() -> None:
+    made = serving(timeout=10.0, slow_log=0.5)
+    busy(made).asked = START + 100.0
+    assert moments(made, 99.0, AskWhy, Dump) == [("AskWhy", 50.0)]
 
 
 def test_a_worker_that_finishes_while_its_tracebacks_are_taken_is_spared_and_looked_at_again() -> None:

@@ -7,6 +7,7 @@ that comes too early, too late, to the wrong worker or beyond a limit fails the 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -263,6 +264,13 @@ class World:
                 assert self.now - member.woken_at >= policy.WAKE_UPS.delay(member.wake_ups, 0.0) - SOON
                 self.of(member).wake_ups += 1
                 self.roster.woken(member, self.now)
+            case policy.AskWhy(member, since):
+                self._may_ask_why(member, since)
+                self.roster.slowed(member, since, self.now)
+            case policy.TellWhy(member):
+                assert member.slow_at is not None
+                assert self.now - max(member.slow_at, self.goal.timing.epoch) >= policy.DUMP_TIME - SOON, "too soon"
+                self.roster.slowness_told(member)
             case policy.Dump(member, seconds):
                 assert member.dumped_at is None
                 self._may_dump(member, seconds)
@@ -348,6 +356,22 @@ class World:
             assert abs(seconds - (self.now - process.busy_since)) < SOON
         assert -SOON < self.now - due < SOON, f"a hang is found {self.now - due} s after its time"
 
+    def _may_ask_why(self, member: Member, since: float) -> None:
+        busy_since = self.of(member).busy_since
+        assert busy_since == since, "an idle worker is taken for slow"
+        assert member.slow_since != since, "asked again"
+        assert member.dumped_at is None
+        assert self.settings.slow_log
+        assert self.now > self._slow_at(member) - SOON, "asked too soon"
+
+    def _slow_at(self, member: Member) -> float:
+        process, settings = self.of(member), self.settings
+        if process.busy_since is None or not settings.timeout or not settings.slow_log:
+            return math.inf
+        since = max(process.busy_since, self.goal.timing.epoch)
+        overdue_at = max(since + settings.timeout, process.asked or 0.0)
+        return since + (overdue_at - since) * settings.slow_log
+
     def _was_dumped(self, member: Member) -> None:
         assert member.dumped_at is not None
         assert member.aborted_at is None
@@ -430,6 +454,8 @@ class World:
         elif settings.timeout and process.busy_since is not None:
             due = max(process.busy_since, self.goal.timing.epoch) + settings.timeout
             assert self.now < max(due, process.asked or 0.0) + SOON, "it hangs and nobody looks"
+            asked = member.slow_since == process.busy_since
+            assert asked or self.now < self._slow_at(member) + SOON, "it is slow and nobody asks"
 
 
 # To say it shortly.

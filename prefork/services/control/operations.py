@@ -226,7 +226,7 @@ class _Tracebacks:
         return self._server.spawner.report(self._member.pid)
 
     def _take(self) -> None:
-        if self._member.dumped_at is None:
+        if self._member.dumped_at is None and self._member.slow_at is None:
             self._server.spawner.take_report(self._member.pid)
 
     def _look_again(self, seen: int) -> None:
