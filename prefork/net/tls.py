@@ -80,7 +80,9 @@ def context_of(options: TLSOptions) -> ssl.SSLContext | None:
         return None
     import ssl
 
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    from prefork.net.plain_http import LoopContext
+
+    context = LoopContext(ssl.PROTOCOL_TLS_SERVER)
     versions = {"tlsv1.2": ssl.TLSVersion.TLSv1_2, "tlsv1.3": ssl.TLSVersion.TLSv1_3}
     context.minimum_version = versions[options.ssl_minimum_version]
     try:
@@ -199,8 +201,14 @@ def shake_hands(connection: socket.socket, context: ssl.SSLContext) -> ssl.SSLSo
         secured.do_handshake()
         secured.settimeout(timeout)
     except OSError as error:
+        from prefork.net import plain_http
+
+        why = reason(error)
+        if plain_http.sent_on(secured, error):
+            plain_http.send(secured)
+            why = plain_http.SAID
         ours.take(secured)  # closed with data unread, it would be reset, and the alert that says why be lost
-        raise HandshakeError(reason(error)) from error
+        raise HandshakeError(why) from error
     except BaseException:
         secured.close()
         raise

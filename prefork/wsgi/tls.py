@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -20,10 +19,6 @@ if TYPE_CHECKING:
     import ssl
 
 # RFC 4514, 2.4
-_BY_ITS_LOOKS: Final = frozenset({"HTTP_REQUEST", "HTTPS_PROXY_REQUEST"})  # OpenSSL's words for the commonest methods
-_REQUEST_LINE: Final = re.compile(rb"(?:[^\r\n]* H|H)?TTP/[0-9]")  # behind the first five bytes
-_LINE: Final = 4096  # bytes to look for it in
-
 _ESCAPED: Final = re.compile(r'["+,;<>\\\0]|^[ #]| $')
 
 
@@ -73,8 +68,10 @@ class TLSChannel(Channel):
                 except OSError as error:
                     self._block(error, select.POLLIN)
         except (RequestError, ClientGoneError) as error:
-            if self._is_plain_http(error.__cause__):
-                raise PlainHTTPError("it speaks plain HTTP, and was answered 400") from error
+            from prefork.net import plain_http
+
+            if plain_http.sent_on(self._tls, error.__cause__):
+                raise PlainHTTPError(plain_http.SAID) from error
             raise HandshakeError(str(error)) from error
         cipher = self._tls.cipher()
         environ: dict[str, Any] = {"HTTPS": "on", "SSL_PROTOCOL": self._tls.version() or ""}
@@ -119,22 +116,10 @@ class TLSChannel(Channel):
             plain: What to send first, as it is.
         """
         if plain:
-            with contextlib.suppress(OSError):
-                socket.socket.send(self._tls, plain, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        ours.take(self._tls)
+            from prefork.net import plain_http
 
-    def _is_plain_http(self, error: BaseException | None) -> bool:
-        """Whether a handshake failed because the client has sent a request."""
-        if getattr(error, "reason", None) in _BY_ITS_LOOKS:
-            return True
-        if getattr(error, "reason", None) is None:
-            return False  # it has come to nothing else
-        try:
-            # OpenSSL has taken the head of what would be a record, and no more.
-            rest = socket.socket.recv(self._tls, _LINE, socket.MSG_DONTWAIT | socket.MSG_PEEK)
-        except OSError:
-            return False
-        return _REQUEST_LINE.match(rest) is not None
+            plain_http.send(self._tls, plain)
+        ours.take(self._tls)
 
     def _block(self, error: OSError, event: int) -> None:
         import ssl

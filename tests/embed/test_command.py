@@ -93,7 +93,8 @@ def test_asgi_through_a_reload_and_a_stop(asgi: Server, tmp_path: Path) -> None:
     assert "Uvicorn" not in asgi.log()
 
 
-def test_asgi_speaks_tls(prefork_server: ServerFactory) -> None:
+@pytest.mark.parametrize("loop", ["asyncio", pytest.param("uvloop", marks=pytest.mark.long)])
+def test_asgi_speaks_tls_and_tells_whoever_does_not(prefork_server: ServerFactory, loop: str) -> None:
     server = prefork_server(
         "commanded:asgi",
         app_dir=APPS,
@@ -101,8 +102,17 @@ def test_asgi_speaks_tls(prefork_server: ServerFactory) -> None:
         workers=1,
         certfile=CERTS / "server.pem",
         keyfile=CERTS / "server.key",
+        loop=loop,
     )
     host, _, port = server.address.rpartition(":")
+    for method in ("GET", "DELETE"):
+        plain = http.client.HTTPConnection(host, int(port), timeout=30)
+        with contextlib.closing(plain):
+            plain.request(method, "/", headers={"X-Long": "a" * 5000})
+            answer = plain.getresponse()
+            assert (answer.status, answer.headers["Connection"]) == (400, "close")
+            assert answer.read() == b"400 Bad Request: this port speaks TLS, and the request came without; use https\n"
+    server.wait_for_log("no TLS with a client: it speaks plain HTTP, and was answered 400")
     context = ssl.create_default_context(cafile=CERTS / "ca.pem")
     context.check_hostname = False
     with contextlib.closing(http.client.HTTPSConnection(host, int(port), timeout=30, context=context)) as connection:

@@ -89,6 +89,17 @@ def test_who_does_not_speak_tls_costs_a_log_line(prefork_server: ServerFactory, 
     assert server.workers() == before
 
 
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_plain_http_is_answered_whatever_is_served(prefork_server: ServerFactory, method: str) -> None:
+    server = serve(prefork_server, "echo")
+    with connect(server.address) as client:
+        client.sendall(f"{method} / HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        answer = read_all(client)
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert answer.endswith(b"\r\n\r\n400 Bad Request: this port speaks TLS, and the request came without; use https\n")
+    server.wait_for_log(r"no TLS with 127\.0\.0\.1:\d+: it speaks plain HTTP, and was answered 400")
+
+
 def counted(steering: Client) -> tuple[int, int]:
     """How many connections were served, and how many failed."""
     (worker,) = steering.status().workers
