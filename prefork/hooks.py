@@ -64,6 +64,14 @@ class Hooks:
         default=None,
         metadata=_about("worker", "worker", "When the application is loaded and init() has returned."),
     )
+    on_idle: Callable[[Any], object] | None = field(
+        default=None,
+        metadata=_about(
+            "worker",
+            "worker",
+            "Between two connections of the usual loop, when nobody waits for this worker; once a second at the most.",
+        ),
+    )
     worker_abort: Callable[[Any], object] | None = field(
         default=None,
         metadata=_about(

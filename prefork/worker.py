@@ -55,12 +55,10 @@ class Worker(WorkerFacts, WorkerMarks, Dialogue):
         handshakes: whether the usual loop does that before it calls :meth:`handle`. A subclass that says False does it
             by itself, with ``tls``; one with a loop of its own has to, or ``certfile`` fails the boot.
         timeouts: whether the usual loop sets ``io_timeout`` as the timeout of each connection.
-        labels: whether :meth:`handle` says of each connection what it is about; else the usual loop notes its peer.
     """
 
     handshakes: ClassVar[bool] = True
     timeouts: ClassVar[bool] = True
-    labels: ClassVar[bool] = False
 
     _usual: Blocking | None
     _entry: Entry
@@ -144,21 +142,6 @@ class Worker(WorkerFacts, WorkerMarks, Dialogue):
             if limit and lane.served + lane.failed >= limit:
                 limit = 0
                 self.recycle(Why.MAX_REQUESTS)
-
-    def _told_of_connections(self) -> Callable[[Any], object] | None:
-        """Who is told of each connection that is accepted, by its peer's address; None for nobody."""
-        recorder = None if self.labels else self._entry.lane.recorder
-        note = None if recorder is None else recorder.connection
-        if not self._given.elastic:
-            return note
-        tell = self._entry.tell_when_nobody_is_idle
-
-        def told(address: Any) -> None:
-            tell()
-            if note is not None:
-                note(address)
-
-        return told
 
     def handle(self, connection: socket.socket, address: Any) -> None:
         """Serve one connection. It is closed afterwards, whatever happens.
@@ -408,8 +391,11 @@ class Worker(WorkerFacts, WorkerMarks, Dialogue):
                 raise TargetError(f"{type(self).__name__} overrides neither handle() nor run(): it would serve nothing")
             with needed("a worker what it waits for connections with", "epoll_create1(2), epoll_ctl(2), dup(2)"):
                 self._accepted(one_at_a_time=True)
-        elif self.tls is not None and self.handshakes:
-            name = type(self).__name__
+            return
+        name = type(self).__name__
+        if self._given.settings.gc == "idle":
+            raise SettingsError(f"gc: nobody knows when {name}, which has a loop of its own, is idle; leave it out")
+        if self.tls is not None and self.handshakes:
             raise SettingsError(f"certfile: {name} has a loop of its own, which would serve plain text; leave it out")
 
     def _accepted(self, *, one_at_a_time: bool) -> Iterator[tuple[socket.socket, Any]]:
@@ -425,6 +411,8 @@ class Worker(WorkerFacts, WorkerMarks, Dialogue):
             elif acceptor is None:
                 acceptor = Exclusive(given)
             self._acceptor = acceptor
+            if one_at_a_time:
+                acceptor.idle = self._idle_work()
             if given.entry.obeyed is not _RUN:  # after that: the order may come between the two
                 acceptor.obey()
             given.entry.say_accepts(_USUAL if one_at_a_time else _ASKED)

@@ -26,6 +26,7 @@ def test_who_runs_each_hook_with_what() -> None:
         "pre_fork": ("master", ("server", "worker")),
         "post_fork": ("worker", ("server", "worker")),
         "post_worker_init": ("worker", ("worker",)),
+        "on_idle": ("worker", ("worker",)),
         "worker_abort": ("worker", ("worker",)),
         "worker_exit": ("worker", ("server", "worker")),
         "child_exit": ("master", ("server", "exit")),

@@ -34,6 +34,7 @@ from itertools import islice
 from typing import Any
 
 from prefork.accept.fd_leak import QUARANTINE
+from prefork.accept.idle_work import IdleWork
 from prefork.accept.raw_socket import UNKNOWN, Accept, Raw, allocate, initialise, new_socket, numbers_of, raw_accept
 from prefork.accept.recovery import Do, Recovery, Rest
 from prefork.accept.worker_context import WorkerContext
@@ -56,7 +57,12 @@ class Acceptor:
 
     Args:
         given: what the worker is given; its sockets are what is accepted on.
+
+    Attributes:
+        idle: what is done between two connections; None is nothing. To be set before the first is asked for.
     """
+
+    idle: IdleWork | None = None
 
     def __init__(self, given: WorkerContext) -> None:
         self._sockets = given.sockets
@@ -88,6 +94,13 @@ class Acceptor:
         return self._recovery.given_up
 
     # What the two ways do differently.
+
+    def somebody_waits(self) -> bool:
+        """Whether there is something to do at once."""
+        raise NotImplementedError  # as above
+
+    def withdraw(self) -> None:
+        """Give what is kept here to siblings, as far as they take it."""
 
     def _nothing_waits(self, listener: socket.socket) -> bool:  # noqa: ARG002  # the other way needs it
         """Accept has found nothing. Returns whether to accept from this listener again."""
@@ -252,6 +265,10 @@ class Blocking(Acceptor):
         self._kind = numbers_of(self._listener)
         self._probe_accept = raw_accept(inert)
 
+    def somebody_waits(self) -> bool:
+        """Whether a connection waits to be accepted."""
+        return readable(self._listener.fileno())
+
     def obey(self) -> None:
         """For SEAL put the inert socket in the listener's place, in this process alone."""
         if not self._recovery.sealed:
@@ -289,7 +306,7 @@ class Blocking(Acceptor):
         accept = self._accept
         accepted = iter(accept, None)
         family, kind, protocol = self._kind
-        make, fill, cls, one_round = allocate, initialise, new_socket, self._leaks.round
+        make, fill, cls, one_round, idle = allocate, initialise, new_socket, self._leaks.round, self.idle
         while True:
             try:
                 for self._raw in islice(accepted, one_round):
@@ -299,6 +316,8 @@ class Blocking(Acceptor):
                     made._io_refs, made._closed = 0, False  # type: ignore[attr-defined]  # noqa: SLF001  # as __init__
                     self._raw = self._made = None  # noqa: PLW2901  # it is the loop's on purpose: see above
                     yield made, address
+                    if idle is not None and idle.due:
+                        idle.between(self)
             except OSError as error:
                 self._own(error)
                 recovered = self._recover(error, self._listener, accept)
@@ -330,6 +349,10 @@ class Exclusive(Acceptor):
         self._takers[entry.go] = self._stand_behind
         self._epoll.register(entry.go, _EXCLUSIVE | select.EPOLLET)
 
+    def somebody_waits(self) -> bool:
+        """Whether a connection waits to be accepted, or whatever else this worker waits for is there."""
+        return readable(self._epoll.fileno())
+
     def obey(self) -> None:
         """Nothing: the descriptor by which this worker is told to leave ends its wait."""
 
@@ -338,7 +361,7 @@ class Exclusive(Acceptor):
         left = self._left()
         if left is not None:
             yield left
-        epoll, takers, since = self._epoll, self._takers, 0
+        epoll, takers, since, idle = self._epoll, self._takers, 0, self.idle
         while not self._recovery.leaving:
             for fd, _ in epoll.poll(maxevents=1):
                 if fd == self._entry.stop_fd:
@@ -347,6 +370,8 @@ class Exclusive(Acceptor):
                 if accepted is not None:
                     yield accepted
                     since += 1
+                    if idle is not None and idle.due:
+                        idle.between(self)
             if since >= self._leaks.round:
                 since = 0
                 self._after_a_round()

@@ -122,12 +122,20 @@ class KeepaliveAcceptor(Exclusive):
                 parking.expire()
                 self._after_a_round()
                 self._stand_behind()
+                self._between()
 
     def _sleep(self) -> list[tuple[int, int]]:
         """Wait until there is something to do. Whatever ends the sleep has just come."""
+        self._between()
         found = self._epoll.poll(self._parking.expire(), 1)
         self._silent = time.monotonic()
         return found
+
+    def _between(self) -> None:
+        """Nothing is in hand."""
+        idle = self.idle
+        if idle is not None and idle.due:
+            idle.between(self)
 
     def _take_turns(self) -> Iterator[Accepted]:
         """Serve those who are ready by themselves, each once."""
@@ -212,6 +220,16 @@ class KeepaliveAcceptor(Exclusive):
             if not self.pass_on([one for one in found if one is not None and not one.bound]):
                 break
         super()._wait_for(None if end is None else end - time.monotonic(), *descriptors)
+
+    def withdraw(self) -> None:
+        """Give the parked connections to siblings, as far as there is room for them."""
+        parking, room = self._parking, self._entry.room_beside(self._parking.most)
+        while room > 0:
+            free = islice((one for one in parking.members.values() if not one.bound), min(AT_ONCE, room))
+            passed = self._hand_over(list(free))
+            if not passed:
+                return
+            room -= passed
 
     # The end.
 

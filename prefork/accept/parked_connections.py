@@ -94,6 +94,7 @@ class ParkedConnections:
         closing: whether none is kept any more: who speaks is answered for the last time.
         in_hand: the one that is being served, or is to be at once; a new one is here, too.
         members: all of them, the one in hand included, the oldest first.
+        most: how many it may be (count).
         turn: those that are ready by themselves.
 
     Raises:
@@ -107,7 +108,7 @@ class ParkedConnections:
         self.turn: OrderedDict[int, ParkedConnection] = OrderedDict()
         self.seconds = settings.keepalive
         self._requests = settings.keepalive_requests
-        self._most = settings.max_parked or max(1, getrlimit(RLIMIT_NOFILE)[0] // _SHARE)
+        self.most = settings.max_parked or max(1, getrlimit(RLIMIT_NOFILE)[0] // _SHARE)
         self._again = self._ghosts = False
         self._due = 0.0
         self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
@@ -173,8 +174,8 @@ class ParkedConnections:
         """Park a connection; False when the kernel has no room for it: it is to be closed."""
         fd, members = one.fd, self.members
         if not one.watched:
-            if len(members) >= self._most and fd not in members:
-                self.evict(len(members) - self._most + 1)
+            if len(members) >= self.most and fd not in members:
+                self.evict(len(members) - self.most + 1)
             while not _watch(self._epoll, fd):
                 if not self.evict(1):
                     self.forget(one)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from prefork.accept.idle_work import IdleWork
 from prefork.accept.worker_context import WorkerContext
 from prefork.scoreboard.entry import Entry, Pause
 
 
 class WorkerMarks:
     """What a `prefork.Worker` can say, from its :meth:`init` on."""
+
+    labels: ClassVar[bool] = False
+    """Whether handle() says of each connection what it is about; else the usual loop notes its peer."""
 
     _given: WorkerContext
     _entry: Entry
@@ -36,3 +43,28 @@ class WorkerMarks:
         and again, and not along with :meth:`busy`.
         """
         return Pause(self._entry, tell=self._given.elastic)
+
+    def _told_of_connections(self) -> Callable[[Any], object] | None:
+        """Who is told of each connection that is accepted, by its peer's address; None for nobody."""
+        recorder = None if self.labels else self._entry.lane.recorder
+        note = None if recorder is None else recorder.connection
+        if not self._given.elastic:
+            return note
+        tell = self._entry.tell_when_nobody_is_idle
+
+        def told(address: Any) -> None:
+            tell()
+            if note is not None:
+                note(address)
+
+        return told
+
+    def _idle_work(self) -> IdleWork | None:
+        """What is done between two connections; None for nothing."""
+        given = self._given
+        hooks = given.hooks
+        hook = None if hooks is None or hooks.on_idle is None else lambda: hooks.call("on_idle", self)
+        collects = given.settings.gc == "idle"
+        if hook is None and not collects:
+            return None
+        return IdleWork(given.entry, max(1, given.workers // 4), collects=collects, hook=hook)

@@ -127,6 +127,13 @@ class Settings(Reporting, Keepalive, Proxying, Probing, Transport):
         "For development: as soon as a Python file changes in a folder of the import path that is not one of installed "
         "packages, replace all workers by new code. Needs watchfiles (pip install 'prefork[reload]').",
     )
+    gc: Literal["default", "idle"] = setting(
+        "default",
+        kinds.APPLICATION,
+        kinds.choice("default", "idle"),
+        "When Python looks through all its objects for garbage: by default in the midst of a request; with idle "
+        "between two, when nobody waits for the worker, and in a quarter of the workers at once.",
+    )
     hooks: str = setting(
         "",
         kinds.APPLICATION,

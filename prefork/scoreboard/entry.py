@@ -6,6 +6,8 @@ writers stand in :mod:`prefork.scoreboard.layout`.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from prefork.scoreboard import layout
@@ -118,6 +120,17 @@ class Lane:
         """Ask for a deadline of one's own; see :meth:`Entry.extend_deadline`."""
         self.words[DEADLINE] = time.monotonic_ns() + int(max(0.0, min(seconds, _EVER)) * 1e9)
         self.extended = True
+
+    @contextlib.contextmanager
+    def busy_with(self, label: str) -> Iterator[None]:
+        """For what is no connection, and is not counted: mark this lane busy within the block."""
+        self.begin()
+        if self.recorder is not None:
+            self.recorder.label(label)
+        try:
+            yield
+        finally:
+            self.words[BUSY_SINCE] = 0
 
     def count(self) -> None:
         """Count a connection as served of which nobody will tell how long it took."""
@@ -310,6 +323,28 @@ class Entry:
         """How many other workers that serve have nothing in hand."""
         entries = (self.board.entry(index) for index in range(self.board.entries) if index != self.index)
         return sum(words[STATE] == State.SERVING and not words[_LANE] and words[layout.PID] > 0 for words in entries)
+
+    def room_beside(self, most: int) -> int:
+        """How many connections siblings that serve can take, if each keeps ``most``: half of it, to be sure."""
+        entries = (self.board.entry(index) for index in range(self.board.entries) if index != self.index)
+        serving = (words for words in entries if words[layout.PID] and words[STATE] == State.SERVING)
+        return sum(max(0, most - words[layout.PARKED]) for words in serving) // 2
+
+    def begin_collecting(self, most: int) -> bool:
+        """Say that this worker collects garbage, unless ``most`` of them do so already; whether it may.
+
+        Two that begin at the same moment may both leave it for now.
+        """
+        self.words[layout.COLLECTING] = 1
+        entries = (self.board.entry(index) for index in range(self.board.entries))
+        if sum(words[layout.PID] > 0 and words[layout.COLLECTING] == 1 for words in entries) > most:
+            self.words[layout.COLLECTING] = 0
+            return False
+        return True
+
+    def end_collecting(self) -> None:
+        """Say that the collection is over."""
+        self.words[layout.COLLECTING] = 0
 
     def ask_to_be_recycled(self, why: Why) -> None:
         """Ask the master for a replacement. It stands here too, for a master whose pipe is full."""

@@ -23,6 +23,7 @@ ERRORS + place        worker   failed accepts, by errno (:func:`prefork.net.acce
 PARKED                worker   connections that it keeps, the one in hand included
 REUSED                worker   times that it has served one that was kept before
 HANDED_OVER           worker   kept connections that it has passed on
+COLLECTING            worker   1 = it collects garbage between two connections
 EXPIRED EVICTED LEFT  worker   kept connections that were closed: their time was over / to make room / by the client
 lane BUSY_SINCE       worker   0 = idle, else monotonic ns at which the connection in hand was accepted
 lane DEADLINE         worker   0 = by the settings, else the monotonic ns that a handler asked for
@@ -73,6 +74,7 @@ STATE, STATE_SINCE, LAST_ERRNO, LAST_ERRNO_AT, REFUSED, ACCEPTS, RECYCLE_WHY = r
 ERRORS = MASTER_WORDS + 8
 ERROR_PLACES = 32
 PARKED, REUSED, HANDED_OVER, EXPIRED, EVICTED, LEFT = range(ERRORS + ERROR_PLACES, ERRORS + ERROR_PLACES + 6)
+COLLECTING = LEFT + 1
 
 LANE = MASTER_WORDS + WORKER_WORDS
 LANE_WORDS = 80
