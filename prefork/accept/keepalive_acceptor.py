@@ -31,6 +31,7 @@ from prefork.system.forks import HERE
 from prefork.system.natives import select, socket, time
 
 _FOR_WANT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_UNEVEN: Final = 3  # as a shift: an eighth more than a sibling is not worth a passage
 _LOOK: Final = 0.05  # seconds between two looks at whether there is room in the return queue
 
 
@@ -120,6 +121,7 @@ class KeepaliveAcceptor(Exclusive):
             if since >= one_round:
                 since = 0
                 parking.expire()
+                self._share()
                 self._after_a_round()
                 self._stand_behind()
                 self._between()
@@ -185,6 +187,20 @@ class KeepaliveAcceptor(Exclusive):
             if not self._parking.admit(one):
                 one.connection.close()
             self._back.pop()
+
+    def _share(self) -> None:
+        """Pass one connection on where an idle sibling keeps clearly fewer.
+
+        Who accepts them all at once, or was there first, would serve them for as long as they are kept. It is the one
+        that was served last, since those who ask often are what makes the difference.
+        """
+        parking = self._parking
+        fewest = self._entry.fewest_parked_beside
+        if fewest is None or len(parking) - fewest <= max(1, len(parking) >> _UNEVEN):
+            return
+        one = next(reversed(parking.members.values()))
+        if not (one.bound or one.ready or readable(one.fd)):
+            self._hand_over([one])
 
     # Want of descriptors.
 

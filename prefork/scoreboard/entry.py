@@ -200,6 +200,11 @@ class Pause:
             self._entry.tell_when_nobody_is_idle()
 
 
+def _is_idle(words: memoryview[int]) -> bool:
+    """Whether a worker serves, and has nothing in hand."""
+    return words[STATE] == State.SERVING and not words[_LANE] and words[layout.PID] > 0
+
+
 class Entry:
     """The entry of one worker, as that worker uses it.
 
@@ -322,7 +327,13 @@ class Entry:
     def idle_beside(self) -> int:
         """How many other workers that serve have nothing in hand."""
         entries = (self.board.entry(index) for index in range(self.board.entries) if index != self.index)
-        return sum(words[STATE] == State.SERVING and not words[_LANE] and words[layout.PID] > 0 for words in entries)
+        return sum(map(_is_idle, entries))
+
+    @property
+    def fewest_parked_beside(self) -> int | None:
+        """The fewest connections that one of those keeps (count); None when nobody has nothing in hand."""
+        entries = (self.board.entry(index) for index in range(self.board.entries) if index != self.index)
+        return min((words[layout.PARKED] for words in entries if _is_idle(words)), default=None)
 
     def room_beside(self, most: int) -> int:
         """How many connections siblings that serve can take, if each keeps ``most``: half of it, to be sure."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
 import socket
 import sys
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,9 +27,9 @@ EACH = 2048  # bytes
 
 
 @contextmanager
-def keeping(*flags: str, workers: int = 2) -> Iterator[Server]:
+def keeping(*flags: str, workers: int = 2, app: str = "echo") -> Iterator[Server]:
     what = [
-        "tests.support.wsgi.apps:echo",
+        f"tests.support.wsgi.apps:{app}",
         "--workers",
         str(workers),
         "--keepalive-requests=1000000",
@@ -117,6 +119,30 @@ def test_stops_lose_nobody_who_speaks_in_time() -> None:
             assert server.wait(WITHIN) == 0
             crowd.stop()
             assert (crowd.counts["lost"], crowd.counts["closed"], crowd.losses) == (0, 32, [])
+
+
+@pytest.mark.long  # 4,500 requests, one after the other
+def test_those_who_are_kept_are_shared_with_new_workers() -> None:
+    with keeping(app="show", workers=1) as server, ExitStack() as stack:
+        clients = [Client(server.address) for _ in range(64)]
+        for client in clients:
+            stack.callback(client.socket.close)
+        assert {pid_of(client) for client in clients} == set(server.workers())
+        for workers in (2, 3, 4):
+            resize(server, signal.SIGTTIN, workers)
+        for _ in range(60):
+            list(map(pid_of, clients))
+        served = Counter(pid_of(client) for _ in range(10) for client in clients)
+        assert len(served) == 4
+        # On a quiet machine 1.2; who has to wait for the processor passes some on, too.
+        assert max(served.values()) <= 2 * min(served.values())
+
+
+def pid_of(client: Client) -> int:
+    """Which worker answers."""
+    answer = client.ask(get())
+    assert answer is not None
+    return int(json.loads(answer)["pid"])
 
 
 def switches(pid: int) -> int:
