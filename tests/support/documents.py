@@ -46,6 +46,7 @@ _BLOCK: Final = re.compile(
 )
 _PORT: Final = re.compile(r"\b(?:8000|9199)\b")
 _SERVES: Final = re.compile(r"prefork\.(?:serve|Master)\(")
+_SERVING: Final = {"serve", "wsgi", "asgi", "gunicorn", "uwsgi"}
 _NEVER_TYPED: Final = {"prefork top": "wants a terminal"}
 
 
@@ -210,8 +211,8 @@ class Session:
             return True
         if words[:1] == ["python"]:
             return bool(_SERVES.search((self.folder / words[1]).read_text(encoding="utf-8")))
-        told = {"--help", "--print-config", "--check", "|", "&&", ";"}
-        return words[:2] in (["prefork", "serve"], ["prefork", "wsgi"]) and not told & set(re.split(r"\s|(;)", command))
+        told = {"--help", "--print-config", "--check", "--explain", "|", "&&", ";"}
+        return words[:1] == ["prefork"] and words[1] in _SERVING and not told & set(re.split(r"\s|(;)", command))
 
     def start(self, command: str) -> Server:
         """Start a server, after those that were on its address; with ``--takeover`` it ends the one before itself."""
@@ -307,8 +308,10 @@ def _yaml(session: Session, block: Block) -> None:
 
 
 def _unit(session: Session, block: Block) -> None:
-    """A unit of systemd: by systemd itself where it is, and the command that it runs by us."""
+    """A unit of systemd: by systemd itself where it is, and the command that it runs by us; or a file of uWSGI's."""
     session.write(block)
+    if block.text.startswith("[uwsgi]\n"):
+        return
     settings = re.findall(r"^(\w+)=((?:.*\\\n)*.*)$", block.text, re.MULTILINE)
     for name, value in settings:
         if name.startswith("Exec"):
