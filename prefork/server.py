@@ -99,6 +99,10 @@ def run(
     def load() -> Callable[[], Worker]:
         return _in_master(imported, "the application failed to boot")
 
+    if settings.app_metrics:
+        from prefork.services import app_metrics
+
+        app_metrics.prepare()  # no metric has been made yet
     with environment.entered(settings):
         who = identity.resolve(settings.user, settings.group, settings.no_new_privs)
         if hooks is None or settings.hooks:

@@ -114,6 +114,14 @@ class Reporting:
         "Note in memory what each worker has in hand: method, path without the query (or what a handler calls it), and "
         "the client's address. The log names it when the worker is killed, and prefork status --requests shows it.",
     )
+    app_metrics: bool = setting(
+        False,
+        kinds.REPORTING,
+        kinds.switch(),
+        "Sum over all workers what the application counts with prometheus_client, dead ones included, without a folder "
+        "of files; prefork.prometheus.SharedCollector tells it. Needs prometheus-client (pip install "
+        "'prefork[prometheus]').",
+    )
     statsd_host: str = setting(
         "",
         kinds.REPORTING,

@@ -83,18 +83,27 @@ def services_of(settings: Settings, sources: tuple[str, ...] = ()) -> list[Servi
         found.append(notify)
     if settings.control not in {"", "off"}:
         found.append(Control(settings.control))
+    found += _tellers(settings)
+    if settings.reload:
+        found.append(Watch(sources))
+    found += logs.services()
+    return found
+
+
+def _tellers(settings: Settings) -> Iterator[Service]:
+    """Those that tell others of the server."""
     if settings.health_bind or settings.agent_bind:
         from prefork.services.probes import AgentService, HealthService
 
         if settings.health_bind:
-            found.append(HealthService("health_bind", settings.health_bind))
+            yield HealthService("health_bind", settings.health_bind)
         if settings.agent_bind:
-            found.append(AgentService("agent_bind", settings.agent_bind))
-    if settings.reload:
-        found.append(Watch(sources))
+            yield AgentService("agent_bind", settings.agent_bind)
+    if settings.app_metrics:
+        from prefork.services.app_metrics import AppMetricsService
+
+        yield AppMetricsService()
     if settings.statsd_host:
         from prefork.services.statsd import Statsd, StatsdService
 
-        found.append(StatsdService(Statsd.of(settings)))
-    found += logs.services()
-    return found
+        yield StatsdService(Statsd.of(settings))
