@@ -242,6 +242,11 @@ class Worker(WorkerFacts, WorkerMarks, Dialogue):
         return None if self._proxies is None else self._proxies.headers.get(connection.fileno())
 
     @property
+    def _proxy_reader(self) -> type[ProxyReader]:
+        """What reads proxies' headers."""
+        return ProxyReader
+
+    @property
     def _header_patience(self) -> float:
         """Seconds that a proxy's header may take."""
         return self._given.settings.io_timeout or PATIENCE
@@ -380,8 +385,8 @@ class Worker(WorkerFacts, WorkerMarks, Dialogue):
         self._intakes, self._callbacks = [], []
         settings = given.settings
         if settings.proxy_protocol != "off":
-            patience = self._header_patience
-            self._proxies = ProxyReader(settings.proxy_protocol, settings.proxy_allow_ips, given.log, patience)
+            kind, patience = self._proxy_reader, self._header_patience
+            self._proxies = kind(settings.proxy_protocol, settings.proxy_allow_ips, given.log, patience)
         return WorkerControls(self._prepare, self._obey, self._woken, lambda: self._obey(Order.SEAL), self._aborted)
 
     def _prepare(self) -> None:

@@ -173,6 +173,16 @@ def test_a_kept_connection_keeps_its_peer_in_every_worker(site: Server) -> None:
     site.wait_for_log(r'203\.0\.113\.9 - - \[.*"GET /three HTTP/1.1" 200')
 
 
+def test_what_comes_along_with_a_header_is_served_too(site: Server) -> None:
+    client = Client(site.address)
+    client.send(v2(inet("203.0.113.9", 4711)) + GET % b"one" + GET % b"two" + (GET % b"three")[:20])
+    for path in ("/one", "/two"):
+        told = json.loads(client.answer() or b"{}")
+        assert (told["peer"], told["path"]) == (["203.0.113.9", "4711"], path)
+    assert answer(client, (GET % b"three")[20:])["path"] == "/three"
+    client.close()
+
+
 @pytest.mark.parametrize(
     ("header", "peer", "scheme"),
     [

@@ -10,6 +10,7 @@ The addresses are as accept(2) would have given them, so that nobody behind need
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from prefork.system.natives import os, socket
@@ -24,14 +25,13 @@ _SIGNATURE_V1: Final = b"PROXY "
 _SIGNATURE_V2: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _HEAD_V2: Final = struct.Struct("!12sBBH")
 _MOST_PORT: Final = 65535
+_inet_ntoa: Final = socket.inet_ntoa
 _AF_INET, _AF_INET6 = int(socket.AF_INET), int(socket.AF_INET6)  # an enum's member costs as much as the call
 
 _LOCAL: Final = 0x20
 _PROXY: Final = 0x21
 _INET, _INET6, _UNIX, _STREAM, _DATAGRAM = 1, 2, 3, 1, 2
 _PAIRS: Final = {_INET: struct.Struct("!4s4sHH"), _INET6: struct.Struct("!16s16sHH"), _UNIX: struct.Struct("!108s108s")}
-_SOURCES: Final = {_INET: struct.Struct("!16x4s4xH"), _INET6: struct.Struct("!16x16s16xH")}
-
 ALPN: Final = 0x01
 AUTHORITY: Final = 0x02
 CRC32C: Final = 0x03
@@ -108,7 +108,7 @@ class ProxyHeader(NamedTuple):
         if family == _UNIX:
             return _unix(_PAIRS[family].unpack_from(self.raw, _HEAD_V2.size)[1])
         _, host, _, port = _PAIRS[family].unpack_from(self.raw, _HEAD_V2.size)
-        return (socket.inet_ntoa(host), port) if family == _INET else _inet6(host, port)
+        return _inet(host, port) if family == _INET else _inet6(host, port)
 
     @property
     def alpn(self) -> str:
@@ -193,9 +193,24 @@ def parse_header(header: bytes) -> ProxyHeader:
     """
     if header[:1] == b"P":
         return _parse_v1(header)
-    _, command, family, length = _HEAD_V2.unpack_from(header)
-    if length != len(header) - _HEAD_V2.size:
+    if len(header) != (header[14] << 8 | header[15]) + 16:
         raise ProxyProtocolError("a header of another length than it says")
+    stream = _STREAMS.get(header[12:14])
+    if stream is None:
+        return _parse_nameless(header)
+    source, end, address = stream
+    if end > len(header):
+        raise ProxyProtocolError("addresses that are cut short")
+    tlvs = _checked(header, end) if end < len(header) else ()
+    return _new(ProxyHeader, (V2, address(*source.unpack_from(header, 16)), tlvs, header))
+
+
+_new: Final = tuple.__new__  # what ProxyHeader() does, without a call that takes as long as all else
+
+
+def _parse_nameless(header: bytes) -> ProxyHeader:
+    """One of version 2 that names no peer on a stream."""
+    _, command, family, _ = _HEAD_V2.unpack_from(header)
     if command == _LOCAL:
         return ProxyHeader(V2, None, (), header)  # whatever else is in it is to be passed over
     if command != _PROXY:
@@ -208,20 +223,7 @@ def parse_header(header: bytes) -> ProxyHeader:
     end = _HEAD_V2.size + _PAIRS[family].size
     if end > len(header):
         raise ProxyProtocolError("addresses that are cut short")
-    tlvs = _checked(header, end) if end < len(header) else ()
-    return _new(ProxyHeader, (V2, _source(family, header) if transport == _STREAM else None, tlvs, header))
-
-
-_new: Final = tuple.__new__  # what ProxyHeader() does, without a call that takes as long as all else
-
-
-def _source(family: int, header: bytes) -> Any:
-    if family == _INET:
-        host, port = _SOURCES[_INET].unpack_from(header)
-        return socket.inet_ntoa(host), port
-    if family == _INET6:
-        return _inet6(*_SOURCES[_INET6].unpack_from(header))
-    return _unix(header[_HEAD_V2.size : _HEAD_V2.size + _PAIRS[_UNIX].size // 2])
+    return ProxyHeader(V2, None, _checked(header, end), header)
 
 
 def _parse_v1(line: bytes) -> ProxyHeader:
@@ -255,6 +257,10 @@ def _line_address(family: bytes, host: bytes, port: int) -> Any:
     raise ValueError(family)
 
 
+def _inet(packed: bytes, port: int) -> tuple[str, int]:
+    return _inet_ntoa(packed), port
+
+
 def _inet6(packed: bytes, port: int) -> tuple[str, int, int, int]:
     return socket.inet_ntop(_AF_INET6, packed), port, 0, 0
 
@@ -263,6 +269,13 @@ def _unix(name: bytes) -> str | bytes:
     if name[0]:
         return os.fsdecode(name.partition(b"\0")[0])
     return name.rstrip(b"\0") or ""  # in the abstract namespace, or of no name (unix(7))
+
+
+_STREAMS: Final[dict[bytes, tuple[struct.Struct, int, Callable[..., Any]]]] = {
+    bytes([_PROXY, family << 4 | _STREAM]): (struct.Struct(source), _HEAD_V2.size + _PAIRS[family].size, address)
+    for family, source, address in ((_INET, "!4s4xH", _inet), (_INET6, "!16s16xH", _inet6), (_UNIX, "!108s", _unix))
+}
+"""By command, family and transport: where the source stands, where the addresses end, and what is made of it."""
 
 
 def _tlvs(data: bytes, at: int) -> list[tuple[int, bytes]]:

@@ -11,6 +11,7 @@ from prefork.config.settings import Settings
 from prefork.errors import BootError
 from prefork.hooks import Hooks
 from prefork.master import Master
+from prefork.net.proxy_reader import EagerProxyReader, ProxyReader
 from prefork.scoreboard.layout import READINESS, Readiness
 from prefork.system.natives import os, socket
 from prefork.system.zone import find as find_zone
@@ -95,11 +96,21 @@ class WSGIWorker(Worker):
     def _header_patience(self) -> float:
         return self._options.header_timeout or math.inf
 
+    @property
+    def _proxy_reader(self) -> type[ProxyReader]:
+        return EagerProxyReader if self.tls is None else ProxyReader  # OpenSSL takes from the socket itself
+
+    def _ahead(self, connection: socket.socket) -> bytes:
+        """What came behind a new connection's header, and was taken along."""
+        return b"" if self._proxies is None else self._proxies.ahead.pop(connection.fileno(), b"")
+
     def handle(self, connection: socket.socket, address: Any) -> None:
         """Serve one request."""
         parking = self._parking
         if parking is None:
-            self._gateway.serve_connection(connection, address, proxy=self.proxy_of(connection))
+            self._gateway.serve_connection(
+                connection, address, received=self._ahead(connection), proxy=self.proxy_of(connection)
+            )
             return
         one = parking.in_hand
         assert one is not None  # see prefork.accept.keepalive_handle
@@ -107,7 +118,7 @@ class WSGIWorker(Worker):
             *(connection, address),
             keeps=not parking.last() and self._header[READINESS] != Readiness.DELAYED,
             before=one.local,
-            received=one.state,
+            received=one.state if one.requests else self._ahead(connection),
             seen=one.seen,
             proxy=one.proxy,
         )
