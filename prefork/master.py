@@ -22,9 +22,10 @@ from prefork.services import configured
 from prefork.supervisor import environment, upgrade
 from prefork.supervisor.handover import HandoverError
 from prefork.supervisor.hook_children import HookChildren
+from prefork.supervisor.plan import Plan
 from prefork.supervisor.roster import Roster
 from prefork.supervisor.service import Service
-from prefork.supervisor.supervisor import Plan, Supervisor
+from prefork.supervisor.supervisor import Supervisor
 from prefork.supervisor.vacancy import StoppedError
 from prefork.system import identity
 from prefork.system.natives import os
@@ -41,8 +42,9 @@ class Master:
         settings: the settings; the defaults when None.
         hooks: functions to be called at points in the server's life.
         services: what attaches to it: control socket, pidfile ...; those that the settings ask for when None.
-        load: loads what ``worker`` would load in a worker process; called in the rehearsal of an upgrade, to find out
-            whether it can be loaded.
+        load: loads what ``worker`` would load in a worker process, and returns what makes a worker of it. It is called
+            in the rehearsal of an upgrade, to find out whether it can be loaded; and with ``preload`` in the mold, of
+            which workers are forked then.
         folder: where relative paths of the settings begin; None for ``chdir``, or else the working directory.
 
     Attributes:
@@ -62,7 +64,7 @@ class Master:
         *,
         hooks: Hooks | None = None,
         services: Iterable[Service] | None = None,
-        load: Callable[[], object] | None = None,
+        load: Callable[[], Callable[[], Worker]] | None = None,
         folder: str | None = None,
     ) -> None:
         settings = Settings() if settings is None else settings
@@ -142,6 +144,7 @@ class Master:
         return Plan(
             server=self,
             build=self._build,
+            load=self._load if settings.preload else None,
             settings=settings,
             hooks=self.hooks,
             services=self._services,

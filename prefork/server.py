@@ -73,12 +73,11 @@ def run(
 
     Args:
         text: the target.
-        settings: the settings. With ``preload`` the target is loaded here, else in each worker.
+        settings: the settings. With ``preload`` the target is loaded in a mold, else in each worker.
         app_dir: the folder that is put first on the import path.
         make: makes of the loaded target, and of its name, what makes a worker; :func:`worker_of` when None.
         names: the attributes that a module alone stands for.
-        own: makes a worker that loads the target by itself, for when that is not done before the fork; by ``make`` when
-            None.
+        own: makes a worker that loads the target by itself, for when no mold does; by ``make`` when None.
         hooks: the hooks; those that the settings name when None.
 
     Returns:
@@ -86,7 +85,7 @@ def run(
 
     Raises:
         PreforkError: as :meth:`prefork.master.Master.run` does; TargetError when the target is not there; BootError
-            when it fails to load, here or in a worker.
+            when it fails to load.
     """
     app_dir = absolute(app_dir)
     folder = environment.folder_of(settings)  # while it is still what it was at the start
@@ -107,9 +106,6 @@ def run(
         who = identity.resolve(settings.user, settings.group, settings.no_new_privs)
         if hooks is None or settings.hooks:
             hooks = _in_master(lambda: hooks_of(settings, app_dir, who), f"hooks: {settings.hooks!r} failed to load")
-        loaded = load() if settings.preload else None
-    if loaded is not None:
-        return Master(loaded, settings, hooks=hooks, folder=folder).run()
     target.check(text, app_dir, names)
 
     def build() -> Worker:

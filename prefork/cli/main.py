@@ -259,7 +259,7 @@ def serving(command: ServingCommand, argv: Sequence[str], retelling: Retelling |
         launch.name_the_path()
     begin = environment.folder_of(configuration.settings)
     folder = launch.absolute(os.path.join(configuration.settings.chdir, line.app_dir))
-    foreign = line.check or configuration.settings.preload or configuration.settings.hooks or configuration.hooks
+    foreign = line.check or configuration.settings.hooks or configuration.hooks
     if foreign and not masked:
         signals.let_in()
     if line.check:
@@ -433,7 +433,7 @@ _SERVE_EPILOG: Final = """\
 Signals to the master process:
   TERM        stop; all who are connected already are served (graceful_timeout)
   INT, QUIT   stop; the connections in hand are finished (quick_timeout)
-  HUP         replace all workers, one by one; without preload by new code
+  HUP         replace all workers, one by one, by new code
   TTIN, TTOU  one worker more, one fewer
   USR1        open the log file anew
   USR2        upgrade: execute the new code in this process, then replace all workers

@@ -93,13 +93,6 @@ def _takeover(values: Values) -> Iterator[str]:
         yield "takeover: two servers can share a port only with reuse_port; set it here, and in the predecessor"
 
 
-def _preload(values: Values) -> Iterator[str]:
-    for name in ("user", "group"):
-        if values[name] and values["preload"]:
-            yield f"preload: True loads the application before {name} {values[name]!r} holds; leave one of them out"
-            return
-
-
 def _slow_log(values: Values) -> Iterator[str]:
     if values["slow_log"] and not values["timeout"]:
         yield f"slow_log: {values['slow_log']:g} is a part of timeout, and there is none; give timeout as well"
@@ -129,7 +122,6 @@ RULES: Final[tuple[tuple[tuple[str, ...], Callable[[Values], Iterator[str]]], ..
     (("min_workers", "max_workers", "workers"), _workers),
     (("max_requests_jitter", "max_requests"), _jitter("max_requests")),
     (("max_age_jitter", "max_age"), _jitter("max_age")),
-    (("preload", "user", "group"), _preload),
     (("backoff_initial", "backoff_max"), _backoff),
     (("takeover", "reuse_port"), _takeover),
     (("slow_log", "timeout"), _slow_log),

@@ -117,8 +117,8 @@ class Settings(Reporting, Keepalive, Proxying, Probing, Transport):
         False,
         kinds.APPLICATION,
         kinds.switch(),
-        "Import the application in the master, before it forks: workers share its memory, but a reload can't bring "
-        "new code.",
+        "Load the application once, in a process beside the master (the mold) of which workers are forked: they share "
+        "its memory, and are ready at once. A reload makes another one, of new code.",
     )
     reload: bool = setting(
         False,

@@ -138,7 +138,7 @@ DEBUGGING: Final = (
     _none("spew", "--spew", "true", "warning", "no line is traced; prefork dump shows where a worker is"),
 )
 MECHANICS: Final = (
-    _same("preload_app", "--preload", "true", "preload", "not along with user"),
+    _same("preload_app", "--preload", "true", "preload", "in a process beside the master, as the workers' user"),
     _none("sendfile", "--no-sendfile", "false", "info", "wsgi.file_wrapper sends files by sendfile(2)"),
     _same("chdir", "--chdir"),
     _none(

@@ -159,9 +159,7 @@ def _preload(teller: Teller, row: ForeignSetting) -> None:
     value, origin = teller.given[row.name]
     if not yes(value):
         return
-    if _other_account(teller, "user") or _other_account(teller, "group"):
-        teller.tell(row.name, "each worker loads the application, as the user that it runs as", differs=True)
-    elif _is_gevent(teller):
+    if _is_gevent(teller):
         teller.tell(row.name, "each worker loads the application, after gevent has patched it", differs=True)
     else:
         teller.put("preload", True, origin)

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from prefork.errors import SettingsError, printable_lines
+from prefork.supervisor.mold import NO_SLOT
 from prefork.supervisor.service import ServerView, Service
 from prefork.system import logfile
 from prefork.system.guarded_path import Owner
@@ -346,8 +347,9 @@ class LogService(Service):
         server.loop.on_signal(signal.SIGUSR1, self._output.reopen)
 
     def after_fork(self, slot: int, generation: int) -> None:
-        """WORKER. Let records say who speaks, and prints leave in whole lines."""
-        self._output.after_fork(slot, generation)
+        """WORKER and MOLD. Let records say which worker speaks, and prints leave in whole lines."""
+        if slot != NO_SLOT:
+            self._output.after_fork(slot, generation)
         for stream in (sys.stdout, sys.stderr):
             # Unbuffered, print() would write each of its arguments by itself; buffered by blocks, lines end up in two
             # writes. Between either, a sibling's could come.

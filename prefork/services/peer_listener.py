@@ -69,11 +69,13 @@ class PeerListener(Generic[P]):
         return self._claim is not None
 
     def after_fork(self) -> None:
-        """WORKER. Close the sockets. Those that the loop watches have been closed with all that is the loop's."""
+        """WORKER. Close the sockets; those that the loop watches are closed with what is the loop's. Idempotent."""
         sockets = [peer.sock for peer in self.peers]
         if self.sock is not None:
             sockets.append(self.sock)
-        process.close(process.runs(sock.detach() for sock in sockets))
+        self.sock = None
+        self.peers.clear()
+        process.close(process.runs(fd for sock in sockets if (fd := sock.detach()) >= 0))
 
     def close(self) -> None:
         """Take leave of the peers, and remove the path. Idempotent."""

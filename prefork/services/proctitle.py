@@ -14,8 +14,10 @@ from typing import Any, Final
 from prefork.errors import SettingsError
 from prefork.status import text as report
 from prefork.status.collector import doing
+from prefork.supervisor.mold import NO_SLOT
 from prefork.supervisor.service import ServerView, Service
 from prefork.supervisor.views import MemberView
+from prefork.system import process
 from prefork.system.natives import os
 
 log = logging.getLogger("prefork")
@@ -56,9 +58,9 @@ class Titles(Service):
                 server.loop.call_later(EVERY, self._look)
 
     def after_fork(self, slot: int, generation: int) -> None:  # noqa: ARG002  # titles have no place for it
-        """WORKER. Say who it is."""
+        """WORKER and MOLD. Say who it is."""
         if self._module is not None:
-            self._module.setproctitle(_base(slot))
+            self._module.setproctitle(process.MOLD if slot == NO_SLOT else _base(slot))
 
     def detach(self) -> None:
         """MASTER. Give a host program its own title back."""

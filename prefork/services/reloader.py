@@ -1,9 +1,9 @@
 """``reload``: new code as soon as a source file changes, for development.
 
 A process beside the workers says which files change (`prefork.services.file_watcher`); a thread of the master's would
-be a hazard at every fork. What the master itself has imported (the hooks, a preloaded application, the program that
-called `serve`) is renewed by an upgrade, which executes everything anew; for anything else a reload will do. Either way
-code that can't be imported replaces nothing: who serves goes on, until the next change.
+be a hazard at every fork. What the master itself has imported (the hooks, the program that called `serve`) is renewed
+by an upgrade, which executes everything anew; for anything else a reload will do. Either way code that can't be
+imported replaces nothing: who serves goes on, until the next change.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class StatusCollector:
             return "stopping"
         if not goal.ready:
             return "starting"
-        return "reloading" if goal.rolling else "serving"
+        return "reloading" if goal.renews else "serving"
 
     def _exhaustions(self, now: float) -> list[str]:
         told = []

@@ -6,7 +6,7 @@ Forks come last and in a row; see :meth:`prefork.supervisor.spawner.Spawner.fork
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from prefork.scoreboard.layout import Order
 from prefork.supervisor import policy
@@ -36,6 +36,7 @@ class Executor:
         pressure: is told whether forks succeed.
         excerpts: cuts what workers report.
         prepare: prepares a worker for a slot, of a generation.
+        ask: asks the mold for workers; None when the master forks them.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Executor:
         pressure: Pressure,
         prepare: Callable[[policy.Spawn], Birth],
         excerpts: Excerpts,
+        ask: Callable[[Sequence[Birth]], None] | None = None,
     ) -> None:
         self._loop = loop
         self._goal = goal
@@ -56,6 +58,7 @@ class Executor:
         self._prepare = prepare
         self._excerpts = excerpts
         self._slow = TokenBucket()
+        self._ask = ask
 
     def apply(self, actions: Iterable[policy.Action]) -> None:
         """Do all of it, as far as it can be done; what failed is decided again."""
@@ -137,18 +140,49 @@ class Executor:
             except OSError as error:
                 failed = error
                 break
-        pids, refused = self._spawner.fork(births)
-        born = self._loop.clock.monotonic()
-        for pid, birth, spawn in zip(pids, births, spawns, strict=False):
-            self._roster.forked(slot=spawn.slot, entry=birth.line.entry, pid=pid, generation=spawn.generation, now=born)
-            log.debug("worker %d (pid %d, generation %d) forked", spawn.slot, pid, spawn.generation)
-        if pids:
-            self._goal.forks.forked()
-            self._pressure.forked()
-        failed = refused or failed
+        if self._ask is None:
+            pids, refused = self._spawner.fork(births)
+            for pid, birth in zip(pids, births, strict=False):
+                self._forked(pid, birth)
+            failed = refused or failed
+            slot = spawns[min(len(pids), len(spawns) - 1)].slot
+        else:
+            for birth in births:
+                self._roster.expect(birth.one.slot)
+            if births:
+                self._ask(births)
+            slot = spawns[min(len(births), len(spawns) - 1)].slot
         if failed is not None:
-            self._goal.forks.fork_failed(born)
-            self._pressure.fork_failed(spawns[len(pids)].slot, failed)
+            self._fork_failed(slot, failed)
+
+    def _forked(self, pid: int, birth: Birth) -> None:
+        """A worker lives."""
+        one, born = birth.one, self._loop.clock.monotonic()
+        self._roster.forked(slot=one.slot, entry=one.entry, pid=pid, generation=one.generation, now=born)
+        log.debug("worker %d (pid %d, generation %d) forked", one.slot, pid, one.generation)
+        self._goal.forks.forked()
+        self._pressure.forked()
+
+    def _fork_failed(self, slot: int, error: OSError) -> None:
+        self._goal.forks.fork_failed(self._loop.clock.monotonic())
+        self._pressure.fork_failed(slot, error)
+
+    def born(self, pid: int, birth: Birth) -> None:
+        """A worker that the mold was asked for lives, and is a child of ours."""
+        self._roster.expect_no_more(birth.one.slot)
+        self._spawner.born(pid, birth)
+        self._forked(pid, birth)
+
+    def unborn(self, births: Sequence[Birth], error: OSError | None) -> None:
+        """Workers that the mold was asked for will not be; ``error`` is what the system had not enough of, if so."""
+        for birth in births:
+            self._roster.expect_no_more(birth.one.slot)
+            self._spawner.unborn(birth)
+        if error is not None:
+            self._fork_failed(births[0].one.slot, error)
+        elif not self._goal.forks.without_mold:
+            self._goal.forks.fork_failed(self._loop.clock.monotonic())
+            log.warning("worker %d was killed before it began; trying again", births[0].one.slot)
 
     def _log_report(self, member: Member, what: str = "", level: int = logging.ERROR) -> None:
         """Write a hung or slow worker's tracebacks to the log."""

@@ -22,6 +22,23 @@ log = logging.getLogger("prefork")
 _ERRORS: dict[int, type[PreforkError]] = {error.exit_code: error for error in (TargetError, ListenError, BootError)}
 
 
+def boot_error(code: int, report: str, ended: str) -> PreforkError:
+    """Why a server ends whose mold has failed to load the application at the start. Pure.
+
+    Args:
+        code: the mold's exit code; it tells the kind of error only together with a report, for an application may exit
+            with any.
+        report: what it reported: one line or a traceback; "" when there is nothing.
+        ended: how it ended.
+    """
+    if not report:
+        return BootError(f"the application failed to boot: the mold was {ended}")
+    error = _ERRORS.get(code, BootError)
+    if error is BootError and "\n" in report:
+        return BootError("the application failed to boot; its traceback is in the log")
+    return error(report)
+
+
 class Exits:
     """The deaths of one server's workers.
 

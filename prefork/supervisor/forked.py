@@ -15,6 +15,7 @@ the modules below, or made by the master; and what only a failure needs is made 
 
 from __future__ import annotations
 
+import struct
 import sys
 import traceback
 from _signal import getsignal, pthread_sigmask  # type: ignore[import-not-found]  # typeshed has no CPython internals
@@ -23,7 +24,7 @@ from collections.abc import Callable
 from faulthandler import dump_traceback_later, register
 from gc import enable, freeze
 from types import FrameType
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from prefork.accept.acceptor import Blocking
 from prefork.accept.offspring import code_of
@@ -41,6 +42,7 @@ from prefork.system.forks import HERE
 from prefork.system.identity import Identity, assume
 from prefork.system.limits import lower_nofile
 from prefork.system.natives import os, signal, time
+from prefork.system.orphans import await_adoption
 from prefork.system.process import announce_hangup, close, die_with_parent
 from prefork.system.signals import WAKE_UP, become_worker
 from prefork.system.throttle import Log
@@ -154,6 +156,24 @@ def _hush() -> None:
     sys.unraisablehook = hook
 
 
+class Adopted(NamedTuple):
+    """How a worker that a midwife has forked becomes the master's child, and says so.
+
+    Attributes:
+        midwife: the midwife's pid.
+        line: the descriptor where it says so: whose process it is, the kernel tells beside it (unix(7), SO_PASSCRED).
+    """
+
+    midwife: int
+    line: int
+
+
+BORN: Final = struct.Struct("<II")
+"""What is said there: entry and 0, or `NOBODY` and the errno for which no more workers were forked."""
+
+NOBODY: Final = 2**32 - 1
+
+
 class Start(NamedTuple):
     """What a child begins with; it is unpacked at once.
 
@@ -171,6 +191,7 @@ class Start(NamedTuple):
         nofile: the soft limit of descriptors that it is to have.
         grouped: the listeners in which each slot has a socket of its own.
         after_fork: what else is to be called, with slot and generation.
+        adopted: how it becomes the master's child; None when the master has forked it.
     """
 
     build: Callable[[], Worker]
@@ -185,6 +206,7 @@ class Start(NamedTuple):
     nofile: int
     grouped: tuple[Listener, ...]
     after_fork: tuple[Callable[[int, int], object], ...]
+    adopted: Adopted | None
 
 
 def live(start: Start, private: process.Runs) -> int:
@@ -199,7 +221,23 @@ def live(start: Start, private: process.Runs) -> int:
     """
     # What is inherited stays where it is: a collection here would write to each object's header and so copy its page.
     freeze()
-    build, given, acceptor, entry, handlers, dispositions, report, master, identity, nofile, grouped, after_fork = start
+    (
+        build,
+        given,
+        acceptor,
+        entry,
+        handlers,
+        dispositions,
+        report,
+        master,
+        identity,
+        nofile,
+        grouped,
+        after_fork,
+        adopted,
+    ) = start
+    if adopted is not None and not _is_taken(adopted, master, entry.index):
+        return 0
     close(private, report)
     for listener in grouped:
         listener.keep(given.slot)
@@ -238,6 +276,18 @@ def live(start: Start, private: process.Runs) -> int:
         dump_traceback_later(max(given.settings.graceful_timeout, 1.0), exit=True, file=report)
     ending.end()
     return code
+
+
+def _is_taken(adopted: Adopted, master: int, entry: int) -> bool:
+    """Become the master's child and say so; False when the master is gone, or expects nobody any more."""
+    if await_adoption(adopted.midwife, WAKE_UP) != master:
+        return False
+    try:
+        os.write(adopted.line, BORN.pack(entry, 0))
+    except OSError:
+        return False
+    os.close(adopted.line)
+    return True
 
 
 def _serve(worker: Worker, controls: WorkerControls, entry: Entry, given: WorkerContext) -> int:
@@ -286,13 +336,26 @@ def _boot_ended(error: BaseException, entry: Entry, report: int) -> int:
     """Unless it was to end, tell the master why: through the report pipe, so that it is logged once for all workers."""
     if entry.order is not _RUN:
         return 0
+    entry.say_state(State.FAILED_TO_BOOT)
+    return tell_failure(error, report)
+
+
+def tell_failure(error: BaseException, report: int) -> int:
+    """Tell the master why there is no more of this process, which it logs.
+
+    Args:
+        error: why.
+        report: the writing end of the report pipe.
+
+    Returns:
+        The exit code.
+    """
     if isinstance(error, PreforkError):
         text, code = str(error), error.exit_code
     else:
         text, code = "".join(traceback.format_exception(error)), BootError.exit_code
     if _exhausted(error):
         code = process.EXHAUSTED
-    entry.say_state(State.FAILED_TO_BOOT)
     deadline = time.monotonic() + 1.0
     data = text.encode(errors="backslashreplace")[-_REPORT_BYTES:]
     while data and time.monotonic() < deadline:

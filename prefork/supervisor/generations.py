@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from prefork.supervisor import policy
 from prefork.supervisor.goal import Goal
-from prefork.supervisor.notifications import Notifier, Reloaded, Reloading, Scaled, Serving, WorkerReady
+from prefork.supervisor.notifications import Notifier, Reloaded, ReloadFailed, Reloading, Scaled, Serving, WorkerReady
 from prefork.supervisor.roster import Member, Roster
 
 log = logging.getLogger("prefork")
@@ -32,6 +32,24 @@ class Generations:
         self._notifier.subscribe(WorkerReady, self._look)
         self._notifier.subscribe(Scaled, self._look)  # those who were waited for may be among those who leave
         self._notifier.subscribe(Serving, self._look)  # a reload may have begun before
+
+    def announce(self, what: str) -> int:
+        """A mold of the next generation is made; ``what`` is why, for the log. Returns which that is."""
+        generation = self._goal.load()
+        log.info("%s: generation %d", what, generation)
+        self._notifier.notify(Reloading(generation))
+        return generation
+
+    def renew(self) -> None:
+        """It is made: replace every worker by one of that generation."""
+        self._goal.loaded()
+        policy.roll(self._goal, self._roster)
+
+    def fail(self, generation: int, reason: str) -> None:
+        """It can't be made: the generation before it goes on."""
+        self._goal.loaded()
+        log.error("reload: generation %d failed to boot; the old one goes on", generation)
+        self._notifier.notify(ReloadFailed(generation, reason))
 
     def roll(self, what: str) -> None:
         """Replace every worker by one of the next generation; ``what`` is why, for the log."""

@@ -66,6 +66,8 @@ class ForkGate:
     """No fork before that moment: the system refused one."""
     failures: int = 0
     """Forks in a row that the system refused."""
+    without_mold: bool = False
+    """No fork: there is no mold of which workers could be made."""
     exhausted_boots: int = 0
     """Boots in a row that failed for want of descriptors or memory."""
 
@@ -77,9 +79,17 @@ class ForkGate:
         """The system has what it was out of."""
         self.held = False
 
+    def await_mold(self) -> None:
+        """There is no mold; one is being made."""
+        self.without_mold = True
+
+    def mold_ready(self) -> None:
+        """There is one."""
+        self.without_mold = False
+
     def waits(self, now: float) -> bool:
         """Whether nobody may be forked at this moment."""
-        return self.held or (self.held_until is not None and now < self.held_until)
+        return self.held or self.without_mold or (self.held_until is not None and now < self.held_until)
 
     def fork_failed(self, now: float) -> None:
         """Hold forks for a growing time."""
@@ -172,6 +182,8 @@ class Goal:
     generation: int = 0
     rolling: bool = False
     """Whether workers of an older generation are being replaced."""
+    loading: int | None = None
+    """The generation for which a mold loads the application, while it is not the one that is wanted yet."""
     ready: bool = False
     """Whether the first generation has been complete once."""
     stop: Stop = field(default_factory=Stop)
@@ -183,6 +195,25 @@ class Goal:
     def slots(self) -> list[int]:
         """The slots that are to have a worker."""
         return sorted({*range(self.size), *self.draining})
+
+    @property
+    def coming(self) -> int:
+        """The generation that there is to be, by all that has been asked for."""
+        return self.generation if self.loading is None else self.loading
+
+    @property
+    def renews(self) -> bool:
+        """Whether a reload is under way."""
+        return self.rolling or self.loading is not None
+
+    def load(self) -> int:
+        """A mold of the next generation is to be made; returns which that is."""
+        self.loading = self.generation + 1
+        return self.loading
+
+    def loaded(self) -> None:
+        """That is over, whatever came of it."""
+        self.loading = None
 
     def resize(self, size: int) -> None:
         """So many workers are wanted."""

@@ -18,7 +18,7 @@ from prefork.system.natives import signal
 
 SIGTERM = signal.SIGTERM
 
-FORMAT = 5
+FORMAT = 6
 
 
 class HandoverError(ValueError):
@@ -61,6 +61,24 @@ class Life:
 
 
 @dataclass(frozen=True, slots=True)
+class MoldLife:
+    """One mold that goes on, for as long as its workers do.
+
+    Attributes:
+        pid generation: as the master knows it.
+        born: monotonic seconds.
+        control report pidfd: descriptors; None where there is none.
+    """
+
+    pid: int
+    generation: int
+    born: float
+    control: int | None
+    report: int | None
+    pidfd: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Handover:
     """All of it.
 
@@ -77,6 +95,7 @@ class Handover:
         mask: the signal mask that the process had before it blocked what it handles.
         services: what services pass on, for them alone to read.
         workers: who lives.
+        molds: those of which they were made.
     """
 
     format: int
@@ -94,12 +113,14 @@ class Handover:
     mask: tuple[int, ...]
     services: str
     workers: tuple[Life, ...]
+    molds: tuple[MoldLife, ...]
 
     @property
     def descriptors(self) -> list[int]:
         """Every descriptor that has to come through the exec."""
         members = [fd for record in self.listeners for _, fd in record.members]
         lines = [fd for life in self.workers for fd in (life.pidfd, life.report) if fd is not None]
+        lines += [fd for life in self.molds for fd in (life.control, life.report, life.pidfd) if fd is not None]
         boards = {self.board, *(life.board for life in self.workers)}
         return [*members, *boards, *self.events, self.go, *(self.queue or ()), *lines]
 
@@ -126,7 +147,7 @@ class Handover:
             for number in range(said, FORMAT):
                 lives = [_TO_THE_NEXT[number](life) if isinstance(life, dict) else life for life in lives]
             found = {"services" if name == "windows" else name: value for name, value in found.items()}  # as the fifth
-            found = {"queue": None} | found | {"format": FORMAT, "workers": lives}
+            found = {"queue": None, "molds": []} | found | {"format": FORMAT, "workers": lives}
         elif said != FORMAT:
             raise HandoverError(f"the hand-over record has format {said!r}; this version reads {FORMAT}")
         return codec.read(cls, found, exact=True)
@@ -155,7 +176,13 @@ def _fourth(life: dict[str, Any]) -> dict[str, Any]:
     return {**life, "cause": "other" if said else None, "detail": said}
 
 
-_TO_THE_NEXT: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _second, 2: _third, 3: _fourth, 4: dict}
+_TO_THE_NEXT: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: _second,
+    2: _third,
+    3: _fourth,
+    4: dict,
+    5: dict,
+}
 """What makes of a worker's record, in an older format, one in the format after it."""
 
 _PHRASES = {

@@ -285,23 +285,23 @@ def _age(case: _Case) -> Iterator[Replace]:
 
 def _spawn(case: _Case) -> Iterator[Spawn]:
     """Fill empty slots, then fork successors for those who are to be replaced, as far as there is room."""
-    goal = case.goal
-    if goal.forks.held or (goal.forks.held_until is not None and not case.due(goal.forks.held_until)):
+    goal, forks = case.goal, case.goal.forks
+    if forks.held or forks.without_mold or (forks.held_until is not None and not case.due(forks.held_until)):
         return
-    room = limit(case.settings, goal, case.roster) - len(case.roster)
+    room = limit(case.settings, goal, case.roster) - len(case.roster) - case.roster.expected
     slots = [case.roster.slot(index) for index in goal.slots]
-    empty = [slot for slot in slots if slot.incumbent is None]
-    forks = 0
+    empty = [slot for slot in slots if slot.incumbent is None and not slot.expected]
+    begun = 0
     for slot in empty:
         if not case.due(slot.not_before):
             continue
-        if forks == SPAWN_BATCH:
+        if begun == SPAWN_BATCH:
             return
-        if forks < room:
-            forks += 1
+        if begun < room:
+            begun += 1
             yield Spawn(slot.index, goal.generation)
     # A place is kept for every empty slot, also for those that hold back: a successor must not take it.
-    yield from _renew(case, slots, min(room - len(empty), SPAWN_BATCH - forks))
+    yield from _renew(case, slots, min(room - len(empty), SPAWN_BATCH - begun))
 
 
 def _renew(case: _Case, slots: list[Slot], room: int) -> Iterator[Spawn]:
@@ -311,10 +311,10 @@ def _renew(case: _Case, slots: list[Slot], room: int) -> Iterator[Spawn]:
     asked first comes first: slots whose workers ask all the time must not keep the others from their turn.
     """
     goal, settings = case.goal, case.settings
-    extra = sum((slot.successor is not None) + len(slot.retiring) for slot in slots)
+    extra = sum(_has_successor(slot) + len(slot.retiring) for slot in slots)
     for slot in sorted(slots, key=_turn):
         member = slot.incumbent
-        if member is None or slot.successor is not None or member.starting:
+        if member is None or _has_successor(slot) or member.starting:
             continue
         rolls = goal.rolling and member.generation < goal.generation
         if not (rolls or member.wanted) or not case.due(slot.not_before):
@@ -322,6 +322,11 @@ def _renew(case: _Case, slots: list[Slot], room: int) -> Iterator[Spawn]:
         if room > 0 and extra < (settings.reload_surge if rolls else settings.max_recycling):
             room, extra = room - 1, extra + 1
             yield Spawn(slot.index, goal.generation)
+
+
+def _has_successor(slot: Slot) -> bool:
+    """Whether somebody is to take the incumbent's place, or has been asked for."""
+    return slot.successor is not None or (slot.expected and slot.incumbent is not None)
 
 
 def _turn(slot: Slot) -> float:

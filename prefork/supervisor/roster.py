@@ -80,6 +80,8 @@ class Slot:
     incumbent: Member | None = None
     successor: Member | None = None
     retiring: list[Member] = field(default_factory=list)
+    expected: bool = False
+    """Whether somebody has been asked for a worker who is to live here, and has not been born."""
     young_deaths: int = 0
     """In a row; the respawn delay grows with it."""
     not_before: float = 0.0
@@ -196,6 +198,7 @@ class Roster:
     def __init__(self) -> None:
         self.slots: dict[int, Slot] = {}
         self._by_pid: dict[int, Member] = {}
+        self._expected = 0
         self._turns = itertools.count()
 
     def __len__(self) -> int:
@@ -231,7 +234,22 @@ class Roster:
         """The entries that are taken."""
         return {member.entry for member in self._by_pid.values()}
 
+    @property
+    def expected(self) -> int:
+        """How many workers have been asked for that have not been born (count)."""
+        return self._expected
+
     # Facts.
+
+    def expect(self, slot: int) -> None:
+        """Somebody else has been asked to fork a worker into ``slot``."""
+        self.slot(slot).expected = True
+        self._expected += 1
+
+    def expect_no_more(self, slot: int) -> None:
+        """It has been born, or never will be."""
+        self.slot(slot).expected = False
+        self._expected -= 1
 
     def forked(self, *, slot: int, entry: int, pid: int, generation: int, now: float) -> Member:
         """A worker was forked into ``slot``: its incumbent when there is none, else its successor."""

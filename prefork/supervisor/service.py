@@ -53,6 +53,7 @@ class ServerView:
         boot_failed: whether a death is a failed boot.
         recycle: have a worker, by its pid, replaced for a reason; one that has ended meanwhile needs none.
         reload: replace every worker by one of the next generation. False when the server stops.
+        upgrades: whether a reload is an upgrade, because the program has loaded by itself what it serves (``preload``).
         upgrade: execute the new code in this process, and then replace every worker. False when it starts or stops.
         scale: run another number of workers; returns the number that is wanted now.
         stop: end the server, losing nobody.
@@ -73,6 +74,7 @@ class ServerView:
     boot_failed: Callable[[Death], bool]
     recycle: Callable[[int, Reason], None]
     reload: Callable[[], bool]
+    upgrades: Callable[[], bool]
     upgrade: Callable[[], bool]
     scale: Callable[[int], int]
     stop: Callable[[], None]
@@ -93,7 +95,10 @@ class Service:
         """Something has happened."""
 
     def after_fork(self, slot: int, generation: int) -> None:
-        """WORKER, before anything of the application's runs: close what is the master's alone."""
+        """WORKER, before anything of the application's runs: close what is the master's alone.
+
+        With a mold it is called there first, with `prefork.supervisor.mold.NO_SLOT` as slot, and then in each worker.
+        """
 
     def save(self) -> object:
         """What the same service is to know in the image after an upgrade, as JSON has it; None = nothing."""

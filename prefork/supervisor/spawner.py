@@ -10,17 +10,9 @@ import errno
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prefork.accept.acceptor import Blocking
-from prefork.accept.fd_leak import LeakFinder
-from prefork.accept.offspring import Offspring
-from prefork.accept.shedding import Shedder
-from prefork.accept.worker_context import WorkerContext, WorkerLog
-from prefork.config.settings import Settings
-from prefork.hooks import Hooks
-from prefork.scoreboard.entry import Entry
+from prefork.accept.worker_context import WorkerContext
 from prefork.scoreboard.layout import (
     ORDER,
     PID,
@@ -28,8 +20,9 @@ from prefork.scoreboard.layout import (
     Order,
 )
 from prefork.scoreboard.recorder import InHand
+from prefork.supervisor.blueprint import Blueprint, Newborn, start_of
 from prefork.supervisor.event_loop import Loop
-from prefork.supervisor.forked import DUMP_SIGNAL, SignalHandlers, Start, live
+from prefork.supervisor.forked import live
 from prefork.supervisor.handover import Life
 from prefork.supervisor.policy import Spawn, Vital
 from prefork.supervisor.resources import Resources
@@ -39,41 +32,15 @@ from prefork.supervisor.worker_line import Birth, End, WorkerLine
 from prefork.system import process, signals
 from prefork.system.backoff import chance
 from prefork.system.child import Children, ReportPipe
-from prefork.system.descriptors import SpareDescriptor
-from prefork.system.identity import Identity
-from prefork.system.natives import os, signal, socket
+from prefork.system.natives import os, signal
 
 if TYPE_CHECKING:
     import ssl
-from prefork.worker import Worker
 
 log = logging.getLogger("prefork")
 
 REPORT_BYTES = 64 * 1024
 """What is kept of a worker's reports: the latest bytes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Blueprint:
-    """What all workers of a server have in common.
-
-    Attributes:
-        build: makes the worker, in its process.
-        settings: the settings.
-        hooks: the hooks; None when there is none for a worker to call.
-        server: what hooks are given as the server.
-        identity: who they become; None changes nothing.
-        nofile: the soft limit of descriptors that each is to have (count).
-        elastic: whether the server grows and shrinks with the load.
-    """
-
-    build: Callable[[], Worker]
-    settings: Settings
-    hooks: Hooks | None
-    server: object
-    identity: Identity | None
-    nofile: int
-    elastic: bool
 
 
 class Spawner:
@@ -120,6 +87,7 @@ class Spawner:
         workers: int,
         tls: ssl.SSLContext | None,
         waits: bool,
+        molded: bool,
     ) -> Birth:
         """Take all that a worker's life costs, but the process.
 
@@ -132,61 +100,42 @@ class Spawner:
             workers: how many workers there are to be in all.
             tls: what connections are secured with; None leaves them plain.
             waits: whether it is to accept only when the word is given.
+            molded: whether it is a mold that is asked for it.
 
         Raises:
             OSError: there was no pipe to be had, or no watch; nothing is left of the attempt.
         """
         if not self._free:
             raise OSError(errno.EAGAIN, "every entry of the scoreboard is taken")
-        held, settings = self._held, blueprint.settings
+        held = self._held
         report, writer = ReportPipe.made(self._loop, REPORT_BYTES)
         number = self._free[-1]
-        entry = Entry(held.board, number, held.events, held.go, os.getpid(), records=settings.record_requests)
         born = self._loop.clock.monotonic()
-        line = self._line(number, born, entry.words, report)
+        line = self._line(number, born, held.board.entry(number), report)
         self._free.pop()
         held.board.assign(number, slot=spawn.slot, generation=spawn.generation, born=born)
-        handlers = SignalHandlers(entry, writer)
-        dispositions = handlers.dispositions
-        sockets = tuple(listener.socket_for(spawn.slot) for listener in held.listeners)
-        say = WorkerLog(spawn.slot, spawn.generation)
-        spare = SpareDescriptor()
-        context = WorkerContext(
+        one = Newborn(
+            entry=number,
             slot=spawn.slot,
             generation=spawn.generation,
-            settings=settings,
-            hooks=blueprint.hooks,
-            sockets=sockets,
-            entry=entry,
-            leaks=LeakFinder(entry, say, spare),
-            shedder=Shedder(entry, settings, say, workers, spare),
-            log=say,
-            queue=held.queue,
-            limit=settings.requests(chance()),
-            workers=workers,
-            elastic=blueprint.elastic,
-            tls=tls,
-            server=blueprint.server,
-            waits=waits,
-            offspring=Offspring(entry, dispositions, DUMP_SIGNAL, writer, sockets),
-            ppid=os.getpid(),
+            limit=blueprint.settings.requests(chance()),
             age=next(self._count),
+            workers=workers,
+            waits=waits,
         )
-        start = Start(
-            build=blueprint.build,
-            context=context,
-            acceptor=Blocking(context, held.inert) if _blocks(sockets) else None,
-            entry=entry,
-            handlers=handlers,
-            dispositions=dispositions,
-            report=writer,
-            master=os.getpid(),
-            identity=blueprint.identity,
-            nofile=blueprint.nofile,
-            grouped=tuple(listener for listener in held.listeners if listener.reuse_port),
-            after_fork=after_fork,
-        )
-        return Birth(line, start, announce)
+        start = None
+        if not molded or announce is not None:
+            start = start_of(
+                one,
+                blueprint,
+                held,
+                sockets=[listener.socket_for(spawn.slot) for listener in held.listeners],
+                report=writer,
+                tls=tls,
+                after_fork=after_fork,
+                grouped=[listener for listener in held.listeners if listener.reuse_port],
+            )
+        return Birth(line, one, writer, start, announce)
 
     def fork(self, births: Sequence[Birth]) -> tuple[list[int], OSError | None]:
         """Fork workers, one right after the other.
@@ -203,14 +152,15 @@ class Spawner:
         """
         pids: list[int] = []
         failed = None
-        reports = [birth.start.report for birth in births]
+        reports = [birth.report for birth in births]
         private = process.runs({*self._loop.descriptors, *self._helpers(), *reports})
         with signals.blocked() as mask:
             process.flush()
             for birth in births:
+                assert birth.start is not None  # of one that the master forks
                 if birth.announce is not None:
                     with signals.blocked(mask, only=True):
-                        birth.announce(birth.start.context)
+                        birth.announced()
                     process.flush()
                 try:
                     pids.append(process.fork_flushed(live, birth.start, private))
@@ -222,9 +172,17 @@ class Spawner:
         for birth in births[len(pids) :]:
             self._release(birth.line)
         for birth, pid in zip(births, pids, strict=False):
-            self._board.entry(birth.line.entry)[PID] = pid
-            self._keep(pid, birth.line)
+            self.born(pid, birth)
         return pids, failed
+
+    def born(self, pid: int, birth: Birth) -> None:
+        """A worker has been forked, by us or for us: keep the line to it, and have its death told."""
+        self._board.entry(birth.line.entry)[PID] = pid
+        self._keep(pid, birth.line)
+
+    def unborn(self, birth: Birth) -> None:
+        """One that was prepared will not be."""
+        self._release(birth.line)
 
     def _line(self, entry: int, born: float, words: memoryview[int], report: ReportPipe) -> WorkerLine:
         order_at = self._board.index(entry, ORDER)
@@ -368,8 +326,3 @@ class Spawner:
         text = self.report(pid)
         self._lines[pid].report.text.clear()
         return text
-
-
-def _blocks(sockets: Sequence[socket.socket]) -> bool:
-    """Whether a worker may wait in accept(2): an image before this one may have made the listener non-blocking."""
-    return len(sockets) == 1 and os.get_blocking(sockets[0].fileno())

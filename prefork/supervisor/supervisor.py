@@ -12,18 +12,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
-from prefork.config.launch import Footing, Launch
-from prefork.config.settings import Settings
 from prefork.errors import ListenerLostError, ListenError, PreforkError
-from prefork.hooks import Hooks
 from prefork.net import tls
 from prefork.scoreboard.layout import Fate, Order
 from prefork.supervisor import environment, policy, resources, upgrade
 from prefork.supervisor.autoscale import Autoscaler
+from prefork.supervisor.blueprint import Blueprint
 from prefork.supervisor.cause import Reason
 from prefork.supervisor.drain import Drain
 from prefork.supervisor.event_loop import Loop
@@ -33,7 +29,6 @@ from prefork.supervisor.generations import Generations
 from prefork.supervisor.goal import Goal
 from prefork.supervisor.handover import Handover
 from prefork.supervisor.heir import Bequest
-from prefork.supervisor.hook_children import HookChildren
 from prefork.supervisor.isolation import Isolated
 from prefork.supervisor.notifications import (
     Died,
@@ -49,14 +44,16 @@ from prefork.supervisor.notifications import (
     UpgradeFailed,
     WorkerReady,
 )
+from prefork.supervisor.nursery import Nursery, fork_mold
+from prefork.supervisor.plan import Plan
 from prefork.supervisor.pressure import Exhaustion, Pressure
 from prefork.supervisor.readiness import ReadinessJudge
 from prefork.supervisor.recycle import ResourceLimits
 from prefork.supervisor.resources import ENTRIES_BEYOND, Resources
 from prefork.supervisor.roster import Roster
-from prefork.supervisor.service import ServerView, Service, Services
+from prefork.supervisor.service import ServerView, Services
 from prefork.supervisor.slots import SlotSockets
-from prefork.supervisor.spawner import Blueprint, Spawner
+from prefork.supervisor.spawner import Spawner
 from prefork.supervisor.takeover import Takeover
 from prefork.supervisor.upgrade import Upgrade
 from prefork.supervisor.vacancy import Vacancy
@@ -65,48 +62,12 @@ from prefork.supervisor.worker_line import Birth, End
 from prefork.system import limits
 from prefork.system.child import Children
 from prefork.system.descriptors import SpareDescriptor
-from prefork.system.identity import Identity
-from prefork.system.natives import os, signal
+from prefork.system.natives import os, signal, socket
 from prefork.system.need import needed
-
-if TYPE_CHECKING:
-    import ssl
-from prefork.worker import Worker
 
 log = logging.getLogger("prefork")
 
 _ENDS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is to be supervised, settled before anything is opened.
-
-    Attributes:
-        server: what hooks are given as the server.
-        build: makes a worker, in its process.
-        settings: the settings.
-        hooks: the hooks.
-        services: what attaches to the server.
-        folder: where relative paths of the settings begin.
-        footing: finds the working directory anew.
-        identity: who workers become; None changes nothing.
-        launch: how this process was started.
-        tls: what connections are secured with; None leaves them plain.
-        hook_children: what becomes of processes that hooks fork in the master.
-    """
-
-    server: object
-    build: Callable[[], Worker]
-    settings: Settings
-    hooks: Hooks
-    services: Sequence[Service]
-    folder: str
-    footing: Footing
-    identity: Identity | None
-    launch: Launch
-    tls: ssl.SSLContext | None
-    hook_children: HookChildren
 
 
 class Supervisor:
@@ -158,11 +119,23 @@ class Supervisor:
         self._pressure = Pressure(
             loop, held.board, held.go, held.inert, goal, roster, self._exhausted, settings.backoff_max
         )
-        self._executor = Executor(loop, goal, roster, spawner, self._pressure, self._prepare, self._exits.excerpts)
+        self._nursery = nursery = Nursery(
+            *(loop, children, settings, goal, roster, self._generations, listeners),
+            molded=plan.load is not None,
+            fork=self._fork_mold,
+            born=lambda pid, birth: self._executor.born(pid, birth),  # noqa: PLW0108  # it is made below
+            unborn=lambda births, error: self._executor.unborn(births, error),  # noqa: PLW0108  # as above
+            fatal=lambda failure: self._exits.end_server(failure, loop.clock.monotonic()),
+        )
+        stack.callback(nursery.close)
+        self._executor = Executor(
+            *(loop, goal, roster, spawner, self._pressure, self._prepare, self._exits.excerpts),
+            ask=nursery.ask if nursery.molded else None,
+        )
         self._slot_sockets = SlotSockets(loop, goal, roster, listeners)
         self._drain = Drain(loop, goal, roster, settings, listeners, spawner.accepts)
         self._readiness = ReadinessJudge(held.board, goal, self._drain, settings, notifier, self._fate)
-        if settings.preload:
+        if settings.preload and not nursery.molded:
             _freeze(stack)
         looks = Isolated(loop, "a look at the workers")
         self._autoscaler = None
@@ -170,7 +143,7 @@ class Supervisor:
             self._autoscaler = Autoscaler(looks, settings, goal, roster, spawner, listeners, self.scale)
         if settings.max_memory or settings.max_fds:
             ResourceLimits(looks, settings, roster, spawner, self._nofile)
-        WorkerEvents(loop, held.events, roster, spawner, notifier, self._listener_lost)
+        WorkerEvents(loop, held.events, roster, spawner, notifier, nursery.settle, self._listener_lost)
         self._services = Services(plan.services)
         self._upgrade = Upgrade(
             Isolated(loop, "the upgrade"),
@@ -180,6 +153,7 @@ class Supervisor:
             lambda: self._services.kept,
             lambda: self.stopping,
             lambda reason: notifier.notify(UpgradeFailed(reason)),
+            nursery.pause,
             settings.boot_timeout,
         )
         self._blueprint = Blueprint(
@@ -190,6 +164,7 @@ class Supervisor:
             identity=plan.identity,
             nofile=self._nofile,
             elastic=self._autoscaler is not None,
+            master=os.getpid(),
         )
         self._subscribe()
 
@@ -252,8 +227,10 @@ class Supervisor:
         on(Died, lambda _: self._slot_sockets.changed())
         on(Died, lambda told: self._exits.judge(told.death, told.report))
         on(Died, lambda told: call("child_exit", told.death))
+        on(Died, lambda _: self._nursery.molds.let_go())
         on(Exhausted, lambda told: call("on_pressure", told.exhaustion))
         on(Stopping, lambda _: self._upgrade.cancel())
+        on(Stopping, lambda _: self._nursery.stop())
         on(Stopping, lambda _: self._spare.give())  # the end has files to remove and to look at, whatever the limit
         if self._takeover is not None:
             takeover = self._takeover
@@ -285,10 +262,12 @@ class Supervisor:
         stack.callback(self._upgrade.cancel)
         if before is not None:
             size = self._goal.size
-            upgrade.take_over(before, self._goal, self.roster, self._spawner, self._held)
+            upgrade.take_over(before, self._goal, self.roster, self._spawner, self._held, self._nursery.molds)
             self.scale(size)
             self._roll("upgrade")
             self._hearing.let_in(before.mask)  # to what that image has blocked, so that none of it was lost
+        else:
+            self._nursery.load()
         resources.check_descriptors(self._plan.settings, self._goal, self.roster, self.listeners)
 
     def supervise(self) -> None:
@@ -310,7 +289,7 @@ class Supervisor:
             if goal.stop.begun:  # before anybody hears of that
                 self._held.board.fate = self._fate()
             self._executor.apply(decision.actions)
-            if goal.stop.begun and not len(roster):
+            if goal.stop.begun and not len(roster) and self._nursery.ended():
                 if self._bequest is not None:
                     self._bequest.finish()
                 break
@@ -331,8 +310,8 @@ class Supervisor:
         """
         if self.stopping:
             return False
-        if self._plan.settings.preload:
-            self._upgrade.rehearse()  # what was loaded before the fork is renewed only with the master
+        if self._plan.settings.preload and not self._nursery.molded:
+            self._upgrade.rehearse()  # what the program has loaded by itself is renewed only with the master
         else:
             self._roll("reload")
         return True
@@ -388,16 +367,32 @@ class Supervisor:
     # What the parts ask of the whole.
 
     def _call_hook(self, name: str, *given: object) -> None:
-        self._hearing.call(self._plan.hooks, name, self._plan.server, *given)
+        self._nursery.passing(lambda: self._hearing.call(self._plan.hooks, name, self._plan.server, *given))
 
     def _roll(self, what: str) -> None:
         self._call_hook("on_reload")
         self._tls = tls.renewed(self._tls, self._plan.settings)
-        self._generations.roll(what)
+        if self._nursery.molded:
+            self._nursery.renew(what)
+        else:
+            self._generations.roll(what)
+
+    def _fork_mold(self, generation: int, control: socket.socket, report: int) -> int:
+        """Fork a mold, in the folder that has the server's name for it now."""
+        assert self._plan.load is not None  # or there would be none
+        self._plan.footing.follow()
+        return fork_mold(
+            *(self._plan.load, self._blueprint, self._held, self._tls, self._services.after_fork),
+            private={*self._loop.descriptors, *self._helpers()},
+            generation=generation,
+            control=control,
+            report=report,
+        )
 
     def _prepare(self, spawn: policy.Spawn) -> Birth:
         """Prepare a worker to be forked."""
-        self._plan.footing.follow()
+        if not self._nursery.molded:
+            self._plan.footing.follow()
         hook = self._plan.hooks.pre_fork
         return self._spawner.prepare(
             spawn,
@@ -407,6 +402,7 @@ class Supervisor:
             workers=self._goal.size,
             tls=self._tls,
             waits=self._takeover is not None and not self._goal.ready,
+            molded=self._nursery.molded,
         )
 
     def _helpers(self) -> list[int]:
@@ -441,7 +437,11 @@ class Supervisor:
     def _record(self, mask: Iterable[int]) -> Handover:
         """What the next image of this process is given."""
         saved = self._services.save()
-        return upgrade.record_of(self._plan.settings, self._goal, self.roster, self._spawner, self._held, mask, saved)
+        return upgrade.record_of(
+            *(self._plan.settings, self._goal, self.roster, self._spawner, self._held, self._nursery.molds),
+            mask=mask,
+            services=saved,
+        )
 
     def _fate(self) -> Fate:
         """What becomes of kept connections now that the server ends."""
@@ -469,6 +469,7 @@ class Supervisor:
             boot_failed=lambda death: self._goal.failures.boot_failed(self._plan.settings, death),
             recycle=self._recycle,
             reload=self.reload,
+            upgrades=lambda: self._plan.settings.preload and not self._nursery.molded,
             upgrade=self.upgrade,
             scale=self.scale,
             stop=self.stop,

@@ -27,6 +27,7 @@ from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.event_loop import Loop, Timer
 from prefork.supervisor.goal import Goal
 from prefork.supervisor.handover import Handover, HandoverError, locate
+from prefork.supervisor.molds import Molds
 from prefork.supervisor.resources import Resources
 from prefork.supervisor.roster import Member, Roster
 from prefork.supervisor.spawner import Spawner
@@ -38,6 +39,7 @@ from prefork.system.natives import os, signal
 log = logging.getLogger("prefork")
 
 _SAID_BYTES = 16 * 1024
+_LOOK = 0.01  # seconds between two looks at whether the exec may be
 _PLAYED = 113
 """Exit code of a rehearsal that was played to its end. 0 is what any program says, such as one that never serves."""
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
@@ -54,6 +56,7 @@ class Upgrade:
         kept: tells what services keep open over the exec.
         stopping: whether the server is going to end, so that there is nothing to upgrade any more.
         failed: called with the reason when the old code goes on.
+        settled: called right before the exec: whether nothing is under way that the next image would know nothing of.
         seconds: how long a rehearsal may take.
     """
 
@@ -66,6 +69,7 @@ class Upgrade:
         kept: Callable[[], Iterable[int]],
         stopping: Callable[[], bool],
         failed: Callable[[str], None],
+        settled: Callable[[], bool],
         seconds: float,
     ) -> None:
         self._loop = loop
@@ -73,6 +77,7 @@ class Upgrade:
         self._launch = launch
         self._stopping = stopping
         self._failed = failed
+        self._settled = settled
         self._record = record
         self._kept = kept
         self._seconds = seconds
@@ -160,6 +165,9 @@ class Upgrade:
 
     def _execute(self) -> None:
         if self._stopping():
+            return
+        if not self._settled():
+            self._turn = self._loop.call_later(_LOOK, self._execute)
             return
         try:
             with signals.blocked() as mask:
@@ -283,6 +291,7 @@ def record_of(
     roster: Roster,
     spawner: Spawner,
     held: Resources,
+    molds: Molds,
     mask: Iterable[int],
     services: str,
 ) -> Handover:
@@ -303,11 +312,12 @@ def record_of(
         mask=tuple(int(signum) for signum in mask),
         services=services,
         workers=tuple(spawner.life(member, roster.role(member)) for member in roster),
+        molds=molds.lives(),
     )
 
 
-def take_over(record: Handover, goal: Goal, roster: Roster, spawner: Spawner, held: Resources) -> None:
-    """Take over the workers that an earlier image of this process forked."""
+def take_over(record: Handover, goal: Goal, roster: Roster, spawner: Spawner, held: Resources, molds: Molds) -> None:
+    """Take over the workers that an earlier image of this process forked, and their molds."""
     goal.took_over(record.size, record.generation, record.draining)
     for life in record.workers:
         native = life.board == held.board.fd
@@ -325,4 +335,5 @@ def take_over(record: Handover, goal: Goal, roster: Roster, spawner: Spawner, he
         )
         roster.restored(member, life.role)
         spawner.adopt(life, None if native else held.others[life.board])
+    molds.adopt(record.molds)
     spawner.adopted()

@@ -52,8 +52,12 @@ class GoalView(Protocol):
         """Of which generation."""
 
     @property
-    def rolling(self) -> bool:
-        """Whether workers of an older one are being replaced."""
+    def coming(self) -> int:
+        """The generation that there is to be, by all that has been asked for."""
+
+    @property
+    def renews(self) -> bool:
+        """Whether a reload is under way."""
 
     @property
     def ready(self) -> bool:

@@ -29,6 +29,7 @@ class WorkerEvents:
         roster: is fed the facts.
         spawner: reads what workers say of themselves, where a record may have been lost.
         notifier: tells of them.
+        settle: called before records are looked at: it takes note of workers who have been born meanwhile.
         listener_lost: called when a worker can't accept any more; whether the server ends for it.
     """
 
@@ -39,6 +40,7 @@ class WorkerEvents:
         roster: Roster,
         spawner: Spawner,
         notifier: Notifier,
+        settle: Callable[[], object],
         listener_lost: Callable[[], bool],
     ) -> None:
         self._loop = loop
@@ -46,11 +48,13 @@ class WorkerEvents:
         self._roster = roster
         self._spawner = spawner
         self._notifier = notifier
+        self._settle = settle
         self._listener_lost = listener_lost
         loop.register(pipe.reader, self._read)
 
     def _read(self) -> None:
         events, overflowed = self._pipe.read()
+        self._settle()  # after the read: who tells something was born before
         for event in events:
             member = self._roster.get(event.pid)
             if member is not None and member.entry == event.entry:

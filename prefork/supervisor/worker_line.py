@@ -24,7 +24,9 @@ from prefork.scoreboard.layout import (
     finished,
 )
 from prefork.scoreboard.recorder import InHand, in_hand
+from prefork.supervisor.blueprint import Newborn
 from prefork.supervisor.forked import Start, live
+from prefork.supervisor.mold import live_as_mold
 from prefork.supervisor.policy import Vital
 from prefork.system import process
 from prefork.system.child import Child, ReportPipe
@@ -93,22 +95,37 @@ class WorkerLine:
 
     @property
     def reported(self) -> str:
-        """What it has reported and nobody has taken yet."""
-        return self.report.text.decode(errors="replace")
+        """What it has reported and nobody has taken yet, without the frames of tracebacks that are ours."""
+        return own_frames(self.report.text.decode(errors="replace"))
 
     def tracebacks(self) -> str:
-        """As :attr:`reported`, looked at now, and without the frames that are ours."""
+        """As :attr:`reported`, looked at now."""
         self.report.read()
-        return _own_frames(self.reported)
+        return self.reported
 
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """A worker to come: all that its life costs, but the process."""
+    """A worker to come: all that its life costs, but the process.
+
+    Attributes:
+        line: the line to it.
+        one: what is its own.
+        report: the writing end of its report pipe, to be closed when it has it.
+        start: what its process begins with; None when that is made elsewhere, and no hook asks for it.
+        announce: the hook that is called right before; None without one.
+    """
 
     line: WorkerLine
-    start: Start
+    one: Newborn
+    report: int
+    start: Start | None
     announce: Callable[[WorkerContext], object] | None
+
+    def announced(self) -> None:
+        """Call the hook, if there is one."""
+        if self.announce is not None and self.start is not None:
+            self.announce(self.start.context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +142,8 @@ class End:
     """What it had in hand, by its lanes."""
 
 
-def _own_frames(text: str) -> str:
-    """Tracebacks without what lies below :func:`~prefork.supervisor.forked.live`: how we came to fork is no news."""
+def own_frames(text: str) -> str:
+    """Tracebacks without what lies below the first function of a process: how we came to fork is no news. Pure."""
     lines, ours = [], True
     for line in text.splitlines(keepends=True):
         ours = ours or not line.startswith("  File ")
@@ -137,4 +154,9 @@ def _own_frames(text: str) -> str:
 
 
 _OURS = {Accepts.ASKED, Accepts.USUAL}
-_LAST_FRAME = re.compile(rf'^  File "{re.escape(live.__code__.co_filename)}", line \d+ in live$')
+_LAST_FRAME = re.compile(
+    "|".join(
+        rf'^  File "{re.escape(first.__code__.co_filename)}", line \d+ in {first.__name__}$'
+        for first in (live, live_as_mold)
+    )
+)

@@ -263,9 +263,16 @@ class Children:
 
     def inherit(self) -> None:
         """After an exec: those whose exit was held back from the image before. Whoever lives is watched already."""
-        for pid in _pids_of_children():
+        for pid in pids_of_children():
             if process.remains(pid) is not None and pid not in self._known:
                 self.leave(pid)
+
+    def look_after(self, pid: int) -> None:
+        """Take the exit of a child of ours that nobody has forked here, when it ends; nobody is told but the log."""
+        if pid not in self._known and pid not in self._held_back:
+            self.watch(
+                pid, "process", None, lambda ended: log.debug("process %d, which was left to us, %s", pid, ended)
+            )
 
     def reap_strangers(self) -> None:
         """As pid 1: take the exits of processes that were left to us when their parents died, or they stay zombies.
@@ -323,8 +330,8 @@ def ask(child: Callable[[int], int]) -> tuple[str, Exit]:
         return said, Exit(None)
 
 
-def _pids_of_children() -> list[int]:
-    """Our children (proc_pid_task(5), children); none where the kernel does not tell."""
+def pids_of_children() -> list[int]:
+    """Our children, those that were given to us included (proc_pid_task(5)); none where the kernel does not tell."""
     try:
         return [int(word) for word in Path(f"/proc/self/task/{os.getpid()}/children").read_text("ascii").split()]
     except OSError:

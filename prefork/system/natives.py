@@ -1,11 +1,11 @@
 """Natives: modules of the system as they were when prefork was imported, out of reach of whoever patches them later.
 
 An application may put functions of its own into the standard library's modules, or take some away: gevent takes
-select.epoll, and closes descriptors in its next turn; others stop the clock. It does so where it is loaded, with
-``preload`` in the master; who looks a name up in the module after that finds what is right for greenlets or tests and
-wrong for a master. So prefork looks names up in the copies here, and imports none of these modules itself
-(pyproject.toml holds it to that). What runs other servers' threads in :mod:`prefork.embed` is in the application's
-world.
+select.epoll, and closes descriptors in its next turn; others stop the clock. It does so where it is loaded, which may
+be the mold, or the master in a program that has loaded what it serves; who looks a name up in the module after that
+finds what is right for greenlets or tests and wrong for those. So prefork looks names up in the copies here, and
+imports none of these modules itself (pyproject.toml holds it to that). What runs other servers' threads in
+:mod:`prefork.embed` is in the application's world.
 
 Where the host has patched before it imported prefork, what gevent keeps of the originals is taken.
 """

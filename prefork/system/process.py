@@ -30,10 +30,14 @@ POLLIN = select.POLLIN
 poll = select.poll
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 
 _TOLD_OF_HANGUP = os.O_NONBLOCK | os.O_ASYNC
 
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+MOLD = "prefork: mold"
+"""What a mold is called, by which it is told from workers."""
 
 EXHAUSTED = 75
 """Exit code of a worker whose boot failed for want of descriptors or memory (EX_TEMPFAIL of sysexits.h)."""
@@ -318,6 +322,24 @@ def die_with_parent(signum: int, parent: int) -> bool:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
     return getppid() == parent
+
+
+def call_itself(name: str) -> None:
+    """Any process. Give it a name, which ps(1) and top(1) show and its children inherit (prctl(2), PR_SET_NAME).
+
+    Args:
+        name: at most 15 bytes count.
+    """
+    _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()), 0, 0, 0)
+
+
+def own_name() -> str:
+    """Any process. What it is called (proc_pid_comm(5)); "" where the kernel does not tell."""
+    try:
+        with open("/proc/self/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return ""
 
 
 def announce_hangup(writer: int) -> None:

@@ -11,6 +11,7 @@ from signal import SIGCONT, SIGKILL, SIGSTOP
 
 import psutil
 
+from prefork.system.process import MOLD
 from prefork.testing.waiting import TIMEOUT, wait_for
 
 
@@ -84,6 +85,19 @@ def is_gone(pid: int) -> bool:
             return stat.read().rpartition(b")")[2].split(maxsplit=1)[0] in (b"Z", b"X", b"x")
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def is_mold(pid: int) -> bool:
+    """Whether a process is a mold, of which workers are made (with ``preload``).
+
+    Args:
+        pid: Its id.
+    """
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+            return comm.read().rstrip("\n") == MOLD
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def kill(*pids: int, timeout: float = TIMEOUT) -> None:

@@ -31,7 +31,7 @@ import psutil
 
 from prefork.testing import measure
 from prefork.testing.faults import Injector
-from prefork.testing.processes import children, family, is_gone, kill
+from prefork.testing.processes import children, family, is_gone, is_mold, kill
 from prefork.testing.waiting import TIMEOUT, NotInTimeError, wait_for
 
 READY: Final = r"serving on (?P<addresses>.+) with (?P<workers>\d+) workers?, pid (?P<pid>\d+)"
@@ -114,8 +114,12 @@ class Server:
         return [] if self._nothing_left else family(self.process.pid)
 
     def workers(self) -> list[int]:
-        """The ids of the master's children that live."""
-        return [pid for pid in children(self.pid) if not is_gone(pid)]
+        """The ids of the master's children that live, but its molds."""
+        return [pid for pid in children(self.pid) if not is_gone(pid) and not is_mold(pid)]
+
+    def molds(self) -> list[int]:
+        """The ids of those of which workers are made, with ``preload``."""
+        return [pid for pid in children(self.pid) if not is_gone(pid) and is_mold(pid)]
 
     def survivors(self) -> list[str]:
         """What is left of it: each process as its id and command line. Empty after a clean stop."""

@@ -223,10 +223,6 @@ def test_all_problems_come_together() -> None:
             "reuse_port: True has no use without a TCP address in bind; leave it out",
         ),
         (
-            {"preload": True, "group": "www"},
-            "preload: True loads the application before group 'www' holds; leave one of them out",
-        ),
-        (
             {"certfile": "c.pem", "bind": "seqpacket:/run/a"},
             "certfile: TLS needs a stream, and 'seqpacket:/run/a' has packets; leave one of them out",
         ),

@@ -227,6 +227,9 @@ if "_PREFORK_HANDOVER" in os.environ:  # the new image, which has attached nothi
     while not (HERE / "go").exists():
         time.sleep(0.01)  # a look at the disk
 
+def when_ready(server):
+    pass
+
 def handle(connection, address):
     connection.close()
 """
@@ -235,7 +238,7 @@ def handle(connection, address):
 @pytest.mark.long
 def test_nobody_can_have_it_within_an_upgrade(prefork_server: ServerFactory, path: Path, tmp_path: Path) -> None:
     (tmp_path / "slow_to_load.py").write_text(SLOW_TO_LOAD)
-    server = prefork_server("slow_to_load:handle", app_dir=tmp_path, workers=1, pidfile=path, preload=True)
+    server = prefork_server("slow_to_load:handle", app_dir=tmp_path, workers=1, pidfile=path, hooks="slow_to_load")
     server.signal(signal.SIGUSR2)
     call_until((tmp_path / "loading").exists)
     done = start("--pidfile", str(path))

@@ -39,7 +39,7 @@ class Arrangement:
         subcommand: "serve" or "wsgi".
         workers: How many at the start.
         elastic: Whether the server chooses their number itself.
-        preload: Whether a reload is an upgrade.
+        preload: Whether a mold loads the application.
         injected: Whether system calls can be made to fail.
         settings: For the command.
     """

@@ -18,7 +18,7 @@ from prefork.services.control.client import Client
 from prefork.status.model import Status
 from prefork.testing import Options, Server, hold_port, running
 from prefork.testing.faults import Injector
-from prefork.testing.processes import is_gone
+from prefork.testing.processes import is_gone, is_mold
 from tests.storm.arrangement import NOFILE, Arrangement
 
 PATIENCE: Final = 60.0
@@ -197,7 +197,7 @@ class Site:
     def facts(self) -> Facts:
         """What the system says of it."""
         master = psutil.Process(self.server.pid)
-        children = master.children()
+        children = [child for child in master.children() if not is_mold(child.pid)]
         zombies = [child.pid for child in children if _is_zombie(child)]
         return Facts(
             children=sorted({child.pid for child in children} - set(zombies)),

@@ -95,7 +95,7 @@ class Steps:
         else:
             with self.site.client() as client:
                 client.ask("reload", wait=False)
-        self._renewed(before, upgraded=self.arrangement.preload)
+        self._renewed(before, upgraded=False)
         return 0
 
     def upgrade(self) -> int:

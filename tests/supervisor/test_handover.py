@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from prefork.net.listener import Snapshot
 from prefork.supervisor.cause import Cause
-from prefork.supervisor.handover import FORMAT, Handover, HandoverError, Life, locate
+from prefork.supervisor.handover import FORMAT, Handover, HandoverError, Life, MoldLife, locate
 
 LIFE = Life(
     pid=4711,
@@ -53,12 +53,14 @@ RECORD = Handover(
     mask=(2, 15),
     services='{"Control":{}}',
     workers=(LIFE, dataclasses.replace(LIFE, pid=4712, entry=-1, role="retiring", pidfd=None, report=12, board=13)),
+    molds=(MoldLife(pid=4713, generation=3, born=16.5, control=17, report=18, pidfd=None),),
 )
 
 
 def of_format(version: int) -> dict[str, Any]:
-    """The record with the names that it had until the fifth format."""
+    """The record with the names that it had until the fifth format, when there were no molds."""
     record = json.loads(RECORD.encode())
+    del record["molds"]
     return {"windows" if name == "services" else name: value for name, value in record.items()} | {"format": version}
 
 
@@ -67,7 +69,7 @@ def test_what_is_written_is_read() -> None:
 
 
 def test_what_services_passed_on_is_read_by_the_name_that_it_had() -> None:
-    assert Handover.decode(json.dumps(of_format(4)).encode()) == RECORD
+    assert Handover.decode(json.dumps(of_format(4)).encode()) == dataclasses.replace(RECORD, molds=())
 
 
 def test_workers_of_images_that_woke_by_sigterm_are_woken_by_sigterm() -> None:
@@ -77,7 +79,7 @@ def test_workers_of_images_that_woke_by_sigterm_are_woken_by_sigterm() -> None:
         life["seat"], life["reason"] = life.pop("entry"), ""
     read = Handover.decode(json.dumps(first).encode())
     assert [life.wake_up for life in read.workers] == [signal.SIGTERM] * 2
-    assert read == dataclasses.replace(RECORD, workers=read.workers)
+    assert read == dataclasses.replace(RECORD, workers=read.workers, molds=())
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])
@@ -125,7 +127,7 @@ def test_a_cause_that_only_the_writer_knows_is_read() -> None:
 
 
 def test_every_descriptor_comes_through() -> None:
-    assert sorted(RECORD.descriptors) == [3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16]
+    assert sorted(RECORD.descriptors) == [3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 17, 18]
 
 
 @pytest.mark.parametrize(

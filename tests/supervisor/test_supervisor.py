@@ -398,8 +398,9 @@ def test_preloaded_objects_stay_shared_through_a_full_collection(prefork_server:
     collected: set[str] = set()
     while len(collected) < 4:
         collected.add(ask(server))
-    master = psutil.Process(server.pid).memory_full_info()
-    assert master.rss > megabytes << 20
+    (mold,) = server.molds()
+    assert psutil.Process(mold).memory_full_info().rss > megabytes << 20
+    assert psutil.Process(server.pid).memory_full_info().rss < 48 << 20, "the master has not loaded it"
     for pid in server.workers():
         assert psutil.Process(pid).memory_full_info().uss <= 10 << 20
 

@@ -28,11 +28,13 @@ def test_a_worker_ends_what_began_in_it(prefork_server: ServerFactory, preload: 
     pid = int(ask(server))
     assert ask(server, "/register") == str(pid)
     daemon = int(ask(server, "/begin"))
-    master = server.process.pid
+    molds = server.molds()
+    assert len(molds) == preload
     assert server.stop() == 0
     wait_gone(daemon)
     assert said(server, pid) == BEGUN | OF_WORKERS | (set() if preload else LOADED)
-    assert said(server, master) == (LOADED if preload else set())
+    assert [said(server, mold) for mold in molds] == [LOADED] * preload
+    assert said(server, server.process.pid) == set()
     assert f"(pid {pid}, generation 0) exited with code 0" in server.log()
 
 

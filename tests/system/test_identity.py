@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -22,7 +23,7 @@ from prefork.config.settings import Settings
 from prefork.errors import SettingsError
 from prefork.supervisor.environment import entered
 from prefork.system import identity
-from prefork.testing import Server, connect, request, wait_for
+from prefork.testing import Server, call_until, connect, request, wait_for
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import is_gone, kill
 from tests.support.programs import run_program
@@ -132,6 +133,25 @@ def test_workers_are_nobody_and_the_master_stays_root(app: Callable[..., Server]
     assert "loaded by 0" not in server.log()
     assert get(server, "/") == os.getcwd()
     assert server.stop() == 0
+
+
+@as_root
+def test_a_mold_is_nobody_before_it_loads_the_application(app: Callable[..., Server]) -> None:
+    server = app(user="nobody", preload=True)
+    before = server.workers()
+    for pid in (*server.molds(), *before):
+        assert set(status_of(pid)["Uid"]) == {str(NOBODY.pw_uid)}
+        assert status_of(pid)["CapEff"] == ["0000000000000000"]
+    assert set(status_of(server.pid)["Uid"]) == {"0"}
+    os.kill(before[0], signal.SIGKILL)
+    call_until(server.workers, lambda now: len(now) == 2 and before[0] not in now)
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("reload: generation 1 serves")
+    server.wait_for(lambda: len(server.molds()) == 1, message="the older mold is gone")
+    loaded = re.findall(r"^loaded by (\d+)", server.log(), re.MULTILINE)
+    assert loaded == [str(NOBODY.pw_uid)] * 2
+    assert server.stop() == 0
+    assert server.survivors() == []
 
 
 @as_root
@@ -273,10 +293,6 @@ def test_a_worker_that_could_come_back_does_not_start(folder: Path, sabotage: st
         (["--user", "0"], "user: '0' is root and gives nothing up; name another user, or leave it out"),
         (["--user", "54321"], "user: '54321' has no entry in the user database; give group as well"),
         (["--user", "nobody", "--group", "nosuchgroup"], "group: 'nosuchgroup' is no group of this machine;"),
-        (
-            ["--user", "nobody", "--preload"],
-            "preload: True loads the application before user 'nobody' holds; leave one of them out",
-        ),
     ],
 )
 def test_what_can_t_be_had_is_one_line(folder: Path, arguments: list[str], said: str) -> None:

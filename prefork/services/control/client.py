@@ -88,7 +88,7 @@ class Client:
         return self._load(Status, self.ask("status", processes=processes))
 
     def reload(self, *, wait: bool = True, timeout: float | None = None) -> int:
-        """Replace every worker; by an upgrade when the application was loaded before the fork (preload).
+        """Replace every worker; by an upgrade when a program has loaded by itself what it serves (with preload).
 
         Args:
             wait: until the new generation serves.

@@ -112,10 +112,10 @@ class Operations:
         if not self._server.reload():
             failed(_STOPS)
             return
-        if self._server.settings.preload:
+        if self._server.upgrades():
             self._await_upgrade(done, failed, wait)
             return
-        generation = self._server.goal.generation
+        generation = self._server.goal.coming
 
         def hears(notification: Notification) -> bool:
             match notification:

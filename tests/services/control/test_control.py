@@ -532,11 +532,17 @@ def test_an_upgrade_keeps_the_pid_and_the_sums(server: Server, client: Client, p
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("command", ["upgrade", "reload"])
-def test_an_upgrade_to_broken_code_answers_with_the_reason(
-    prefork_server: ServerFactory, tmp_path: Path, path: str, command: str
+@pytest.mark.parametrize(
+    ("command", "said", "goes_on"),
+    [
+        ("upgrade", "the new code exited with code 4: {why}; the old code goes on", "the old code goes on"),
+        ("reload", "generation 1 failed to boot, the old one goes on: {why}", "the old one goes on"),
+    ],
+)
+def test_broken_code_answers_with_the_reason(
+    prefork_server: ServerFactory, tmp_path: Path, path: str, command: str, said: str, goes_on: str
 ) -> None:
-    """A reload of what was loaded before the fork is an upgrade."""
+    """By an upgrade, whose rehearsal fails, or by a reload, whose mold does."""
     app = tmp_path / "shop.py"
     app.write_text("def handle(connection, address): connection.sendall(b'fine')\n")
     server = prefork_server("shop:handle", app_dir=tmp_path, workers=1, control=path, preload=command == "reload")
@@ -544,10 +550,9 @@ def test_an_upgrade_to_broken_code_answers_with_the_reason(
     app.write_text("raise RuntimeError('the new code is broken')\n")
     done = run(command, "--control", path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (
-        "prefork: error: the new code exited with code 4: the application failed to boot: "
-        "RuntimeError: the new code is broken; the old code goes on\n"
-    )
+    why = "the application failed to boot: RuntimeError: the new code is broken"
+    assert done.stderr == f"prefork: error: {said.format(why=why)}\n"
+    assert goes_on in server.log()
     assert server.workers() == before
     app.write_text("def handle(connection, address): connection.sendall(b'better')\n")
     done = run(command, "--control", path)

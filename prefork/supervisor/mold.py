@@ -1,0 +1,220 @@
+"""The mold: a process that loads the application once, and of which workers are made. It never serves anybody.
+
+    forked -> identity -> application loaded -> collected and frozen -> READY -> (asked -> midwife)* -> its ending
+
+It is a child of the master, which itself never loads what it serves. Workers that are forked from it share its memory
+and have the application already (:mod:`prefork.supervisor.midwife`). All of this module runs in the MOLD.
+
+It waits in poll(2) for what the master asks, and has a child do it: a mold that makes nothing itself stays as it was
+frozen. It ends when the master closes its line, and dies with the master.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from faulthandler import register, unregister
+from types import FrameType
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from prefork.accept.offspring import code_of
+from prefork.supervisor.blueprint import Blueprint
+from prefork.supervisor.forked import DUMP_SIGNAL, tell_failure
+from prefork.supervisor.midwife import Family, deliver, refuse
+from prefork.supervisor.resources import Resources
+from prefork.system import ending, identity, process, signals
+from prefork.system.forks import HERE
+from prefork.system.limits import lower_nofile
+from prefork.system.natives import os, select, signal, socket
+
+if TYPE_CHECKING:
+    import ssl
+from prefork.worker import Worker
+
+log = logging.getLogger("prefork")
+
+NO_SLOT: Final = -1
+"""What services are given as the slot, where they are told of the fork of a mold."""
+
+READY: Final = b"READY"
+
+_TRIES: Final = 3  # midwives in a row that end before they have taken what is asked for
+
+
+class MoldStart(NamedTuple):
+    """What a mold begins with.
+
+    Attributes:
+        load: loads the application; returns what makes a worker.
+        common: what workers have in common.
+        held: what they share.
+        tls: what their connections are secured with; None leaves them plain.
+        control: the line from the master.
+        report: where a failed load and tracebacks go: the writing end of a pipe of its own.
+        generation: of the workers to come.
+        after_fork: what is to be called, with slot and generation: here, and in each worker.
+        name: what a worker's process is called.
+    """
+
+    load: Callable[[], Callable[[], Worker]]
+    common: Blueprint
+    held: Resources
+    tls: ssl.SSLContext | None
+    control: socket.socket
+    report: int
+    generation: int
+    after_fork: tuple[Callable[[int, int], object], ...]
+    name: str
+
+
+class _EndOfLoadError(SystemExit):
+    """Raised wherever the application is while it is loaded."""
+
+
+class _Signals:
+    """What signals mean to a mold: an order to leave ends a load, and nothing else does anything."""
+
+    def __init__(self) -> None:
+        self.loading = True
+        self.pid = os.getpid()
+
+    @property
+    def dispositions(self) -> signals.Dispositions:
+        """What each signal means."""
+        return signals.of_worker({signals.WAKE_UP: self._ordered})
+
+    def _ordered(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a handler is given both
+        if self.loading and os.getpid() == self.pid:
+            raise _EndOfLoadError(0)
+
+
+class _ForksOfLoad:
+    """What becomes of the processes that the application forks while it is loaded: plain ones, as a worker's are."""
+
+    def __init__(self, start: MoldStart, dispositions: signals.Dispositions) -> None:
+        self._start = start
+        self._dispositions = dispositions
+        self.over = False
+
+    def watch(self) -> None:
+        """Be there at each fork from now on; for good, since Python has no way to take it back."""
+        os.register_at_fork(after_in_child=self._in_the_child)
+
+    def _in_the_child(self) -> None:
+        if self.over or HERE.ours:
+            return
+        self.over = HERE.foreign = True
+        for signum, handler in self._dispositions:
+            if signal.getsignal(signum) == handler:
+                signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
+        unregister(DUMP_SIGNAL)
+        start = self._start
+        start.control.close()
+        os.close(start.report)
+        start.held.board.part()
+        start.held.events.part()
+        if start.held.queue is not None:
+            start.held.queue.close()
+        ending.forget()
+
+
+def live_as_mold(start: MoldStart, private: process.Runs) -> int:
+    """The whole life of the process, called right after the fork with the master's signals blocked.
+
+    Args:
+        start: what the master gives the process.
+        private: the descriptors that are the master's alone.
+
+    Returns:
+        The exit code: 0 after the end of the line; that of the error after a failed load.
+    """
+    process.call_itself(process.MOLD)
+    gc.freeze()
+    common, control = start.common, start.control
+    for listener in start.held.listeners:
+        listener.close()  # a copy kept here would hold a port, or a member of a group, beyond its end
+    process.close(private, start.report)
+    for call in start.after_fork:
+        call(NO_SLOT, start.generation)
+    lower_nofile(common.nofile)
+    register(DUMP_SIGNAL, start.report)
+    ending.forget()
+    HERE.foreign = HERE.copied = False
+    meanings = _Signals()
+    children = _ForksOfLoad(start, meanings.dispositions)
+    children.watch()
+    code = 0
+    try:
+        identity.assume(common.identity)
+        process.die_with_parent(signal.SIGKILL, common.master)  # a change of identity would have cleared it
+        signals.become_worker(meanings.dispositions)
+        gc.enable()
+        build = start.load()
+        if not HERE.foreign:
+            meanings.loading, children.over = False, True
+            _settle()
+            control.send(READY)
+            _stand_by(start, build)
+    except BaseException as error:  # noqa: BLE001  # whatever it is, the load has failed and the master is told why
+        meanings.loading = False
+        if HERE.foreign:
+            code = code_of(error)
+        elif not isinstance(error, _EndOfLoadError):
+            code = tell_failure(error, start.report)
+    ending.end()
+    return code
+
+
+def _settle() -> None:
+    """What is there now stays where it is, in the memory of every worker: no collection there copies it."""
+    gc.disable()
+    gc.collect()
+    gc.freeze()
+
+
+def _stand_by(start: MoldStart, build: Callable[[], Worker]) -> None:
+    """Have children forked whenever the master asks, until it closes the line."""
+    control = start.control
+    common = replace(start.common, build=build, identity=None)  # that has been assumed
+    family = Family(common, start.held, start.tls, start.after_fork, start.name, (start.report,))
+    poller = select.poll()
+    poller.register(control, select.POLLIN)
+    failed = 0
+    while True:
+        ((_, events),) = poller.poll()
+        if events & (select.POLLERR | select.POLLNVAL) or (events & select.POLLHUP and _is_over(control)):
+            return
+        number = _have_delivered(control, family)
+        failed = failed + 1 if number else 0
+        if number and (number != errno.ECHILD or failed >= _TRIES):
+            refuse(control, errno.EAGAIN if number == errno.ECHILD else number)
+            failed = 0
+
+
+def _is_over(control: socket.socket) -> bool:
+    """Whether nothing more was asked before the master has closed the line."""
+    try:
+        return not control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+        return True
+
+
+def _have_delivered(control: socket.socket, family: Family) -> int:
+    """Have a midwife do what is asked for, and wait for its end.
+
+    Returns:
+        0; the errno of a fork that failed; ECHILD when it was killed, and has perhaps done nothing.
+    """
+    with signals.blocked():
+        try:
+            pid = process.fork(deliver, control, family, os.getpid())
+        except OSError as error:
+            return error.errno or errno.EAGAIN
+    with contextlib.suppress(ChildProcessError):  # a handler of the application's was faster
+        _, status = os.waitpid(pid, 0)
+        return errno.ECHILD if os.WIFSIGNALED(status) else 0
+    return 0

@@ -1,0 +1,111 @@
+"""Orphans: who is given the children of a process that ends, and how those learn of it.
+
+A process whose parent ends is given to the nearest ancestor that has asked for that (prctl(2), PR_SET_CHILD_SUBREAPER),
+else to init. So a child can have been forked by somebody else, a process between, who ends: *adopted* here. The master
+asks only while it expects some. For what its workers' applications leave behind at any other time is none of its
+affair, and nobody else could wait for it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from prefork.system import process
+from prefork.system.child import Children, pids_of_children
+from prefork.system.natives import os, signal
+
+log = logging.getLogger("prefork")
+
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_GET_CHILD_SUBREAPER: Final = 37
+
+_PATIENCE: Final = 1.0  # seconds for which a signal is waited for before the parent is looked at again
+
+_prctl: Final = ctypes.CDLL(None, use_errno=True).prctl
+
+
+def _is_subreaper() -> bool:
+    found = ctypes.c_int()
+    _checked(_prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(found), 0, 0, 0))
+    return bool(found.value)
+
+
+def _set_subreaper(on: bool) -> None:
+    _checked(_prctl(_PR_SET_CHILD_SUBREAPER, int(on), 0, 0, 0))
+
+
+def _checked(result: int) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+class Adoption:
+    """MASTER. A time in which this process is given the orphans among its descendants.
+
+    Among them may be some that nobody here knows: a child that was killed before it could say whose it is, what an
+    application has left behind just then. They are nobody else's any more, so their exits are taken when they end.
+
+    Args:
+        children: tells of ends, and knows whose are told already.
+    """
+
+    def __init__(self, children: Children) -> None:
+        self._children = children
+        self._before = False
+        self._known: set[int] = set()
+        self._depth = 0
+
+    @property
+    def under_way(self) -> bool:
+        """Whether it is such a time."""
+        return self._depth > 0
+
+    def open(self) -> None:
+        """Have orphans given to this process from now on, until `close` has been called as often.
+
+        Raises:
+            OSError: the system refuses it (prctl(2)).
+        """
+        if not self._depth:
+            self._known = set(pids_of_children())
+            self._before = _is_subreaper()
+            _set_subreaper(True)
+        self._depth += 1
+
+    def close(self) -> None:
+        """Have no more of them; those that were given and that nobody knows are looked after."""
+        self._depth -= 1
+        if not self._depth:
+            _set_subreaper(self._before)
+            for pid in set(pids_of_children()) - self._known:
+                self._children.look_after(pid)
+            self._known.clear()
+
+    def passing(self, hook: Callable[[], object]) -> None:
+        """Call what may have children of its own, which are its affair."""
+        before = set(pids_of_children()) if self._depth else set()
+        try:
+            hook()
+        finally:
+            if self._depth:
+                self._known |= set(pids_of_children()) - before
+
+
+def await_adoption(between: int, signum: int) -> int:
+    """CHILD of a process between. Wait until that has ended, so that this one is somebody else's child.
+
+    Args:
+        between: the pid of who has forked us.
+        signum: is sent to us at that moment, and whenever a parent of ours ends from then on; it is blocked.
+
+    Returns:
+        The pid of the new parent.
+    """
+    process.die_with_parent(signum, between)
+    while (parent := os.getppid()) == between:
+        signal.sigtimedwait((signum,), _PATIENCE)
+    return parent

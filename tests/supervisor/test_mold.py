@@ -1,0 +1,380 @@
+"""The mold: the application is loaded in a process beside the master, and workers are made of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import pytest
+
+from prefork.supervisor.midwife import MOST_DESCRIPTORS, most_at_once
+from prefork.testing import Load, Server, call_until, running_target
+from prefork.testing.plugin import ServerFactory
+from prefork.testing.processes import children, kill
+from tests.support.figures import count
+from tests.support.probing import APPS, ask, complaints, replaced, steady, talk, told, wait_gone
+
+
+class Said(NamedTuple):
+    """What a worker says of itself."""
+
+    pid: int
+    loaded: int
+    version: str
+    folder: bool
+
+
+def said(server: Server) -> Said:
+    pid, loaded, version, folder, _ = ask(server).split()
+    return Said(int(pid), int(loaded), version, folder == "True")
+
+
+def molded(factory: ServerFactory, **settings: Any) -> Server:
+    return factory("molded:handle", app_dir=APPS, **{"preload": True, "workers": 2, "control": "off", **settings})
+
+
+class Code:
+    """What the application does when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.write("")
+
+    def write(self, text: str) -> None:
+        new = self._path.with_suffix(".new")
+        new.write_text(text)
+        new.rename(self._path)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"env": {"MOLDED": str(self._path)}}
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Code:
+    return Code(tmp_path / "code")
+
+
+def anew(server: Server, before: list[int]) -> int:
+    """The only mold, once it is none of those before."""
+    (mold,) = call_until(
+        server.molds, lambda now: len(now) == 1 and not set(now) & set(before), message=f"a mold other than {before}"
+    )
+    return mold
+
+
+# One server for what changes nothing of it.
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Server]:
+    with running_target("molded:handle", app_dir=APPS, preload=True, workers=3, control="off") as server:
+        yield server
+
+
+def test_the_application_is_loaded_once_and_never_in_the_master(shared: Server) -> None:
+    (mold,) = shared.molds()
+    assert told(shared, r"^LOADED in \d+") == [f"LOADED in {mold}"]
+    assert {said(shared).loaded for _ in range(10)} == {mold}
+    assert mold != shared.pid
+
+
+def test_workers_are_the_master_s_children(shared: Server) -> None:
+    for pid in shared.workers():
+        worker = psutil.Process(pid)
+        assert worker.ppid() == shared.pid
+        assert worker.name() != "prefork: mold"
+    assert [psutil.Process(pid).name() for pid in shared.molds()] == ["prefork: mold"]
+
+
+def test_a_mold_has_no_listening_socket_and_workers_have_nothing_of_the_mold(shared: Server) -> None:
+    (mold,) = shared.molds()
+    assert psutil.Process(mold).net_connections() == []
+    (own,) = {os.readlink(f"/proc/{mold}/fd/{fd.fd}") for fd in psutil.Process(mold).open_files()} or {""}
+    assert own == "" or "/dev/" in own
+    ends = {os.readlink(entry.path) for entry in os.scandir(f"/proc/{mold}/fd")}
+    pipes = {end for end in ends if end.startswith("pipe:")}
+    for pid in shared.workers():
+        theirs = {os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")}
+        assert len(pipes & theirs) <= 1, "the events pipe is everybody's, the mold's report is not"
+
+
+def test_who_dies_is_replaced_by_the_same_mold(shared: Server) -> None:
+    molds, before = shared.molds(), shared.workers()
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    replaced(shared, before)
+    assert said(shared).loaded == molds[0]
+    assert shared.molds() == molds
+
+
+def test_orders_of_somebody_else_end_no_mold(shared: Server) -> None:
+    (mold,) = shared.molds()
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        os.kill(mold, signum)
+    before = shared.workers()
+    os.kill(before[0], signal.SIGKILL)
+    call_until(shared.workers, lambda now: len(now) == 3 and before[0] not in now)
+    assert shared.molds() == [mold]
+
+
+# Reload.
+
+
+def test_a_reload_is_a_mold_of_new_code(prefork_server: ServerFactory, code: Code) -> None:
+    server = molded(prefork_server, options=code.options)
+    molds, workers = server.molds(), server.workers()
+    descriptors = server.descriptors()
+    with Load(server.address, clients=4, bodies=False) as load:
+        for generation in range(1, count("mold-reloads", least=3) + 1):
+            code.write(f"VERSION = {generation!r}")
+            server.signal(signal.SIGHUP)
+            server.wait_for_log(f"reload: generation {generation} serves")
+            replaced(server, workers)
+            workers = server.workers()
+            now = said(server)
+            assert (now.version, now.folder) == (str(generation), True)
+            anew(server, molds)
+            molds = server.molds()
+            assert now.loaded == molds[0]
+    assert load.tally.lost == 0, load.tally
+    assert complaints(server) == []
+    server.wait_for(lambda: server.descriptors() <= descriptors, message=f"at most {descriptors} descriptors")
+    assert server.stop() == 0
+    assert server.survivors() == []
+
+
+def test_a_former_mold_stays_until_its_last_worker_has_gone(prefork_server: ServerFactory, code: Code) -> None:
+    """What it has made at its import, a folder for one, is theirs."""
+    server = molded(prefork_server, options=code.options, workers=1)
+    first = server.molds()
+    with talk(server, "/slow") as client:
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("generation 1 serves")
+        assert b" True " in client.makefile("rb").read()
+    anew(server, first)
+    server.wait_for_log(f"ENDED {first[0]}")
+
+
+BROKEN = {
+    "exception": ("raise ValueError('broken on purpose')", "ValueError: broken on purpose"),
+    "import": ("import no_such_module_anywhere", "no_such_module_anywhere"),
+    "exit": ("os._exit(5)", "exited with code 5 before it was ready"),
+    "crash": ("import signal; os.kill(os.getpid(), signal.SIGSEGV)", "killed by SIGSEGV before it was ready"),
+    "killed": ("import signal; os.kill(os.getpid(), signal.SIGKILL)", "killed by SIGKILL before it was ready"),
+    "hang": ("time.sleep(600)", "it was not ready within boot_timeout"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_mold_that_fails_leaves_the_old_generation_serving(
+    prefork_server: ServerFactory, code: Code, fault: str
+) -> None:
+    text, why = BROKEN[fault]
+    server = molded(prefork_server, options=code.options, boot_timeout=1.5, crash_limit=100)
+    molds, workers = server.molds(), server.workers()
+    code.write(text)
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("reload: generation 1 failed to boot; the old one goes on")
+    server.wait_for_log(why)
+    if fault == "hang":
+        assert told(server, r'File ".*molded.py", line \d+')
+        assert not told(server, r'File ".*master.py", line \d+')
+    assert server.workers() == workers
+    os.kill(workers[0], signal.SIGKILL)
+    call_until(server.workers, lambda now: len(now) == 2 and workers[0] not in now)
+    assert {said(server).loaded for _ in range(4)} == set(molds)
+    code.write("VERSION = 'good'")
+    workers = server.workers()
+    server.signal(signal.SIGHUP)
+    replaced(server, workers)
+    assert said(server).version == "good"
+    assert server.stop() == 0
+    assert server.survivors() == []
+
+
+def test_a_reload_that_overtakes_another_loads_what_is_there_then(prefork_server: ServerFactory, code: Code) -> None:
+    server = molded(prefork_server, options=code.options)
+    workers = server.workers()
+    code.write("time.sleep(600)")
+    server.signal(signal.SIGHUP)
+    call_until(server.molds, lambda now: len(now) == 2)
+    code.write("VERSION = 'last'")
+    server.signal(signal.SIGHUP)
+    replaced(server, workers)
+    assert said(server).version == "last"
+    call_until(server.molds, lambda now: len(now) == 1)
+    assert server.stop() == 0
+
+
+# Ends that nobody asked for.
+
+
+def test_a_mold_that_dies_is_made_anew_and_nobody_notices(prefork_server: ServerFactory) -> None:
+    server = molded(prefork_server)
+    molds, workers = server.molds(), server.workers()
+    os.kill(molds[0], signal.SIGKILL)
+    server.wait_for_log(rf"mold \(pid {molds[0]}, generation 0\) killed by SIGKILL; its workers go on")
+    assert server.workers() == workers
+    os.kill(workers[0], signal.SIGKILL)  # while there is none: it waits
+    mold = anew(server, molds)
+    call_until(server.workers, lambda now: len(now) == 2 and workers[0] not in now)
+    assert {said(server).loaded for _ in range(20)} <= {mold, molds[0]}
+    assert server.stop() == 0
+    assert server.survivors() == []
+
+
+@pytest.mark.long
+def test_kills_of_any_process_at_any_moment_restore_the_size(prefork_server: ServerFactory) -> None:
+    server = molded(prefork_server, workers=4, crash_limit=10_000)
+    for number in range(count("killed-molds", least=12)):
+        (mold,) = steady_molds(server)
+        victims = steady(server, 4)
+        os.kill(victims[number % 4], signal.SIGKILL)
+        if number % 3 == 0:
+            kill(mold)
+        elif number % 3 == 1:
+            for midwife in children(mold):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(midwife, signal.SIGKILL)
+        call_until(server.workers, lambda now, gone=victims[number % 4]: len(now) == 4 and gone not in now)  # type: ignore[misc]  # mypy can't infer a lambda with a default
+        said(server)
+    master = psutil.Process(server.pid)
+    call_until(
+        lambda: [child.status() for child in master.children()],
+        lambda states: psutil.STATUS_ZOMBIE not in states,
+        message="no zombie",
+    )
+    assert server.stop() == 0
+    assert server.survivors() == []
+
+
+def steady_molds(server: Server) -> list[int]:
+    return call_until(server.molds, lambda now: len(now) == 1, message="one mold")
+
+
+def test_the_master_s_death_ends_the_mold_as_well(prefork_server: ServerFactory) -> None:
+    server = molded(prefork_server)
+    left = [*server.molds(), *server.workers()]
+    os.kill(server.pid, signal.SIGKILL)
+    server.wait()
+    wait_gone(*left)
+
+
+@pytest.mark.long
+def test_a_mold_that_is_frozen_is_given_up(prefork_server: ServerFactory) -> None:
+    server = molded(prefork_server, workers=1)
+    molds, workers = server.molds(), server.workers()
+    os.kill(molds[0], signal.SIGSTOP)
+    os.kill(workers[0], signal.SIGKILL)
+    server.wait_for_log("does not fork workers; it is killed")
+    anew(server, molds)
+    assert len(steady(server, 1)) == 1
+    said(server)
+    assert server.stop() == 0
+
+
+# The start and the end.
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_is_stopped_while_it_loads_ends(
+    prefork_server: ServerFactory, code: Code, signum: signal.Signals
+) -> None:
+    code.write("time.sleep(600)")
+    server = molded(prefork_server, options={**code.options, "ready": "LOADED in"})
+    server.signal(signum)
+    assert server.wait() == 0
+    assert server.survivors() == []
+
+
+def test_what_a_mold_has_to_do_in_the_end_is_done_when_the_workers_have_gone(prefork_server: ServerFactory) -> None:
+    server = molded(prefork_server)
+    (mold,) = server.molds()
+    with talk(server, "/slow") as client:
+        assert server.stop() == 0
+        assert b" True " in client.makefile("rb").read()
+    assert told(server, r"^ENDED \d+") == [f"ENDED {mold}"]
+    assert server.survivors() == []
+
+
+def test_a_mold_that_does_not_end_is_killed(prefork_server: ServerFactory, code: Code) -> None:
+    code.write("atexit.register(time.sleep, 600)")
+    server = molded(prefork_server, options=code.options, graceful_timeout=1)
+    assert server.stop() == 0
+    assert told(server, r"mold \(pid \d+, generation 0\) did not end; it was killed")
+    assert server.survivors() == []
+
+
+# What workers are given.
+
+
+def test_each_slot_has_its_own_socket_of_a_group_and_a_slot_that_goes_leaves_it(
+    prefork_server: ServerFactory, tmp_path: Path
+) -> None:
+    server = molded(prefork_server, workers=3, reuse_port=True, bind=["127.0.0.1:0", f"unix:{tmp_path}/s"])
+    with Load(list(server.addresses), clients=6, bodies=False) as load:
+        server.signal(signal.SIGTTOU)
+        server.wait_for_log("2 workers instead of 3")
+        steady(server, 2)
+        before = server.workers()
+        server.signal(signal.SIGTTIN)  # which makes a socket that the mold has never had
+        steady(server, 3)
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("generation 1 serves")
+        assert not set(replaced(server, [*before, 0])) & set(before)
+        answered = load.tally.answered
+        load.wait_for(lambda tally: tally.answered > answered + 100)
+    assert load.tally.lost == 0, load.tally
+    assert server.stop() == 0
+
+
+def test_an_upgrade_renews_the_mold(prefork_server: ServerFactory, code: Code) -> None:
+    server = molded(prefork_server, options=code.options)
+    molds, workers = server.molds(), server.workers()
+    code.write("VERSION = 'new'")
+    with Load(server.address, clients=4, bodies=False) as load:
+        server.signal(signal.SIGUSR2)
+        server.wait_for_log("generation 1 serves")
+        replaced(server, workers)
+        anew(server, molds)
+    assert load.tally.lost == 0, load.tally
+    assert said(server).version == "new"
+    server.wait_for_log(f"ENDED {molds[0]}")
+    assert server.stop() == 0
+    assert server.survivors() == []
+
+
+def test_more_workers_than_one_message_has_room_for(prefork_server: ServerFactory) -> None:
+    server = molded(prefork_server, workers=70)
+    assert len(steady(server, 70)) == 70
+    assert server.stop() == 0
+
+
+# Pure.
+
+
+@pytest.mark.parametrize(
+    ("grouped", "wanted", "most"),
+    [
+        ((False,), 1, 1),
+        ((False,), 1000, 248),
+        ((True,), 1000, 124),
+        ((True, True, False), 64, 64),
+        ((True,) * 4, 64, 49),
+    ],
+)
+def test_how_many_are_asked_for_by_one_message(grouped: tuple[bool, ...], wanted: int, most: int) -> None:
+    assert most_at_once(grouped, wanted) == most
+    shared, own = len(grouped) - sum(grouped), 1 + sum(grouped)
+    assert 1 + shared + own * most <= MOST_DESCRIPTORS
+
+
+def test_more_listeners_than_a_message_has_room_for() -> None:
+    with pytest.raises(OSError, match="300 listeners are too many for a mold"):
+        most_at_once((True,) * 300, 1)
