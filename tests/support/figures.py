@@ -51,6 +51,7 @@ _FULL = {
     "proxied-upgrades": 5,
     "exchanged-sockets": 3_000,
     "kills-in-hand": 1_000,
+    "rolling-deploys": 20,
 }
 
 
