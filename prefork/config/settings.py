@@ -217,6 +217,13 @@ class Settings(Reporting, Keepalive, Proxying, Probing, Transport):
         kinds.size(least=1 << 20),
         "Replace a worker whose resident memory is more than this; K, M and G are understood (1024). 0 means never.",
     )
+    memory_guard: float = setting(
+        0.9,
+        kinds.RECYCLING,
+        kinds.number("a part of the limit", most=1.0, metavar="FRACTION"),
+        "When the memory of the server's cgroup is in use to this part of its limit, replace the largest worker that "
+        "has grown, before the kernel kills one, and fork nobody until there is room. 0 means never.",
+    )
     max_fds: float = setting(
         0.0,
         kinds.RECYCLING,

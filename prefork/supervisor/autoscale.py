@@ -144,7 +144,7 @@ class Autoscaler:
         self._timer.cancel()
         if self._goal.stop.order is not Order.RUN:
             return
-        if self._goal.forks.held:
+        if self._goal.forks.shut:
             self._timer = self._loop.call_later(HELD_LOOK, self.look_at_load)
             return
         now = self._loop.clock.monotonic()

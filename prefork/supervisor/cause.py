@@ -22,6 +22,7 @@ class Cause(enum.StrEnum):
     MAX_AGE = "max_age"
     MAX_MEMORY = "max_memory"
     MAX_FDS = "max_fds"
+    MEMORY = "memory"
     SIGNALLED = "signalled"
     LEAK = "leak"
     LISTENER_LOST = "listener_lost"
@@ -56,6 +57,7 @@ TEXTS = {
     Cause.MAX_AGE: "max_age",
     Cause.MAX_MEMORY: "max_memory",
     Cause.MAX_FDS: "max_fds",
+    Cause.MEMORY: "its cgroup is short of memory",
     Cause.SIGNALLED: "signalled by somebody else",
     Cause.LEAK: "it leaks descriptors",
     Cause.LISTENER_LOST: "its listener is lost",

@@ -62,6 +62,8 @@ class ForkGate:
 
     held: bool = False
     """No fork, no reload and no growth at all: the system is out of descriptors or memory."""
+    short_of_memory: bool = False
+    """Likewise: the cgroup is near its limit, and a worker leaves for it."""
     held_until: float | None = None
     """No fork before that moment: the system refused one."""
     failures: int = 0
@@ -87,9 +89,22 @@ class ForkGate:
         """There is one."""
         self.without_mold = False
 
+    def lacks_memory(self) -> None:
+        """The cgroup is near its limit."""
+        self.short_of_memory = True
+
+    def has_memory(self) -> None:
+        """It is not, or nothing can be done about it."""
+        self.short_of_memory = False
+
+    @property
+    def shut(self) -> bool:
+        """Whether nobody is forked, for as long as it takes."""
+        return self.held or self.without_mold or self.short_of_memory
+
     def waits(self, now: float) -> bool:
         """Whether nobody may be forked at this moment."""
-        return self.held or self.without_mold or (self.held_until is not None and now < self.held_until)
+        return self.shut or (self.held_until is not None and now < self.held_until)
 
     def fork_failed(self, now: float) -> None:
         """Hold forks for a growing time."""

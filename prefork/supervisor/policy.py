@@ -286,7 +286,7 @@ def _age(case: _Case) -> Iterator[Replace]:
 def _spawn(case: _Case) -> Iterator[Spawn]:
     """Fill empty slots, then fork successors for those who are to be replaced, as far as there is room."""
     goal, forks = case.goal, case.goal.forks
-    if forks.held or forks.without_mold or (forks.held_until is not None and not case.due(forks.held_until)):
+    if forks.shut or (forks.held_until is not None and not case.due(forks.held_until)):
         return
     room = limit(case.settings, goal, case.roster) - len(case.roster) - case.roster.expected
     slots = [case.roster.slot(index) for index in goal.slots]

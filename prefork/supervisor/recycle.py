@@ -10,8 +10,11 @@ from prefork.config.settings import Settings
 from prefork.scoreboard.layout import Order
 from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.event_loop import Loop
+from prefork.supervisor.goal import Goal
+from prefork.supervisor.memory_guard import MemoryGuard
 from prefork.supervisor.roster import Member, Roster
 from prefork.supervisor.spawner import Spawner
+from prefork.system.cgroup_memory import CgroupMemory
 
 log = logging.getLogger("prefork")
 
@@ -19,6 +22,14 @@ SAMPLE = 1.0
 """Seconds between two looks at the workers' memory and descriptors while they serve; grows while they don't."""
 
 SAMPLE_MOST = 60.0
+
+
+def watch(loop: Loop, settings: Settings, goal: Goal, roster: Roster, spawner: Spawner, nofile: int) -> None:
+    """Watch what workers hold, as far as the settings ask for it; the arguments are those of the two that do it."""
+    if settings.max_memory or settings.max_fds:
+        ResourceLimits(loop, settings, roster, spawner, nofile)
+    if settings.memory_guard:
+        MemoryGuard(loop, settings, goal, roster, spawner, CgroupMemory())
 
 
 class ResourceLimits:

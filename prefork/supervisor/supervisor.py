@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from prefork.errors import ListenerLostError, ListenError, PreforkError
 from prefork.net import tls
 from prefork.scoreboard.layout import Fate, Order
-from prefork.supervisor import environment, policy, resources, upgrade
+from prefork.supervisor import environment, policy, recycle, resources, upgrade
 from prefork.supervisor.autoscale import Autoscaler
 from prefork.supervisor.blueprint import Blueprint
 from prefork.supervisor.cause import Reason
@@ -48,7 +48,6 @@ from prefork.supervisor.nursery import Nursery, fork_mold
 from prefork.supervisor.plan import Plan
 from prefork.supervisor.pressure import Exhaustion, Pressure
 from prefork.supervisor.readiness import ReadinessJudge
-from prefork.supervisor.recycle import ResourceLimits
 from prefork.supervisor.resources import ENTRIES_BEYOND, Resources
 from prefork.supervisor.roster import Roster
 from prefork.supervisor.service import ServerView, Services
@@ -141,8 +140,7 @@ class Supervisor:
         self._autoscaler = None
         if smallest < largest:
             self._autoscaler = Autoscaler(looks, settings, goal, roster, spawner, listeners, self.scale)
-        if settings.max_memory or settings.max_fds:
-            ResourceLimits(looks, settings, roster, spawner, self._nofile)
+        recycle.watch(looks, settings, goal, roster, spawner, self._nofile)
         WorkerEvents(loop, held.events, roster, spawner, notifier, nursery.settle, self._listener_lost)
         self._services = Services(plan.services)
         self._upgrade = Upgrade(

@@ -230,6 +230,11 @@ class Server(RuleBasedStateMachine):
         (self.world.goal.forks.hold if held else self.world.goal.forks.release)()
         self.world.turn()
 
+    @rule(short=st.booleans())
+    def memory_is_short(self, short: bool) -> None:
+        (self.world.goal.forks.lacks_memory if short else self.world.goal.forks.has_memory)()
+        self.world.turn()
+
     @rule()
     def exits_are_learnt_of(self) -> None:
         self.world.reap()

@@ -240,6 +240,7 @@ class World:
         """No more faults: let time go on with everybody behaving, until ``until``; returns the seconds it took."""
         self.fork_fails = False
         self.goal.forks.release()
+        self.goal.forks.has_memory()
         began = self.now
         while True:
             self.behave()
@@ -302,7 +303,7 @@ class World:
         if goal.forks.held_until is not None and self.now < goal.forks.held_until:
             return  # an earlier fork of this decision failed
         assert goal.stop.order is Order.RUN, "forked while the server stops"
-        assert not goal.forks.held, "forked while the system is exhausted"
+        assert not goal.forks.shut, "forked while the system is exhausted"
         assert index in goal.slots, "forked into a slot that is not wanted"
         assert generation == goal.generation
         assert self.now >= slot.not_before, "forked into a slot that holds back"
@@ -427,7 +428,7 @@ class World:
             if goal.stop.order is not Order.RUN:
                 assert member.order >= goal.stop.order
             self._check_hang(member)
-        if goal.stop.order is Order.RUN and not goal.forks.held and (goal.forks.held_until or 0.0) <= self.now:
+        if goal.stop.order is Order.RUN and not goal.forks.shut and (goal.forks.held_until or 0.0) <= self.now:
             room = policy.limit(settings, goal, self.roster) - len(self.roster)
             for index in goal.slots:
                 slot = self.slot(index)
