@@ -6,18 +6,20 @@ ten seconds counts. Every scenario is the same for all servers that can play it,
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import psutil
 
 from bench.effort import Effort
+from bench.kept import PATIENCE, KeptClients
 from bench.rounds import say
 from bench.subjects import (
     APACHE,
@@ -27,6 +29,7 @@ from bench.subjects import (
     GTHREAD,
     GUNICORN,
     HANDLER,
+    KEPT,
     NET_SERVER,
     UVICORN,
     UWSGI,
@@ -42,10 +45,11 @@ from prefork.testing.processes import is_gone, limited_descriptors
 
 SLOW = b"GET /slow HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
-PATIENCE = 10.0
-"""Seconds that a client waits for its answer."""
-
 CLIENTS = 8
+
+KEPT_CLIENTS = 24
+THINK = 0.04
+"""Seconds that one who keeps his connection thinks, at the most."""
 
 PAUSE = 0.5
 """Seconds between two reloads or restarts, as an operator may well leave: some servers lose an order that comes while
@@ -59,7 +63,7 @@ def measure(effort: Effort) -> dict[str, Any]:
         For each scenario and server what was counted; a server that failed to play it has an ``error``.
     """
     peers = (GUNICORN, GTHREAD, UWSGI, UVICORN, GRANIAN, BJOERN, WAITRESS, CHEROOT, APACHE, NET_SERVER)
-    subjects, missing = available((HANDLER, WSGI, *peers) if effort.peers else (HANDLER,))
+    subjects, missing = available((HANDLER, WSGI, *peers) if effort.peers else (HANDLER, WSGI))
     results: dict[str, Any] = {"missing": missing}
     for name, (play, can) in SCENARIOS.items():
         results[name] = {}
@@ -111,6 +115,43 @@ def reload(subject: Subject, effort: Effort) -> dict[str, Any]:
         seconds = (time.monotonic() - began) / done - PAUSE if done else None
         load.stop()
     return {**_counts(load.tally), "reloads": done, "seconds": seconds}
+
+
+def kept_stop(subject: Subject, effort: Effort) -> dict[str, Any]:
+    """Graceful stops under clients that keep their connections, and leave when those are closed."""
+    total: Counter[str] = Counter()
+    for _ in range(effort.restarts):
+        with subject.serving() as server, _kept(server, returns=False) as clients:
+            subject.stop(server)
+            with contextlib.suppress(NotInTimeError):
+                server.wait(PATIENCE)
+        total += clients.counts
+    return _kept_counts(total) | {"times": effort.restarts}
+
+
+def kept_reload(subject: Subject, effort: Effort) -> dict[str, Any]:
+    """Reloads under clients that keep their connections."""
+    assert subject.reload is not None
+    done = 0
+    with subject.serving() as server, _kept(server) as clients:
+        for _ in range(effort.reloads):
+            if not _renewed(server, subject.reload):
+                break
+            done += 1
+            time.sleep(PAUSE)  # see there
+    return _kept_counts(clients.counts) | {"times": done}
+
+
+@contextlib.contextmanager
+def _kept(server: Server, *, returns: bool = True) -> Iterator[KeptClients]:
+    """The clients, once they have been answered thrice each on the average."""
+    with KeptClients(server.address, KEPT_CLIENTS, THINK, returns=returns) as clients:
+        wait_for(lambda: clients.counts["answered"] >= 3 * KEPT_CLIENTS, PATIENCE)
+        yield clients
+
+
+def _kept_counts(counts: Counter[str]) -> dict[str, Any]:
+    return {"requests": counts["answered"] + counts["lost"], "lost": counts["lost"], "closed": counts["closed"]}
 
 
 def crash(subject: Subject, effort: Effort) -> dict[str, Any]:
@@ -212,6 +253,8 @@ _RENEWALS: dict[str, Action] = {
 SCENARIOS: dict[str, tuple[Callable[[Subject, Effort], dict[str, Any]], Callable[[Subject], object]]] = {
     "stop": (stop, lambda _: True),
     "reload": (reload, lambda subject: subject.reload),
+    "kept_stop": (kept_stop, lambda subject: subject in KEPT),
+    "kept_reload": (kept_reload, lambda subject: subject in KEPT and subject.reload),
     "crash": (crash, lambda subject: subject.supervises),
     "orphans": (orphans, lambda subject: subject.supervises),
     "limit": (limit, lambda _: True),

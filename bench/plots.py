@@ -138,6 +138,8 @@ def _curve(axes: Axes, row: dict[str, Any], color: Any, style: str, label: str) 
 _LOST = {
     "stop": "graceful stop",
     "reload": "reloads",
+    "kept_stop": "stops, kept",
+    "kept_reload": "reloads, kept",
     "crash": "killed workers",
     "limit": "no descriptors",
     "restart": "stops and starts",

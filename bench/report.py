@@ -209,6 +209,16 @@ _SCENARIOS: dict[str, tuple[str, Sequence[str], Callable[[dict[str, Any]], Seque
             _seconds(row["seconds"]),
         ),
     ),
+    "kept_stop": (
+        "Graceful stops under 24 clients that keep their connections, and think for 40 ms at the most.",
+        ("lost", "stops"),
+        lambda row: (f"{row['lost']:,} of {row['requests']:,}", str(row["times"])),
+    ),
+    "kept_reload": (
+        "Reloads, likewise: closed are kept connections that the server has ended, whoever had been told of it.",
+        ("lost", "closed", "reloads"),
+        lambda row: (f"{row['lost']:,} of {row['requests']:,}", f"{row['closed']:,}", str(row["times"])),
+    ),
     "crash": (
         "A worker killed (SIGKILL) every 100 ms under eight clients. A connection in its hand is lost with it.",
         ("lost", "kills", "how", "whole again"),
