@@ -225,7 +225,7 @@ def worker_of(found: object, name: str) -> Callable[[], Worker]:
     """
     if isinstance(found, type) and issubclass(found, Worker):
         return found
-    if problem := meant(found, name, "handle"):
+    if problem := meant(found, name, "handle", "worker"):
         raise TargetError(problem)
     if callable(found):
         return handling(found)

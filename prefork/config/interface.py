@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-Interface = Literal["asgi", "wsgi", "handle", "streams", "factory", "aiohttp", "tornado", "unknown"]
+Interface = Literal["asgi", "wsgi", "handle", "streams", "factory", "aiohttp", "tornado", "worker", "made", "unknown"]
 
 REMEDIES: Final[Mapping[Interface, str]] = {
     "asgi": "is an ASGI application; prefork asgi {target} serves it",
@@ -14,6 +14,8 @@ REMEDIES: Final[Mapping[Interface, str]] = {
     "handle": "takes a connection and an address; prefork serve {target} serves it",
     "streams": "is a coroutine function; prefork serve {target} --worker-class asyncio serves one of reader and writer",
     "factory": "is called without arguments, as a function that makes an application is; give '{target}()'",
+    "worker": "is a Worker class; prefork serve {target} serves it",
+    "made": "is a Worker that has been made; name its class, of which each process makes one",
     "aiohttp": "is an aiohttp application; prefork serve {target} --worker-class aiohttp serves it",
     "tornado": "is a tornado application; prefork serve {target} --worker-class tornado serves it",
 }
@@ -28,12 +30,14 @@ def interface_of(found: Any) -> Interface:
     """What a loaded target is.
 
     Args:
-        found: The object. One that says nothing of itself is "unknown", and so is each class.
+        found: The object. One that says nothing of itself is "unknown", and so is each class but a Worker's.
     """
     kind = type(found)
     home = kind.__module__.partition(".")[0]
     if home in {"aiohttp", "tornado"} and kind.__name__ == "Application":
         return "aiohttp" if home == "aiohttp" else "tornado"
+    if hasattr(found, "__prefork__"):
+        return "worker" if isinstance(found, type) else "made"
     if isinstance(found, type) or not callable(found):
         return "unknown"
     call = found if inspect.isroutine(found) else kind.__call__
@@ -42,17 +46,17 @@ def interface_of(found: Any) -> Interface:
         return "asgi" if names is None or len(names) == _ASGI else "streams" if len(names) == _PAIR else "unknown"
     if callable(getattr(found, "wsgi_app", None)):
         return "wsgi"
-    if names is None:
-        return "unknown"
+    return "unknown" if names is None else _by_arguments(names)
+
+
+def _by_arguments(names: list[str]) -> Interface:
     if not names:
         return "factory"
     if len(names) != _PAIR:
         return "unknown"
     if names[1] == "start_response" or names[0] == "environ":
         return "wsgi"
-    if names[0].lstrip("_") in _CONNECTIONS:
-        return "handle"
-    return "unknown"
+    return "handle" if names[0].lstrip("_") in _CONNECTIONS else "unknown"
 
 
 def _positional(found: Any) -> list[str] | None:

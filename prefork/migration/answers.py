@@ -7,10 +7,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 from prefork.migration import gunicorn_settings as gunicorn
+from prefork.migration import uvicorn_settings as uvicorn
 from prefork.migration import uwsgi_settings as uwsgi
 from prefork.migration.foreign_setting import ForeignSetting, by_flag, by_name, flag_of
 
-_SERVERS: Final = (("gunicorn", gunicorn.ROWS), ("uWSGI", uwsgi.ROWS))
+_SERVERS: Final = (("gunicorn", gunicorn.ROWS), ("uWSGI", uwsgi.ROWS), ("uvicorn", uvicorn.ROWS))
+_OF_ASGI: Final = "--lifespan"  # who has this flag is asked by users of uvicorn
 _NEARLY: Final = 0.8  # how much of a name has to be that of a hook, for a function that is none to look like one
 _SEVERAL: Final = 2  # names of settings that a module has by no chance
 
@@ -36,7 +38,7 @@ def to_name(name: str, known: Collection[str]) -> str:
 
 
 def _answer(known: Collection[str], find: Callable[[tuple[ForeignSetting, ...]], ForeignSetting | None]) -> str:
-    for server, rows in _SERVERS:
+    for server, rows in (_SERVERS[-1:] if _OF_ASGI in known else ()) + _SERVERS:
         row = find(rows)
         if row is None or not (row.ours or row.note):
             continue

@@ -105,8 +105,6 @@ def _made(**values: Any) -> CommandOptions:
 
 def _suits(found: object, name: str) -> None:
     """Raise when a loaded target is no WSGI application, with the command that serves it, where that shows."""
-    if isinstance(found, type) and issubclass(found, Worker):
-        raise TargetError(f"{name} is a Worker class; prefork serve {name} serves it")
     if problem := meant(found, name, "wsgi"):
         raise TargetError(problem)
     if not callable(found):

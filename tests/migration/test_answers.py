@@ -5,13 +5,17 @@ from __future__ import annotations
 import types
 
 import pytest
+from uvicorn.main import main as uvicorn_main
 
 from prefork import hooks
 from prefork.cli import flags
 from prefork.config import load as config
 from prefork.config import settings
+from prefork.config.fields import table
+from prefork.embed.command import ASGIOptions
 from prefork.errors import SettingsError
-from prefork.migration import answers
+from prefork.migration import answers, uvicorn_settings
+from prefork.migration.foreign_setting import flag_of
 from prefork.wsgi import options
 
 WSGI = settings.fields() + options.fields()
@@ -42,6 +46,29 @@ def complaint(*argv: str) -> str:
 )
 def test_a_flag_of_gunicorns_is_answered_and_not_the_nearest_spelling(flag: str, told: str) -> None:
     assert complaint(f"{flag}=5").startswith(f"{flag!r} is not a flag; {told}")
+
+
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("--host", "it is uvicorn's, and called --bind here: HOST:PORT"),
+        ("--http", "it is uvicorn's: say it to uvicorn, --worker-options http=VALUE"),
+        ("--no-server-header", "it is uvicorn's: say it to uvicorn, --worker-options server_header=false"),
+        ("--threads", "it is gunicorn's: a worker serves one request at a time"),
+    ],
+)
+def test_users_of_an_asgi_server_come_from_uvicorn(flag: str, told: str) -> None:
+    assert answers.to_flag(flag, [field.flag for field in settings.fields() + table(ASGIOptions)]).startswith(told)
+
+
+def test_every_flag_of_the_installed_uvicorn_is_ours_or_has_an_answer() -> None:
+    ours = {field.flag for field in settings.fields() + table(ASGIOptions)} | {"--version", "--help", "--app-dir"}
+    theirs = {flag for given in uvicorn_main.params for flag in (*given.opts, *given.secondary_opts) if flag != "app"}
+    answered = {flag for row in uvicorn_settings.ROWS for flag in row.flags}
+    assert theirs <= ours | answered
+    assert not ours & answered
+    assert all(row.note or row.ours for row in uvicorn_settings.ROWS)
+    assert {flag_of(row.ours) for row in uvicorn_settings.ROWS if row.ours} <= ours
 
 
 def test_a_setting_that_this_command_has_not_is_told_as_one_of_the_other() -> None:
