@@ -35,7 +35,6 @@ class Shedder:
 
     refuse: Callable[[socket.socket], object]
     _next_shed = 0.0
-    _shed = 0
 
     def __init__(self, entry: Entry, settings: Settings, log: Log, workers: int, spare: SpareDescriptor) -> None:
         self._entry = entry
@@ -92,8 +91,7 @@ class Shedder:
             except Exception:  # noqa: BLE001  # whatever the application's answer fails of, the connection is closed
                 self._log.exception("refuse() failed")
             _read_what_is_there(connection)
-        self._shed += 1
-        self._entry.say_refused(self._shed)
+        self._entry.count_refused()
 
 
 def _read_what_is_there(connection: socket.socket) -> None:

@@ -238,6 +238,7 @@ class Entry:
         self._master = master
         self._errors = [0] * layout.ERROR_PLACES
         self._told_at = 0
+        self._refused = 0
 
     @property
     def order(self) -> Order:
@@ -298,9 +299,14 @@ class Entry:
         """
         eventfd_write(self.go, 0)
 
-    def say_refused(self, count: int) -> None:
-        """Say how many connections have been shed so far."""
-        self.words[layout.REFUSED] = count
+    def count_refused(self) -> None:
+        """Count a connection, or a request on one, as shed."""
+        self._refused = self.words[layout.REFUSED] = self._refused + 1
+
+    def count_refused_in_hand(self) -> None:
+        """Count what is in hand as shed, and not as served."""
+        self.count_refused()
+        self.lane.served -= 1  # which its end will make good
 
     def tell_when_nobody_is_idle(self) -> None:
         """Tell the master when this worker has taken the last idle place; at most every 100 ms."""

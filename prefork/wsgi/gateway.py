@@ -32,6 +32,7 @@ from prefork.wsgi.forwarded import apply as apply_forwarded
 from prefork.wsgi.heads import Heads
 from prefork.wsgi.health import UNLOGGED, HealthCheck
 from prefork.wsgi.options import WSGIOptions
+from prefork.wsgi.overload import Overload
 from prefork.wsgi.parser import CHUNKED, check_strictness, read_head
 from prefork.wsgi.refusal import ClientGoneError, RequestError, answer
 from prefork.wsgi.response import Response
@@ -77,6 +78,7 @@ class Gateway:
         common: What all processes that serve have in common; None makes one.
         recorder: Notes each request, without its query.
         queued: Is told of each request for how many milliseconds it had waited to be taken, where that is known.
+        shed: Is told of each request that is refused because it has waited for too long.
         zone: Whose time of day the access log has; None is UTC.
         statsd: Is told of each request; closed with the gateway.
         health: Answers on a path of its own; None when there is none.
@@ -98,6 +100,7 @@ class Gateway:
         common: Common | None = None,
         recorder: FlightRecorder | None = None,
         queued: Callable[[int], object] | None = None,
+        shed: Callable[[], object] | None = None,
         zone: tzinfo | None = None,
         statsd: Statsd | None = None,
         health: HealthCheck | None = None,
@@ -135,6 +138,10 @@ class Gateway:
         )
         self._recorder = recorder
         self._queued = queued
+        self._shed = shed
+        self._overload = Overload(options.overload_target) if options.overload == "shed" else None
+        self._overloaded = Throttle(log)
+        self._looks = options.check_client_connection or options.overload == "shed"
         self._access = _accounts(options, zone, statsd)
         with contextlib.suppress(OSError):  # without one, a body that needs a file is answered 503
             tempfile.gettempdir()  # found now, since the search opens files and descriptors may be short later
@@ -190,7 +197,7 @@ class Gateway:
             self._serve(channel, environ, response, keeps=keeps, asks=began - seen > _LATELY)
         except RequestError as refusal:
             log.debug("refused %s: %d, %s", format_peer(address), refusal.status, refusal)
-            _refuse(channel, response, refusal.status, refusal.why)
+            _refuse(channel, response, refusal.status, refusal.why, refusal.fields)
         except ClientGoneError as error:
             leave()  # a copy of this process that the application has made, which has no connection
             channel.gone = True
@@ -282,6 +289,8 @@ class Gateway:
         if asks:
             self._look(channel)
         self._account(channel, environ, head, target)
+        if self._overload is not None and application is self._application:
+            self._judge(self._overload, channel.waited / 1000)
         channel.last = fields.last
         channel.keep = keeps and fields.persists
         if not length:
@@ -314,10 +323,23 @@ class Gateway:
 
     def _look(self, channel: Channel) -> None:
         """See whether the client is still there, and for how long it has waited: the kernel tells both at once."""
-        if not self._options.check_client_connection:
+        if not self._looks:
             channel.waited = _UNKNOWN
-        elif channel.hung_up():
+        elif channel.hung_up() and self._options.check_client_connection:
             raise ClientGoneError("it hung up while it waited")
+
+    def _judge(self, overload: Overload, waited: float) -> None:
+        """Refuse the request if it has waited for too long, and all others have."""
+        lasted = overload.lasts
+        if overload.refuses(waited, time.monotonic()):
+            target = self._options.overload_target
+            told = "overload: requests wait for more than %g s; those that have are answered 503"
+            self._overloaded.tell(logging.WARNING, "overload", told, target)
+            if self._shed is not None:
+                self._shed()
+            raise RequestError(503, "too many requests", f"Retry-After: {self._options.retry_after}\r\n")
+        if lasted and not overload.lasts:
+            self._overloaded.end("the overload is over")
 
     def _account(self, channel: Channel, environ: dict[str, Any], head: bytes, target: bytes) -> None:
         """Say how long the request had waited, and note it."""
@@ -391,12 +413,12 @@ def _persistence(keepalive: float) -> bytes:
     return b"Connection: keep-alive\r\n" + (b"Keep-Alive: timeout=%d\r\n" % told if told else b"") + b"\r\n"
 
 
-def _refuse(channel: Channel, response: Response, status: int, why: str) -> None:
+def _refuse(channel: Channel, response: Response, status: int, why: str, fields: str = "") -> None:
     """Answer in place of the application, unless it has begun to; an answer that it has not ended is cut short."""
     if response.cut:
         channel.abort()
     try:
-        response.refuse(status, why)
+        response.refuse(status, why, fields)
     except (RequestError, ClientGoneError):
         channel.gone = True
 

@@ -118,6 +118,20 @@ class WSGIOptions:
         kinds.switch(),
         "Before the application runs, skip a request whose client has closed the connection while it waited.",
     )
+    overload: Literal["queue", "shed"] = setting(
+        "queue",
+        LIMITS,
+        kinds.choice("queue", "shed"),
+        "When more requests come than can be served: queue has all of them wait; shed answers 503 to those that have "
+        "waited for longer than overload_target, once all have for as long. Not on unix sockets, of which the kernel "
+        "doesn't tell.",
+    )
+    overload_target: float = setting(
+        0.25,
+        LIMITS,
+        kinds.number("a number of seconds", least=0.01, most=3600.0),
+        "For how long a request may wait for a worker while overload=shed sheds.",
+    )
     retry_after: int = setting(
         1,
         LIMITS,

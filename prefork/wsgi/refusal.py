@@ -17,12 +17,14 @@ class RequestError(OSError):
     Args:
         status: The status code that says so to the client.
         why: One clause for the client and the log.
+        fields: Further header lines of the answer, each with its CRLF.
     """
 
-    def __init__(self, status: int, why: str) -> None:
+    def __init__(self, status: int, why: str, fields: str = "") -> None:
         super().__init__(why)
         self.status = status
         self.why = why
+        self.fields = fields
 
 
 class ClientGoneError(ConnectionError):

@@ -74,6 +74,7 @@ class WSGIWorker(Worker):
             common=self.common,
             recorder=self._entry.lane.recorder,
             queued=self._entry.lane.say_waited,
+            shed=self._entry.count_refused_in_hand,
             health=HealthCheck(self._options.health_path, self._readiness) if self._options.health_path else None,
             zone=self._zone(),
             statsd=self._statsd(),

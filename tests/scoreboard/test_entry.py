@@ -104,9 +104,19 @@ def test_failed_accepts_are_counted_by_place(board: Scoreboard, entry: Entry) ->
 
 
 def test_refused_connections_are_said(board: Scoreboard, entry: Entry) -> None:
-    entry.say_refused(3)
-    entry.say_refused(5)
+    for _ in range(5):
+        entry.count_refused()
     assert board.view(1).refused == 5
+
+
+def test_what_is_refused_while_in_hand_is_not_served(board: Scoreboard, entry: Entry) -> None:
+    for refused in (False, True, False):
+        began = entry.lane.begin()
+        if refused:
+            entry.count_refused_in_hand()
+        entry.lane.end(began, failed=False)
+    (lane,) = board.view(1).lanes
+    assert (board.view(1).refused, lane.served) == (1, 2)
 
 
 def test_a_record_says_who_tells_it(events: EventsPipe, entry: Entry) -> None:
@@ -119,7 +129,7 @@ def test_a_record_says_who_tells_it(events: EventsPipe, entry: Entry) -> None:
 def test_only_the_worker_s_own_words_change(board: Scoreboard, entry: Entry) -> None:
     entry.say_state(State.SERVING)
     entry.say_accept_failed(errno.EMFILE, 1)
-    entry.say_refused(1)
+    entry.count_refused()
     entry.extend_deadline(1.0)
     entry.lane.end(entry.lane.begin(), failed=False)
     assert not any(entry.words[: layout.MASTER_WORDS])

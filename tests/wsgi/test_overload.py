@@ -1,0 +1,129 @@
+"""Refusing by age, while more come than can be served."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefork.services.control import Client
+from prefork.testing import connect, running_target
+from prefork.wsgi.overload import Overload
+from tests.support.probing import APPS, PATIENCE, line
+
+TARGET = 0.1
+
+
+def test_a_burst_is_served_be_it_late() -> None:
+    overload = Overload(TARGET)
+    assert not any(overload.refuses(0.5, now / 100) for now in range(10))
+    assert not overload.lasts
+
+
+def test_one_that_has_not_waited_begins_it_anew() -> None:
+    overload = Overload(TARGET)
+    assert not overload.refuses(0.5, 0.0)
+    assert not overload.refuses(TARGET, 0.09)
+    assert not overload.refuses(0.5, 0.11)
+    assert not overload.refuses(0.5, 0.2)
+    assert overload.refuses(0.5, 0.22)
+
+
+def test_while_it_lasts_those_are_served_who_have_not_waited_for_longer() -> None:
+    overload = Overload(TARGET)
+    overload.refuses(0.5, 0.0)
+    assert overload.refuses(0.5, 0.1)
+    assert not overload.refuses(0.1, 0.11)
+    assert overload.refuses(0.101, 0.12)
+    assert overload.lasts
+
+
+def test_it_ends_when_for_as_long_none_has_waited_for_longer() -> None:
+    overload = Overload(TARGET)
+    overload.refuses(0.5, 0.0)
+    assert overload.refuses(0.5, 0.1)
+    assert not overload.refuses(0.0, 0.19)
+    assert overload.refuses(0.5, 0.5)
+    assert [overload.refuses(waited, at) for waited, at in ((0.0, 0.6), (0.0, 0.7), (0.5, 0.8))] == [False] * 3
+
+
+@given(
+    service=st.floats(0.001, 0.05),
+    load=st.floats(1.2, 4.0),
+    workers=st.integers(1, 8),
+    refusal=st.floats(0.0, 0.01),
+)
+def test_twice_what_can_be_served(service: float, load: float, workers: int, refusal: float) -> None:
+    """A queue, workers that judge each by themselves, and arrivals in step: all but the first are served in time."""
+    judges = [Overload(TARGET) for _ in range(workers)]
+    free = [0.0] * workers
+    between = service / workers / load
+    queue: deque[float] = deque()
+    arrivals, now, arrived = 3.0, 0.0, 0.0
+    served: list[float] = []
+    worked = 0.0
+    while now < arrivals:
+        worker = min(range(workers), key=free.__getitem__)
+        now = max(free[worker], now)
+        while arrived <= now:
+            queue.append(arrived)
+            arrived += between
+        if not queue:
+            now = arrived
+            continue
+        waited = now - queue.popleft()
+        if judges[worker].refuses(waited, now):
+            free[worker] = now + refusal * service
+        else:
+            free[worker] = now + service
+            if now > 1.0:
+                served.append(waited)
+                worked += service
+    # What began to be judged late is long over; a worker's own burst of `TARGET` may come again, if rarely.
+    assert sum(waited <= TARGET + service for waited in served) >= 0.99 * len(served)
+    assert worked >= 0.94 * (arrivals - 1.0 - service) * workers
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:0"])
+def test_a_server_sheds_by_age(bind: str, tmp_path: object) -> None:
+    with running_target(
+        "queued:application",
+        app_dir=APPS,
+        subcommand="wsgi",
+        workers=1,
+        bind=bind,
+        overload="shed",
+        overload_target=TARGET,
+        health_path="/healthz",
+        retry_after=7,
+        control=f"{tmp_path}/control",
+    ) as server:
+        clients = []
+        for number in range(14):
+            client = connect(server.address, timeout=PATIENCE)
+            path = "/healthz" if number == 13 else "/begin/0.05"
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+            clients.append(client)
+        heads = []
+        for client in clients:
+            head = [line(client)]
+            while head[-1]:
+                head.append(line(client))
+            heads.append(head)
+            while client.recv(1 << 16):
+                pass
+            client.close()
+        codes = [head[0].split()[1] for head in heads]
+        # Nobody is refused before all have waited for longer for as long; the last have waited longer than that.
+        assert codes[:3] == ["200"] * 3
+        assert codes[8:] == ["503"] * 5 + ["200"]
+        assert all("Retry-After: 7" in head for head, code in zip(heads, codes, strict=True) if code == "503")
+        assert "overload: requests wait for more than 0.1 s; those that have are answered 503" in server.log()
+        with Client(f"{tmp_path}/control") as control:
+            totals = control.status(processes=False).totals
+        assert totals.refused == codes.count("503")
+        assert totals.served == codes.count("200")
+        assert json.dumps(totals.waited)
