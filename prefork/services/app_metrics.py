@@ -9,6 +9,7 @@ from prefork.errors import SettingsError
 from prefork.scoreboard.app_metrics import AppMetrics
 from prefork.scoreboard.value_name import ValueName
 from prefork.supervisor import notifications
+from prefork.supervisor.mold import NO_SLOT
 from prefork.supervisor.notifications import Notification
 from prefork.supervisor.service import ServerView, Service
 from prefork.system.natives import os
@@ -45,11 +46,11 @@ class AppMetricsService(Service):
         if isinstance(notification, notifications.Died) and self._memory is not None:
             self._memory.bury(notification.death.pid, _kept)
 
-    def after_fork(self, slot: int, generation: int) -> None:  # noqa: ARG002  # others need them
-        """WORKER. Count where all can see it."""
+    def after_fork(self, slot: int, generation: int) -> None:  # noqa: ARG002  # others need it
+        """WORKER. Count where all can see it. A mold counts for itself: it never serves."""
         from prefork import prometheus
 
-        if self._memory is not None:
+        if self._memory is not None and slot != NO_SLOT:
             prometheus.share(self._memory)
 
     def keep(self) -> Sequence[int]:

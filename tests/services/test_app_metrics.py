@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from prefork.scoreboard.app_metrics import AppMetrics
 from prefork.testing import Server, request, running_target
 from tests.support.probing import APPS, PATIENCE, get, replaced, steady
 
@@ -100,3 +101,19 @@ def test_without_the_setting_a_worker_tells_of_itself() -> None:
     with metered(app_metrics=False, workers=1) as server:
         counted(server, "book", [1, 2])
         assert scraped(server)["orders_total{kind=book}"] == 2
+
+
+def test_a_mold_takes_no_room() -> None:
+    """It would keep it after its end, and each reload makes another."""
+    with metered(preload=True) as server:
+        before = steady(server, 2)
+        counted(server, "book", [1] * 4)
+        server.signal(signal.SIGHUP)
+        replaced(server, before)
+        counted(server, "book", [1] * 4)
+        numbers = os.listdir(f"/proc/{server.pid}/fd")
+        opened = (f"/proc/{server.pid}/fd/{number}" for number in numbers)
+        memory = AppMetrics(os.open(next(path for path in opened if "prefork-metrics" in os.readlink(path)), os.O_RDWR))
+        taken = {region.words[0] for region in memory.regions[1:]} - {0}
+        memory.close()
+        assert taken <= set(server.workers())
