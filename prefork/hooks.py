@@ -23,7 +23,7 @@ from prefork.system.forks import HERE
 SLOW: Final = 1.0
 """Seconds that a hook of the master's may take before that is worth a warning."""
 
-RunsIn = Literal["master", "worker"]
+RunsIn = Literal["master", "worker", "mold"]
 
 _log = logging.getLogger("prefork")
 
@@ -70,6 +70,15 @@ class Hooks:
             "worker",
             "worker",
             "Between two connections of the usual loop, when nobody waits for this worker; once a second at the most.",
+        ),
+    )
+    warm: Callable[[Any], object] | None = field(
+        default=None,
+        metadata=_about(
+            "mold",
+            "worker",
+            "With preload, when the application is loaded: do what workers are not to do for the first time. The "
+            "worker is one that never serves.",
         ),
     )
     worker_abort: Callable[[Any], object] | None = field(
@@ -147,8 +156,8 @@ class Hooks:
 
     @property
     def for_workers(self) -> bool:
-        """Whether there is one for a worker to call."""
-        return any(getattr(self, hook.name) is not None for hook in described() if hook.runs_in == "worker")
+        """Whether there is one for a worker, or its mold, to call."""
+        return any(getattr(self, hook.name) is not None for hook in described() if hook.runs_in != "master")
 
     @property
     def for_master(self) -> bool:

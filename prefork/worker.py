@@ -19,7 +19,7 @@ from prefork.accept.loop_listener import Inlet, Intake, inlet_on
 from prefork.accept.offspring import leave
 from prefork.accept.parked_connections import ParkedConnection, ParkedConnections
 from prefork.accept.strays import Strays
-from prefork.accept.worker_context import WorkerContext, WorkerControls
+from prefork.accept.worker_context import MoldContext, WorkerContext, WorkerControls
 from prefork.accept.worker_facts import WorkerFacts
 from prefork.accept.worker_marks import WorkerMarks
 from prefork.errors import RefusedError, SettingsError, TargetError
@@ -78,6 +78,13 @@ class Worker(WorkerFacts, WorkerMarks, Dialogue):
 
     def init(self) -> None:
         """Prepare this worker; called once, before it is READY. An exception ends the boot."""
+
+    def warm(self) -> None:
+        """With ``preload``, in the mold: do what workers are not to do for the first time.
+
+        Called once there, on a worker of which neither :meth:`init` nor anything else is called; it has
+        :attr:`settings` and :attr:`log`. Workers are forked of that process afterwards. An exception ends the load.
+        """
 
     def run(self) -> None:
         """Serve until it is time to leave.
@@ -366,6 +373,11 @@ class Worker(WorkerFacts, WorkerMarks, Dialogue):
         self._entry.ask_to_be_recycled(why)
 
     # The life of the process.
+
+    def __prefork_mold__(self, given: MoldContext) -> None:
+        """Be warmed in a mold, with what there is of a worker's context."""
+        self._given = given  # type: ignore[assignment]  # nothing else is asked of it there
+        self.warm()
 
     def __prefork__(self, given: WorkerContext, acceptor: Blocking | None) -> WorkerControls:
         """Begin the life of this worker; called once, after its construction, by its process alone.

@@ -27,6 +27,7 @@ def test_who_runs_each_hook_with_what() -> None:
         "post_fork": ("worker", ("server", "worker")),
         "post_worker_init": ("worker", ("worker",)),
         "on_idle": ("worker", ("worker",)),
+        "warm": ("mold", ("worker",)),
         "worker_abort": ("worker", ("worker",)),
         "worker_exit": ("worker", ("server", "worker")),
         "child_exit": ("master", ("server", "exit")),

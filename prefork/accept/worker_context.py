@@ -85,6 +85,26 @@ class WorkerContext:
         return None if here == self.ppid else here
 
 
+class MoldLog(logging.LoggerAdapter[logging.Logger]):
+    """Says that a mold speaks."""
+
+    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The message with its speaker before it."""
+        return f"mold: {msg}", kwargs
+
+
+@dataclass(frozen=True, slots=True)
+class MoldContext:
+    """What a worker is given in a mold, where it never serves."""
+
+    settings: Settings
+    hooks: Hooks | None
+    log: logging.LoggerAdapter[logging.Logger]
+    server: object
+    """What hooks are given as the server."""
+    tls: None = None
+
+
 class WorkerControls(NamedTuple):
     """What the process of a worker asks of it, and nobody else: a subclass has neither these names nor their meaning.
 

@@ -370,6 +370,30 @@ def text(pattern: str, remedy: str, *, metavar: str, locate: Callable[[str, str]
     return Kind(metavar, str.strip, check, locate=locate)
 
 
+def several(pattern: str, remedy: str, *, metavar: str) -> Kind[tuple[str, ...]]:
+    """Any number of texts of one form; as text with commas between them.
+
+    Args:
+        pattern: The regular expression that the whole of each matches; it is printable besides.
+        remedy: The clause about one that doesn't.
+        metavar: What stands for one in the help.
+    """
+
+    def parse(text: str) -> tuple[str, ...]:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+
+    def check(value: object) -> tuple[str, ...]:
+        texts = parse(value) if isinstance(value, str) else value
+        if not isinstance(texts, tuple | list):
+            raise refusal(value, remedy)
+        for text in texts:
+            if not isinstance(text, str) or not (text.isprintable() and re.fullmatch(pattern, text)):
+                raise refusal(text, remedy)
+        return tuple(texts)
+
+    return Kind(metavar, parse, check, ",".join, repeats=True)
+
+
 def account(noun: str) -> Kind[str]:
     """A user or a group, by name or number; nothing for none.
 

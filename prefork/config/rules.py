@@ -98,6 +98,14 @@ def _slow_log(values: Values) -> Iterator[str]:
         yield f"slow_log: {values['slow_log']:g} is a part of timeout, and there is none; give timeout as well"
 
 
+def _of_mold(name: str, without: object) -> Callable[[Values], Iterator[str]]:
+    def rule(values: Values) -> Iterator[str]:
+        if values[name] != without and not values["preload"]:
+            yield f"{name}: {values[name]!r} has no use without preload; give preload as well"
+
+    return rule
+
+
 def _certfile(name: str) -> Callable[[Values], Iterator[str]]:
     def rule(values: Values) -> Iterator[str]:
         if values[name] and not values["certfile"]:
@@ -125,6 +133,8 @@ RULES: Final[tuple[tuple[tuple[str, ...], Callable[[Values], Iterator[str]]], ..
     (("backoff_initial", "backoff_max"), _backoff),
     (("takeover", "reuse_port"), _takeover),
     (("slow_log", "timeout"), _slow_log),
+    (("warmup", "preload"), _of_mold("warmup", ())),
+    (("fork_safety", "preload"), _of_mold("fork_safety", "warn")),
     (("keyfile", "certfile"), _certfile("keyfile")),
     (("ca_certs", "certfile"), _certfile("ca_certs")),
     (("certfile", "bind"), _streams("certfile", "TLS", "")),

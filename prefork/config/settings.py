@@ -120,6 +120,13 @@ class Settings(Reporting, Keepalive, Proxying, Probing, Transport):
         "Load the application once, in a process beside the master (the mold) of which workers are forked: they share "
         "its memory, and are ready at once. A reload makes another one, of new code.",
     )
+    fork_safety: Literal["warn", "refuse"] = setting(
+        "warn",
+        kinds.APPLICATION,
+        kinds.choice("warn", "refuse"),
+        "With preload: what becomes of a mold that has opened what does not come through a fork, such as threads, "
+        "sockets or an event loop: warn names each in the log, refuse does not use it.",
+    )
     reload: bool = setting(
         False,
         kinds.APPLICATION,

@@ -1,6 +1,7 @@
 """The mold: a process that loads the application once, and of which workers are made. It never serves anybody.
 
-    forked -> identity -> application loaded -> collected and frozen -> READY -> (asked -> midwife)* -> its ending
+    forked -> identity -> application loaded -> warmed -> looked at -> collected and frozen -> READY
+    READY -> (asked -> midwife)* -> its ending
 
 It is a child of the master, which itself never loads what it serves. Workers that are forked from it share its memory
 and have the application already (:mod:`prefork.supervisor.midwife`). All of this module runs in the MOLD.
@@ -15,18 +16,22 @@ import contextlib
 import errno
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from faulthandler import register, unregister
 from types import FrameType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from prefork.accept.offspring import code_of
+from prefork.accept.offspring import code_of, guarded
+from prefork.accept.worker_context import MoldContext, MoldLog
+from prefork.errors import BootError
+from prefork.supervisor import fork_safety
 from prefork.supervisor.blueprint import Blueprint
 from prefork.supervisor.forked import DUMP_SIGNAL, tell_failure
 from prefork.supervisor.midwife import Family, deliver, refuse
 from prefork.supervisor.resources import Resources
 from prefork.system import ending, identity, process, signals
+from prefork.system.descriptors import descriptors
 from prefork.system.forks import HERE
 from prefork.system.limits import lower_nofile
 from prefork.system.natives import os, select, signal, socket
@@ -144,6 +149,7 @@ def live_as_mold(start: MoldStart, private: process.Runs) -> int:
     register(DUMP_SIGNAL, start.report)
     ending.forget()
     HERE.foreign = HERE.copied = False
+    before = frozenset(descriptors())
     meanings = _Signals()
     children = _ForksOfLoad(start, meanings.dispositions)
     children.watch()
@@ -155,6 +161,9 @@ def live_as_mold(start: MoldStart, private: process.Runs) -> int:
         gc.enable()
         build = start.load()
         if not HERE.foreign:
+            _warm(build, common)
+        if not HERE.foreign:
+            _look(common, before)
             meanings.loading, children.over = False, True
             _settle()
             control.send(READY)
@@ -167,6 +176,34 @@ def live_as_mold(start: MoldStart, private: process.Runs) -> int:
             code = tell_failure(error, start.report)
     ending.end()
     return code
+
+
+def _warm(build: Callable[[], Worker], common: Blueprint) -> None:
+    """Do what workers are not to do for the first time, if there is something."""
+    hook = None if common.hooks is None else common.hooks.warm
+    if hook is None and isinstance(build, type) and getattr(build, "warm", None) is Worker.warm:
+        return
+    with guarded():
+        worker = build()
+        worker.__prefork_mold__(MoldContext(common.settings, common.hooks, MoldLog(log), common.server))
+        if common.hooks is not None:
+            common.hooks.call("warm", worker)
+
+
+def _look(common: Blueprint, before: Collection[int]) -> None:
+    """Tell of what doesn't come through a fork.
+
+    Raises:
+        BootError: there is something, and it is to be refused.
+    """
+    found = fork_safety.found(before)
+    if found and common.settings.fork_safety == "refuse":
+        raise BootError(
+            f"fork_safety: the application has opened, where it is loaded: {'; '.join(found)}; have it do so in the "
+            "hook post_fork, or set fork_safety to warn"
+        )
+    for line in found:
+        log.warning("mold: not as good in workers, to be opened in the hook post_fork: %s", line)
 
 
 def _settle() -> None:

@@ -130,7 +130,7 @@ def census(found: Collection[int] | None = None) -> list[str]:
     """
     found = descriptors() if found is None else found
     places = {_look(fd, _listening_place) for fd in found}
-    counts = collections.Counter(_describe(fd, places) for fd in found)
+    counts = collections.Counter(describe(fd, places) for fd in found)
     return [f"{count} {what}" for what, count in counts.most_common(MOST)]
 
 
@@ -140,8 +140,13 @@ def accepted(found: Iterable[int], listeners: Iterable[socket.socket]) -> int:
     return sum(bool(_look(fd, lambda sock: _peer(sock) is not None and _place(sock) in places)) for fd in found)
 
 
-def _describe(fd: int, places: Collection[object]) -> str:
-    """Kind and target of one descriptor, such that those that leak by one cause read the same."""
+def describe(fd: int, places: Collection[object] = ()) -> str:
+    """Kind and target of one descriptor, such that those that leak by one cause read the same.
+
+    Args:
+        fd: the descriptor.
+        places: where others of this process listen.
+    """
     try:
         link = os.readlink(f"/proc/self/fd/{fd}")
     except OSError:

@@ -20,7 +20,8 @@ LIMITS: Final = "Limits of a request"
 BODIES: Final = "Request bodies"
 PROXIES: Final = "Proxies"
 LOGGING: Final = "Access log"
-GROUPS: Final = (LIMITS, BODIES, PROXIES, LOGGING)
+WARMTH: Final = "Warm-up"
+GROUPS: Final = (LIMITS, BODIES, WARMTH, PROXIES, LOGGING)
 """The headings, in the order in which help and documentation show them."""
 
 DEFAULTS: Final = {"timeout": 30.0, "io_timeout": 30.0, "defer_accept": 5, "keepalive": 75.0}
@@ -160,6 +161,16 @@ class WSGIOptions:
         kinds.size(least=1),
         "The longest body that is received whole before the application runs, and the most that one request makes the "
         "server store. A longer one is answered 413. 0 means no limit but limit_request_body.",
+    )
+
+    warmup: tuple[str, ...] = setting(
+        (),
+        WARMTH,
+        kinds.several(
+            r"/[^\s#]*", "is not a path; give one such as /shop, or //shop.example/shop with a host", metavar="PATH"
+        ),
+        "With preload: what the application is asked for (GET) in the mold, before workers are forked of it, so that "
+        "their first requests cost what all others do. //HOST/PATH names the host as well. May be given several times.",
     )
 
     forwarded_allow_ips: str = setting(

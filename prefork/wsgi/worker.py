@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from prefork.config.fields import located
 from prefork.config.settings import Settings
-from prefork.errors import BootError
+from prefork.errors import BootError, SettingsError
 from prefork.hooks import Hooks
 from prefork.master import Master
 from prefork.net.proxy_reader import EagerProxyReader, ProxyReader
@@ -57,6 +58,20 @@ class WSGIWorker(Worker):
     def wsgi(self) -> Application:
         """The application, by the name that gunicorn's hooks know it by."""
         return self._application
+
+    def warm(self) -> None:
+        """Have the application answer what ``warmup`` says."""
+        if not self._options.warmup:
+            return
+        from prefork.wsgi import warmup
+
+        gateway = Gateway(
+            self._application,
+            replace(self._options, access_log="", check_client_connection=False),
+            io_timeout=self.settings.io_timeout,
+            common=self.common,
+        )
+        warmup.play(self._options.warmup, lambda connection: gateway.serve_connection(connection, ""), self.log)
 
     def init(self) -> None:
         """Open what requests need."""
@@ -182,5 +197,8 @@ def serve(
         TypeError: ``application`` can't be called.
         PreforkError: As `prefork.Master.run` does; SettingsError for settings that can't be used.
     """
-    build = serving(application, options or WSGIOptions())
+    options = options or WSGIOptions()
+    if options.warmup:
+        raise SettingsError("warmup: this program has loaded the application by itself, and has no mold; leave it out")
+    build = serving(application, options)
     return Master(build, Settings.of({"preload": True, **DEFAULTS, **given}), hooks=hooks).run()

@@ -223,6 +223,10 @@ def test_all_problems_come_together() -> None:
             "reuse_port: True has no use without a TCP address in bind; leave it out",
         ),
         (
+            {"fork_safety": "refuse"},
+            "fork_safety: 'refuse' has no use without preload; give preload as well",
+        ),
+        (
             {"certfile": "c.pem", "bind": "seqpacket:/run/a"},
             "certfile: TLS needs a stream, and 'seqpacket:/run/a' has packets; leave one of them out",
         ),

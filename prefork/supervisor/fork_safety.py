@@ -1,0 +1,134 @@
+"""Fork safety: what a mold has that doesn't come through a fork as whoever made it believes.
+
+A thread is not copied, while the locks that it holds are (fork(2)). A socket, an epoll or an eventfd is shared: what
+one worker reads from it the others miss, and what one takes out of it is gone for all. So a mold that has loaded the
+application looks at itself, before a worker is made of it, and names what it finds and whose it is.
+
+All of it runs in the MOLD.
+"""
+
+from __future__ import annotations
+
+import gc
+import selectors
+import sys
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any, Final
+
+from prefork.system.descriptors import describe, descriptors
+from prefork.system.natives import os, socket, threading
+
+SHARED: Final = ("socket ", "eventpoll", "eventfd", "timerfd", "inotify", "io_uring", "signalfd", "fanotify")
+"""How the description of a descriptor begins that is not as good in a child."""
+
+_LEVELS: Final = 6
+"""How far from a thing its owner is looked for."""
+
+_MOST: Final = 200  # referrers that are looked at, at each level
+_STANDARD: Final = frozenset({*sys.stdlib_module_names, "builtins", "__main__"})
+_CONTAINERS: Final = (dict, list, tuple, set, frozenset)
+
+
+def found(before: Collection[int]) -> list[str]:
+    """What there is, one line each.
+
+    Args:
+        before: the descriptors that were open before the application was loaded.
+    """
+    return [*_threads(), *_descriptors(before), *_databases()]
+
+
+def _threads() -> Iterator[str]:
+    frames = sys._current_frames()  # noqa: SLF001  # documented, for this purpose
+    known = {threading.get_native_id()}
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and thread.ident is not None:
+            known.add(thread.native_id or 0)
+            yield f"thread {thread.name!r}{_at(frames.get(thread.ident))}"
+    for task in os.listdir("/proc/self/task"):
+        if int(task) not in known:
+            try:
+                name = Path(f"/proc/self/task/{task}/comm").read_text(errors="replace").rstrip()
+            except OSError:
+                continue  # it has ended
+            yield f"thread {name!r} of a library's, not of Python"
+
+
+def _at(frame: FrameType | None) -> str:
+    """Where a thread's own code begins: the outermost frame that is not the standard library's."""
+    at, here = "", frame
+    while here is not None:
+        name = here.f_globals.get("__name__", "")
+        if name.partition(".")[0] not in _STANDARD:
+            at = f", in {here.f_code.co_name} ({here.f_code.co_filename}:{here.f_lineno})"
+        here = here.f_back
+    return at
+
+
+def _descriptors(before: Collection[int]) -> Iterator[str]:
+    opened = sorted(set(descriptors()) - set(before))
+    owners = _objects(set(opened)) if opened else {}
+    for fd in opened:
+        what = describe(fd)
+        if what.startswith(SHARED):
+            owner = _owner(owners[fd]) if fd in owners else ""
+            yield f"{what} (descriptor {fd}){f', of {owner}' if owner else ''}"
+
+
+def _objects(wanted: Collection[int]) -> dict[int, object]:
+    """The Python objects that have these descriptors."""
+    kinds = (socket.socket, selectors.EpollSelector)  # an epoll itself is not seen by the collector
+    have: dict[int, object] = {}
+    for thing in gc.get_objects():
+        if isinstance(thing, kinds):
+            try:
+                fd = thing.fileno()
+            except (ValueError, KeyError, AttributeError):
+                continue  # it is closed, or was never open
+            if fd in wanted:
+                have[fd] = thing
+    return have
+
+
+def _databases() -> Iterator[str]:
+    """Connections to files: two processes must not go on with one (sqlite.org/howtocorrupt.html, 2.6)."""
+    sqlite = sys.modules.get("sqlite3")
+    if sqlite is not None:
+        for thing in gc.get_objects():
+            if isinstance(thing, sqlite.Connection):
+                owner = _owner(thing)
+                yield f"connection of sqlite3{f', of {owner}' if owner else ''}"
+
+
+def _owner(thing: object) -> str:
+    """Who has a thing: the module, or the first class on the way to it that is not the standard library's."""
+    seen, level, nearest = {id(thing)}, [thing], ""
+    for _ in range(_LEVELS):
+        above: list[Any] = []
+        seen |= {id(level), id(above)}
+        for holder in gc.get_referrers(*level)[:_MOST]:
+            if id(holder) in seen or isinstance(holder, FrameType):
+                continue
+            seen.add(id(holder))
+            name = _name(holder)
+            if name and name.partition(".")[0] not in _STANDARD:
+                return name
+            nearest = nearest or name
+            above.append(holder)
+        level = above
+        if not level:
+            break
+    return nearest
+
+
+def _name(holder: object) -> str:
+    if isinstance(holder, ModuleType):
+        return holder.__name__
+    if isinstance(holder, dict):
+        return str(holder["__name__"]) if "__name__" in holder and "__spec__" in holder else ""
+    if isinstance(holder, _CONTAINERS):
+        return ""
+    kind = holder if isinstance(holder, type) else type(holder)
+    return f"{kind.__module__}.{kind.__qualname__}"

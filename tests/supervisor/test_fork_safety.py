@@ -1,0 +1,75 @@
+"""What a mold has that doesn't come through a fork: named with whose it is, and refused if it is to be."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.probing import APPS, PATIENCE
+
+LOOK = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from prefork.supervisor.fork_safety import found
+from prefork.system.descriptors import descriptors
+before = descriptors()
+import warmed
+print(*found(before), sep="\\n")
+"""
+
+
+def looked(unsafe: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK, str(APPS)],
+        env={"UNSAFE": unsafe},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def unsafe() -> list[str]:
+    return looked("1")
+
+
+def test_a_mold_that_has_opened_nothing_has_nothing_to_tell() -> None:
+    assert [line for line in looked("") if line] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        r"thread 'heart', in beat \(.*warmed.py:\d+\)$",
+        r"socket AF_INET listening \(descriptor \d+\), of warmed.Pool$",
+        r"socket AF_INET to 127.0.0.1:\d+ \(descriptor \d+\), of warmed.Pool$",
+        r"eventpoll \(descriptor \d+\), of warmed$",
+        r"connection of sqlite3, of warmed$",
+    ],
+)
+def test_what_does_not_come_through_a_fork_is_named_with_whose_it_is(unsafe: list[str], line: str) -> None:
+    assert len([each for each in unsafe if re.match(line, each)]) == 1, unsafe
+
+
+def test_it_can_be_refused() -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "prefork", "wsgi", "warmed:application", "--app-dir", str(APPS)),
+            *("--bind=127.0.0.1:0", "--workers=1", "--preload", "--fork-safety=refuse", "--control=off"),
+        ],
+        env={"UNSAFE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 4
+    (line,) = [line for line in done.stderr.splitlines() if "prefork: error: " in line]
+    assert "fork_safety: the application has opened, where it is loaded: thread 'heart', in beat" in line
+    assert line.endswith("have it do so in the hook post_fork, or set fork_safety to warn")
+    assert "Traceback" not in done.stderr
