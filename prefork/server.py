@@ -34,8 +34,8 @@ def serve(handle: Handle | None = None, /, *, main: Callable[[Worker], object] |
     """Serve ``handle`` until a signal ends it. Runs in the process that becomes the master, in its main thread.
 
     Args:
-        handle: called in a worker process as ``handle(connection, address)`` for one connection at a time, which is
-            closed afterwards; an exception is logged.
+        handle: called in a worker process as ``handle(connection, address)`` for one connection at a time, or with
+            ``threads`` for several, each in a thread of its own; it is closed afterwards, and an exception is logged.
         main: instead of ``handle``, a loop of one's own, called once in each worker as ``main(worker)``; it takes
             connections from ``worker.accept()`` or listens on ``worker.sockets`` until ``worker.stopping``.
         given: settings by name (see :class:`~prefork.config.settings.Settings`), and ``hooks``, a

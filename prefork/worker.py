@@ -7,6 +7,7 @@ is given by ``__prefork__``, a name that none of them has by accident.
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -15,9 +16,10 @@ from prefork.accept.acceptor import Acceptor, Blocking, Exclusive
 from prefork.accept.dialogue import Dialogue
 from prefork.accept.keepalive_acceptor import KeepaliveAcceptor
 from prefork.accept.keepalive_handle import KeepaliveHandle
+from prefork.accept.keeping import Keeping
+from prefork.accept.lanes import Lanes, timed
 from prefork.accept.loop_listener import Inlet, Intake, inlet_on
 from prefork.accept.offspring import leave
-from prefork.accept.parked_connections import ParkedConnection, ParkedConnections
 from prefork.accept.strays import Strays
 from prefork.accept.worker_context import MoldContext, WorkerContext, WorkerControls
 from prefork.accept.worker_facts import WorkerFacts
@@ -27,7 +29,7 @@ from prefork.net import accept_errors as table
 from prefork.net.proxy_protocol import ProxyHeader, ProxyProtocolError
 from prefork.net.proxy_reader import PATIENCE, Proxied, ProxyReader
 from prefork.net.tls import Behind, HandshakeError
-from prefork.scoreboard.entry import Entry
+from prefork.scoreboard.entry import Entry, Lane
 from prefork.scoreboard.events import EventKind, Why
 from prefork.scoreboard.layout import Accepts, Order, State
 from prefork.system.descriptors import readable
@@ -46,7 +48,7 @@ _ASKED, _USUAL = Accepts.ASKED, Accepts.USUAL
 _STOP_FLAGS = os.EFD_CLOEXEC | os.EFD_NONBLOCK
 
 
-class Worker(WorkerFacts, WorkerMarks, Dialogue):
+class Worker(WorkerFacts, WorkerMarks, Dialogue, Keeping):
     """One process of the server; subclass it and override :meth:`handle`, or :meth:`run` for a loop of your own.
 
     A subclass that defines ``__init__`` takes no arguments there.
@@ -68,7 +70,7 @@ class Worker(WorkerFacts, WorkerMarks, Dialogue):
     _connections: Iterator[tuple[socket.socket, Any]] | None = None
     _accepted_one: tuple[socket.socket, Any] | None = None
     _strays: Strays | None = None
-    _parking: ParkedConnections | None = None
+    _lanes: Lanes | None = None
     _proxies: ProxyReader | None = None
     _known: socket.socket | None = None
     _intakes: list[Intake]
@@ -92,16 +94,10 @@ class Worker(WorkerFacts, WorkerMarks, Dialogue):
         A loop of one's own takes connections from :meth:`accept`, or gives :meth:`inlets` to another server and ends
         that one through :meth:`on_stop` or :attr:`stop_fd`.
         """
-        handle: Callable[[socket.socket, Any], object] = self.handle
-        put_off = self._put_off if self._given.settings.timeout else None
-        if self._given.tls is not None and self.handshakes:
-            handle = Behind(handle, self._given.tls, self._given.log, put_off)
-        if isinstance(self._acceptor, KeepaliveAcceptor):
-            timeout = self._given.settings.io_timeout if self.timeouts else 0.0
-            lane, proxies = self._entry.lane, self._proxies
-            handle = KeepaliveHandle(handle, self._acceptor, lane, timeout, proxies, put_off).serve
-        elif self._proxies is not None:
-            handle = Proxied(handle, self._proxies, put_off)
+        if self._lanes is not None:
+            handle_of = lambda lane: timed(self._handle_of(lane), self._timeout)  # noqa: E731  # it is nobody else's
+            return self._lanes.run(handle_of, self._told_of_connections, self._let_go)
+        handle = self._handle_of(self._entry.lane)
         stray: BaseException | None = None
         while True:
             try:
@@ -114,11 +110,29 @@ class Worker(WorkerFacts, WorkerMarks, Dialogue):
                     raise
                 stray = error
 
+    def _handle_of(self, lane: Lane) -> Callable[[socket.socket, Any], object]:
+        """What the usual loop calls for a connection of one lane: handle(), behind whatever comes before it."""
+        handle: Callable[[socket.socket, Any], object] = self.handle
+        put_off = self._put_off if self._given.settings.timeout else None
+        proxies = self._proxies if self._lanes is None else copy.copy(self._proxies)  # what it is at is one lane's
+        if self._given.tls is not None and self.handshakes:
+            handle = Behind(handle, self._given.tls, self._given.log, put_off)
+        if isinstance(self._acceptor, KeepaliveAcceptor):
+            timeout = self._given.settings.io_timeout if self.timeouts else 0.0
+            handle = KeepaliveHandle(handle, self._acceptor, lane, timeout, proxies, put_off).serve
+        elif proxies is not None:
+            handle = Proxied(handle, proxies, put_off)
+        return handle
+
+    @property
+    def _timeout(self) -> float:
+        """What the usual loop sets as a connection's timeout, in seconds; 0 for none. The kept ones have theirs."""
+        return self._given.settings.io_timeout if self.timeouts and self._parking is None else 0.0
+
     def _contend(self, handle: Callable[[socket.socket, Any], object]) -> None:
         """Accept and serve until it is time to leave."""
-        given, lane = self._given, self._entry.lane
-        timeout = given.settings.io_timeout if self.timeouts and self._parking is None else 0.0
-        limit, short, told = given.limit, False, self._told_of_connections()
+        given, lane, timeout = self._given, self._entry.lane, self._timeout
+        limit, short, told = given.limit, False, self._told_of_connections(lane)
         for connection, address in self._accepted(one_at_a_time=True):
             began = lane.begin()
             failed = True
@@ -167,35 +181,6 @@ class Worker(WorkerFacts, WorkerMarks, Dialogue):
             address: the peer's address as accept(2) gives it; with ``proxy_protocol`` the true peer's.
         """
         raise NotImplementedError
-
-    def park(self, connection: socket.socket, address: Any, state: bytes = b"", *, ready: bool = False) -> bool:
-        """Keep the connection in hand after :meth:`handle` has returned, instead of closing it.
-
-        It belongs to the server then. When its client speaks, :meth:`handle` is called with it again, in this worker or
-        in another, and :attr:`parked` says what is known of it. A worker that leaves passes its parked connections on;
-        one that is killed loses them. Only for the usual loop, with the setting ``keepalive``.
-
-        Args:
-            connection: the one that :meth:`handle` was given, with nothing of it buffered in Python.
-            address: its peer's address, likewise.
-            state: what :meth:`handle` wants to know when it has it again; at most 64 KiB.
-            ready: whether it wants it again, in its turn, though nothing more may come: ``state`` has what did.
-
-        Returns:
-            Whether it is kept. If not, it is closed as always: ``keepalive`` is 0, the server stops, the connection has
-            brought ``keepalive_requests``, or TLS is spoken on it, which knows one process alone.
-        """
-        if self._parking is None or (self.handshakes and self._given.tls is not None):
-            return False
-        if HERE.copied and self._given.offspring.keeps:
-            return False  # a process that the handler has forked has it, too
-        return self._parking.park(connection, address, state, ready=ready)
-
-    @property
-    def parked(self) -> ParkedConnection | None:
-        """While :meth:`handle` has one that was parked: its ``state``, ``requests`` and ``since``; else None."""
-        one = None if self._parking is None else self._parking.in_hand
-        return one if one is not None and one.requests else None
 
     def refuse(self, connection: socket.socket) -> None:
         """Answer a connection that is shed because all workers are out of descriptors; it is closed afterwards.
@@ -407,9 +392,15 @@ class Worker(WorkerFacts, WorkerMarks, Dialogue):
             if getattr(self.handle, "__func__", None) is Worker.handle:
                 raise TargetError(f"{type(self).__name__} overrides neither handle() nor run(): it would serve nothing")
             with needed("a worker what it waits for connections with", "epoll_create1(2), epoll_ctl(2), dup(2)"):
+                if self.settings.threads > 1:
+                    self._lanes = Lanes(self._given)
                 self._accepted(one_at_a_time=True)
+            if self._lanes is not None:
+                self._lanes.start()
             return
         name = type(self).__name__
+        if self.settings.threads > 1:
+            raise SettingsError(f"threads: {name} has a loop of its own, which serves as it will; leave it out")
         if self._given.settings.gc == "idle":
             raise SettingsError(f"gc: nobody knows when {name}, which has a loop of its own, is idle; leave it out")
         if self.tls is not None and self.handshakes:
@@ -419,10 +410,13 @@ class Worker(WorkerFacts, WorkerMarks, Dialogue):
         """The one generator of this worker's connections; who asks first says how many it has in hand."""
         if self._connections is None:
             given = self._given
-            given.leaks.learn_what_is_usual(() if one_at_a_time else given.sockets)
+            given.leaks.learn_what_is_usual(() if one_at_a_time and self._lanes is None else given.sockets)
             given.shedder.refuse = self._refuse
             acceptor: Acceptor | None = self._usual
-            if given.queue is not None and one_at_a_time:
+            if self._lanes is not None:
+                acceptor = self._lanes.acceptor
+                self._parking = self._lanes.parking
+            elif given.queue is not None and one_at_a_time:
                 acceptor = keeping = KeepaliveAcceptor(given, given.queue)
                 self._parking = keeping.parking
             elif acceptor is None:

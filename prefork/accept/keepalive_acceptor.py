@@ -31,7 +31,7 @@ from prefork.system.forks import HERE
 from prefork.system.natives import select, socket, time
 
 _FOR_WANT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_UNEVEN: Final = 3  # as a shift: an eighth more than a sibling is not worth a passage
+UNEVEN: Final = 3  # as a shift: an eighth more than a sibling is not worth a passage
 _LOOK: Final = 0.05  # seconds between two looks at whether there is room in the return queue
 
 
@@ -52,7 +52,7 @@ class KeepaliveAcceptor(Exclusive):
 
     def __init__(self, given: WorkerContext, queue: ReturnQueue) -> None:
         super().__init__(given)
-        self._parking = self.parking = parking = ParkedConnections(given.settings, given.entry.words)
+        self._parking = self.parking = parking = self._made_parking(given)
         given.leaks.parked = parking
         given.offspring.parted.append(parking.part)
         self._queue = queue
@@ -69,6 +69,9 @@ class KeepaliveAcceptor(Exclusive):
         self._also(queue.outward.fileno(), self._take_one)
         self._epoll.register(parking.fileno(), select.EPOLLIN)
         parking.moved = self._follow
+
+    def _made_parking(self, given: WorkerContext) -> ParkedConnections:
+        return ParkedConnections(given.settings, given.entry.words)
 
     def connections(self) -> Iterator[Accepted]:
         """As `Acceptor.connections`, but `ParkedConnections.in_hand` is to be served, and the socket is closed."""
@@ -196,7 +199,7 @@ class KeepaliveAcceptor(Exclusive):
         """
         parking = self._parking
         fewest = self._entry.fewest_parked_beside
-        if fewest is None or len(parking) - fewest <= max(1, len(parking) >> _UNEVEN):
+        if fewest is None or len(parking) - fewest <= max(1, len(parking) >> UNEVEN):
             return
         one = next(reversed(parking.members.values()))
         if not (one.bound or one.ready or readable(one.fd)):
@@ -232,8 +235,7 @@ class KeepaliveAcceptor(Exclusive):
             readable(*descriptors, *stop, self._parking.fileno(), seconds=left)
             if not readable(self._parking.fileno()):
                 return
-            found = [self._parking.members.get(fd) for fd, _ in self._parking.look(0, AT_ONCE)]
-            if not self.pass_on([one for one in found if one is not None and not one.bound]):
+            if not self.pass_on(self._speaking()):
                 break
         super()._wait_for(None if end is None else end - time.monotonic(), *descriptors)
 
@@ -246,6 +248,11 @@ class KeepaliveAcceptor(Exclusive):
             if not passed:
                 return
             room -= passed
+
+    def _speaking(self) -> list[ParkedConnection]:
+        """Those that speak, and can be passed on."""
+        found = [self._parking.members.get(fd) for fd, _ in self._parking.look(0, AT_ONCE)]
+        return [one for one in found if one is not None and not one.bound]
 
     # The end.
 

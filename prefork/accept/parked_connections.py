@@ -52,6 +52,7 @@ class ParkedConnection:
         bound: whether it can't leave this process; ``local`` is what closes it then.
         seen: when its client was there, had ended nothing and not spoken yet (monotonic seconds); 0 when that is not
             known.
+        serving: with several lanes, whether it is somebody's: in hand, or to be at once.
         watched: whether it is in the epoll.
         proxy: what a proxy has said of it, before its first request; None where nothing was read.
     """
@@ -66,6 +67,7 @@ class ParkedConnection:
         "ready",
         "requests",
         "seen",
+        "serving",
         "since",
         "state",
         "watched",
@@ -80,7 +82,7 @@ class ParkedConnection:
         self.since = self.seen = 0.0
         self.local: Any = None
         self.proxy: ProxyHeader | None = None
-        self.bound = self.ready = self.watched = False
+        self.bound = self.ready = self.serving = self.watched = False
 
 
 class ParkedConnections:

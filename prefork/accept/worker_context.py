@@ -59,6 +59,8 @@ class WorkerContext:
     log: logging.LoggerAdapter[logging.Logger]
     queue: ReturnQueue | None
     """Through which workers pass connections on; None when none are kept."""
+    bell: int
+    """The descriptor that is rung when no worker is idle any more; -1 where workers have one lane."""
     limit: int
     """After how many connections it asks for a replacement; 0 = never."""
     workers: int

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from prefork.accept.idle_work import IdleWork
 from prefork.accept.worker_context import WorkerContext
-from prefork.scoreboard.entry import Entry, Pause
+from prefork.scoreboard.entry import Entry, Lane, Pause
 
 
 class WorkerMarks:
@@ -28,9 +28,9 @@ class WorkerMarks:
         Args:
             text: 188 bytes of it, in UTF-8, are noted. With ``record_requests`` off nothing is.
         """
-        recorder = self._entry.lane.recorder
-        if recorder is not None:
-            recorder.label(text)
+        lane = self._entry.here
+        if lane is not None and lane.recorder is not None:
+            lane.recorder.label(text)
 
     def extend_deadline(self, seconds: float) -> None:
         """Ask for ``seconds`` more, from now, before ``timeout`` takes the connection in hand for a hang."""
@@ -44,9 +44,9 @@ class WorkerMarks:
         """
         return Pause(self._entry, tell=self._given.elastic)
 
-    def _told_of_connections(self) -> Callable[[Any], object] | None:
-        """Who is told of each connection that is accepted, by its peer's address; None for nobody."""
-        recorder = None if self.labels else self._entry.lane.recorder
+    def _told_of_connections(self, lane: Lane) -> Callable[[Any], object] | None:
+        """Who is told of each connection that a lane has in hand, by its peer's address; None for nobody."""
+        recorder = None if self.labels else lane.recorder
         note = None if recorder is None else recorder.connection
         if not self._given.elastic:
             return note

@@ -101,6 +101,14 @@ def _workers(status: Status) -> Iterator[Metric]:
     yield _gauge("prefork_workers_wanted", "How many workers there are to be.", status.size)
     yield _gauge("prefork_workers_wanted_min", "The fewest that the settings allow.", status.smallest)
     yield _gauge("prefork_workers_wanted_max", "The most that the settings allow.", status.largest)
+    lanes = sum(len(worker.lanes) or 1 for worker in status.workers)
+    in_hand = sum(worker.in_hand if worker.lanes else worker.state == "busy" for worker in status.workers)
+    yield _labelled(
+        "prefork_threads",
+        "Threads that serve connections, by what they do; a worker has one, or as many as the setting threads says.",
+        "state",
+        {"busy": float(in_hand), "idle": float(lanes - in_hand)},
+    )
     busy = [worker.seconds for worker in status.workers if worker.state == "busy"]
     yield _gauge("prefork_longest_busy_seconds", "For how long the busiest worker has been busy.", max(busy, default=0))
 

@@ -69,7 +69,11 @@ COLUMNS: Final = (
     Column("#", lambda row: str(row.worker.slot), lambda row: -row.worker.slot),
     Column("PID", lambda row: str(row.worker.pid), lambda row: row.worker.pid),
     Column("GEN", lambda row: str(row.worker.generation), lambda row: row.worker.generation),
-    Column("STATE", lambda row: row.worker.state.replace("backing off", "backoff"), lambda row: row.worker.state),
+    Column(
+        "STATE",
+        lambda row: f"{row.worker.state.replace('backing off', 'backoff')} {report.lanes(row.worker)}".rstrip(),
+        lambda row: row.worker.state,
+    ),
     Column("FOR", lambda row: report.duration(row.worker.seconds), lambda row: row.worker.seconds),
     Column("AGE", lambda row: report.duration(row.worker.age), lambda row: row.worker.age),
     Column("DONE", lambda row: report.number(row.worker.served), lambda row: row.worker.served),

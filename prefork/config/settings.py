@@ -28,6 +28,7 @@ from prefork.system.backoff import Backoff
 _LONGEST_WAIT: Final = 2_000_000.0  # seconds; what poll(2) can wait for is 2**31 - 1 milliseconds
 _TEN_YEARS: Final = 315_360_000.0
 _MOST_WORKERS: Final = 10_000
+_MOST_THREADS: Final = 1000
 _C_INT: Final = 2**31 - 1
 
 _SECONDS: Final = kinds.number("a number of seconds", most=_LONGEST_WAIT)
@@ -93,6 +94,13 @@ class Settings(Reporting, Keepalive, Proxying, Probing, Transport):
         "How many worker processes to run; auto is one for each CPU that this process may use (affinity and "
         "cgroup quota), and a text such as '2 * cpus + 1' is computed from their count.",
         "-w",
+    )
+    threads: int = setting(
+        1,
+        kinds.WORKERS,
+        kinds.whole("a count of threads", least=1, most=_MOST_THREADS),
+        "How many connections each worker serves at once, each in a thread of its own; a connection goes to a worker "
+        "that has nothing in hand as long as there is one.",
     )
     min_workers: int = setting(
         0,

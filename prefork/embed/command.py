@@ -42,6 +42,9 @@ _QUIET: Final[Mapping[str, Mapping[str, object]]] = {
 }
 """What servers do by themselves and is done around the application here: access logs, what proxies say."""
 
+_THREADS: Final[Mapping[str, str]] = {"waitress": "threads", "cheroot": "numthreads"}
+"""What a server calls its threads."""
+
 _LONGEST: Final = 2**31 - 1
 
 _ABOUT: Final = """\
@@ -260,7 +263,13 @@ def _run(
     around: Callable[[Any, Callable[[], Readiness]], Any] | None,
     names: tuple[str, ...] = (),
 ) -> int:
-    name = configuration.extra.worker_class
+    name, threads = configuration.extra.worker_class, configuration.settings.threads
+    if threads > 1:
+        own = f"worker_options {_THREADS[name]}={threads}" if name in _THREADS else "worker_options"
+        raise SettingsError(
+            f"threads: {name} has a loop of its own, which serves as many at once as it will ({own}); leave threads = "
+            f"{threads} out (from {configuration.given['threads'].origin})"
+        )
 
     def worker(application: object) -> type[Embedded]:
         try:

@@ -76,15 +76,7 @@ WORKERS: Final = (
         note="sync, gevent; prefork asgi for uvicorn's, prefork serve for tornado's and aiohttp's",
         default="sync",
     ),
-    _none(
-        "threads",
-        "--threads",
-        "whole",
-        "warning",
-        "a worker serves one request at a time; give --workers as many as workers times threads, or --worker-class "
-        "waitress with --worker-options threads=8",
-        1,
-    ),
+    _same("threads", "--threads", "whole", note="of sync and gthread; a second one when no worker is idle", default=1),
     _none(
         "worker_connections",
         "--worker-connections",

@@ -138,13 +138,7 @@ def threads_of(teller: Teller) -> int:
 def _tell_threads(teller: Teller, row: ForeignSetting) -> None:
     count = threads_of(teller)
     if count > 1 and is_sync(teller):
-        workers = whole(teller.value("workers", 1) or 1)
-        teller.tell(
-            row.name,
-            f"a worker serves one request at a time; for as many at once give workers = {workers * count}, or "
-            f"worker_class waitress of prefork wsgi with worker_options threads={count}",
-            differs=True,
-        )
+        teller.put("threads", count, teller.given[row.name].origin)
 
 
 def _connections(teller: Teller, row: ForeignSetting) -> None:

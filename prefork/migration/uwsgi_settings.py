@@ -128,11 +128,7 @@ ROWS: Final = (
     *_rows("thunder-lock", "true", note="the kernel wakes one worker for a connection", weight="info"),
     # Workers.
     *_rows("processes workers", "whole", "workers"),
-    *_rows(
-        "threads",
-        "whole",
-        note="a worker serves one request at a time; give --workers as many as processes times threads",
-    ),
+    *_rows("threads", "whole", "threads"),
     *_rows("enable-threads", "true", note="threads of the application always run", weight="info"),
     *_rows("master", "true", note="there always is one", weight="info"),
     *_rows("gevent", "whole", "worker_class", "gevent, with --worker-options connections=N"),

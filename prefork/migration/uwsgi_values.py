@@ -80,15 +80,9 @@ def _owner(teller: Teller, row: ForeignSetting) -> None:
 
 
 def _threads(teller: Teller, row: ForeignSetting) -> None:
-    count = whole(teller.value(row.name))
-    if count > 1:
-        processes = whole(teller.value("processes", teller.value("workers", 1)))
-        teller.tell(
-            row.name,
-            f"a worker serves one request at a time; for as many at once give workers = {processes * count}, or "
-            f"worker_class waitress of prefork wsgi with worker_options threads={count}",
-            differs=True,
-        )
+    value, origin = teller.given[row.name]
+    if "gevent" not in teller.given:
+        teller.put("threads", max(1, whole(value)), origin)
 
 
 def _gevent(teller: Teller, row: ForeignSetting) -> None:

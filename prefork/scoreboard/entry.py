@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from prefork.scoreboard import layout
 from prefork.scoreboard.events import EventKind, EventsPipe, Why
+from prefork.scoreboard.lanes import Stance, busy, full
 from prefork.scoreboard.layout import (
     ACCEPTS,
     BUCKET_SHIFT,
@@ -25,8 +26,10 @@ from prefork.scoreboard.layout import (
     IDLE_SINCE,
     ORDER,
     SERVED,
+    STANCE,
     STATE,
     STATE_SINCE,
+    THREAD,
     WAIT_BUCKETS,
     WAIT_SHIFT,
     WAITED,
@@ -43,13 +46,14 @@ eventfd_write = os.eventfd_write
 getpid = os.getpid
 getppid = os.getppid
 
-_LANE = layout.LANE
+_LANE, _LANE_WORDS = layout.LANE, layout.LANE_WORDS
 _ORDERS = tuple(Order)
 _RUN, _SEAL = Order.RUN, Order.SEAL
 _LAST_BUCKET = BUCKETS - 1
 _LAST_WAIT = WAIT_BUCKETS - 1
 _TELL_INTERVAL = 100_000_000  # ns
 _EVER = 1e9  # seconds, some thirty years
+_IDLE, _STANDING_BY = bytes([Stance.IDLE]), bytes([Stance.STANDING_BY])
 
 
 @dataclass(slots=True)
@@ -86,8 +90,8 @@ class Lane:
         """When this lane became busy; 0 when it is idle."""
         return self.words[BUSY_SINCE]
 
-    def end(self, began: int, failed: bool) -> None:
-        """Mark this lane idle and count what was in hand."""
+    def end(self, began: int, failed: bool) -> int:
+        """Mark this lane idle and count what was in hand; returns how long it took (ns)."""
         words = self.words
         now = words[IDLE_SINCE] = time.monotonic_ns()
         took = now - began
@@ -106,6 +110,7 @@ class Lane:
             self.extended = False
             words[DEADLINE] = 0
         words[BUSY_SINCE] = 0
+        return took
 
     def say_waited(self, milliseconds: int) -> None:
         """Count how long what is in hand had waited for this lane."""
@@ -135,6 +140,56 @@ class Lane:
     def count(self) -> None:
         """Count a connection as served of which nobody will tell how long it took."""
         self.served = self.words[SERVED] = self.served + 1
+
+
+class LaneOfThread(threading.local):
+    """The lane whose thread asks; None in a thread that is nobody's."""
+
+    lane: Lane | None = None
+
+
+class Stances:
+    """What the processes of a server have to do with the next connection, where they have several lanes.
+
+    A stance is of a process, and its lanes write it under a lock of theirs; all others look. All of them are one copy
+    of so many words, and a search in that.
+
+    Args:
+        board: the scoreboard.
+        words: this worker's own.
+    """
+
+    def __init__(self, board: Scoreboard, words: memoryview[int]) -> None:
+        self._column = board.column(STANCE)
+        self._words = words
+
+    def assume(self, stance: Stance) -> None:
+        """Say what this process has to do with it."""
+        self._words[STANCE] = stance
+
+    def look(self) -> tuple[bool, bool]:
+        """Whether a process is idle, and whether one stands by."""
+        column = self._column.tobytes()
+        return _IDLE in column, _STANDING_BY in column
+
+
+class RecorderOfThread(FlightRecorder):
+    """The notes of the lane whose thread asks, for who serves in several.
+
+    Args:
+        entry: the worker's entry.
+    """
+
+    __slots__ = ("_entry",)
+
+    def __init__(self, entry: Entry) -> None:
+        self._entry = entry
+
+    def request(self, head: bytes, method: str, target: bytes, query: str, peer: str, waited: int) -> None:
+        """As `FlightRecorder.request`."""
+        lane = self._entry.here
+        if lane is not None and lane.recorder is not None:
+            lane.recorder.request(head, method, target, query, peer, waited)
 
 
 class Crowd:
@@ -201,15 +256,15 @@ class Pause:
 
 
 def _is_idle(words: memoryview[int]) -> bool:
-    """Whether a worker serves, and has nothing in hand."""
-    return words[STATE] == State.SERVING and not words[_LANE] and words[layout.PID] > 0
+    """Whether a worker serves, and has a lane with nothing in hand."""
+    return words[STATE] == State.SERVING and not full(words) and words[layout.PID] > 0
 
 
 class Entry:
     """The entry of one worker, as that worker uses it.
 
     Args:
-        board: the scoreboard.
+        board: the scoreboard; it says how many lanes there may be.
         index: which entry of it.
         events: the pipe to the master.
         go: a descriptor that is readable while workers may accept; the master empties it when the system is out of
@@ -218,6 +273,8 @@ class Entry:
         records: whether it is noted what is in hand.
 
     Attributes:
+        lane: the first lane, the only one as long as nobody says :meth:`spread`.
+        lanes: all of them.
         obeyed: the order that this worker carries out: what a signal handler has made of :attr:`order`.
         stop_fd: a descriptor that becomes readable when there is one to leave; -1 until the worker has made it.
     """
@@ -230,6 +287,8 @@ class Entry:
         self.words = board.entry(index)
         words = self.words[_LANE:]
         self.lane = Lane(words, FlightRecorder(words) if records else None)
+        self.lanes = [self.lane]
+        self._of_thread: LaneOfThread | None = None
         self.crowd = Crowd(self.lane)
         self.obeyed = _RUN
         self.stop_fd = -1
@@ -239,6 +298,26 @@ class Entry:
         self._errors = [0] * layout.ERROR_PLACES
         self._told_at = 0
         self._refused = 0
+        self._counting = threading.Lock()
+
+    def spread(self, count: int) -> Stances:
+        """Have so many lanes from now on, each to be said in its thread by :meth:`enter`."""
+        rest = range(_LANE + _LANE_WORDS, _LANE + count * _LANE_WORDS, _LANE_WORDS)
+        for words in (self.words[at : at + _LANE_WORDS] for at in rest):
+            self.lanes.append(Lane(words, FlightRecorder(words) if self.lane.recorder is not None else None))
+        self._of_thread = LaneOfThread()
+        return Stances(self.board, self.words)
+
+    @property
+    def here(self) -> Lane | None:
+        """The lane of this thread: the only one there is, or None in a thread that is nobody's."""
+        return self.lane if self._of_thread is None else self._of_thread.lane
+
+    def enter(self, lane: Lane) -> None:
+        """This thread is that lane's from now on."""
+        assert self._of_thread is not None
+        self._of_thread.lane = lane
+        lane.words[THREAD] = threading.get_ident()
 
     @property
     def order(self) -> Order:
@@ -301,12 +380,15 @@ class Entry:
 
     def count_refused(self) -> None:
         """Count a connection, or a request on one, as shed."""
-        self._refused = self.words[layout.REFUSED] = self._refused + 1
+        with self._counting:
+            self._refused = self.words[layout.REFUSED] = self._refused + 1
 
     def count_refused_in_hand(self) -> None:
         """Count what is in hand as shed, and not as served."""
         self.count_refused()
-        self.lane.served -= 1  # which its end will make good
+        own = self.here
+        if own is not None:
+            own.served -= 1  # which its end will make good
 
     def tell_when_nobody_is_idle(self) -> None:
         """Tell the master when this worker has taken the last idle place; at most every 100 ms."""
@@ -315,7 +397,7 @@ class Entry:
             return
         for index in range(self.board.entries):
             words = self.board.entry(index)
-            if words[layout.PID] and words[STATE] == State.SERVING and not words[_LANE]:
+            if words[layout.PID] and words[STATE] == State.SERVING and not full(words):
                 return
         self._told_at = now
         self.send_event(EventKind.LAST_IDLE)
@@ -325,13 +407,13 @@ class Entry:
         """Whether another worker has something in hand, and keeps connections."""
         for index in range(self.board.entries):
             words = self.board.entry(index)
-            if index != self.index and words[layout.PID] and words[layout.PARKED] and words[_LANE]:
+            if index != self.index and words[layout.PID] and words[layout.PARKED] and busy(words):
                 return True
         return False
 
     @property
     def idle_beside(self) -> int:
-        """How many other workers that serve have nothing in hand."""
+        """How many other workers that serve have a lane with nothing in hand."""
         entries = (self.board.entry(index) for index in range(self.board.entries) if index != self.index)
         return sum(map(_is_idle, entries))
 
@@ -373,5 +455,16 @@ class Entry:
         self._events.send(kind, entry=self.index, pid=getpid(), value=value)
 
     def extend_deadline(self, seconds: float) -> None:
-        """Ask not to be taken for hung before ``seconds`` from now, infinity included."""
-        self.lane.extend_deadline(seconds)
+        """Ask not to be taken for hung before ``seconds`` from now, infinity included.
+
+        With several lanes it is that of this thread which asks; in a thread that is nobody's, all that are busy.
+        """
+        own = self.here
+        for lane in [lane for lane in self.lanes if lane.began] if own is None else (own,):
+            lane.extend_deadline(seconds)
+
+    def say_waited(self, milliseconds: int) -> None:
+        """Count how long what this thread has in hand had waited."""
+        own = self.here
+        if own is not None:
+            own.say_waited(milliseconds)

@@ -19,6 +19,7 @@ LAST_ERRNO _AT        worker   errno of the last accept(2) that failed, monotoni
 REFUSED               worker   connections shed
 ACCEPTS               worker   how (:class:`Accepts`); 0 = in a loop of its own, on the sockets themselves
 RECYCLE_WHY           worker   why it wants to be replaced (:class:`prefork.scoreboard.events.Why`); 0 = it does not
+STANCE                worker   what it has to do with the next connection (:class:`prefork.scoreboard.lanes.Stance`)
 ERRORS + place        worker   failed accepts, by errno (:func:`prefork.net.accept_errors.place`)
 PARKED                worker   connections that it keeps, the one in hand included
 REUSED                worker   times that it has served one that was kept before
@@ -31,13 +32,15 @@ lane SERVED FAILED    worker   connections whose handler returned / raised
 lane BUSY_TOTAL       worker   ns spent in handlers
 lane BUSY_LONGEST     worker   ns, the longest of them
 lane IDLE_SINCE       worker   monotonic ns at which the last connection was finished
+lane THREAD           worker   what Python and faulthandler call its thread (threading.get_ident); 0 = the main one
 lane HISTOGRAM + n    worker   handlers that took less than 2**n * 64 us (and not less than half of it)
 lane WAITED_TOTAL     worker   ms that what was taken had waited for a worker
 lane WAITED + n       worker   what had waited less than 2**n * 4 ms (and not less than half of it)
 lane RECORD           worker   what is in hand, in words: :mod:`prefork.scoreboard.recorder`
 
 A store of an aligned 64-bit word does not tear (CPython copies it with one ``memcpy`` of eight bytes). A lane is one
-accepting thread; there is one today, and the layout has room for several.
+thread that serves connections (:mod:`prefork.accept.lanes`); each writes its own words alone. The stance is the
+process's: its lanes write it under a lock of theirs.
 
 The memfd is sealed against growing and shrinking (fcntl(2), F_SEAL_SHRINK): a worker may run as another user than the
 master, and an ``ftruncate`` by it would otherwise kill the master by SIGBUS. For the same reason the master takes no
@@ -52,8 +55,9 @@ import enum
 import fcntl
 import mmap
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
+from prefork.scoreboard.bounds import count, held, member, moment
 from prefork.system.natives import os, time
 
 SCOREBOARD = "prefork-scoreboard"
@@ -71,6 +75,7 @@ PID, SLOT, GENERATION, ORDER, BORN = range(5)
 
 WORKER_WORDS = 48
 STATE, STATE_SINCE, LAST_ERRNO, LAST_ERRNO_AT, REFUSED, ACCEPTS, RECYCLE_WHY = range(MASTER_WORDS, MASTER_WORDS + 7)
+STANCE = MASTER_WORDS + 7
 ERRORS = MASTER_WORDS + 8
 ERROR_PLACES = 32
 PARKED, REUSED, HANDED_OVER, EXPIRED, EVICTED, LEFT = range(ERRORS + ERROR_PLACES, ERRORS + ERROR_PLACES + 6)
@@ -78,7 +83,7 @@ COLLECTING = LEFT + 1
 
 LANE = MASTER_WORDS + WORKER_WORDS
 LANE_WORDS = 80
-BUSY_SINCE, DEADLINE, SERVED, FAILED, BUSY_TOTAL, BUSY_LONGEST, IDLE_SINCE = range(7)
+BUSY_SINCE, DEADLINE, SERVED, FAILED, BUSY_TOTAL, BUSY_LONGEST, IDLE_SINCE, THREAD = range(8)
 HISTOGRAM = 8
 BUCKETS = 20
 BUCKET_SHIFT = 16  # the first bucket ends at 2**16 ns = 65.5 us
@@ -90,7 +95,6 @@ WAIT_SHIFT = 2  # the first bucket ends at 4 ms: no finer is the kernel's clock,
 AT_ONCE = 1 << 16
 """Connections that one worker has in hand at one moment, at the very most: each has a descriptor."""
 
-_FASTEST = 1000  # ns: nothing that is counted happens more often than once in so long
 _LARGEST_PID = 1 << 22  # PID_MAX_LIMIT, linux/threads.h
 _LARGEST = (1 << 32) - 1  # of what the master counts one by one
 _EVER = (1 << 63) - 1
@@ -102,7 +106,6 @@ _OWN = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x10  # MAP_FIXED
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _WORD = 8
 _MAX_ERRNO = 4095  # what the kernel can return
-_E = TypeVar("_E", bound=enum.IntEnum)
 
 
 class Order(enum.IntEnum):
@@ -185,6 +188,7 @@ class LaneView:
     histogram: tuple[int, ...]
     waited_total: int = 0
     waited: tuple[int, ...] = (0,) * WAIT_BUCKETS
+    thread: int = 0
 
     @property
     def accepted(self) -> int:
@@ -387,6 +391,10 @@ class Scoreboard:
         start = HEADER_WORDS + index * self._stride
         return self.words[start : start + self._stride]
 
+    def column(self, word: int) -> memoryview[int]:
+        """One word of every entry, to be looked at together: an entry that is free has 0 there."""
+        return self.words[HEADER_WORDS + word :: self._stride]
+
     def index(self, entry: int, word: int) -> int:
         """Where ``word`` of ``entry`` stands among all words."""
         return HEADER_WORDS + entry * self._stride + word
@@ -421,24 +429,24 @@ class Scoreboard:
         now = time.monotonic_ns()
         lanes = tuple(_lane(words, LANE + n * LANE_WORDS, born, now) for n in range(self.lanes))
         return EntryView(
-            pid=_held(words[PID], _LARGEST_PID),
-            slot=_held(words[SLOT], _LARGEST),
-            generation=_held(words[GENERATION], _LARGEST),
-            order=_member(Order, words[ORDER], Order.RUN),
+            pid=held(words[PID], _LARGEST_PID),
+            slot=held(words[SLOT], _LARGEST),
+            generation=held(words[GENERATION], _LARGEST),
+            order=member(Order, words[ORDER], Order.RUN),
             born=min(words[BORN], now),
-            state=_member(State, words[STATE], State.EMPTY),
+            state=member(State, words[STATE], State.EMPTY),
             state_since=moment(words[STATE_SINCE], born, now),
-            last_errno=_held(errno, _MAX_ERRNO),
+            last_errno=held(errno, _MAX_ERRNO),
             last_errno_at=moment(words[LAST_ERRNO_AT], born, now),
-            refused=_count(words[REFUSED], born, now),
-            parked=_held(words[PARKED], _LARGEST),
-            reused=_count(words[REUSED], born, now),
-            handed_over=_count(words[HANDED_OVER], born, now),
-            expired=_count(words[EXPIRED], born, now),
-            evicted=_count(words[EVICTED], born, now),
-            left=_count(words[LEFT], born, now),
-            accepts=_member(Accepts, words[ACCEPTS], Accepts.UNKNOWN),
-            errors=tuple(_count(word, born, now) for word in words[ERRORS : ERRORS + ERROR_PLACES]),
+            refused=count(words[REFUSED], born, now),
+            parked=held(words[PARKED], _LARGEST),
+            reused=count(words[REUSED], born, now),
+            handed_over=count(words[HANDED_OVER], born, now),
+            expired=count(words[EXPIRED], born, now),
+            evicted=count(words[EVICTED], born, now),
+            left=count(words[LEFT], born, now),
+            accepts=member(Accepts, words[ACCEPTS], Accepts.UNKNOWN),
+            errors=tuple(count(word, born, now) for word in words[ERRORS : ERRORS + ERROR_PLACES]),
             lanes=lanes,
         )
 
@@ -447,49 +455,17 @@ _FATES = tuple(Fate)
 _READINESS = {int(readiness): readiness for readiness in Readiness}
 
 
-def finished(words: memoryview[int], born: int) -> int:
-    """MASTER. How many connections an entry's worker has finished, held to what is possible; see `Scoreboard.read`."""
-    now = time.monotonic_ns()
-    return _count(words[LANE + SERVED], born, now) + _count(words[LANE + FAILED], born, now)
-
-
-def busy_since(words: memoryview[int], born: int) -> int:
-    """MASTER. Since when an entry's worker is busy, monotonic ns, held to what is possible; 0 = it is idle."""
-    return moment(words[LANE + BUSY_SINCE], born, time.monotonic_ns())
-
-
 def _lane(words: memoryview[int], at: int, born: int, now: int) -> LaneView:
     age = max(0, now - born)
     return LaneView(
         busy_since=moment(words[at + BUSY_SINCE], born, now),
-        deadline=_held(words[at + DEADLINE], _EVER),
-        served=_count(words[at + SERVED], born, now),
-        failed=_count(words[at + FAILED], born, now),
-        busy_total=_held(words[at + BUSY_TOTAL], age * AT_ONCE),
-        busy_longest=_held(words[at + BUSY_LONGEST], age),
+        deadline=held(words[at + DEADLINE], _EVER),
+        served=count(words[at + SERVED], born, now),
+        failed=count(words[at + FAILED], born, now),
+        busy_total=held(words[at + BUSY_TOTAL], age * AT_ONCE),
+        busy_longest=held(words[at + BUSY_LONGEST], age),
         idle_since=moment(words[at + IDLE_SINCE], born, now),
-        histogram=tuple(_count(word, born, now) for word in words[at + HISTOGRAM : at + HISTOGRAM + BUCKETS]),
-        waited_total=_held(words[at + WAITED_TOTAL], age * AT_ONCE),
-        waited=tuple(_count(word, born, now) for word in words[at + WAITED : at + WAITED + WAIT_BUCKETS]),
+        histogram=tuple(count(word, born, now) for word in words[at + HISTOGRAM : at + HISTOGRAM + BUCKETS]),
+        waited_total=held(words[at + WAITED_TOTAL], age * AT_ONCE),
+        waited=tuple(count(word, born, now) for word in words[at + WAITED : at + WAITED + WAIT_BUCKETS]),
     )
-
-
-def _held(word: int, largest: int) -> int:
-    return word if word <= largest else 0
-
-
-def _count(word: int, born: int, now: int) -> int:
-    """How often something has happened in a life."""
-    return _held(word, max(0, now - born) // _FASTEST + 1)
-
-
-def moment(word: int, born: int, now: int) -> int:
-    """MASTER. A moment of a life that began at ``born``, held to what is possible; 0 = it has not been."""
-    return min(max(word, born), now) if word else 0
-
-
-def _member(kind: type[_E], value: int, default: _E) -> _E:
-    try:
-        return kind(value)
-    except ValueError:
-        return default

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from prefork.errors import printable
-from prefork.scoreboard.layout import BUSY_SINCE, LANE, LANE_WORDS, RECORD, RECORD_WORDS, moment
+from prefork.scoreboard.bounds import moment
+from prefork.scoreboard.layout import BUSY_SINCE, LANE, LANE_WORDS, RECORD, RECORD_WORDS
 from prefork.system.natives import time
 
 _WAITED: Final = struct.Struct("=i")

@@ -154,18 +154,20 @@ class AgentService(ProbeService):
         return self._agent.line(readiness, load, now).encode()
 
     def _load(self, now: float) -> Workload:
-        server, idle, warm, lanes = self._server, 0, 0, set[int]()
+        server, free, warm, lanes = self._server, 0, 0, set[int]()
         for member in server.roster:
             if member.starting or member.order is not Order.RUN:
                 continue
             view = server.spawner.view(member)
-            idle += doing(member, view, now)[0] == "idle"
+            if doing(member, view, now)[0] in {"idle", "busy"}:
+                free += sum(not lane.busy_since for lane in view.lanes)
             served = sum(lane.served + lane.failed for lane in view.lanes)
             warm += served >= WARM_AFTER or now - member.born >= WARM_AGE
             lanes.add(len(view.lanes) if view.accepts is Accepts.USUAL else 0)
         waiting = sum(listener.waiting() for listener in server.listeners)
-        size = server.goal.size
-        return Workload(size, min(idle, size), min(warm, size), waiting, size * min(lanes, default=1))
+        size, count = server.goal.size, min(lanes, default=1)
+        idle = -(-free // max(1, count))  # as many workers could be wholly idle
+        return Workload(size, min(idle, size), min(warm, size), waiting, size * count)
 
 
 class ProbePeer:

@@ -13,9 +13,10 @@ from typing import Any, Final
 from prefork.config.receiver import Receiver
 from prefork.errors import SettingsError
 from prefork.system.clock import SYSTEM, Clock
-from prefork.system.natives import os, select, socket
+from prefork.system.natives import os, select, socket, threading
 
 _PAUSE: Final = 1.0  # seconds between two attempts
+_TURN: Final = 0.1  # seconds that another thread may take to send
 _ROOM: Final = 1 << 16  # bytes that wait for a connection to take them
 _UNDER_WAY: Final = frozenset({errno.EINPROGRESS, errno.EALREADY, errno.ENOTCONN})
 
@@ -38,6 +39,7 @@ class Sender:
         self._socket: socket.socket | None = None
         self._owner = 0
         self._waiting = bytearray()
+        self._lock = threading.Lock()
         self.stream = receiver.stream
         self._type = socket.SOCK_STREAM if receiver.stream else socket.SOCK_DGRAM
         self._name: Any = receiver.place
@@ -61,6 +63,14 @@ class Sender:
         Returns:
             Whether it was sent, or will be.
         """
+        if not self._lock.acquire(timeout=_TURN):
+            return False  # a thread that held it is not there any more: this is a child, forked meanwhile
+        try:
+            return self._send(data)
+        finally:
+            self._lock.release()
+
+    def _send(self, data: bytes) -> bool:
         if self.stream and self._owner != os.getpid():
             self._drop()  # its parent's: two would write into each other's lines
         if self._socket is None and not self._connect():

@@ -12,9 +12,9 @@ from typing import TypeVar
 import psutil
 
 from prefork.net.accept_errors import lookup
-from prefork.scoreboard.layout import EntryView, Order, State
+from prefork.scoreboard.layout import EntryView, LaneView, Order, State
 from prefork.scoreboard.recorder import InHand
-from prefork.status.model import Ended, Health, Listening, Process, RunningRequest, Status, Working
+from prefork.status.model import Ended, Health, LaneStatus, Listening, Process, RunningRequest, Status, Working
 from prefork.status.totals import Counters
 from prefork.supervisor.goal import Crashes
 from prefork.supervisor.roster import Death
@@ -160,26 +160,25 @@ def _loops(exits: ExitsView) -> bool:
 
 def doing(member: MemberView, view: EntryView, now: float) -> tuple[str, float]:
     """What a worker does, in a word or two, and for how many seconds it has. Pure."""
-    (lane,) = view.lanes
-    since = max(view.state_since, lane.idle_since) / 1e9
+    busy = [lane.busy_since for lane in view.lanes if lane.busy_since]
+    since = max(view.state_since, *(lane.idle_since for lane in view.lanes)) / 1e9
     if member.starting:
         state, since = "starting", member.born
     elif member.order is not Order.RUN:
         state = "leaving"
     elif view.state is State.BACKING_OFF:
         state = "backing off"
-    elif lane.busy_since:
+    elif busy:
         state = "busy"
     else:
         state = "idle"
-    if lane.busy_since:
-        since = lane.busy_since / 1e9
+    if busy:
+        since = min(busy) / 1e9
     return state, max(0.0, now - since)
 
 
 def _worker(member: MemberView, view: EntryView, now: float, process: Process, in_hand: tuple[InHand, ...]) -> Working:
-    (lane,) = view.lanes
-    finished = lane.served + lane.failed
+    lanes, finished = view.lanes, sum(lane.served + lane.failed for lane in view.lanes)
     state, seconds = doing(member, view, now)
     return Working(
         slot=member.slot,
@@ -188,12 +187,13 @@ def _worker(member: MemberView, view: EntryView, now: float, process: Process, i
         state=state,
         seconds=seconds,
         age=now - member.born,
-        served=lane.served,
-        failed=lane.failed,
+        served=sum(lane.served for lane in lanes),
+        failed=sum(lane.failed for lane in lanes),
         refused=view.refused,
         parked=view.parked,
-        mean=lane.busy_total / finished / 1e9 if finished else 0.0,
-        longest=lane.busy_longest / 1e9,
+        mean=sum(lane.busy_total for lane in lanes) / finished / 1e9 if finished else 0.0,
+        longest=max(lane.busy_longest for lane in lanes) / 1e9,
+        lanes=tuple(_lane(lane, now) for lane in lanes) if len(lanes) > 1 else (),
         reason=str(member.reason or ""),
         error=lookup(view.last_errno).name if state == "backing off" else "",
         requests=tuple(
@@ -203,6 +203,17 @@ def _worker(member: MemberView, view: EntryView, now: float, process: Process, i
             for one in in_hand
         ),
         process=process,
+    )
+
+
+def _lane(lane: LaneView, now: float) -> LaneStatus:
+    finished = lane.served + lane.failed
+    return LaneStatus(
+        busy=max(0.0, now - lane.busy_since / 1e9) if lane.busy_since else None,
+        served=lane.served,
+        failed=lane.failed,
+        mean=lane.busy_total / finished / 1e9 if finished else 0.0,
+        longest=lane.busy_longest / 1e9,
     )
 
 

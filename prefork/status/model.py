@@ -36,6 +36,18 @@ class Listening:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LaneStatus:
+    """One lane of a worker that has several: a thread, with one connection in hand or none."""
+
+    busy: float | None = None
+    """For how long it has been with the connection in hand, seconds; None when it has none."""
+    served: int = 0
+    failed: int = 0
+    mean: float = 0.0
+    longest: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunningRequest:
     """What a worker has in hand, in one of its threads that accept."""
 
@@ -60,7 +72,7 @@ class Working:
     state: str = ""
     """starting, idle, busy, backing off, or leaving (told to leave, perhaps busy still)."""
     seconds: float = 0.0
-    """How long it has been in that state; while it is busy, how long with the connection in hand."""
+    """How long it has been in that state; while it is busy, how long with the connection in hand, the oldest."""
     age: float = 0.0
     served: int = 0
     failed: int = 0
@@ -70,6 +82,8 @@ class Working:
     mean: float = 0.0
     """Handling time of a connection, seconds."""
     longest: float = 0.0
+    lanes: tuple[LaneStatus, ...] = ()
+    """Where it has several (``threads``): each of them."""
     reason: str = ""
     """Why it leaves or is to be replaced."""
     error: str = ""
@@ -77,6 +91,11 @@ class Working:
     requests: tuple[RunningRequest, ...] = ()
     """What it has in hand; nothing when it is idle."""
     process: Process = dataclasses.field(default_factory=Process)
+
+    @property
+    def in_hand(self) -> int:
+        """How many of its lanes have a connection in hand."""
+        return sum(lane.busy is not None for lane in self.lanes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -127,7 +127,9 @@ def crew(status: Status) -> str:
     elastic = f" ({status.smallest} to {status.largest})" if status.smallest != status.largest else ""
     parked = sum(worker.parked for worker in status.workers)
     kept = f"; {_count(parked, 'connection')} kept" if parked else ""
-    return f"{_count(status.size, 'worker')} wanted{elastic}: {by_state or 'none lives'}{kept}"
+    threads = sum(len(worker.lanes) for worker in status.workers)
+    busy = f"; {sum(worker.in_hand for worker in status.workers)} of {threads} threads busy" if threads else ""
+    return f"{_count(status.size, 'worker')} wanted{elastic}: {by_state or 'none lives'}{busy}{kept}"
 
 
 _KEPT = {
@@ -185,6 +187,11 @@ def alarms(status: Status) -> list[str]:
     return told
 
 
+def lanes(worker: Working) -> str:
+    """How many of its lanes are busy, where it has several and one is."""
+    return f"{worker.in_hand}/{len(worker.lanes)}" if worker.in_hand else ""
+
+
 def row(worker: Working) -> tuple[str, ...]:
     """One worker, in the columns of :data:`HEADINGS`."""
     process = worker.process
@@ -192,7 +199,7 @@ def row(worker: Working) -> tuple[str, ...]:
         str(worker.slot),
         str(worker.pid),
         str(worker.generation),
-        f"{worker.state} {worker.error}".strip(),
+        " ".join(filter(None, (worker.state, worker.error, lanes(worker)))),
         duration(worker.seconds),
         duration(worker.age),
         number(worker.served),

@@ -36,10 +36,18 @@ class Sample:
     serving: int
     """How many of them are READY."""
     busy: int
+    """How many of them have something in hand."""
     waiting: int
     """Connections in the accept queues."""
     finished: int
     """Connections finished since the start, by all workers; only whether it changes matters."""
+    lanes_left: int = 0
+    """How many of the busy ones can take more."""
+
+    @property
+    def full(self) -> int:
+        """How many of them can take no more."""
+        return self.busy - self.lanes_left
 
 
 class Sizer:
@@ -86,7 +94,7 @@ class Sizer:
             size = max(self._smallest, sample.size - self._spare)
             self._window, self._spare = now, max(size - sample.busy, 0)
         self._resting = not active
-        if active and (size > self._smallest or sample.busy >= sample.size):
+        if active and (size > self._smallest or sample.full >= sample.size):
             return size, now + LOOK
         if size > self._smallest and self._window is not None:
             # Nothing happens: no need to look before the window closes.
@@ -95,7 +103,7 @@ class Sizer:
         return size, None
 
     def _grown(self, sample: Sample) -> int:
-        if not sample.waiting or sample.busy < sample.serving:
+        if not sample.waiting or sample.full < sample.serving:
             self._step = 1
             return sample.size
         if sample.serving < sample.size:
@@ -136,6 +144,7 @@ class Autoscaler:
         self._spawner = spawner
         self._listeners = listeners
         self._scale = scale
+        self._lanes = settings.threads
         self._sizer = Sizer(goal.smallest, goal.largest, settings.idle_timeout)
         self._timer = loop.call_later(settings.idle_timeout, self.look_at_load)
 
@@ -150,12 +159,14 @@ class Autoscaler:
         now = self._loop.clock.monotonic()
         incumbents = [slot.incumbent for slot in self._roster.slots.values() if slot.incumbent is not None]
         serving = [member for member in incumbents if not member.starting and member.order is Order.RUN]
+        in_hand = [len(self._spawner.vital(member).in_hand) for member in serving]
         sample = Sample(
             size=self._goal.size,
             serving=len(serving),
-            busy=sum(self._spawner.vital(member).busy_since is not None for member in serving),
+            busy=sum(count > 0 for count in in_hand),
             waiting=sum(listener.waiting() for listener in self._listeners),
             finished=sum(self._spawner.finished(member) for member in serving),
+            lanes_left=sum(0 < count < self._lanes for count in in_hand),
         )
         size, again = self._sizer.observe(sample, now)
         if size != self._goal.size:

@@ -122,6 +122,7 @@ def start_of(
         shedder=Shedder(entry, settings, say, one.workers, spare),
         log=say,
         queue=held.queue,
+        bell=held.bell,
         limit=one.limit,
         workers=one.workers,
         elastic=common.elastic,

@@ -6,7 +6,7 @@ Forks come last and in a row; see :meth:`prefork.supervisor.spawner.Spawner.fork
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from prefork.scoreboard.layout import Order
 from prefork.supervisor import policy
@@ -101,9 +101,10 @@ class Executor:
             case policy.TellWhy(member):
                 self._roster.slowness_told(member)
                 self._log_report(member, ", which goes on", logging.WARNING)
-            case policy.Dump(member, seconds):
+            case policy.Dump(member, seconds, lane):
                 what = "starting" if member.starting else "busy with one connection"
-                told = ", ".join(one.told(now) for one in self._spawner.in_hand(member))
+                what += f" in lane {lane}" if lane is not None and not member.starting else ""
+                told = ", ".join(one.told(now) for one in self._spawner.in_hand(member) if lane in {None, one.lane})
                 text = f": {told}" if told and not member.starting else ""
                 log.error("worker %d (pid %d) has been %s for %.1f s%s", member.slot, member.pid, what, seconds, text)
                 self._roster.dumped(member, now)
@@ -112,8 +113,14 @@ class Executor:
                 log.info("worker %d (pid %d) has finished after all", member.slot, member.pid)
                 self._log_report(member)
                 self._roster.spared(member)
+            case policy.Evacuate(member, deadline, hung):
+                lanes = f" hangs in lane{'s' * (len(hung) > 1)} {', '.join(map(str, hung))}"
+                self._log_report(member, f"{lanes}; the others have {deadline - now:.3g} s to finish", lanes=hung)
+                self._roster.retired(member, Order.SEAL, deadline, Reason(Cause.TIMEOUT), now)
+                self._spawner.order(member, Order.SEAL)
             case policy.Abort(member):
-                self._log_report(member)
+                if not self._evacuated(member):
+                    self._log_report(member)
                 self._roster.aborted(member, now)
                 process.kill(member.pid, signal.SIGABRT)
             case policy.Kill(member):
@@ -184,7 +191,14 @@ class Executor:
             self._goal.forks.fork_failed(self._loop.clock.monotonic())
             log.warning("worker %d was killed before it began; trying again", births[0].one.slot)
 
-    def _log_report(self, member: Member, what: str = "", level: int = logging.ERROR) -> None:
-        """Write a hung or slow worker's tracebacks to the log."""
-        text = self._excerpts.of(self._spawner.take_report(member.pid).rstrip())
+    @staticmethod
+    def _evacuated(member: Member) -> bool:
+        """Whether the lanes beside one that hangs have had time to finish, and its tracebacks have been told."""
+        return member.reason is not None and member.reason.cause is Cause.TIMEOUT
+
+    def _log_report(
+        self, member: Member, what: str = "", level: int = logging.ERROR, lanes: Collection[int] = ()
+    ) -> None:
+        """Write a hung or slow worker's tracebacks to the log, those of some lanes before all others."""
+        text = self._excerpts.of(self._spawner.take_report(member.pid, lanes).rstrip())
         log.log(level, "worker %d (pid %d)%s: %s", member.slot, member.pid, what, text or "it gave no traceback")

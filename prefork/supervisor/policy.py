@@ -16,9 +16,11 @@ What it holds to, whatever the facts (tests/supervisor/test_policy.py drives it 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from prefork.config.settings import Settings
 from prefork.scoreboard.layout import Order
@@ -35,6 +37,9 @@ DUMP_TIME = 0.5
 
 ABORT_TIME = 1.0
 """Seconds between SIGABRT and SIGKILL."""
+
+EVACUATION_LOOK = 0.1
+"""Seconds between two looks at whether the lanes beside one that hangs have finished."""
 
 WAKE_UPS = Backoff(initial=0.01, factor=2.0, maximum=1.0, jitter=0.0)
 """How a retiring worker is reminded: a signal that lands just before accept(2) is entered goes unheard."""
@@ -76,6 +81,8 @@ class Dump:
 
     member: Member
     seconds: float
+    lane: int | None = None
+    """The lane that is, where it is not the only one that there may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,16 @@ class Abort:
     """SIGABRT."""
 
     member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class Evacuate:
+    """Have a worker accept no more, as by an order to leave: some lanes hang, and what the others have is finished."""
+
+    member: Member
+    deadline: float
+    hung: tuple[int, ...]
+    """The lanes that hang."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,20 +146,32 @@ class Spare:
     member: Member
 
 
-Action = Spawn | Retire | WakeUp | AskWhy | TellWhy | Dump | Abort | Kill | Question | Replace | Spare
+Action = Spawn | Retire | WakeUp | AskWhy | TellWhy | Dump | Abort | Evacuate | Kill | Question | Replace | Spare
+
+
+class Burden(NamedTuple):
+    """What one lane has in hand."""
+
+    since: float
+    deadline: float | None = None
+    """That its handler asked for."""
+    lane: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Vital:
     """What a worker says of itself, in monotonic seconds."""
 
-    busy_since: float | None
-    deadline: float | None
-    """A deadline that its handler asked for."""
+    in_hand: tuple[Burden, ...]
     obeying: bool
     """Whether it has seen an order to leave."""
     ending: bool = False
     """Whether it is past its loop."""
+
+    @property
+    def busy_since(self) -> float | None:
+        """Since when it has the oldest of what it has in hand; None when it has nothing."""
+        return min((one.since for one in self.in_hand), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,24 +390,41 @@ def _end(case: _Case, member: Member) -> Iterator[Action]:
         if case.over(member.aborted_at, ABORT_TIME):
             yield Kill(member)
     elif member.dumped_at is not None and case.over(member.dumped_at, DUMP_TIME):
-        hangs = member.starting or case.now >= _overdue_at(case, case.vitals(member))
-        yield Abort(member) if hangs else Spare(member)
+        yield from (Abort(member),) if member.starting else _hung(case, member, member.dumped_at)
 
 
-def _overdue_at(case: _Case, vital: Vital) -> float:
-    """When a worker will have been busy for too long with the oldest of what it has in hand."""
-    if vital.busy_since is None or not case.settings.timeout:
+def _hung(case: _Case, member: Member, dumped_at: float) -> Iterator[Action]:
+    """A worker that was overdue: spared, or ended when the lanes beside those that hang have had time to finish."""
+    vital, settings = case.vitals(member), case.settings
+    hung = tuple(one.lane for one in vital.in_hand if case.now >= _overdue_at(case, one))
+    if not hung:
+        yield Spare(member)
+    elif len(hung) == len(vital.in_hand):
+        yield Abort(member)
+    elif member.order is Order.RUN:
+        yield Evacuate(member, case.now + settings.graceful_timeout, hung)
+    elif not vital.obeying and case.over(dumped_at, DUMP_TIME + ABORT_TIME):
+        yield Abort(member)  # no Python code runs in it, so nobody there will finish
+    elif case.due((member.deadline or dumped_at + settings.graceful_timeout) - ABORT_TIME):
+        yield Abort(member)
+    else:
+        case.wakes.append(case.now + EVACUATION_LOOK)
+
+
+def _overdue_at(case: _Case, one: Burden) -> float:
+    """When a lane will have been busy for too long with what it has in hand."""
+    if not case.settings.timeout:
         return math.inf
-    at = max(vital.busy_since, case.goal.timing.epoch) + case.settings.timeout
-    return at if vital.deadline is None else max(at, vital.deadline)
+    at = max(one.since, case.goal.timing.epoch) + case.settings.timeout
+    return at if one.deadline is None else max(at, one.deadline)
 
 
-def _slow_at(case: _Case, vital: Vital, overdue_at: float) -> float:
-    """When a worker will have been busy for so long with what it has in hand that it is slow."""
-    if vital.busy_since is None or not case.settings.slow_log:
+def _slow_at(case: _Case, one: Burden) -> float:
+    """When a lane will have been busy for so long with what it has in hand that it is slow."""
+    if not case.settings.slow_log:
         return math.inf
-    since = max(vital.busy_since, case.goal.timing.epoch)
-    return since + (overdue_at - since) * case.settings.slow_log
+    since = max(one.since, case.goal.timing.epoch)
+    return since + (_overdue_at(case, one) - since) * case.settings.slow_log
 
 
 def _scan(case: _Case) -> tuple[list[Dump | AskWhy], float]:
@@ -392,18 +438,23 @@ def _scan(case: _Case) -> tuple[list[Dump | AskWhy], float]:
     for member in case.roster:
         if member.starting or member.dumped_at is not None:
             continue
-        vital = case.vitals(member)
-        if vital.busy_since is None:
+        in_hand = case.vitals(member).in_hand
+        if not in_hand:
             continue
-        overdue_at = _overdue_at(case, vital)
+        one = min(in_hand, key=functools.partial(_overdue_at, case))
+        overdue_at = _overdue_at(case, one)
         if case.now >= overdue_at:
-            hung.append(Dump(member, case.now - vital.busy_since))
+            hung.append(Dump(member, case.now - one.since, one.lane if case.settings.threads > 1 else None))
             continue
         next_scan = min(next_scan, overdue_at)
-        if member.slow_since != vital.busy_since:
-            slow_at = _slow_at(case, vital, overdue_at)
-            if case.now >= slow_at:
-                hung.append(AskWhy(member, vital.busy_since))
-            else:
+        asked = member.slow_at is not None
+        for one in sorted(in_hand, key=lambda one: one.since):  # each is told of once, the oldest first
+            slow_at = math.inf if one.since <= (member.slow_since or 0.0) else _slow_at(case, one)
+            if case.now < slow_at:
                 next_scan = min(next_scan, slow_at)
+            elif asked:
+                next_scan = min(next_scan, case.now + DUMP_TIME)  # when what was asked before has been answered
+            else:
+                asked = True
+                hung.append(AskWhy(member, one.since))
     return hung, next_scan

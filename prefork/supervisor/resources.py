@@ -55,6 +55,7 @@ class Resources:
         go: readable while workers may accept.
         inert: a socket that does not listen; it takes the listener's place in a worker that is to accept no more.
         queue: the return queue; None when no connections are kept.
+        bell: an eventfd that is rung when no worker is idle any more; -1 where workers have one lane.
         others: the words of earlier images' scoreboards on which workers still live, by their descriptors.
     """
 
@@ -64,13 +65,15 @@ class Resources:
     go: int
     inert: socket.socket
     queue: ReturnQueue | None = None
+    bell: int = -1
     others: Mapping[int, memoryview[int]] = field(default_factory=dict)
 
     @property
     def descriptors(self) -> list[int]:
         """All of them, but the scoreboards of earlier images."""
         sockets = [sock.fileno() for listener in self.listeners for sock in listener.sockets]
-        return [*sockets, self.board.fd, self.events.reader, self.events.writer, self.go, self.inert.fileno()]
+        bell = [self.bell] if self.bell >= 0 else []
+        return [*sockets, self.board.fd, self.events.reader, self.events.writer, self.go, self.inert.fileno(), *bell]
 
 
 def socket_options(settings: Settings) -> SocketOptions:
@@ -138,11 +141,11 @@ def make(
     listeners = listen(addresses, passed=passed, kept=kept, patience=patience, **how)
     _close_at_the_end(listeners, stack)
     fdstore.keep(listeners)
-    if len(listeners) > 1 or settings.keepalive:
+    if len(listeners) > 1 or _in_epoll(settings):
         for listener in listeners:
             listener.nonblocking()
     with needed("the scoreboard's shared memory", "memfd_create(2), ftruncate(2), fcntl(2), mmap(2)"):
-        board = Scoreboard.create(entries)
+        board = Scoreboard.create(entries, settings.threads)
     stack.callback(board.close)
     with needed("the workers' pipe", "pipe2(2), fcntl(2)"):
         events = EventsPipe()
@@ -151,14 +154,15 @@ def make(
     with needed("the word by which workers go on", "eventfd2(2)"):
         go = os.eventfd(0 if settings.takeover else 1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     stack.callback(os.close, go)
-    return Resources(listeners, board, events, go, _inert(listeners[0], stack), _queue(settings, None, stack))
+    queue = _queue(settings, None, stack)
+    return Resources(listeners, board, events, go, _inert(listeners[0], stack), queue, _bell(settings, stack))
 
 
 def adopt(settings: Settings, folder: str, record: Handover, entries: int, stack: contextlib.ExitStack) -> Resources:
     """Take over what an earlier image of this process held.
 
-    A scoreboard of another layout, or one that is too small, stays with the workers who live on it; those to come get a
-    new one.
+    A scoreboard of another layout, or one that is too small or has another count of lanes, stays with the workers who
+    live on it; those to come get a new one.
 
     Args:
         settings: options for sockets that are added later.
@@ -177,22 +181,37 @@ def adopt(settings: Settings, folder: str, record: Handover, entries: int, stack
     ]
     _close_at_the_end(listeners, stack)
     stack.callback(os.close, record.go)
-    board = _known(record, entries)
+    board = _known(record, entries, settings.threads)
     if board is not None:
         events = EventsPipe(record.events)
     else:
         log.info("upgrade: the running workers keep their own scoreboard")
-        board, events = Scoreboard.create(entries), EventsPipe()
+        board, events = Scoreboard.create(entries, settings.threads), EventsPipe()
         for fd in record.events:
             os.close(fd)
     stack.callback(board.close)
     stack.callback(events.close)
     others = {life.board: _words(life.board) for life in record.workers if life.board != board.fd}
-    if settings.keepalive:
+    if _in_epoll(settings):
         for listener in listeners:
             listener.nonblocking()
-    queue = _queue(settings, record.queue, stack)
-    return Resources(listeners, board, events, record.go, _inert(listeners[0], stack), queue, others)
+    queue, bell = _queue(settings, record.queue, stack), _bell(settings, stack)
+    return Resources(listeners, board, events, record.go, _inert(listeners[0], stack), queue, bell, others)
+
+
+def _in_epoll(settings: Settings) -> bool:
+    """Whether workers wait for more than their listeners, whose accept then doesn't block."""
+    return bool(settings.keepalive) or settings.threads > 1
+
+
+def _bell(settings: Settings, stack: contextlib.ExitStack) -> int:
+    """What is rung when no worker is idle any more. Workers of an earlier image have one of their own."""
+    if settings.threads == 1:
+        return -1
+    with needed("the word that no worker is idle", "eventfd2(2)"):
+        bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    stack.callback(os.close, bell)
+    return bell
 
 
 def _queue(settings: Settings, ends: tuple[int, int] | None, stack: contextlib.ExitStack) -> ReturnQueue | None:
@@ -232,14 +251,14 @@ def differs(settings: Settings, record: Handover) -> str:
     return ""
 
 
-def _known(record: Handover, entries: int) -> Scoreboard | None:
+def _known(record: Handover, entries: int, lanes: int) -> Scoreboard | None:
     if record.layout != LAYOUT:
         return None
     try:
         board = Scoreboard.attach(record.board)
     except ValueError:
         return None
-    if board.entries >= entries:
+    if board.entries >= entries and board.lanes == lanes:
         return board
     board.detach()
     return None
@@ -261,16 +280,17 @@ def claim_descriptors(settings: Settings) -> int:
     """
     given = limits.nofile()
     raised = limits.raise_nofile()[1] if settings.raise_nofile else given
-    return min(max(given, needed_by_worker(len(settings.addresses))), raised)
+    return min(max(given, needed_by_worker(len(settings.addresses), settings.threads)), raised)
 
 
-def needed_by_worker(listeners: int) -> int:
+def needed_by_worker(listeners: int, lanes: int) -> int:
     """How many descriptors a worker needs beside the application's own, with some to spare.
 
     Args:
         listeners: how many it listens on.
+        lanes: how many connections it may have in hand.
     """
-    return listeners + WORKER_DESCRIPTORS + HEADROOM
+    return listeners + WORKER_DESCRIPTORS + lanes - 1 + HEADROOM
 
 
 def check_descriptors(settings: Settings, goal: Goal, roster: Roster, listeners: Sized) -> None:
@@ -289,7 +309,7 @@ def check_descriptors(settings: Settings, goal: Goal, roster: Roster, listeners:
     tight = limits.shortfall(
         limits.nofile(),
         master=held + 2 * policy.limit(settings, goal, roster) + BESIDE_WORKERS,
-        worker=needed_by_worker(len(listeners)),
+        worker=needed_by_worker(len(listeners), settings.threads),
     )
     if tight:
         log.warning("%s", tight)

@@ -139,7 +139,8 @@ class Death:
         """Why it ended."""
         member = self.member
         if member.order is not Order.RUN:
-            if member.killed_at is not None:
+            evacuated = member.reason is not None and member.reason.cause is Cause.TIMEOUT
+            if member.killed_at is not None and not evacuated:
                 return Cause.GRACEFUL_TIMEOUT
             return Cause.OTHER if member.reason is None else member.reason.cause
         if member.starting:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from prefork.accept.worker_context import WorkerContext
 from prefork.scoreboard.layout import (
     ORDER,
     PID,
+    STANCE,
     EntryView,
     Order,
 )
@@ -262,7 +263,7 @@ class Spawner:
         """Give back all that a worker's life has cost, or would have if it had been forked."""
         line.report.close()
         if line.entry >= 0:
-            line.words[PID] = 0
+            line.words[PID] = line.words[STANCE] = 0  # else its siblings would wait for it to take what comes
             self._free.append(line.entry)
 
     def close(self) -> None:
@@ -317,12 +318,12 @@ class Spawner:
         """How many connections a worker has finished so far."""
         return self._lines[member.pid].finished
 
-    def report(self, pid: int) -> str:
-        """What a worker has reported and nobody has taken yet."""
-        return self._lines[pid].tracebacks()
+    def report(self, pid: int, lanes: Collection[int] = ()) -> str:
+        """What a worker has reported and nobody has taken yet; of threads, those of some lanes first, which hang."""
+        return self._lines[pid].tracebacks(lanes)
 
-    def take_report(self, pid: int) -> str:
-        """What a worker has reported since the last call."""
-        text = self.report(pid)
+    def take_report(self, pid: int, lanes: Collection[int] = ()) -> str:
+        """What a worker has reported since the last call; as :meth:`report`."""
+        text = self.report(pid, lanes)
         self._lines[pid].report.text.clear()
         return text

@@ -7,27 +7,18 @@ What its process begins with is :class:`prefork.supervisor.forked.Start`, which 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from prefork.accept.lanes import BOTTOM
 from prefork.accept.worker_context import WorkerContext
-from prefork.scoreboard.layout import (
-    ACCEPTS,
-    DEADLINE,
-    LANE,
-    RECYCLE_WHY,
-    STATE,
-    Accepts,
-    EntryView,
-    State,
-    busy_since,
-    finished,
-)
+from prefork.scoreboard.lanes import busy_lanes, finished, threads
+from prefork.scoreboard.layout import ACCEPTS, RECYCLE_WHY, STATE, Accepts, EntryView, State
 from prefork.scoreboard.recorder import InHand, in_hand
 from prefork.supervisor.blueprint import Newborn
 from prefork.supervisor.forked import Start, live
 from prefork.supervisor.mold import live_as_mold
-from prefork.supervisor.policy import Vital
+from prefork.supervisor.policy import Burden, Vital
 from prefork.system import process
 from prefork.system.child import Child, ReportPipe
 
@@ -85,10 +76,11 @@ class WorkerLine:
 
     def vital(self, now: float) -> Vital:
         """What it says of itself, in seconds; a time that can't be true counts as ``now``."""
-        busy, deadline = busy_since(self.words, self.born), self.words[LANE + DEADLINE]
         return Vital(
-            busy_since=min(busy / 1e9, now) if busy else None,
-            deadline=deadline / 1e9 if deadline else None,
+            tuple(
+                Burden(min(began / 1e9, now), deadline / 1e9 if deadline else None, lane)
+                for lane, began, deadline in busy_lanes(self.words, self.born)
+            ),
             obeying=self.words[STATE] >= State.STOPPING,
             ending=self.words[STATE] == State.LEAVING,
         )
@@ -98,10 +90,15 @@ class WorkerLine:
         """What it has reported and nobody has taken yet, without the frames of tracebacks that are ours."""
         return own_frames(self.report.text.decode(errors="replace"))
 
-    def tracebacks(self) -> str:
-        """As :attr:`reported`, looked at now."""
+    def tracebacks(self, lanes: Collection[int] = ()) -> str:
+        """As :attr:`reported`, looked at now.
+
+        Args:
+            lanes: those that hang, by number: their threads come first.
+        """
         self.report.read()
-        return self.reported
+        known = threads(self.words)
+        return _lanes_named(self.reported, known, lanes) if any(known) else self.reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +139,19 @@ class End:
     """What it had in hand, by its lanes."""
 
 
+def _lanes_named(text: str, known: Sequence[int], first: Collection[int]) -> str:
+    """Tracebacks with the number of its lane behind each thread that is one's, and some lanes' before all others."""
+    found = re.split(_THREAD, text)
+    head, parts = found[0], []
+    for heading, number, rest in zip(found[1::3], found[2::3], found[3::3], strict=True):
+        lane = known.index(int(number, 16)) if int(number, 16) in known else None
+        name = "" if lane is None else f" [lane {lane}{', which hangs' if lane in first else ''}]"
+        parts.append((lane not in first, f"{heading}{name}{rest}"))
+    return head + "".join(part for _, part in sorted(parts, key=lambda one: one[0]))
+
+
 def own_frames(text: str) -> str:
-    """Tracebacks without what lies below the first function of a process: how we came to fork is no news. Pure."""
+    """Tracebacks without what lies below the first function of a process or lane: how that came to be is no news."""
     lines, ours = [], True
     for line in text.splitlines(keepends=True):
         ours = ours or not line.startswith("  File ")
@@ -154,9 +162,12 @@ def own_frames(text: str) -> str:
 
 
 _OURS = {Accepts.ASKED, Accepts.USUAL}
+_THREAD = re.compile(r"(^(?:Current thread|Thread) (0x[0-9a-f]+))", re.MULTILINE)
+"""How faulthandler begins what it tells of one thread."""
+
 _LAST_FRAME = re.compile(
     "|".join(
-        rf'^  File "{re.escape(first.__code__.co_filename)}", line \d+ in {first.__name__}$'
-        for first in (live, live_as_mold)
+        rf'^  File "{re.escape(first.co_filename)}", line \d+ in {first.co_name}$'
+        for first in (live.__code__, live_as_mold.__code__, BOTTOM)
     )
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 
-from prefork.system.natives import socket
+from prefork.system.natives import socket, threading
 
 
 class Here:
@@ -28,6 +28,38 @@ class Here:
         self.copied = False
         self.ours = False
 
+    def spread(self) -> None:
+        """Several threads have connections in hand from now on: `copied` is what each of them has to know."""
+        self.__class__ = _SeveralHere
+
+
+class _SeveralHere(Here):
+    """The same where several threads have connections in hand.
+
+    Attributes:
+        copied: Whether a process was forked since this thread has last said that none was.
+    """
+
+    __slots__ = ()
+
+    @property
+    def copied(self) -> bool:
+        return _thread.seen is not _forks[0]
+
+    @copied.setter
+    def copied(self, copied: bool) -> None:
+        if copied:
+            _forks[0] = object()
+        else:
+            _thread.seen = _forks[0]
+
+
+class _ForksSeen(threading.local):
+    seen: object = None
+
+
+_thread = _ForksSeen()
+_forks = [object()]
 
 HERE = Here()
 """This process."""

@@ -1,4 +1,4 @@
-"""A WSGI server (PEP 3333) on the public Worker API: one request at a time in each worker on kept connections.
+"""A WSGI server (PEP 3333) on the public Worker API: one request at a time in each thread, on kept connections.
 
 The WORKER runs it; the command's process its flags, and the exporter of metrics, which it serves. No other room imports
 it but for the command, when that is `prefork wsgi`.

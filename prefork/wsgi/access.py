@@ -94,14 +94,17 @@ class AccessLog:
                     self._refused = ""
                     return
             fd = logfile.append(path, waits=True)
+            try:
+                # Another thread may be about to write: the number stays, and leads to another file from now on.
+                os.dup2(fd, self._fd, inheritable=False)
+            finally:
+                os.close(fd)
         except OSError as error:
             said = error.strerror or str(error)
             if said != self._refused:
                 log.error("access_log: %r can't be opened anew: %s; the file that is open goes on", path, said)
             self._refused = said
             return
-        os.close(self._fd)
-        self._fd = fd
         self._refused = ""
 
 

@@ -27,8 +27,8 @@ NAMES: Final = ("application", "app")
 
 _ABOUT: Final = """\
 Serve the WSGI application (PEP 3333) that MODULE:ATTRIBUTE names, or that MODULE:FACTORY() returns; MODULE alone \
-stands for its application, or its app: one \
-request at a time in each worker, on connections that are kept (--keepalive). The current folder is on the import path.
+stands for its application, or its app: one request at a time in each thread (--threads), on connections that are kept \
+(--keepalive). The current folder is on the import path.
 
 Every setting is a flag, a variable (PREFORK_LIMIT_REQUEST_BODY for --limit-request-body) and a key of the file that \
 --config or PREFORK_CONFIG names (limit_request_body). A flag beats a variable, and a variable beats the file. Times \
@@ -91,9 +91,9 @@ class CommandOptions(WSGIOptions):
         "waitress",
         "werkzeug",
         "wsgiref",
-        text="Which server runs in the workers: sync is prefork's own, one request at a time; the others have to be "
-        "installed. There, forwarded_allow_ips, forwarded, script_name and access_log mean the same; limits are those "
-        "of that server.",
+        text="Which server runs in the workers: sync is prefork's own, one request at a time in each thread; the "
+        "others have to be installed. There, forwarded_allow_ips, forwarded, script_name and access_log mean the same; "
+        "limits are those of that server.",
     )
     worker_options: str = worker_options()
 

@@ -13,15 +13,20 @@ from prefork.wsgi.parser import valid_host
 from prefork.wsgi.refusal import RequestError
 
 
-def base_environ(*, tls: bool) -> dict[str, Any]:
-    """What is the same for all requests of a worker."""
+def base_environ(*, tls: bool, threads: bool = False) -> dict[str, Any]:
+    """What is the same for all requests of a worker.
+
+    Args:
+        tls: Whether TLS is spoken.
+        threads: Whether several threads may be in the application at once.
+    """
     return {
         "SERVER_SOFTWARE": f"prefork/{__version__}",
         "SCRIPT_NAME": "",
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "https" if tls else "http",
         "wsgi.errors": sys.stderr,
-        "wsgi.multithread": False,
+        "wsgi.multithread": threads,
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
         "wsgi.file_wrapper": FileWrapper,

@@ -1,7 +1,7 @@
 """The life of one request: read, given to the application, answered, logged.
 
 A `Gateway` knows nothing of workers. Whoever accepts connections calls `Gateway.serve_connection` with each, one at a
-time, and closes it at once afterwards; `prefork.wsgi.WSGIWorker` is one who does.
+time in each thread, and closes it at once afterwards; `prefork.wsgi.WSGIWorker` is one who does.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ log = logging.getLogger("prefork")
 
 
 class Gateway:
-    """Serves an application's requests, one after the other.
+    """Serves an application's requests: one after the other, or several at once, each in a thread of its own.
 
     Args:
         application: The WSGI application.
@@ -81,6 +81,7 @@ class Gateway:
         shed: Is told of each request that is refused because it has waited for too long.
         zone: Whose time of day the access log has; None is UTC.
         statsd: Is told of each request; closed with the gateway.
+        threads: Whether several threads serve requests by it at once.
         health: Answers on a path of its own; None when there is none.
 
     Raises:
@@ -104,6 +105,7 @@ class Gateway:
         zone: tzinfo | None = None,
         statsd: Statsd | None = None,
         health: HealthCheck | None = None,
+        threads: bool = False,
     ) -> None:
         check_strictness()
         options = options or WSGIOptions()
@@ -126,7 +128,7 @@ class Gateway:
             tls.set_alpn_protocols(["http/1.1"])
         self._script_name = spelled(options.script_name)
         self._heads = Heads(options)
-        self._base = base_environ(tls=tls is not None)
+        self._base = base_environ(tls=tls is not None, threads=threads)
         name = _only_name(sockets)
         self._named = name is not None
         if name is not None:

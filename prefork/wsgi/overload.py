@@ -42,8 +42,9 @@ class Overload:
                 self.lasts = False
             return False
         self._above_at = now
-        if self._above_since is None:
-            self._above_since = now
-        if not self.lasts and now - self._above_since >= self._target:
+        since = self._above_since  # another thread may find that it is over
+        if since is None:
+            since = self._above_since = now
+        if not self.lasts and now - since >= self._target:
             self.lasts = True
         return self.lasts

@@ -13,6 +13,7 @@ from prefork.errors import BootError, SettingsError
 from prefork.hooks import Hooks
 from prefork.master import Master
 from prefork.net.proxy_reader import EagerProxyReader, ProxyReader
+from prefork.scoreboard.entry import RecorderOfThread
 from prefork.scoreboard.layout import READINESS, Readiness
 from prefork.system.natives import os, socket
 from prefork.system.zone import find as find_zone
@@ -25,11 +26,12 @@ from prefork.wsgi.options import DEFAULTS, WSGIOptions
 if TYPE_CHECKING:
     from datetime import tzinfo
 
+    from prefork.scoreboard.recorder import FlightRecorder
     from prefork.services.statsd import Statsd
 
 
 class WSGIWorker(Worker):
-    """Serves one request at a time, on connections that are kept. Made by `serving`. WORKER.
+    """Serves one request at a time in each thread, on connections that are kept. Made by `serving`. WORKER.
 
     The setting ``timeout`` limits the application alone: while the worker waits for a client, ``header_timeout``,
     ``io_timeout`` and ``min_rate`` hold.
@@ -87,12 +89,13 @@ class WSGIWorker(Worker):
             waiting=self._put_off if self.settings.timeout else None,
             keepalive=self.settings.keepalive,
             common=self.common,
-            recorder=self._entry.lane.recorder,
-            queued=self._entry.lane.say_waited,
+            recorder=self._recorder(),
+            queued=self._entry.lane.say_waited if self.settings.threads == 1 else self._entry.say_waited,
             shed=self._entry.count_refused_in_hand,
             health=HealthCheck(self._options.health_path, self._readiness) if self._options.health_path else None,
             zone=self._zone(),
             statsd=self._statsd(),
+            threads=self.settings.threads > 1,
         )
 
     def _zone(self) -> tzinfo | None:
@@ -107,6 +110,10 @@ class WSGIWorker(Worker):
         from prefork.services.statsd import Statsd
 
         return Statsd.of(self.settings)
+
+    def _recorder(self) -> FlightRecorder | None:
+        recorder = self._entry.lane.recorder
+        return recorder if recorder is None or self.settings.threads == 1 else RecorderOfThread(self._entry)
 
     @property
     def _header_patience(self) -> float:

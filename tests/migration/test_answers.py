@@ -30,7 +30,6 @@ def complaint(*argv: str) -> str:
 @pytest.mark.parametrize(
     ("flag", "told"),
     [
-        ("--threads", "it is gunicorn's: a worker serves one request at a time; give --workers as many as "),
         ("--keep-alive", "it is gunicorn's, and called --keepalive here: seconds"),
         ("--daemon", "it is gunicorn's: it stays in the foreground; let a service manager"),
         ("-D", "it is gunicorn's: it stays in the foreground; let a service manager"),
@@ -81,11 +80,11 @@ def test_a_setting_that_this_command_has_not_is_told_as_one_of_the_other() -> No
 def test_the_same_names_in_a_file_and_in_variables(tmp_path: object) -> None:
     file = f"{tmp_path}/app.toml"
     with open(file, "w", encoding="utf-8") as opened:
-        opened.write("threads = 4\naccesslog = '-'\nwokers = 3\n")
+        opened.write("spew = true\naccesslog = '-'\nwokers = 3\n")
     with pytest.raises(SettingsError) as raised:
         config.load({}, {"PREFORK_DAEMON": "1", "PREFORK_WORKRS": "2"}, file=file)
-    threads, access, workers, daemon, variable = raised.value.problems
-    assert threads.startswith("threads: is not a setting; it is gunicorn's: a worker serves one request at a time")
+    spew, access, workers, daemon, variable = raised.value.problems
+    assert spew.startswith("spew: is not a setting; it is gunicorn's: ")
     assert access.startswith("accesslog: is not a setting; it is gunicorn's, and here a setting of prefork wsgi alone")
     assert workers.startswith("wokers: is not a setting; did you mean workers")
     assert daemon.startswith("PREFORK_DAEMON: is not a variable of prefork's; it is gunicorn's: it stays in the fore")

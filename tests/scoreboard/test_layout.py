@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prefork.net.accept_errors import COUNTED
-from prefork.scoreboard import layout
+from prefork.scoreboard import lanes, layout
 from prefork.scoreboard.layout import Order, Scoreboard, State
 from tests.support.programs import facts
 
@@ -235,7 +235,7 @@ def test_a_lie_is_no_number_of_twenty_digits(board: Scoreboard) -> None:
     for lie in (FULL, 2**63, age):  # an hour can't hold so many of anything; as a moment it is long before the fork
         for word in range(len(words)):
             words[word] = lie
-        view, finished = board.read(words, born), layout.finished(words, born)
+        view, finished = board.read(words, born), lanes.finished(words, born)
         now = time.monotonic_ns()
         (lane,) = view.lanes
         assert (lane.served, lane.failed, view.refused, finished) == (0, 0, 0, 0)

@@ -678,7 +678,7 @@ def test_vitals_are_read_only_where_they_matter() -> None:
 
     def vital(member: Member) -> policy.Vital:
         read.append(member.pid)
-        return policy.Vital(None, None, obeying=False)
+        return policy.Vital((), obeying=False)
 
     def decided(at: float) -> list[int]:
         read.clear()

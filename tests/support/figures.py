@@ -52,6 +52,8 @@ _FULL = {
     "exchanged-sockets": 3_000,
     "kills-in-hand": 1_000,
     "rolling-deploys": 20,
+    "laned-stops": 30,
+    "laned-requests": 10_000,
 }
 
 

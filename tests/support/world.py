@@ -19,7 +19,7 @@ from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.exits import Exits
 from prefork.supervisor.goal import Goal
 from prefork.supervisor.notifications import Notifier
-from prefork.supervisor.policy import Decision, Vital
+from prefork.supervisor.policy import Burden, Decision, Vital
 from prefork.supervisor.roster import Death, Member, Roster, Slot
 from prefork.system.process import Exit
 
@@ -120,7 +120,8 @@ class World:
 
     def vital(self, member: Member) -> Vital:
         process = self.of(member)
-        return Vital(process.busy_since, process.asked, process.obeying)
+        in_hand = () if process.busy_since is None else (Burden(process.busy_since, process.asked),)
+        return Vital(in_hand, process.obeying)
 
     # Facts.
 
