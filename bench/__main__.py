@@ -23,6 +23,9 @@ PARTS = {
     "profile": anatomy.measure,
 }
 
+MINUTES = {"cost": 5, "latency": 7, "losses": 12, "boot": 3, "scale": 3, "profile": 3}
+"""That each takes with every peer there, on two cores."""
+
 
 def main() -> int:
     """Measure what the command line names."""
@@ -43,6 +46,8 @@ def main() -> int:
     chosen = [part for part in arguments.parts if part in PARTS] or ([] if "report" in arguments.parts else list(PARTS))
     folder = arguments.into or (results.SMOKE if smoke else results.FULL)
     for part in chosen:
+        if not smoke:
+            print(f"{part}: about {MINUTES[part]} minutes", file=sys.stderr)
         began = time.monotonic()
         facts = results.Facts.begin()
         figures = PARTS[part](SMOKE if smoke else FULL)

@@ -3,6 +3,8 @@
  *   client PORT open RATE SECONDS SEED SLOW   arrivals as a Poisson process, whatever the server does; one request in
  *                                             SLOW asks for /slow (0: none). Prints how they ended, then one line for
  *                                             each answered request: microseconds, and an s when it was a slow one.
+ *   client PORT kept RATE SECONDS SEED SLOW   the same on connections that are kept: whoever comes takes the one that was
+ *                                             used last and is free, or makes another.
  *   client PORT echo MESSAGES CLIENTS SECONDS closed loop: each connection sends so many messages and reads them back.
  *                                             Prints connections, messages, errors, seconds.
  *
@@ -23,19 +25,20 @@
 #define PATIENCE 5000000000 /* ns that a request may take before it counts as timed out */
 #define MESSAGE 64          /* bytes of an echoed message */
 
-enum { CONNECTING, TALKING };
+enum { CONNECTING, TALKING, FREE };
 enum { ANSWERED, REFUSED, RESET, EMPTY, TIMED_OUT, OUTCOMES };
 
 struct client {
     int fd, state, slow, left;
     uint32_t got;
     int64_t due, last;
-    struct client *next, *previous; /* under way, oldest first */
+    struct client *next, *previous; /* under way, oldest first; or next alone, of those that are free */
 };
 
 static struct client under_way = {.next = &under_way, .previous = &under_way};
 static struct sockaddr_in server = {.sin_family = AF_INET};
-static int epoll, count[OUTCOMES];
+static struct client *is_free; /* kept, the one that was used last first */
+static int epoll, kept, count[OUTCOMES];
 static char buffer[65536];
 
 static int64_t now(void)
@@ -49,6 +52,12 @@ static void die(const char *what)
 {
     perror(what);
     exit(2);
+}
+
+static void enlist(struct client *c)
+{
+    c->previous = under_way.previous, c->next = &under_way;
+    c->previous->next = c, under_way.previous = c;
 }
 
 static struct client *start(int64_t due, int slow, int left)
@@ -68,8 +77,7 @@ static struct client *start(int64_t due, int slow, int left)
     connect(c->fd, (struct sockaddr *)&server, sizeof server); /* how it went, epoll will tell */
     if (epoll_ctl(epoll, EPOLL_CTL_ADD, c->fd, &event))
         die("epoll_ctl");
-    c->previous = under_way.previous, c->next = &under_way;
-    c->previous->next = c, under_way.previous = c;
+    enlist(c);
     return c;
 }
 
@@ -90,8 +98,10 @@ static int failure(int error, struct client *c)
 static int speak(struct client *c, int echoes)
 {
     static const char *const request[] = {"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
-                                          "GET /slow HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"};
-    const char *data = echoes ? buffer : request[c->slow];
+                                          "GET /slow HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+                                          "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                                          "GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n"};
+    const char *data = echoes ? buffer : request[2 * kept + c->slow];
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
     int error = 0;
     socklen_t length = sizeof error;
@@ -102,18 +112,60 @@ static int speak(struct client *c, int echoes)
     return epoll_ctl(epoll, EPOLL_CTL_MOD, c->fd, &event), 1;
 }
 
-/* The answer, or a part of it: HTTP ends when the server closes. */
+/* On a kept connection the answer ends with the six bytes of its body; so does a part of it, if it is cut there. */
+static int is_whole(const struct client *c, ssize_t got)
+{
+    return kept && got >= 6 && c->got > 60 && !memcmp(buffer + got - 6, "hello\n", 6);
+}
+
+static void answered_on(struct client *c, int64_t *latencies, char *slow, size_t *answered)
+{
+    latencies[*answered] = c->last - c->due, slow[(*answered)++] = c->slow;
+}
+
+/* The answer, or a part of it: without Content-Length HTTP ends when the server closes. */
 static void listen_to(struct client *c, int64_t *latencies, char *slow, size_t *answered)
 {
     ssize_t got = read(c->fd, buffer, sizeof buffer);
     if (got > 0) {
         c->got += got, c->last = now();
+        if (is_whole(c, got)) {
+            answered_on(c, latencies, slow, answered);
+            count[ANSWERED]++;
+            c->previous->next = c->next, c->next->previous = c->previous;
+            c->state = FREE, c->next = is_free, is_free = c;
+        }
     } else if (got == 0 && c->got) {
-        latencies[*answered] = c->last - c->due, slow[(*answered)++] = c->slow;
+        answered_on(c, latencies, slow, answered);
         end(c, ANSWERED);
     } else if (got == 0 || errno != EAGAIN) {
         end(c, got == 0 ? EMPTY : failure(errno, c));
     }
+}
+
+/* The server has ended a connection that nothing was under way on: that is no loss. */
+static void part(struct client *c)
+{
+    struct client **at = &is_free;
+    while (*at != c)
+        at = &(*at)->next;
+    *at = c->next;
+    close(c->fd);
+    free(c);
+}
+
+/* The next request: on a connection that is free, or on another. */
+static void come(int64_t due, int slow)
+{
+    struct client *c = is_free;
+    if (!c) {
+        start(due, slow, 0);
+        return;
+    }
+    is_free = c->next;
+    c->due = due, c->slow = slow, c->got = 0;
+    enlist(c);
+    speak(c, 0);
 }
 
 static int open_loop(double rate, double seconds, long seed, int slow_every)
@@ -129,7 +181,7 @@ static int open_loop(double rate, double seconds, long seed, int slow_every)
         int64_t at = now();
         while (due <= at && due < last && sent < most) {
             sent++;
-            start(due, slow_every && sent % slow_every == 0, 0);
+            come(due, slow_every && sent % slow_every == 0);
             due += -log1p(-drand48()) * 1e9 / rate;
         }
         while (under_way.next != &under_way && at - under_way.next->due > PATIENCE)
@@ -141,6 +193,8 @@ static int open_loop(double rate, double seconds, long seed, int slow_every)
             struct client *c = events[n].data.ptr;
             if (c->state == TALKING)
                 listen_to(c, latencies, slow, &answered);
+            else if (c->state == FREE)
+                part(c);
             else
                 speak(c, 0);
         }
@@ -194,11 +248,12 @@ static int echo(int messages, int clients, double seconds)
 int main(int argc, char **argv)
 {
     if (argc != 6 && argc != 7)
-        return fprintf(stderr, "usage: client PORT open RATE SECONDS SEED SLOW | PORT echo MESSAGES CLIENTS SECONDS\n"), 2;
+        return fprintf(stderr, "usage: client PORT open|kept RATE SECONDS SEED SLOW | PORT echo MESSAGES CLIENTS SECONDS\n"), 2;
     server.sin_addr.s_addr = htonl(INADDR_LOOPBACK), server.sin_port = htons(atoi(argv[1]));
     if ((epoll = epoll_create1(EPOLL_CLOEXEC)) < 0)
         die("epoll_create1");
-    if (!strcmp(argv[2], "open") && argc == 7)
+    kept = !strcmp(argv[2], "kept");
+    if ((kept || !strcmp(argv[2], "open")) && argc == 7)
         return open_loop(atof(argv[3]), atof(argv[4]), atol(argv[5]), atoi(argv[6]));
     return echo(atoi(argv[3]), atoi(argv[4]), atof(argv[5]));
 }

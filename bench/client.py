@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import resource
 import subprocess
+import time
 from array import array
 from dataclasses import dataclass
 
@@ -20,6 +22,8 @@ class Latencies:
     slow: array[int]
     """Of requests for /slow."""
     outcomes: dict[str, int]
+    busy: float
+    """Which part of the time the client itself was on a CPU; near 1 the figures are its own."""
 
     @property
     def lost(self) -> int:
@@ -27,7 +31,9 @@ class Latencies:
         return sum(self.outcomes.values()) - self.outcomes["answered"]
 
 
-def open_loop(server: Server, rate: float, seconds: float, *, seed: int, slow_every: int = 0) -> Latencies:
+def open_loop(
+    server: Server, rate: float, seconds: float, *, seed: int, slow_every: int = 0, kept: bool = False
+) -> Latencies:
     """Send requests at random moments, ``rate`` a second on the average, whatever the server does.
 
     Args:
@@ -36,8 +42,12 @@ def open_loop(server: Server, rate: float, seconds: float, *, seed: int, slow_ev
         seconds: how long.
         seed: of the random moments; the same for servers that are compared.
         slow_every: one request in so many asks for /slow; 0 for none.
+        kept: whether connections are kept for the next request.
     """
-    out = _run(server, "open", f"{rate:.1f}", f"{seconds:g}", str(seed), str(slow_every)).split("\n")
+    began, before = time.monotonic(), _spent()
+    how = "kept" if kept else "open"
+    out = _run(server, how, f"{rate:.1f}", f"{seconds:g}", str(seed), str(slow_every)).split("\n")
+    busy = (_spent() - before) / (time.monotonic() - began)
     counts = dict(zip(*[iter(out[0].split())] * 2, strict=True))
     quick, slow = array("l"), array("l")
     for line in out[1:]:
@@ -45,7 +55,13 @@ def open_loop(server: Server, rate: float, seconds: float, *, seed: int, slow_ev
             slow.append(int(line[:-1]))
         elif line:
             quick.append(int(line))
-    return Latencies(quick, slow, {name: int(count) for name, count in counts.items()})
+    return Latencies(quick, slow, {name: int(count) for name, count in counts.items()}, busy)
+
+
+def _spent() -> float:
+    """Seconds of CPU of the processes that we have waited for: servers are not among them while they serve."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def echo(server: Server, messages: int, seconds: float) -> Run:

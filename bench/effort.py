@@ -11,15 +11,15 @@ class Effort:
 
     peers: bool = True
     """Whether other servers are measured beside prefork and the floor."""
-    rounds: int = 9
+    rounds: int = 7
     """Of cost; each measures every server once."""
     seconds: float = 1.0
     """Of load in such a round."""
     messages: tuple[int, ...] = (1, 10, 100)
     """A connection, for the echo servers."""
-    message_rounds: int = 5
-    latency_rounds: int = 3
-    latency_seconds: float = 3.0
+    message_rounds: int = 3
+    latency_rounds: int = 5
+    latency_seconds: float = 2.0
     waiting: int = 150
     """Clients that wait when a server is stopped."""
     reloads: int = 10

@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import random
+import statistics
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from bench import client, wrk
 from bench.effort import Effort
-from bench.rounds import interleaved, say
+from bench.rounds import Spread, interleaved, say
 from bench.subjects import (
     APACHE,
     BJOERN,
     FLOOR,
+    GRANIAN,
+    GTHREAD,
     GUNICORN,
     HANDLER,
+    KEPT,
     REUSE_PORT,
     UVICORN,
     UWSGI,
@@ -48,54 +52,78 @@ def measure(effort: Effort) -> dict[str, Any]:
     """Measure latencies.
 
     Returns:
-        ``plain``: for each server and load the quantiles in microseconds, and what was lost. ``slow``: the same for
-        the quick requests among which one in a hundred is slow.
+        ``plain``: for each server and load the quantiles in microseconds, and what was lost. ``kept``: the same on
+        connections that are kept. ``slow``: the same for the quick requests among which one in a hundred is slow.
     """
-    peers = (WSGI, BJOERN, GUNICORN, UWSGI, UVICORN, APACHE) if effort.peers else ()
+    peers = (WSGI, BJOERN, GRANIAN, GUNICORN, GTHREAD, UWSGI, UVICORN, APACHE) if effort.peers else (WSGI,)
     plain, missing = available((FLOOR, HANDLER, REUSE_PORT, *peers))
-    results: dict[str, Any] = {"missing": missing, "plain": {}, "slow": {}}
+    keeping = [subject for subject in plain if subject in KEPT]
+    slow = [subject for subject in plain if subject is not FLOOR]
+    return {
+        "missing": missing,
+        "plain": _under_loads(plain, effort, kept=False),
+        "kept": _under_loads(keeping, effort, kept=True),
+        "slow": _beside_slow_ones(slow, effort),
+    }
+
+
+def _under_loads(subjects: Sequence[Subject], effort: Effort, *, kept: bool) -> dict[str, Any]:
+    """The quantiles of each server at each load."""
+    found: dict[str, Any] = {}
     capacity = {}
     with contextlib.ExitStack() as stack:
-        servers = {subject.name: stack.enter_context(subject.serving()) for subject in plain}
+        servers = {subject.name: stack.enter_context(subject.serving()) for subject in subjects}
         for name, server in servers.items():
             say(f"latency: capacity of {name}")
-            capacity[name] = wrk.run(server, 1.0).rate
+            capacity[name] = wrk.run(server, 1.0, kept=kept).rate
         for load in LOADS:
-            series = interleaved(
-                servers,
-                effort.latency_rounds,
-                partial(_open_loop, servers, {name: load * rate for name, rate in capacity.items()}, effort),
-            )
-            for subject in plain:
-                row = _row(subject, series[subject.name], load * capacity[subject.name])
-                results["plain"].setdefault(subject.name, {})[str(load)] = row
-    slow = (HANDLER, REUSE_PORT)
+            rates = {name: load * rate for name, rate in capacity.items()}
+            look = partial(_open_loop, servers, rates, effort, kept=kept)
+            series = interleaved(servers, effort.latency_rounds, look)
+            for subject in subjects:
+                row = _row(subject, series[subject.name], rates[subject.name])
+                found.setdefault(subject.name, {})[str(load)] = row
+    return found
+
+
+def _beside_slow_ones(subjects: Sequence[Subject], effort: Effort) -> dict[str, Any]:
+    """The quantiles of quick requests where one in a hundred is slow."""
     with contextlib.ExitStack() as stack:
-        servers = {subject.name: stack.enter_context(subject.serving(SLOW_WORKERS)) for subject in slow}
-        series = interleaved(
-            servers,
-            effort.latency_rounds,
-            partial(_open_loop, servers, dict.fromkeys(servers, SLOW_RATE), effort, slow_every=SLOW_EVERY),
-        )
-        results["slow"] = {subject.name: _row(subject, series[subject.name], SLOW_RATE) for subject in slow}
-    return results
+        servers = {subject.name: stack.enter_context(subject.serving(SLOW_WORKERS)) for subject in subjects}
+        rates = dict.fromkeys(servers, SLOW_RATE)
+        look = partial(_open_loop, servers, rates, effort, slow_every=SLOW_EVERY)
+        series = interleaved(servers, effort.latency_rounds, look)
+        return {subject.name: _row(subject, series[subject.name], SLOW_RATE) for subject in subjects}
 
 
 def _open_loop(
-    servers: Mapping[str, Server], rates: Mapping[str, float], effort: Effort, name: str, *, slow_every: int = 0
+    servers: Mapping[str, Server],
+    rates: Mapping[str, float],
+    effort: Effort,
+    name: str,
+    *,
+    slow_every: int = 0,
+    kept: bool = False,
 ) -> client.Latencies:
-    seed = random.randrange(1 << 30)
-    return client.open_loop(servers[name], rates[name], effort.latency_seconds, seed=seed, slow_every=slow_every)
+    seed, seconds = random.randrange(1 << 30), effort.latency_seconds
+    return client.open_loop(servers[name], rates[name], seconds, seed=seed, slow_every=slow_every, kept=kept)
 
 
 def _row(subject: Subject, series: Sequence[client.Latencies], rate: float) -> dict[str, Any]:
-    quick = sorted(value for latencies in series for value in latencies.quick)
+    """Medians over the rounds, so that one round in which the machine had other work decides nothing."""
+    rounds = [sorted(latencies.quick) for latencies in series]
+    quick = sorted(value for one in rounds for value in one)
+    spread = Spread.of([_quantile(one, QUANTILES["p99"]) for one in rounds])
     return {
         "title": subject.title,
         "rate": rate,
         "answered": len(quick),
         "lost": sum(latencies.lost for latencies in series),
-        **{name: _quantile(quick, fraction) for name, fraction in QUANTILES.items()},
+        "busy": max(latencies.busy for latencies in series),
+        **{name: statistics.median(_quantile(one, fraction) for one in rounds) for name, fraction in QUANTILES.items()},
+        "p99s": [_quantile(one, QUANTILES["p99"]) for one in rounds],
+        "p99 low": spread.low,
+        "p99 high": spread.high,
         "curve": [_quantile(quick, 1 - 10 ** (-step / 10)) for step in range(41)],
     }
 
