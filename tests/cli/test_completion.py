@@ -54,7 +54,7 @@ def completed(script: Path, *words: str) -> list[str]:
         (("status", "--j"), ["--json"]),
         (("gunicorn", "--keep"), ["--keep-alive"]),
         (("gunicorn", "--exp"), ["--explain"]),
-        (("uwsgi", "--hara"), ["--harakiri", "--harakiri-verbose"]),
+        (("uwsgi", "--harakiri-v"), ["--harakiri-verbose"]),
         (("wsgi", "shop"), []),
     ],
 )
