@@ -57,6 +57,12 @@ def test_the_errors_are_imported_without_the_house() -> None:
     assert len(of_prefork(modules_after("import prefork.errors"))) <= 5
 
 
+def test_other_servers_in_the_workers_need_nothing_of_the_wsgi_server() -> None:
+    modules_after(
+        "sys.modules['httptools'] = None\nimport prefork.wsgi.command, prefork.embed.command, prefork.wsgi.access"
+    )
+
+
 @pytest.mark.parametrize("command", ["serve", "wsgi"])
 def test_who_comes_from_nowhere_pays_nothing_for_those_who_do(command: str) -> None:
     found = run(

@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 from prefork._version import __version__
 from prefork.net.proxy_protocol import ProxyHeader
 from prefork.wsgi.files import FileWrapper
-from prefork.wsgi.parser import valid_host
+from prefork.wsgi.host import valid_host
 from prefork.wsgi.refusal import RequestError
 
 

@@ -15,12 +15,12 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from ipaddress import AddressValueError, IPv6Address
 from typing import Any, Final
 
 from prefork.errors import PreforkError
 from prefork.wsgi.channel import RECEIVE, Channel
 from prefork.wsgi.forwarded import proxys_own
+from prefork.wsgi.host import valid_host
 from prefork.wsgi.options import WSGIOptions
 from prefork.wsgi.refusal import ClientGoneError, RequestError
 
@@ -48,15 +48,6 @@ _NOT_OURS: Final = frozenset(
 _CHUNKED_AND_BLANKS: Final = re.compile(rb"(\r\nTransfer-Encoding:[ \t]*chunked)[ \t]+(?=\r\n)", re.IGNORECASE)
 _LENGTH: Final = re.compile(r"[0-9]+")
 _DIGITS: Final = 18  # of a Content-Length, leading zeros aside: more bytes than anybody stores
-# RFC 3986, 3.2.2 and 3.2.3; a host may not be empty (RFC 9110, 4.2.1), a port may.
-_HOST: Final = re.compile(
-    r"""(?:\[(?:(?P<ipv6>[0-9A-Fa-f:.]+)|[Vv][0-9A-Fa-f]+\.[A-Za-z0-9._~!$&'()*+,;=:-]+)\]
-    |(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)
-    (?::(?P<port>[0-9]*))?""",
-    re.VERBOSE,
-)
-_PORT_DIGITS: Final = 5  # leading zeros aside
-_HIGHEST_PORT: Final = 65535
 _SINGLE: Final = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING"})
 _UNPREFIXED: Final = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
 
@@ -317,23 +308,6 @@ def _key_of_a_stranger(name: bytes) -> str:
     """The same for a peer who is no trusted proxy."""
     key = _key(name)
     return LEFT_OUT if proxys_own(key) else key
-
-
-@functools.lru_cache(maxsize=512)
-def valid_host(host: str) -> bool:
-    """Whether ``host`` is a host with or without a port. Pure."""
-    match = _HOST.fullmatch(host)
-    if match is None:
-        return False
-    port = (match["port"] or "").lstrip("0")
-    if len(port) > _PORT_DIGITS or int(port or 0) > _HIGHEST_PORT:
-        return False
-    if match["ipv6"] is not None:
-        try:
-            IPv6Address(match["ipv6"])
-        except AddressValueError:
-            return False
-    return True
 
 
 def check_host(environ: dict[str, Any]) -> None:
