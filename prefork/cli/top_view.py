@@ -20,7 +20,27 @@ from prefork.status.model import Status, Totals, Working
 SIGNS: Final = {"idle": "_", "busy": "B", "starting": "S", "backing off": "!", "leaving": "G"}
 """The scoreboard's sign for a worker, as Apache has it where the meaning is the same; "." is a place without one."""
 
-KEYS: Final = "q quit  v requests  s S sort  jk select  d dump  r recycle  +- workers  R reload"
+KEYS: Final = "q quit  ? help  v requests  s sort  jk select  d dump  r recycle  R reload"
+SHORT_KEYS: Final = "q quit  ? help  v requests  s sort  d dump  r recycle"
+
+HELP: Final = """\
+_ idle  B busy  S starts  ! backs off  G leaves  . nobody
+
+FOR   in that state; busy: with what it has in hand
+WAIT  how long that had waited for a worker; - not known
+DONE  served so far     /S    of these a second
+ERR   handlers raised   KEPT  connections that it keeps
+MEAN  how long one takes      MAX  the longest
+RSS   memory   CPU  part of one   FDS  descriptors
+waited (above)  in that time 99 of a hundred were taken
+
+s S   sort by the next column, or backwards
+v     what runs now, in place of the workers
+j k   select a worker   d  its tracebacks; it goes on
+r     replace it        + -  one worker more, one less
+R     replace all       q  quit"""
+
+_LEGEND: Final = "   B busy  _ idle  S starts  ! backs off  G leaves"
 
 _STYLES: Final = {"busy": "bold green", "starting": "cyan", "backing off": "bold red", "leaving": "yellow", "idle": ""}
 _REMEMBERED: Final = 400  # samples for the sparklines; the widest terminals have fewer columns
@@ -40,11 +60,19 @@ class WorkerRow:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of the table: its heading, its cell, and what rows are sorted by."""
+    """A column of the table.
+
+    Args:
+        heading: above it.
+        cell: its text.
+        key: what rows are sorted by.
+        rank: the column with the highest is left out first where there is no room for all.
+    """
 
     heading: str
     cell: Callable[[WorkerRow], str]
     key: Callable[[WorkerRow], Any]
+    rank: int = 0
 
 
 def _text(text: str, style: str = "") -> Text:
@@ -54,6 +82,15 @@ def _text(text: str, style: str = "") -> Text:
 
 def _or_dash(value: float | None, form: Callable[[float], str]) -> str:
     return "-" if value is None else form(value)
+
+
+def _wait(row: WorkerRow) -> float | None:
+    """For how long what it has in hand had waited, the longest of it."""
+    return max((request.waited for request in row.worker.requests if request.waited is not None), default=None)
+
+
+def _brief(seconds: float) -> str:
+    return report.duration(seconds) if seconds else "0"
 
 
 def rate(value: float) -> str:
@@ -67,27 +104,31 @@ def rate(value: float) -> str:
 
 COLUMNS: Final = (
     Column("#", lambda row: str(row.worker.slot), lambda row: -row.worker.slot),
-    Column("PID", lambda row: str(row.worker.pid), lambda row: row.worker.pid),
-    Column("GEN", lambda row: str(row.worker.generation), lambda row: row.worker.generation),
+    Column("PID", lambda row: str(row.worker.pid), lambda row: row.worker.pid, 1),
+    Column("GEN", lambda row: str(row.worker.generation), lambda row: row.worker.generation, 8),
     Column(
         "STATE",
         lambda row: f"{row.worker.state.replace('backing off', 'backoff')} {report.lanes(row.worker)}".rstrip(),
         lambda row: row.worker.state,
     ),
     Column("FOR", lambda row: report.duration(row.worker.seconds), lambda row: row.worker.seconds),
-    Column("AGE", lambda row: report.duration(row.worker.age), lambda row: row.worker.age),
+    Column("WAIT", lambda row: _or_dash(_wait(row), _brief), lambda row: _wait(row) or 0.0, 2),
+    Column("AGE", lambda row: report.duration(row.worker.age), lambda row: row.worker.age, 9),
     Column("DONE", lambda row: report.number(row.worker.served), lambda row: row.worker.served),
     Column("/S", lambda row: rate(row.rate), lambda row: row.rate),
-    Column("ERR", lambda row: report.number(row.worker.failed), lambda row: row.worker.failed),
-    Column("KEPT", lambda row: report.number(row.worker.parked), lambda row: row.worker.parked),
-    Column("MEAN", lambda row: _or_dash(row.worker.mean or None, report.duration), lambda row: row.worker.mean),
-    Column("MAX", lambda row: _or_dash(row.worker.longest or None, report.duration), lambda row: row.worker.longest),
+    Column("ERR", lambda row: report.number(row.worker.failed), lambda row: row.worker.failed, 4),
+    Column("KEPT", lambda row: report.number(row.worker.parked), lambda row: row.worker.parked, 7),
+    Column("MEAN", lambda row: _or_dash(row.worker.mean or None, report.duration), lambda row: row.worker.mean, 6),
+    Column(
+        "MAX", lambda row: _or_dash(row.worker.longest or None, report.duration), lambda row: row.worker.longest, 10
+    ),
     Column("RSS", lambda row: report.size(row.worker.process.rss), lambda row: row.worker.process.rss or 0),
-    Column("CPU", lambda row: _or_dash(row.cpu, lambda share: f"{share:.0%}"), lambda row: row.cpu or 0.0),
+    Column("CPU", lambda row: _or_dash(row.cpu, lambda share: f"{share:.0%}"), lambda row: row.cpu or 0.0, 3),
     Column(
         "FDS",
         lambda row: _or_dash(row.worker.process.descriptors, lambda count: f"{count:.0f}"),
         lambda row: row.worker.process.descriptors or 0,
+        11,
     ),
 )
 """The table's columns. Sorted by one of them, the greatest comes first; of the slots, the lowest."""
@@ -153,6 +194,8 @@ class TopView:
             case "S":
                 self._backwards = not self._backwards
                 self._arrange(self._selected_pid)
+            case "?" | "h":
+                self.show("what it means (any key closes)", HELP)
             case "v":
                 self._shows_requests = not self._shows_requests
             case "j" | "down":
@@ -201,9 +244,10 @@ class TopView:
     def picture(self, width: int, height: int) -> Text:
         """All of it, in ``height`` lines of ``width`` columns at the most."""
         lines = self._head(width) if self._status else [Text("no answer yet", "dim")]
-        foot = [_text(self.note, "bold yellow") if self.note else Text(KEYS, "dim")]
+        keys = KEYS if width >= len(KEYS) else SHORT_KEYS
+        foot = [_text(self.note, "bold yellow") if self.note else Text(keys, "dim")]
         room = max(0, height - len(lines) - len(foot))
-        lines += self._cover(room) if self.text else self._body(room)
+        lines += self._cover(room) if self.text else self._body(room, width)
         lines += [Text("")] * (height - len(lines) - len(foot)) + foot
         for line in lines:
             line.truncate(width, overflow="ellipsis")  # whoever looks sees that there is more
@@ -222,10 +266,10 @@ class TopView:
         lines.append(_spark("queue", self._queues, width, f"{self._queues[-1]:.0f}", "yellow"))
         if any(self._waits):
             lines.append(_spark("waited", self._waits, width, report.duration(self._waits[-1]), "magenta"))
-        lines.append(self._scoreboard(status))
+        lines.append(self._scoreboard(status, width))
         return lines
 
-    def _scoreboard(self, status: Status) -> Text:
+    def _scoreboard(self, status: Status, width: int) -> Text:
         """A sign for each slot in order, and those that leave behind."""
         by_slot = {worker.slot: worker.state for worker in status.workers if worker.state != "leaving"}
         line = Text(f"{'workers':<8}")
@@ -233,33 +277,40 @@ class TopView:
             state = by_slot.get(slot, "")
             line.append(SIGNS.get(state, "."), _STYLES.get(state, "dim"))
         line.append(SIGNS["leaving"] * sum(worker.state == "leaving" for worker in status.workers), "yellow")
+        if len(line) + len(_LEGEND) <= width:
+            line.append(_LEGEND, "dim")
         return line
 
-    def _body(self, room: int) -> list[Text]:
+    def _body(self, room: int, width: int) -> list[Text]:
         status = self._status
         deaths = [_text(report.death(ended), "dim") for ended in (status.deaths if status else ())[:_DEATHS]]
         if self._shows_requests and status is not None:
             return [_text(line, "" if number else "bold") for number, line in enumerate(report.running(status))][:room]
         rows = max(1, room - 1 - len(deaths))
         start = max(0, min(self._selected - rows + 1, len(self._rows) - rows)) if self._selected >= rows else 0
-        lines = self._table(self._rows[start : start + rows], self._selected - start)
+        lines = self._table(self._rows[start : start + rows], self._selected - start, width)
         gap = [Text("")] * max(0, room - len(lines) - len(deaths))
         return (lines + gap + deaths)[:room]
 
-    def _table(self, rows: list[WorkerRow], selected: int) -> list[Text]:
-        cells = [[column.heading for column in COLUMNS]]
-        cells += [[printable(column.cell(row)) for column in COLUMNS] for row in rows]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    def _table(self, rows: list[WorkerRow], selected: int, width: int) -> list[Text]:
+        """The workers, in as many columns as there is room for; an ellipsis behind the headings stands for the rest."""
+        columns = [
+            (column, [column.heading, *(printable(column.cell(row)) for row in rows)], place == self._sort)
+            for place, column in enumerate(COLUMNS)
+        ]
+        shown = _fitting(columns, width)
         lines = []
-        for number, line in enumerate(cells, -1):
+        for number in range(-1, len(rows)):
             text = Text()
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True)):
-                left = COLUMNS[place].heading == "STATE"
-                style = "underline" if number < 0 and place == self._sort else ""
-                text.append(cell.ljust(width) if left else cell.rjust(width), style)
+            for column, cells, sorts in shown:
+                cell, room = cells[number + 1], max(map(len, cells))
+                style = "underline" if number < 0 and sorts else ""
+                text.append(cell.ljust(room) if column.heading == "STATE" else cell.rjust(room), style)
                 text.append(" ")
             if number >= 0:
                 text.append(printable(" ".join(request.label for request in rows[number].worker.requests)))
+            elif len(shown) < len(columns):
+                text.append("…")
             text.stylize("bold" if number < 0 else _STYLES.get(rows[number].worker.state, ""))
             if number == selected:
                 text.stylize("reverse")
@@ -268,6 +319,25 @@ class TopView:
 
     def _cover(self, room: int) -> list[Text]:
         return [_text(line) for line in self.text[self._first_line : self._first_line + room]]
+
+
+_Shown = tuple[Column, list[str], bool]
+"""A column, its heading and cells, and whether the rows are sorted by it."""
+
+
+def _fitting(columns: list[_Shown], width: int) -> list[_Shown]:
+    """Those for which there is room: what says least goes first, but never what the rows are sorted by."""
+    shown = list(columns)
+
+    def taken() -> int:
+        return sum(1 + max(map(len, cells)) for _, cells, _ in shown) + (2 if len(shown) < len(columns) else 0)
+
+    while taken() > width + 1:
+        spare = [one for one in shown if one[0].rank and not one[2]]
+        if not spare:
+            break
+        shown.remove(max(spare, key=lambda one: one[0].rank))
+    return shown
 
 
 def _row(worker: Working, before: Working | None, seconds: float) -> WorkerRow:

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from prefork.status.model import Ended, Listening, Process, Status, Totals, Working
+from prefork.status.model import Ended, Listening, Process, RunningRequest, Status, Totals, Working
 from prefork.testing import Server, wait_for
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
@@ -30,7 +30,7 @@ from tests.support.probing import ask, held, probe, steady
 
 pytest.importorskip("rich", reason="prefork[top] is not installed")
 
-from prefork.cli.top_view import COLUMNS, KEYS, TopView, rate
+from prefork.cli.top_view import COLUMNS, HELP, KEYS, SHORT_KEYS, TopView, rate
 
 TIMEOUT = 30.0
 
@@ -77,7 +77,13 @@ def test_the_picture() -> None:
     view = TopView()
     many = [
         worker(
-            0, state="busy", seconds=1.24, served=100, parked=17, process=Process(cpu=1.0, rss=19 << 20, descriptors=12)
+            0,
+            state="busy",
+            seconds=1.24,
+            served=100,
+            parked=17,
+            process=Process(cpu=1.0, rss=19 << 20, descriptors=12),
+            requests=(RunningRequest(label="GET /a/long/path", waited=0.024),),
         ),
         worker(1, pid=4194304, state="backing off", error="EMFILE"),
         worker(2, pid=90, state="leaving"),
@@ -105,14 +111,14 @@ def test_the_picture() -> None:
         "EXHAUSTED: worker 1: EMFILE for 2.0 s",
         "rate" + " " * 67 + "█    25/s",
         "queue" + " " * 66 + "█       3",
-        "workers B!S..G",
+        "workers B!S..G   B busy  _ idle  S starts  ! backs off  G leaves",
     ]
     assert shown[7:12] == [
-        "#     PID GEN STATE     FOR AGE DONE /S ERR KEPT MEAN MAX RSS CPU FDS",
-        "0     100   0 busy     1.2s 0us  150 25   0   17    -   - 20M 25%  12",
-        "1 4194304   0 backoff   0us 0us    0  0   0    0    -   -   -   -   -",
-        "2      90   0 leaving   0us 0us    0  0   0    0    -   -   -   -   -",
-        "2      91   0 starting  0us 0us    0  0   0    0    -   -   -   -   -",
+        "#     PID GEN STATE     FOR WAIT AGE DONE /S ERR KEPT MEAN MAX RSS CPU FDS",
+        "0     100   0 busy     1.2s 24ms 0us  150 25   0   17    -   - 20M 25%  12 GET …",
+        "1 4194304   0 backoff   0us    - 0us    0  0   0    0    -   -   -   -   -",
+        "2      90   0 leaving   0us    - 0us    0  0   0    0    -   -   -   -   -",
+        "2      91   0 starting  0us    - 0us    0  0   0    0    -   -   -   -   -",
     ]
     assert shown[-2:] == ["5.0s ago worker 3 (pid 80, generation 0) killed by SIGKILL after 0us, 0 served", KEYS]
 
@@ -132,9 +138,63 @@ def test_it_fits_eighty_columns_when_all_is_long() -> None:
     wide = worker(12, pid=4194304, generation=100, state="starting", process=process, **long)
     view.take_status(status(wide, uptime=1.0))
     view.take_status(status(dataclasses.replace(wide, served=999_999 + 9999), uptime=2.0))
-    (heading,) = (line for line in lines(view, 200) if "PID" in line and "FDS" in line)
+    (heading,) = (line for line in lines(view, 80) if "PID" in line and "STATE" in line)
     assert len(heading) <= 80
     assert len(KEYS) <= 80
+
+
+def test_at_sixty_columns_the_least_is_left_out_and_one_sees_it() -> None:
+    view = TopView()
+    process = Process(rss=999 << 20, cpu=1000.0, descriptors=999)
+    long = {"parked": 9999, "seconds": 3599.0, "served": 999_999, "mean": 0.9994, "longest": 0.9994}
+    view.take_status(status(worker(12, pid=4194304, state="starting", process=process, **long), uptime=1.0))
+    shown = lines(view, 60)
+    (heading,) = (line for line in shown if "STATE" in line)
+    assert heading.split() == ["#", "PID", "STATE", "FOR", "WAIT", "DONE", "/S", "ERR", "RSS", "CPU", "…"]
+    row = shown[shown.index(heading) + 1]
+    assert row.split() == ["12", "4194304", "starting", "59m59", "-", "999999", "0", "0", "999M", "-"]
+    assert all(len(line) <= 60 for line in shown)
+    assert shown[-1] == SHORT_KEYS
+    for _ in range([column.heading for column in COLUMNS].index("FDS")):
+        view.press("s")
+    assert "FDS" in next(line for line in lines(view, 60) if "STATE" in line)
+
+
+def test_the_requests_in_place_of_the_workers() -> None:
+    view = TopView()
+    view.take_status(status(worker(1, requests=(RunningRequest(label="GET /" + "a" * 80, peer="::1", seconds=2.0),))))
+    view.press("v")
+    shown = lines(view, 60)
+    assert "SLOT PID  FOR WAITED FROM REQUEST" in shown
+    (row,) = (line for line in shown if "GET /aaa" in line)
+    assert row.startswith("   1 101 2.0s      - ::1  GET /a")
+    assert row.endswith("a…")
+    view.press("v")
+    assert "SLOT PID  FOR WAITED FROM REQUEST" not in lines(view, 60)
+
+
+def test_how_long_things_waited_over_time() -> None:
+    view = TopView()
+    spark: list[str] = []
+    for number, waited in enumerate(((5, 0, 0), (10, 0, 0), (10, 90, 2), (10, 90, 2))):
+        totals = Totals(served=number, waited=waited, waited_bounds=(0.004, 0.008))
+        view.take_status(status(worker(0), uptime=float(number), totals=totals))
+        spark = [line for line in lines(view) if line.startswith("waited")]
+        if number < 2:
+            assert not spark
+    assert spark[0].endswith("0us")
+    assert "█" in spark[0]
+
+
+def test_what_it_means() -> None:
+    view = TopView()
+    view.take_status(status(worker(0)))
+    view.press("?")
+    shown = lines(view)
+    assert [line for line in HELP.split("\n") if line not in shown] == []
+    assert max(map(len, HELP.split("\n"))) <= 60
+    view.press("x")
+    assert HELP.split("\n")[0] not in lines(view)
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (20, 5), (1, 1), (200, 60), (40, 2)])
@@ -156,7 +216,7 @@ def test_before_the_first_answer() -> None:
 def test_a_worker_that_leaves_hides_no_other_of_its_slot() -> None:
     view = TopView()
     view.take_status(status(worker(0, state="busy"), worker(0, pid=9, state="leaving"), size=1))
-    assert "workers BG" in lines(view)
+    assert any(line.startswith("workers BG ") for line in lines(view))
 
 
 def test_rates_need_two_statuses_of_one_server() -> None:
@@ -220,7 +280,7 @@ def test_the_selection_stays_with_its_worker() -> None:
     view.press("down")
     assert slot_of(view) == 2
     assert selected(view).split()[0] == "2"
-    for _ in range(6):
+    for _ in range([column.heading for column in COLUMNS].index("DONE")):
         view.press("s")
     assert slot_of(view) == 2
     view.press("k")

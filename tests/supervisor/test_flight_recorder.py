@@ -12,9 +12,9 @@ import pytest
 
 from prefork.services.control import Client
 from prefork.status.text import requests
-from prefork.testing import Server, connect, running_target
+from prefork.testing import Server, connect, request, running_target
 from tests.support.figures import count
-from tests.support.probing import APPS, PATIENCE, line, steady
+from tests.support.probing import APPS, PATIENCE, get, line, steady
 
 HOST = "127.0.0.1"
 
@@ -109,7 +109,10 @@ def test_a_worker_that_leaves_in_order_has_nothing_to_tell(server: Server) -> No
 
 def test_every_kill_names_its_request(server: Server) -> None:
     for number in range(count("kills-in-hand", part=100)):
-        steady(server, 2)
+        workers = set(steady(server, 2))
+        served: set[int] = set()
+        while not workers <= served:  # who dies with nothing served holds its slot back
+            served.add(int(request(server.address, get("/pid"), timeout=PATIENCE).body))
         after = len(server.log())
         client, pid = in_hand(server, f"/{number}/hold")
         with client:
