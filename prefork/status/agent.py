@@ -21,6 +21,13 @@ WARM_AFTER: Final = 20
 WARM_AGE: Final = 30.0
 """Or seconds that it lives."""
 
+A_PLACE: Final = 4
+"""Connections that HAProxy may make for each that is served at one moment.
+
+It makes the next when it has heard of the end of one. With 1 a worker idles for as long as that takes: measured behind
+three servers at seven tenths of what they can do, half of the requests took 380 ms in place of 26, and with 2 still 58.
+Without a limit they wait at a server that is slow, up to seconds."""
+
 _REASONS: Final = {
     Readiness.STARTING: "starting",
     Readiness.STOPPING: "stopping",
@@ -86,5 +93,5 @@ class Agent:
         if readiness is not Readiness.READY:
             return f"down #{reason_of(readiness)}\n"
         percent = max(1, min(100, round(100 * self._weight)))
-        most = f" maxconn:{load.at_once}" if load.at_once else ""
+        most = f" maxconn:{A_PLACE * load.at_once}" if load.at_once else ""
         return f"up ready {percent}%{most}\n"

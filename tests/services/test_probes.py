@@ -93,7 +93,7 @@ def test_whoever_is_silent_or_talks_too_much_is_in_nobodys_way(fit: Server) -> N
     assert health(by_master) == (200, b"ready\n")
     with connect(agent) as talks:
         talks.sendall(b"web1\n")  # HAProxy's agent-send
-        assert talks.makefile().readline().endswith("maxconn:2\n")
+        assert talks.makefile().readline().endswith(" maxconn:8\n")
     for client in silent:
         client.close()
 

@@ -19,14 +19,14 @@ def settled(load: Workload, readiness: Readiness = Readiness.READY) -> str:
 @pytest.mark.parametrize(
     ("load", "line"),
     [
-        (IDLE, "up ready 100% maxconn:4\n"),
-        (Workload(size=4, idle=2, warm=4, waiting=0, at_once=4), "up ready 60% maxconn:4\n"),
-        (Workload(size=4, idle=0, warm=4, waiting=0, at_once=4), "up ready 20% maxconn:4\n"),
-        (Workload(size=4, idle=0, warm=4, waiting=5, at_once=4), "up ready 10% maxconn:4\n"),
-        (Workload(size=4, idle=0, warm=4, waiting=5000, at_once=4), "up ready 1% maxconn:4\n"),
-        (Workload(size=4, idle=4, warm=0, waiting=0, at_once=4), "up ready 20% maxconn:4\n"),
-        (Workload(size=4, idle=4, warm=1, waiting=0, at_once=4), "up ready 40% maxconn:4\n"),
-        (Workload(size=4, idle=4, warm=4, waiting=0, at_once=64), "up ready 100% maxconn:64\n"),  # threads
+        (IDLE, "up ready 100% maxconn:16\n"),
+        (Workload(size=4, idle=2, warm=4, waiting=0, at_once=4), "up ready 60% maxconn:16\n"),
+        (Workload(size=4, idle=0, warm=4, waiting=0, at_once=4), "up ready 20% maxconn:16\n"),
+        (Workload(size=4, idle=0, warm=4, waiting=5, at_once=4), "up ready 10% maxconn:16\n"),
+        (Workload(size=4, idle=0, warm=4, waiting=5000, at_once=4), "up ready 1% maxconn:16\n"),
+        (Workload(size=4, idle=4, warm=0, waiting=0, at_once=4), "up ready 20% maxconn:16\n"),
+        (Workload(size=4, idle=4, warm=1, waiting=0, at_once=4), "up ready 40% maxconn:16\n"),
+        (Workload(size=4, idle=4, warm=4, waiting=0, at_once=64), "up ready 100% maxconn:256\n"),  # threads
         (Workload(size=4, idle=4, warm=4, waiting=0), "up ready 100%\n"),  # loops, which take what comes
     ],
 )
@@ -52,5 +52,5 @@ def test_the_weight_moves_little_by_little() -> None:
     assert weights[-1] == 100
     assert (
         agent.line(Readiness.READY, Workload(size=4, idle=0, warm=4, waiting=0, at_once=4), 20.0)
-        == "up ready 69% maxconn:4\n"
+        == "up ready 69% maxconn:16\n"
     )
