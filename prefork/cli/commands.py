@@ -69,6 +69,13 @@ def _seconds(text: str) -> float:
     return value
 
 
+_MOLD = "mold"
+
+
+def _slot_or_mold(text: str) -> int | str:
+    return text if text == _MOLD else _count(0, "a slot, or mold")(text)
+
+
 def _count(least: int, what: str) -> Callable[[str], int]:
     def read(text: str) -> int:
         if not text.isdecimal() or len(text) > _DIGITS or int(text) < least:
@@ -164,15 +171,20 @@ def recycle(argv: Sequence[str]) -> int:
 
 def dump(argv: Sequence[str]) -> int:
     """``prefork dump``."""
-    parser = CommandParser("dump", "Print the tracebacks of all threads of a worker, which goes on working.")
-    parser.add_argument("slot", metavar="SLOT", type=_count(0, "a slot"), help="whose, as prefork status shows it")
+    parser = CommandParser(
+        "dump", "Print the tracebacks of all threads of a worker, or of the mold, which goes on working."
+    )
+    parser.add_argument(
+        "slot", metavar="SLOT|mold", type=_slot_or_mold, help="whose, as prefork status shows it; mold with preload"
+    )
     arguments = parser.read(argv)
     if arguments is None:
         return 0
     with Client(arguments.control) as client:
         who = client.who()
-        text = client.dump(arguments.slot)
-    write(f"slot {arguments.slot} ({who})\n{text.rstrip()}\n")
+        mold = arguments.slot == _MOLD
+        text = client.dump_mold() if mold else client.dump(arguments.slot)
+    write(f"{'the mold' if mold else f'slot {arguments.slot}'} ({who})\n{text.rstrip()}\n")
     return 0
 
 

@@ -70,6 +70,7 @@ def families(status: Status) -> Iterator[Metric]:
     yield from _totals(status.totals)
     yield _gauge("prefork_exhaustions", "Exhaustions of descriptors or memory at present.", len(status.exhaustions))
     yield _gauge("prefork_crash_loop", "Whether workers die young again and again.", status.crash_loop)
+    yield from _mold(status)
     yield from _processes(status)
 
 
@@ -180,6 +181,15 @@ def _buckets(bounds: Sequence[float], histogram: Sequence[int]) -> Iterator[tupl
         sum_so_far += count
         yield repr(bound), sum_so_far
     yield "+Inf", sum(histogram)
+
+
+def _mold(status: Status) -> Iterator[Metric]:
+    """Of what workers are made, with ``preload``."""
+    used = {str(mold.generation): mold for mold in status.molds if mold.state == "ready"}
+    ages = {generation: mold.age for generation, mold in used.items()}
+    memory = {generation: mold.pss for generation, mold in used.items()}
+    yield _labelled("prefork_mold_age_seconds", "How long ago the mold that is used was forked.", "generation", ages)
+    yield _labelled("prefork_mold_memory_bytes", "Its share of memory (PSS).", "generation", _known(memory))
 
 
 def _processes(status: Status) -> Iterator[Metric]:

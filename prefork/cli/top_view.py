@@ -260,6 +260,7 @@ class TopView:
         for listener in status.listeners:
             limit = f" of {listener.backlog}" if listener.backlog else ""
             lines.append(_text(f"{listener.address}  {listener.waiting} waiting{limit}"))
+        lines += [_text(line) for line in report.molds(status)]
         lines.append(_text(report.sums(status.totals)))
         lines += [_text(line, "bold red") for line in report.alarms(status)]
         lines.append(_spark("rate", self._rates, width, f"{rate(self._rates[-1]) if self._rates else '-'}/s", "green"))

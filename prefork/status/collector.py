@@ -6,7 +6,7 @@ on demand, and at most twice a second, however many ask.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import psutil
@@ -14,13 +14,24 @@ import psutil
 from prefork.net.accept_errors import lookup
 from prefork.scoreboard.layout import EntryView, LaneView, Order, State
 from prefork.scoreboard.recorder import InHand
-from prefork.status.model import Ended, Health, LaneStatus, Listening, Process, RunningRequest, Status, Working
+from prefork.status.model import (
+    Ended,
+    Health,
+    LaneStatus,
+    Listening,
+    MoldStatus,
+    Process,
+    RunningRequest,
+    Status,
+    Working,
+)
 from prefork.status.totals import Counters
 from prefork.supervisor.goal import Crashes
 from prefork.supervisor.roster import Death
 from prefork.supervisor.service import ServerView
 from prefork.supervisor.views import ExitsView, MemberView
 from prefork.system.natives import os, time
+from prefork.system.process import proportional_memory
 
 T = TypeVar("T")
 
@@ -96,6 +107,7 @@ class StatusCollector:
                 _worker(member, view, now, known.get(member.pid, _NOTHING), server.spawner.in_hand(member))
                 for member, view in zip(members, views, strict=True)
             ),
+            molds=tuple(self._molds(now, processes=processes)),
             exhaustions=tuple(self._exhaustions(now)),
             crash_loop=_loops(server.exits),
             deaths=tuple(_ended(death, now) for death in reversed(server.exits.recent)),
@@ -110,6 +122,20 @@ class StatusCollector:
         if not goal.ready:
             return "starting"
         return "reloading" if goal.renews else "serving"
+
+    def _molds(self, now: float, *, processes: bool) -> Iterator[MoldStatus]:
+        """The molds, the one that is used first."""
+        molds = self._server.molds
+        found = [("ready", molds.current), ("loading", molds.coming), *(("former", mold) for mold in molds.former)]
+        for state, mold in found:
+            if mold is not None:
+                yield MoldStatus(
+                    pid=mold.pid,
+                    generation=mold.generation,
+                    state=state,
+                    age=now - mold.born,
+                    pss=proportional_memory(mold.pid) if processes else None,
+                )
 
     def _exhaustions(self, now: float) -> list[str]:
         told = []

@@ -99,6 +99,19 @@ class Working:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MoldStatus:
+    """One mold: a process that has loaded the application, of which workers are forked."""
+
+    pid: int
+    generation: int = 0
+    state: str = ""
+    """loading, ready (workers are made of it), or former (its last workers live)."""
+    age: float = 0.0
+    pss: int | None = None
+    """Its share of memory, bytes: what it has alone, and its part of what it shares; None for what is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
     """One worker that died."""
 
@@ -173,6 +186,7 @@ class Status:
     largest: int = 0
     listeners: tuple[Listening, ...] = ()
     workers: tuple[Working, ...] = ()
+    molds: tuple[MoldStatus, ...] = ()
     exhaustions: tuple[str, ...] = ()
     """What is exhausted at present, one line each."""
     crash_loop: bool = False

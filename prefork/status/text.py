@@ -72,6 +72,7 @@ def _page(status: Status) -> Iterator[str]:
     for listener in status.listeners:
         limit = f" of {listener.backlog}" if listener.backlog else ""
         yield f"  {listener.address:<{width}}  {listener.waiting} waiting{limit}"
+    yield from (f"  {line}" for line in molds(status))
     yield f"  {crew(status)}"
     yield f"  {sums(status.totals)}"
     yield from (f"  {line}" for line in alarms(status))
@@ -116,6 +117,13 @@ def headline(status: Status) -> str:
         f"prefork {status.version}{name}, pid {status.pid}: {status.state}, up {duration(status.uptime)}, "
         f"generation {status.generation}"
     )
+
+
+def molds(status: Status) -> Iterator[str]:
+    """Of what workers are made, one line each."""
+    for mold in status.molds:
+        memory = "" if mold.pss is None else f", {size(mold.pss)} of memory"
+        yield f"mold of generation {mold.generation}, pid {mold.pid}: {mold.state}, up {duration(mold.age)}{memory}"
 
 
 def crew(status: Status) -> str:

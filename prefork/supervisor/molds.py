@@ -365,6 +365,20 @@ class Molds:
         self.coming = self.current = None
         self.former.clear()
 
+    def report(self, pid: int) -> str | None:
+        """What one has reported and nobody has taken yet; None when there is no such one."""
+        for mold in (self.current, self.coming, *self.former):
+            if mold is not None and mold.pid == pid:
+                mold.pipe.read()
+                return own_frames(mold.pipe.text.decode(errors="replace"))
+        return None
+
+    def take_report(self, pid: int) -> None:
+        """Forget it, unless it is what the log is going to have."""
+        for mold in (self.current, self.coming, *self.former):
+            if mold is not None and mold.pid == pid and not mold.late:
+                mold.pipe.text.clear()
+
     # Over an exec.
 
     def lives(self) -> tuple[MoldLife, ...]:

@@ -22,7 +22,7 @@ from prefork.supervisor.cause import Reason
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.notifications import Notification
 from prefork.supervisor.roster import Death
-from prefork.supervisor.views import ExitsView, GoalView, ListenerView, PressureView, RosterView, SpawnerView
+from prefork.supervisor.views import ExitsView, GoalView, ListenerView, MoldsView, PressureView, RosterView, SpawnerView
 from prefork.system import codec
 from prefork.system.child import Children
 from prefork.system.natives import os
@@ -45,6 +45,7 @@ class ServerView:
         roster: who lives.
         listeners: the listening sockets.
         spawner: what workers say of themselves.
+        molds: of what workers are made, with ``preload``.
         children: tells of the end of a process that a service has forked.
         pressure: what is short.
         exits: the last ones, and whether there is a crash loop.
@@ -66,6 +67,7 @@ class ServerView:
     roster: RosterView
     listeners: Sequence[ListenerView]
     spawner: SpawnerView
+    molds: MoldsView
     children: Children
     pressure: PressureView
     exits: ExitsView

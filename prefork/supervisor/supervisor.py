@@ -459,6 +459,7 @@ class Supervisor:
             roster=self.roster,
             listeners=self.listeners,
             spawner=self._spawner,
+            molds=self._nursery.molds,
             children=self._children,
             pressure=self._pressure,
             exits=self._exits,

@@ -138,6 +138,48 @@ class SpawnerView(Protocol):
         """What it has reported since the last call."""
 
 
+class MoldView(Protocol):
+    """One mold (`prefork.supervisor.molds.Mold`); times are monotonic seconds."""
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+
+    @property
+    def generation(self) -> int:
+        """Of its workers."""
+
+    @property
+    def born(self) -> float:
+        """When it was forked."""
+
+    @property
+    def ready_at(self) -> float | None:
+        """When it was READY; None before."""
+
+
+class MoldsView(Protocol):
+    """The molds (`prefork.supervisor.molds.Molds`)."""
+
+    @property
+    def current(self) -> MoldView | None:
+        """The one of which workers are made."""
+
+    @property
+    def coming(self) -> MoldView | None:
+        """One that loads."""
+
+    @property
+    def former(self) -> Sequence[MoldView]:
+        """Those whose last workers live."""
+
+    def report(self, pid: int) -> str | None:
+        """What one has reported and nobody has taken yet; None when there is no such one."""
+
+    def take_report(self, pid: int) -> None:
+        """Forget it."""
+
+
 class PressureView(Protocol):
     """What is short (`prefork.supervisor.pressure.Pressure`)."""
 

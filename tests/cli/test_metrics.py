@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from prefork.status.model import Ended, Listening, Process, Status, Totals, Working
+from prefork.status.model import Ended, Listening, MoldStatus, Process, Status, Totals, Working
 from prefork.status.totals import BOUNDS, WAIT_BOUNDS
 from prefork.testing import Load, Server, request, wait_for
 from prefork.testing.plugin import ServerFactory
@@ -45,6 +45,10 @@ FOUND = Status(
         Working(slot=0, pid=9, state="busy", seconds=2.5, process=Process(rss=5 << 20, cpu=1, descriptors=9)),
         Working(slot=1, pid=10, state="backing off", process=Process()),
         Working(slot=2, pid=11, state="busy", seconds=0.5, process=Process()),
+    ),
+    molds=(
+        MoldStatus(pid=12, generation=2, state="ready", age=7.5, pss=4 << 20),
+        MoldStatus(pid=13, generation=3, state="loading", age=0.5),
     ),
     exhaustions=("worker 1: EMFILE",),
     crash_loop=True,
@@ -107,6 +111,8 @@ def test_what_a_status_becomes() -> None:
         "prefork_state{state=reloading}": 1,
         "prefork_state{state=serving}": 0,
         "prefork_generation": 2,
+        "prefork_mold_age_seconds{generation=2}": 7.5,
+        "prefork_mold_memory_bytes{generation=2}": 4 << 20,
         "prefork_workers{state=busy}": 2,
         "prefork_workers{state=idle}": 0,
         "prefork_workers{state=leaving}": 1,

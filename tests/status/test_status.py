@@ -15,7 +15,7 @@ from prefork.net.accept_errors import COUNTED
 from prefork.scoreboard.events import Why
 from prefork.scoreboard.layout import BUCKETS, ERROR_PLACES, Accepts, EntryView, LaneView, Order, State
 from prefork.status import text as report
-from prefork.status.model import Ended, Health, Listening, Process, RunningRequest, Status, Totals, Working
+from prefork.status.model import Ended, Health, Listening, MoldStatus, Process, RunningRequest, Status, Totals, Working
 from prefork.status.totals import BOUNDS, Counters
 from prefork.supervisor import notifications
 from prefork.supervisor.cause import TEXTS, Cause, Reason
@@ -211,6 +211,7 @@ def test_the_page() -> None:
             Working(slot=0, pid=100, state="idle", seconds=1.5, age=90, served=12, mean=0.0021, longest=0.5),
             Working(slot=1, pid=4194304, state="backing off", error="EMFILE", process=Process(rss=19 << 20, cpu=1.5)),
         ),
+        molds=(MoldStatus(pid=78, generation=2, state="ready", age=90, pss=45 << 20),),
         exhaustions=("worker 1: EMFILE for 2.0 s",),
         crash_loop=True,
         deaths=(
@@ -231,6 +232,7 @@ def test_the_page() -> None:
         "prefork 1.0, pid 77: serving, up 2h13, generation 2",
         "  127.0.0.1:8000  3 waiting of 128",
         "  unix:/run/a     0 waiting",
+        "  mold of generation 2, pid 78: ready, up 1m30, 45M of memory",
         "  2 workers wanted (1 to 4): 1 backing off, 1 idle",
         "  2 served, 1 failed, 2 interrupted, 7.3s each, 99 % waited less than 4.0ms, accept failed 4 times with EINTR",
         "  EXHAUSTED: worker 1: EMFILE for 2.0 s",

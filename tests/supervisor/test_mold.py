@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
+from prefork.services.control.client import Client
 from prefork.supervisor.midwife import MOST_DESCRIPTORS, most_at_once
 from prefork.testing import Load, Server, call_until, running_target
 from prefork.testing.plugin import ServerFactory
@@ -72,9 +73,27 @@ def anew(server: Server, before: list[int]) -> int:
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Server]:
-    with running_target("molded:handle", app_dir=APPS, preload=True, workers=3, control="off") as server:
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("molded") / "control"
+
+
+@pytest.fixture(scope="module")
+def shared(path: Path) -> Iterator[Server]:
+    with running_target("molded:handle", app_dir=APPS, preload=True, workers=3, control=str(path)) as server:
         yield server
+
+
+def test_the_status_has_the_mold_and_a_dump_shows_what_it_is_at(shared: Server, path: Path) -> None:
+    with Client(path) as client:
+        (mold,) = client.status().molds
+        assert (mold.pid, mold.generation, mold.state) == (shared.molds()[0], 0, "ready")
+        assert mold.age > 0
+        assert mold.pss is not None
+        assert 1 << 20 < mold.pss < 1 << 30
+        text = client.dump_mold()
+        assert "_stand_by" in text
+        assert "in live_as_mold" in text.splitlines()[-1]
+        assert client.dump(0)
 
 
 def test_the_application_is_loaded_once_and_never_in_the_master(shared: Server) -> None:

@@ -175,6 +175,10 @@ class Client:
         """The tracebacks of all threads of a worker, which goes on working."""
         return self._found(self.ask("dump", slot=slot), "text", str)
 
+    def dump_mold(self) -> str:
+        """The tracebacks of all threads of the mold, or of the one that is being made."""
+        return self._found(self.ask("dump_mold"), "text", str)
+
     def stop(self, *, quick: bool = False, wait: bool = True, timeout: float | None = None) -> None:
         """End the server.
 

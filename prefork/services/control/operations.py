@@ -15,11 +15,11 @@ from prefork.services.control.protocol import Request
 from prefork.status.collector import StatusCollector
 from prefork.supervisor import notifications, resources
 from prefork.supervisor.cause import Cause, Reason
+from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.forked import DUMP_SIGNAL
 from prefork.supervisor.notifications import Notification
 from prefork.supervisor.roster import Death
 from prefork.supervisor.service import ServerView
-from prefork.supervisor.views import MemberView
 from prefork.system import process
 
 log = logging.getLogger("prefork")
@@ -189,62 +189,110 @@ class Operations:
         if member is None:
             failed(f"slot {slot} has no worker")
             return
-        under_way = self._dumps.get(member.pid)
+        spawner, pid = self._server.spawner, member.pid
+
+        def take() -> None:
+            if member.dumped_at is None and member.slow_at is None:  # else it is the log's to take
+                spawner.take_report(pid)
+
+        def report() -> str | None:
+            return spawner.report(pid) if self._server.roster.get(pid) is member else None
+
+        answer: dict[str, object] = {"slot": slot, "pid": pid}
+        self._ask_for_tracebacks(f"worker {slot} (pid {pid})", answer, report, take, (done, failed))
+
+    def _dump_mold(self, done: Done, failed: Failed) -> None:
+        molds = self._server.molds
+        mold = molds.coming or molds.current
+        if mold is None:
+            failed("there is no mold")
+            return
+        pid = mold.pid
+        self._ask_for_tracebacks(
+            f"the mold (pid {pid})",
+            {"generation": mold.generation, "pid": pid},
+            lambda: molds.report(pid),
+            lambda: molds.take_report(pid),
+            (done, failed),
+        )
+
+    def _ask_for_tracebacks(
+        self,
+        who: str,
+        answer: dict[str, object],
+        report: Callable[[], str | None],
+        take: Callable[[], None],
+        asked: tuple[Done, Failed],
+    ) -> None:
+        """Have somebody answered who asks for the tracebacks of a process, with all who ask meanwhile."""
+        pid = answer["pid"]
+        assert isinstance(pid, int)  # as it was put there
+        under_way = self._dumps.get(pid)
         if under_way is None:
-            under_way = self._dumps[member.pid] = _Tracebacks(self._server, member, self._dumps.pop)
-        under_way.asked.append((done, failed))
+            under_way = self._dumps[pid] = _Tracebacks(self._server.loop, pid, who, answer, report, take)
+            under_way.request(self._dumps.pop)
+        under_way.asked.append(asked)
 
 
 class _Tracebacks:
-    """The tracebacks of one worker, on their way: the answer to all who ask before they are there.
+    """The tracebacks of one process, on their way: the answer to all who ask before they are there.
 
     Args:
-        server: the master as services see it.
-        member: the worker.
-        on_end: called with its pid before they are answered.
+        loop: for looks at what it reports.
+        pid: the process.
+        who: what it is called where it gives none.
+        answer: what is answered beside the text.
+        report: what it has reported and nobody has taken yet; None when it has ended.
+        take: takes it.
 
     Attributes:
         asked: those who are to be answered.
     """
 
-    def __init__(self, server: ServerView, member: MemberView, on_end: Callable[[int], object]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        pid: int,
+        who: str,
+        answer: dict[str, object],
+        report: Callable[[], str | None],
+        take: Callable[[], None],
+    ) -> None:
         self.asked: list[tuple[Done, Failed]] = []
-        self._server = server
-        self._member = member
-        self._on_end = on_end
+        self._loop = loop
+        self._pid = pid
+        self._who = who
+        self._answer = answer
+        self._report = report
+        self._take = take
         self._late = False
-        self._deadline = server.loop.call_later(DUMP_TIME, self._is_late)  # a timer: the master may be frozen meanwhile
+
+    def request(self, on_end: Callable[[int], object]) -> None:
+        """Ask for them; ``on_end`` is called with the pid before those who have asked are answered."""
+        self._on_end = on_end
+        self._deadline = self._loop.call_later(DUMP_TIME, self._is_late)  # a timer: the master may be frozen meanwhile
         self._take()
-        self._before = len(self._report())  # the report of a hang is on its way, and the log's to take
-        process.kill(member.pid, DUMP_SIGNAL)
+        self._before = len(self._report() or "")  # the report of a hang is on its way, and the log's to take
+        process.kill(self._pid, DUMP_SIGNAL)
         self._look_again(self._before)
 
     def _is_late(self) -> None:
         self._late = True
 
-    def _report(self) -> str:
-        return self._server.spawner.report(self._member.pid)
-
-    def _take(self) -> None:
-        if self._member.dumped_at is None and self._member.slow_at is None:
-            self._server.spawner.take_report(self._member.pid)
-
     def _look_again(self, seen: int) -> None:
-        self._server.loop.call_later(DUMP_LOOK, lambda: self._look(seen))
+        self._loop.call_later(DUMP_LOOK, lambda: self._look(seen))
 
     def _look(self, seen: int) -> None:
-        pid = self._member.pid
-        if self._server.roster.get(pid) is not self._member:
-            self._fail("ended meanwhile")
-            return
         report = self._report()
-        if len(report) > self._before and len(report) == seen:
+        if report is None:
+            self._fail("ended meanwhile")
+        elif len(report) > self._before and len(report) == seen:
             self._take()
             text = report[self._before :]
             self._deadline.cancel()
-            self._on_end(pid)
+            self._on_end(self._pid)
             for done, _ in self.asked:
-                done({"slot": self._member.slot, "pid": pid, "text": text})
+                done({**self._answer, "text": text})
         elif self._late:
             self._fail(f"gave no traceback within {DUMP_TIME:g} s; it may be frozen")
         else:
@@ -252,6 +300,6 @@ class _Tracebacks:
 
     def _fail(self, why: str) -> None:
         self._deadline.cancel()
-        self._on_end(self._member.pid)
+        self._on_end(self._pid)
         for _, failed in self.asked:
-            failed(f"worker {self._member.slot} (pid {self._member.pid}) {why}")
+            failed(f"{self._who} {why}")

@@ -50,6 +50,7 @@ REQUESTS: Final[Mapping[str, Mapping[str, Argument]]] = {
     "scale": {"workers": Argument(int, least=1)},
     "recycle": {"slot": Argument(int), "wait": Argument(bool, True)},
     "dump": {"slot": Argument(int)},
+    "dump_mold": {},
     "stop": {"quick": Argument(bool, False)},
 }
 """What can be asked for, and its arguments."""

@@ -26,7 +26,7 @@ from prefork.services.control import Client, paths, protocol
 from prefork.services.control.operations import Operations
 from prefork.services.control.protocol import LONGEST, REQUESTS, ControlRequestError, Request, parse
 from prefork.services.control.server import MOST, PATIENCE, Peer
-from prefork.status.model import Ended, Health, Listening, Process, Status, Totals, Working
+from prefork.status.model import Ended, Health, Listening, MoldStatus, Process, Status, Totals, Working
 from prefork.supervisor.event_loop import Loop
 from prefork.testing import Load, Server, call_until, hold_port, request, wait_for
 from prefork.testing.clock import FakeClock
@@ -1103,7 +1103,7 @@ def test_a_server_that_is_starting_is_not_ready(prefork_server: ServerFactory, t
                 "prefork exporter --help tells more"
             ),
         ),
-        (["dump", "x"], "SLOT: 'x' is not a slot; give 0 or more; prefork dump --help tells more"),
+        (["dump", "x"], "SLOT|mold: 'x' is not a slot, or mold; give 0 or more; prefork dump --help tells more"),
         (["status", "--timeout", "nan"], None),
         (["status", "more"], "unrecognized arguments: more; prefork status --help tells more"),
     ],
@@ -1170,7 +1170,7 @@ def test_the_documentation_has_every_name() -> None:
     for name, arguments in REQUESTS.items():
         row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
         assert all(f"`{argument}`" in row for argument in arguments), row
-    for record in (Health, Status, Working, Listening, Ended, Process, Totals):
+    for record in (Health, Status, Working, Listening, MoldStatus, Ended, Process, Totals):
         for field in record.__slots__:
             assert f"`{field}`" in text, f"{record.__name__}.{field}"
     for code in ("malformed", "denied", "unknown", "failed"):
