@@ -193,7 +193,9 @@ def _of_file(config: Origin | None) -> dict[str, Origin]:
         name = name.removeprefix("file:")
         namespace = _executed(name)
     shown = name if name.isprintable() else ascii(name)
-    return {key: Origin(value, shown) for key, value in namespace.items() if key in by_name(ROWS)}
+    known = by_name(ROWS)
+    # None is what a setting has that nobody gave; as a variable that is not set gives it.
+    return {key: Origin(value, shown) for key, value in namespace.items() if key in known and value is not None}
 
 
 def _module(name: str) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ Runs in the command's process, before there is a server.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -110,7 +111,10 @@ def _value(row: ForeignSetting, found: list[str]) -> object:
         ValueError: It is of another kind; the message begins with it.
     """
     if row.takes == "true":
-        return found[-1].strip().lower() not in {"false", "off", "no", "0"}
+        return found[-1].partition(";")[0].strip().lower() not in {"false", "off", "no", "0"}
+    if row.takes == "whole":  # a comment may follow, for uWSGI reads digits as far as there are some
+        number = re.match(r"\s*[+-]?\d+", found[-1])
+        return converted(row, found[-1] if number is None else str(int(number[0])))
     return converted(row, found if row.takes == "list" else found[-1])
 
 
@@ -130,7 +134,8 @@ def _taken(file: ForeignFile, argv: Sequence[str]) -> set[str]:
             row = flags.get(flag)
             name = row.name if row else flag.removeprefix("--")
             if not equals:
-                value = "true" if row is None or row.takes == "true" else _next(flag, rest)
+                alone = row is None or row.takes == "true" or (row.takes == "text" and rest[:1] and rest[0][:2] == "--")
+                value = "true" if alone else _next(flag, rest)
             file.take_option(name, value, flag)
         else:
             raise SettingsError(f"{printable(word)!r} is not a flag of uWSGI's that prefork knows; write it as --NAME")

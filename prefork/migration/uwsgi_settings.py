@@ -95,11 +95,11 @@ ROWS: Final = (
     *_rows("py-autoreload python-autoreload", "text", "reload"),
     *_rows("touch-reload fs-reload", "list", note="prefork reload does it", weight="warning"),
     # Where it listens.
-    *_rows("http http-socket", "list", "bind"),
+    *_rows("http http-socket http11-socket", "list", "bind"),
     *_rows("socket uwsgi-socket", "list", "bind", _HTTP),
     *_rows("https https-socket", "list", "bind", "with --certfile and --keyfile"),
     *_rows("fastcgi-socket scgi-socket", "list", note="HTTP/1.1 is spoken; the proxy has to", weight="refused"),
-    *_rows("protocol", "text", note="HTTP/1.1 is spoken"),
+    *_rows("protocol socket-protocol", "text", note="HTTP/1.1 is spoken"),
     *_rows("shared-socket", "list", note="name the address with --bind"),
     *_rows("abstract-socket", "true", note="an abstract socket is unix:@NAME"),
     *_rows("no-defer-accept", "true", "defer_accept", "as 0"),
@@ -171,7 +171,7 @@ ROWS: Final = (
     *_rows("limit-post", "whole", "limit_request_body"),
     *_rows(
         "post-buffering post-buffering-bufsize",
-        "whole",
+        "text",
         note="--spool says which bodies are taken first",
         weight="info",
     ),
@@ -209,9 +209,8 @@ ROWS: Final = (
     *_rows("logger req-logger", "list", note=_LOGS, weight="warning"),
     *_rows("log-4xx log-5xx log-slow log-zero log-big", "text", note="--access-log has all requests"),
     *_rows("logfile-chmod logfile-chown", "text", note="a log file has what the umask leaves", weight="warning"),
-    *_rows(
-        "logformat-strftime log-encoder log-req-encoder", "text", note="--access-log-format says all", weight="info"
-    ),
+    *_rows("logformat-strftime log-format-strftime", "true", note="--access-log-format says all", weight="info"),
+    *_rows("log-encoder log-req-encoder", "text", note="--access-log-format says all", weight="info"),
     *_rows(
         "close-on-exec close-on-exec2 honour-stdin", "true", note="no descriptor of ours is inherited", weight="info"
     ),
@@ -234,6 +233,7 @@ ROWS: Final = (
         weight="info",
     ),
     *_rows("master-fifo", "list", note="prefork reload, stop and so on do it", weight="warning"),
+    *_rows("show-config", "true", note="--print-config, or prefork uwsgi --explain, shows it", weight="info"),
     *_rows("strict", "true", note="what prefork does not know is always told", weight="info"),
     *_rows("emperor vassals-include", "text", note="each application is a service of its own", weight="refused"),
     *_rows(

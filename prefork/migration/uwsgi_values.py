@@ -12,7 +12,7 @@ from prefork.system.natives import os
 
 _USUAL_FIELD: Final = 8190  # bytes; what prefork allows a field of a request's head
 _USUAL_LINE: Final = 4094
-_LISTENING: Final = ("http", "http-socket", "socket", "uwsgi-socket", "https", "https-socket")
+_LISTENING: Final = ("http", "http-socket", "http11-socket", "socket", "uwsgi-socket", "https", "https-socket")
 
 
 def _address(teller: Teller, text: str) -> str:
@@ -47,7 +47,7 @@ def _http(teller: Teller, row: ForeignSetting) -> None:
 
 def _socket(teller: Teller, row: ForeignSetting) -> None:
     _http(teller, row)
-    if str(teller.value("protocol", "uwsgi")) != "http":
+    if str(teller.value("protocol", teller.value("socket-protocol", "uwsgi"))) != "http":
         teller.tell(row.name, row.note, differs=True)
 
 
@@ -68,7 +68,7 @@ def _protocol(teller: Teller, row: ForeignSetting) -> None:
 
 def _mode(teller: Teller, row: ForeignSetting) -> None:
     value, origin = teller.given[row.name]
-    teller.put("socket_mode", "0666" if value == "true" else str(value), origin)
+    teller.put("socket_mode", "0666" if value == "true" else str(value).partition(";")[0].strip(), origin)
 
 
 def _owner(teller: Teller, row: ForeignSetting) -> None:
@@ -227,10 +227,10 @@ def settle_application(teller: Teller) -> None:
 
 SPECIAL: Final[Mapping[str, Callable[[Teller, ForeignSetting], Any]]] = {
     **dict.fromkeys(("module", "wsgi", "wsgi-file", "file", "callable", "mount", "disable-logging"), _none),
-    **dict.fromkeys(("http", "http-socket"), _http),
+    **dict.fromkeys(("http", "http-socket", "http11-socket"), _http),
     **dict.fromkeys(("socket", "uwsgi-socket"), _socket),
     **dict.fromkeys(("https", "https-socket"), _https),
-    "protocol": _protocol,
+    **dict.fromkeys(("protocol", "socket-protocol"), _protocol),
     "chmod-socket": _mode,
     "chown-socket": _owner,
     "threads": _threads,

@@ -51,6 +51,9 @@ class Case(NamedTuple):
 
 CASES = {
     "nothing but the application": Case("", "shop:app", SYNC),
+    "variables that are not set": Case(
+        "import os\nworkers = os.environ.get('NO_SUCH_COUNT')\ntimeout = None", "shop:app", SYNC
+    ),
     "quick start": Case("", "-w 4 -b 0.0.0.0:8000 shop:app", {"workers": 4, "bind": "0.0.0.0:8000"}),
     "behind HAProxy": Case(
         "proxy_allow_ips = '10.0.0.0/8'",

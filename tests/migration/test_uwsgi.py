@@ -191,6 +191,17 @@ CASES = {
         {**ALWAYS, "name": "a", "pidfile": "/run/%v"},
         ("$(NO_SUCH_NAME) in procname (app.ini): the variable is not set", "%v in pidfile (app.ini): it is not known"),
     ),
+    "comments behind values": Case(
+        "module = shop:app\nprocesses = 4  ; four\nvacuum = true ; yes\nharakiri = 60 ; s\nchmod-socket = 660 ; all",
+        "shop:app",
+        {**ALWAYS, "workers": 4, "timeout": 60, "socket_mode": "660"},
+    ),
+    "flags of a container": Case(
+        "module = shop:app",
+        "shop:app",
+        {**ALWAYS, "bind": (":80",), "limit_request_line": 83146, "limit_request_field_size": 83146},
+        line="--http11-socket=:80 --post-buffering --buffer-size=83146 --socket-protocol http --log-format-strftime",
+    ),
     "families of options": Case(
         "module = shop:app\ncheaper-busyness-max = 70\nroute-run = x:\nstatic-safe = /srv",
         "shop:app",
