@@ -12,13 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from prefork.scoreboard.lanes import Stance
-from prefork.scoreboard.layout import STANCE
 from prefork.services.control.client import Client as ControlClient
-from prefork.testing import Load, Server, burst, request
+from prefork.testing import Load, burst, request
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.server import NotServingError
-from tests.support.boards import board_of
+from tests.support.boards import wait_until_idle
 from tests.support.figures import count
 from tests.support.probing import APPS, ask, complaints, get, held, line, probe, talk, told
 
@@ -36,12 +34,6 @@ def silent(client: socket.socket) -> bool:
         return True
     finally:
         client.settimeout(before)
-
-
-def wait_until_idle(server: Server, workers: int) -> None:
-    """Wait until each worker waits for connections, with nothing in hand: READY is said just before."""
-    with board_of(server) as board:
-        server.wait_for(lambda: list(board.column(STANCE)).count(Stance.IDLE) == workers, message="all to be idle")
 
 
 def test_a_worker_serves_as_many_at_once_as_it_has_lanes(prefork_server: ServerFactory, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from prefork.net.accept_errors import place
-from prefork.scoreboard.layout import PID, EntryView, Scoreboard
+from prefork.scoreboard.lanes import Stance
+from prefork.scoreboard.layout import PID, STANCE, EntryView, Scoreboard
 from prefork.testing import Server
 
 
@@ -30,6 +31,15 @@ def board_of(server: Server) -> Iterator[Scoreboard]:
 def living(board: Scoreboard) -> list[EntryView]:
     """The entries of all workers that live."""
     return [board.view(entry) for entry in range(board.entries) if board.entry(entry)[PID]]
+
+
+def wait_until_idle(server: Server, workers: int) -> None:
+    """Wait until each of a server's workers waits with nothing in hand, where they have several lanes.
+
+    READY is said just before.
+    """
+    with board_of(server) as board:
+        server.wait_for(lambda: list(board.column(STANCE)).count(Stance.IDLE) == workers, message="all to be idle")
 
 
 def failures(board: Scoreboard, number: int) -> int:

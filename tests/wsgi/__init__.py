@@ -10,5 +10,6 @@ proxies: nginx and HAProxy in front, which keep their connections.
 requests: what one becomes: the environ, or a refusal.
 responses: what the client gets of an answer.
 second_request: what stands behind another, and what is remembered of that one.
+threads: several requests at once in each worker, on connections that are kept and on others.
 syntax: ways to write a request, each with the section that judges it.
 """

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -510,3 +511,25 @@ def forking(environ: Environ, start: Start) -> list[bytes]:
         os._exit(0)
     start("200 OK", [TEXT])
     return [b"forked"]
+
+
+_inside = 0
+_lock = threading.Lock()
+
+
+def crowded(environ: Environ, start: Start) -> list[bytes]:
+    """How many requests this process has in hand, itself included; what kind of thread has it."""
+    global _inside  # it is the process's
+    with _lock:
+        _inside += 1
+        count = _inside
+    time.sleep(0.002)  # for others to come
+    with _lock:
+        _inside -= 1
+    start("200 OK", [TEXT, ("Multithread", str(environ["wsgi.multithread"])), ("Daemon", str(_thread().daemon))])
+    return [b"%d" % count]
+
+
+def _thread() -> threading.Thread:
+    """A thread as a handler makes one."""
+    return threading.Thread()
