@@ -11,7 +11,6 @@ from prefork.migration.gunicorn_values import THREADS, is_sync, names_of, thread
 from prefork.migration.retelling import Origin, Teller, whole
 
 _DEFAULT: Final = "gunicorn's default"
-_NEEDED: Final = {"reuse_port": "a TCP address in bind", "keyfile": "certfile", "ca_certs": "certfile"}
 
 
 def settle_unix_mode(teller: Teller) -> None:
@@ -60,21 +59,6 @@ def settle_forwarded(teller: Teller) -> None:
         )
 
 
-def settle_ports(teller: Teller) -> None:
-    """Leave out what has no use beside the other settings: gunicorn passes over it."""
-    bind = teller.values.get("bind")
-    texts = () if bind is None else (bind.value,) if isinstance(bind.value, str) else bind.value
-    left_out = {
-        "reuse_port": bool(texts) and all(text.startswith(("unix:", "fd://")) for text in texts),
-        "keyfile": "certfile" not in teller.values,
-        "ca_certs": "certfile" not in teller.values,
-    }
-    for name in [name for name, useless in left_out.items() if useless and name in teller.values]:
-        value, origin = teller.values.pop(name)
-        if value:
-            teller.remark(f"{name} = {value!r} ({origin}): it has no effect without {_NEEDED[name]}", differs=False)
-
-
 def settle(teller: Teller, script_name: str) -> None:
     """Do all of it.
 
@@ -86,5 +70,5 @@ def settle(teller: Teller, script_name: str) -> None:
     settle_script_name(teller, script_name)
     settle_times(teller)
     settle_forwarded(teller)
-    settle_ports(teller)
+    teller.settle_use()
     teller.settle_reach()

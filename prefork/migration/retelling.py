@@ -169,6 +169,21 @@ class Teller:
                 differs=True,
             )
 
+    def settle_use(self) -> None:
+        """Leave out what has no use beside the other settings: other servers pass over it, and ours would not start."""
+        bind = self.values.get("bind")
+        texts = () if bind is None else (bind.value,) if isinstance(bind.value, str) else bind.value
+        useless = {
+            "reuse_port": bool(texts) and all(text.startswith(("unix:", "fd://")) for text in texts),
+            "keyfile": "certfile" not in self.values,
+            "ca_certs": "certfile" not in self.values,
+        }
+        for name in [name for name in useless if useless[name] and name in self.values]:
+            value, origin = self.values.pop(name)
+            if value:
+                needed = "a TCP address" if name == "reuse_port" else "certfile"
+                self.remark(f"{name} = {value!r} ({origin}): it has no effect without {needed}", differs=False)
+
     def value(self, name: str, default: object = None) -> Any:
         """What a setting of the other server's was given."""
         return self.given[name].value if name in self.given else default

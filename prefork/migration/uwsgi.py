@@ -62,6 +62,7 @@ def retell(argv: Sequence[str], environ: Mapping[str, str]) -> Retelling:
         teller.remark(f"{printable(name)} ({origin}): {said}", differs=differs)
     target = _target(teller)
     teller.settle_reach()
+    teller.settle_use()
     teller.raise_if_wrong()
     return Retelling(
         source="uwsgi",

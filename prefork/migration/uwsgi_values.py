@@ -94,6 +94,8 @@ def _gevent(teller: Teller, row: ForeignSetting) -> None:
 def _cheaper(teller: Teller, row: ForeignSetting) -> None:
     value, origin = teller.given[row.name]
     least, most = whole(value), whole(teller.value("processes", teller.value("workers", 1)))
+    if least == 0:
+        return
     teller.put("min_workers", least, origin)
     teller.put("max_workers", most, origin)
     teller.put("workers", whole(teller.value("cheaper-initial", least)), origin)

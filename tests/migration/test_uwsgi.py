@@ -191,6 +191,11 @@ CASES = {
         {**ALWAYS, "name": "a", "pidfile": "/run/%v"},
         ("$(NO_SUCH_NAME) in procname (app.ini): the variable is not set", "%v in pidfile (app.ini): it is not known"),
     ),
+    "what has no effect": Case(
+        "module = shop:app\ncheaper = 0\nprocesses = 3\nhttp-socket = shop.sock\nreuse-port = true",
+        "shop:app",
+        {**ALWAYS, "workers": 3, "bind": ("unix:shop.sock",)},
+    ),
     "comments behind values": Case(
         "module = shop:app\nprocesses = 4  ; four\nvacuum = true ; yes\nharakiri = 60 ; s\nchmod-socket = 660 ; all",
         "shop:app",
