@@ -63,6 +63,11 @@ class Arrangement:
         return bool(self.settings["timeout"] == _SHORT)
 
     @property
+    def in_hand(self) -> int:
+        """How many connections a worker may have in hand."""
+        return int(self.settings["threads"])
+
+    @property
     def keeps(self) -> bool:
         """Whether the server keeps connections."""
         return bool(self.settings.get("keepalive"))
@@ -92,7 +97,7 @@ def arrange(chance: random.Random) -> Arrangement:
     elastic = chance.random() < 0.15
     preload = chance.random() < 0.25
     injected = chance.random() < 0.4 and unavailable() is None
-    settings = dict(_ALWAYS)
+    settings = _ALWAYS | {"threads": chance.choice([1, 1, 4])}
     if listening in {"reuse_port", "two groups"}:
         settings["reuse_port"] = True
         settings["reuse_port_mode"] = chance.choice(["hash", "random"])

@@ -116,6 +116,7 @@ def walk(
                 # Whoever met the step has been answered, or never will be.
                 crowd.barrier()
                 losses, closed = crowd.losses[lost:], crowd.closed - closed
+                explained *= arrangement.in_hand
                 if arrangement.keeps:
                     explained += _explained(step, losses, explained)
                 account.lost += len(losses)
