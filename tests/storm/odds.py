@@ -83,6 +83,8 @@ def choices(arrangement: Arrangement) -> dict[Step, int]:
     found = dict(EVERYWHERE)
     if not arrangement.elastic:
         found[Steps.scale] = 8
+    if arrangement.preload:
+        found[Steps.kill_mold] = 8
     if arrangement.impatient:
         found[Steps.hang] = 1
     if arrangement.injected:

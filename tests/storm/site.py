@@ -36,6 +36,7 @@ class Facts(NamedTuple):
     """What the system says of a server."""
 
     children: list[int]
+    molds: list[int]
     zombies: list[int]
     tree: list[int]
     descriptors: int
@@ -197,10 +198,13 @@ class Site:
     def facts(self) -> Facts:
         """What the system says of it."""
         master = psutil.Process(self.server.pid)
-        children = [child for child in master.children() if not is_mold(child.pid)]
+        children = master.children()
         zombies = [child.pid for child in children if _is_zombie(child)]
+        living = {child.pid for child in children} - set(zombies)
+        molds = sorted(filter(is_mold, living))
         return Facts(
-            children=sorted({child.pid for child in children} - set(zombies)),
+            children=sorted(living - set(molds)),
+            molds=molds,
             zombies=zombies,
             tree=self.server.tree(),
             descriptors=master.num_fds(),

@@ -196,6 +196,14 @@ class Steps:
             self._gone([pid])
         return 0
 
+    def kill_mold(self) -> int:
+        """SIGKILL to what workers are made of, perhaps with a worker; it is made anew, and so is the worker."""
+        victims = self.workers(1) if self.chance.random() < 0.5 else []
+        molds = self.site.facts().molds
+        kill([*molds, *victims], signal.SIGKILL)
+        self._gone(molds)
+        return len(victims)
+
     def recycle(self) -> int:
         """A replacement by the control socket."""
         slot = self.chance.randrange(MOST)

@@ -115,7 +115,11 @@ class Truths:
             broken.append(f"its roster has {known}, its children are {facts.children}")
         if facts.zombies:
             broken.append(f"zombies {facts.zombies}")
-        if facts.tree != sorted([status.pid, *known], key=lambda pid: (pid != self._site.server.process.pid, pid)):
+        if len(facts.molds) != self._site.arrangement.preload:
+            broken.append(f"its molds are {facts.molds}")
+        if facts.tree != sorted(
+            [status.pid, *facts.molds, *known], key=lambda pid: (pid != self._site.server.process.pid, pid)
+        ):
             broken.append(f"its session has {facts.tree}")
         if status.exhaustions:
             broken.append(f"short of {status.exhaustions}")
