@@ -19,6 +19,7 @@ from prefork.net import tls
 from prefork.services import configured
 from prefork.supervisor import environment
 from prefork.system import child, custody, identity, process
+from prefork.system.ending import OrderedEndError
 from prefork.system.identity import Identity
 from prefork.system.natives import os, signal, socket
 from prefork.worker import Worker
@@ -120,7 +121,7 @@ def _in_master(load: Callable[[], T], failed: str) -> T:
     """What ``load`` gives. That it raises is an error here as it is in a worker, and ``failed`` is how it is told."""
     try:
         return load()
-    except PreforkError:
+    except (PreforkError, OrderedEndError):
         raise
     except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever the application raises is why it can't start
         log.error("%s:\n%s", failed, traceback.format_exc().rstrip())

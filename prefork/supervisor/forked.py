@@ -16,7 +16,6 @@ the modules below, or made by the master; and what only a failure needs is made 
 from __future__ import annotations
 
 import struct
-import sys
 import traceback
 from _signal import getsignal, pthread_sigmask  # type: ignore[import-not-found]  # typeshed has no CPython internals
 from _signal import signal as install
@@ -55,10 +54,6 @@ DUMP_SIGNAL = int(signal.SIGRTMIN) + 1
 
 _RUN, _STARTING, _LEAVING = Order.RUN, State.STARTING, State.LEAVING
 _BLOCK, _UNBLOCK = int(signal.SIG_BLOCK), int(signal.SIG_UNBLOCK)
-
-
-class _EndOfBootError(SystemExit):
-    """Raised wherever the application is in its boot."""
 
 
 class SignalHandlers:
@@ -126,8 +121,7 @@ class SignalHandlers:
         elif self.controls is not None:
             self.controls.woken(signum)
         elif self._entry.order is not Order.RUN and not self.over:
-            _hush()
-            raise _EndOfBootError(0)
+            ending.break_off()
 
     def _aborted(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a handler is given both
         if self.controls is not None and getpid() == self.pid:
@@ -139,21 +133,6 @@ class SignalHandlers:
         # just before accept(2) is entered and go unheard, and a dead master wakes nobody again; hardly both.
         if self.controls is not None and getpid() == self.pid and process.hung_up(self._report):
             self.controls.orphaned()
-
-
-def _hush() -> None:
-    """Have no traceback shown of an end of the boot that comes where the interpreter lets no exception through.
-
-    A destructor is such a place, and so is a callback within an import. The boot goes on, and the master wakes it once
-    more.
-    """
-    show = sys.unraisablehook
-
-    def hook(unraisable: sys.UnraisableHookArgs) -> None:
-        if unraisable.exc_type is not _EndOfBootError:
-            show(unraisable)
-
-    sys.unraisablehook = hook
 
 
 class Adopted(NamedTuple):

@@ -76,10 +76,6 @@ class MoldStart(NamedTuple):
     name: str
 
 
-class _EndOfLoadError(SystemExit):
-    """Raised wherever the application is while it is loaded."""
-
-
 class _Signals:
     """What signals mean to a mold: an order to leave ends a load, and nothing else does anything."""
 
@@ -94,7 +90,7 @@ class _Signals:
 
     def _ordered(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a handler is given both
         if self.loading and os.getpid() == self.pid:
-            raise _EndOfLoadError(0)
+            ending.break_off()
 
 
 class _ForksOfLoad:
@@ -172,7 +168,7 @@ def live_as_mold(start: MoldStart, private: process.Runs) -> int:
         meanings.loading = False
         if HERE.foreign:
             code = code_of(error)
-        elif not isinstance(error, _EndOfLoadError):
+        elif not isinstance(error, ending.OrderedEndError):
             code = tell_failure(error, start.report)
     ending.end()
     return code

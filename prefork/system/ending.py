@@ -17,11 +17,35 @@ import traceback
 from atexit import _clear, _run_exitfuncs
 from sys import modules
 from types import ModuleType
+from typing import NoReturn
 from weakref import finalize
 
 from prefork.system.natives import threading
 
 _of_the_parent = 0
+
+
+class OrderedEndError(SystemExit):
+    """Raised wherever a process is while it loads or boots, by an order to end: nothing has failed."""
+
+
+def break_off() -> NoReturn:
+    """In a signal's handler: end what the process is loading, without a word.
+
+    Python shows a traceback where it lets no exception through: in a destructor, in a callback within an import. Of
+    this one none is shown; what was to end goes on, and is told once more.
+
+    Raises:
+        OrderedEndError: always.
+    """
+    show = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if unraisable.exc_type is not OrderedEndError:
+            show(unraisable)
+
+    sys.unraisablehook = hook
+    raise OrderedEndError(0)
 
 
 def forget() -> None:

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -69,7 +70,9 @@ def fork(how: str) -> None:
 
 
 def take(how: str) -> None:
-    """Use signals as an application does that believes them to be its own."""
+    """Use signals as an application does that believes them to be its own; where handlers have threads it can't."""
+    if threading.current_thread() is not threading.main_thread():
+        return
     if how == "asyncio":
         loop = asyncio.new_event_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):

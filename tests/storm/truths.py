@@ -18,7 +18,12 @@ RSS_BYTES: Final = 16 << 20
 """How much the master's memory may grow in an episode; what a first reload or status imports is less."""
 
 _TRACEBACK: Final = re.compile(r"^Traceback \(most recent call last\):\n(?:^[ \t].*\n)*^(.*)$", re.MULTILINE)
-_ASKED_FOR: Final = ("RuntimeError: broken as asked", "ModuleNotFoundError: No module named 'nothing_of_that_name'")
+_ASKED_FOR: Final = (
+    "RuntimeError: broken as asked",
+    "ModuleNotFoundError: No module named 'nothing_of_that_name'",
+    "SystemExit: 3",
+    "SystemExit",
+)
 _NEVER: Final = re.compile(r"^.*(?:CRITICAL|a defect of the server|was taken by somebody else).*$", re.MULTILINE)
 
 
@@ -87,12 +92,13 @@ class Truths:
         status = self._site.status()
         facts = self._site.facts()
         return [
-            *self._about_workers(status, facts),
+            *self._about_workers(status),
+            *self._about_processes(status, facts),
             *self._about_costs(status, facts),
             *self._about_sums(status, answered),
         ]
 
-    def _about_workers(self, status: Status, facts: Facts) -> list[str]:
+    def _about_workers(self, status: Status) -> list[str]:
         broken = []
         if status.state != "serving":
             broken.append(f"it is {status.state}")
@@ -110,6 +116,12 @@ class Truths:
             for worker in status.workers
             if worker.state not in {"idle", "busy"}
         ]
+        if status.exhaustions:
+            broken.append(f"short of {status.exhaustions}")
+        return broken
+
+    def _about_processes(self, status: Status, facts: Facts) -> list[str]:
+        broken = []
         known = sorted(worker.pid for worker in status.workers)
         if known != facts.children:
             broken.append(f"its roster has {known}, its children are {facts.children}")
@@ -121,8 +133,6 @@ class Truths:
             [status.pid, *facts.molds, *known], key=lambda pid: (pid != self._site.server.process.pid, pid)
         ):
             broken.append(f"its session has {facts.tree}")
-        if status.exhaustions:
-            broken.append(f"short of {status.exhaustions}")
         return broken
 
     def _about_costs(self, status: Status, facts: Facts) -> list[str]:

@@ -397,3 +397,17 @@ def test_how_many_are_asked_for_by_one_message(grouped: tuple[bool, ...], wanted
 def test_more_listeners_than_a_message_has_room_for() -> None:
     with pytest.raises(OSError, match="300 listeners are too many for a mold"):
         most_at_once((True,) * 300, 1)
+
+
+def test_a_mold_that_is_given_up_while_it_loads_has_not_failed(prefork_server: ServerFactory, code: Code) -> None:
+    server = molded(prefork_server, options=code.options)
+    code.write("import time; print('SLOW', flush=True); time.sleep(60)")
+    server.signal(signal.SIGHUP)
+    server.wait_for(lambda: told(server, "^SLOW"))
+    code.write("VERSION = '1'")
+    (before,) = server.molds()[1:]
+    server.signal(signal.SIGHUP)
+    server.wait_for(lambda: "is given up" in server.log())
+    wait_gone(before)
+    server.wait_for(lambda: "generation 2 serves" in server.log())
+    assert "Traceback" not in server.log()
