@@ -409,5 +409,5 @@ def test_a_mold_that_is_given_up_while_it_loads_has_not_failed(prefork_server: S
     server.signal(signal.SIGHUP)
     server.wait_for(lambda: "is given up" in server.log())
     wait_gone(before)
-    server.wait_for(lambda: "generation 2 serves" in server.log())
+    server.wait_for(lambda: "generation 1 serves" in server.log())
     assert "Traceback" not in server.log()
