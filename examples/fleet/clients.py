@@ -13,6 +13,9 @@ from typing import Self
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
+KEPT = 10.0
+"""Seconds for which a connection is kept: less than by HAProxy (timeout client), or a request would meet the close."""
+
 
 class Clients:
     """Ask until they are told to stop. Runs in a thread of its own.
@@ -39,7 +42,7 @@ class Clients:
         self._pause = 1 / rate
         self._keep = keep
         self._patience = patience
-        self._idle: list[Connection] = []
+        self._idle: list[tuple[float, Connection]] = []
         self._over = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
 
@@ -71,7 +74,7 @@ class Clients:
             await asyncio.sleep(max(0.0, tick - time.monotonic()))
         if asking:
             await asyncio.wait(asking)
-        for _, writer in self._idle:
+        for _, (_, writer) in self._idle:
             writer.close()
 
     async def _ask(self, tick: float) -> None:
@@ -89,7 +92,7 @@ class Clients:
             self.lost.append(f"{status} {body.strip()}")
 
     async def _talk(self) -> tuple[int, str]:
-        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(*self._address)
+        reader, writer = self._kept() or await asyncio.open_connection(*self._address)
         kept = False
         try:
             wanted = "keep-alive" if self._keep else "close"
@@ -100,7 +103,16 @@ class Clients:
             kept = self._keep and "connection: close" not in head
         finally:
             if kept:
-                self._idle.append((reader, writer))
+                self._idle.append((time.monotonic(), (reader, writer)))
             else:
                 writer.close()
         return int(head.split()[1]), body
+
+    def _kept(self) -> Connection | None:
+        """The connection that was used last, if it is not too old."""
+        while self._idle:
+            since, connection = self._idle.pop()
+            if time.monotonic() - since < KEPT:
+                return connection
+            connection[1].close()
+        return None
