@@ -122,7 +122,7 @@ def _account(server: Server) -> dict[str, float]:
 def _memory(effort: Effort) -> dict[str, Any]:
     """A Django application, preloaded; each worker has answered requests and collected its garbage."""
     rows = {}
-    subjects, missing = available(PRELOADED if effort.peers else PRELOADED[:1])
+    subjects, missing = available(PRELOADED if effort.peers else PRELOADED[:2])
     for subject in subjects:
         say(f"scale: memory of {subject.name}")
         with subject.serving(effort.memory_workers) as server:
@@ -134,11 +134,11 @@ def _memory(effort: Effort) -> dict[str, Any]:
                 if tally.lost:
                     raise RuntimeError(f"{subject.name}: {tally}")
             infos = [psutil.Process(pid).memory_full_info() for pid in server.workers()]
-            master = psutil.Process(server.pid).memory_full_info()
+            beside = [psutil.Process(pid).memory_full_info() for pid in (server.pid, *server.molds())]
             rows[subject.name] = {
                 "title": subject.title,
                 "workers": len(infos),
                 "uss": statistics.median(info.uss for info in infos) / 2**20,
-                "pss": sum(info.pss for info in (*infos, master)) / 2**20,
+                "pss": sum(info.pss for info in (*infos, *beside)) / 2**20,
             }
     return {"rows": rows, "missing": missing}

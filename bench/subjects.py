@@ -381,6 +381,14 @@ PRELOADED = (
         "wsgi",
         _prefork("site_django:application", "--preload", command="wsgi", needs=["httptools", "django"]),
     ),
+    prefork(
+        "prefork-warm",
+        "prefork, wsgi, preload and warmup",
+        "wsgi",
+        _prefork(
+            "site_django:application", "--preload", "--warmup", "/", command="wsgi", needs=["httptools", "django"]
+        ),
+    ),
     Subject(
         "gunicorn-preload",
         "gunicorn, sync, preload",
