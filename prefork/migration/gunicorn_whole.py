@@ -49,12 +49,16 @@ def settle_forwarded(teller: Teller) -> None:
     if teller.command != "wsgi":
         return
     allowed = teller.values.get("forwarded_allow_ips", Origin("127.0.0.1,::1", _DEFAULT))
-    everybody = "*" in str(allowed.value)
+    everybody, given = "*" in str(allowed.value), "forwarded_allow_ips" in teller.values
     if allowed.value or not allowed.origin:
         teller.remark(
             f"forwarded_allow_ips = {allowed.value!r} ({allowed.origin}): from these REMOTE_ADDR is the address in "
             "X-Forwarded-For, where gunicorn leaves the proxy's"
-            + ("; with * whatever a client writes there is believed, so name the proxies, or private" * everybody),
+            + ("; with * whatever a client writes there is believed, so name the proxies, or private" * everybody)
+            + (
+                "; such fields of others don't reach the application unless PREFORK_FORWARDED=keep"
+                * (given and not everybody)
+            ),
             differs=everybody,
         )
 

@@ -320,6 +320,15 @@ def test_a_configuration_is_retold(case: Case, folder: Path) -> None:
     assert found.command == case.command
 
 
+def test_what_proxies_say_is_told_whole(folder: Path) -> None:
+    def told(file: str) -> str:
+        return next(one.text for one in retold("shop:app", file).remarks if one.text.startswith("forwarded_allow_ips"))
+
+    assert told("").endswith("where gunicorn leaves the proxy's")
+    assert told("forwarded_allow_ips = '10.0.0.1'").endswith("reach the application unless PREFORK_FORWARDED=keep")
+    assert told("forwarded_allow_ips = '*'").endswith("so name the proxies, or private")
+
+
 def test_each_value_has_its_origin(folder: Path) -> None:
     found = retold("shop:app --timeout 5", "keepalive = 3", {"GUNICORN_CMD_ARGS": "-w 2", "PORT": "80"})
     assert {name: origin for name, (_, origin) in found.values.items()} == {
