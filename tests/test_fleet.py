@@ -65,7 +65,7 @@ def test_a_rolling_deploy_is_noticed_by_nobody(flags: tuple[str, ...]) -> None:
         [*command, f"--deploys={deploys}", f"--rate={rate}", "--weight=10"],
         capture_output=True,
         text=True,
-        timeout=PATIENCE * (1 + deploys),
+        timeout=PATIENCE * (4 + deploys),
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
