@@ -27,6 +27,7 @@ from prefork.system import signals
 from prefork.testing import burst, request
 from prefork.testing.faults import always, unavailable
 from prefork.testing.plugin import ServerFactory
+from prefork.wsgi import options
 from tests.support.documents import ROOT
 
 STATES = runpy.run_path(str(ROOT / "scripts" / "states.py"))
@@ -161,7 +162,9 @@ def test_each_name_on_the_page_is_one(name: str) -> None:
     """A path, a setting, with a value perhaps, a flag, an address, a module of ours or Python's, an extra."""
     name = name.partition(" = ")[0]
     extras = (ROOT / "pyproject.toml").read_text()
-    known = FOREIGN | {field.name for field in settings.fields()} | {"__init__", "size + reload_surge"}
+    known = (
+        FOREIGN | {field.name for field in settings.fields() + options.fields()} | {"__init__", "size + reload_surge"}
+    )
     if name in known or (ROOT / name).exists() or f'"{name}>=' in extras or name in {"fd://", "systemd:"}:
         return
     if name.startswith("--"):

@@ -53,7 +53,7 @@ def test_a_flag_of_gunicorns_is_answered_and_not_the_nearest_spelling(flag: str,
         ("--host", "it is uvicorn's, and called --bind here: HOST:PORT"),
         ("--http", "it is uvicorn's: say it to uvicorn, --worker-options http=VALUE"),
         ("--no-server-header", "it is uvicorn's: say it to uvicorn, --worker-options server_header=false"),
-        ("--threads", "it is gunicorn's: a worker serves one request at a time"),
+        ("--daemon", "it is gunicorn's: it stays in the foreground"),
     ],
 )
 def test_users_of_an_asgi_server_come_from_uvicorn(flag: str, told: str) -> None:
