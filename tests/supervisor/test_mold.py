@@ -14,7 +14,7 @@ import pytest
 
 from prefork.services.control.client import Client
 from prefork.supervisor.midwife import MOST_DESCRIPTORS, most_at_once
-from prefork.testing import Load, Server, call_until, running_target
+from prefork.testing import Load, Server, call_until, hold_port, running_target
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import children, kill
 from tests.support.figures import count
@@ -367,6 +367,23 @@ def test_an_upgrade_renews_the_mold(prefork_server: ServerFactory, code: Code) -
     server.wait_for_log(f"ENDED {molds[0]}")
     assert server.stop() == 0
     assert server.survivors() == []
+
+
+@pytest.mark.long
+def test_a_takeover_ends_the_predecessor_s_mold(prefork_server: ServerFactory, tmp_path: Path) -> None:
+    with hold_port(reuse_port=True) as address:
+        same = {"bind": address, "reuse_port": True, "pidfile": tmp_path / "pid"}
+        first = molded(prefork_server, **same)
+        with Load(address, clients=4, bodies=False) as load:
+            load.wait_for(lambda tally: tally.answered > 100)
+            second = molded(prefork_server, **same, takeover=tmp_path / "pid")
+            assert first.wait() == 0
+            answered = load.tally.answered
+            load.wait_for(lambda tally: tally.answered > answered + 100)
+        assert load.tally.lost == 0, load.tally
+    assert first.survivors() == []
+    assert said(second).loaded == second.molds()[0]
+    assert second.stop() == 0
 
 
 def test_more_workers_than_one_message_has_room_for(prefork_server: ServerFactory) -> None:
