@@ -51,7 +51,7 @@ def test_every_setting_that_names_a_file_is_made_absolute() -> None:
         "ca_certs",
     }
     named = {field.name for field in (*fields(), *wsgi.fields()) if field.kind.metavar in {"PATH", "FILE", "PIDFILE"}}
-    assert paths == named - {"script_name", "health_path"}  # which are paths of requests
+    assert paths == named - {"script_name", "health_path", "warmup"}  # which are paths of requests
 
 
 def test_words_and_absolute_paths_stay() -> None:
