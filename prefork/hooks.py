@@ -69,7 +69,8 @@ class Hooks:
         metadata=_about(
             "worker",
             "worker",
-            "Between two connections of the usual loop, when nobody waits for this worker; once a second at the most.",
+            "Between two connections of the usual loop, when nobody waits for this worker; once a second at the most. "
+            "With several threads, in one of them.",
         ),
     )
     warm: Callable[[Any], object] | None = field(

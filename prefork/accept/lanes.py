@@ -33,7 +33,7 @@ from prefork.scoreboard.entry import Lane
 from prefork.scoreboard.events import Why
 from prefork.system.descriptors import readable
 from prefork.system.forks import HERE
-from prefork.system.natives import os, select, socket, threading, time
+from prefork.system.natives import os, select, signal, socket, threading, time
 from prefork.system.peer import format_peer
 
 STUCK: Final = 0.005
@@ -43,6 +43,7 @@ _LONG: Final = 0.008  # seconds after which who speaks is passed on though nobod
 _PAUSE: Final = 0.002  # seconds until another try when nobody can be passed on
 _FIRST_LOOK: Final = 0.05  # seconds until the first look whether somebody waits whom no idle process comes for,
 _LOOK_MOST: Final = 1.0  # and at the most
+_MOST_WAKES: Final = 1 << 16  # bytes that a pipe holds
 
 LaneHandle = Callable[[socket.socket, Any], object]
 
@@ -62,8 +63,9 @@ class Lanes:
 
     def __init__(self, given: WorkerContext) -> None:
         self._given, self._entry, self._log = given, given.entry, given.log
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        stances = given.entry.spread(given.settings.threads)
+        self._awakened, self._wakes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        # In a SO_REUSEPORT group each process has a queue of its own, which no other can empty.
+        stances = given.entry.spread(given.settings.threads, shared=not given.settings.reuse_port)
         self._lead = Lead(given.entry, stances, self._rouse, self._ring)
         self._keeping: LanedKeepaliveAcceptor | None = None
         self.acceptor: LanedAcceptor | LanedKeepaliveAcceptor
@@ -71,13 +73,14 @@ class Lanes:
             self.acceptor = LanedAcceptor(given, self._lead)
         else:
             self.acceptor = self._keeping = LanedKeepaliveAcceptor(given, given.queue, self._lead)
-        self._ends = [self._wake_fd, given.entry.stop_fd]  # of each wait of the main thread
+        self._ends = [self._awakened, given.entry.stop_fd]  # of each wait of the main thread
         self._poll = select.poll()
         for descriptor in self._ends:
             self._poll.register(descriptor, select.POLLIN)
         self._connections: Iterator[Accepted] = iter(())
         self._lanes = [LaneThread(number, marks) for number, marks in enumerate(given.entry.lanes)]
         self._threads: list[threading.Thread] = []
+        self._running = set(self._lanes)
         self._handles: list[LaneHandle] = []
         self._told: list[Callable[[Any], object] | None] = []
         self._let_go: Callable[[socket.socket], object] = _nothing
@@ -131,10 +134,14 @@ class Lanes:
         self._told = [told_of(marks) for marks in self._entry.lanes]
         self._let_go = let_go
         self._connections = self.acceptor.connections()
+        # A signal may come to any thread, and its handler is the main thread's, which has to hear of it in its sleep.
+        signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
         self._lead.open()
         while True:
             try:
                 self._watch()
+                while self._running:
+                    self._sleep()
                 for thread in self._threads:
                     thread.join()
                 break
@@ -211,12 +218,15 @@ class Lanes:
         else:
             self._poll.poll(None if seconds is None else seconds * 1000)
         try:
-            os.eventfd_read(self._wake_fd)
+            os.read(self._awakened, _MOST_WAKES)
         except BlockingIOError:
             pass
 
     def _rouse(self) -> None:
-        os.eventfd_write(self._wake_fd, 1)
+        try:
+            os.write(self._wakes, b"\0")
+        except BlockingIOError:
+            pass  # it is awake, and has not looked for long
 
     def _ring(self) -> None:
         """No process is idle any more: all that stand by are to wait for connections with another lane."""
@@ -240,12 +250,16 @@ class Lanes:
                 if stray is not None:
                     self._outlive(lane, lane.marks, stray)
                     stray = None
-                return self._work(lane, lane.marks)
+                self._work(lane, lane.marks)
+                break
             except BaseException as error:  # noqa: BLE001  # it is told, and raised by the main thread if it is the end
                 if error is stray:
                     self._failure = self._failure or error
-                    return self._lead.finish()
+                    self._lead.finish()
+                    break
                 stray = error
+        self._running.discard(lane)
+        self._rouse()
 
     def _work(self, lane: LaneThread, marks: Lane) -> None:
         """Take and serve connections until it is time to leave."""
@@ -320,6 +334,7 @@ class Lanes:
 
     def _part(self) -> None:
         """In a process that a handler has forked: have nothing of what the other lanes have in hand."""
+        signal.set_wakeup_fd(-1)  # this thread is the main one here
         own = threading.current_thread()
         for lane, thread in zip(self._lanes, self._threads, strict=False):
             if thread is not own and lane.accepted is not None:

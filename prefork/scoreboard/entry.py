@@ -157,10 +157,11 @@ class Stances:
     Args:
         board: the scoreboard.
         words: this worker's own.
+        shared: whether processes accept from the same queue; else nobody waits for another to do it.
     """
 
-    def __init__(self, board: Scoreboard, words: memoryview[int]) -> None:
-        self._column = board.column(STANCE)
+    def __init__(self, board: Scoreboard, words: memoryview[int], *, shared: bool) -> None:
+        self._column = board.column(STANCE) if shared else memoryview(b"")
         self._words = words
 
     def assume(self, stance: Stance) -> None:
@@ -300,13 +301,18 @@ class Entry:
         self._refused = 0
         self._counting = threading.Lock()
 
-    def spread(self, count: int) -> Stances:
-        """Have so many lanes from now on, each to be said in its thread by :meth:`enter`."""
+    def spread(self, count: int, *, shared: bool) -> Stances:
+        """Have so many lanes from now on, each to be said in its thread by :meth:`enter`.
+
+        Args:
+            count: how many.
+            shared: as for `Stances`.
+        """
         rest = range(_LANE + _LANE_WORDS, _LANE + count * _LANE_WORDS, _LANE_WORDS)
         for words in (self.words[at : at + _LANE_WORDS] for at in rest):
             self.lanes.append(Lane(words, FlightRecorder(words) if self.lane.recorder is not None else None))
         self._of_thread = LaneOfThread()
-        return Stances(self.board, self.words)
+        return Stances(self.board, self.words, shared=shared)
 
     @property
     def here(self) -> Lane | None:
@@ -460,8 +466,12 @@ class Entry:
         With several lanes it is that of this thread which asks; in a thread that is nobody's, all that are busy.
         """
         own = self.here
-        for lane in [lane for lane in self.lanes if lane.began] if own is None else (own,):
-            lane.extend_deadline(seconds)
+        if own is not None:
+            own.extend_deadline(seconds)
+            return
+        for lane in self.lanes:
+            if lane.began:
+                lane.extend_deadline(seconds)
 
     def say_waited(self, milliseconds: int) -> None:
         """Count how long what this thread has in hand had waited."""

@@ -18,7 +18,7 @@ from prefork.testing.plugin import ServerFactory
 from prefork.testing.server import NotServingError
 from tests.support.boards import wait_until_idle
 from tests.support.figures import count
-from tests.support.probing import APPS, ask, complaints, get, held, line, probe, talk, told
+from tests.support.probing import APPS, ask, complaints, get, held, line, probe, talk, told, wait_gone
 
 CLIENTS = 150
 LANES = 4
@@ -70,10 +70,14 @@ def test_a_connection_goes_to_an_idle_process_first(prefork_server: ServerFactor
                 assert third.pid == idle
 
 
-@pytest.mark.parametrize("group", [False, True], ids=["master", "process group"])
-def test_all_who_wait_are_answered_at_a_stop(prefork_server: ServerFactory, group: bool) -> None:
-    for _ in range(count("laned-stops", least=2)):
-        server = probe(prefork_server, workers=2, threads=LANES)
+@pytest.mark.parametrize(
+    ("group", "reuse_port"),
+    [(False, False), (True, False), (False, True)],
+    ids=["master", "process group", "each its own queue"],
+)
+def test_all_who_wait_are_answered_at_a_stop(prefork_server: ServerFactory, group: bool, reuse_port: bool) -> None:
+    for _ in range(count("laned-stops", part=30)):
+        server = probe(prefork_server, workers=2, threads=LANES, reuse_port=reuse_port)
         with burst(server.address, CLIENTS, payload=get("/sleep/0.02")) as load:
             load.wait_for(lambda tally: tally.answered >= 20)
             (server.signal_group if group else server.signal)(signal.SIGTERM)
@@ -171,6 +175,17 @@ def test_want_of_descriptors_is_waited_out(prefork_server: ServerFactory) -> Non
             connection.finish()
     assert server.workers() == [pid]
     assert server.stop() == 0
+
+
+def test_workers_leave_when_their_master_is_gone(prefork_server: ServerFactory) -> None:
+    for _ in range(3):  # two signals tell of it, and either may come to a thread that has no handlers
+        server = probe(prefork_server, workers=3, threads=LANES)
+        workers = server.workers()
+        with held(server) as (connection,):
+            server.signal(signal.SIGKILL)
+            wait_gone(*(pid for pid in workers if pid != connection.pid))
+            connection.finish()
+        wait_gone(*workers)
 
 
 def test_a_loop_of_ones_own_has_no_lanes(prefork_server: ServerFactory) -> None:
