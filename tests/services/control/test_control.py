@@ -1160,7 +1160,7 @@ def test_a_check_tells_what_is_wrong(folder: Path, arguments: list[str], code: i
 
 def test_the_records_are_what_the_protocol_says() -> None:
     """The documentation promises these names; a change of them is a change of the protocol's version."""
-    assert set(REQUESTS) == {"health", "status", "reload", "upgrade", "scale", "recycle", "dump", "stop"}
+    assert set(REQUESTS) == {"health", "status", "reload", "upgrade", "scale", "recycle", "dump", "dump_mold", "stop"}
     assert {*Health.__slots__} == {"state", "serving", "size", "crash_loop"}
     assert {"version", "pid", "state", "uptime", "generation", "listeners", "workers", "totals"} <= {*Status.__slots__}
 
