@@ -88,6 +88,7 @@ def test_json(tmp_path: Path) -> None:
         assert_clean(server)
     assert abs(datetime.fromisoformat(first.pop("time")) - datetime.now(UTC)) < timedelta(minutes=1)
     assert 0 < first.pop("seconds") < 20
+    assert 0 <= first.pop("queue_seconds") < 20
     assert first == {
         "pid": pid,
         "remote_addr": "127.0.0.1",
