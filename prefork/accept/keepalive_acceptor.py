@@ -32,6 +32,7 @@ from prefork.system.natives import select, socket, time
 
 _FOR_WANT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 UNEVEN: Final = 3  # as a shift: an eighth more than a sibling is not worth a passage
+_SHARING: Final = 0.02  # seconds between two looks at what siblings keep: there may be a thousand
 _LOOK: Final = 0.05  # seconds between two looks at whether there is room in the return queue
 
 
@@ -61,6 +62,7 @@ class KeepaliveAcceptor(Exclusive):
         self._workers = given.workers
         self._back: list[ParkedConnection] = []  # taken out of the queue, and not served yet
         self._over = False
+        self._shared = 0.0
         self._silent = 0.0
         """Until when nobody had spoken who speaks now, as far as it is known (monotonic seconds)."""
         # In place of each connection, which is the parking's: whoever has this one closes nothing.
@@ -197,7 +199,10 @@ class KeepaliveAcceptor(Exclusive):
         Who accepts them all at once, or was there first, would serve them for as long as they are kept. It is the one
         that was served last, since those who ask often are what makes the difference.
         """
-        parking = self._parking
+        parking, now = self._parking, time.monotonic()
+        if now < self._shared + _SHARING:
+            return
+        self._shared = now
         fewest = self._entry.fewest_parked_beside
         if fewest is None or len(parking) - fewest <= max(1, len(parking) >> UNEVEN):
             return

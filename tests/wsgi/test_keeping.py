@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from prefork.services.control.client import Client as ControlClient
+from prefork.testing import call_until
 from prefork.testing.server import Server, running
 from tests.support.figures import count, full
 from tests.support.kept import Client, Crowd
@@ -121,7 +122,7 @@ def test_stops_lose_nobody_who_speaks_in_time() -> None:
             assert (crowd.counts["lost"], crowd.counts["closed"], crowd.losses) == (0, 32, [])
 
 
-@pytest.mark.long  # 4,500 requests, one after the other
+@pytest.mark.long  # some thousand requests, one after the other
 def test_those_who_are_kept_are_shared_with_new_workers() -> None:
     with keeping(app="show", workers=1) as server, ExitStack() as stack:
         clients = [Client(server.address) for _ in range(64)]
@@ -130,12 +131,13 @@ def test_those_who_are_kept_are_shared_with_new_workers() -> None:
         assert {pid_of(client) for client in clients} == set(server.workers())
         for workers in (2, 3, 4):
             resize(server, signal.SIGTTIN, workers)
-        for _ in range(60):
-            list(map(pid_of, clients))
-        served = Counter(pid_of(client) for _ in range(10) for client in clients)
-        assert len(served) == 4
-        # On a quiet machine 1.2; who has to wait for the processor passes some on, too.
-        assert max(served.values()) <= 2 * min(served.values())
+        # On a quiet machine it comes to 1.2; who has to wait for the processor passes some on, too.
+        call_until(
+            lambda: Counter(map(pid_of, clients)),
+            lambda served: len(served) == 4 and max(served.values()) <= 1.5 * min(served.values()),
+            timeout=WITHIN,
+            message="each worker to have its share",
+        )
 
 
 def pid_of(client: Client) -> int:
