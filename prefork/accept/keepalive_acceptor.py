@@ -31,7 +31,7 @@ from prefork.system.forks import HERE
 from prefork.system.natives import select, socket, time
 
 _FOR_WANT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-UNEVEN: Final = 3  # as a shift: an eighth more than a sibling is not worth a passage
+_UNEVEN: Final = 3  # as a shift: an eighth more than a sibling is not worth a passage
 _SHARING: Final = 0.02  # seconds between two looks at what siblings keep: there may be a thousand
 _LOOK: Final = 0.05  # seconds between two looks at whether there is room in the return queue
 
@@ -199,14 +199,17 @@ class KeepaliveAcceptor(Exclusive):
         Who accepts them all at once, or was there first, would serve them for as long as they are kept. It is the one
         that was served last, since those who ask often are what makes the difference.
         """
-        parking, now = self._parking, time.monotonic()
+        now = time.monotonic()
         if now < self._shared + _SHARING:
             return
         self._shared = now
-        fewest = self._entry.fewest_parked_beside
-        if fewest is None or len(parking) - fewest <= max(1, len(parking) >> UNEVEN):
-            return
-        one = next(reversed(parking.members.values()))
+        kept, fewest = len(self._parking), self._entry.fewest_parked_beside
+        if fewest is not None and kept - fewest > max(1, kept >> _UNEVEN):
+            self._pass_one()
+
+    def _pass_one(self) -> None:
+        """Pass the one on that was served last, if that can be and it is silent."""
+        one = next(reversed(self._parking.members.values()))
         if not (one.bound or one.ready or readable(one.fd)):
             self._hand_over([one])
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Final, cast
 
 from prefork.accept.acceptor import Accepted, Acceptor, Exclusive
-from prefork.accept.keepalive_acceptor import UNEVEN, KeepaliveAcceptor
+from prefork.accept.keepalive_acceptor import KeepaliveAcceptor
 from prefork.accept.laned_parking import LanedParking
 from prefork.accept.lead import Lead
 from prefork.accept.parked_connections import AT_ONCE, ParkedConnection, ParkedConnections
@@ -173,11 +173,8 @@ class LanedKeepaliveAcceptor(ForLanes, KeepaliveAcceptor):
                 self._share()
                 self._after_a_round()
 
-    def _share(self) -> None:
-        """As `KeepaliveAcceptor._share`."""
-        parking, fewest = self.laned, self._entry.fewest_parked_beside
-        if fewest is not None and len(parking) - fewest > max(1, len(parking) >> UNEVEN):
-            self._pass(parking.last_served())
+    def _pass_one(self) -> None:
+        self._pass(self.laned.last_served())
 
     def withdraw(self) -> None:
         """As `KeepaliveAcceptor.withdraw`."""
