@@ -411,29 +411,26 @@ class Entry:
     @property
     def busy_beside(self) -> bool:
         """Whether another worker has something in hand, and keeps connections."""
-        for index in range(self.board.entries):
-            words = self.board.entry(index)
-            if index != self.index and words[layout.PID] and words[layout.PARKED] and busy(words):
-                return True
-        return False
+        return any(words[layout.PID] and words[layout.PARKED] and busy(words) for words in self._beside())
 
     @property
     def idle_beside(self) -> int:
         """How many other workers that serve have a lane with nothing in hand."""
-        entries = (self.board.entry(index) for index in range(self.board.entries) if index != self.index)
-        return sum(map(_is_idle, entries))
+        return sum(map(_is_idle, self._beside()))
 
     @property
     def fewest_parked_beside(self) -> int | None:
         """The fewest connections that one of those keeps (count); None when nobody has nothing in hand."""
-        entries = (self.board.entry(index) for index in range(self.board.entries) if index != self.index)
-        return min((words[layout.PARKED] for words in entries if _is_idle(words)), default=None)
+        return min((words[layout.PARKED] for words in self._beside() if _is_idle(words)), default=None)
 
     def room_beside(self, most: int) -> int:
         """How many connections siblings that serve can take, if each keeps ``most``: half of it, to be sure."""
-        entries = (self.board.entry(index) for index in range(self.board.entries) if index != self.index)
-        serving = (words for words in entries if words[layout.PID] and words[STATE] == State.SERVING)
+        serving = (words for words in self._beside() if words[layout.PID] and words[STATE] == State.SERVING)
         return sum(max(0, most - words[layout.PARKED]) for words in serving) // 2
+
+    def _beside(self) -> Iterator[memoryview[int]]:
+        """The entries of all others."""
+        return (self.board.entry(index) for index in range(self.board.entries) if index != self.index)
 
     def begin_collecting(self, most: int) -> bool:
         """Say that this worker collects garbage, unless ``most`` of them do so already; whether it may.
