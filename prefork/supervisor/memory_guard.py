@@ -127,8 +127,8 @@ class MemoryGuard:
     def _judge(self, use: MemoryUse) -> None:
         forks = self._goal.forks
         serving = [member for member in self._roster if member.order is Order.RUN and not member.starting]
-        sizes = {member.pid: _resident(member.pid) for member in serving}
-        self._then = {pid: self._then.get(pid, size) for pid, size in sizes.items()}
+        then = self._then
+        self._then = {one.pid: then[one.pid] if one.pid in then else _resident(one.pid) for one in serving}
         if use.share < self._part * RELIEF:
             if forks.short_of_memory:
                 log.info("memory: there is room again")
@@ -138,7 +138,7 @@ class MemoryGuard:
             return
         if any(member.reason is not None and member.reason.cause is Cause.MEMORY for member in self._roster):
             return  # one at a time
-        holdings = [Holding(member, sizes[member.pid], self._then[member.pid]) for member in serving]
+        holdings = [Holding(member, _resident(member.pid), self._then[member.pid]) for member in serving]
         found = largest(holdings, self._goal.size)
         used = f"{use.used >> 20} of {use.limit >> 20} MiB of the cgroup are in use"
         if found is None:
