@@ -97,7 +97,7 @@ def run(
         return make(target.load(text, app_dir, names), text)
 
     def load() -> Callable[[], Worker]:
-        return _in_master(imported, "the application failed to boot")
+        return _loaded(imported, "the application failed to boot")
 
     if settings.app_metrics:
         from prefork.services import app_metrics
@@ -106,7 +106,7 @@ def run(
     with environment.entered(settings):
         who = identity.resolve(settings.user, settings.group, settings.no_new_privs)
         if hooks is None or settings.hooks:
-            hooks = _in_master(lambda: hooks_of(settings, app_dir, who), f"hooks: {settings.hooks!r} failed to load")
+            hooks = _loaded(lambda: hooks_of(settings, app_dir, who), f"hooks: {settings.hooks!r} failed to load")
     target.check(text, app_dir, names)
 
     def build() -> Worker:
@@ -117,7 +117,7 @@ def run(
     return Master(build, settings, hooks=hooks, services=services, load=load, folder=folder).run()
 
 
-def _in_master(load: Callable[[], T], failed: str) -> T:
+def _loaded(load: Callable[[], T], failed: str) -> T:
     """What ``load`` gives. That it raises is an error here as it is in a worker, and ``failed`` is how it is told."""
     try:
         return load()

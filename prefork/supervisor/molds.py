@@ -77,6 +77,11 @@ class Mold:
         """Its process id."""
         return 0 if self.child is None else self.child.pid
 
+    def frames(self) -> str:
+        """The tracebacks among what it has reported so far, but for the frames that are ours."""
+        self.pipe.read()
+        return own_frames(self.pipe.text.decode(errors="replace"))
+
     def __str__(self) -> str:
         """As log lines name it."""
         return f"mold (pid {self.pid}, generation {self.generation})"
@@ -280,9 +285,7 @@ class Molds:
         mold.deadline = self._loop.call_later(_DUMP_TIME, lambda: self._put_down(mold))
 
     def _put_down(self, mold: Mold) -> None:
-        mold.pipe.read()
-        said = own_frames(mold.pipe.text.decode(errors="replace")).strip()
-        log.error("%s: %s", mold, self._excerpts.of(said) or "it gave no traceback")
+        log.error("%s: %s", mold, self._excerpts.of(mold.frames().strip()) or "it gave no traceback")
         mold.pipe.text.clear()
         process.kill(mold.pid, signal.SIGKILL)
 
@@ -357,27 +360,28 @@ class Molds:
         """Kill whatever is left; for the end of a run that failed."""
         if self._again is not None:
             self._again.cancel()
-        for mold in [self.coming, self.current, *self.former]:
-            if mold is not None:
-                self._hang_up(mold)
-                if mold.child is not None:
-                    mold.child.put_down()
+        for mold in self._all():
+            self._hang_up(mold)
+            if mold.child is not None:
+                mold.child.put_down()
         self.coming = self.current = None
         self.former.clear()
 
     def report(self, pid: int) -> str | None:
         """What one has reported and nobody has taken yet; None when there is no such one."""
-        for mold in (self.current, self.coming, *self.former):
-            if mold is not None and mold.pid == pid:
-                mold.pipe.read()
-                return own_frames(mold.pipe.text.decode(errors="replace"))
+        for mold in self._all():
+            if mold.pid == pid:
+                return mold.frames()
         return None
 
     def take_report(self, pid: int) -> None:
         """Forget it, unless it is what the log is going to have."""
-        for mold in (self.current, self.coming, *self.former):
-            if mold is not None and mold.pid == pid and not mold.late:
+        for mold in self._all():
+            if mold.pid == pid and not mold.late:
                 mold.pipe.text.clear()
+
+    def _all(self) -> list[Mold]:
+        return [mold for mold in (self.current, self.coming, *self.former) if mold is not None]
 
     # Over an exec.
 
