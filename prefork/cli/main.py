@@ -24,7 +24,7 @@ from prefork.config import load as config
 from prefork.config.embedding import EMBEDDING, SYNC, worker_class, worker_options
 from prefork.config.fields import GROUPS, Field, located, made, table
 from prefork.config.load import Configuration, Table
-from prefork.errors import PreforkError, RefusedError, SettingsError, did_you_mean, printable_lines
+from prefork.errors import PreforkError, RefusedError, did_you_mean, printable_lines
 from prefork.hooks import Hooks
 from prefork.services import configured
 from prefork.supervisor import environment
@@ -208,24 +208,6 @@ class ServingCommand:
         return {"control": "auto", **self.defaults}
 
 
-def begin_to_serve() -> bool:
-    """What a command that serves begins with, before any configuration is read or executed.
-
-    Returns:
-        Whether the image before this one has blocked our signals for us, so that they stay so until they are handled.
-
-    Raises:
-        SettingsError: There is no current folder any more.
-    """
-    masked = launch.HANDOVER in os.environ
-    signals.begin(masked=masked)
-    try:
-        os.getcwd()
-    except OSError as error:
-        raise SettingsError(f"the current folder can't be used: {error.strerror}; start in another") from None
-    return masked
-
-
 def serving(command: ServingCommand, argv: Sequence[str], retelling: Retelling | None = None) -> int:
     """Run a subcommand that serves: read its arguments, settle the configuration, set up the log, serve.
 
@@ -241,7 +223,7 @@ def serving(command: ServingCommand, argv: Sequence[str], retelling: Retelling |
         SettingsError: With all problems of arguments and configuration at once.
         PreforkError: As the command's ``run`` raises it.
     """
-    masked = begin_to_serve()
+    masked = launch.begin()
     fields = settings.fields() + (command.table.fields if command.table else ())
     line = flags.read(argv, fields)
     if line.help:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
-from prefork.cli.main import COMMANDS, begin_to_serve, write
+from prefork.cli.main import COMMANDS, write
 from prefork.config import launch
 from prefork.config.load import Configuration
 from prefork.errors import SettingsError, printable
@@ -126,7 +126,7 @@ def _to_standard_error() -> Iterator[None]:
 
 def _begin() -> None:
     """What has to be done before a configuration is executed, whose code may change this process."""
-    if not begin_to_serve():
+    if not launch.begin():
         signals.let_in()
     launch.Launch.keep()
     launch.name_the_path()

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from prefork.config import sources
-from prefork.system import limits, process, safepath
+from prefork.errors import SettingsError
+from prefork.system import limits, process, safepath, signals
 from prefork.system.natives import os
 
 HANDOVER = "_PREFORK_HANDOVER"
@@ -26,6 +27,24 @@ REHEARSAL = "_PREFORK_REHEARSAL"
 """The same for a pre-flight, whose process is a child of the one that the record is of."""
 
 _NOT_INHERITED = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", HANDOVER, REHEARSAL)
+
+
+def begin() -> bool:
+    """What a command that serves begins with, before any configuration is read or executed.
+
+    Returns:
+        Whether the image before this one has blocked our signals for us, so that they stay so until they are handled.
+
+    Raises:
+        SettingsError: there is no current folder any more.
+    """
+    masked = HANDOVER in os.environ
+    signals.begin(masked=masked)
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise SettingsError(f"the current folder can't be used: {error.strerror}; start in another") from None
+    return masked
 
 
 def here() -> str:
