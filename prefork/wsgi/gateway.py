@@ -29,7 +29,7 @@ from prefork.wsgi.common import Common
 from prefork.wsgi.environ import base_environ, peer_name, proxy_environ, server_name, set_target, spelled
 from prefork.wsgi.forwarded import BELIEVED, ELSEWHERE, standings
 from prefork.wsgi.forwarded import apply as apply_forwarded
-from prefork.wsgi.heads import Heads
+from prefork.wsgi.heads import HeadFields, Heads
 from prefork.wsgi.health import UNLOGGED, HealthCheck
 from prefork.wsgi.options import WSGIOptions
 from prefork.wsgi.overload import Overload
@@ -271,8 +271,7 @@ class Gateway:
 
     def _serve(self, channel: Channel, environ: dict[str, Any], response: Response, *, keeps: bool, asks: bool) -> None:
         """Read the request and answer it."""
-        options = self._options
-        head, rest = read_head(channel, options, channel.rest)
+        head, rest = read_head(channel, self._options, channel.rest)
         channel.rest = b""
         channel.deadline = math.inf
         response.head_only = head.startswith(b"HEAD ")
@@ -283,24 +282,36 @@ class Gateway:
         application = self._application
         if self._health is not None and self._health.asked_for(target):
             application = self._health
-        length = fields.length
         if standing != BELIEVED:
             self._strangers.look(environ, head, standing)
         elif "HTTP_X_FORWARDED_FOR" in environ or "HTTP_X_FORWARDED_PROTO" in environ:
             apply_forwarded(environ, self._trusts)
         if asks:
             self._look(channel)
-        self._account(channel, environ, head, target)
+        self._account(channel.waited, environ, head, target)
         if self._overload is not None and application is self._application:
             self._judge(self._overload, channel.waited / 1000)
         channel.last = fields.last
         channel.keep = keeps and fields.persists
-        if not length:
-            environ["wsgi.input"] = io.BytesIO()
-            channel.rest = rest
-            channel.stray = bool(rest)
-            self._run(application, channel, environ, response)
+        if fields.length:
+            self._serve_body(application, channel, environ, response, rest, fields)
             return
+        environ["wsgi.input"] = io.BytesIO()
+        channel.rest = rest
+        channel.stray = bool(rest)
+        self._run(application, channel, environ, response)
+
+    def _serve_body(
+        self,
+        application: Application,
+        channel: Channel,
+        environ: dict[str, Any],
+        response: Response,
+        rest: bytes,
+        fields: HeadFields,
+    ) -> None:
+        """Answer a request that has a body, of which ``rest`` has come along with the head."""
+        options, length = self._options, fields.length
         stored = options.spool == "all" or (options.spool == "chunked" and length == CHUNKED)
         body = open_body(channel, rest, length, options, expected=fields.expected, stored=stored)
         if isinstance(body, io.BytesIO):
@@ -343,9 +354,8 @@ class Gateway:
         if lasted and not overload.lasts:
             self._overloaded.end("the overload is over")
 
-    def _account(self, channel: Channel, environ: dict[str, Any], head: bytes, target: bytes) -> None:
-        """Say how long the request had waited, and note it."""
-        waited = channel.waited
+    def _account(self, waited: int, environ: dict[str, Any], head: bytes, target: bytes) -> None:
+        """Say for how many milliseconds the request had waited, and note it."""
         if waited >= 0:
             environ["prefork.queue_time"] = waited / 1000
             if self._queued is not None:

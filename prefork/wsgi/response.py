@@ -37,6 +37,7 @@ _HOP_BY_HOP: Final = frozenset(
     }
 )
 _COPIED: Final = 1 << 16  # bytes; a body piece up to this size is joined to what goes before it
+_CLOSE: Final = b"Connection: close\r\n\r\n"
 
 
 class Response:
@@ -57,14 +58,13 @@ class Response:
     """
 
     __slots__ = (
-        "_block",
         "_bodiless",
         "_channel",
         "_chunked",
         "_dated",
         "_left",
         "_length",
-        "_line",
+        "_lines",
         "_mute",
         "_persists",
         "before",
@@ -79,8 +79,7 @@ class Response:
     def __init__(self, channel: Channel, persists: bytes = b"") -> None:
         self._channel = channel
         self._persists = persists
-        self._line = b""
-        self._block = b""  # header lines
+        self._lines = b""  # of status and header fields, as far as the application says
         self._dated = False
         self._bodiless = False  # by its status
         self._length: int | None = None  # as the application says, or as can be known
@@ -107,7 +106,7 @@ class Response:
         """
         if name == "content-length":
             return None if self._length is None else str(self._length)
-        for line in self._block.decode("latin-1").split("\r\n"):
+        for line in self._lines.decode("latin-1").split("\r\n")[1:]:
             key, separator, value = line.partition(": ")
             if separator and key.lower() == name:
                 return value
@@ -146,7 +145,7 @@ class Response:
             found = _known_lines(status, given)
         except TypeError:  # something is not a str, or a pair is a list
             found = None
-        self._line, self._block, self._length, self._dated, self._bodiless = found or _lines(status, given)
+        self._lines, self._length, self._dated, self._bodiless = found or _lines(status, given)
         self.status = status
         return self.write
 
@@ -175,6 +174,8 @@ class Response:
             return
         if (kind is list or kind is tuple) and len(result) == 1:  # type: ignore[arg-type]  # as above
             piece = result[0]  # type: ignore[index]  # as above
+            if type(piece) is bytes and self._send_whole(piece):
+                return
             self._write(piece, len(piece))
         else:
             for piece in result:
@@ -205,6 +206,26 @@ class Response:
             head += body
             self.sent = len(body)
         self._channel.send(head)
+
+    def _send_whole(self, body: bytes) -> bool:
+        """Send all there is at once, as nearly every response is sent; False when it isn't of that kind."""
+        size, length = len(body), self._length
+        if not 0 < size <= _COPIED or (length is not None and length != size):
+            return False
+        if self.begun or self.head_only or self._bodiless or not self.status:
+            return False
+        if self.before is not None:
+            self.before()
+        self.begun = True
+        channel = self._channel
+        keep = channel.keep
+        framing = b"Content-Length: %d\r\n" % size if length is None else b""
+        date, end = b"" if self._dated else date_line(), self._persists if keep else _CLOSE
+        self._length, self._left, self.sent = size, 0, size
+        # What is held back leaves in one packet with the FIN of the close that follows at once, if one does.
+        channel.send(b"%b%b%b%b%b" % (self._lines, framing, date, end, body), more=not keep)
+        self.whole = True
+        return True
 
     def _write(self, data: bytes, known: int | None) -> None:
         """Send ``data``; ``known`` is the whole body's length when this is all of it."""
@@ -259,15 +280,14 @@ class Response:
             raise RuntimeError("start_response() was not called before the first bytes of the body")
         self._mute = mute = self.head_only or self._bodiless
         length = self._length
-        if length is None and known is not None and (known or not mute) and not self._bodiless:
-            length = self._length = known  # of a HEAD's body, too, when the application made one nevertheless
-        if length is not None:
-            framing = b"Content-Length: %d\r\n" % length
-        elif self.http11 and not mute:
-            self._chunked = True
-            framing = b"Transfer-Encoding: chunked\r\n"
-        else:
-            framing = b""
+        framing = b""
+        if length is None:
+            if known is not None and (known or not mute) and not self._bodiless:
+                length = self._length = known  # of a HEAD's body, too, when the application made one nevertheless
+                framing = b"Content-Length: %d\r\n" % length
+            elif self.http11 and not mute:
+                self._chunked = True
+                framing = b"Transfer-Encoding: chunked\r\n"
         self._left = length
         if self.before is not None:
             self.before()
@@ -277,8 +297,8 @@ class Response:
             end = self._persists
         else:  # among others where the end of the connection is what ends the body
             channel.keep = False
-            end = b"Connection: close\r\n\r\n"
-        return b"%b%b%b%b%b" % (self._line, self._block, framing, b"" if self._dated else date_line(), end)
+            end = _CLOSE
+        return b"%b%b%b%b" % (self._lines, framing, b"" if self._dated else date_line(), end)
 
     def _send_file(self, wrapper: FileWrapper) -> bool:
         """Send a file by the kernel; False when it has to be read instead."""
@@ -301,12 +321,12 @@ class Response:
         return True
 
 
-def _lines(status: str, headers: tuple[tuple[str, str], ...]) -> tuple[bytes, bytes, int | None, bool, bool]:
+def _lines(status: str, headers: tuple[tuple[str, str], ...]) -> tuple[bytes, int | None, bool, bool]:
     """What is sent of a status and header fields, and what they say.
 
     Returns:
-        The status line; the lines of all fields but Content-Length, which is written with the framing; that length, or
-        None; whether Date is among them; whether such a status allows no body.
+        Their lines, with Content-Length once and as the last; that length, or None; whether Date is among them; whether
+        such a status allows no body.
 
     Raises:
         ValueError: As `Response.start`.
@@ -328,7 +348,9 @@ def _lines(status: str, headers: tuple[tuple[str, str], ...]) -> tuple[bytes, by
             raise ValueError(f"the value of {name} holds a control character: {value!r}")
     if status.startswith("204"):
         length = None  # RFC 9110, 8.6
-    return line, "".join(lines).encode("latin-1"), length, dated, status.startswith(("204", "304"))
+    if length is not None:
+        lines.append(f"Content-Length: {length}\r\n")
+    return line + "".join(lines).encode("latin-1"), length, dated, status.startswith(("204", "304"))
 
 
 _known_lines = functools.lru_cache(maxsize=256)(_lines)

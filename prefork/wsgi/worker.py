@@ -138,7 +138,8 @@ class WSGIWorker(Worker):
         one = parking.in_hand
         assert one is not None  # see prefork.accept.keepalive_handle
         channel = self._gateway.serve_connection(
-            *(connection, address),
+            connection,
+            address,
             keeps=not parking.last() and self._header[READINESS] != Readiness.DELAYED,
             before=one.local,
             received=one.state if one.requests else self._ahead(connection),
