@@ -6,7 +6,8 @@ instead, when nobody waits for this worker and not too many of its siblings do t
 passed to them before. A worker that is never idle does it all the same, seldom enough that it takes a fiftieth of its
 time. The younger generations, which are small, are collected as always.
 
-All of it in the WORKER's main thread, between two connections of the usual loop.
+All of it in the WORKER, between two connections of the usual loop, in the thread that is about to wait. Where a process
+has several lanes, one that has something in hand is somebody who waits.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import gc
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from prefork.scoreboard.entry import Entry
+from prefork.scoreboard.entry import Entry, Lane
 from prefork.system.natives import time
 
 EVERY: Final = 1.0
@@ -27,6 +28,7 @@ _OLDEST: Final = 2
 _MIDDLE: Final = 1
 _SHARE_IDLE: Final = 10  # of the time, one part may go into collections while nobody waits,
 _SHARE_BUSY: Final = 50  # and one part while somebody does
+_PATIENCE: Final = 5.0  # seconds to wait for a moment at which no lane has anything in hand
 _SHORT: Final = 0.005  # seconds of a collection for which no connection is passed on
 
 
@@ -61,6 +63,7 @@ class IdleWork:
         self._collections = 0  # of the middle generation, since the last of the oldest
         self._wanted = _NEVER
         self._idle_at = self._busy_at = 0.0  # when the next may be
+        self._due_since = 0.0
         self._took = _SHORT
         self.due = hook is not None
         if collects:
@@ -79,22 +82,36 @@ class IdleWork:
                 self.due = True
         elif info["generation"] == _OLDEST:
             self._collections = 0
+            self._due_since = 0.0
             self.due = self._hook is not None
 
-    def between(self, connections: Waiting) -> None:
-        """Two connections: what was in hand is done, and nothing else is yet."""
+    def between(self, connections: Waiting, *, beside: bool = False) -> None:
+        """Two connections: what was in hand is done, and nothing else is yet.
+
+        Args:
+            connections: where the next one comes from.
+            beside: whether another lane of this process has something in hand: nothing is done that can be put off.
+        """
         now = time.monotonic()
         collects = self._collections > self._wanted and now >= self._idle_at
         calls = self._hook is not None and now >= self._call_at
         if not (collects or calls):
             return
-        waits = connections.somebody_waits()
-        if collects and (not waits or now >= self._busy_at):
-            self._collect(connections)
+        waits = beside or connections.somebody_waits()
+        if collects:
+            self._due_since = self._due_since or now
+            at_last = now >= self._busy_at and (not beside or now - self._due_since >= _PATIENCE)
+            if at_last or not waits:
+                self._collect(connections)
         if calls and not waits and self._hook is not None:
-            with self._entry.lane.busy_with("on_idle"):
+            with self._lane.busy_with("on_idle"):
                 self._hook()
             self._call_at = time.monotonic() + EVERY
+
+    @property
+    def _lane(self) -> Lane:
+        """The lane that does it; it has nothing in hand."""
+        return self._entry.here or self._entry.lane
 
     def _collect(self, connections: Waiting) -> None:
         entry = self._entry
@@ -104,7 +121,7 @@ class IdleWork:
             if self._took >= _SHORT and entry.idle_beside:
                 connections.withdraw()
             began = time.monotonic()
-            with entry.lane.busy_with("a collection of garbage"):
+            with self._lane.busy_with("a collection of garbage"):
                 gc.collect()
             ended = time.monotonic()
         finally:

@@ -46,13 +46,15 @@ class ForLanes(Acceptor):
         return any(readable(listener.fileno()) for listener in self._sockets)
 
     def _between(self) -> None:
-        """A lane is about to wait: see to what is to be done when nothing is in hand in any, and is not due in vain."""
+        """A lane is about to wait: see to what is to be done between two connections."""
         if self.exhausted:
             self.exhausted = False
             self.handler_exhausted()
-        if self.idle is not None and self.idle.due and not self._lead.in_hand:
-            self._lead.hide()
-            self.idle.between(self)
+        if self.idle is not None and self.idle.due:
+            beside = bool(self._lead.in_hand)
+            if not beside:
+                self._lead.hide()
+            self.idle.between(self, beside=beside)
 
     def _wait_for(self, seconds: float | None, *descriptors: int) -> None:
         self._lead.hide()

@@ -75,6 +75,16 @@ ONE = """
             ["withdraws", "start True", "stop True"],
             id="always waited for",
         ),
+        pytest.param(
+            "fill(); work._busy_at = 1e12; work.between(connections, beside=True)",
+            [],
+            id="a lane has something in hand",
+        ),
+        pytest.param(
+            "fill(); [work.between(connections, beside=True) or setattr(work, '_due_since', 1.0) for _ in range(2)]",
+            ["withdraws", "start True", "stop True"],
+            id="a lane is always busy",
+        ),
         pytest.param("entries[1].begin_collecting(1); fill(); work.between(connections)", [], id="a sibling collects"),
         pytest.param(
             "entries[1].begin_collecting(1); entries[1].end_collecting(); fill(); work.between(connections)",
@@ -130,8 +140,8 @@ def counted(server: Server, requests: int) -> Counter[str]:
     return sum((Counter(each) for each in found.values()), Counter())
 
 
-@pytest.mark.parametrize("keepalive", [0, 75])
-def test_no_request_meets_a_collection_of_all(keepalive: int) -> None:
+@pytest.mark.parametrize(("keepalive", "threads"), [(0, 1), (75, 1), (0, 2), (75, 2)])
+def test_no_request_meets_a_collection_of_all(keepalive: int, threads: int) -> None:
     with running_target(
         "hoarding:application",
         app_dir=APPS,
@@ -140,6 +150,7 @@ def test_no_request_meets_a_collection_of_all(keepalive: int) -> None:
         gc="idle",
         hooks="hoarding",
         keepalive=keepalive,
+        threads=threads,
         control="off",
     ) as server:
         found = counted(server, 60)
@@ -147,6 +158,26 @@ def test_no_request_meets_a_collection_of_all(keepalive: int) -> None:
         found = call_until(lambda: counted(server, 5), lambda found: found["between"] > 0, timeout=PATIENCE)
         assert found["within"] == 0
         server.wait_for_log(r"worker \d: on_idle in \d+")
+
+
+@pytest.mark.long
+def test_a_process_with_something_in_hand_all_the_time_collects_all_the_same() -> None:
+    with (
+        running_target(
+            "hoarding:application",
+            app_dir=APPS,
+            subcommand="wsgi",
+            workers=1,
+            threads=2,
+            gc="idle",
+            control="off",
+        ) as server,
+        connect(server.address, timeout=PATIENCE) as slow,
+    ):
+        slow.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n")  # its body is still to come
+        call_until(lambda: counted(server, 5), lambda found: found["between"] > 0, timeout=PATIENCE)
+        slow.sendall(b"x")
+        assert slow.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
 def test_kept_connections_pass_to_siblings_before_a_collection(tmp_path: Path) -> None:

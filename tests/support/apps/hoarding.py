@@ -22,8 +22,9 @@ gc.callbacks.append(_collected)
 
 
 def application(environ: dict[str, Any], start: Callable[..., object]) -> list[bytes]:
-    """Makes garbage; answers what was counted in its worker."""
+    """Makes garbage, when it has been sent all; answers what was counted in its worker."""
     global _place
+    environ["wsgi.input"].read(-1)
     _place = "within"
     HEAP.extend([n] for n in range(200))  # it grows, or Python wouldn't look
     for _ in range(30_000):
