@@ -85,6 +85,10 @@ def _count(least: int, what: str) -> Callable[[str], int]:
     return read
 
 
+slot_of = _count(0, "a slot")
+"""Reads a slot from an argument; raises argparse.ArgumentTypeError when it is none."""
+
+
 def status(argv: Sequence[str]) -> int:
     """``prefork status``."""
     parser = CommandParser("status", "Show what a running server does: its listeners, its workers, its last deaths.")
@@ -155,7 +159,7 @@ def scale(argv: Sequence[str]) -> int:
 def recycle(argv: Sequence[str]) -> int:
     """``prefork recycle``."""
     parser = CommandParser("recycle", "Replace one worker; it leaves when its replacement serves.")
-    parser.add_argument("slot", metavar="SLOT", type=_count(0, "a slot"), help="whose, as prefork status shows it")
+    parser.add_argument("slot", metavar="SLOT", type=slot_of, help="whose, as prefork status shows it")
     parser.add_argument("--no-wait", action="store_true", help="don't wait, only ask")
     parser.seconds(None, "how long to wait")
     arguments = parser.read(argv)

@@ -91,6 +91,7 @@ COMMANDS: Final = (
     Command("scale", "run another number of workers", "prefork.cli.commands:scale"),
     Command("recycle", "replace one worker", "prefork.cli.commands:recycle"),
     Command("dump", "print the tracebacks of a worker", "prefork.cli.commands:dump"),
+    Command("run", "run a Python file in a worker", "prefork.cli.run:run"),
     Command("stop", "stop a running server", "prefork.cli.commands:stop"),
     Command("completion", "print what bash, zsh or fish completes by", "prefork.cli.completion:completion"),
     Command("exporter", "serve its metrics for Prometheus", "prefork.wsgi.exporter:exporter"),

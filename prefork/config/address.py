@@ -65,6 +65,17 @@ class Address:
         """The path of a unix socket from where it begins; it may be longer than an address."""
         return os.path.join(self.folder, self.path)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether nobody on another machine can reach it: a unix socket, a loopback address or localhost (RFC 6761)."""
+        if self.kind in {"inet", "inet6"}:
+            parsed = IPv6Address if self.kind == "inet6" else IPv4Address
+            try:
+                return parsed(self.host).is_loopback
+            except AddressValueError:
+                return self.host == "localhost"
+        return self.kind in {"unix", "abstract"}
+
     def __str__(self) -> str:
         match self.kind:
             case "inet":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from prefork.config.address import parse as parse_address
-from prefork.system.natives import os
+from prefork.system.natives import os, socket
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -55,6 +55,7 @@ GROUPS: Final = (
 )
 """The headings, in the order in which help and documentation show them."""
 
+_MADE: Final = frozenset({"inet", "inet6", "unix", "abstract"})
 _SHOWN: Final = 60  # characters of a refused value that are repeated in the message about it
 _BIGGEST: Final = 2**63 - 1
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,20}")
@@ -469,3 +470,25 @@ def addresses() -> Kind[str | tuple[str, ...]]:
     return Kind(
         "ADDRESS", parse, check, lambda value: value if isinstance(value, str) else ",".join(value), repeats=True
     )
+
+
+def place(*, here: bool = False) -> Kind[str]:
+    """One address that the master listens on for itself; nothing for none.
+
+    Args:
+        here: Whether nobody on another machine may reach it.
+    """
+
+    def check(value: object) -> str:
+        if not isinstance(value, str):
+            raise refusal(value, "is not an address; give host:port or unix:/path")
+        if value:
+            address = parse_address(value)
+            if address.kind not in _MADE or address.type != socket.SOCK_STREAM:
+                raise refusal(value, "is no address of our own making; give host:port or unix:/path")
+            if here and not address.is_here:
+                remedy = "give 127.0.0.1:PORT or unix:/path, and put what asks for a password in front of it"
+                raise refusal(value, f"could be reached from other machines; {remedy}")
+        return value
+
+    return Kind("ADDRESS", str.strip, check)

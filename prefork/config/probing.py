@@ -9,29 +9,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from prefork.config import fields as kinds
-from prefork.config.address import parse
 from prefork.config.fields import Kind, setting
-from prefork.system.natives import socket
 
 CHECKS: Final = ("exhausted", "reload")
 """What may make a server unfit, besides its start and its stop."""
-
-_MADE: Final = frozenset({"inet", "inet6", "unix", "abstract"})
-
-
-def _place() -> Kind[str]:
-    """One address that the master listens on; nothing for none."""
-
-    def check(value: object) -> str:
-        if not isinstance(value, str):
-            raise kinds.refusal(value, "is not an address; give host:port or unix:/path")
-        if value:
-            address = parse(value)
-            if address.kind not in _MADE or address.type != socket.SOCK_STREAM:
-                raise kinds.refusal(value, "is no address of our own making; give host:port or unix:/path")
-        return value
-
-    return Kind("ADDRESS", str.strip, check)
 
 
 def _checks() -> Kind[str]:
@@ -53,7 +34,7 @@ class Probing:
     health_bind: str = setting(
         "",
         kinds.PROBING,
-        _place(),
+        kinds.place(),
         "Answer every HTTP request here by 200 while the server is fit, and by 503 with the reason while it is not: "
         "during its start, from the moment it is told to stop, and for what health_checks names. The master answers.",
     )
@@ -67,7 +48,7 @@ class Probing:
     agent_bind: str = setting(
         "",
         kinds.PROBING,
-        _place(),
+        kinds.place(),
         "Answer each connection here by a line for HAProxy's agent-check: up, ready and a weight by how many workers "
         "are idle, drain from the moment of a stop, down while unfit.",
     )

@@ -114,6 +114,13 @@ class Reporting:
         "Note in memory what each worker has in hand: method, path without the query (or what a handler calls it), and "
         "the client's address. The log names it when the worker is killed, and prefork status --requests shows it.",
     )
+    dashboard: str = setting(
+        "",
+        kinds.OPERATIONS,
+        kinds.place(here=True),
+        "Show the server to a browser that asks here, such as 127.0.0.1:9000: states, throughput, queue time and "
+        "memory over time, and what runs now. A loopback address or a unix socket; there is nothing but to look at.",
+    )
     app_metrics: bool = setting(
         False,
         kinds.REPORTING,

@@ -98,6 +98,14 @@ def _slow_log(values: Values) -> Iterator[str]:
         yield f"slow_log: {values['slow_log']:g} is a part of timeout, and there is none; give timeout as well"
 
 
+def _scale_queue_time(values: Values) -> Iterator[str]:
+    if values["scale_queue_time"] and not (values["min_workers"] or values["max_workers"]):
+        yield (
+            f"scale_queue_time: {values['scale_queue_time']:g} has no use while the number of workers is fixed; give "
+            "max_workers as well"
+        )
+
+
 def _of_mold(name: str, without: object) -> Callable[[Values], Iterator[str]]:
     def rule(values: Values) -> Iterator[str]:
         if values[name] != without and not values["preload"]:
@@ -133,6 +141,7 @@ RULES: Final[tuple[tuple[tuple[str, ...], Callable[[Values], Iterator[str]]], ..
     (("backoff_initial", "backoff_max"), _backoff),
     (("takeover", "reuse_port"), _takeover),
     (("slow_log", "timeout"), _slow_log),
+    (("scale_queue_time", "min_workers", "max_workers"), _scale_queue_time),
     (("warmup", "preload"), _of_mold("warmup", ())),
     (("fork_safety", "preload"), _of_mold("fork_safety", "warn")),
     (("keyfile", "certfile"), _certfile("keyfile")),

@@ -114,6 +114,13 @@ class Settings(Reporting, Keepalive, Proxying, Probing, Transport):
         kinds.whole("a count of processes", most=10_000),
         "Grow to no more workers than this while connections wait and no worker is idle; 0 means the value of workers.",
     )
+    scale_queue_time: float = setting(
+        0.0,
+        kinds.WORKERS,
+        _SECONDS,
+        "With max_workers: grow when requests wait for longer than this while no worker is idle, on kept connections "
+        "too, and not as soon as a connection waits (which 0 means).",
+    )
     idle_timeout: float = setting(
         30.0,
         kinds.WORKERS,

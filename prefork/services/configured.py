@@ -99,6 +99,10 @@ def _tellers(settings: Settings) -> Iterator[Service]:
             yield HealthService("health_bind", settings.health_bind)
         if settings.agent_bind:
             yield AgentService("agent_bind", settings.agent_bind)
+    if settings.dashboard:
+        from prefork.services.dashboard import DashboardService
+
+        yield DashboardService("dashboard", settings.dashboard)
     if settings.app_metrics:
         from prefork.services.app_metrics import AppMetricsService
 

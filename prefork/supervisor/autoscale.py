@@ -1,8 +1,12 @@
 """How many workers there should be between ``min_workers`` and ``max_workers``.
 
-Grow while connections wait and nobody is idle, in doubling steps, each when the last step's workers serve. Shrink by
-as many workers as were idle at every moment of the last ``idle_timeout`` seconds: so a load that comes and goes within
-that time changes nothing, and a smaller number would have been enough throughout.
+Grow while connections wait and nobody is idle, in doubling steps, each when the last step's workers serve. With
+``scale_queue_time`` that is not as soon as one waits, but when requests wait for so long: by what the kernel says of
+those that were taken lately, on kept connections as well, which are in no accept queue; and where nothing was taken, or
+nobody knows, by how long an accept queue has not been empty.
+
+Shrink by as many workers as were idle at every moment of the last ``idle_timeout`` seconds: so a load that comes and
+goes within that time changes nothing, and a smaller number would have been enough throughout.
 
 :class:`Sizer` decides that, fed with samples; :class:`Autoscaler` takes them, and sleeps while nothing happens.
 """
@@ -17,7 +21,7 @@ from prefork.net.listener import Listener
 from prefork.scoreboard.layout import Order
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.goal import Goal
-from prefork.supervisor.roster import Roster
+from prefork.supervisor.roster import Member, Roster
 from prefork.supervisor.spawner import Spawner
 
 LOOK = 0.1
@@ -43,6 +47,9 @@ class Sample:
     """Connections finished since the start, by all workers; only whether it changes matters."""
     lanes_left: int = 0
     """How many of the busy ones can take more."""
+    waited: float | None = None
+    """For how long those had waited that were taken since the sample before, on average, seconds; None where nothing
+    was taken, or nobody knows."""
 
     @property
     def full(self) -> int:
@@ -57,12 +64,15 @@ class Sizer:
         smallest: the fewest workers (count).
         largest: the most workers (count).
         idle_timeout: seconds.
+        queue_time: how long requests may wait before it grows, seconds; 0 for not at all.
     """
 
-    def __init__(self, smallest: int, largest: int, idle_timeout: float) -> None:
+    def __init__(self, smallest: int, largest: int, idle_timeout: float, queue_time: float = 0.0) -> None:
         self._smallest = smallest
         self._largest = largest
         self._idle_timeout = idle_timeout
+        self._queue_time = queue_time
+        self._queue_since: float | None = None
         self._step = 1
         self._window: float | None = None
         self._spare = 0
@@ -82,7 +92,7 @@ class Sizer:
         """
         active = bool(sample.busy or sample.waiting or sample.finished != self._finished)
         self._finished = sample.finished
-        size = self._grown(sample)
+        size = self._grown(sample, now)
         spare = 0 if sample.waiting else sample.size - sample.busy
         if size > sample.size or spare == 0 or (active and self._resting):
             # Nobody was idle, or something has happened since nobody looked: what was seen before proves nothing.
@@ -102,8 +112,21 @@ class Sizer:
         self._window = None
         return size, None
 
-    def _grown(self, sample: Sample) -> int:
-        if not sample.waiting or sample.full < sample.serving:
+    def _presses(self, sample: Sample, now: float) -> bool:
+        """Whether those who wait do so for too long."""
+        if not sample.waiting:
+            self._queue_since = None
+        elif self._queue_since is None:
+            self._queue_since = now
+        if not self._queue_time:
+            return sample.waiting > 0
+        if sample.waited is not None:
+            return sample.waited > self._queue_time
+        return self._queue_since is not None and now - self._queue_since > self._queue_time
+
+    def _grown(self, sample: Sample, now: float) -> int:
+        presses = self._presses(sample, now)
+        if not presses or sample.full < sample.serving:
             self._step = 1
             return sample.size
         if sample.serving < sample.size:
@@ -113,6 +136,26 @@ class Sizer:
         return size
 
 
+class Waits:
+    """How long requests wait, by sums that grow."""
+
+    def __init__(self) -> None:
+        self._before: dict[int, tuple[int, int]] = {}
+
+    def mean(self, sums: dict[int, tuple[int, int]]) -> float | None:
+        """That of the requests since the last call, seconds; None if there were none.
+
+        Args:
+            sums: by pid, how many requests were taken so far, and how many ms they had waited together.
+        """
+        before, self._before = self._before, sums
+        grown = [
+            (taken - before[pid][0], waited - before[pid][1]) for pid, (taken, waited) in sums.items() if pid in before
+        ]
+        taken = sum(one for one, _ in grown)
+        return sum(waited for _, waited in grown) / taken / 1000 if taken > 0 else None
+
+
 class Autoscaler:
     """Keeps the size between ``min_workers`` and ``max_workers``, by the load.
 
@@ -120,7 +163,7 @@ class Autoscaler:
 
     Args:
         loop: for deadlines.
-        settings: idle_timeout in seconds.
+        settings: idle_timeout and scale_queue_time in seconds.
         goal: whose size is kept.
         roster: who lives.
         spawner: says what workers say of themselves.
@@ -145,8 +188,13 @@ class Autoscaler:
         self._listeners = listeners
         self._scale = scale
         self._lanes = settings.threads
-        self._sizer = Sizer(goal.smallest, goal.largest, settings.idle_timeout)
+        self._waits: Waits | None = Waits() if settings.scale_queue_time else None
+        self._sizer = Sizer(goal.smallest, goal.largest, settings.idle_timeout, settings.scale_queue_time)
         self._timer = loop.call_later(settings.idle_timeout, self.look_at_load)
+
+    def _waited(self, member: Member) -> tuple[int, int]:
+        lanes = self._spawner.view(member).lanes
+        return sum(sum(lane.waited) for lane in lanes), sum(lane.waited_total for lane in lanes)
 
     def look_at_load(self) -> None:
         """Take a sample, now."""
@@ -167,6 +215,7 @@ class Autoscaler:
             waiting=sum(listener.waiting() for listener in self._listeners),
             finished=sum(self._spawner.finished(member) for member in serving),
             lanes_left=sum(0 < count < self._lanes for count in in_hand),
+            waited=None if self._waits is None else self._waits.mean({m.pid: self._waited(m) for m in serving}),
         )
         size, again = self._sizer.observe(sample, now)
         if size != self._goal.size:

@@ -227,6 +227,10 @@ def test_all_problems_come_together() -> None:
             "fork_safety: 'refuse' has no use without preload; give preload as well",
         ),
         (
+            {"scale_queue_time": 0.2, "workers": 4},
+            "scale_queue_time: 0.2 has no use while the number of workers is fixed; give max_workers as well",
+        ),
+        (
             {"certfile": "c.pem", "bind": "seqpacket:/run/a"},
             "certfile: TLS needs a stream, and 'seqpacket:/run/a' has packets; leave one of them out",
         ),

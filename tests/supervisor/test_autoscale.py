@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.supervisor.autoscale import LOOK, Sample, Sizer
+from prefork.supervisor.autoscale import LOOK, Sample, Sizer, Waits
 
 IDLE = 30.0
 
@@ -74,6 +74,38 @@ def test_it_grows_to_the_largest_within_two_seconds_and_shrinks_to_the_smallest_
         assert world.now < idle + IDLE + 1
     assert world.now >= idle + IDLE - 2 * LOOK
     assert world.look_at is None or world.look_at > world.now
+
+
+def test_with_a_target_it_grows_when_those_taken_had_waited_for_longer() -> None:
+    sizer = Sizer(1, 8, IDLE, queue_time=0.2)
+    assert sizer.observe(Sample(1, 1, 1, 9, 0, waited=0.1), 0.0)[0] == 1  # many wait, and none for long
+    assert sizer.observe(Sample(1, 1, 1, 9, 5, waited=0.2), 9.0)[0] == 1
+    assert sizer.observe(Sample(1, 1, 1, 0, 9, waited=0.25), 9.1)[0] == 2  # kept connections are in no accept queue
+    assert sizer.observe(Sample(2, 2, 2, 0, 12, waited=0.25), 9.2)[0] == 4
+    assert sizer.observe(Sample(4, 4, 3, 9, 15, waited=0.25), 9.3)[0] == 4  # one is idle
+    assert sizer.observe(Sample(4, 4, 4, 9, 18, waited=0.0), 9.4)[0] == 4
+    assert sizer.observe(Sample(4, 4, 4, 9, 20, waited=0.3), 9.5)[0] == 5  # in small steps again
+
+
+def test_with_a_target_a_queue_that_nobody_measures_has_to_stand_for_so_long() -> None:
+    sizer = Sizer(1, 8, IDLE, queue_time=0.2)
+    assert sizer.observe(Sample(1, 1, 1, 1, 0), 0.0)[0] == 1
+    assert sizer.observe(Sample(1, 1, 1, 1, 0), 0.15)[0] == 1
+    assert sizer.observe(Sample(1, 1, 1, 0, 1), 0.18)[0] == 1  # it was empty for a moment
+    assert sizer.observe(Sample(1, 1, 1, 1, 1), 0.25)[0] == 1
+    size, again = sizer.observe(Sample(1, 1, 1, 1, 1), 0.4)
+    assert size == 1
+    assert again == pytest.approx(0.4 + LOOK)  # it goes on looking
+    assert sizer.observe(Sample(1, 1, 1, 1, 1), 0.5)[0] == 2
+
+
+def test_waits_are_told_of_what_was_taken_since_the_last_look() -> None:
+    waits = Waits()
+    assert waits.mean({1: (10, 5000)}) is None  # since when is not known
+    assert waits.mean({1: (10, 5000), 2: (1, 900)}) is None
+    assert waits.mean({1: (12, 5100), 2: (3, 1200)}) == pytest.approx(0.1)
+    assert waits.mean({2: (3, 1200)}) is None
+    assert waits.mean({2: (4, 1200), 3: (7, 7000)}) == 0.0
 
 
 def test_at_rest_it_asks_for_no_samples() -> None:

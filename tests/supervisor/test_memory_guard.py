@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from prefork.supervisor.memory_guard import Holding, largest
 from prefork.supervisor.policy import Spawn
 from prefork.supervisor.roster import Member
-from prefork.testing import request
+from prefork.testing import Load, request, running_script
 from prefork.testing.plugin import ServerFactory
+from tests.support.cgroups import limited_memory
+from tests.support.figures import count
 from tests.support.probing import LOGGING, PATIENCE, get, steady
 from tests.support.world import done, serving
 
@@ -98,3 +101,35 @@ def test_the_largest_leaves_and_another_comes_when_there_is_room(prefork_server:
     use(50)
     server.wait_for_log("memory: there is room again")
     assert left in steady(server, 2)
+
+
+LEAKY = (
+    LOGGING
+    + """
+import prefork
+held = []
+
+def handle(connection, address):
+    connection.recv(65536)
+    held.append(bytearray(b"x") * (1 << 18))
+    connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nhi")
+
+prefork.serve(handle, bind="127.0.0.1:0", workers=4)
+"""
+)
+
+
+@pytest.mark.long
+def test_a_storm_of_leaks_is_weathered() -> None:
+    """The real thing: 256 MiB, and 25 more wanted each second. The kernel kills nobody, and nobody is lost."""
+    seconds = count("seconds-of-leaks", part=40)
+    with limited_memory(256) as group, running_script(LEAKY, prefix=group.entering) as server:
+        requests = 100 * seconds
+        with Load(server.address, payload=get("/"), interval=0.01, count=requests, bodies=False) as load:
+            tally = load.wait(seconds + 2 * PATIENCE)
+        assert tally.lost == 0, tally
+        assert tally.answered == requests
+        assert group.killed == 0
+        left = len(re.findall(r"memory: .* leaves, and nobody is forked until there is room", server.log()))
+        assert left >= seconds // 20
+        assert server.stop() == 0

@@ -54,6 +54,7 @@ _FULL = {
     "rolling-deploys": 20,
     "laned-stops": 30,
     "laned-requests": 10_000,
+    "seconds-of-leaks": 600,
 }
 
 
