@@ -36,6 +36,17 @@ _SHARING: Final = 0.02  # seconds between two looks at what siblings keep: there
 _LOOK: Final = 0.05  # seconds between two looks at whether there is room in the return queue
 
 
+class _Nobody(socket.socket):
+    """In place of each connection, which is the parking's: whoever has this one closes nothing, at no cost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        super().close()
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 class KeepaliveAcceptor(Exclusive):
     """One listener or several, all non-blocking, and connections that are kept.
 
@@ -65,9 +76,7 @@ class KeepaliveAcceptor(Exclusive):
         self._shared = 0.0
         self._silent = 0.0
         """Until when nobody had spoken who speaks now, as far as it is known (monotonic seconds)."""
-        # In place of each connection, which is the parking's: whoever has this one closes nothing.
-        self._nobody = socket.socket()
-        self._nobody.close()
+        self._nobody = _Nobody()
         self._also(queue.outward.fileno(), self._take_one)
         self._epoll.register(parking.fileno(), select.EPOLLIN)
         parking.moved = self._follow

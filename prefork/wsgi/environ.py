@@ -46,11 +46,9 @@ def server_name(address: Any, *, tls: bool) -> dict[str, str]:
     return {"SERVER_NAME": "localhost", "SERVER_PORT": "443" if tls else "80"}
 
 
-def peer_name(address: Any) -> dict[str, str]:
-    """REMOTE_ADDR and REMOTE_PORT, from what accept(2) gave; a unix socket has "" and no port."""
-    if isinstance(address, tuple):
-        return {"REMOTE_ADDR": address[0], "REMOTE_PORT": str(address[1])}
-    return {"REMOTE_ADDR": ""}
+def peer_name(address: Any) -> tuple[str, str]:
+    """REMOTE_ADDR and REMOTE_PORT, from what accept(2) gave; both "" for a unix socket, which has no port."""
+    return (address[0], str(address[1])) if isinstance(address, tuple) else ("", "")
 
 
 def proxy_environ(proxy: ProxyHeader) -> dict[str, Any]:

@@ -192,8 +192,7 @@ class Gateway:
             channel.resume()
             channel.deadline = began + self._header_timeout
         channel.rest = received
-        environ = self._base.copy()
-        environ.update(channel.environ)
+        environ = channel.environ.copy()
         response = Response(channel, self._persists)
         try:
             self._serve(channel, environ, response, keeps=keeps, asks=began - seen > _LATELY)
@@ -246,9 +245,11 @@ class Gateway:
         if self._tls is None:
             channel = Channel(connection, self._pace)
             channel.deadline = deadline
+            environ = channel.environ = self._base.copy()
         else:
             channel = secured = TLSChannel(connection, self._pace, self._tls)
             channel.deadline = deadline
+            environ = channel.environ = self._base.copy()
             secured.hung_up()  # the handshake will be what has come last
             try:
                 secured.handshake()
@@ -258,15 +259,17 @@ class Gateway:
             except BaseException:
                 secured.reject()
                 raise
-        channel.environ |= peer_name(address)
-        peer = channel.environ["REMOTE_ADDR"]
+        peer, port = peer_name(address)
+        environ["REMOTE_ADDR"] = peer
+        if port:
+            environ["REMOTE_PORT"] = port
         if proxy is not None:
-            channel.environ |= proxy_environ(proxy)
+            environ |= proxy_environ(proxy)
             if proxy.source is not None:
                 peer = peer or ELSEWHERE
         channel.standing = self._standing(peer)
         if not self._named:
-            channel.environ |= server_name(connection.getsockname(), tls=self._tls is not None)
+            environ |= server_name(connection.getsockname(), tls=self._tls is not None)
         return channel
 
     def _serve(self, channel: Channel, environ: dict[str, Any], response: Response, *, keeps: bool, asks: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from prefork.config.fields import located
 from prefork.config.settings import Settings
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from prefork.scoreboard.recorder import FlightRecorder
     from prefork.services.statsd import Statsd
+
+
+_DELAYED: Final = int(Readiness.DELAYED)
 
 
 class WSGIWorker(Worker):
@@ -140,7 +143,7 @@ class WSGIWorker(Worker):
         channel = self._gateway.serve_connection(
             connection,
             address,
-            keeps=not parking.last() and self._header[READINESS] != Readiness.DELAYED,
+            keeps=not parking.last() and self._header[READINESS] != _DELAYED,
             before=one.local,
             received=one.state if one.requests else self._ahead(connection),
             seen=one.seen,
