@@ -60,11 +60,11 @@ def _crashes(effort: Effort) -> dict[str, Any]:
     bare = Subject("fork", "fork, wait", "handler", lambda *_: [PYTHON, str(APPS / "boot.py"), "respawn"], ready=READY)
     with bare.serving(1) as least, HANDLER.serving(1) as server:
         servers = {"fork": least, "prefork": server}
-        series = interleaved(servers, effort.crashes, lambda name: _crash(servers[name]))
+        series = interleaved(servers, effort.crashes, lambda name: crash(servers[name]))
     return {name: vars(Spread.of(milliseconds)) for name, milliseconds in series.items()}
 
 
-def _crash(server: Server) -> float:
+def crash(server: Server) -> float:
     """Milliseconds from the kill of the only worker to the first answer of the next."""
     (worker,) = call_until(server.workers, lambda workers: len(workers) == 1)
     pidfd = os.pidfd_open(worker)
@@ -91,7 +91,7 @@ def measure(effort: Effort) -> dict[str, Any]:
         ``memory``: for each server MiB of a preloaded Django application in its workers.
     """
     idle = {str(workers): _idle(workers, effort.idle_seconds) for workers in effort.idle_workers}
-    return {"idle": idle, "memory": _memory(effort)}
+    return {"idle": idle, "memory": memory(effort)}
 
 
 def _idle(workers: int, seconds: float) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _account(server: Server) -> dict[str, float]:
     }
 
 
-def _memory(effort: Effort) -> dict[str, Any]:
+def memory(effort: Effort) -> dict[str, Any]:
     """A Django application, preloaded; each worker has answered requests and collected its garbage."""
     rows = {}
     subjects, missing = available(PRELOADED if effort.peers else PRELOADED[:2])

@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 
 from bench.workshop import APPS, PYTHON, WORK, MissingError, compiled, environment, found, unpacked
+from prefork.system.immortal import lack
 from prefork.testing import READY, Server, call_until, hold_port, request, running
 from prefork.testing.processes import is_gone
 
@@ -151,6 +152,7 @@ def _bare(handler: str) -> Callable[[str, int], list[str]]:
 FLOOR = Subject("floor", "C: fork, accept", "handler", _floor(), ready=READY)
 BARE = Subject("bare", "Python: fork, accept", "handler", _bare("hello"), ready=READY)
 HANDLER = prefork("prefork", "prefork, handler", "handler", _prefork("handlers:hello"))
+MOLDED = prefork("prefork-molded", "prefork, handler, preload", "handler", _prefork("handlers:hello", "--preload"))
 REUSE_PORT = prefork(
     "prefork-reuseport", "prefork, handler, SO_REUSEPORT", "handler", _prefork("handlers:hello", "--reuse-port")
 )
@@ -374,6 +376,14 @@ ECHO = (
 )
 """Everything that gives back what it gets."""
 
+
+def _immortal(address: str, workers: int) -> list[str]:
+    if why := lack():
+        raise MissingError(f"immortal: {why}")
+    flags = ("--preload", "--immortal", "--warmup", "/")
+    return _prefork("site_django:application", *flags, command="wsgi", needs=["httptools", "django"])(address, workers)
+
+
 PRELOADED = (
     prefork(
         "prefork-preload",
@@ -388,6 +398,12 @@ PRELOADED = (
         _prefork(
             "site_django:application", "--preload", "--warmup", "/", command="wsgi", needs=["httptools", "django"]
         ),
+    ),
+    prefork(
+        "prefork-immortal",
+        "prefork, wsgi, preload, warmup and immortal",
+        "wsgi",
+        _immortal,
     ),
     Subject(
         "gunicorn-preload",

@@ -13,8 +13,9 @@ from prefork.accept.offspring import guarded
 from prefork.config import sources
 from prefork.config.fields import located
 from prefork.config.launch import Launch
+from prefork.config.preloading import OF_MOLD
 from prefork.config.settings import Settings
-from prefork.errors import PreforkError
+from prefork.errors import PreforkError, SettingsError
 from prefork.hooks import Hooks
 from prefork.net import tls
 from prefork.net.listener import Listener
@@ -55,6 +56,7 @@ class Master:
 
     Raises:
         TypeError: an argument is not what it is to be.
+        SettingsError: a setting speaks of a mold, and without ``load`` there is none.
     """
 
     def __init__(
@@ -77,6 +79,8 @@ class Master:
             raise TypeError(
                 f"hooks is {type(hooks).__name__}, not Hooks; Hooks.from_namespace() makes some of a module"
             )
+        if load is None:
+            _refuse_of_mold(settings)
         self.log = logging.getLogger("prefork")
         self.pid = 0
         self._folder = environment.folder_of(settings) if folder is None else folder
@@ -132,6 +136,7 @@ class Master:
     def _settle(self, stack: contextlib.ExitStack) -> Plan:
         """Settle what depends on this process; ``stack`` puts back what is changed. A rehearsal ends here."""
         settings = self.settings
+        environment.refuse_immortality(settings)
         footing = stack.enter_context(environment.entered(settings, self._folder))
         if sources.by_content():
             stack.callback(sources.by_time)
@@ -208,3 +213,13 @@ class Master:
         if self._supervisor is None:
             raise PreforkError("the server does not run yet")
         return self._supervisor
+
+
+def _refuse_of_mold(settings: Settings) -> None:
+    """Refuse what says something of a mold, where the program has loaded by itself what it serves."""
+    given = [name for name, default in OF_MOLD.items() if getattr(settings, name) != default]
+    if given:
+        raise SettingsError(
+            f"{name}: this program has loaded the application by itself, and has no mold; leave it out"
+            for name in given
+        )

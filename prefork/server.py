@@ -170,6 +170,7 @@ def check(
             return BootError.exit_code
         return 0
 
+    environment.refuse_immortality(settings)
     with environment.entered(settings):
         tls.context_of(settings)
         said, ended = child.ask(load)

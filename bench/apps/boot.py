@@ -1,6 +1,7 @@
 """Boot and stop many workers once, in this process; prints seconds as JSON.
 
-``python boot.py prefork WORKERS`` does it with prefork, ``python boot.py fork WORKERS`` as a server can at the least:
+``python boot.py prefork WORKERS`` does it with prefork, ``python boot.py mold WORKERS`` with prefork and a mold, which
+is made in that time. ``python boot.py fork WORKERS`` does it as a server can at the least:
 fork in a loop, with signals blocked and streams flushed around each fork, install the same handlers, say so through a
 pipe, block in accept; then a signal to each, and a wait for each. ``python boot.py respawn`` is the least that a
 supervisor can do: fork one worker, wait for its end, fork the next.
@@ -15,12 +16,15 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import handlers
 
+from prefork.config.settings import Settings
 from prefork.hooks import Hooks
-from prefork.server import serve  # either way: a process is forked the dearer the more it has imported
+from prefork.server import run, serve  # either way: a process is forked the dearer the more it has imported
 from prefork.system import process, signals
 
 
@@ -83,7 +87,12 @@ def respawn() -> None:
         os.waitpid(spawn(listener, writer), 0)
 
 
-def served(workers: int) -> tuple[float, float, float]:
+def serving(**given: Any) -> None:
+    """Serve, by the plain way."""
+    serve(handlers.hello, **given)
+
+
+def served(workers: int, serving: Callable[..., object] = serving) -> tuple[float, float, float]:
     """The same with prefork."""
     moments = []
 
@@ -92,15 +101,24 @@ def served(workers: int) -> tuple[float, float, float]:
         os.kill(os.getpid(), signal.SIGTERM)
 
     began = time.monotonic()
-    serve(handlers.hello, bind="127.0.0.1:0", workers=workers, hooks=Hooks(when_ready=when_ready))
+    serving(bind="127.0.0.1:0", workers=workers, hooks=Hooks(when_ready=when_ready))
     return began, moments[0], time.monotonic()
+
+
+def molded(workers: int) -> tuple[float, float, float]:
+    """The same with prefork and a mold."""
+
+    def molding(hooks: Hooks, **given: object) -> None:
+        run("handlers:hello", Settings.of({"preload": True, "control": "off", **given}), hooks=hooks)
+
+    return served(workers, molding)
 
 
 def main() -> None:
     """Do what the command line says."""
     if sys.argv[1] == "respawn":
         respawn()
-    began, ready, ended = {"fork": bare, "prefork": served}[sys.argv[1]](int(sys.argv[2]))
+    began, ready, ended = {"fork": bare, "prefork": served, "mold": molded}[sys.argv[1]](int(sys.argv[2]))
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     print(
         json.dumps(

@@ -104,6 +104,8 @@ class MoldContext:
     log: logging.LoggerAdapter[logging.Logger]
     server: object
     """What hooks are given as the server."""
+    asked: tuple[str, ...] = ()
+    """The paths that workers before were asked for most."""
     tls: None = None
 
 

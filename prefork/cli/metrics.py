@@ -170,6 +170,12 @@ def _totals(totals: Totals) -> Iterator[Metric]:
         "result",
         {"succeeded": totals.reloads, "failed": totals.failed_reloads},
     )
+    yield _counters(
+        "prefork_reforks",
+        "Generations of the same code, after refork_after requests of a worker, by how they ended.",
+        "result",
+        {"succeeded": totals.reforks, "failed": totals.failed_reforks},
+    )
     yield CounterMetricFamily(
         "prefork_pressure_seconds", "Time during which descriptors or memory were exhausted.", totals.pressure
     )

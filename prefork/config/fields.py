@@ -20,7 +20,7 @@ from prefork.system.natives import os, socket
 T = TypeVar("T")
 S = TypeVar("S")
 
-Plain = bool | int | float | str | tuple[str, ...]
+Plain = bool | int | float | str | tuple[str, ...] | tuple[int, ...]
 """What a setting's value is in TOML."""
 
 LISTENING: Final = "Where to listen"

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from prefork.config.address import Address, parse
 from prefork.config.fields import Field
+from prefork.config.preloading import OF_MOLD
 from prefork.errors import SettingsError, did_you_mean
 from prefork.system.natives import socket
 
@@ -114,6 +115,12 @@ def _of_mold(name: str, without: object) -> Callable[[Values], Iterator[str]]:
     return rule
 
 
+def _refork_after(values: Values) -> Iterator[str]:
+    counts, most = values["refork_after"], values["max_requests"]
+    if most and counts and counts[0] > most + values["max_requests_jitter"]:
+        yield f"refork_after: no worker serves {counts[0]} with max_requests ({most}); give {most} or less"
+
+
 def _certfile(name: str) -> Callable[[Values], Iterator[str]]:
     def rule(values: Values) -> Iterator[str]:
         if values[name] and not values["certfile"]:
@@ -143,7 +150,8 @@ RULES: Final[tuple[tuple[tuple[str, ...], Callable[[Values], Iterator[str]]], ..
     (("slow_log", "timeout"), _slow_log),
     (("scale_queue_time", "min_workers", "max_workers"), _scale_queue_time),
     (("warmup", "preload"), _of_mold("warmup", ())),
-    (("fork_safety", "preload"), _of_mold("fork_safety", "warn")),
+    *(((name, "preload"), _of_mold(name, default)) for name, default in OF_MOLD.items()),
+    (("refork_after", "max_requests", "max_requests_jitter"), _refork_after),
     (("keyfile", "certfile"), _certfile("keyfile")),
     (("ca_certs", "certfile"), _certfile("ca_certs")),
     (("certfile", "bind"), _streams("certfile", "TLS", "")),

@@ -17,6 +17,7 @@ from prefork.config import rules
 from prefork.config.address import Address, parse
 from prefork.config.fields import Field, setting
 from prefork.config.keepalive import Keepalive
+from prefork.config.preloading import Preloading
 from prefork.config.probing import Probing
 from prefork.config.proxying import Proxying
 from prefork.config.reporting import Reporting
@@ -35,7 +36,7 @@ _SECONDS: Final = kinds.number("a number of seconds", most=_LONGEST_WAIT)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Reporting, Keepalive, Proxying, Probing, Transport):
+class Settings(Preloading, Reporting, Keepalive, Proxying, Probing, Transport):
     """What a server is told. Immutable; checked as a whole when it is made.
 
     Every field is described in the table below, and by ``prefork serve --help``. Times are seconds, sizes are bytes.
@@ -128,20 +129,6 @@ class Settings(Reporting, Keepalive, Proxying, Probing, Transport):
         "How long the workers above min_workers must have been idle before one of them is let go.",
     )
 
-    preload: bool = setting(
-        False,
-        kinds.APPLICATION,
-        kinds.switch(),
-        "Load the application once, in a process beside the master (the mold) of which workers are forked: they share "
-        "its memory, and are ready at once. A reload makes another one, of new code.",
-    )
-    fork_safety: Literal["warn", "refuse"] = setting(
-        "warn",
-        kinds.APPLICATION,
-        kinds.choice("warn", "refuse"),
-        "With preload: what becomes of a mold that has opened what does not come through a fork, such as threads, "
-        "sockets or an event loop: warn names each in the log, refuse does not use it.",
-    )
     reload: bool = setting(
         False,
         kinds.APPLICATION,

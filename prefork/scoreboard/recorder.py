@@ -12,8 +12,9 @@ nothing has to be cleared, and a request costs one copy and one store.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from prefork.errors import printable
 from prefork.scoreboard.bounds import moment
@@ -125,6 +126,40 @@ def in_hand(words: memoryview[int], born: int) -> tuple[InHand, ...]:
             note = _read(words[at + RECORD : at + RECORD + RECORD_WORDS], since)
             found.append(InHand(lane, moment(since, born, now) / 1e9, *note))
     return tuple(found)
+
+
+class Noted(NamedTuple):
+    """What one lane has noted last.
+
+    Attributes:
+        lane: which.
+        stamp: monotonic ns at which it became busy with that.
+        in_hand: whether it still is.
+        label: what was asked for; as it was noted, b"" when it was cut.
+    """
+
+    lane: int
+    stamp: int
+    in_hand: bool
+    label: bytes
+
+
+def last_noted(words: memoryview[int]) -> Iterator[Noted]:
+    """MASTER. What each lane has in hand, or had last, where that is sure.
+
+    A lane writes its note while it is busy, and its stamp behind it. So a note is whole that was looked at while the
+    lane was idle, or busy with that very note, before and after.
+
+    Args:
+        words: of a worker's entry.
+    """
+    for lane, at in enumerate(range(LANE, len(words), LANE_WORDS)):
+        busy, stamp = words[at + BUSY_SINCE], words[at + RECORD]
+        if not stamp or busy not in {0, stamp}:
+            continue
+        label = words[at + RECORD + 1 : at + RECORD + RECORD_WORDS].tobytes()[_LABEL_AT:]
+        if (words[at + BUSY_SINCE], words[at + RECORD]) == (busy, stamp):
+            yield Noted(lane, stamp, bool(busy), b"" if label[-1] else label.rstrip(b"\0"))
 
 
 def _read(record: memoryview[int], since: int) -> tuple[str, str, float | None]:

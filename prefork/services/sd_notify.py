@@ -118,7 +118,7 @@ class Notify(Service):
             os.environ.update(self._taken)
 
     def _is_steady(self) -> bool:
-        return self._server.goal.ready and not self._server.goal.renews and not self._server.stopping()
+        return self._server.goal.ready and not self._server.goal.reloads and not self._server.stopping()
 
     def _status(self) -> str:
         """One line that a person likes."""

@@ -186,6 +186,8 @@ def counts_of(status: Status) -> dict[str, int]:
         "workers.started": totals.forks,
         "reloads": totals.reloads,
         "reloads.failed": totals.failed_reloads,
+        "reforks": totals.reforks,
+        "reforks.failed": totals.failed_reforks,
     }
     counts |= {f"accept_errors.{name}": count for name, count in totals.accept_errors.items()}
     return counts | {f"worker_deaths.{cause.replace(' ', '_')}": count for cause, count in totals.deaths.items()}

@@ -121,7 +121,7 @@ class StatusCollector:
             return "stopping"
         if not goal.ready:
             return "starting"
-        return "reloading" if goal.renews else "serving"
+        return "reloading" if goal.reloads else "serving"
 
     def _molds(self, now: float, *, processes: bool) -> Iterator[MoldStatus]:
         """The molds, the one that is used first."""

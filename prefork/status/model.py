@@ -160,6 +160,9 @@ class Totals:
     """Workers that became ready."""
     reloads: int = 0
     failed_reloads: int = 0
+    reforks: int = 0
+    """Generations of the same code, after ``refork_after`` requests."""
+    failed_reforks: int = 0
     pressure: float = 0.0
     """Seconds during which descriptors or memory were exhausted."""
     cpu: float = 0.0

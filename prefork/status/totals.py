@@ -41,7 +41,7 @@ class Counters:
         self._errors = [0] * len(COUNTED)
         self._kept = dict.fromkeys(KEPT, 0)
         self._deaths: collections.Counter[str] = collections.Counter()
-        self._forks = self._reloads = self._failed_reloads = 0
+        self._forks = self._reloads = self._failed_reloads = self._reforks = self._failed_reforks = 0
         self._cpu = 0.0
         self._exhausted: set[bool] = set()
         self._exhausted_since = 0.0
@@ -69,6 +69,7 @@ class Counters:
         self._errors = [sums.accept_errors.get(name, 0) for name in COUNTED]
         self._deaths.update(sums.deaths)
         self._forks, self._reloads, self._failed_reloads = sums.forks, sums.reloads, sums.failed_reloads
+        self._reforks, self._failed_reforks = sums.reforks, sums.failed_reforks
         self._pressure, self._cpu = sums.pressure, sums.cpu
 
     def notify(self, notification: Notification) -> None:
@@ -82,6 +83,10 @@ class Counters:
                 self._reloads += 1
             case notifications.ReloadFailed() | notifications.UpgradeFailed():
                 self._failed_reloads += 1
+            case notifications.Reforked():
+                self._reforks += 1
+            case notifications.ReforkFailed():
+                self._failed_reforks += 1
             case notifications.Exhausted(exhaustion):
                 self._exhaustion(exhaustion.system, over=exhaustion.over)
             case _:
@@ -148,6 +153,8 @@ class Counters:
             forks=self._forks,
             reloads=self._reloads,
             failed_reloads=self._failed_reloads,
+            reforks=self._reforks,
+            failed_reforks=self._failed_reforks,
             pressure=pressure,
             cpu=self._cpu + cpu,
         )

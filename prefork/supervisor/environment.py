@@ -50,6 +50,19 @@ def check_threads() -> None:
         )
 
 
+def refuse_immortality(settings: Settings) -> None:
+    """Refuse ``immortal`` where it was not checked.
+
+    Raises:
+        SettingsError: This interpreter is another one.
+    """
+    if settings.immortal:
+        from prefork.system.immortal import lack
+
+        if why := lack():
+            raise SettingsError(f"immortal: True can't be had: {why}")
+
+
 def folder_of(settings: Settings) -> str:
     """Where relative paths of settings begin: ``chdir``, or the working directory. MASTER, before the application runs.
 

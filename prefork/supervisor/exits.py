@@ -11,7 +11,7 @@ from prefork.scoreboard.layout import Order
 from prefork.supervisor import policy
 from prefork.supervisor.cause import Reason
 from prefork.supervisor.goal import Crashes, Goal
-from prefork.supervisor.notifications import Notifier, ReloadFailed
+from prefork.supervisor.notifications import Notifier, not_renewed
 from prefork.supervisor.roster import Death, Member, Roster
 from prefork.system import limits
 from prefork.system.natives import signal
@@ -46,7 +46,7 @@ class Exits:
         goal: what is wanted; a fatal death changes it.
         roster: where a slot whose workers die young is held back.
         settings: crash_limit, crash_window, on_crash_loop, quick_timeout.
-        notifier: tells of a reload that has failed.
+        notifier: tells of a reload or refork that has failed.
 
     Attributes:
         failure: why the server ends, if a death is the reason.
@@ -175,8 +175,8 @@ class Exits:
         elif goal.rolling and death.member.generation == goal.generation:
             goal.rolled()
             self._told.clear()
-            log.error("reload: generation %d failed to boot; the old one goes on", goal.generation)
-            self._notifier.notify(ReloadFailed(goal.generation, report or str(death.exit)))
+            log.error("%s: generation %d failed to boot; the old one goes on", goal.rolls.value, goal.generation)
+            self._notifier.notify(not_renewed(goal.rolls, goal.generation, report or str(death.exit)))
 
     def _look_for_crash_loop(self, now: float) -> None:
         crashes = self._goal.failures.crashes(self._settings, now)

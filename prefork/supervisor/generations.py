@@ -6,8 +6,17 @@ import logging
 from collections.abc import Callable
 
 from prefork.supervisor import policy
-from prefork.supervisor.goal import Goal
-from prefork.supervisor.notifications import Notifier, Reloaded, ReloadFailed, Reloading, Scaled, Serving, WorkerReady
+from prefork.supervisor.goal import Goal, Renewal
+from prefork.supervisor.notifications import (
+    Notifier,
+    Reforked,
+    Reloaded,
+    Reloading,
+    Scaled,
+    Serving,
+    WorkerReady,
+    not_renewed,
+)
 from prefork.supervisor.roster import Member, Roster
 
 log = logging.getLogger("prefork")
@@ -33,11 +42,12 @@ class Generations:
         self._notifier.subscribe(Scaled, self._look)  # those who were waited for may be among those who leave
         self._notifier.subscribe(Serving, self._look)  # a reload may have begun before
 
-    def announce(self, what: str) -> int:
+    def announce(self, what: str, why: Renewal = Renewal.RELOAD) -> int:
         """A mold of the next generation is made; ``what`` is why, for the log. Returns which that is."""
-        generation = self._goal.load()
+        generation = self._goal.load(why)
         log.info("%s: generation %d", what, generation)
-        self._notifier.notify(Reloading(generation))
+        if why is Renewal.RELOAD:
+            self._notifier.notify(Reloading(generation))
         return generation
 
     def renew(self) -> None:
@@ -48,8 +58,9 @@ class Generations:
     def fail(self, generation: int, reason: str) -> None:
         """It can't be made: the generation before it goes on."""
         self._goal.loaded()
-        log.error("reload: generation %d failed to boot; the old one goes on", generation)
-        self._notifier.notify(ReloadFailed(generation, reason))
+        why = self._goal.loads
+        log.error("%s: generation %d failed to boot; the old one goes on", why.value, generation)
+        self._notifier.notify(not_renewed(why, generation, reason))
 
     def roll(self, what: str) -> None:
         """Replace every worker by one of the next generation; ``what`` is why, for the log."""
@@ -67,8 +78,8 @@ class Generations:
             self._notifier.notify(Serving())
         elif goal.rolling and self._every_incumbent(lambda incumbent: incumbent.generation == goal.generation):
             goal.rolled()
-            log.info("reload: generation %d serves", goal.generation)
-            self._notifier.notify(Reloaded(goal.generation))
+            log.info("%s: generation %d serves", goal.rolls.value, goal.generation)
+            self._notifier.notify((Reloaded if goal.rolls is Renewal.RELOAD else Reforked)(goal.generation))
 
     def _every_incumbent(self, fit: Callable[[Member], bool]) -> bool:
         """Whether every slot has an incumbent who is ``fit``."""

@@ -20,6 +20,15 @@ FORK_RETRY = Backoff(initial=0.1, factor=2.0, maximum=5.0, jitter=0.0)
 """How forks hold back when the system refuses them."""
 
 
+class Renewal(enum.Enum):
+    """Why workers are replaced by a generation to come."""
+
+    RELOAD = "reload"
+    """Somebody has asked for it; by an upgrade, too."""
+    REFORK = "refork"
+    """They have served for long enough (``refork_after``)."""
+
+
 class Crashes(enum.Enum):
     """Whether workers die young again and again."""
 
@@ -199,6 +208,10 @@ class Goal:
     """Whether workers of an older generation are being replaced."""
     loading: int | None = None
     """The generation for which a mold loads the application, while it is not the one that is wanted yet."""
+    loads: Renewal = Renewal.RELOAD
+    """Why it does, or did the last time."""
+    rolls: Renewal = Renewal.RELOAD
+    """Why workers are being replaced, or were the last time."""
     ready: bool = False
     """Whether the first generation has been complete once."""
     stop: Stop = field(default_factory=Stop)
@@ -218,12 +231,19 @@ class Goal:
 
     @property
     def renews(self) -> bool:
-        """Whether a reload is under way."""
+        """Whether workers are being replaced by a generation to come, or will be."""
         return self.rolling or self.loading is not None
 
-    def load(self) -> int:
+    @property
+    def reloads(self) -> bool:
+        """Whether a reload is under way."""
+        return (self.rolling and self.rolls is Renewal.RELOAD) or (
+            self.loading is not None and self.loads is Renewal.RELOAD
+        )
+
+    def load(self, why: Renewal) -> int:
         """A mold of the next generation is to be made; returns which that is."""
-        self.loading = self.generation + 1
+        self.loading, self.loads = self.generation + 1, why
         return self.loading
 
     def loaded(self) -> None:
@@ -245,7 +265,7 @@ class Goal:
     def roll(self) -> None:
         """Every worker is to be of the next generation."""
         self.generation += 1
-        self.rolling = True
+        self.rolling, self.rolls = True, self.loads
         self.failures.booted()
 
     def rolled(self) -> None:

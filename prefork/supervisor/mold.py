@@ -1,6 +1,6 @@
 """The mold: a process that loads the application once, and of which workers are made. It never serves anybody.
 
-    forked -> identity -> application loaded -> warmed -> looked at -> collected and frozen -> READY
+    forked -> identity -> application loaded, and compared -> warmed -> looked at -> collected and frozen -> READY
     READY -> (asked -> midwife)* -> its ending
 
 It is a child of the master, which itself never loads what it serves. Workers that are forked from it share its memory
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from prefork.accept.offspring import code_of, guarded
 from prefork.accept.worker_context import MoldContext, MoldLog
 from prefork.errors import BootError
-from prefork.supervisor import fork_safety
+from prefork.supervisor import fork_safety, loaded_code
 from prefork.supervisor.blueprint import Blueprint
 from prefork.supervisor.forked import DUMP_SIGNAL, tell_failure
 from prefork.supervisor.midwife import Family, deliver, refuse
@@ -50,6 +50,19 @@ READY: Final = b"READY"
 _TRIES: Final = 3  # midwives in a row that end before they have taken what is asked for
 
 
+class Repeat(NamedTuple):
+    """What a mold is to have in common with another.
+
+    Attributes:
+        paths: what has been asked for most of its workers, and is asked for in the mold as well.
+        code: what that has loaded (`prefork.supervisor.loaded_code`); b"" for whatever there is now, None when nobody
+            is going to ask.
+    """
+
+    paths: tuple[str, ...] = ()
+    code: bytes | None = None
+
+
 class MoldStart(NamedTuple):
     """What a mold begins with.
 
@@ -61,6 +74,7 @@ class MoldStart(NamedTuple):
         control: the line from the master.
         report: where a failed load and tracebacks go: the writing end of a pipe of its own.
         generation: of the workers to come.
+        repeat: what it is to have in common with one before it.
         after_fork: what is to be called, with slot and generation: here, and in each worker.
         name: what a worker's process is called.
     """
@@ -72,6 +86,7 @@ class MoldStart(NamedTuple):
     control: socket.socket
     report: int
     generation: int
+    repeat: Repeat
     after_fork: tuple[Callable[[int, int], object], ...]
     name: str
 
@@ -149,7 +164,7 @@ def live_as_mold(start: MoldStart, private: process.Runs) -> int:
     meanings = _Signals()
     children = _ForksOfLoad(start, meanings.dispositions)
     children.watch()
-    code = 0
+    exit_code, code = 0, b""
     try:
         identity.assume(common.identity)
         process.die_with_parent(signal.SIGKILL, common.master)  # a change of identity would have cleared it
@@ -157,31 +172,50 @@ def live_as_mold(start: MoldStart, private: process.Runs) -> int:
         gc.enable()
         build = start.load()
         if not HERE.foreign:
-            _warm(build, common)
+            code = _census(start.repeat.code)
+            _warm(build, common, start.repeat.paths)
         if not HERE.foreign:
             _look(common, before)
             meanings.loading, children.over = False, True
-            _settle()
-            control.send(READY)
+            _settle(common)
+            control.send(READY + code)
             _stand_by(start, build)
     except BaseException as error:  # noqa: BLE001  # whatever it is, the load has failed and the master is told why
         meanings.loading = False
         if HERE.foreign:
-            code = code_of(error)
+            exit_code = code_of(error)
         elif not isinstance(error, ending.OrderedEndError):
-            code = tell_failure(error, start.report)
+            exit_code = tell_failure(error, start.report)
     ending.end()
-    return code
+    return exit_code
 
 
-def _warm(build: Callable[[], Worker], common: Blueprint) -> None:
-    """Do what workers are not to do for the first time, if there is something."""
+def _census(before: bytes | None) -> bytes:
+    """What has been loaded, if that is of interest.
+
+    Args:
+        before: what it is to be; b"" for anything, None when nobody asks.
+
+    Raises:
+        BootError: it is something else.
+    """
+    if before is None:
+        return b""
+    if module := loaded_code.changed(before):
+        raise BootError(
+            f"refork_after: the module {module} is another one now than the one that serves; a reload takes new code"
+        )
+    return loaded_code.census()
+
+
+def _warm(build: Callable[[], Worker], common: Blueprint, paths: tuple[str, ...]) -> None:
+    """Do what workers are not to do for the first time, if there is something; ``paths`` were asked for most."""
     hook = None if common.hooks is None else common.hooks.warm
     if hook is None and isinstance(build, type) and getattr(build, "warm", None) is Worker.warm:
         return
     with guarded():
         worker = build()
-        worker.__prefork_mold__(MoldContext(common.settings, common.hooks, MoldLog(log), common.server))
+        worker.__prefork_mold__(MoldContext(common.settings, common.hooks, MoldLog(log), common.server, paths))
         if common.hooks is not None:
             common.hooks.call("warm", worker)
 
@@ -202,10 +236,15 @@ def _look(common: Blueprint, before: Collection[int]) -> None:
         log.warning("mold: not as good in workers, to be opened in the hook post_fork: %s", line)
 
 
-def _settle() -> None:
+def _settle(common: Blueprint) -> None:
     """What is there now stays where it is, in the memory of every worker: no collection there copies it."""
     gc.disable()
-    gc.collect()
+    if common.settings.immortal:
+        from prefork.system.immortal import immortalize
+
+        log.info("mold: %d objects live for ever", immortalize())
+    else:
+        gc.collect()
     gc.freeze()
 
 

@@ -27,6 +27,7 @@ from prefork.supervisor.exits import boot_error
 from prefork.supervisor.forked import DUMP_SIGNAL
 from prefork.supervisor.goal import Goal
 from prefork.supervisor.handover import MoldLife
+from prefork.supervisor.mold import READY, Repeat
 from prefork.supervisor.roster import Roster
 from prefork.supervisor.worker_line import own_frames
 from prefork.system import process, signals
@@ -44,6 +45,7 @@ ENDING: Final = 2.0
 """Seconds that a mold which is not wanted any more has for its end."""
 
 _REPORT_BYTES: Final = 64 * 1024
+_READY_BYTES: Final = 64 * 1024
 _DUMP_TIME: Final = 0.5
 _FROM_OUTSIDE: Final = frozenset({9, 15, 2})  # somebody's doing, unlike SIGSEGV
 
@@ -61,6 +63,8 @@ class Mold:
         ready_at: when it was READY; None before.
         deadline: when its time is over, to load or to end.
         late: whether it was.
+        paths: what it was warmed with beside what the settings say.
+        code: what it has loaded, as it says; b"" when nobody asks.
     """
 
     generation: int
@@ -71,6 +75,8 @@ class Mold:
     ready_at: float | None = None
     deadline: Timer | None = None
     late: bool = False
+    paths: tuple[str, ...] = ()
+    code: bytes = b""
 
     @property
     def pid(self) -> int:
@@ -96,7 +102,8 @@ class Molds:
         settings: boot_timeout, crash_limit.
         goal: whether forks wait for one.
         roster: whose workers live.
-        fork: forks one of a generation, which has the two descriptors; returns its pid, or raises OSError.
+        fork: forks one of a generation, which has the two descriptors, and what it is to have in common with one before
+            it; returns its pid, or raises OSError.
         ready: called when one of a new generation is READY.
         failed: called with the generation and the reason when one of a new generation will not be.
         fatal: called with the reason when the server can't begin for it.
@@ -115,7 +122,7 @@ class Molds:
         goal: Goal,
         roster: Roster,
         *,
-        fork: Callable[[int, socket.socket, int], int],
+        fork: Callable[[int, socket.socket, int, Repeat], int],
         ready: Callable[[], object],
         failed: Callable[[int, str], object],
         fatal: Callable[[PreforkError], object],
@@ -138,17 +145,26 @@ class Molds:
 
     # Making one.
 
-    def forge(self, generation: int) -> None:
-        """Make one of new code, for workers of ``generation``; another one that is being made is given up."""
+    def forge(self, generation: int, paths: tuple[str, ...] = (), *, same: bool = False) -> None:
+        """Make one of the code that is there now; another one that is being made is given up.
+
+        Args:
+            generation: of its workers.
+            paths: what it is to be warmed with, beside what the settings say.
+            same: whether it is of no use if that code is not the current one's.
+        """
         self.abandon()
         if self.current is None:
             self._goal.forks.await_mold()
+        code = None
+        if self._settings.refork_after:
+            code = self.current.code if same and self.current is not None else b""
         try:
-            self.coming = self._forge(generation)
+            self.coming = self._forge(generation, Repeat(paths, code))
         except OSError as error:
             self._not_made(generation, f"no process is to be had for it: {error}", "", 0, killed=True)
 
-    def _forge(self, generation: int) -> Mold:
+    def _forge(self, generation: int, repeat: Repeat) -> Mold:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
@@ -156,11 +172,11 @@ class Molds:
             except OSError:
                 ours.close()
                 raise
-            mold = Mold(generation, ours, self._loop.clock.monotonic(), pipe)
+            mold = Mold(generation, ours, self._loop.clock.monotonic(), pipe, paths=repeat.paths)
             try:
                 ours.setblocking(False)
                 self._loop.register(ours.fileno(), lambda: self._hear(mold))
-                pid = self._fork(generation, theirs, writer)
+                pid = self._fork(generation, theirs, writer, repeat)
             except BaseException:
                 self._loop.unregister(ours.fileno())
                 ours.close()
@@ -182,7 +198,7 @@ class Molds:
         if mold.control is None:
             return
         try:
-            said = mold.control.recv(64)
+            said = mold.control.recv(_READY_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -190,6 +206,7 @@ class Molds:
         if not said:
             self._hang_up(mold)  # its exit tells the rest
         elif mold is self.coming:
+            mold.code = said.removeprefix(READY)
             self._take(mold)
 
     def _take(self, mold: Mold) -> None:
@@ -269,13 +286,13 @@ class Molds:
             f": {self._excerpts.of(report)}" if report else "",
         )
         if self.coming is None:
-            self._make_anew(mold.generation)
+            self._make_anew(mold.generation, mold.paths)
 
-    def _make_anew(self, generation: int) -> None:
+    def _make_anew(self, generation: int, paths: tuple[str, ...] = ()) -> None:
         if self._goal.stop.begun:
             return
         seconds = ANEW.delay(self._deaths - 1, 0.0)
-        self._again = self._loop.call_later(seconds, lambda: self.forge(generation))
+        self._again = self._loop.call_later(seconds, lambda: self.forge(generation, paths))
 
     def _too_long(self, mold: Mold) -> None:
         """It has been loading for too long: have it say where, and end it."""

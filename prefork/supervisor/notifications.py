@@ -13,6 +13,7 @@ from typing import TypeVar, get_args
 from prefork.scoreboard.events import Event
 from prefork.scoreboard.layout import EntryView
 from prefork.supervisor.cause import Reason
+from prefork.supervisor.goal import Renewal
 from prefork.supervisor.pressure import Exhaustion
 from prefork.supervisor.roster import Death, Member
 
@@ -55,6 +56,22 @@ class ReloadFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Reforked:
+    """Every worker is of this generation, which is of the same code as the one before (``refork_after``)."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReforkFailed:
+    """There is no such generation; the one before it goes on."""
+
+    generation: int
+    reason: str
+    """One line or a traceback."""
+
+
+@dataclass(frozen=True, slots=True)
 class UpgradeFailed:
     """The new code was not executed; the old code goes on. Of one that succeeds nobody here can be told."""
 
@@ -92,9 +109,31 @@ class Exhausted:
 
 
 Notification = (
-    Serving | WorkerReady | Reloading | Reloaded | ReloadFailed | UpgradeFailed | Scaled | Stopping | Died | Exhausted
+    Serving
+    | WorkerReady
+    | Reloading
+    | Reloaded
+    | ReloadFailed
+    | Reforked
+    | ReforkFailed
+    | UpgradeFailed
+    | Scaled
+    | Stopping
+    | Died
+    | Exhausted
 )
 """What services are told."""
+
+
+def not_renewed(why: Renewal, generation: int, reason: str) -> ReloadFailed | ReforkFailed:
+    """There is no generation that was to replace all workers.
+
+    Args:
+        why: it was to.
+        generation: which.
+        reason: one line or a traceback.
+    """
+    return (ReloadFailed if why is Renewal.RELOAD else ReforkFailed)(generation, reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ All of it runs in the MASTER.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,11 @@ from prefork.supervisor.births import Births
 from prefork.supervisor.blueprint import Blueprint
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.generations import Generations
-from prefork.supervisor.goal import Goal
-from prefork.supervisor.mold import MoldStart, live_as_mold
+from prefork.supervisor.goal import Goal, Renewal
+from prefork.supervisor.mold import MoldStart, Repeat, live_as_mold
 from prefork.supervisor.molds import Molds
 from prefork.supervisor.resources import Resources
-from prefork.supervisor.roster import Roster
+from prefork.supervisor.roster import Death, Roster
 from prefork.supervisor.worker_line import Birth
 from prefork.system import process, signals
 from prefork.system.child import Children
@@ -31,6 +32,8 @@ from prefork.system.orphans import Adoption
 if TYPE_CHECKING:
     import ssl
 from prefork.worker import Worker
+
+log = logging.getLogger("prefork")
 
 
 class Nursery:
@@ -45,7 +48,8 @@ class Nursery:
         generations: is told what becomes of a mold of new code.
         listeners: what workers accept on.
         molded: whether there are to be molds. If not, those of an image before this one are ended.
-        fork: forks a mold of a generation, given its end of the line and of its report pipe; returns the pid.
+        fork: forks a mold of a generation, given its end of the line and of its report pipe, and what it is to have in
+            common with one before it; returns the pid.
         born: called with the pid of a worker that is a child of ours.
         unborn: called with those that will not be, and what the system had not enough of, if so.
         fatal: called with the reason when the server can't begin.
@@ -69,7 +73,7 @@ class Nursery:
         listeners: Sequence[Listener],
         *,
         molded: bool,
-        fork: Callable[[int, socket.socket, int], int],
+        fork: Callable[[int, socket.socket, int, Repeat], int],
         born: Callable[[int, Birth], object],
         unborn: Callable[[Sequence[Birth], OSError | None], object],
         fatal: Callable[[PreforkError], object],
@@ -85,6 +89,10 @@ class Nursery:
         self._goal = goal
         self._generations = generations
         self._adoption = Adoption(children)
+        if molded and settings.immortal:
+            from prefork.system.immortal import immortalize
+
+            immortalize()  # in a mold it would copy each page of what it has from here
         if molded:
             with needed("that the workers of a mold are given to their master", "prctl(2)"):
                 self._adoption.open()
@@ -105,6 +113,15 @@ class Nursery:
         """Have new code loaded, and then every worker replaced; ``what`` is why, for the log."""
         self.molds.forge(self._generations.announce(what))
 
+    def refork(self, what: str, paths: tuple[str, ...]) -> None:
+        """Have the same code loaded and warmed once more, and then every worker replaced.
+
+        Args:
+            what: why, for the log.
+            paths: what has been asked for most.
+        """
+        self.molds.forge(self._generations.announce(what, Renewal.REFORK), paths, same=True)
+
     def _ready(self) -> None:
         """A mold is READY: if it is of a new generation, that begins."""
         mold = self.molds.current
@@ -122,6 +139,13 @@ class Nursery:
     def settle(self) -> None:
         """Take note of who has been born by now."""
         self._births.settle()
+
+    def bereaved(self, death: Death) -> None:
+        """A worker has ended: its mold may have no other; and where there is no mold, nobody takes its place yet."""
+        goal, slot = self._goal, death.member.slot
+        if self.molded and goal.forks.without_mold and goal.ready and not goal.stop.begun and slot < goal.size:
+            log.warning("worker %d: another one is forked when there is a mold again", slot)
+        self.molds.let_go()
 
     def stop(self) -> None:
         """The server is going to end: no new code any more."""
@@ -159,10 +183,11 @@ def fork_mold(
     held: Resources,
     tls: ssl.SSLContext | None,
     after_fork: tuple[Callable[[int, int], object], ...],
-    private: Iterable[int],
     generation: int,
     control: socket.socket,
     report: int,
+    repeat: Repeat,
+    private: Iterable[int],
 ) -> int:
     """Fork a mold.
 
@@ -172,10 +197,11 @@ def fork_mold(
         held: what they share.
         tls: what connections are secured with; None leaves them plain.
         after_fork: what is to be called there, and in each worker.
-        private: the descriptors that are the master's alone.
         generation: of its workers.
         control: its end of the line to it.
         report: the writing end of its report pipe.
+        repeat: what it is to have in common with one before it.
+        private: the descriptors that are the master's alone.
 
     Returns:
         Its pid.
@@ -183,7 +209,7 @@ def fork_mold(
     Raises:
         OSError: EAGAIN or ENOMEM (fork(2)).
     """
-    start = MoldStart(load, common, held, tls, control, report, generation, after_fork, process.own_name())
+    start = MoldStart(load, common, held, tls, control, report, generation, repeat, after_fork, process.own_name())
     runs = process.runs({*private, report})
     with signals.blocked():
         return process.fork(live_as_mold, start, runs)

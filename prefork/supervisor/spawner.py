@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from prefork.accept.worker_context import WorkerContext
@@ -20,7 +20,7 @@ from prefork.scoreboard.layout import (
     EntryView,
     Order,
 )
-from prefork.scoreboard.recorder import InHand
+from prefork.scoreboard.recorder import InHand, Noted, last_noted
 from prefork.supervisor.blueprint import Blueprint, Newborn, start_of
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.forked import live
@@ -301,6 +301,10 @@ class Spawner:
     def in_hand(self, member: MemberView) -> tuple[InHand, ...]:
         """What a worker has in hand now, by its lanes."""
         return self._lines[member.pid].in_hand
+
+    def last_noted(self, member: Member) -> Iterator[Noted]:
+        """What each lane of a worker has in hand, or had last, where that is noted."""
+        return last_noted(self._lines[member.pid].words)
 
     def accepts(self, member: Member) -> bool:
         """Whether a worker takes connections by Worker.accept(), not in a loop of its own."""

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from prefork.errors import ListenerLostError, ListenError, PreforkError
 from prefork.net import tls
 from prefork.scoreboard.layout import Fate, Order
-from prefork.supervisor import environment, policy, recycle, resources, upgrade
+from prefork.supervisor import environment, policy, recycle, reforks, resources, upgrade
 from prefork.supervisor.autoscale import Autoscaler
 from prefork.supervisor.blueprint import Blueprint
 from prefork.supervisor.cause import Reason
@@ -30,6 +30,7 @@ from prefork.supervisor.goal import Goal
 from prefork.supervisor.handover import Handover
 from prefork.supervisor.heir import Bequest
 from prefork.supervisor.isolation import Isolated
+from prefork.supervisor.mold import Repeat
 from prefork.supervisor.notifications import (
     Died,
     EventsLost,
@@ -141,6 +142,7 @@ class Supervisor:
         if smallest < largest:
             self._autoscaler = Autoscaler(looks, settings, goal, roster, spawner, listeners, self.scale)
         recycle.watch(looks, settings, goal, roster, spawner, self._nofile)
+        reforks.watch(looks, settings, goal, roster, spawner, notifier, nursery)
         WorkerEvents(loop, held.events, roster, spawner, notifier, nursery.settle, self._listener_lost)
         self._services = Services(plan.services)
         self._upgrade = Upgrade(
@@ -225,7 +227,7 @@ class Supervisor:
         on(Died, lambda _: self._slot_sockets.changed())
         on(Died, lambda told: self._exits.judge(told.death, told.report))
         on(Died, lambda told: call("child_exit", told.death))
-        on(Died, lambda _: self._nursery.molds.let_go())
+        on(Died, lambda told: self._nursery.bereaved(told.death))
         on(Exhausted, lambda told: call("on_pressure", told.exhaustion))
         on(Stopping, lambda _: self._upgrade.cancel())
         on(Stopping, lambda _: self._nursery.stop())
@@ -375,16 +377,14 @@ class Supervisor:
         else:
             self._generations.roll(what)
 
-    def _fork_mold(self, generation: int, control: socket.socket, report: int) -> int:
+    def _fork_mold(self, generation: int, control: socket.socket, report: int, repeat: Repeat) -> int:
         """Fork a mold, in the folder that has the server's name for it now."""
         assert self._plan.load is not None  # or there would be none
         self._plan.footing.follow()
         return fork_mold(
             *(self._plan.load, self._blueprint, self._held, self._tls, self._services.after_fork),
+            *(generation, control, report, repeat),
             private={*self._loop.descriptors, *self._helpers()},
-            generation=generation,
-            control=control,
-            report=report,
         )
 
     def _prepare(self, spawn: policy.Spawn) -> Birth:

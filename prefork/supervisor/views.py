@@ -56,7 +56,7 @@ class GoalView(Protocol):
         """The generation that there is to be, by all that has been asked for."""
 
     @property
-    def renews(self) -> bool:
+    def reloads(self) -> bool:
         """Whether a reload is under way."""
 
     @property

@@ -27,6 +27,9 @@ ROUNDS: Final = 20
 SECONDS: Final = 2.0
 """After so long with one path it has been asked for often enough."""
 
+REPEATING: Final = 8.0
+"""After so long no further path is asked for of those that workers were asked for."""
+
 _STATUS: Final = slice(9, 12)  # of HTTP/1.1 200
 _RECEIVE: Final = 1 << 16
 
@@ -48,6 +51,37 @@ def play(paths: Sequence[str], serve: Callable[[socket.socket], object], log: Lo
             log.log(level, "warmup: %s was answered %s, %d times", path, status or "by nothing", count)
 
 
+def repeat(paths: Sequence[str], given: Sequence[str], serve: Callable[[socket.socket], object], log: Log) -> None:
+    """Have the application answer what workers before were asked for most, as long as it does and time is left.
+
+    Args:
+        paths: What they were asked for, without a host.
+        given: What ``play`` has asked for: its first host is asked for these as well, and none of its paths again.
+        serve: Serves one connection.
+        log: Where it is told.
+
+    Raises:
+        OSError: There is no process or no descriptor to be had.
+    """
+    host = next((path.split("/")[2] for path in given if path.startswith("//")), "")
+    known = {path.partition("?")[0] for path in given}
+    began = time.monotonic()
+    warmed = 0
+    for path in paths:
+        asked = f"//{host}{path}" if host else path
+        if asked in known or path in known:
+            continue
+        if time.monotonic() - began > REPEATING:
+            break
+        (first,) = _answers(asked, serve, 1)  # nobody has said that it may be asked for
+        if "100" <= first < "400":
+            _answers(asked, serve, ROUNDS - 1)
+            warmed += 1
+        else:
+            log.debug("warmup: %s was answered %s", asked, first or "by nothing")
+    log.info("warmup: %d of the %d paths most asked for were warmed", warmed, len(paths))
+
+
 def request(path: str) -> bytes:
     """What is sent. Pure.
 
@@ -61,10 +95,10 @@ def request(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: prefork-warmup\r\nConnection: close\r\n\r\n".encode()
 
 
-def _answers(path: str, serve: Callable[[socket.socket], object]) -> list[str]:
+def _answers(path: str, serve: Callable[[socket.socket], object], rounds: int = ROUNDS) -> list[str]:
     """The status of each answer; "" for one that is none."""
     with contextlib.ExitStack() as stack:
-        pairs = [socket.socketpair() for _ in range(ROUNDS)]
+        pairs = [socket.socketpair() for _ in range(rounds)]
         for ours, theirs in pairs:
             stack.enter_context(ours)
             stack.enter_context(theirs)

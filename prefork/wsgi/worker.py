@@ -26,6 +26,7 @@ from prefork.wsgi.options import DEFAULTS, WSGIOptions
 if TYPE_CHECKING:
     from datetime import tzinfo
 
+    from prefork.accept.worker_context import MoldContext
     from prefork.scoreboard.recorder import FlightRecorder
     from prefork.services.statsd import Statsd
 
@@ -58,15 +59,21 @@ class WSGIWorker(Worker):
         self._application = application
         self._options = options
         self.common = Common()
+        self._asked: tuple[str, ...] = ()
 
     @property
     def wsgi(self) -> Application:
         """The application, by the name that gunicorn's hooks know it by."""
         return self._application
 
+    def __prefork_mold__(self, given: MoldContext) -> None:
+        """As in `Worker`."""
+        self._asked = given.asked
+        super().__prefork_mold__(given)
+
     def warm(self) -> None:
-        """Have the application answer what ``warmup`` says."""
-        if not self._options.warmup:
+        """Have the application answer what ``warmup`` says, and what workers before were asked for most."""
+        if not (self._options.warmup or self._asked):
             return
         from prefork.wsgi import warmup
 
@@ -76,7 +83,13 @@ class WSGIWorker(Worker):
             io_timeout=self.settings.io_timeout,
             common=self.common,
         )
-        warmup.play(self._options.warmup, lambda connection: gateway.serve_connection(connection, ""), self.log)
+
+        def serve(connection: socket.socket) -> None:
+            gateway.serve_connection(connection, "")
+
+        warmup.play(self._options.warmup, serve, self.log)
+        if self._asked:
+            warmup.repeat(self._asked, self._options.warmup, serve, self.log)
 
     def init(self) -> None:
         """Open what requests need."""

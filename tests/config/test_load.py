@@ -156,7 +156,7 @@ def test_a_file_that_can_not_be_read_does_not_hide_the_rest(tmp_path: Path) -> N
 
 def test_toml_types_are_held_to(write: WriteFile) -> None:
     file = write("workers = true\npreload = 1\ntimeout = 1979-05-27\nmax_memory = '1G'\n[stop]\nx = 1\n")
-    assert [line.split(":")[0] for line in problems({}, {}, file=file)] == ["workers", "preload", "timeout", "stop"]
+    assert [line.split(":")[0] for line in problems({}, {}, file=file)] == ["preload", "workers", "timeout", "stop"]
 
 
 @pytest.mark.parametrize(

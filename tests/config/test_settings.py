@@ -231,6 +231,14 @@ def test_all_problems_come_together() -> None:
             "scale_queue_time: 0.2 has no use while the number of workers is fixed; give max_workers as well",
         ),
         (
+            {"refork_after": [50, 100]},
+            "refork_after: (50, 100) has no use without preload; give preload as well",
+        ),
+        (
+            {"preload": True, "refork_after": [200], "max_requests": 100, "max_requests_jitter": 50},
+            "refork_after: no worker serves 200 with max_requests (100); give 100 or less",
+        ),
+        (
             {"certfile": "c.pem", "bind": "seqpacket:/run/a"},
             "certfile: TLS needs a stream, and 'seqpacket:/run/a' has packets; leave one of them out",
         ),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prefork.scoreboard import layout
 from prefork.scoreboard.entry import Lane
 from prefork.scoreboard.layout import LANE, RECORD, RECORD_WORDS, Scoreboard
-from prefork.scoreboard.recorder import FlightRecorder, InHand, in_hand
+from prefork.scoreboard.recorder import FlightRecorder, InHand, in_hand, last_noted
 
 
 @pytest.fixture
@@ -175,3 +175,20 @@ def test_a_process_that_the_application_forks_notes_nothing_here(lane: Lane, wor
     assert noted(theirs) == [("", "")]
     del theirs, recorder
     board.close()
+
+
+def test_what_was_asked_for_last_is_told_whether_it_is_in_hand_or_done(lane: Lane, words: memoryview[int]) -> None:
+    assert list(last_noted(words)) == []
+    began = lane.begin()
+    assert list(last_noted(words)) == [], "nothing is noted yet"
+    request_of(lane, b"GET /a?b HTTP/1.1\r\n\r\n")
+    (first,) = last_noted(words)
+    assert (first.lane, first.in_hand, first.label) == (0, True, b"GET /a")
+    lane.end(began, failed=False)
+    assert list(last_noted(words)) == [first._replace(in_hand=False)]
+    lane.begin()
+    assert list(last_noted(words)) == [], "the note may be in the midst of being written"
+    request_of(lane, b"GET /" + b"x" * 300 + b" HTTP/1.1\r\n\r\n")
+    (second,) = last_noted(words)
+    assert second.stamp > first.stamp
+    assert second.label == b"", "a path that was cut is none"

@@ -409,11 +409,18 @@ def test_what_happened_is_counted() -> None:
         notifications.Reloading(1),
         notifications.Reloaded(1),
         notifications.ReloadFailed(2, "no"),
+        notifications.Reforked(3),
+        notifications.Reforked(4),
+        notifications.ReforkFailed(5, "no"),
         notifications.Stopping(),
     ):
         sums.notify(notification)
     found = sums.totals([])
     assert (found.forks, found.reloads, found.failed_reloads) == (2, 1, 1)
+    assert (found.reforks, found.failed_reforks) == (2, 1)
+    again = Counters(FakeClock())
+    again.restore(sums.save())
+    assert again.totals([]) == found
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 9), st.integers(0, 9), st.booleans()), max_size=20))

@@ -14,6 +14,7 @@ import pytest
 
 from prefork.services.control.client import Client
 from prefork.supervisor.midwife import MOST_DESCRIPTORS, most_at_once
+from prefork.system.immortal import lack
 from prefork.testing import Load, Server, call_until, hold_port, running_target
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import children, kill
@@ -248,6 +249,25 @@ def test_a_mold_that_dies_is_made_anew_and_nobody_notices(prefork_server: Server
     assert server.survivors() == []
 
 
+def test_who_dies_while_there_is_no_mold_has_a_successor_when_there_is_one(
+    prefork_server: ServerFactory, code: Code
+) -> None:
+    server = molded(prefork_server, options=code.options)
+    molds, workers = server.molds(), server.workers()
+    code.write(
+        "import pathlib, os; path = pathlib.Path(os.environ['MOLDED'])\nwhile path.stat().st_size: time.sleep(0.01)"
+    )
+    os.kill(molds[0], signal.SIGKILL)
+    server.wait_for_log("those to come wait for another")
+    os.kill(workers[0], signal.SIGKILL)
+    server.wait_for_log(r"WARNING .*worker \d: another one is forked when there is a mold again")
+    assert said(server).pid == workers[1]
+    assert server.workers() == [workers[1]]
+    code.write("")
+    call_until(server.workers, lambda now: len(now) == 2 and workers[0] not in now)
+    assert [anew(server, molds)] == server.molds()
+
+
 @pytest.mark.long
 def test_kills_of_any_process_at_any_moment_restore_the_size(prefork_server: ServerFactory) -> None:
     server = molded(prefork_server, workers=4, crash_limit=10_000)
@@ -414,6 +434,23 @@ def test_how_many_are_asked_for_by_one_message(grouped: tuple[bool, ...], wanted
 def test_more_listeners_than_a_message_has_room_for() -> None:
     with pytest.raises(OSError, match="300 listeners are too many for a mold"):
         most_at_once((True,) * 300, 1)
+
+
+def test_what_a_mold_has_loaded_lives_for_ever_or_the_setting_is_refused(prefork_server: ServerFactory) -> None:
+    if lack():
+        with pytest.raises(AssertionError, match=r"immortal: True can't be had: it was checked on CPython"):
+            molded(prefork_server, immortal=True)
+        return
+    server = molded(prefork_server, immortal=True)
+    assert told(server, r"mold: \d+ objects live for ever")
+    before = server.workers()
+    server.signal(signal.SIGHUP)
+    replaced(server, before)
+    for pid in server.workers():
+        os.kill(pid, signal.SIGTERM)  # each asks for a replacement, and ends as programs do
+    assert said(server).loaded in server.molds()
+    assert server.stop() == 0
+    assert not complaints(server)
 
 
 def test_a_mold_that_is_given_up_while_it_loads_has_not_failed(prefork_server: ServerFactory, code: Code) -> None:
