@@ -90,8 +90,7 @@ def measured(mode: str, heap: int, seconds: float, threads: int) -> dict[str, fl
             workers=WORKERS,
             threads=threads,
             gc=mode,
-            env={"HEAP": str(heap)},
-            within=300.0,
+            options={"env": {"HEAP": str(heap)}, "within": 300.0},
         ) as server:
             with Load(server.address, clients=WORKERS * threads, bodies=False) as load:
                 time.sleep(seconds / 3)  # that long
