@@ -68,7 +68,7 @@ class DashboardService(AnswerService):
 
     def save(self) -> object:
         """The sums so far, and since when."""
-        return {"started": self._collector.started, "totals": self._counters.save()}
+        return self._collector.save()
 
     def restore(self, saved: object) -> None:
         """Go on with the sums of the image before.
@@ -76,10 +76,7 @@ class DashboardService(AnswerService):
         Raises:
             ValueError: they can't be read.
         """
-        if not isinstance(saved, dict) or not isinstance(saved.get("started"), float):
-            raise ValueError("no sums")
-        self._counters.restore(saved.get("totals"))
-        self._collector.began_at(saved["started"])
+        self._collector.restore(saved)
 
     def answer(self, request: bytes) -> bytes:
         """A whole response."""

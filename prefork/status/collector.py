@@ -60,15 +60,21 @@ class StatusCollector:
         self._processes: dict[int, Process] = {}
         self._processes_at = float("-inf")
 
-    @property
-    def started(self) -> float:
-        """When the master began to run, seconds since the epoch."""
-        return self._started
+    def save(self) -> object:
+        """The sums so far, and since when, for the next image of this master."""
+        return {"started": self._started, "totals": self._counters.save()}
 
-    def began_at(self, started: float) -> None:
-        """The master is older than this image of it."""
-        self._began -= max(0.0, self._started - started)
-        self._started = started
+    def restore(self, saved: object) -> None:
+        """Go on with the sums of the image before.
+
+        Raises:
+            ValueError: they can't be read.
+        """
+        if not isinstance(saved, dict) or not isinstance(saved.get("started"), float):
+            raise ValueError("no sums")
+        self._counters.restore(saved.get("totals"))
+        self._began -= max(0.0, self._started - saved["started"])
+        self._started = saved["started"]
 
     def health(self) -> Health:
         """Whether the server is fit for work."""

@@ -98,7 +98,7 @@ class Control(Service):
 
     def save(self) -> object:
         """The sums so far, and since when."""
-        return {"started": self._collector.started, "totals": self._counters.save()}
+        return self._collector.save()
 
     def restore(self, saved: object) -> None:
         """Go on with the sums of the image before.
@@ -106,10 +106,7 @@ class Control(Service):
         Raises:
             ValueError: they can't be read.
         """
-        if not isinstance(saved, dict) or not isinstance(saved.get("started"), float):
-            raise ValueError("no sums")
-        self._counters.restore(saved.get("totals"))
-        self._collector.began_at(saved["started"])
+        self._collector.restore(saved)
 
     def after_fork(self, slot: int, generation: int) -> None:  # noqa: ARG002  # others need them
         """WORKER. Close the sockets."""
