@@ -120,8 +120,17 @@ def _connections(kind: str) -> list[Any]:
 
 
 def _orphans(pids: set[int]) -> bool:
-    """Whether all of them are workers of a master that is gone: they have its scoreboard, and a parent that has not."""
-    return bool(pids) and all(_is_worker(pid) and not _is_worker(_parent(pid)) for pid in pids)
+    """Whether all of them are workers of a master that is gone."""
+    return bool(pids) and all(map(_is_orphan, pids))
+
+
+def _is_orphan(pid: int) -> bool:
+    """Whether a process has a scoreboard and neither a parent nor a child that has one.
+
+    A master has none such for its parent either: it is told by its workers. Of those who share a socket psutil names
+    one, the last of its list, which is the master where pids have begun anew since its start.
+    """
+    return _is_worker(pid) and not any(map(_is_worker, [_parent(pid), *_children(pid)]))
 
 
 def _is_worker(pid: int) -> bool:
@@ -137,6 +146,13 @@ def _parent(pid: int) -> int:
         return psutil.Process(pid).ppid()
     except (psutil.Error, OSError):
         return 0
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [child.pid for child in psutil.Process(pid).children()]
+    except (psutil.Error, OSError):
+        return []
 
 
 def _eldest(pids: set[int]) -> str:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from prefork.net import port_owner
@@ -122,6 +123,23 @@ def test_who_is_no_orphan_is_told_at_once(tmp_path: Path) -> None:
             assert f"(pid {first.process.pid}); stop it or choose another path" in server.said[0]
         first.process.send_signal(signal.SIGTERM)
         assert first.ends() == 0
+
+
+def test_a_master_is_no_orphan_whichever_of_its_processes_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hold_port() as bind, started(tmp_path, bind) as server:
+        server.wait_for("serving on")
+        found = psutil.net_connections
+        master = server.process.pid
+        # That is what psutil finds when pids have begun anew since the master's start.
+        monkeypatch.setattr(psutil, "net_connections", lambda kind: [one._replace(pid=master) for one in found(kind)])
+        host, _, port = bind.rpartition(":")
+        owner = port_owner.of_port(host, int(port))
+        assert f"(pid {master})" in owner.text
+        assert not owner.orphans
+        server.process.send_signal(signal.SIGTERM)
+        assert server.ends() == 0
 
 
 def _name(listener: socket.socket) -> str:
