@@ -9,12 +9,28 @@ import asyncio
 import collections
 import threading
 import time
+from dataclasses import dataclass
 from typing import Self
-
-Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 KEPT = 10.0
 """Seconds for which a connection is kept: less than by HAProxy (timeout client), or a request would meet the close."""
+
+
+@dataclass
+class Connection:
+    """One connection to HAProxy.
+
+    Attributes:
+        reader: What comes.
+        writer: What goes.
+        answers: How many have come.
+        since: When the last did, or when it was opened (monotonic seconds).
+    """
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    answers: int
+    since: float
 
 
 class Clients:
@@ -28,7 +44,7 @@ class Clients:
 
     Attributes:
         answered: How many were answered by 200.
-        lost: What became of all others.
+        lost: What became of all others: after how many seconds, on which connection, and how.
         by: The answers, by how many times each was given.
         times: Seconds that the latest answers have taken, from the tick on.
     """
@@ -42,7 +58,8 @@ class Clients:
         self._pause = 1 / rate
         self._keep = keep
         self._patience = patience
-        self._idle: list[tuple[float, Connection]] = []
+        self._idle: list[Connection] = []
+        self._began = 0.0
         self._over = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
 
@@ -64,7 +81,7 @@ class Clients:
         return times[min(len(times) - 1, int(share * len(times)))] if times else 0.0
 
     async def _run(self) -> None:
-        tick = time.monotonic()
+        tick = self._began = time.monotonic()
         asking: set[asyncio.Task[None]] = set()
         while not self._over.is_set():
             task = asyncio.create_task(self._ask(tick))
@@ -74,25 +91,36 @@ class Clients:
             await asyncio.sleep(max(0.0, tick - time.monotonic()))
         if asking:
             await asyncio.wait(asking)
-        for _, (_, writer) in self._idle:
-            writer.close()
+        for connection in self._idle:
+            connection.writer.close()
 
     async def _ask(self, tick: float) -> None:
+        asked = time.monotonic()
+        connection = self._kept()
+        on = "a new connection"
+        if connection is not None:
+            on = f"one with {connection.answers} answers, the last {asked - connection.since:.3f} s before"
         try:
             async with asyncio.timeout(self._patience):
-                status, body = await self._talk()
+                status, body = await self._talk(connection)
         except (OSError, EOFError, ValueError, TimeoutError) as error:
-            self.lost.append(f"{type(error).__name__} {error}")
+            self._lose(asked, on, f"{type(error).__name__} {error}")
             return
         self.times.append(time.monotonic() - tick)
         if status == 200:
             self.answered += 1
             self.by[body.partition(",")[0]] += 1
         else:
-            self.lost.append(f"{status} {body.strip()}")
+            self._lose(asked, on, f"{status} {body.strip()}")
 
-    async def _talk(self) -> tuple[int, str]:
-        reader, writer = self._kept() or await asyncio.open_connection(*self._address)
+    def _lose(self, asked: float, on: str, how: str) -> None:
+        after = time.monotonic() - asked
+        self.lost.append(f"at {asked - self._began:.3f} s on {on}: {how} after {after:.3f} s")
+
+    async def _talk(self, connection: Connection | None) -> tuple[int, str]:
+        if connection is None:
+            connection = Connection(*await asyncio.open_connection(*self._address), 0, time.monotonic())
+        reader, writer = connection.reader, connection.writer
         kept = False
         try:
             wanted = "keep-alive" if self._keep else "close"
@@ -103,7 +131,9 @@ class Clients:
             kept = self._keep and "connection: close" not in head
         finally:
             if kept:
-                self._idle.append((time.monotonic(), (reader, writer)))
+                connection.answers += 1
+                connection.since = time.monotonic()
+                self._idle.append(connection)
             else:
                 writer.close()
         return int(head.split()[1]), body
@@ -111,8 +141,8 @@ class Clients:
     def _kept(self) -> Connection | None:
         """The connection that was used last, if it is not too old."""
         while self._idle:
-            since, connection = self._idle.pop()
-            if time.monotonic() - since < KEPT:
+            connection = self._idle.pop()
+            if time.monotonic() - connection.since < KEPT:
                 return connection
-            connection[1].close()
+            connection.writer.close()
         return None
