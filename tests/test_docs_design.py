@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from prefork.accept import parked_connections, parking_thread, recovery
+from prefork.accept import lanes, parked_connections, parking_thread, recovery
 from prefork.accept.fd_leak import ROUND
 from prefork.accept.recovery import TABLE
 from prefork.cli.main import COMMANDS
@@ -121,6 +121,7 @@ FOREIGN = {"_clear_pending_signals", "close", "for", "gc.freeze()", "os._exit", 
         f"looked at once in {ROUND} connections",
         "wakes it again, after {:g} ms, {:g} ms".format(*(policy.WAKE_UPS.delay(n, 0.0) * 1000 for n in (0, 1))),
         f"waited out for { {10.0: 'ten'}.get(recovery.PATIENCE) } seconds",
+        f"the main thread passes it on, {lanes.STUCK * 1000:g} ms later",
         f"every {parking_thread.STUCK * 1000:g} ms while something is in hand",
         f"one epoll_wait(2) serves up to {parked_connections.AT_ONCE} of them",
         f"for more than {lingering.SECONDS:g} seconds, or {lingering.BYTES >> 20} MiB",

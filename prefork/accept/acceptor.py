@@ -29,7 +29,7 @@ How a worker is stopped:
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -393,11 +393,12 @@ class Exclusive(Acceptor):
         self._takers |= dict.fromkeys(pair, take)
 
     def _stand_behind(self) -> None:
-        """Register anew, behind the siblings; the kernel looks then whether somebody waits.
+        """Register anew, behind the siblings; the kernel looks then whether somebody waits."""
+        self._register_anew(self._pairs)
 
-        First the new, then not the old: the kernel may have no room for it.
-        """
-        for pair in self._pairs:
+    def _register_anew(self, pairs: Iterable[list[int]]) -> None:
+        """First the new, then not the old: the kernel may have no room for it."""
+        for pair in pairs:
             before, after = pair
             try:
                 self._epoll.register(after, _EXCLUSIVE)

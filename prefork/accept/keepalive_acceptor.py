@@ -28,6 +28,7 @@ from prefork.accept.worker_context import WorkerContext
 from prefork.scoreboard.layout import Fate, Order
 from prefork.system.descriptors import held, readable
 from prefork.system.forks import HERE
+from prefork.system.limits import room_for
 from prefork.system.natives import select, socket, time
 
 _FOR_WANT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -181,8 +182,20 @@ class KeepaliveAcceptor(Exclusive):
         """
         while (missing := self._missing()) > 0:
             if not self._parking.evict(missing):
-                return False
+                return self._take_beyond(missing)
         self._back += self._queue.take() or ()
+        return True
+
+    def _take_beyond(self, missing: int) -> bool:
+        """Take what somebody has passed on, though the soft limit has no room for a whole message of it.
+
+        Those who are in it may speak, and nobody else may have more room. False where the hard limit has none either.
+        """
+        soft, hard = getrlimit(RLIMIT_NOFILE)
+        if hard - soft < missing:
+            return False
+        with room_for(soft - 1 + missing):
+            self._back += self._queue.take() or ()
         return True
 
     @staticmethod
@@ -226,7 +239,7 @@ class KeepaliveAcceptor(Exclusive):
 
     def _recover(self, error: OSError, listener: socket.socket, accept: Accept) -> Accepted | None:
         """As `Acceptor._recover`, but the oldest parked connections go first."""
-        while error.errno in _FOR_WANT and self._parking.evict():
+        if error.errno in _FOR_WANT and self._parking.evict():
             try:
                 self._attempt(accept)
             except OSError as again:
@@ -235,6 +248,17 @@ class KeepaliveAcceptor(Exclusive):
             else:
                 return self._left()
         return super()._recover(error, listener, accept)
+
+    def _attempt(self, accept: Accept) -> None:
+        """As `Acceptor._attempt`; those go first that have been parked since, for other lanes go on meanwhile."""
+        while True:
+            try:
+                super()._attempt(accept)
+            except OSError as error:
+                if self._raw is not None or error.errno not in _FOR_WANT or not self._parking.evict():
+                    raise
+            else:
+                return
 
     def handler_exhausted(self) -> None:
         """A handler has met the limit of descriptors."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, cast
 
-from prefork.accept.acceptor import Accepted, Acceptor, Exclusive
+from prefork.accept.acceptor import Accepted, Exclusive
 from prefork.accept.keepalive_acceptor import KeepaliveAcceptor
 from prefork.accept.laned_parking import LanedParking
 from prefork.accept.lead import Lead
@@ -28,10 +28,13 @@ from prefork.system.natives import time
 NOTHING: Final = cast("Accepted", (None, None))
 """In place of a connection: there is none for this process now."""
 
+JUST_NOW: Final = 0.001
+"""Seconds for which a look at who speaks on a parked connection holds: who has spoken since has not waited for long."""
+
 _LOOK: Final = 0.05  # seconds between two looks at whether lanes have finished, while a worker leaves
 
 
-class ForLanes(Acceptor):
+class ForLanes(Exclusive):
     """What both have in common.
 
     Attributes:
@@ -40,6 +43,7 @@ class ForLanes(Acceptor):
 
     exhausted = False
     _lead: Lead
+    _behind = False  # whether the next new connection is to be another process's, as long as that has not more of them
 
     def waiting(self) -> bool:
         """MAIN THREAD. Whether somebody waits to be accepted."""
@@ -60,8 +64,25 @@ class ForLanes(Acceptor):
         self._lead.hide()
         super()._wait_for(seconds, *descriptors)
 
+    def _taken_from(self, fd: int) -> Accepted | None:
+        """What a descriptor gives that this process waits for; or `NOTHING`, for another one is to have it."""
+        taker = self._takers.get(fd)
+        if taker is None:  # a parked one speaks, or there is an order to leave
+            return None
+        beside = bool(self._lead.in_hand)
+        if beside and not self._lead.may_wait():
+            self._entry.beckon()
+            return NOTHING
+        self._behind = self._behind or beside
+        return taker()
 
-class LanedAcceptor(ForLanes, Exclusive):
+    def _leave_the_next(self) -> None:
+        """Stand behind the others for new connections, so that all who have something in hand have the same share."""
+        self._behind = False
+        self._register_anew(self._pairs[: len(self._sockets)])
+
+
+class LanedAcceptor(ForLanes):
     """One listener or several, all non-blocking, for the lanes of one worker.
 
     Args:
@@ -81,26 +102,18 @@ class LanedAcceptor(ForLanes, Exclusive):
         left = self._left()
         if left is not None:
             yield left
-        epoll, takers, since, one_round = self._epoll, self._takers, 0, self._leaks.round
+        epoll, since, one_round = self._epoll, 0, self._leaks.round
         while not self._recovery.leaving:
             self._between()
             if not self._lead.may_wait():
                 yield NOTHING
                 continue
+            if self._behind:
+                self._leave_the_next()
             for fd, _ in epoll.poll(maxevents=1):
-                taker = takers.get(fd)
-                if taker is None:  # there is an order to leave
-                    break
-                beside = self._lead.in_hand
-                if beside and not self._lead.may_wait():
-                    self._entry.beckon()
-                    yield NOTHING
-                    break
-                accepted = taker()
+                accepted = self._taken_from(fd)
                 if accepted is not None:
-                    since += 1
-                    if beside:
-                        self._stand_behind()  # so that all who have something in hand already have the same share
+                    since += accepted is not NOTHING
                     yield accepted
             if since >= one_round:
                 since = 0
@@ -136,44 +149,52 @@ class LanedKeepaliveAcceptor(ForLanes, KeepaliveAcceptor):
         return self.laned
 
     def _serve(self) -> Iterator[Accepted]:
-        parking, epoll, lead, nobody = self.laned, self._epoll, self._lead, self._nobody
-        takers, since, one_round = self._takers, 0, self._leaks.round
+        parking, nobody, since, one_round = self.laned, self._nobody, 0, self._leaks.round
+        kept, looks = len(parking), True
         while not self._recovery.leaving:
             self._admit()
-            now = time.monotonic()
-            spoke = parking.look_for_speakers(self._silent)
+            now, spoke = time.monotonic(), False
+            if looks or now - self._silent > JUST_NOW:
+                looks, spoke = False, parking.look_for_speakers(self._silent)
+                self._silent = now
             for one in parking.speakers():
                 spoke = True
                 since += 1
                 yield nobody, one.address
-            self._silent = now
             self._between()
-            if not lead.may_wait():
+            if not self._lead.may_wait():
                 yield NOTHING
                 continue
-            waits = not (spoke or parking.turn)
-            found = epoll.poll(parking.expire() if waits else 0, 1)
-            if waits:
-                self._silent = time.monotonic()
-            for fd, _ in found:
-                taker = takers.get(fd)
-                if taker is None:  # a parked one speaks, or there is an order to leave
-                    continue
-                if lead.in_hand and not lead.may_wait():
-                    self._entry.beckon()
+            if self._behind or kept < len(parking):
+                self._leave_the_next()
+            kept = len(parking)
+            for fd in self._events(spoke=spoke):
+                accepted = self._taken_from(fd)
+                looks = accepted is None
+                if accepted is NOTHING:
                     yield NOTHING
-                    continue
-                accepted = taker()
-                if accepted is not None:
+                elif accepted is not None:
                     parking.in_hand = ParkedConnection(*accepted)
                     since += 1
-                    self._stand_behind()
                     yield nobody, accepted[1]
             if since >= one_round:
                 since = 0
                 parking.expire()
                 self._share()
                 self._after_a_round()
+                self._stand_behind()
+
+    def _events(self, *, spoke: bool) -> list[int]:
+        """Wait until there is something to do; if somebody has been served since the last look, only see what there is.
+
+        Whatever ends the wait has just come, if the last look still holds when that begins.
+        """
+        parking = self.laned
+        waits = not (parking.turn or (spoke and time.monotonic() - self._silent > JUST_NOW))
+        found = self._epoll.poll(parking.expire() if waits else 0, 1)
+        if waits:
+            self._silent = time.monotonic()
+        return [fd for fd, _ in found]
 
     def _pass_one(self) -> None:
         self._pass(self.laned.last_served())
@@ -207,6 +228,7 @@ class LanedKeepaliveAcceptor(ForLanes, KeepaliveAcceptor):
         if HERE.foreign:
             return
         lead.hide()
+        parking.leaving = True
         end = time.monotonic() + self._patience
         while True:
             others = lead.in_hand  # before a look at what they have parked
@@ -214,6 +236,7 @@ class LanedKeepaliveAcceptor(ForLanes, KeepaliveAcceptor):
             closed = self._fate is Fate.CLOSED
             parking.closing = parking.closing or closed or not others
             passed = closed or self._pass_all()
+            parking.tell_who_is_left()
             if others:
                 end = time.monotonic() + self._patience
             passing = self._others_pass()
@@ -223,13 +246,10 @@ class LanedKeepaliveAcceptor(ForLanes, KeepaliveAcceptor):
             more = (others and not closed) or not passed  # what has to be passed on
             seconds = _LOOK if more else min(left, _LOOK) if others or passing else left
             hurried = self._entry.obeyed is Order.QUIT
-            yield from self._hear(0.0 if hurried else seconds)
+            yield from self._hear(0.0 if hurried else seconds, passes=passed and not closed)
             if hurried or not (left or more):
                 break
-        parking.ended = True
-        for one in [*parking.members.values()]:
-            if not one.serving:
-                parking.close(one)
+        parking.end()
 
     def _pass_all(self) -> bool:
         """Pass all on that can be and are nobody's; False when there is no room for more now."""
@@ -239,8 +259,13 @@ class LanedKeepaliveAcceptor(ForLanes, KeepaliveAcceptor):
                 return False
         return True
 
-    def _hear(self, seconds: float) -> Iterator[Accepted]:
-        """Wait until somebody speaks, here or among what was passed on, and serve him."""
+    def _hear(self, seconds: float, *, passes: bool = False) -> Iterator[Accepted]:
+        """Wait until somebody speaks, here or among what was passed on, and serve him.
+
+        Args:
+            seconds: how long at the most.
+            passes: whether who can be passed on is: served here he could speak again at once, without an end.
+        """
         parking, queue = self.laned, self._queue.outward.fileno()
         closed = self._fate is Fate.CLOSED
         self._admit()
@@ -250,5 +275,7 @@ class LanedKeepaliveAcceptor(ForLanes, KeepaliveAcceptor):
             self._take_back()
             self._admit()
         parking.look_for_speakers()
+        if passes:
+            self.pass_on(parking.take_speakers(AT_ONCE))
         for one in parking.speakers():
             yield self._nobody, one.address

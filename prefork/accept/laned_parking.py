@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 from prefork.accept.parked_connections import AT_ONCE, SPEAKS, ParkedConnection, ParkedConnections
 from prefork.config.keepalive import Keepalive
+from prefork.scoreboard.layout import PARKED
 from prefork.system.descriptors import readable
 from prefork.system.natives import threading
 
@@ -37,6 +38,7 @@ class LanedParking(ParkedConnections):
 
     Attributes:
         found: those that speak, and are nobody's yet.
+        leaving: whether those that can be passed on are; of the others each request is the last.
         ended: whether none is kept any more, whatever its request has been told.
     """
 
@@ -44,7 +46,7 @@ class LanedParking(ParkedConnections):
         self._mine = _HandOfThread()
         self.lock = threading.RLock()
         self.found: deque[ParkedConnection] = deque()
-        self.ended = False
+        self.leaving = self.ended = False
         super().__init__(settings, words)
 
     @property
@@ -72,8 +74,10 @@ class LanedParking(ParkedConnections):
 
     def last(self) -> bool:
         """As `ParkedConnections.last`; who was told that the connection is kept, before an order came, has it kept."""
-        mine = self._mine
-        return self.ended or mine.one is None or mine.last or mine.one.requests + 1 >= self._requests
+        one, mine = self.in_hand, self._mine
+        if self.ended or one is None or mine.last or (self.leaving and one.bound):
+            return True
+        return one.requests + 1 >= self._requests
 
     def look_for_speakers(self, silent: float = 0.0) -> bool:
         """THE LEADER. See who speaks, for :attr:`found`; whether there is somebody.
@@ -109,12 +113,29 @@ class LanedParking(ParkedConnections):
                 self.in_hand = one  # before it is in no list any more: an exception may come
                 self.found.popleft()
             yield one
-        for one in [*self.turn.values()]:
+        if not self.turn:
+            return
+        with self.lock:
+            ready = [*self.turn.values()]
+        for one in ready:
             with self.lock:
                 if one.serving or self.turn.pop(one.fd, None) is not one:
                     continue
                 self.in_hand = one
             yield one
+
+    def tell_who_is_left(self) -> None:
+        """Say of how many nobody has something in hand: these are still to be passed on."""
+        with self.lock:
+            self.words[PARKED] = sum(1 for _ in self._idle())
+
+    def end(self) -> None:
+        """Keep none any more, and close those that are nobody's."""
+        self.ended = True
+        with self.lock:
+            idle = [*self._idle()]
+        for one in idle:
+            self.close(one)
 
     def take_speakers(self, most: int) -> list[ParkedConnection]:
         """MAIN THREAD. Those that speak and can be passed on, while no lane looks; they are the caller's."""

@@ -5,8 +5,8 @@ Each has its own words of the scoreboard: since when it is busy, its deadline, w
 
 The main thread serves nobody. Signals are its affair alone, so orders are heard whatever the lanes are at. And while
 something is in hand and no lane waits, it waits in their place: for the word that no process is idle any more, and for
-parked connections that speak, which it passes to whoever is. It looks once in `STUCK` seconds whether that is so, which
-is where what is quick has been served long since.
+parked connections that speak, which it passes to whoever is. It looks `STUCK` seconds after a lane has left the lead
+vacant whether that is so, which is where what is quick has been served long since; while a lane waits it sleeps.
 
 To the interpreter these threads are daemons: a boot that fails has none to join. To what handlers start in them they
 are not, so that threads of an application are joined in the end as they are everywhere.
@@ -154,7 +154,7 @@ class Lanes:
 
     def _watch(self) -> None:
         """Look after the lead until nothing more is to be waited for."""
-        lead = self._lead
+        lead, vacancies = self._lead, 0
         while not lead.over:
             if lead.leaving:
                 if self._entry.stop_fd in self._ends:  # it is readable from now on
@@ -162,17 +162,14 @@ class Lanes:
                     self._poll.unregister(self._entry.stop_fd)
                 lead.give()  # the way that all have in common is to be gone to its end
                 self._sleep()
-            elif lead.in_hand:
-                turns = lead.turns
+            elif lead.needs_no_look(vacancies):
+                self._sleep()
+            else:
+                turns, vacancies = lead.turns, lead.vacancies
                 self._sleep(STUCK)
                 if lead.vacant(turns):
                     self._look_after(turns)
                     lead.attended = False
-            else:
-                lead.watched = False
-                if not lead.in_hand:
-                    self._sleep()
-                lead.watched = True
 
     def _look_after(self, turns: int) -> None:
         """Nobody waits, and what is in hand is not quick: have a lane wait, or wait in its place."""
@@ -182,26 +179,35 @@ class Lanes:
             stands_by = lead.waits_for_the_bell()
             if not stands_by and lead.give():
                 return
-            seconds = look if stands_by else None
-            descriptors = [self._given.bell] if stands_by else []
-            if keeping is not None:
-                times = (seconds, keeping.laned.expire(), _PAUSE if keeping.laned.found else None)
-                seconds = min((span for span in times if span is not None), default=None)
-                descriptors.append(keeping.laned.fileno())
-            lead.attended = True
-            if not lead.vacant(turns):
+            passing = None if self._entry.serves_alone else keeping
+            if not lead.attend(turns):
                 return
-            self._sleep(seconds, *descriptors)
+            self._sleep(self._span(look if stands_by else None, passing), *self._what_comes(stands_by, passing))
             if stands_by and readable(self._given.bell):
                 self._hear_the_bell()
                 continue
-            if keeping is not None and (keeping.laned.found or readable(keeping.laned.fileno())):
-                self._pass_some(keeping, stands_by=stands_by, long=time.monotonic() - began >= _LONG)
+            if passing is not None and (passing.laned.found or readable(passing.laned.fileno())):
+                self._pass_some(passing, stands_by=stands_by, long=time.monotonic() - began >= _LONG)
             elif stands_by and time.monotonic() - began >= look:
                 began, look = time.monotonic(), min(2 * look, _LOOK_MOST)
                 if self.acceptor.waiting():
                     lead.at_once = True
                     lead.give()
+
+    def _span(self, look: float | None, passing: LanedKeepaliveAcceptor | None) -> float | None:
+        """Seconds to wait in the lanes' place: until the next look, a parked connection is due, or another try."""
+        keeping = self._keeping
+        if keeping is None:
+            return look
+        again = _LOOK_MOST if passing is None else _PAUSE if keeping.laned.found else None
+        return min((span for span in (look, keeping.laned.expire(), again) if span is not None), default=None)
+
+    def _what_comes(self, stands_by: bool, passing: LanedKeepaliveAcceptor | None) -> Iterator[int]:
+        """What is waited for in the lanes' place: the bell, and those who speak if others can have them."""
+        if stands_by:
+            yield self._given.bell
+        if passing is not None:
+            yield passing.laned.fileno()
 
     def _pass_some(self, keeping: LanedKeepaliveAcceptor, *, stands_by: bool, long: bool) -> None:
         """Pass on who speaks on a parked connection, or have a lane of this process serve him."""
@@ -279,14 +285,14 @@ class Lanes:
                 self._taken += 1
                 if self._taken == limit:
                     self._entry.ask_to_be_recycled(Why.MAX_REQUESTS)
+            began = marks.begin()  # before anybody else goes on: a worker that only hangs is ended
             lead.took(lane)
-            self._serve(lane, marks)
+            self._serve(lane, marks, began)
 
-    def _serve(self, lane: LaneThread, marks: Lane) -> None:
+    def _serve(self, lane: LaneThread, marks: Lane, began: int) -> None:
         """Serve what is in hand."""
         connection, address = lane.accepted
         HERE.copied = False
-        began = marks.begin()
         failed = True
         try:
             told = self._told[lane.number]

@@ -17,7 +17,9 @@ While something is in hand and the lead is vacant, the main thread looks after i
 lane that rests take the lead where the one in hand is not quick, and when no process is idle any more.
 
 A *stance* in shared memory says of each process whether it is idle. A lock guards what lanes share, for some
-instructions at a time. It is never taken in a handler of a signal.
+instructions at a time. It is never taken in a handler of a signal. Who says that he sleeps, and looks whether he may,
+does both while he has it, as who gives him something to do says so: without the interpreter's lock each of the two
+could otherwise see the other's word as it was before.
 """
 
 from __future__ import annotations
@@ -84,6 +86,7 @@ class Lead:
     Attributes:
         leader: who has it; None when it is vacant.
         turns: how often it has been taken (count).
+        vacancies: how often it has been left vacant (count).
         over: whether nothing more is to be waited for.
         watched: whether the main thread looks after the lead while it is vacant; it clears it when it goes to sleep.
         attended: whether it waits in the lanes' place meanwhile, and is to be told that a lane does.
@@ -92,7 +95,7 @@ class Lead:
 
     def __init__(self, entry: Entry, stances: Stances, rouse: Callable[[], object], ring: Callable[[], object]) -> None:
         self.leader: LaneThread | None = _NOBODY
-        self.turns = 0
+        self.turns = self.vacancies = 0
         self.over = self.watched = self.attended = self.at_once = False
         self._entry = entry
         self._stances = stances
@@ -155,7 +158,7 @@ class Lead:
                 if self._resting and (self.leaving or not idle):
                     following = self._resting.pop()
             if following is None:
-                self.leader = None
+                self._leave_vacant()
             else:
                 self._lead(following)
         if following is not None:
@@ -184,7 +187,7 @@ class Lead:
         with self._lock:
             if self.leader is not lane or self.leaving:
                 return
-            self.leader = None
+            self._leave_vacant()
             self._rest(lane)
         self._have_watched()
 
@@ -207,6 +210,10 @@ class Lead:
         if not self.watched:
             self.watched = True
             self._rouse()
+
+    def _leave_vacant(self) -> None:
+        self.leader = None
+        self.vacancies += 1
 
     def _lead(self, lane: LaneThread) -> None:
         self.leader = lane
@@ -236,6 +243,24 @@ class Lead:
             self._stances.assume(_NONE)
 
     # What the main thread does.
+
+    def needs_no_look(self, vacancies: int) -> bool:
+        """Whether the main thread can sleep until it is roused: nothing is in hand, or a lane waits.
+
+        Args:
+            vacancies: how many there had been at the look before. Where more come all the time it looks by itself,
+                which is cheaper than to be roused for each.
+        """
+        with self._lock:
+            calm = not self._serving or (self.leader is not None and self.vacancies == vacancies)
+            self.watched = not calm
+        return calm
+
+    def attend(self, turns: int) -> bool:
+        """Say that the main thread waits in the lanes' place; False when one of them does after all."""
+        with self._lock:
+            self.attended = self.vacant(turns)
+        return self.attended
 
     def vacant(self, turns: int) -> bool:
         """Whether nobody has had the lead since ``turns``, and something is in hand."""

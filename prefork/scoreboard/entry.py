@@ -414,6 +414,11 @@ class Entry:
         return any(words[layout.PID] and words[layout.PARKED] and busy(words) for words in self._beside())
 
     @property
+    def serves_alone(self) -> bool:
+        """Whether no other worker serves."""
+        return not any(words[layout.PID] and words[STATE] == State.SERVING for words in self._beside())
+
+    @property
     def idle_beside(self) -> int:
         """How many other workers that serve have a lane with nothing in hand."""
         return sum(map(_is_idle, self._beside()))

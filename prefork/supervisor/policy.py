@@ -167,6 +167,8 @@ class Vital:
     """Whether it has seen an order to leave."""
     ending: bool = False
     """Whether it is past its loop."""
+    parked: int = 0
+    """How many connections it keeps; once it obeys, how many of them it has still to pass on."""
 
     @property
     def busy_since(self) -> float | None:
@@ -394,12 +396,19 @@ def _end(case: _Case, member: Member) -> Iterator[Action]:
 
 
 def _hung(case: _Case, member: Member, dumped_at: float) -> Iterator[Action]:
-    """A worker that was overdue: spared, or ended when the lanes beside those that hang have had time to finish."""
+    """A worker that was overdue: spared, or ended when the lanes beside those that hang have had time to finish.
+
+    And to pass on what it keeps, except under TLS, where the state of a connection knows one process. That nothing else
+    is in hand is believed once it obeys: before, a lane may just have taken something.
+    """
     vital, settings = case.vitals(member), case.settings
     hung = tuple(one.lane for one in vital.in_hand if case.now >= _overdue_at(case, one))
+    obeys = vital.obeying and member.order is not Order.RUN
     if not hung:
         yield Spare(member)
-    elif len(hung) == len(vital.in_hand):
+    elif settings.threads == 1 or (
+        obeys and len(hung) == len(vital.in_hand) and (not vital.parked or settings.certfile)
+    ):
         yield Abort(member)
     elif member.order is Order.RUN:
         yield Evacuate(member, case.now + settings.graceful_timeout, hung)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from prefork.accept.lanes import BOTTOM
 from prefork.accept.worker_context import WorkerContext
 from prefork.scoreboard.lanes import busy_lanes, finished, threads
-from prefork.scoreboard.layout import ACCEPTS, RECYCLE_WHY, STATE, Accepts, EntryView, State
+from prefork.scoreboard.layout import ACCEPTS, PARKED, RECYCLE_WHY, STATE, Accepts, EntryView, State
 from prefork.scoreboard.recorder import InHand, in_hand
 from prefork.supervisor.blueprint import Newborn
 from prefork.supervisor.forked import Start, live
@@ -83,6 +83,7 @@ class WorkerLine:
             ),
             obeying=self.words[STATE] >= State.STOPPING,
             ending=self.words[STATE] == State.LEAVING,
+            parked=self.words[PARKED],
         )
 
     @property

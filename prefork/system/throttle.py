@@ -73,7 +73,8 @@ class Throttle:
             self._passed_over[cause] += 1
             return False
         more = self._passed_over.get(cause, 0)
-        self._told[cause], self._passed_over[cause], self._level = now, 0, level
+        self._passed_over[cause], self._level = 0, level
+        self._told[cause] = now  # last: another thread that finds it looks for the count
         if more:
             message, arguments = f"{message} (and %d times more since this was last said)", (*arguments, more)
         self._log.log(level, message, *arguments, exc_info=error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from prefork.config.settings import Settings
 from prefork.scoreboard.layout import Order
@@ -22,6 +22,8 @@ class Case:
 
     in_hand: tuple[Burden, ...] = ()
     obeying: bool = False
+    parked: int = 0
+    settings: Settings = SETTINGS
     now: float = 100.0
     goal: Goal = field(default_factory=lambda: Goal(size=1, smallest=1, largest=1))
     roster: Roster = field(default_factory=Roster)
@@ -34,7 +36,7 @@ class Case:
     def at(self, now: float) -> list[Action]:
         """What is done at a moment, and it is done."""
         self.now = now
-        decision = policy.decide(SETTINGS, self.goal, self.roster, self.vital, now)
+        decision = policy.decide(self.settings, self.goal, self.roster, self.vital, now)
         self.goal.timing.scan_next(decision.scan_at)
         self.wake_at = decision.wake_at
         for action in decision.actions:
@@ -52,7 +54,9 @@ class Case:
         return decision.actions
 
     def vital(self, member: Member) -> Vital:
-        return Vital(self.in_hand, self.obeying) if member is self.member else Vital((), obeying=False)
+        return (
+            Vital(self.in_hand, self.obeying, parked=self.parked) if member is self.member else Vital((), obeying=False)
+        )
 
 
 def kinds(actions: list[Action]) -> list[type[Action]]:
@@ -104,8 +108,35 @@ def test_a_lane_that_finishes_after_all_costs_nobody_anything() -> None:
     assert case.at(111.5) == [Spare(case.member)]
 
 
-def test_a_lane_that_is_overdue_alone_is_ended_as_ever() -> None:
+def test_a_lane_that_is_overdue_alone_is_ended_once_no_other_can_take_anything() -> None:
     case = Case((Burden(101.0, lane=2),))
+    assert kinds(case.at(111.0)) == [Dump]
+    assert case.at(111.5) == [Evacuate(case.member, 111.5 + GRACE, (2,))]
+    assert Abort not in kinds(case.at(111.6))
+    case.obeying = True
+    assert case.at(111.7) == [Abort(case.member)]
+
+
+def test_what_it_keeps_is_passed_on_before_it_is_ended() -> None:
+    case = Case((Burden(101.0, lane=2),), parked=3)
+    assert kinds(case.at(111.0)) == [Dump]
+    assert case.at(111.5) == [Evacuate(case.member, 111.5 + GRACE, (2,))]
+    case.obeying = True
+    assert Abort not in kinds(case.at(111.6))
+    case.parked = 0
+    assert case.at(111.7) == [Abort(case.member)]
+
+
+def test_under_tls_nothing_can_be_passed_on() -> None:
+    case = Case((Burden(101.0, lane=2),), parked=3, settings=replace(SETTINGS, certfile="x", keyfile="x"))
+    case.at(111.0)
+    case.at(111.5)
+    case.obeying = True
+    assert Abort in kinds(case.at(111.7))
+
+
+def test_a_worker_without_lanes_is_ended_at_once() -> None:
+    case = Case((Burden(101.0, lane=0),), parked=3, settings=replace(SETTINGS, threads=1))
     assert kinds(case.at(111.0)) == [Dump]
     assert case.at(111.5) == [Abort(case.member)]
 

@@ -55,6 +55,9 @@ _FULL = {
     "laned-stops": 30,
     "laned-requests": 10_000,
     "seconds-of-leaks": 600,
+    "laned-upgrades": 10,
+    "laned-takeovers": 10,
+    "laned-recyclings": 30,
 }
 
 

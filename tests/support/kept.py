@@ -10,6 +10,7 @@ import time
 from typing import Final
 
 from prefork.testing.client import connect
+from prefork.testing.server import Server
 
 PATIENCE: Final = 30.0
 
@@ -149,3 +150,14 @@ def readable(client: Client, seconds: float) -> bool:
         return False
     finally:
         client.socket.settimeout(PATIENCE)
+
+
+def renew(server: Server, signum: int, workers: int = 2) -> None:
+    """Have all workers replaced, and wait until the old ones are gone."""
+    before = set(server.workers())
+    server.signal(signum)
+    server.wait_for(
+        lambda: not before & set(server.workers()) and len(server.workers()) == workers,
+        2 * PATIENCE,
+        "the old workers are still there",
+    )

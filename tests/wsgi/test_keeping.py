@@ -19,7 +19,7 @@ from prefork.services.control.client import Client as ControlClient
 from prefork.testing import call_until
 from prefork.testing.server import Server, running
 from tests.support.figures import count, full
-from tests.support.kept import Client, Crowd
+from tests.support.kept import Client, Crowd, renew
 from tests.support.wsgi.harness import ROOT, get
 
 WITHIN = 60.0  # seconds; for what takes less than one on an idle machine
@@ -38,17 +38,6 @@ def keeping(*flags: str, workers: int = 2, app: str = "echo") -> Iterator[Server
     command = [sys.executable, "-m", "prefork", "wsgi", *what]
     with running([*command, "--bind=127.0.0.1:0", *flags], cwd=ROOT, within=WITHIN) as server:
         yield server
-
-
-def renew(server: Server, signum: int, workers: int = 2) -> None:
-    """Have all workers replaced, and wait until the old ones are gone."""
-    before = set(server.workers())
-    server.signal(signum)
-    server.wait_for(
-        lambda: not before & set(server.workers()) and len(server.workers()) == workers,
-        WITHIN,
-        "the old workers are still there",
-    )
 
 
 def resize(server: Server, signum: int, workers: int) -> None:

@@ -16,9 +16,9 @@ import pytest
 
 from prefork.testing import wait_for
 from prefork.testing.client import connect
-from prefork.testing.server import Server, running
+from prefork.testing.server import running
 from tests.support.figures import count
-from tests.support.kept import Crowd
+from tests.support.kept import Crowd, renew
 from tests.support.wsgi.harness import ROOT
 
 WITHIN: Final = 60.0  # seconds; for what takes less than one on an idle machine
@@ -115,12 +115,6 @@ def in_front(proxy: Proxy, folder: Path, address: str) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(WITHIN)
-
-
-def renew(server: Server, signum: int) -> None:
-    before = set(server.workers())
-    server.signal(signum)
-    server.wait_for(lambda: not before & set(server.workers()) and len(server.workers()) == 2, WITHIN)
 
 
 @pytest.mark.long  # a reload takes a second

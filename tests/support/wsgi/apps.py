@@ -518,7 +518,10 @@ _lock = threading.Lock()
 
 
 def crowded(environ: Environ, start: Start) -> list[bytes]:
-    """How many requests this process has in hand, itself included; what kind of thread has it."""
+    """How many requests this process has in hand, itself included; what kind of thread has it.
+
+    Behind it stands whether the request had waited for 5 ms, and the 4 that the kernel's clock may be wrong by.
+    """
     global _inside  # it is the process's
     with _lock:
         _inside += 1
@@ -527,7 +530,20 @@ def crowded(environ: Environ, start: Start) -> list[bytes]:
     with _lock:
         _inside -= 1
     start("200 OK", [TEXT, ("Multithread", str(environ["wsgi.multithread"])), ("Daemon", str(_thread().daemon))])
-    return [b"%d" % count]
+    return [b"%d, waited" % count if environ.get("prefork.queue_time", 0.0) > 0.009 else b"%d" % count]
+
+
+def slow_echo(environ: Environ, start: Start) -> list[bytes]:
+    """As `echo`, after some milliseconds for which another thread can serve."""
+    time.sleep(0.005)
+    return echo(environ, start)
+
+
+def hanging(environ: Environ, start: Start) -> list[bytes]:
+    """Sleeps for as many seconds as the path says, and says where: the pid."""
+    time.sleep(float(environ["PATH_INFO"][1:]))
+    start("200 OK", [TEXT])
+    return [b"%d" % os.getpid()]
 
 
 def _thread() -> threading.Thread:
