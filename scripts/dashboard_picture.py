@@ -20,7 +20,7 @@ from prefork.testing import Load, running_target  # noqa: E402  # found by the l
 from tests.support.browser import CHROMIUM, browser  # noqa: E402  # as above
 
 SECONDS = 100
-WIDTH, HEIGHT = 1120, 900
+WIDTH, HEIGHT = 1080, 760
 
 APP = """\
 import random, time
@@ -61,7 +61,7 @@ def main() -> int:
             dice = random.Random(7)
             for second in range(SECONDS):
                 get = f"GET {dice.choice(PATHS)} HTTP/1.0\r\nHost: shop\r\n\r\n".encode()
-                with Load(server.address, payload=get, clients=2 + (second // 9 * 5) % 23, bodies=False):
+                with Load(server.address, payload=get, clients=1 + (second // 9 * 5) % 13, bodies=False):
                     time.sleep(1)  # the picture shows time passing
                     if second == SECONDS - 25:
                         os.kill(server.workers()[1], signal.SIGKILL)
