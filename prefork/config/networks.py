@@ -72,6 +72,7 @@ def parse_networks(text: str) -> tuple[Network, ...] | None:
     return tuple(found)
 
 
+@functools.lru_cache(maxsize=16)
 def truster(text: str) -> Callable[[str], bool]:
     """The question whether an address is that of a trusted peer, from the value of such a setting.
 

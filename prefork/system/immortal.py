@@ -14,7 +14,7 @@ from __future__ import annotations
 import gc
 import sys
 from _io import _IOBase
-from ctypes import c_uint32, c_void_p, sizeof
+from ctypes import c_uint32, c_void_p, pythonapi, sizeof
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType, TracebackType
 from typing import Final
 
@@ -51,7 +51,7 @@ def immortalize() -> int:
     gc.collect()
     marked = 0
     ending: dict[int, bool] = {}  # by types; nothing of theirs is asked that could be code of somebody's
-    found = gc.get_objects()
+    found, fresh = gc.get_objects(), []
     while found:
         fresh = []
         for one in found:
@@ -70,6 +70,9 @@ def immortalize() -> int:
             if type(one) is CodeType:  # of which the collector knows nothing
                 found += (one.co_consts, one.co_names, one.co_filename, one.co_name, one.co_qualname)
                 found += (one.co_linetable, one.co_exceptiontable)
+    del found, fresh
+    if hasattr(pythonapi, "malloc_trim"):  # of glibc alone
+        pythonapi.malloc_trim(0)  # what these lists were in; it would be copied with what lies beside it
     return marked
 
 

@@ -67,6 +67,7 @@ def proxys_own(name: str) -> bool:
     return name in NAMES or name.startswith(BEGINNINGS)
 
 
+@functools.lru_cache(maxsize=16)
 def standings(mode: str, allowed: str) -> Callable[[str], int]:
     """The question what becomes of a peer's fields, from the settings ``forwarded`` and ``forwarded_allow_ips``.
 

@@ -90,6 +90,7 @@ _LAX: Final = {
 """Heads that must not be accepted, by what accepting them would be."""
 
 
+@functools.cache
 def check_strictness() -> None:
     """Refuse to serve on an httptools that is too lenient to be safe.
 

@@ -59,6 +59,7 @@ class WSGIWorker(Worker):
         self._application = application
         self._options = options
         self.common = Common()
+        self.located: dict[str, WSGIOptions] = {}
         self._asked: tuple[str, ...] = ()
 
     @property
@@ -73,16 +74,16 @@ class WSGIWorker(Worker):
 
     def warm(self) -> None:
         """Have the application answer what ``warmup`` says, and what workers before were asked for most."""
-        if not (self._options.warmup or self._asked):
-            return
-        from prefork.wsgi import warmup
-
-        gateway = Gateway(
+        self._located()
+        gateway = Gateway(  # whatever it makes of the options is there for all workers then
             self._application,
             replace(self._options, access_log="", check_client_connection=False),
             io_timeout=self.settings.io_timeout,
             common=self.common,
         )
+        if not (self._options.warmup or self._asked):
+            return
+        from prefork.wsgi import warmup
 
         def serve(connection: socket.socket) -> None:
             gateway.serve_connection(connection, "")
@@ -91,6 +92,13 @@ class WSGIWorker(Worker):
         if self._asked:
             warmup.repeat(self._asked, self._options.warmup, serve, self.log)
 
+    def _located(self) -> WSGIOptions:
+        """The options with whole paths, made once for all workers where there is a mold."""
+        folder = os.path.join(self.start, self.settings.chdir)
+        if folder not in self.located:
+            self.located[folder] = located(self._options, folder)
+        return self.located[folder]
+
     def init(self) -> None:
         """Open what requests need."""
         # The application is given no connection, and a child's answer is one too many.
@@ -98,7 +106,7 @@ class WSGIWorker(Worker):
         self._header = self._entry.board.words
         self._gateway = Gateway(
             self._application,
-            located(self._options, os.path.join(self.start, self.settings.chdir)),
+            self._located(),
             sockets=self.sockets,
             io_timeout=self.settings.io_timeout,
             tls=self.tls,
@@ -192,11 +200,12 @@ def serving(application: Application, options: WSGIOptions, common: Common | Non
     if not callable(application):
         raise TypeError(f"the application is {type(application).__name__}, which can't be called")
     common = common or Common()
+    by_folder: dict[str, WSGIOptions] = {}
     start = os.getcwd() if located(options, "/") != options else ""  # what the application makes of it is another's
 
     def build() -> WSGIWorker:
         worker = WSGIWorker(application, options)
-        worker.start, worker.common = start, common
+        worker.start, worker.common, worker.located = start, common, by_folder
         return worker
 
     return build

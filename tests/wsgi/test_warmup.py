@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
 
+from prefork.accept.worker_context import MoldContext, MoldLog
+from prefork.config.networks import truster
+from prefork.config.settings import Settings
 from prefork.testing import Server, running_target
+from prefork.wsgi.forwarded import standings
+from prefork.wsgi.options import WSGIOptions
+from prefork.wsgi.parser import check_strictness
 from prefork.wsgi.warmup import ROUNDS, request
+from prefork.wsgi.worker import serving
 from tests.support.probing import APPS, ask, told
 
 
@@ -51,3 +59,19 @@ def test_an_answer_that_is_none_is_told(warmed: Server) -> None:
 )
 def test_what_is_sent(path: str, sent: bytes) -> None:
     assert request(path).startswith(sent)
+
+
+def test_what_is_made_of_the_options_is_made_once_for_all_workers_of_a_mold() -> None:
+    """By each of them it would be made on pages of its own: a quarter of the memory that a boot takes."""
+    build = serving(lambda _environ, _start: [], WSGIOptions(access_log="access"))
+    settings = Settings(preload=True, chdir="shop")
+    given = MoldContext(settings, None, MoldLog(logging.getLogger("prefork")), None)
+    in_mold, worker = build(), build()
+    in_mold.__prefork_mold__(given)
+    (made,) = in_mold.located.values()
+    assert made.access_log.endswith("/shop/access")
+    assert next(iter(worker.located.values())) is made
+    allowed = WSGIOptions().forwarded_allow_ips
+    assert truster(allowed) is truster(allowed)
+    assert standings("auto", allowed) is standings("auto", allowed)
+    assert check_strictness.cache_info().currsize == 1
