@@ -51,7 +51,8 @@ def immortalize() -> int:
     gc.collect()
     marked = 0
     ending: dict[int, bool] = {}  # by types; nothing of theirs is asked that could be code of somebody's
-    found, fresh = gc.get_objects(), []
+    found = gc.get_objects()
+    fresh: list[object] = []
     while found:
         fresh = []
         for one in found:
