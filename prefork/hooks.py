@@ -8,17 +8,15 @@ than `SLOW` seconds there is logged as well.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import inspect
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
 from prefork.errors import SettingsError
 from prefork.system.clock import SYSTEM
 from prefork.system.forks import HERE
+from prefork.system.record import Described, Record, descriptions
 
 SLOW: Final = 1.0
 """Seconds that a hook of the master's may take before that is worth a warning."""
@@ -28,12 +26,11 @@ RunsIn = Literal["master", "worker", "mold"]
 _log = logging.getLogger("prefork")
 
 
-def _about(runs_in: RunsIn, arguments: str, text: str) -> dict[str, object]:
-    return {"runs_in": runs_in, "arguments": tuple(arguments.split(", ")), "help": text}
+def _hook(runs_in: RunsIn, arguments: str, text: str) -> Any:
+    return Described(None, {"runs_in": runs_in, "arguments": tuple(arguments.split(", ")), "help": text})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hooks:
+class Hooks(Record, kw_only=True):
     """The hooks of one server; None where there is none. `described` says what each is for.
 
     ``server`` is the `Master`; in a worker it is the worker's copy of it, good for reading settings only. ``worker``
@@ -44,90 +41,62 @@ class Hooks:
         SettingsError: A hook can't be called with its arguments. All problems are reported at once.
     """
 
-    on_starting: Callable[[Any], object] | None = field(
-        default=None,
-        metadata=_about("master", "server", "Before anything else: nothing listens yet and no worker runs."),
+    on_starting: Callable[[Any], object] | None = _hook(
+        "master", "server", "Before anything else: nothing listens yet and no worker runs."
     )
-    when_ready: Callable[[Any], object] | None = field(
-        default=None,
-        metadata=_about("master", "server", "Once, when the first generation of workers is ready and serves."),
+    when_ready: Callable[[Any], object] | None = _hook(
+        "master", "server", "Once, when the first generation of workers is ready and serves."
     )
-    pre_fork: Callable[[Any, Any], object] | None = field(
-        default=None,
-        metadata=_about("master", "server, worker", "Just before a worker is forked."),
+    pre_fork: Callable[[Any, Any], object] | None = _hook("master", "server, worker", "Just before a worker is forked.")
+    post_fork: Callable[[Any, Any], object] | None = _hook(
+        "worker", "server, worker", "Just after the fork, before the application is loaded."
     )
-    post_fork: Callable[[Any, Any], object] | None = field(
-        default=None,
-        metadata=_about("worker", "server, worker", "Just after the fork, before the application is loaded."),
+    post_worker_init: Callable[[Any], object] | None = _hook(
+        "worker", "worker", "When the application is loaded and init() has returned."
     )
-    post_worker_init: Callable[[Any], object] | None = field(
-        default=None,
-        metadata=_about("worker", "worker", "When the application is loaded and init() has returned."),
+    on_idle: Callable[[Any], object] | None = _hook(
+        "worker",
+        "worker",
+        "Between two connections of the usual loop, when nobody waits for this worker; once a second at the most. "
+        "With several threads, in one of them.",
     )
-    on_idle: Callable[[Any], object] | None = field(
-        default=None,
-        metadata=_about(
-            "worker",
-            "worker",
-            "Between two connections of the usual loop, when nobody waits for this worker; once a second at the most. "
-            "With several threads, in one of them.",
-        ),
+    warm: Callable[[Any], object] | None = _hook(
+        "mold",
+        "worker",
+        "With preload, when the application is loaded: do what workers are not to do for the first time. The "
+        "worker is one that never serves.",
     )
-    warm: Callable[[Any], object] | None = field(
-        default=None,
-        metadata=_about(
-            "mold",
-            "worker",
-            "With preload, when the application is loaded: do what workers are not to do for the first time. The "
-            "worker is one that never serves.",
-        ),
+    worker_abort: Callable[[Any], object] | None = _hook(
+        "worker",
+        "worker",
+        "When the worker is about to be ended for exceeding its timeout. One that hangs in C code can't run it.",
     )
-    worker_abort: Callable[[Any], object] | None = field(
-        default=None,
-        metadata=_about(
-            "worker",
-            "worker",
-            "When the worker is about to be ended for exceeding its timeout. One that hangs in C code can't run it.",
-        ),
+    worker_exit: Callable[[Any, Any], object] | None = _hook(
+        "worker",
+        "server, worker",
+        "After exit(), before threads are joined and atexit functions called. A killed worker doesn't get to it.",
     )
-    worker_exit: Callable[[Any, Any], object] | None = field(
-        default=None,
-        metadata=_about(
-            "worker",
-            "server, worker",
-            "After exit(), before threads are joined and atexit functions called. A killed worker doesn't get to it.",
-        ),
+    child_exit: Callable[[Any, Any], object] | None = _hook(
+        "master",
+        "server, exit",
+        "After a worker's death, with the record of how it ended; that has pid and log as a worker has.",
     )
-    child_exit: Callable[[Any, Any], object] | None = field(
-        default=None,
-        metadata=_about(
-            "master",
-            "server, exit",
-            "After a worker's death, with the record of how it ended; that has pid and log as a worker has.",
-        ),
+    on_reload: Callable[[Any], object] | None = _hook(
+        "master",
+        "server",
+        "When a reload (SIGHUP) begins, before the first worker of the new generation is forked.",
     )
-    on_reload: Callable[[Any], object] | None = field(
-        default=None,
-        metadata=_about(
-            "master",
-            "server",
-            "When a reload (SIGHUP) begins, before the first worker of the new generation is forked.",
-        ),
+    on_exit: Callable[[Any], object] | None = _hook(
+        "master", "server", "Last, when all workers are gone and nothing listens any more."
     )
-    on_exit: Callable[[Any], object] | None = field(
-        default=None,
-        metadata=_about("master", "server", "Last, when all workers are gone and nothing listens any more."),
-    )
-    on_pressure: Callable[[Any, Any], object] | None = field(
-        default=None,
-        metadata=_about(
-            "master",
-            "server, pressure",
-            "When descriptors or memory have run out, in a worker or in the system, and again when that is over.",
-        ),
+    on_pressure: Callable[[Any, Any], object] | None = _hook(
+        "master",
+        "server, pressure",
+        "When descriptors or memory have run out, in a worker or in the system, and again when that is over.",
     )
 
-    def __post_init__(self) -> None:
+    def __init__(self, **named: Callable[..., object] | None) -> None:
+        super().__init__(**named)
         found = (_problem(hook, getattr(self, hook.name)) for hook in described())
         if problems := [problem for problem in found if problem]:
             raise SettingsError(problems)
@@ -208,7 +177,7 @@ class Hook(NamedTuple):
 @functools.cache
 def described() -> tuple[Hook, ...]:
     """All hooks there are."""
-    return tuple(Hook(name=found.name, **found.metadata) for found in dataclasses.fields(Hooks))
+    return tuple(Hook(name=name, **about) for name, about in descriptions(Hooks).items())
 
 
 @functools.cache
@@ -223,6 +192,8 @@ def _problem(hook: Hook, function: object) -> str | None:
     usage = f"{hook.name}({', '.join(hook.arguments)})"
     if not callable(function):
         return f"hooks: {hook.name} is {type(function).__name__}, not a function; define {usage}"
+    import inspect
+
     if inspect.iscoroutinefunction(function):
         return f"hooks: {hook.name} is a coroutine function, which nobody would await; define plain {usage}"
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import traceback
 from collections.abc import Callable, Sequence
@@ -108,6 +109,8 @@ def run(
         if hooks is None or settings.hooks:
             hooks = _loaded(lambda: hooks_of(settings, app_dir, who), f"hooks: {settings.hooks!r} failed to load")
     target.check(text, app_dir, names)
+    if not identity.reaches(who, os.__file__):
+        _lend()
 
     def build() -> Worker:
         return imported()()
@@ -115,6 +118,15 @@ def run(
     build = build if own is None else own
     services = configured.services_of(settings, sources=(app_dir,))
     return Master(build, settings, hooks=hooks, services=services, load=load, folder=folder).run()
+
+
+def _lend() -> None:
+    """Load what small applications import, for workers who become somebody that can't read the interpreter's library.
+
+    One in root's home is such. What the master has loaded, workers have.
+    """
+    for name in ("argparse", "base64", "dataclasses", "datetime", "glob", "inspect", "shutil", "subprocess"):
+        importlib.import_module(name)
 
 
 def _loaded(load: Callable[[], T], failed: str) -> T:

@@ -25,7 +25,7 @@ from mkdocs.structure.files import File, Files
 
 from prefork import errors, hooks
 from prefork.cli import metrics
-from prefork.cli.main import ServeOptions
+from prefork.cli.serving import ServeOptions
 from prefork.config import settings
 from prefork.config.embedding import EMBEDDING
 from prefork.config.fields import GROUPS, Field, table

@@ -63,18 +63,31 @@ def test_other_servers_in_the_workers_need_nothing_of_the_wsgi_server() -> None:
     )
 
 
+def loaded_by(command: str, *arguments: str) -> set[str]:
+    """The modules that a command has loaded when it ends well."""
+    program = "import sys\nfrom prefork.cli.main import main\ncode = main(sys.argv[1:])\n"
+    found = run(f"{program}print(*sys.modules, file=sys.stderr)\nsys.exit(code)", command, *arguments)
+    assert found.returncode == 0, found.stderr
+    return set(found.stderr.split())
+
+
 @pytest.mark.parametrize("command", ["serve", "wsgi"])
 def test_who_comes_from_nowhere_pays_nothing_for_those_who_do(command: str) -> None:
-    found = run(
-        f"import sys\nfrom prefork.cli.main import main\nmain([{command!r}, '--print-config'])\n"
-        "print(*sys.modules, file=sys.stderr)"
-    )
-    assert found.returncode == 0, found.stderr
-    modules = set(found.stderr.split())
+    """Nor for a mistake that was not made, a help that was not asked for, a class that is compiled."""
+    modules = loaded_by(command, "--print-config")
     assert "prefork.config.load" in modules
     assert not [
         name for name in modules if name.startswith(("prefork.migration", "prefork.embed", "prefork.cli.retold"))
     ]
+    assert not modules & {"argparse", "asyncio", "dataclasses", "inspect", "psutil", "ssl", "subprocess", "tomllib"}
+
+
+@pytest.mark.parametrize("command", ["status", "reload", "stop", "check"])
+def test_who_asks_a_server_loads_nothing_that_serves(command: str) -> None:
+    modules = loaded_by(command, "--help")
+    assert "prefork.cli.main" in modules
+    assert not [name for name in modules if name.startswith(("prefork.supervisor", "prefork.accept", "prefork.server"))]
+    assert not modules & {"asyncio", "dataclasses", "inspect", "psutil", "ssl"}
 
 
 def test_a_foreign_pytest_loads_little_of_the_package_for_its_plugin() -> None:

@@ -19,7 +19,6 @@ import errno
 import functools
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -33,6 +32,7 @@ from prefork.scoreboard.layout import Order, State
 from prefork.system.backoff import Backoff, Retry
 from prefork.system.descriptors import readable
 from prefork.system.natives import socket
+from prefork.system.record import Record
 from prefork.system.throttle import Log, Throttle
 
 _RUN = Order.RUN
@@ -60,8 +60,7 @@ class Do(enum.Enum):
     """Accept no more from this listener: it is lost. The master knows, and will send an order to leave."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rest:
+class Rest(Record):
     """Accept nothing for ``seconds``, and then not while :attr:`Recovery.held`, if the ``system`` is exhausted."""
 
     seconds: float

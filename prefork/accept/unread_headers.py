@@ -7,13 +7,13 @@ loop can't wait, those whose header is still to come wait here, in an epoll of t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, Final
 
 from prefork.accept.raw_socket import Raw
 from prefork.net.proxy_protocol import ProxyHeader, ProxyProtocolError
 from prefork.net.proxy_reader import ProxyReader
 from prefork.system.natives import os, select, socket, time
+from prefork.system.record import MutableRecord
 from prefork.system.timerfd import TimerFd
 
 epoll = select.epoll
@@ -24,8 +24,7 @@ UNNAMED: Final = ("unix", 0)
 """The true peer that came to its proxy through a unix socket: a server on TCP expects a host and a port."""
 
 
-@dataclass(slots=True)
-class _Unread:
+class _Unread(MutableRecord):
     """One connection.
 
     Attributes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefork.accept.fd_leak import LeakFinder
@@ -16,6 +15,7 @@ from prefork.hooks import Hooks
 from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.layout import Order
 from prefork.system.natives import os, socket
+from prefork.system.record import Record
 
 if TYPE_CHECKING:
     import ssl
@@ -40,8 +40,7 @@ class WorkerLog(logging.LoggerAdapter[logging.Logger]):
         return f"worker {extra['slot']}: {msg}", {**kwargs, "extra": extra}
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerContext:
+class WorkerContext(Record):
     """What the master gives a worker on its way."""
 
     slot: int
@@ -95,8 +94,7 @@ class MoldLog(logging.LoggerAdapter[logging.Logger]):
         return f"mold: {msg}", kwargs
 
 
-@dataclass(frozen=True, slots=True)
-class MoldContext:
+class MoldContext(Record):
     """What a worker is given in a mold, where it never serves."""
 
     settings: Settings

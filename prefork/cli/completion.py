@@ -11,13 +11,13 @@ import importlib
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from prefork.cli.main import COMMANDS, Command, call, write
 from prefork.config import settings
 from prefork.config.fields import table
 from prefork.errors import SettingsError
+from prefork.system.record import Record
 
 _HELP: Final = """\
 usage: prefork completion bash|zsh|fish
@@ -36,8 +36,7 @@ _ENTRY: Final = re.compile(
 _LONGEST: Final = 70  # characters of what is said of a flag
 
 
-@dataclass(frozen=True, slots=True)
-class CompletedFlag:
+class CompletedFlag(Record):
     """A flag.
 
     Attributes:

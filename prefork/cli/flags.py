@@ -6,14 +6,15 @@ what is wrong elsewhere.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple
 
 from prefork.config.fields import Field
 from prefork.errors import SettingsError, did_you_mean
+from prefork.system.record import Record
 
 _INDENT: Final = 30  # columns in front of the help of a flag
 _OWN: Final = (
@@ -24,9 +25,11 @@ _OWN: Final = (
     ("-h, --help", "Print this and exit."),
 )
 
+_NEGATIVE: Final = re.compile(r"-(\d+|\d*\.\d+)")
+"""A number, which no flag looks like."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommandLine:
+
+class CommandLine(Record, kw_only=True):
     """What a command line says.
 
     Attributes:
@@ -50,16 +53,33 @@ class CommandLine:
     complaints: tuple[str, ...]
 
 
-class _FlagParser(argparse.ArgumentParser):
-    """One that raises where argparse exits."""
+class _Flag(NamedTuple):
+    """One flag.
 
-    def error(self, message: str) -> NoReturn:
-        """Raise what is wrong as one line that begins with the flag."""
-        raise SettingsError(message.removeprefix("argument "))
+    Attributes:
+        name: What it is the flag of.
+        names: All that it is called.
+        valued: Whether a value stands behind it.
+        repeats: Whether it may be given several times, each adding a value.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    valued: bool = True
+    repeats: bool = False
+
+
+_OF_THE_COMMAND: Final = (
+    _Flag("--config", ("-c", "--config")),
+    _Flag("--app-dir", ("--app-dir",)),
+    _Flag("--print-config", ("--print-config",), valued=False),
+    _Flag("--check", ("--check",), valued=False),
+    _Flag("--help", ("-h", "--help"), valued=False),
+)
 
 
 def read(argv: Sequence[str], fields: Iterable[Field]) -> CommandLine:
-    """Read the arguments of a command that serves.
+    """Read the arguments of a command that serves, as argparse would that takes no abbreviations.
 
     Args:
         argv: The arguments behind the command's name.
@@ -69,34 +89,75 @@ def read(argv: Sequence[str], fields: Iterable[Field]) -> CommandLine:
         SettingsError: A flag lacks its value or has one too many; nothing behind it can be understood then.
     """
     fields = tuple(fields)
-    parser = _FlagParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("target", nargs="?")
-    parser.add_argument("-c", "--config")
-    parser.add_argument("--app-dir", default=".")
-    parser.add_argument("--print-config", action="store_true")
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("-h", "--help", action="store_true")
-    for field in fields:
-        action: Any = "store"
-        if field.kind.switch:
-            action = argparse.BooleanOptionalAction
-        elif field.kind.repeats:
-            action = "append"
-        names = [field.short, field.flag] if field.short else [field.flag]
-        parser.add_argument(*names, action=action, dest=field.name)
-    found, strange = parser.parse_known_args(argv)
+    known = {name: flag for flag in (*_OF_THE_COMMAND, *map(_flag, fields)) for name in flag.names}
+    said: dict[str, Any] = {}
+    target: str | None = None
+    strange: list[str] = []
+    words = deque(argv)
+    flags = True
+    while words:
+        word = words.popleft()
+        if flags and word == "--":
+            flags = False  # what follows are none, whatever they begin with
+            continue
+        found = _split(word, known) if flags else None
+        if found is not None and found[0] in known:
+            name, value = found
+            _take(known[name], name, value, words, known, said)
+        elif found is None and target is None:
+            target = word
+        else:
+            strange.append(word)
     # What stands behind a flag that nobody knows was meant as its value, not as the target.
-    taken = any(flag in strange and value == found.target for flag, value in pairwise(argv))
+    taken = any(flag in strange and value == target for flag, value in pairwise(argv))
     return CommandLine(
-        target=None if taken else found.target,
-        config=found.config,
-        app_dir=found.app_dir,
-        print_config=found.print_config,
-        check=found.check,
-        help=found.help,
-        flags={field.name: getattr(found, field.name) for field in fields},
-        complaints=tuple(_complaints(strange, found.target, fields)),
+        target=None if taken else target,
+        config=said.get("--config"),
+        app_dir=said.get("--app-dir", "."),
+        print_config=said.get("--print-config", False),
+        check=said.get("--check", False),
+        help=said.get("--help", False),
+        flags={field.name: said.get(field.name) for field in fields},
+        complaints=tuple(_complaints(strange, target, fields)),
     )
+
+
+def _flag(field: Field) -> _Flag:
+    names = (field.short, *_names(field)) if field.short else tuple(_names(field))
+    return _Flag(field.name, names, not field.kind.switch, field.kind.repeats)
+
+
+def _split(word: str, known: Collection[str]) -> tuple[str, str | None] | None:
+    """The flag that a word is, and the value that stands in it; None for a word that is none."""
+    if not word.startswith("-") or word == "-":
+        return None
+    if word in known:
+        return word, None
+    name, sign, value = word.partition("=")
+    if sign and name in known:
+        return name, value
+    if not word.startswith("--") and word[:2] in known:
+        return word[:2], word[2:]
+    return None if _NEGATIVE.fullmatch(word) or " " in word else (word, None)
+
+
+def _take(
+    flag: _Flag, name: str, value: str | None, words: deque[str], known: Collection[str], said: dict[str, Any]
+) -> None:
+    """Note what a flag says: the value in it, or the word behind it, or that it is there."""
+    if not flag.valued:
+        if value is not None:
+            raise SettingsError(f"{'/'.join(flag.names)}: ignored explicit argument {value!r}")
+        said[flag.name] = not name.startswith("--no-")
+        return
+    if value is None:
+        if not words or words[0] == "--" or _split(words[0], known) is not None:
+            raise SettingsError(f"{'/'.join(flag.names)}: expected one argument")
+        value = words.popleft()
+    if flag.repeats:
+        said.setdefault(flag.name, []).append(value)
+    else:
+        said[flag.name] = value
 
 
 def _complaints(strange: Sequence[str], target: str | None, fields: Iterable[Field]) -> Iterable[str]:

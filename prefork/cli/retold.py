@@ -55,7 +55,7 @@ def gunicorn(argv: Sequence[str]) -> int:
         The exit code.
 
     Raises:
-        PreforkError: As `prefork.cli.main.serving` does, and when gunicorn's configuration can't be read or served.
+        PreforkError: As `prefork.cli.serving.serving` does, and when gunicorn's configuration can't be read or served.
     """
     from prefork.migration.gunicorn import retell
 
@@ -91,7 +91,7 @@ def uwsgi(argv: Sequence[str]) -> int:
         The exit code.
 
     Raises:
-        PreforkError: As `prefork.cli.main.serving` does, and when uWSGI's configuration can't be read or served.
+        PreforkError: As `prefork.cli.serving.serving` does, and when uWSGI's configuration can't be read or served.
     """
     from prefork.migration.uwsgi import retell
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 from rich.text import Text
@@ -16,6 +15,7 @@ from rich.text import Text
 from prefork.errors import printable
 from prefork.status import text as report
 from prefork.status.model import Status, Totals, Working
+from prefork.system.record import Record
 
 SIGNS: Final = {"idle": "_", "busy": "B", "starting": "S", "backing off": "!", "leaving": "G"}
 """The scoreboard's sign for a worker, as Apache has it where the meaning is the same; "." is a place without one."""
@@ -47,8 +47,7 @@ _REMEMBERED: Final = 400  # samples for the sparklines; the widest terminals hav
 _DEATHS: Final = 3  # lines
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerRow:
+class WorkerRow(Record):
     """One worker with what follows from two statuses."""
 
     worker: Working
@@ -58,8 +57,7 @@ class WorkerRow:
     """Share of one CPU since then."""
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(Record):
     """A column of the table.
 
     Args:

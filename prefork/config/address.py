@@ -19,11 +19,11 @@ a path or a descriptor is any good shows when it is used.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final, Literal
 
 from prefork.system.natives import os, socket
+from prefork.system.record import Record
 
 AddressKind = Literal["inet", "inet6", "unix", "abstract", "fd", "systemd"]
 
@@ -36,8 +36,7 @@ _FD_NAME: Final = re.compile(r"[!-9;-~]{1,255}")  # sd_listen_fds_with_names(3):
 _BIGGEST_FD: Final = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Record):
     """Somewhere to listen. Made by `parse`; the fields that a kind has no use for keep their defaults.
 
     Args:
@@ -58,7 +57,17 @@ class Address:
     fd: int = -1
     name: str = ""
     type: socket.SocketKind = socket.SOCK_STREAM
-    folder: str = field(default="", compare=False, repr=False)
+    folder: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        return self._said == other._said if isinstance(other, Address) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._said)
+
+    @property
+    def _said(self) -> tuple[object, ...]:
+        return self.kind, self.host, self.port, self.path, self.fd, self.name, self.type
 
     @property
     def file(self) -> str:

@@ -7,18 +7,17 @@ that the setting's name in front of it makes a whole line. All of it is pure.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from prefork.config.address import parse as parse_address
 from prefork.system.natives import os, socket
+from prefork.system.record import Described, Record, descriptions, fields_of
 
 T = TypeVar("T")
-S = TypeVar("S")
+S = TypeVar("S", bound="SettingsTable")
 
 Plain = bool | int | float | str | tuple[str, ...] | tuple[int, ...]
 """What a setting's value is in TOML."""
@@ -70,8 +69,7 @@ def _unchanged(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class Kind(Generic[T]):
+class Kind(Record, Generic[T]):
     """One sort of value.
 
     Args:
@@ -97,8 +95,7 @@ class Kind(Generic[T]):
     words: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Field:
+class Field(Record, kw_only=True):
     """One setting, described once; flags, environment, TOML, help and documentation derive from it.
 
     Args:
@@ -143,16 +140,29 @@ class Field:
 
 
 def setting(default: object, group: str, kind: Kind[Any], help: str, short: str = "") -> Any:  # noqa: A002  # the word that argparse and Field use
-    """One row of a table of settings, which is a dataclass; the arguments are those of `Field`."""
-    metadata = {"group": group, "kind": kind, "help": help, "short": short}
-    return dataclasses.field(default=default, metadata=metadata)
+    """One row of a table of settings; the arguments are those of `Field`."""
+    return Described(default, {"group": group, "kind": kind, "help": help, "short": short})
 
 
-def table(settings: type) -> tuple[Field, ...]:
+class SettingsTable(Record, kw_only=True):
+    """A table of settings: each field is a row, made by `setting`. What is given by name is checked."""
+
+    def __init__(self, **named: Any) -> None:
+        super().__init__(**named)
+        self.settle()
+
+    def settle(self) -> None:
+        """Check the values, and give each its proper type; for those who have rules for that.
+
+        Raises:
+            SettingsError: With all problems at once.
+        """
+
+
+def table(settings: type[SettingsTable]) -> tuple[Field, ...]:
     """The rows of a table of settings, in its order."""
-    return tuple(
-        Field(name=field.name, default=field.default, **field.metadata) for field in dataclasses.fields(settings)
-    )
+    about = descriptions(settings)
+    return tuple(Field(name=name, default=getattr(settings, name), **about[name]) for name in fields_of(settings))
 
 
 def made(kind: type[S], values: Mapping[str, Any]) -> S:
@@ -162,9 +172,8 @@ def made(kind: type[S], values: Mapping[str, Any]) -> S:
         kind: The table.
         values: Each value in its proper type, by the name of its setting.
     """
-    settings = object.__new__(kind)
-    for name, value in values.items():
-        object.__setattr__(settings, name, value)
+    settings = kind.__new__(kind)
+    vars(settings).update(values)
     return settings
 
 
@@ -181,7 +190,7 @@ def located(settings: S, folder: str, fields: Iterable[Field] | None = None) -> 
         value = getattr(settings, field.name)
         if field.kind.locate is not None and field.kind.locate(value, folder) != value:
             changed[field.name] = field.kind.locate(value, folder)
-    return dataclasses.replace(settings, **changed) if changed else settings  # type: ignore[type-var]  # each is a dataclass
+    return made(type(settings), {**vars(settings), **changed}) if changed else settings
 
 
 def refusal(value: object, clause: str) -> ValueError:

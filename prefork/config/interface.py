@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
+from types import FunctionType, MethodType
 from typing import Any, Final, Literal
 
 Interface = Literal["asgi", "wsgi", "handle", "streams", "factory", "aiohttp", "tornado", "worker", "made", "unknown"]
@@ -23,6 +23,8 @@ REMEDIES: Final[Mapping[Interface, str]] = {
 
 _CONNECTIONS: Final = frozenset({"connection", "conn", "sock", "socket", "client", "connection_"})
 _ASGI: Final = 3  # positional arguments: scope, receive, send
+_VARARGS: Final = 0x04  # CO_VARARGS, and CO_COROUTINE: what inspect says of a code object's flags
+_COROUTINE: Final = 0x80
 _PAIR: Final = 2  # connection and address, reader and writer
 
 
@@ -40,9 +42,9 @@ def interface_of(found: Any) -> Interface:
         return "worker" if isinstance(found, type) else "made"
     if isinstance(found, type) or not callable(found):
         return "unknown"
-    call = found if inspect.isroutine(found) else kind.__call__
-    names = _positional(found)
-    if inspect.iscoroutinefunction(call):
+    plain = _plain(found)
+    names, coroutine = _inspected(found) if plain is None else _read(*plain)
+    if coroutine:
         return "asgi" if names is None or len(names) == _ASGI else "streams" if len(names) == _PAIR else "unknown"
     if callable(getattr(found, "wsgi_app", None)):
         return "wsgi"
@@ -59,8 +61,42 @@ def _by_arguments(names: list[str]) -> Interface:
     return "handle" if names[0].lstrip("_") in _CONNECTIONS else "unknown"
 
 
+def _plain(found: Any) -> tuple[FunctionType, int] | None:
+    """The function of Python's behind a callable, and how many of its arguments are given; None where that hides more.
+
+    Each worker asks, and inspect, which knows all there is, takes longer to import than many an application.
+    """
+    function, given = found, 0
+    if isinstance(found, MethodType):
+        function, given = found.__func__, 1
+    elif not isinstance(found, FunctionType) and not hasattr(type(found), "__get__"):
+        function, given = type(found).__call__, 1
+    return (
+        None
+        if type(function) is not FunctionType or vars(function) or hasattr(found, "__signature__")
+        else (function, given)
+    )
+
+
+def _read(function: FunctionType, given: int) -> tuple[list[str] | None, bool]:
+    """As :func:`_inspected`, of a plain function of which some arguments are given."""
+    code = function.__code__
+    needed = code.co_argcount - len(function.__defaults__ or ())
+    names = None if code.co_flags & _VARARGS else list(code.co_varnames[given:needed])
+    return names, bool(code.co_flags & _COROUTINE)
+
+
+def _inspected(found: Any) -> tuple[list[str] | None, bool]:
+    """The names of the arguments that have to be given, None where they can't be told; whether it is a coroutine's."""
+    import inspect
+
+    call = found if inspect.isroutine(found) else type(found).__call__
+    return _positional(found), inspect.iscoroutinefunction(call)
+
+
 def _positional(found: Any) -> list[str] | None:
-    """The names of the arguments that have to be given; None where they can't be told."""
+    import inspect
+
     try:
         parameters = inspect.signature(found).parameters.values()
     except (TypeError, ValueError):

@@ -5,18 +5,16 @@ A part of the table of `prefork.config.settings.Settings`; see there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from prefork.config import fields as kinds
-from prefork.config.fields import setting
+from prefork.config.fields import SettingsTable, setting
 
 _LONGEST_WAIT: Final = 2_000_000.0  # seconds; what poll(2) can wait for is 2**31 - 1 milliseconds
 _MOST: Final = 1_000_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Keepalive:
+class Keepalive(SettingsTable, kw_only=True):
     """For how long connections are kept, and how many. Not used by itself: `Settings` checks it."""
 
     keepalive: float = setting(

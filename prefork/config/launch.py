@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from dataclasses import dataclass
 from typing import ClassVar
 
 from prefork.config import sources
 from prefork.errors import SettingsError
 from prefork.system import limits, process, safepath, signals
 from prefork.system.natives import os
+from prefork.system.record import Record
 
 HANDOVER = "_PREFORK_HANDOVER"
 """The environment variable that names the record of an upgrade to the next image: "FD:PID"."""
@@ -109,8 +109,7 @@ class Footing:
                 self._entered = os.stat(".")
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(Record):
     """How this process was started, so that it can be started again."""
 
     executable: str

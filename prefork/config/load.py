@@ -7,11 +7,9 @@ reading and checking; this module knows nothing of any single setting, but for t
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from prefork.config import expansion, rules, settings
@@ -19,6 +17,7 @@ from prefork.config.fields import GROUPS, Field, Plain, made
 from prefork.config.rules import Problem
 from prefork.config.settings import Settings
 from prefork.errors import SettingsError, did_you_mean
+from prefork.system.record import MutableRecord, Record, fresh
 
 T = TypeVar("T")
 
@@ -41,8 +40,7 @@ _HIGHEST_PORT: Final = 65535
 _PORT_DIGITS: Final = 6  # one more than that has
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table(Generic[T]):
+class Table(Record, Generic[T], kw_only=True):
     """Settings that one command has beyond those of every server.
 
     Args:
@@ -64,8 +62,7 @@ class Sourced(NamedTuple):
     origin: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Configuration:
+class Configuration(Record, kw_only=True):
     """What holds, and why.
 
     Attributes:
@@ -105,15 +102,14 @@ class Configuration:
         return "\n".join(lines)
 
 
-@dataclass(slots=True)
-class _Reading:
+class _Reading(MutableRecord):
     """One pass over all sources: what they say so far, and what is wrong so far."""
 
     known: Mapping[str, Field]
-    given: dict[str, Sourced] = dataclasses.field(default_factory=dict)
-    bad: set[str] = dataclasses.field(default_factory=set)
-    complaints: list[str] = dataclasses.field(default_factory=list)
-    problems: list[Problem] = dataclasses.field(default_factory=list)
+    given: dict[str, Sourced] = fresh(factory=dict)
+    bad: set[str] = fresh(factory=set)
+    complaints: list[str] = fresh(factory=list)
+    problems: list[Problem] = fresh(factory=list)
 
     def put(self, name: str, value: object, origin: str) -> None:
         """Take a value; it beats those taken before."""

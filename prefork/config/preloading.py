@@ -5,11 +5,10 @@ A part of the table of `prefork.config.settings.Settings`; see there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from prefork.config import fields as kinds
-from prefork.config.fields import Kind, setting
+from prefork.config.fields import Kind, SettingsTable, setting
 
 
 def _counts(noun: str) -> Kind[tuple[int, ...]]:
@@ -46,8 +45,7 @@ OF_MOLD: Final = {"fork_safety": "warn", "refork_after": (), "immortal": False}
 """Settings that say something of the mold alone, and what they are by default."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preloading:
+class Preloading(SettingsTable, kw_only=True):
     """Of what workers are made. Not used by itself: `Settings` checks it."""
 
     preload: bool = setting(

@@ -5,11 +5,10 @@ A part of the table of `prefork.config.settings.Settings`; see there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from prefork.config import fields as kinds
-from prefork.config.fields import Kind, setting
+from prefork.config.fields import Kind, SettingsTable, setting
 
 CHECKS: Final = ("exhausted", "reload")
 """What may make a server unfit, besides its start and its stop."""
@@ -27,8 +26,7 @@ def _checks() -> Kind[str]:
     return Kind("CHECKS", str.strip, check)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Probing:
+class Probing(SettingsTable, kw_only=True):
     """What balancers are told. Not used by itself: `Settings` checks it."""
 
     health_bind: str = setting(

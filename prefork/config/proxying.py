@@ -5,16 +5,14 @@ A part of the table of `prefork.config.settings.Settings`; see there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from prefork.config import fields as kinds
-from prefork.config.fields import setting
+from prefork.config.fields import SettingsTable, setting
 from prefork.config.networks import DEFAULT_ALLOWED, networks
 
 
-@dataclass(frozen=True, kw_only=True)
-class Proxying:
+class Proxying(SettingsTable, kw_only=True):
     """What a proxy says of connections. Not used by itself: `Settings` checks it."""
 
     proxy_protocol: Literal["off", "v1", "v2", "any"] = setting(

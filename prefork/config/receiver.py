@@ -8,8 +8,9 @@ unix:///dev/log, unix:///run/log#stream a unix socket, of datagrams unless it sa
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from prefork.system.record import Record
 
 _INTERNET: Final = re.compile(
     r"(?:(?P<kind>udp|tcp)://)?(?:\[(?P<ipv6>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<host>[A-Za-z0-9._-]{1,253}))"
@@ -19,8 +20,7 @@ _UNIX: Final = re.compile(r"unix://(?P<path>/[^\0#]+?)(?:#(?P<type>dgram|stream)
 _HIGHEST_PORT: Final = 65535
 
 
-@dataclass(frozen=True, slots=True)
-class Receiver:
+class Receiver(Record):
     """Where something is sent. Made by `parse`.
 
     Args:

@@ -5,12 +5,12 @@ A part of the table of `prefork.config.settings.Settings`; see there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from prefork.config import fields as kinds
 from prefork.config import receiver
-from prefork.config.fields import Kind, setting
+from prefork.config.fields import Kind, SettingsTable, setting
+from prefork.system.record import changed
 
 FACILITIES: Final = {
     name: number
@@ -41,8 +41,7 @@ def _receiver(port: int, *, stream: bool) -> Kind[str]:
     return Kind("ADDRESS", str.strip, check)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reporting:
+class Reporting(SettingsTable, kw_only=True):
     """Where the log goes, and how. Not used by itself: `Settings` checks it."""
 
     log_level: Literal["debug", "info", "warning", "error", "critical"] = setting(
@@ -104,7 +103,7 @@ class Reporting:
     syslog_facility: str = setting(
         "user",
         kinds.REPORTING,
-        replace(kinds.choice(*FACILITIES), metavar="FACILITY"),
+        changed(kinds.choice(*FACILITIES), metavar="FACILITY"),
         "Under which of syslog's facilities: user, daemon, local0 to local7 and so on.",
     )
     record_requests: bool = setting(

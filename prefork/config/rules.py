@@ -212,8 +212,7 @@ def settle(settings: object, fields: Mapping[str, Field]) -> None:
     values, problems = examine(fields, {name: getattr(settings, name) for name in fields}, ())
     if problems:
         raise SettingsError(problem.text for problem in problems)
-    for name, value in values.items():
-        object.__setattr__(settings, name, value)
+    vars(settings).update(values)
 
 
 def _unknown(name: str, fields: Mapping[str, Field]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from prefork.config import fields as kinds
@@ -35,8 +34,7 @@ _C_INT: Final = 2**31 - 1
 _SECONDS: Final = kinds.number("a number of seconds", most=_LONGEST_WAIT)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings(Preloading, Reporting, Keepalive, Proxying, Probing, Transport):
+class Settings(Preloading, Reporting, Keepalive, Proxying, Probing, Transport, kw_only=True):
     """What a server is told. Immutable; checked as a whole when it is made.
 
     Every field is described in the table below, and by ``prefork serve --help``. Times are seconds, sizes are bytes.
@@ -395,7 +393,12 @@ class Settings(Preloading, Reporting, Keepalive, Proxying, Probing, Transport):
         "for each worker, and in workers of prefork.embed. Other workers keep theirs, for what they execute.",
     )
 
-    def __post_init__(self) -> None:
+    def settle(self) -> None:
+        """Check the values, each by itself and all together, and give each its proper type.
+
+        Raises:
+            SettingsError: With all problems at once.
+        """
         rules.settle(self, by_name())
 
     @classmethod

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import pkgutil
 import re
 import sys
@@ -197,6 +196,8 @@ def _made_by(target: Target, factory: object) -> object:
     if not callable(factory):
         kind = type(factory).__name__
         raise TargetError(f"{target.text!r}: {target.attribute} is {kind}, not a function; leave the () out")
+    import inspect
+
     try:
         inspect.signature(factory).bind()
     except TypeError as error:

@@ -5,17 +5,15 @@ The first part of the table of `prefork.config.settings.Settings`; see there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from prefork.config import fields as kinds
-from prefork.config.fields import setting
+from prefork.config.fields import SettingsTable, setting
 
 _C_INT: Final = 2**31 - 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class Transport:
+class Transport(SettingsTable, kw_only=True):
     """What carries connections. Not used by itself: `Settings` checks it."""
 
     nodelay: bool = setting(

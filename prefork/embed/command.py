@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from prefork import embed, server
-from prefork.cli import main as cli
+from prefork.cli.serving import ServingCommand, serving
 from prefork.config import fields as kinds
 from prefork.config.embedding import EMBEDDING, options_of, worker_class, worker_options
-from prefork.config.fields import made, setting, table
+from prefork.config.fields import SettingsTable, made, setting, table
 from prefork.config.interface import meant
 from prefork.config.load import DEFAULT, Configuration, Table
 from prefork.embed.around import AroundASGI, AroundWSGI
@@ -67,8 +66,7 @@ Examples:
   prefork asgi shop:application --worker-options limit_concurrency=100,server_header=false"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ASGIOptions:
+class ASGIOptions(SettingsTable, kw_only=True):
     """What ``prefork asgi`` is told beyond `prefork.config.settings.Settings`. Checked when the command reads it."""
 
     worker_class: Literal["uvicorn", "hypercorn"] = worker_class(
@@ -113,11 +111,11 @@ def asgi(argv: Sequence[str], retelling: Retelling | None = None) -> int:
         The exit code.
 
     Raises:
-        PreforkError: As `prefork.cli.main.serving` does.
+        PreforkError: As `prefork.cli.serving.serving` does.
     """
     groups = (ASGI, EMBEDDING, wsgi_options.PROXIES, wsgi_options.LOGGING)
-    return cli.serving(
-        cli.ServingCommand(
+    return serving(
+        ServingCommand(
             name="asgi",
             target="MODULE:ATTRIBUTE",
             about=_ABOUT,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError
 from typing import Any
 
 from prefork.migration.gunicorn_cfg import Cfg
@@ -52,7 +51,7 @@ class Face:
             return
         try:
             setattr(self.__dict__["_subject"], name, value)
-        except (AttributeError, FrozenInstanceError):
+        except AttributeError:
             self.__dict__[name] = value
 
 

@@ -59,9 +59,10 @@ from __future__ import annotations
 import enum
 import errno
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
+
+from prefork.system.record import Record
 
 ERESTARTSYS: Final = 512
 """The kernel's own errno for "restart this call"; it never leaves the kernel, but a trace shows it (accept(2))."""
@@ -95,8 +96,7 @@ class Reaction(enum.IntEnum):
     """A programming error: say so loudly, this worker ends and is replaced."""
 
 
-@dataclass(frozen=True, slots=True)
-class AcceptError:
+class AcceptError(Record):
     """One errno of the table.
 
     Args:

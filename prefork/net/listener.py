@@ -18,10 +18,8 @@ we know of others may be wrong (`prefork.net.sharing`), and a gate would stay.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Collection
-from dataclasses import replace
 from typing import Final
 
 from prefork.config.address import Address, parse
@@ -37,6 +35,7 @@ from prefork.net.syn_gate import SynGate
 from prefork.net.unixpath import Claim, FileId
 from prefork.system.natives import os, socket
 from prefork.system.peer import format_peer
+from prefork.system.record import changed
 
 __all__ = ["Listener", "Snapshot"]
 
@@ -189,7 +188,7 @@ class Listener:
         Raises:
             ListenError: A descriptor of the snapshot does not listen.
         """
-        address = replace(parse(snapshot.address), folder=folder)
+        address = changed(parse(snapshot.address), folder=folder)
         sockets: dict[int, KernelSocket] = {}
         try:
             for slot, fd in snapshot.members:
@@ -293,7 +292,7 @@ class Listener:
             first = self._group.any
             if self._tcp:
                 seconds = first.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT)
-                self._options = dataclasses.replace(self._options, defer_accept=seconds)
+                self._options = changed(self._options, defer_accept=seconds)
                 self._gate.prepare()
             self._blocking = os.get_blocking(first.fileno())
             self.owned = self._borrowed = True

@@ -8,7 +8,6 @@ idle workers, and an accepted socket inherits it.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypedDict
 
@@ -16,6 +15,7 @@ from prefork.net.ipsocket import IPSocket
 from prefork.net.kernelsocket import Socket
 from prefork.net.reuseport.steering import Mode
 from prefork.system.natives import socket
+from prefork.system.record import Record
 
 _log: Final = logging.getLogger("prefork")
 
@@ -24,8 +24,7 @@ _FAST_OPEN: Final = Path("/proc/sys/net/ipv4/tcp_fastopen")
 _FAST_OPEN_SERVER: Final = 2  # the bit that lets listeners take part (ip-sysctl in the kernel's documentation)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SocketOptions:
+class SocketOptions(Record, kw_only=True):
     """What a listener is set up with. The names are those of the settings.
 
     Args:

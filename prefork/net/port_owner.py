@@ -1,7 +1,7 @@
 """Who holds an address that we wanted: for the error message, as far as we may see it.
 
 psutil reads /proc, where a user sees the sockets of all but the descriptors of his own processes only: an unknown
-holder is normal, and makes the message shorter, never wrong.
+holder is normal, and makes the message shorter, never wrong. It is imported when there is such a message to be made.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import struct
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import psutil
+from typing import Any, Final, NamedTuple
 
 from prefork.config.address import Address
 from prefork.errors import ListenError, OrphansError
@@ -21,6 +19,9 @@ from prefork.system.natives import socket
 
 SCOREBOARD = "prefork-scoreboard"
 """The name that a server's shared memory has in /proc/PID/maps (memfd_create(2))."""
+
+_LISTENING: Final = "LISTEN"
+"""psutil's word for it."""
 
 
 class PortOwner(NamedTuple):
@@ -50,7 +51,7 @@ def of_port(host: str, port: int) -> PortOwner:
     """Who listens on a TCP port, at ``host`` or at every address."""
     pids = set()
     for connection in _connections("tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+        if connection.status == _LISTENING and connection.laddr.port == port and connection.pid:
             everywhere = {"0.0.0.0", "::"}
             if connection.laddr.ip == host or connection.laddr.ip in everywhere or host in everywhere:
                 pids.add(connection.pid)
@@ -80,7 +81,7 @@ def check_group(address: Address, sock: IPSocket) -> None:
     pids = {
         one.pid
         for one in _connections("tcp")
-        if one.status == psutil.CONN_LISTEN and one.pid and (one.laddr.ip, one.laddr.port) == (name.host, name.port)
+        if one.status == _LISTENING and one.pid and (one.laddr.ip, one.laddr.port) == (name.host, name.port)
     }
     orphans = {pid for pid in pids if _orphans({pid})}
     if orphans:
@@ -114,6 +115,10 @@ def of_peer(probe: socket.socket, path: str) -> PortOwner:
 
 def _connections(kind: str) -> list[Any]:
     try:
+        import psutil
+    except OSError:
+        return []  # there is no descriptor for it
+    try:
         return psutil.net_connections(kind)
     except (psutil.Error, OSError, RuntimeError):
         return []  # the message goes out without a name
@@ -142,6 +147,8 @@ def _is_worker(pid: int) -> bool:
 
 
 def _parent(pid: int) -> int:
+    import psutil
+
     try:
         return psutil.Process(pid).ppid()
     except (psutil.Error, OSError):
@@ -149,6 +156,8 @@ def _parent(pid: int) -> int:
 
 
 def _children(pid: int) -> list[int]:
+    import psutil
+
     try:
         return [child.pid for child in psutil.Process(pid).children()]
     except (psutil.Error, OSError):
@@ -157,6 +166,8 @@ def _children(pid: int) -> list[int]:
 
 def _eldest(pids: set[int]) -> str:
     """Of processes that share one socket the first born is the one to name: the master of the others."""
+    import psutil
+
     born = []
     for pid in pids:
         try:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from prefork.net.reuseport.steering import Mode
+from prefork.system.record import Record
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Record):
     """What a listener is, for the image of this process that follows after exec(2): plain numbers and text.
 
     Args:

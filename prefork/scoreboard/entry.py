@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from prefork.scoreboard import layout
 from prefork.scoreboard.events import EventKind, EventsPipe, Why
@@ -56,7 +55,6 @@ _EVER = 1e9  # seconds, some thirty years
 _IDLE, _STANDING_BY = bytes([Stance.IDLE]), bytes([Stance.STANDING_BY])
 
 
-@dataclass(slots=True)
 class Lane:
     """The marks of one accepting thread.
 
@@ -68,17 +66,23 @@ class Lane:
         recorder: where to note what is in hand; None notes nothing.
     """
 
-    words: memoryview[int]
-    recorder: FlightRecorder | None = None
-    served: int = 0
-    failed: int = 0
-    total: int = 0
-    longest: int = 0
-    histogram: list[int] = field(default_factory=lambda: [0] * BUCKETS)
-    waited: list[int] = field(default_factory=lambda: [0] * WAIT_BUCKETS)
-    waited_total: int = 0
-    extended: bool = False
-    """Whether the handler has asked for a deadline of its own."""
+    __slots__ = (
+        *("words", "recorder", "served", "failed", "total", "longest", "histogram", "waited", "waited_total"),
+        "extended",
+    )
+
+    def __init__(self, words: memoryview[int], recorder: FlightRecorder | None = None) -> None:
+        self.words = words
+        self.recorder = recorder
+        self.served = 0
+        self.failed = 0
+        self.total = 0
+        self.longest = 0
+        self.histogram = [0] * BUCKETS
+        self.waited = [0] * WAIT_BUCKETS
+        self.waited_total = 0
+        self.extended = False
+        """Whether the handler has asked for a deadline of its own."""
 
     def begin(self) -> int:
         """Mark this lane busy from now on; returns the moment (monotonic ns), to be given to :meth:`end`."""

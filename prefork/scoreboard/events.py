@@ -11,9 +11,9 @@ from __future__ import annotations
 import enum
 import fcntl
 import struct
-from dataclasses import dataclass
 
 from prefork.system.natives import os
+from prefork.system.record import Record
 
 write = os.write
 
@@ -51,8 +51,7 @@ class Why(enum.IntEnum):
     """The application called ``worker.recycle()``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Record):
     """One record."""
 
     kind: EventKind

@@ -54,11 +54,11 @@ import ctypes
 import enum
 import fcntl
 import mmap
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from prefork.scoreboard.bounds import count, held, member, moment
 from prefork.system.natives import os, time
+from prefork.system.record import Record
 
 SCOREBOARD = "prefork-scoreboard"
 """The name that the memory has in /proc/PID/maps, by which a worker is known; the same in `prefork.net.port_owner`."""
@@ -174,8 +174,7 @@ class State(enum.IntEnum):
     FAILED_TO_BOOT = 6
 
 
-@dataclass(frozen=True, slots=True)
-class LaneView:
+class LaneView(Record):
     """What one accepting thread of a worker says of itself. Times are monotonic ns."""
 
     busy_since: int
@@ -196,8 +195,7 @@ class LaneView:
         return self.served + self.failed + (1 if self.busy_since else 0)
 
 
-@dataclass(frozen=True, slots=True)
-class EntryView:
+class EntryView(Record):
     """One entry as the master read it, with every word that can't be true replaced."""
 
     pid: int

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from prefork.errors import printable
 from prefork.scoreboard.bounds import moment
 from prefork.scoreboard.layout import BUSY_SINCE, LANE, LANE_WORDS, RECORD, RECORD_WORDS
 from prefork.system.natives import time
+from prefork.system.record import Record
 
 _WAITED: Final = struct.Struct("=i")
 _UNKNOWN: Final = -1
@@ -86,8 +86,7 @@ class FlightRecorder:
         words[RECORD] = words[BUSY_SINCE]
 
 
-@dataclass(frozen=True, slots=True)
-class InHand:
+class InHand(Record):
     """What one lane has in hand.
 
     Attributes:

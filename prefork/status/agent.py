@@ -7,10 +7,10 @@ Together, because a line that has only one of them leaves the other as some earl
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final
 
 from prefork.scoreboard.layout import Readiness
+from prefork.system.record import Record
 
 SMOOTHING: Final = 2.0
 """Seconds in which the weight has come two thirds of the way to what is true now."""
@@ -42,8 +42,7 @@ def reason_of(readiness: Readiness) -> str:
     return _REASONS.get(readiness, "")
 
 
-@dataclass(frozen=True, slots=True)
-class Workload:
+class Workload(Record):
     """What the workers do.
 
     Attributes:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-import psutil
-
 from prefork.net.accept_errors import lookup
 from prefork.scoreboard.layout import EntryView, LaneView, Order, State
 from prefork.scoreboard.recorder import InHand
@@ -30,6 +28,7 @@ from prefork.supervisor.goal import Crashes
 from prefork.supervisor.roster import Death
 from prefork.supervisor.service import ServerView
 from prefork.supervisor.views import ExitsView, MemberView
+from prefork.system import usage
 from prefork.system.natives import os, time
 from prefork.system.process import proportional_memory
 
@@ -56,7 +55,6 @@ class StatusCollector:
         self._version = version
         self._started = time.time()
         self._began = server.loop.clock.monotonic()
-        self._handles: dict[int, psutil.Process] = {}
         self._processes: dict[int, Process] = {}
         self._processes_at = float("-inf")
 
@@ -156,33 +154,21 @@ class StatusCollector:
         pids = {os.getpid(), *(member.pid for member in members)}
         if now - self._processes_at >= FRESH:
             self._processes_at = now
-            self._handles = {pid: handle for pid, handle in self._handles.items() if pid in pids}
             self._processes = {}
         for pid in pids - self._processes.keys():
-            self._processes[pid] = self._ask(pid)
+            self._processes[pid] = _ask(pid)
         return self._processes
 
-    def _ask(self, pid: int) -> Process:
-        try:
-            handle = self._handles.get(pid)
-            if handle is None:
-                handle = self._handles[pid] = psutil.Process(pid)
-        except psutil.Error:
-            return _NOTHING
-        times = _told(handle.cpu_times)
-        memory = _told(handle.memory_info)
-        return Process(
-            rss=memory.rss if memory else None,
-            cpu=times.user + times.system if times else None,
-            descriptors=_told(handle.num_fds),
-        )
+
+def _ask(pid: int) -> Process:
+    return Process(rss=_told(usage.resident, pid), cpu=_told(usage.cpu, pid), descriptors=_told(usage.descriptors, pid))
 
 
-def _told(question: Callable[[], T]) -> T | None:
+def _told(question: Callable[[int], T], pid: int) -> T | None:
     """The system's answer; None when it keeps it to itself (a worker of another user) or the process is gone."""
     try:
-        return question()
-    except (psutil.Error, OSError):
+        return question(pid)
+    except OSError:
         return None
 
 

@@ -6,15 +6,13 @@ one release reads the server of another. Times are seconds, sizes are bytes. Pur
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from prefork.system.record import Record, fresh
 
 KEPT = ("reused", "handed_over", "expired", "evicted", "left")
 """What is counted of kept connections, as a :class:`~prefork.scoreboard.layout.EntryView` has it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Process:
+class Process(Record, kw_only=True):
     """What the system says of a process; None for what it doesn't tell."""
 
     rss: int | None = None
@@ -24,8 +22,7 @@ class Process:
     descriptors: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listening:
+class Listening(Record, kw_only=True):
     """One listener."""
 
     address: str
@@ -35,8 +32,7 @@ class Listening:
     """How many may wait there, as the kernel cut it; 0 if unknown."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaneStatus:
+class LaneStatus(Record, kw_only=True):
     """One lane of a worker that has several: a thread, with one connection in hand or none."""
 
     busy: float | None = None
@@ -47,8 +43,7 @@ class LaneStatus:
     longest: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunningRequest:
+class RunningRequest(Record, kw_only=True):
     """What a worker has in hand, in one of its threads that accept."""
 
     label: str = ""
@@ -62,8 +57,7 @@ class RunningRequest:
     lane: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Working:
+class Working(Record, kw_only=True):
     """One worker that lives."""
 
     slot: int
@@ -90,7 +84,7 @@ class Working:
     """The last failure of accept(2) while it backs off."""
     requests: tuple[RunningRequest, ...] = ()
     """What it has in hand; nothing when it is idle."""
-    process: Process = dataclasses.field(default_factory=Process)
+    process: Process = Process()
 
     @property
     def in_hand(self) -> int:
@@ -98,8 +92,7 @@ class Working:
         return sum(lane.busy is not None for lane in self.lanes)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MoldStatus:
+class MoldStatus(Record, kw_only=True):
     """One mold: a process that has loaded the application, of which workers are forked."""
 
     pid: int
@@ -111,8 +104,7 @@ class MoldStatus:
     """Its share of memory, bytes: what it has alone, and its part of what it shares; None for what is not known."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class Ended(Record, kw_only=True):
     """One worker that died."""
 
     slot: int
@@ -127,8 +119,7 @@ class Ended:
     """What it had in hand, in words, if its end was not in order."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Totals:
+class Totals(Record, kw_only=True):
     """What has been counted since the start, by workers dead and alive. Nothing here ever goes down."""
 
     served: int = 0
@@ -149,12 +140,12 @@ class Totals:
     waited_bounds: tuple[float, ...] = ()
     waiting: float = 0.0
     """Seconds that all of it had waited."""
-    kept: dict[str, int] = dataclasses.field(default_factory=dict)
+    kept: dict[str, int] = fresh(factory=dict)
     """Of kept connections: how often one was served again (``reused``), passed on to another worker (``handed_over``),
     closed because its time was over (``expired``) or to make room (``evicted``), closed by its client (``left``)."""
-    accept_errors: dict[str, int] = dataclasses.field(default_factory=dict)
+    accept_errors: dict[str, int] = fresh(factory=dict)
     """Failed accepts by errno."""
-    deaths: dict[str, int] = dataclasses.field(default_factory=dict)
+    deaths: dict[str, int] = fresh(factory=dict)
     """Workers that ended, by cause."""
     forks: int = 0
     """Workers that became ready."""
@@ -169,8 +160,7 @@ class Totals:
     """CPU time of all workers, the dead ones included, seconds; of the living only when processes were asked for."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class Status(Record, kw_only=True):
     """One server at one moment."""
 
     version: str
@@ -195,13 +185,12 @@ class Status:
     crash_loop: bool = False
     deaths: tuple[Ended, ...] = ()
     """The last ones, the latest first."""
-    totals: Totals = dataclasses.field(default_factory=Totals)
-    process: Process = dataclasses.field(default_factory=Process)
+    totals: Totals = fresh(factory=Totals)
+    process: Process = Process()
     """The master."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
+class Health(Record, kw_only=True):
     """Whether a server is fit for work."""
 
     state: str

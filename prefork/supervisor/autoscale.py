@@ -14,7 +14,6 @@ goes within that time changes nothing, and a smaller number would have been enou
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from prefork.config.settings import Settings
 from prefork.net.listener import Listener
@@ -23,6 +22,7 @@ from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.goal import Goal
 from prefork.supervisor.roster import Member, Roster
 from prefork.supervisor.spawner import Spawner
+from prefork.system.record import Record
 
 LOOK = 0.1
 """Seconds between two samples while there is something to do."""
@@ -31,8 +31,7 @@ HELD_LOOK = 1.0
 """Seconds until the load is looked at again after forks were found to be held."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(Record):
     """The load at one moment."""
 
     size: int

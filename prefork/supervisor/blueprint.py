@@ -7,7 +7,6 @@ for it before the fork is made where it is forked, by :func:`start_of`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prefork.accept.acceptor import Blocking
@@ -28,11 +27,11 @@ if TYPE_CHECKING:
     import ssl
 
     from prefork.net.listener import Listener
+from prefork.system.record import Record
 from prefork.worker import Worker
 
 
-@dataclass(frozen=True, slots=True)
-class Blueprint:
+class Blueprint(Record):
     """What all workers of a server have in common.
 
     Attributes:
@@ -56,8 +55,7 @@ class Blueprint:
     master: int
 
 
-@dataclass(frozen=True, slots=True)
-class Newborn:
+class Newborn(Record):
     """What is one worker's own: plain data, which may be told to another process.
 
     Attributes:

@@ -6,9 +6,9 @@ What counts and decides reads a :class:`Cause`; its text is made where somebody 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
 from prefork.scoreboard.events import Why
+from prefork.system.record import Record
 
 
 class Cause(enum.StrEnum):
@@ -73,8 +73,7 @@ TEXTS = {
 """Each as log lines and the status have it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
+class Reason(Record):
     """Why one worker is to go.
 
     Args:

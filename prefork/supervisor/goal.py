@@ -9,12 +9,12 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from prefork.config.settings import Settings
 from prefork.scoreboard.layout import Order
 from prefork.supervisor.roster import Death
 from prefork.system.backoff import Backoff
+from prefork.system.record import MutableRecord, fresh
 
 FORK_RETRY = Backoff(initial=0.1, factor=2.0, maximum=5.0, jitter=0.0)
 """How forks hold back when the system refuses them."""
@@ -36,8 +36,7 @@ class Crashes(enum.Enum):
     LOOP = "crash loop"
 
 
-@dataclass(slots=True)
-class Stop:
+class Stop(MutableRecord):
     """The stop of the server."""
 
     order: Order = Order.RUN
@@ -65,8 +64,7 @@ class Stop:
             self.deadline += seconds
 
 
-@dataclass(slots=True)
-class ForkGate:
+class ForkGate(MutableRecord):
     """Whether forks are let through."""
 
     held: bool = False
@@ -138,11 +136,10 @@ class ForkGate:
         self.exhausted_boots = 0
 
 
-@dataclass(slots=True)
-class FailureRecord:
+class FailureRecord(MutableRecord):
     """What has failed of late."""
 
-    young_deaths: deque[float] = field(default_factory=deque)
+    young_deaths: deque[float] = fresh(factory=deque)
     """When workers died young, the earliest first."""
     killed_boots: int = 0
     """Boots of this generation that a signal from outside ended, since the last worker became READY."""
@@ -174,8 +171,7 @@ class FailureRecord:
         return Crashes.LOOP if len(self.young_deaths) >= settings.crash_limit else Crashes.NONE
 
 
-@dataclass(slots=True)
-class Timing:
+class Timing(MutableRecord):
     """From when spans of time count, and when workers are looked at."""
 
     epoch: float = 0.0
@@ -192,8 +188,7 @@ class Timing:
         self.epoch = now
 
 
-@dataclass(slots=True)
-class Goal:
+class Goal(MutableRecord):
     """What is wanted of the workers: how many, of which generation. The rest by subject."""
 
     size: int
@@ -201,7 +196,7 @@ class Goal:
     """The fewest workers that the settings allow (``min_workers``)."""
     largest: int
     """The most workers that the settings ask for (``max_workers``)."""
-    draining: set[int] = field(default_factory=set)
+    draining: set[int] = fresh(factory=set)
     """Slots beyond the size whose own accept queue is not empty yet: they are kept as if they counted."""
     generation: int = 0
     rolling: bool = False
@@ -214,10 +209,10 @@ class Goal:
     """Why workers are being replaced, or were the last time."""
     ready: bool = False
     """Whether the first generation has been complete once."""
-    stop: Stop = field(default_factory=Stop)
-    forks: ForkGate = field(default_factory=ForkGate)
-    failures: FailureRecord = field(default_factory=FailureRecord)
-    timing: Timing = field(default_factory=Timing)
+    stop: Stop = fresh(factory=Stop)
+    forks: ForkGate = fresh(factory=ForkGate)
+    failures: FailureRecord = fresh(factory=FailureRecord)
+    timing: Timing = fresh(factory=Timing)
 
     @property
     def slots(self) -> list[int]:

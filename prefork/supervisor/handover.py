@@ -8,13 +8,13 @@ finds out before there is anything to lose.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from prefork.net.listener import Snapshot
 from prefork.system import codec
 from prefork.system.codec import DecodeError
 from prefork.system.natives import signal
+from prefork.system.record import Record
 
 SIGTERM = signal.SIGTERM
 
@@ -25,8 +25,7 @@ class HandoverError(ValueError):
     """The record can't be read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Life:
+class Life(Record):
     """One worker that goes on.
 
     Attributes:
@@ -60,8 +59,7 @@ class Life:
     wake_up: int
 
 
-@dataclass(frozen=True, slots=True)
-class MoldLife:
+class MoldLife(Record):
     """One mold that goes on, for as long as its workers do.
 
     Attributes:
@@ -78,8 +76,7 @@ class MoldLife:
     pidfd: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Handover:
+class Handover(Record):
     """All of it.
 
     Attributes:

@@ -14,9 +14,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import psutil
 
 from prefork.config.settings import Settings
 from prefork.scoreboard.layout import Order
@@ -25,7 +22,9 @@ from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.goal import Goal
 from prefork.supervisor.roster import Member, Roster
 from prefork.supervisor.spawner import Spawner
+from prefork.system import usage
 from prefork.system.cgroup_memory import CgroupMemory, MemoryUse
+from prefork.system.record import Record
 from prefork.system.throttle import Throttle
 
 log = logging.getLogger("prefork")
@@ -46,8 +45,7 @@ GROWN = 1.1
 """A worker is replaced only if it holds so many times what it held when it was READY: another would hold as much."""
 
 
-@dataclass(frozen=True, slots=True)
-class Holding:
+class Holding(Record):
     """What one worker holds, in bytes: now, and when it was READY."""
 
     member: Member
@@ -157,6 +155,6 @@ class MemoryGuard:
 def _resident(pid: int) -> int:
     """Bytes; 0 when nobody says. The pid is a child's of ours that has not been reaped."""
     try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except (psutil.Error, OSError):
+        return usage.resident(pid)
+    except OSError:
         return 0

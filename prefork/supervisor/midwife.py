@@ -15,7 +15,6 @@ from __future__ import annotations
 import array
 import errno
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from gc import disable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -25,6 +24,7 @@ from prefork.supervisor.resources import Resources
 from prefork.system import codec, limits, process
 from prefork.system.codec import DecodeError
 from prefork.system.natives import os, signal, socket
+from prefork.system.record import Record, changed
 
 if TYPE_CHECKING:
     import ssl
@@ -37,8 +37,7 @@ _BYTES: Final = 1 << 17
 _INT: Final = array.array("i").itemsize
 
 
-@dataclass(frozen=True, slots=True)
-class BirthRequest:
+class BirthRequest(Record):
     """What a mold is asked for.
 
     Attributes:
@@ -165,7 +164,7 @@ def deliver(control: socket.socket, family: Family, mold: int) -> int:
             _say(descriptors[0], errno.EMFILE)
         return process.EXHAUSTED
     line, *others = descriptors
-    blueprint = replace(family.common, nofile=nofile)
+    blueprint = changed(family.common, nofile=nofile)
     common = [_listening(fd) for fd in others[:shared]]
     adopted = Adopted(os.getpid(), line)
     births = []

@@ -17,7 +17,6 @@ import errno
 import gc
 import logging
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from faulthandler import register, unregister
 from types import FrameType
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -38,6 +37,7 @@ from prefork.system.natives import os, select, signal, socket
 
 if TYPE_CHECKING:
     import ssl
+from prefork.system.record import changed
 from prefork.worker import Worker
 
 log = logging.getLogger("prefork")
@@ -251,7 +251,7 @@ def _settle(common: Blueprint) -> None:
 def _stand_by(start: MoldStart, build: Callable[[], Worker]) -> None:
     """Have children forked whenever the master asks, until it closes the line."""
     control = start.control
-    common = replace(start.common, build=build, identity=None)  # that has been assumed
+    common = changed(start.common, build=build, identity=None)  # that has been assumed
     family = Family(common, start.held, start.tls, start.after_fork, start.name, (start.report,))
     poller = select.poll()
     poller.register(control, select.POLLIN)

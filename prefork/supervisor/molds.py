@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from prefork.config.settings import Settings
@@ -34,6 +33,7 @@ from prefork.system import process, signals
 from prefork.system.backoff import Backoff
 from prefork.system.child import Child, Children, ReportPipe
 from prefork.system.natives import os, signal, socket
+from prefork.system.record import MutableRecord
 from prefork.system.throttle import Excerpts
 
 log = logging.getLogger("prefork")
@@ -50,8 +50,7 @@ _DUMP_TIME: Final = 0.5
 _FROM_OUTSIDE: Final = frozenset({9, 15, 2})  # somebody's doing, unlike SIGSEGV
 
 
-@dataclass(slots=True, eq=False)
-class Mold:
+class Mold(MutableRecord):
     """One mold.
 
     Attributes:

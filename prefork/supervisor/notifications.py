@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar, get_args
 
 from prefork.scoreboard.events import Event
@@ -16,38 +15,34 @@ from prefork.supervisor.cause import Reason
 from prefork.supervisor.goal import Renewal
 from prefork.supervisor.pressure import Exhaustion
 from prefork.supervisor.roster import Death, Member
+from prefork.system.record import Record
 
 _N = TypeVar("_N")
 
 
-@dataclass(frozen=True, slots=True)
-class Serving:
+class Serving(Record):
     """The first generation of workers is complete."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerReady:
+class WorkerReady(Record):
     """A worker accepts."""
 
     member: Member
 
 
-@dataclass(frozen=True, slots=True)
-class Reloading:
+class Reloading(Record):
     """A reload has begun, to this generation."""
 
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reloaded:
+class Reloaded(Record):
     """Every worker is of this generation."""
 
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReloadFailed:
+class ReloadFailed(Record):
     """A worker of this generation failed to boot; the old generation goes on."""
 
     generation: int
@@ -55,15 +50,13 @@ class ReloadFailed:
     """What the worker reported, or how it ended: one line or a traceback."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reforked:
+class Reforked(Record):
     """Every worker is of this generation, which is of the same code as the one before (``refork_after``)."""
 
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReforkFailed:
+class ReforkFailed(Record):
     """There is no such generation; the one before it goes on."""
 
     generation: int
@@ -71,27 +64,23 @@ class ReforkFailed:
     """One line or a traceback."""
 
 
-@dataclass(frozen=True, slots=True)
-class UpgradeFailed:
+class UpgradeFailed(Record):
     """The new code was not executed; the old code goes on. Of one that succeeds nobody here can be told."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Scaled:
+class Scaled(Record):
     """Another number of workers is wanted."""
 
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stopping:
+class Stopping(Record):
     """The server is going to end. Told once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Died:
+class Died(Record):
     """A worker is gone."""
 
     death: Death
@@ -101,8 +90,7 @@ class Died:
     """What it reported of its boot."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exhausted:
+class Exhausted(Record):
     """Descriptors or memory have run out, or that is over."""
 
     exhaustion: Exhaustion
@@ -136,29 +124,25 @@ def not_renewed(why: Renewal, generation: int, reason: str) -> ReloadFailed | Re
     return (ReloadFailed if why is Renewal.RELOAD else ReforkFailed)(generation, reason)
 
 
-@dataclass(frozen=True, slots=True)
-class RecycleRequested:
+class RecycleRequested(Record):
     """A worker wants to be replaced."""
 
     member: Member
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
-class PressureTold:
+class PressureTold(Record):
     """A worker says that it is exhausted, or is no more."""
 
     member: Member
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
-class LastIdleTaken:
+class LastIdleTaken(Record):
     """The last idle worker has taken a connection."""
 
 
-@dataclass(frozen=True, slots=True)
-class EventsLost:
+class EventsLost(Record):
     """Workers may have told something that did not arrive: it stands in the scoreboard."""
 
 

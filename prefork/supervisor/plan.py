@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prefork.config.launch import Footing, Launch
@@ -15,11 +14,11 @@ from prefork.system.identity import Identity
 
 if TYPE_CHECKING:
     import ssl
+from prefork.system.record import Record
 from prefork.worker import Worker
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Record):
     """What is to be supervised.
 
     Attributes:

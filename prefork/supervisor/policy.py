@@ -19,7 +19,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from prefork.config.settings import Settings
@@ -28,6 +27,7 @@ from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.goal import Goal
 from prefork.supervisor.roster import Death, Member, Roster, Slot
 from prefork.system.backoff import Backoff
+from prefork.system.record import MutableRecord, Record, fresh
 
 SPAWN_BATCH = 64
 """Forks a decision asks for at the most, so that signals and exits are looked at in between."""
@@ -50,16 +50,14 @@ RESPAWN = Backoff(initial=0.1, factor=2.0, maximum=30.0, jitter=0.0)
 # Actions.
 
 
-@dataclass(frozen=True, slots=True)
-class Spawn:
+class Spawn(Record):
     """Fork a worker into ``slot``."""
 
     slot: int
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Retire:
+class Retire(Record):
     """Write ``order`` into the worker's entry and wake it up."""
 
     member: Member
@@ -68,15 +66,13 @@ class Retire:
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
-class WakeUp:
+class WakeUp(Record):
     """Remind a worker of its order."""
 
     member: Member
 
 
-@dataclass(frozen=True, slots=True)
-class Dump:
+class Dump(Record):
     """Ask a worker for its tracebacks; it has been busy, or starting, for ``seconds``."""
 
     member: Member
@@ -85,30 +81,26 @@ class Dump:
     """The lane that is, where it is not the only one that there may be."""
 
 
-@dataclass(frozen=True, slots=True)
-class AskWhy:
+class AskWhy(Record):
     """Ask a worker that is slow for its tracebacks; it has been busy ``since`` that moment."""
 
     member: Member
     since: float
 
 
-@dataclass(frozen=True, slots=True)
-class TellWhy:
+class TellWhy(Record):
     """Tell what a slow worker has answered; it goes on."""
 
     member: Member
 
 
-@dataclass(frozen=True, slots=True)
-class Abort:
+class Abort(Record):
     """SIGABRT."""
 
     member: Member
 
 
-@dataclass(frozen=True, slots=True)
-class Evacuate:
+class Evacuate(Record):
     """Have a worker accept no more, as by an order to leave: some lanes hang, and what the others have is finished."""
 
     member: Member
@@ -117,30 +109,26 @@ class Evacuate:
     """The lanes that hang."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
+class Kill(Record):
     """SIGKILL."""
 
     member: Member
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Record):
     """Ask a worker that is past its loop and will be killed in a moment for its tracebacks: what keeps it?"""
 
     member: Member
 
 
-@dataclass(frozen=True, slots=True)
-class Replace:
+class Replace(Record):
     """Note that ``member`` is to be replaced."""
 
     member: Member
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
-class Spare:
+class Spare(Record):
     """``member`` is overdue no more: it has finished, or asked for more time, while its tracebacks were taken."""
 
     member: Member
@@ -158,8 +146,7 @@ class Burden(NamedTuple):
     lane: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Vital:
+class Vital(Record):
     """What a worker says of itself, in monotonic seconds."""
 
     in_hand: tuple[Burden, ...]
@@ -176,8 +163,7 @@ class Vital:
         return min((one.since for one in self.in_hand), default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Record):
     """What to do now, when to be asked again (None: when something happens), when the vitals are next due."""
 
     actions: list[Action]
@@ -212,8 +198,7 @@ def judge(goal: Goal, roster: Roster, death: Death) -> None:
         roster.proved(slot)
 
 
-@dataclass(slots=True)
-class _Case:
+class _Case(MutableRecord):
     """The facts of one decision, and the moments at which an undecided one becomes due."""
 
     settings: Settings
@@ -221,7 +206,7 @@ class _Case:
     roster: Roster
     vitals: Callable[[Member], Vital]
     now: float
-    wakes: list[float] = field(default_factory=list)
+    wakes: list[float] = fresh(factory=list)
 
     def due(self, at: float) -> bool:
         """Whether ``at`` has come; when not, the case is to be looked at again then."""

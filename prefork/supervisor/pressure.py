@@ -18,12 +18,10 @@ When every worker is exhausted, in either way, the scoreboard says so, and worke
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno as errnos
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from prefork.accept.recovery import EXHAUSTION
 from prefork.net.accept_errors import Reaction, lookup
@@ -34,6 +32,7 @@ from prefork.supervisor.goal import Goal
 from prefork.supervisor.roster import Member, Roster
 from prefork.system import limits
 from prefork.system.natives import os, socket
+from prefork.system.record import Record, changed
 from prefork.system.throttle import Throttle, TokenBucket
 
 log = logging.getLogger("prefork")
@@ -48,8 +47,7 @@ SILENCE = 2.0
 """Seconds beyond the longest backoff after which a prober that neither fails nor succeeds is frozen, or blocked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exhaustion:
+class Exhaustion(Record):
     """One exhaustion of descriptors or memory; what the hook ``on_pressure`` is given.
 
     Attributes:
@@ -67,7 +65,6 @@ class Exhaustion:
     over: bool = False
 
 
-@dataclass(slots=True)
 class Pressure:
     """The exhaustions of one server.
 
@@ -82,36 +79,39 @@ class Pressure:
         longest: the longest backoff of a worker, in seconds.
     """
 
-    loop: Loop
-    board: Scoreboard
-    go: int
-    inert: socket.socket
-    goal: Goal
-    roster: Roster
-    tell: Callable[[Exhaustion], None]
-    longest: float
-    exhaustions: dict[int, Exhaustion] = field(default_factory=dict)
-    """By the pid of the worker that is exhausted, or of the master."""
-    episodes: int = 0
-    """How many exhaustions there have been since the start."""
-    _holding: Exhaustion | None = None
-    """For which the workers hold."""
-    _prober: int = 0
-    """Its pid."""
-    _prober_since: float = 0.0
-    _next_look: Timer | None = None
-    """At the prober, while there is one."""
-    _buckets: dict[int, TokenBucket] = field(default_factory=dict)
-    """By the pid of a worker: how often what it says is listened to."""
-    _probed_at: float = -math.inf
-    _found_exhausted: bool = False
-    """What the master's own look has found, at that moment."""
-    _workers: Exhaustion | None = None
-    """The first of those that are one worker's own, while there are any."""
-    _exhausted: bool = False
-    _throttles: dict[str, Throttle] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        board: Scoreboard,
+        go: int,
+        inert: socket.socket,
+        goal: Goal,
+        roster: Roster,
+        tell: Callable[[Exhaustion], None],
+        longest: float,
+    ) -> None:
+        self.loop = loop
+        self.board = board
+        self.go = go
+        self.inert = inert
+        self.goal = goal
+        self.roster = roster
+        self.tell = tell
+        self.longest = longest
+        self.exhaustions: dict[int, Exhaustion] = {}
+        """By the pid of the worker that is exhausted, or of the master."""
+        self.episodes = 0
+        """How many exhaustions there have been since the start."""
+        self._holding: Exhaustion | None = None  # for which the workers hold
+        self._prober = 0  # its pid
+        self._prober_since = 0.0
+        self._next_look: Timer | None = None  # at the prober, while there is one
+        self._buckets: dict[int, TokenBucket] = {}  # by the pid of a worker: how often what it says is listened to
+        self._probed_at = -math.inf
+        self._found_exhausted = False  # what the master's own look has found, at that moment
+        self._workers: Exhaustion | None = None  # the first of those that are one worker's own, while there are any
+        self._exhausted = False
+        self._throttles: dict[str, Throttle] = {}
         if self.board.hold:
             self._let_go()  # an earlier image of this process held them; whoever is still short will say so again
 
@@ -165,7 +165,7 @@ class Pressure:
         exhaustion = self.exhaustions.pop(os.getpid(), None)
         if exhaustion is not None:
             self._throttle("fork").end(message, self._now() - exhaustion.since)
-            self.tell(dataclasses.replace(exhaustion, over=True))
+            self.tell(changed(exhaustion, over=True))
             self._publish()
 
     # The workers' exhaustions.
@@ -202,7 +202,7 @@ class Pressure:
         if self._workers is not None and not any(self._own(one) for one in self.exhaustions.values()):
             over, self._workers = self._workers, None
             self._throttle("worker").end("workers have descriptors again after %.1f s", self._now() - over.since)
-            self.tell(dataclasses.replace(over, over=True))
+            self.tell(changed(over, over=True))
         self._publish()
 
     @staticmethod
@@ -271,7 +271,7 @@ class Pressure:
             self._next_look.cancel()
         self._let_go()
         self._throttle("system").end("workers and forks go on after %.1f s", self._now() - over.since)
-        self.tell(dataclasses.replace(over, over=True))
+        self.tell(changed(over, over=True))
 
     def _let_go(self) -> None:
         self.board.hold = 0

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 
-import psutil
-
 from prefork.config.settings import Settings
 from prefork.scoreboard.layout import Order
 from prefork.supervisor.cause import Cause, Reason
@@ -14,6 +12,7 @@ from prefork.supervisor.goal import Goal
 from prefork.supervisor.memory_guard import MemoryGuard
 from prefork.supervisor.roster import Member, Roster
 from prefork.supervisor.spawner import Spawner
+from prefork.system import usage
 from prefork.system.cgroup_memory import CgroupMemory
 
 log = logging.getLogger("prefork")
@@ -70,15 +69,14 @@ class ResourceLimits:
     def _excess(self, member: Member) -> Reason | None:
         """What ``member`` has too much of; None for nothing. Its pid is a child's of ours that has not been reaped."""
         try:
-            worker = psutil.Process(member.pid)
             if self._max_memory:
-                rss = worker.memory_info().rss
+                rss = usage.resident(member.pid)
                 if rss > self._max_memory:
                     return Reason(Cause.MAX_MEMORY, f"it holds {rss >> 20} MiB")
             if self._max_fds:
-                held = worker.num_fds()
+                held = usage.descriptors(member.pid)
                 if held > self._max_fds:
                     return Reason(Cause.MAX_FDS, f"it holds {held} descriptors")
-        except (psutil.Error, OSError) as error:
+        except OSError as error:
             log.debug("can't look at worker %d (pid %d): %s", member.slot, member.pid, error)
         return None

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import mmap
 from collections.abc import Callable, Mapping, Sized
-from dataclasses import dataclass, field, replace
 
 from prefork.accept.fd_leak import HEADROOM
 from prefork.accept.return_queue import ReturnQueue
@@ -30,6 +29,7 @@ from prefork.system import identity, limits, systemd
 from prefork.system.descriptors import descriptors
 from prefork.system.natives import os, socket
 from prefork.system.need import needed
+from prefork.system.record import Record, changed, fresh
 
 log = logging.getLogger("prefork")
 
@@ -44,8 +44,7 @@ WORKER_DESCRIPTORS = 11
 pipe, ``go``, report pipe, the end of its waiting, the inert socket or epoll, the spare, a connection."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resources:
+class Resources(Record):
     """What a server's processes share.
 
     Attributes:
@@ -66,7 +65,7 @@ class Resources:
     inert: socket.socket
     queue: ReturnQueue | None = None
     bell: int = -1
-    others: Mapping[int, memoryview[int]] = field(default_factory=dict)
+    others: Mapping[int, memoryview[int]] = fresh(factory=dict)
 
     @property
     def descriptors(self) -> list[int]:
@@ -136,7 +135,7 @@ def make(
         listen=not settings.takeover,
     )
     stored, passed = fdstore.split(systemd.listen_fds(os.environ))
-    addresses = tuple(replace(address, folder=folder) for address in settings.addresses)
+    addresses = tuple(changed(address, folder=folder) for address in settings.addresses)
     kept = fdstore.records(addresses, stored, reuse_port=settings.reuse_port, mode=settings.reuse_port_mode)
     listeners = listen(addresses, passed=passed, kept=kept, patience=patience, **how)
     _close_at_the_end(listeners, stack)

@@ -21,20 +21,19 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Literal
 
 from prefork.scoreboard.layout import Order
 from prefork.scoreboard.recorder import InHand
 from prefork.supervisor.cause import Cause, Reason
 from prefork.system.process import EXHAUSTED, Exit
+from prefork.system.record import MutableRecord, Record, fresh
 
 YOUNG = 1.0
 """Seconds: a worker that dies sooner after its boot, with nothing served, died young."""
 
 
-@dataclass(slots=True, eq=False)
-class Member:
+class Member(MutableRecord):
     """One worker as the master knows it."""
 
     pid: int
@@ -72,14 +71,13 @@ class Member:
         return self.ready_at is None
 
 
-@dataclass(slots=True, eq=False)
-class Slot:
+class Slot(MutableRecord):
     """A worker's stable place."""
 
     index: int
     incumbent: Member | None = None
     successor: Member | None = None
-    retiring: list[Member] = field(default_factory=list)
+    retiring: list[Member] = fresh(factory=list)
     expected: bool = False
     """Whether somebody has been asked for a worker who is to live here, and has not been born."""
     young_deaths: int = 0
@@ -96,8 +94,7 @@ class Slot:
         yield from self.retiring
 
 
-@dataclass(frozen=True, slots=True)
-class Death:
+class Death(Record):
     """The end of a worker, with what is needed to judge it."""
 
     member: Member

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from prefork.config.settings import Settings
@@ -26,6 +25,7 @@ from prefork.supervisor.views import ExitsView, GoalView, ListenerView, MoldsVie
 from prefork.system import codec
 from prefork.system.child import Children
 from prefork.system.natives import os
+from prefork.system.record import Record
 from prefork.system.throttle import Throttle
 
 log = logging.getLogger("prefork")
@@ -34,8 +34,7 @@ _KEPT = "descriptors"
 """Where the saved data has them; no service has such a name."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServerView:
+class ServerView(Record):
     """What a service sees of the server, to read, and may ask of it. That takes effect at the loop's next turn.
 
     Attributes:

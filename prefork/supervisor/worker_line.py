@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 
 from prefork.accept.lanes import BOTTOM
 from prefork.accept.worker_context import WorkerContext
@@ -21,10 +20,10 @@ from prefork.supervisor.mold import live_as_mold
 from prefork.supervisor.policy import Burden, Vital
 from prefork.system import process
 from prefork.system.child import Child, ReportPipe
+from prefork.system.record import MutableRecord, Record
 
 
-@dataclass(slots=True)
-class WorkerLine:
+class WorkerLine(MutableRecord):
     """What ties the master to one worker.
 
     Attributes:
@@ -102,8 +101,7 @@ class WorkerLine:
         return _lanes_named(self.reported, known, lanes) if any(known) else self.reported
 
 
-@dataclass(frozen=True, slots=True)
-class Birth:
+class Birth(Record):
     """A worker to come: all that its life costs, but the process.
 
     Attributes:
@@ -126,8 +124,7 @@ class Birth:
             self.announce(self.start.context)
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(Record):
     """What is left of a worker."""
 
     exit: process.Exit

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from prefork.system.natives import os
+from prefork.system.record import Record
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
+class Backoff(Record):
     """Delays that grow from ``initial`` by ``factor`` up to ``maximum``, each shortened by a random part.
 
     Jitter only shortens. So the cap holds exactly, and processes that failed together spread out even when
@@ -35,14 +34,15 @@ class Backoff:
     maximum: float
     jitter: float
 
-    def __post_init__(self) -> None:
+    def __init__(self, initial: float, factor: float, maximum: float, jitter: float) -> None:
         # Each comparison is false for nan, and is written so that false means refused.
-        if not 0 <= self.initial <= self.maximum < math.inf:
-            raise ValueError(f"delays of {self.initial} to {self.maximum} s don't grow from 0 or more to a finite cap")
-        if not 1 <= self.factor < math.inf:
-            raise ValueError(f"a factor of {self.factor} does not grow; give 1 or more")
-        if not 0 <= self.jitter <= 1:
-            raise ValueError(f"a jitter of {self.jitter} is not a fraction; give 0 to 1")
+        if not 0 <= initial <= maximum < math.inf:
+            raise ValueError(f"delays of {initial} to {maximum} s don't grow from 0 or more to a finite cap")
+        if not 1 <= factor < math.inf:
+            raise ValueError(f"a factor of {factor} does not grow; give 1 or more")
+        if not 0 <= jitter <= 1:
+            raise ValueError(f"a jitter of {jitter} is not a fraction; give 0 to 1")
+        super().__init__(initial, factor, maximum, jitter)
 
     def delay(self, attempt: int, random: float) -> float:
         """The seconds to wait before one attempt. Pure.

@@ -1,4 +1,4 @@
-"""Plain data and the JSON that carries it between processes: dataclasses go out as objects and are read back as typed.
+"""Plain data and the JSON that carries it between processes: records go out as objects and are read back as typed.
 
 Reading trusts nothing: each value has the type that its field declares, or it is said where it has not. What a class
 may hold is what JSON does: other such classes, text, numbers, booleans, None beside one of these, a ``Literal``, tuples
@@ -7,13 +7,14 @@ may hold is what JSON does: other such classes, text, numbers, booleans, None be
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeVar
+
+from prefork.system.record import Record, fields_of
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ class DecodeError(ValueError):
 
 
 def encoded(thing: object) -> str:
-    """``thing``, a dataclass or what JSON knows, as JSON in one line.
+    """``thing``, a record or what JSON knows, as JSON in one line.
 
     Raises:
         TypeError: it, or something in it, has no form in JSON.
@@ -59,7 +60,7 @@ def parsed_object(text: str | bytes) -> dict[str, Any]:
 
 
 def read(kind: type[T], data: object, *, exact: bool = False) -> T:
-    """Make an object of a dataclass from what :func:`parsed` gave.
+    """Make a record from what :func:`parsed` gave.
 
     Args:
         kind: the class.
@@ -75,26 +76,21 @@ def read(kind: type[T], data: object, *, exact: bool = False) -> T:
 
 
 def _as_object(thing: Any) -> dict[str, object]:
-    if not dataclasses.is_dataclass(thing):
+    if not isinstance(thing, Record):
         raise TypeError(f"{type(thing).__name__} has no form in JSON")
-    kind: type = type(thing)
-    return {name: getattr(thing, name) for name in _names(kind)}
-
-
-@functools.cache
-def _names(kind: type) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(kind))
+    return {name: getattr(thing, name) for name in fields_of(type(thing))}
 
 
 @functools.cache
 def types_of(kind: type) -> Mapping[str, Any]:
-    """The type of each field of a dataclass, by its name."""
-    return typing.get_type_hints(kind)
+    """The type of each field of a record, by its name."""
+    hints = typing.get_type_hints(kind)
+    return {name: hints[name] for name in fields_of(kind)}
 
 
 def _read(kind: Any, data: object, where: str, exact: bool) -> object:  # one return for each kind
-    if dataclasses.is_dataclass(kind):
-        return _read_fields(typing.cast("type", kind), data, where, exact)
+    if isinstance(kind, type) and issubclass(kind, Record):
+        return _read_fields(kind, data, where, exact)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in {typing.Union, types.UnionType}:
         if data is None:
@@ -122,15 +118,16 @@ def _read_tuple(kinds: tuple[Any, ...], data: list[object], where: str, exact: b
     return tuple(_read(kind, item, where, exact) for kind, item in zip(kinds, data, strict=True))
 
 
-def _read_fields(kind: type, data: object, where: str, exact: bool) -> object:
+def _read_fields(kind: type[Record], data: object, where: str, exact: bool) -> object:
     if not isinstance(data, dict):
         raise _wrong(data, "an object", where)
-    if exact and (unknown := data.keys() - set(_names(kind))):
+    names = fields_of(kind)
+    if exact and (unknown := data.keys() - set(names)):
         raise DecodeError(f"{where}: nobody knows {ascii(min(unknown))[:40]}")
-    hints = types_of(kind)
-    given = {name: _read(hints[name], data[name], f"{where}.{name}", exact) for name in _names(kind) if name in data}
+    hints = types_of(typing.cast("type", kind))  # mypy takes the hash of records for that of their classes
+    given = {name: _read(hints[name], data[name], f"{where}.{name}", exact) for name in names if name in data}
     try:
-        if exact and len(given) < len(_names(kind)):
+        if exact and len(given) < len(names):
             raise TypeError
         return kind(**given)
     except TypeError:

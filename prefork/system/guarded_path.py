@@ -27,11 +27,11 @@ import errno
 import functools
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from prefork.system.natives import os
+from prefork.system.record import MutableRecord
 
 _MOST_LINKS: Final = 40  # as the kernel (path_resolution(7))
 _FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -42,8 +42,7 @@ Owner = tuple[int, int]
 """A user's and a group's number."""
 
 
-@dataclass(slots=True)
-class Spot:
+class Spot(MutableRecord):
     """Where a name leads: a folder and a name in it. What is done to it follows no link and no other way.
 
     Attributes:

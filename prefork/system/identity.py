@@ -22,11 +22,11 @@ import errno
 import grp
 import pwd
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from prefork.errors import BootError, SettingsError
 from prefork.system.natives import os
+from prefork.system.record import Record
 
 _PR_CAPBSET_READ: Final = 23
 _PR_CAPBSET_DROP: Final = 24
@@ -45,8 +45,7 @@ _RUNTIME: Final = "XDG_RUNTIME_DIR"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Record):
     """What workers become.
 
     Attributes:
@@ -69,6 +68,25 @@ def owner(identity: Identity | None) -> tuple[int, int] | None:
     if identity is None or identity.uid is None or identity.gid is None:
         return None
     return identity.uid, identity.gid
+
+
+def reaches(identity: Identity | None, path: str) -> bool:
+    """MASTER. Whether workers of this identity may read a file, as far as modes say."""
+    if identity is None or identity.uid is None:
+        return True
+    mode = 4
+    while True:
+        found = os.stat(path)
+        shift = 0
+        if found.st_uid == identity.uid:
+            shift = 6
+        elif found.st_gid in {identity.gid, *(identity.groups or ())}:
+            shift = 3
+        if not found.st_mode >> shift & mode:
+            return False
+        if path == os.path.dirname(path):
+            return True
+        path, mode = os.path.dirname(path), 1
 
 
 def resolve(user: str, group: str, no_new_privs: str) -> Identity | None:
@@ -132,8 +150,7 @@ def _entry(uid: int | None) -> pwd.struct_passwd | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class _User:
+class _User(Record):
     uid: int
     gid: int | None = None
     name: str = ""

@@ -14,12 +14,12 @@ import ctypes
 import sys
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from fcntl import F_SETFL, F_SETOWN, fcntl
 from typing import NoReturn
 
 from prefork.system.forks import HERE
 from prefork.system.natives import os, select, signal, time
+from prefork.system.record import Record
 
 closerange = os.closerange
 getpid = os.getpid
@@ -54,8 +54,7 @@ _STAT_STATE, _STAT_USER, _STAT_SYSTEM, _STAT_THREADS, _STAT_STATUS = 0, 11, 12, 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(Record):
     """How a process ended, decoded from a wait status, with what it used."""
 
     code: int | None

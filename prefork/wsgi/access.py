@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from prefork.system import logfile
 from prefork.system.natives import os, time
-from prefork.wsgi.access_format import Answered, Record, compiled
+from prefork.wsgi.access_format import AccessRecord, Answered, compiled
 
 if TYPE_CHECKING:
     from datetime import tzinfo
@@ -70,7 +70,7 @@ class AccessLog:
             if self._path is not None and int(now) != self._second:
                 self._second = int(now)
                 self._follow(self._path)
-            line = self._render(Record(environ, response, seconds, now, self._zone))
+            line = self._render(AccessRecord(environ, response, seconds, now, self._zone))
             os.write(self._fd, f"{line}\n".encode("utf-8", "replace"))
         except OSError as error:
             if not self._failed:
@@ -123,7 +123,7 @@ class LoggedAccess:
 
     def write(self, environ: Mapping[str, Any], response: Answered, seconds: float) -> None:
         """Log the line of one request, as `AccessLog.write`."""
-        self._logger.info("%s", self._render(Record(environ, response, seconds, time.time(), self._zone)))
+        self._logger.info("%s", self._render(AccessRecord(environ, response, seconds, time.time(), self._zone)))
 
     def close(self) -> None:
         """A logger is nobody's to close."""

@@ -44,7 +44,7 @@ class Answered(Protocol):
         ...
 
 
-class Record(NamedTuple):
+class AccessRecord(NamedTuple):
     """What a line is made of.
 
     Attributes:
@@ -62,7 +62,7 @@ class Record(NamedTuple):
     zone: tzinfo | None
 
 
-Render = Callable[[Record], str]
+Render = Callable[[AccessRecord], str]
 """What makes a line, its end not included."""
 
 
@@ -78,7 +78,7 @@ def compiled(form: str) -> Render:
 
 
 def _template(form: str) -> Render:
-    getters: list[Callable[[Record], object]] = []
+    getters: list[Callable[[AccessRecord], object]] = []
     parts: list[str] = []
     at = 0
     for place in _PLACE.finditer(form):
@@ -94,7 +94,7 @@ def _template(form: str) -> Render:
     if not getters:
         raise ValueError('shows nothing of a request; give combined, json, or a template such as "%(h)s %(r)s %(s)s"')
 
-    def render(record: Record) -> str:
+    def render(record: AccessRecord) -> str:
         return template % tuple(getter(record) for getter in getters)
 
     try:
@@ -111,7 +111,7 @@ def _literal(text: str) -> str:
     return text
 
 
-def _getter(place: re.Match[str]) -> Callable[[Record], object]:
+def _getter(place: re.Match[str]) -> Callable[[AccessRecord], object]:
     name, source = place["name"], place["source"]
     if source is None:
         getter = ATOMS.get(place["atom"])
@@ -138,13 +138,13 @@ def escaped(value: object) -> str:
     )
 
 
-def _request(record: Record) -> str:
+def _request(record: AccessRecord) -> str:
     environ = record.environ
     method, uri = environ.get("REQUEST_METHOD"), environ.get("REQUEST_URI")
     return escaped(f"{method} {uri} {environ.get('SERVER_PROTOCOL')}" if method and uri else "")
 
 
-def _user(record: Record) -> str:
+def _user(record: AccessRecord) -> str:
     """Who the application says it is, else who the client claims to be (RFC 7617)."""
     user = record.environ.get("REMOTE_USER")
     if user is None:
@@ -164,7 +164,7 @@ _stamp: tuple[int, tzinfo | None, str] = (
 )  # a pure cache: any thread may replace it by one that is as right
 
 
-def _time(record: Record) -> str:
+def _time(record: AccessRecord) -> str:
     global _stamp
     second = int(record.now)
     if _stamp[0] != second or _stamp[1] is not record.zone:
@@ -176,21 +176,21 @@ def _time(record: Record) -> str:
     return _stamp[2]
 
 
-def _of_environ(name: str) -> Callable[[Record], str]:
+def _of_environ(name: str) -> Callable[[AccessRecord], str]:
     return lambda record: escaped(record.environ.get(name))
 
 
-def _query(record: Record) -> str:
+def _query(record: AccessRecord) -> str:
     text = record.environ.get("QUERY_STRING")
     return "" if text == "" else escaped(text)
 
 
-def _queue_time(record: Record) -> str:
+def _queue_time(record: AccessRecord) -> str:
     waited = record.environ.get("prefork.queue_time")
     return f"{waited:.3f}" if isinstance(waited, float) else "-"
 
 
-ATOMS: Final[Mapping[str, Callable[[Record], object]]] = {
+ATOMS: Final[Mapping[str, Callable[[AccessRecord], object]]] = {
     "h": _of_environ("REMOTE_ADDR"),
     "l": lambda _: "-",
     "u": _user,
@@ -247,10 +247,10 @@ class _Nothing:
         return None
 
 
-_SAMPLE: Final = Record({}, _Nothing(), 0.0, 0.0, None)
+_SAMPLE: Final = AccessRecord({}, _Nothing(), 0.0, 0.0, None)
 
 
-def _json(record: Record) -> str:
+def _json(record: AccessRecord) -> str:
     environ, code = record.environ, record.response.status[:3]
     return json.dumps(
         {

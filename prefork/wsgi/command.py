@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from prefork import server
-from prefork.cli import main as cli
+from prefork.cli.serving import ServingCommand, serving
 from prefork.config.embedding import EMBEDDING, SYNC, worker_class, worker_options
 from prefork.config.fields import made, table
 from prefork.config.interface import meant
@@ -59,10 +58,10 @@ def wsgi(argv: Sequence[str], retelling: Retelling | None = None) -> int:
         The exit code.
 
     Raises:
-        PreforkError: As `prefork.cli.main.serving` does, and when httptools is missing or not safe.
+        PreforkError: As `prefork.cli.serving.serving` does, and when httptools is missing or not safe.
     """
-    return cli.serving(
-        cli.ServingCommand(
+    return serving(
+        ServingCommand(
             name="wsgi",
             target="MODULE[:ATTRIBUTE]",
             about=_ABOUT,
@@ -79,8 +78,7 @@ def wsgi(argv: Sequence[str], retelling: Retelling | None = None) -> int:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class CommandOptions(WSGIOptions):
+class CommandOptions(WSGIOptions, kw_only=True):
     """What ``prefork wsgi`` is told: the options, and which server runs in the workers."""
 
     worker_class: Literal["sync", "bjoern", "cheroot", "gevent", "waitress", "werkzeug", "wsgiref"] = worker_class(

@@ -6,15 +6,14 @@ derive from it. Where gunicorn has a setting of the same meaning, its name is us
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from prefork.config import fields as kinds
 from prefork.config import rules
-from prefork.config.fields import Field, Kind, setting
+from prefork.config.fields import Field, Kind, SettingsTable, setting
 from prefork.config.networks import DEFAULT_ALLOWED, networks
+from prefork.system.record import changed
 
 LIMITS: Final = "Limits of a request"
 BODIES: Final = "Request bodies"
@@ -40,7 +39,7 @@ _MOST_FIELDS: Final = 100_000
 def _limited(noun: str, *, least: int, most: int, metavar: str = "COUNT") -> Kind[int]:
     """A whole number that limits something; 0, which is no limit to gunicorn either, is the greatest that there is."""
     kind = kinds.whole(noun, least=least, most=most, metavar=metavar)
-    return dataclasses.replace(kind, check=lambda value: kind.check(most if _is_zero(value) else value))
+    return changed(kind, check=lambda value: kind.check(most if _is_zero(value) else value))
 
 
 def _is_zero(value: object) -> bool:
@@ -64,8 +63,7 @@ def _form() -> Kind[str]:
     return Kind("combined|json|TEMPLATE", str.strip, check)
 
 
-@dataclass(frozen=True, kw_only=True)
-class WSGIOptions:
+class WSGIOptions(SettingsTable, kw_only=True):
     """How requests are read and answered. Immutable; checked as a whole when it is made.
 
     Sizes are bytes, times are seconds; each field is described in the table below.
@@ -226,7 +224,12 @@ class WSGIOptions:
         "gunicorn's atoms, such as '%(h)s \"%(r)s\" %(s)s %(D)s %({x-request-id}i)s'; the WSGI page lists them.",
     )
 
-    def __post_init__(self) -> None:
+    def settle(self) -> None:
+        """Check the values, each by itself and all together, and give each its proper type.
+
+        Raises:
+            SettingsError: With all problems at once.
+        """
         rules.settle(self, {field.name: field for field in fields()})
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from prefork.config.fields import located
@@ -16,6 +15,7 @@ from prefork.net.proxy_reader import EagerProxyReader, ProxyReader
 from prefork.scoreboard.entry import RecorderOfThread
 from prefork.scoreboard.layout import READINESS, Readiness
 from prefork.system.natives import os, socket
+from prefork.system.record import changed
 from prefork.system.zone import find as find_zone
 from prefork.worker import Worker
 from prefork.wsgi.common import Common
@@ -77,7 +77,7 @@ class WSGIWorker(Worker):
         self._located()
         gateway = Gateway(  # whatever it makes of the options is there for all workers then
             self._application,
-            replace(self._options, access_log="", check_client_connection=False),
+            changed(self._options, access_log="", check_client_connection=False),
             io_timeout=self.settings.io_timeout,
             common=self.common,
         )

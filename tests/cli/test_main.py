@@ -431,6 +431,7 @@ def test_the_log_goes_to_standard_error_and_leaves_the_applications_alone() -> N
 PAINT = """if True:
     import dataclasses, sys
     from prefork.cli import main as cli
+    from prefork.cli.serving import ServingCommand, serving
     from prefork.config import load as config, fields
     from prefork.errors import BootError
 
@@ -448,9 +449,9 @@ PAINT = """if True:
 
     def paint(argv):
         table = config.Table(fields=(colour,), groups=("Paint",), make=Paint)
-        command = cli.ServingCommand(name="paint", target="MODULE", about="Paints.", epilog="The end.", run=run,
+        command = ServingCommand(name="paint", target="MODULE", about="Paints.", epilog="The end.", run=run,
                               defaults={"timeout": 30.0}, table=table)
-        return cli.serving(command, argv)
+        return serving(command, argv)
 
     cli.COMMANDS += (cli.Command("paint", "paint it", "__main__:paint"),)
     sys.exit(cli.main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import os
 import pty
@@ -31,6 +30,7 @@ from tests.support.probing import ask, held, probe, steady
 pytest.importorskip("rich", reason="prefork[top] is not installed")
 
 from prefork.cli.top_view import COLUMNS, HELP, KEYS, SHORT_KEYS, TopView, rate
+from prefork.system.record import changed
 
 TIMEOUT = 30.0
 
@@ -90,7 +90,7 @@ def test_the_picture() -> None:
         worker(2, pid=91, state="starting"),
     ]
     view.take_status(status(*many, uptime=10.0, size=5, totals=Totals(served=100)))
-    many[0] = dataclasses.replace(many[0], served=150, process=Process(cpu=1.5, rss=20 << 20, descriptors=12))
+    many[0] = changed(many[0], served=150, process=Process(cpu=1.5, rss=20 << 20, descriptors=12))
     view.take_status(
         status(
             *many,
@@ -137,7 +137,7 @@ def test_it_fits_eighty_columns_when_all_is_long() -> None:
     }
     wide = worker(12, pid=4194304, generation=100, state="starting", process=process, **long)
     view.take_status(status(wide, uptime=1.0))
-    view.take_status(status(dataclasses.replace(wide, served=999_999 + 9999), uptime=2.0))
+    view.take_status(status(changed(wide, served=999_999 + 9999), uptime=2.0))
     (heading,) = (line for line in lines(view, 80) if "PID" in line and "STATE" in line)
     assert len(heading) <= 80
     assert len(KEYS) <= 80

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import logging
 import os
@@ -25,6 +24,7 @@ from prefork.net.listeners import listen
 from prefork.net.options import SocketOptions
 from prefork.net.queue import Diag
 from prefork.net.reuseport.tarpit import Tarpit
+from prefork.system.record import changed
 from tests.support.programs import facts
 from tests.support.sockets import PATIENCE, SYN_SENT, closing, connect, deaf_client, hear, retries, script, state, until
 
@@ -1031,7 +1031,7 @@ def test_a_snapshot_carries_a_listener_over_exec(tmp_path: Path, text: str) -> N
     """The old image queues a client; the new one serves it, steers, and removes what is to be removed."""
     answers = script(
         """
-import dataclasses, json, os, socket, sys
+import json, os, socket, sys
 from prefork.config.address import parse
 from prefork.net.ipsocket import IPSocket
 from prefork.net.listener import Listener, Snapshot
@@ -1050,7 +1050,7 @@ if len(sys.argv) == 3:
         os.set_inheritable(fd, True)
     code = sys.orig_argv[sys.orig_argv.index("-c") + 1]
     options = sys.orig_argv[1 : sys.orig_argv.index("-c")]
-    facts = json.dumps([dataclasses.asdict(snapshot), listener.name, client.fileno()])
+    facts = json.dumps([vars(snapshot), listener.name, client.fileno()])
     os.execv(sys.executable, [sys.executable, *options, "-c", code, facts])
 fields, name, fd = json.loads(sys.argv[1])
 fields["members"] = tuple(tuple(member) for member in fields["members"])
@@ -1081,7 +1081,7 @@ def successor_of(listener: Listener, options: SocketOptions) -> Listener:
     """What a new master makes of the sockets of one that was killed."""
     snapshot = listener.snapshot()
     members = tuple((slot, os.dup(fd)) for slot, fd in snapshot.members)
-    return Listener.restore(dataclasses.replace(snapshot, members=members), options=options)
+    return Listener.restore(changed(snapshot, members=members), options=options)
 
 
 @both_ways

@@ -1,7 +1,6 @@
 """What is wanted and who lives: each fact is written in one module, and what the methods make of it."""
 
 import ast
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import prefork
 from prefork.scoreboard.layout import Order
 from prefork.supervisor import goal, roster
 from prefork.supervisor.goal import FailureRecord, ForkGate, Goal, Stop, Timing
+from prefork.system.record import fields_of
 
 PACKAGE = Path(prefork.__file__).parent
 
@@ -50,7 +50,7 @@ def strangers(name: str, source: str) -> list[str]:
     """Where a module writes what another one owns."""
     found = []
     for owner, classes in OWNERS.items():
-        fields = {field.name for kind in classes for field in dataclasses.fields(kind)}
+        fields = {name for kind in classes for name in fields_of(kind)}
         found += [
             f"{name}:{node.lineno}: {ast.unparse(node)} is written by {owner} alone"
             for node in written(ast.parse(source))

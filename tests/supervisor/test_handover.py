@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import signal
 from typing import Any
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from prefork.net.listener import Snapshot
 from prefork.supervisor.cause import Cause
 from prefork.supervisor.handover import FORMAT, Handover, HandoverError, Life, MoldLife, locate
+from prefork.system.record import changed
 
 LIFE = Life(
     pid=4711,
@@ -52,7 +52,7 @@ RECORD = Handover(
     draining=(),
     mask=(2, 15),
     services='{"Control":{}}',
-    workers=(LIFE, dataclasses.replace(LIFE, pid=4712, entry=-1, role="retiring", pidfd=None, report=12, board=13)),
+    workers=(LIFE, changed(LIFE, pid=4712, entry=-1, role="retiring", pidfd=None, report=12, board=13)),
     molds=(MoldLife(pid=4713, generation=3, born=16.5, control=17, report=18, pidfd=None),),
 )
 
@@ -69,7 +69,7 @@ def test_what_is_written_is_read() -> None:
 
 
 def test_what_services_passed_on_is_read_by_the_name_that_it_had() -> None:
-    assert Handover.decode(json.dumps(of_format(4)).encode()) == dataclasses.replace(RECORD, molds=())
+    assert Handover.decode(json.dumps(of_format(4)).encode()) == changed(RECORD, molds=())
 
 
 def test_workers_of_images_that_woke_by_sigterm_are_woken_by_sigterm() -> None:
@@ -79,7 +79,7 @@ def test_workers_of_images_that_woke_by_sigterm_are_woken_by_sigterm() -> None:
         life["seat"], life["reason"] = life.pop("entry"), ""
     read = Handover.decode(json.dumps(first).encode())
     assert [life.wake_up for life in read.workers] == [signal.SIGTERM] * 2
-    assert read == dataclasses.replace(RECORD, workers=read.workers, molds=())
+    assert read == changed(RECORD, workers=read.workers, molds=())
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])
@@ -120,7 +120,7 @@ def test_images_that_said_why_in_words_are_understood(
 
 def test_a_cause_that_only_the_writer_knows_is_read() -> None:
     """A word that is for the metrics alone is no reason to refuse an upgrade."""
-    of_tomorrow = dataclasses.replace(RECORD, workers=(dataclasses.replace(LIFE, cause="boredom"),))
+    of_tomorrow = changed(RECORD, workers=(changed(LIFE, cause="boredom"),))
     (life,) = Handover.decode(of_tomorrow.encode()).workers
     assert life.cause == "boredom"
     assert Cause.of_record("boredom") is Cause.OTHER

@@ -237,6 +237,7 @@ def test_max_memory_replaces_who_holds_too_much(prefork_server: ServerFactory) -
     assert load.tally.lost == 0, load.tally
     (other,) = set(before) - {fat}
     assert other in steady(server, 2)
+    server.wait_for_log(r"connections served \(max_memory")  # which the master says when it has seen the end
     assert len(served(server, "max_memory")) == 1
 
 

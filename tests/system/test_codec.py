@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
 
 import pytest
 
 from prefork.system import codec
 from prefork.system.codec import DecodeError
+from prefork.system.record import Record, fresh
 
 
-@dataclass(frozen=True, slots=True)
-class Inner:
+class Inner(Record):
     """One level down."""
 
     name: str
     share: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Outer:
+class Outer(Record):
     """A value of each kind that there is."""
 
     count: int
     mode: Literal["one", "two"]
     pair: tuple[int, bool]
     inner: tuple[Inner, ...] = ()
-    sums: dict[str, int] = field(default_factory=dict)
+    sums: dict[str, int] = fresh(factory=dict)
 
 
 WHOLE = Outer(3, "two", (4, True), (Inner("a"), Inner("b", 0.5)), {"x": 1})

@@ -467,3 +467,22 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         check=False,
         env=environment,
     )
+
+
+def test_what_workers_may_read_is_told_by_the_modes_on_the_way() -> None:
+    """Root's home, where an interpreter may lie, is closed to others."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "os.py")
+        Path(path).touch(0o644)
+        others, mine = os.geteuid() + 1, os.getegid()
+        stranger = identity.Identity(others, mine + 1, (), False)
+        sibling = identity.Identity(others, mine + 1, (mine,), False)
+        owner = identity.Identity(os.geteuid(), mine + 1, (), False)
+        for mode, readers in ((0o755, 3), (0o711, 3), (0o750, 2), (0o700, 1)):
+            os.chmod(folder, mode)
+            told = [identity.reaches(who, path) for who in (owner, sibling, stranger)]
+            assert told == [number < readers for number in range(3)], oct(mode)
+        os.chmod(path, 0o600)
+        assert identity.reaches(owner, path)
+        assert not identity.reaches(sibling, path)
+        assert identity.reaches(None, path)

@@ -13,7 +13,7 @@ import pytest
 
 from prefork.errors import SettingsError
 from prefork.system.zone import find
-from prefork.wsgi.access_format import ATOMS, COMBINED, MEANINGS, Record, compiled
+from prefork.wsgi.access_format import ATOMS, COMBINED, MEANINGS, AccessRecord, compiled
 from prefork.wsgi.options import WSGIOptions
 
 NOW = 1795184645.678
@@ -49,7 +49,7 @@ ENVIRON = {
 def line(
     form: str, environ: dict[str, Any] = ENVIRON, answer: Answer | None = None, seconds: float = 1.25, **zone: Any
 ) -> str:
-    return compiled(form)(Record(environ, answer or Answer(), seconds, NOW, zone.get("zone")))
+    return compiled(form)(AccessRecord(environ, answer or Answer(), seconds, NOW, zone.get("zone")))
 
 
 @pytest.mark.parametrize(

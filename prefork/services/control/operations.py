@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from prefork.services.control.protocol import Request
@@ -21,6 +20,7 @@ from prefork.supervisor.notifications import Notification
 from prefork.supervisor.roster import Death
 from prefork.supervisor.service import ServerView
 from prefork.system import process
+from prefork.system.record import MutableRecord
 
 log = logging.getLogger("prefork")
 
@@ -36,8 +36,7 @@ DUMP_TIME: Final = 3.0
 _STOPS: Final = "the server stops"
 
 
-@dataclass(eq=False, slots=True)
-class _Wait:
+class _Wait(MutableRecord):
     """Somebody who waits for a notification: ``hears`` answers him and returns True when it is his."""
 
     hears: Callable[[Notification], bool]

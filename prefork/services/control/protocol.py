@@ -13,12 +13,12 @@ connection, for nobody knows what follows it. One that can be read and not be do
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from prefork.errors import did_you_mean
 from prefork.system import codec
 from prefork.system.codec import DecodeError
+from prefork.system.record import Record
 
 VERSION: Final = 1
 
@@ -75,8 +75,7 @@ class ControlRequestError(Exception):
         self.id = id
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Record):
     """One request, checked: ``arguments`` has every argument that it may have."""
 
     do: str

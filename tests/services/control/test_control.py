@@ -28,6 +28,7 @@ from prefork.services.control.protocol import LONGEST, REQUESTS, ControlRequestE
 from prefork.services.control.server import MOST, PATIENCE, Peer
 from prefork.status.model import Ended, Health, Listening, MoldStatus, Process, Status, Totals, Working
 from prefork.supervisor.event_loop import Loop
+from prefork.system.record import fields_of
 from prefork.testing import Load, Server, call_until, hold_port, request, wait_for
 from prefork.testing.clock import FakeClock
 from prefork.testing.plugin import ServerFactory
@@ -1161,8 +1162,8 @@ def test_a_check_tells_what_is_wrong(folder: Path, arguments: list[str], code: i
 def test_the_records_are_what_the_protocol_says() -> None:
     """The documentation promises these names; a change of them is a change of the protocol's version."""
     assert set(REQUESTS) == {"health", "status", "reload", "upgrade", "scale", "recycle", "dump", "dump_mold", "stop"}
-    assert {*Health.__slots__} == {"state", "serving", "size", "crash_loop"}
-    assert {"version", "pid", "state", "uptime", "generation", "listeners", "workers", "totals"} <= {*Status.__slots__}
+    assert {*fields_of(Health)} == {"state", "serving", "size", "crash_loop"}
+    assert {"version", "pid", "state", "uptime", "generation", "listeners", "workers", "totals"} <= {*fields_of(Status)}
 
 
 def test_the_documentation_has_every_name() -> None:
@@ -1171,7 +1172,7 @@ def test_the_documentation_has_every_name() -> None:
         row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
         assert all(f"`{argument}`" in row for argument in arguments), row
     for record in (Health, Status, Working, Listening, MoldStatus, Ended, Process, Totals):
-        for field in record.__slots__:
+        for field in fields_of(record):
             assert f"`{field}`" in text, f"{record.__name__}.{field}"
     for code in ("malformed", "denied", "unknown", "failed"):
         assert f"| `{code}` |" in text
