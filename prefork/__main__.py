@@ -1,10 +1,9 @@
 """The command, as ``prefork`` and as ``python -m prefork``: Ctrl-C ends it without a word from its first line on."""
 
-# signal itself imports enum first, which takes long enough for somebody to press Ctrl-C.
 import _signal  # type: ignore[import-not-found]  # typeshed has no stub of a module that signal wraps
-import gc
 import sys
 
+from prefork.system.importing import Importing
 from prefork.system.natives import os
 
 
@@ -17,22 +16,12 @@ def main() -> int:
     # Nor is a server ended by an order that comes before it can obey; see `prefork.system.signals.EARLY`.
     _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGUSR1, _signal.SIGUSR2))
     _fill_standard_numbers()
-    # Half of what a short command takes is the import of its modules, where KeyboardInterrupt would be a traceback.
-    # Whoever ignores SIGINT, as a shell's background job does, keeps ignoring it.
-    usual = _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
-    if usual:
-        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-    gc.disable()  # a tenth of the import's time would be spent looking for garbage among modules, which are none
-    from prefork.cli import main as command
-
-    gc.enable()
-
     try:
-        if usual:
-            _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+        with Importing():
+            from prefork.cli import main as command
         return command.main()
     except KeyboardInterrupt:
-        return command.INTERRUPTED
+        return 128 + 2  # what a shell reports for SIGINT
 
 
 def _fill_standard_numbers() -> None:

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple, TextIO
 from prefork._version import __version__
 from prefork.errors import PreforkError, RefusedError, did_you_mean, printable_lines
 from prefork.system import signals
+from prefork.system.importing import Importing
 from prefork.system.natives import os
 from prefork.system.need import refused
 
@@ -140,7 +141,9 @@ def call(name: str, argv: Sequence[str]) -> int:
         The exit code.
     """
     module, _, attribute = name.partition(":")
-    function: Callable[[Sequence[str]], int] = getattr(importlib.import_module(module), attribute)
+    with Importing():
+        found = importlib.import_module(module)
+    function: Callable[[Sequence[str]], int] = getattr(found, attribute)
     return function(argv)
 
 
