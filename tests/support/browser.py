@@ -55,16 +55,21 @@ class BrowserPage:
         self._input = b""
         self._last = 0
         self._session = ""
+        self._loaded = False
         self.complaints: list[str] = []
 
     def open(self, address: str) -> None:
-        """Load a page in a tab."""
+        """Load a page in a tab; returns when it has run."""
         if not self._session:
             tab = self.ask("Target.createTarget", url="about:blank")["targetId"]
             self._session = self.ask("Target.attachToTarget", targetId=tab, flatten=True)["sessionId"]
             for domain in ("Page", "Runtime", "Log"):
                 self.ask(f"{domain}.enable")
+        self._loaded = False
         self.ask("Page.navigate", url=address)
+        deadline = time.monotonic() + TIMEOUT
+        while not self._loaded:
+            self._note(self._next(deadline))
 
     def value(self, expression: str) -> Any:
         """What an expression of JavaScript is in the page, as JSON has it."""
@@ -100,6 +105,8 @@ class BrowserPage:
             self._note(told)
 
     def _note(self, told: dict[str, Any]) -> None:
+        if told.get("method") == "Page.loadEventFired":
+            self._loaded = True
         if told.get("method") == "Runtime.exceptionThrown":
             self.complaints.append(str(told["params"]["exceptionDetails"]))
         elif told.get("method") == "Log.entryAdded" and told["params"]["entry"]["source"] == "security":
