@@ -450,7 +450,7 @@ class Worker(WorkerFacts, WorkerMarks, Dialogue, Keeping):
             if self._parking is not None:
                 self._parking.abandon()
         self._begin_anew()
-        self._strays = self._strays or Strays(self.log)
+        self._strays = self._strays or Strays(self.log, [lane])
         self._strays.outlive(error)
 
     def _refuse(self, connection: socket.socket) -> None:

@@ -84,7 +84,7 @@ class Lanes:
         self._handles: list[LaneHandle] = []
         self._told: list[Callable[[Any], object] | None] = []
         self._let_go: Callable[[socket.socket], object] = _nothing
-        self._strays = Strays(given.log)
+        self._strays = Strays(given.log, given.entry.lanes)
         self._failure: BaseException | None = None
         self._taken = 0
         HERE.spread()
