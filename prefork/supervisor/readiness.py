@@ -8,7 +8,7 @@ from prefork.config.settings import Settings
 from prefork.scoreboard.layout import Fate, Readiness, Scoreboard
 from prefork.supervisor.drain import Drain, Phase
 from prefork.supervisor.goal import Goal
-from prefork.supervisor.notifications import Notifier, Reloaded, ReloadFailed, UpgradeFailed
+from prefork.supervisor.notifications import Notifier, Reloaded, ReloadFailed, Serving, Stopping, UpgradeFailed
 
 
 class ReadinessJudge:
@@ -41,6 +41,9 @@ class ReadinessJudge:
         notifier.subscribe(Reloaded, lambda _: self._reloaded(failed=False))
         notifier.subscribe(ReloadFailed, lambda _: self._reloaded(failed=True))
         notifier.subscribe(UpgradeFailed, lambda _: self._reloaded(failed=True))
+        # Before all others hear of it: a hook or a service manager may have somebody ask at once, and a hook may last.
+        for kind in (Serving, Stopping, Reloaded, ReloadFailed, UpgradeFailed):
+            notifier.subscribe(kind, lambda _: self.tell())
 
     @property
     def readiness(self) -> Readiness:

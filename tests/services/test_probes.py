@@ -215,3 +215,30 @@ def test_settings_that_can_not_be() -> None:
     assert Settings(health_checks="").checks == frozenset()
     with pytest.raises(SettingsError, match="health_path"):
         WSGIOptions(health_path="healthz")
+
+HOOKS = """
+import socket
+from pathlib import Path
+
+
+def when_ready(server):
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(Path(__file__).with_name("socket")))
+        client.sendall(b"GET /healthz HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n")
+        print("ASKED", client.recv(100)[:12].decode(), flush=True)
+"""
+
+
+def test_workers_know_that_the_server_is_fit_before_anybody_hears_that_it_serves(tmp_path: Path) -> None:
+    (tmp_path / "asking.py").write_text(HOOKS)
+    with running_target(
+        "tests.support.wsgi.apps:hello",
+        app_dir=ROOT,
+        subcommand="wsgi",
+        bind=f"unix:{tmp_path}/socket",
+        workers=1,
+        health_path="/healthz",
+        hooks="asking",
+        options={"env": {"PYTHONPATH": str(tmp_path)}},
+    ) as server:
+        assert server.wait_for_log(r"ASKED (.*)")[1] == "HTTP/1.1 200"
