@@ -20,7 +20,7 @@ import traceback
 from _signal import getsignal, pthread_sigmask  # type: ignore[import-not-found]  # typeshed has no CPython internals
 from _signal import signal as install
 from collections.abc import Callable
-from faulthandler import dump_traceback_later, register
+from faulthandler import register
 from gc import enable, freeze
 from types import FrameType
 from typing import Final, NamedTuple
@@ -252,7 +252,7 @@ def live(start: Start, private: process.Runs) -> int:
     handlers.over = True
     if entry.order is _RUN:
         # Nobody has ordered the end, so no deadline of the master's bounds it. This does, and says what lasts so long.
-        dump_traceback_later(max(given.settings.graceful_timeout, 1.0), exit=True, file=report)
+        ending.bound(max(given.settings.graceful_timeout, 1.0), report)
     ending.end()
     return code
 

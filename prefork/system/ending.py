@@ -12,15 +12,17 @@ to the process that made the object.
 
 from __future__ import annotations
 
+import math
 import sys
 import traceback
 from atexit import _clear, _run_exitfuncs
+from faulthandler import dump_traceback_later
 from sys import modules
 from types import ModuleType
 from typing import NoReturn
 from weakref import finalize
 
-from prefork.system.natives import threading
+from prefork.system.natives import signal, threading
 
 _of_the_parent = 0
 
@@ -58,6 +60,23 @@ def forget() -> None:
     if finalize._registered_with_atexit:  # type: ignore[attr-defined]  # noqa: SLF001  # as in the module's __init__
         finalize._registered_with_atexit = False  # type: ignore[attr-defined]  # noqa: SLF001  # the next one registers it
         _of_the_parent = next(finalize._index_iter)  # type: ignore[attr-defined]  # noqa: SLF001  # they are numbered
+
+
+def bound(seconds: float, report: int) -> None:
+    """In a child's main thread: let the end last no longer than this, and say then what lasts so long.
+
+    That takes a thread. Where none is to be had (pids.max, ulimit -v), the kernel ends the process, without a word.
+
+    Args:
+        seconds: how long.
+        report: the descriptor to which the tracebacks go.
+    """
+    try:
+        dump_traceback_later(seconds, exit=True, file=report)
+    except RuntimeError:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+        signal.alarm(math.ceil(seconds))
 
 
 def end() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from prefork.testing import Server
+from prefork.testing import NotServingError, Server
 from prefork.testing.plugin import ServerFactory
 from tests.support.probing import APPS, ask, told, wait_gone
 
@@ -46,3 +49,50 @@ def test_what_hangs_in_the_end_is_shown_and_killed(prefork_server: ServerFactory
     assert told(server, r'^  File ".*ending.py", line \d+ in end')
     server.wait_for_log(rf"pid {pid}, generation 0\) killed by SIGKILL")
     assert server.stop() == 0
+
+
+@pytest.mark.parametrize("room", [None, 1 << 20], ids=["", "no-thread-to-be-had"])
+def test_an_end_that_lasts_is_bounded(room: int | None) -> None:
+    program = f"""
+import resource, time
+from prefork.system import ending
+
+if {room}:
+    size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + {room}, size + {room}))
+ending.bound(0.5, 2)
+print("bounded", flush=True)
+time.sleep(60)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
+    assert done.stdout == "bounded\n"
+    if room:
+        assert (done.returncode, done.stderr) == (-signal.SIGALRM, "")
+    else:
+        assert (done.returncode, "Timeout (0:00:00.5" in done.stderr) == (1, True)
+
+
+CRAMPED = """
+import resource
+
+import prefork
+
+
+class Cramped(prefork.Worker):
+    def init(self):
+        size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 21), size + (1 << 21)))
+        raise RuntimeError("no room")
+"""
+
+
+def test_a_boot_that_fails_where_no_thread_is_to_be_had_is_told_of_alone(
+    prefork_server: ServerFactory, tmp_path: Path
+) -> None:
+    (tmp_path / "cramped.py").write_text(CRAMPED)
+    with pytest.raises(NotServingError) as failed:
+        prefork_server("cramped:Cramped", app_dir=tmp_path, workers=1, control="off")
+    log = str(failed.value)
+    assert "exit code 4" in log
+    assert "no room" in log
+    assert "watchdog" not in log
