@@ -216,6 +216,7 @@ def test_settings_that_can_not_be() -> None:
     with pytest.raises(SettingsError, match="health_path"):
         WSGIOptions(health_path="healthz")
 
+
 HOOKS = """
 import socket
 from pathlib import Path
