@@ -41,3 +41,15 @@ def test_a_part_that_is_unknown_is_refused() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "spede" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "figure"), [("boot 2 1", "mold, x"), ("replace 2", "mold"), ("reloads 2", "growth")]
+)
+def test_what_a_mold_costs_is_measured(arguments: str, figure: str) -> None:
+    command = [sys.executable, "-m", "bench.molds", *arguments.split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found[figure]
+    assert found.get("lost", 0) == 0

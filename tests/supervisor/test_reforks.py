@@ -18,7 +18,7 @@ from prefork.supervisor.reforks import ENOUGH, PATIENCE, Schedule
 from prefork.testing import Server, call_until
 from prefork.testing.plugin import ServerFactory
 from prefork.wsgi.warmup import ROUNDS
-from tests.support.probing import APPS, ask, complaints, told
+from tests.support.probing import APPS, ask, complaints, told, wait_gone
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,9 @@ def test_a_refork_never_brings_other_code(prefork_server: ServerFactory, tmp_pat
         assert ask(server) == "1"
         assert told(server, r"ERROR .*refork_after: the module shop is another one now than the one that serves")
         assert told(server, r"refork: generation 1 failed to boot; the old one goes on")
+        before = server.workers()
         client.reload()
+        wait_gone(*before)  # who is told to leave may answer once more
         assert ask(server) == "2"
         status = asked_until(server, client, "/", lambda now: now.totals.reforks == 1)
         assert (status.generation, status.totals.reloads) == (2, 1)
