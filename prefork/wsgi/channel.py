@@ -20,12 +20,12 @@ import math
 import struct
 import termios
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from prefork.net.lingering import ours
 from prefork.net.queue import Diag
 from prefork.system.natives import os, select, socket, time
+from prefork.system.record import Record
 from prefork.wsgi.refusal import ClientGoneError, RequestError
 
 RECEIVE: Final = 1 << 16  # bytes asked for in one receive
@@ -49,8 +49,7 @@ _TCP_CLOSE_WAIT: Final = 8
 _HALF_CLOSE_MS: Final = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(Record):
     """How long a client may make a worker wait.
 
     Args:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final
 
 from prefork.system.natives import os
+from prefork.system.record import Record, fresh
 from prefork.system.throttle import SharedThrottle
 
 STRANGERS_INTERVAL: Final = 3600.0
@@ -16,8 +16,7 @@ def _tz() -> str | None:
     return os.environ.get("TZ")
 
 
-@dataclass(frozen=True, slots=True)
-class Common:
+class Common(Record):
     """MASTER makes it, before it forks and before the application runs.
 
     Attributes:
@@ -25,5 +24,5 @@ class Common:
         tz: What TZ was in the environment.
     """
 
-    strangers: SharedThrottle = field(default_factory=lambda: SharedThrottle(2, STRANGERS_INTERVAL))
-    tz: str | None = field(default_factory=_tz)
+    strangers: SharedThrottle = fresh(factory=lambda: SharedThrottle(2, STRANGERS_INTERVAL))
+    tz: str | None = fresh(factory=_tz)

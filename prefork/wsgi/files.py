@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from prefork.system.natives import os
 
@@ -19,19 +18,18 @@ class Readable(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """Part of an open regular file.
 
     Args:
         fd: The file's descriptor.
         offset: Where the part begins, in bytes.
-        count: How long it is, at least 1 byte.
+        length: How long it is, at least 1 byte.
     """
 
     fd: int
     offset: int
-    count: int
+    length: int
 
 
 class FileWrapper:

@@ -307,8 +307,8 @@ class Response:
         span = wrapper.span()
         if span is None:
             return False
-        count = span.count if self._length is None else min(span.count, self._length)
-        head = self._head(span.count)
+        count = span.length if self._length is None else min(span.length, self._length)
+        head = self._head(span.length)
         if self._mute or not count:
             self._channel.send(head)
             return True
