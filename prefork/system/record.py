@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar, dataclass_transform
 
 R = TypeVar("R", bound="Record")
 
@@ -106,6 +106,10 @@ class AnyRecord:
         if held.keys() != known:
             wrong = ", ".join(sorted(held.keys() ^ known))
             raise TypeError(f"{type(self).__name__} lacks these fields, or has none of that name: {wrong}")
+
+    def __replace__(self, **values: Any) -> Self:
+        """One like this, but for these fields, for copy.replace() of Python 3.13."""
+        return changed(self, **values)
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={self.__dict__[name]!r}" for name in self._shape.fields)

@@ -102,6 +102,7 @@ def test_a_record_never_changes() -> None:
         with pytest.raises(AttributeError, match=f"{name} of Point can't be deleted"):
             delattr(point, name)
     assert changed(point, y=5) == Point(1, 5)
+    assert point.__replace__(y=5) == Point(1, 5)
     with pytest.raises(TypeError, match="z"):
         changed(point, z=5)
     assert copy.copy(point) == copy.deepcopy(point) == pickle.loads(pickle.dumps(point)) == point
