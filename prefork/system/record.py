@@ -109,7 +109,7 @@ class AnyRecord:
 
     def __replace__(self, **values: Any) -> Self:
         """One like this, but for these fields, for copy.replace() of Python 3.13."""
-        return changed(self, **values)
+        return type(self)(**{**self.__dict__, **values})
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={self.__dict__[name]!r}" for name in self._shape.fields)
@@ -158,4 +158,4 @@ def changed(record: R, **values: Any) -> R:
     Raises:
         TypeError: there is none of a name.
     """
-    return type(record)(**{**record.__dict__, **values})
+    return record.__replace__(**values)
