@@ -118,7 +118,7 @@ class Settings(Preloading, Reporting, Keepalive, Proxying, Probing, Transport, k
         kinds.WORKERS,
         _SECONDS,
         "With max_workers: grow when requests wait for longer than this while no worker is idle, on kept connections "
-        "too, and not as soon as a connection waits (which 0 means).",
+        "too. 0 means as soon as a connection waits to be accepted, however long, and for nothing else.",
     )
     idle_timeout: float = setting(
         30.0,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
+from pathlib import Path
 
 import psutil
 import pytest
 
-from prefork.testing import Load, Server
+from prefork.testing import Load, Server, call_until, running_target
 from prefork.testing.plugin import ServerFactory
+from tests.support.kept import Client
 from tests.support.probing import APPS, ask, complaints, get, held, probe, steady, told
 
 
@@ -111,3 +114,45 @@ def test_a_burst_on_an_idle_server_is_noticed(prefork_server: ServerFactory) -> 
         assert load.wait().answered == 2
         assert len(server.workers()) > 2  # and one more may be on its way
     assert psutil.pid_exists(server.pid)
+
+
+SLOW = """\
+import time
+
+def application(environ, start_response):
+    time.sleep(0.05)
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "2")])
+    return [b"hi"]
+"""
+
+
+@pytest.mark.long
+def test_it_grows_by_the_queue_time_of_kept_connections(tmp_path: Path) -> None:
+    """They are in no accept queue, so nothing but how long their requests had waited tells of them."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    with (
+        running_target(
+            "slow:application",
+            app_dir=tmp_path,
+            subcommand="wsgi",
+            workers=1,
+            max_workers=3,
+            scale_queue_time=0.05,
+            control="off",
+        ) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        get_it = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+        clients = []
+        for _ in range(8):  # one after the other, so that no connection waits to be accepted
+            clients.append(stack.enter_context(contextlib.closing(Client(server.address))))
+            assert clients[-1].ask(get_it) == b"hi"
+        assert len(server.workers()) == 1
+
+        def ask_all() -> int:
+            for client in clients:
+                client.send(get_it)
+            assert all(client.answer() == b"hi" for client in clients)
+            return len(server.workers())
+
+        assert call_until(ask_all, lambda workers: workers == 3) == 3
