@@ -10,16 +10,18 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench import wrk
 from bench.effort import Effort
-from bench.rounds import say
-from bench.subjects import BARE, FLOOR, HANDLER, WSGI, available
+from bench.ours import BARE, FLOOR, HANDLER, WSGI
+from bench.rounds import FAILURES, Table, say, short
+from bench.subject import available
 from bench.workshop import APPS, PYTHON, MissingError, found
-from prefork.testing import Server
+from prefork.testing import Server, wait_for
 
 _GROUPS = (
     (r"kernel|\[k\]|vdso", "kernel"),
@@ -29,24 +31,36 @@ _GROUPS = (
 )
 
 
-def measure(effort: Effort) -> dict[str, Any]:
-    """Take connections apart.
+def shares(effort: Effort) -> Table:
+    """For each server microseconds a connection by where the CPU was."""
+    return _look(_shares, effort)
 
-    Returns:
-        ``shares``: for each server microseconds a connection by where the CPU was. ``calls``: system calls a
-        connection. ``steps``: microseconds of prefork's own steps. ``missing``: tools that are not there.
-    """
-    subjects, missing = available((FLOOR, BARE, HANDLER, WSGI) if effort.peers else (HANDLER,))
-    results: dict[str, Any] = {"shares": {}, "calls": {}, "missing": missing, "steps": _steps()}
-    for subject in subjects:
+
+def calls(effort: Effort) -> Table:
+    """System calls a connection."""
+    return _look(_calls, effort)
+
+
+def steps(_effort: Effort) -> Table:
+    """Microseconds of prefork's own steps, each alone."""
+    done = subprocess.run([PYTHON, str(APPS / "steps.py")], capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return Table(found, {})
+
+
+def _look(look: Callable[[Server, Effort], dict[str, Any]], effort: Effort) -> Table:
+    there, missing = available((FLOOR, BARE, HANDLER, WSGI) if effort.peers else (HANDLER,))
+    rows: dict[str, Any] = {}
+    for subject in there:
         say(f"profile: {subject.name}")
-        with subject.serving() as server:
-            for name, look in (("shares", _shares), ("calls", _calls)):
-                try:
-                    results[name][subject.name] = {"title": subject.title, **look(server, effort)}
-                except (MissingError, RuntimeError) as why:
-                    missing[name] = str(why)
-    return results
+        try:
+            with subject.serving() as server:
+                rows[subject.name] = {**subject.row(), **look(server, effort)}
+        except MissingError as why:
+            missing[f"{look.__name__.lstrip('_')} of a connection"] = str(why)
+        except FAILURES as why:
+            missing[subject.title] = f"failed: {short(why)}"
+    return Table(rows, missing)
 
 
 def _workers(server: Server) -> str:
@@ -60,6 +74,7 @@ def _shares(server: Server, effort: Effort) -> dict[str, Any]:
         command = [found("perf"), "record", "--event=cpu-clock", "--freq=4000", f"--pid={_workers(server)}"]
         recorder = subprocess.Popen([*command, f"--output={data}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:
+            wait_for(lambda: Path(data).exists() or recorder.poll() is not None, message="perf to record")
             run = wrk.run(server, effort.profile_seconds)
         finally:
             recorder.send_signal(2)
@@ -100,8 +115,4 @@ def _calls(server: Server, effort: Effort) -> dict[str, Any]:  # noqa: ARG001  #
     return {"calls": {call: count for call, count in counts.items() if count > 0.05}}
 
 
-def _steps() -> dict[str, float]:
-    """Prefork's steps of a connection, each alone."""
-    done = subprocess.run([PYTHON, str(APPS / "steps.py")], capture_output=True, text=True, check=True)
-    steps: dict[str, float] = json.loads(done.stdout)
-    return steps
+TABLES = {"shares": shares, "calls": calls, "steps": steps}

@@ -7,8 +7,14 @@
  *                                             used last and is free, or makes another.
  *   client PORT echo MESSAGES CLIENTS SECONDS closed loop: each connection sends so many messages and reads them back.
  *                                             Prints connections, messages, errors, seconds.
+ *   client AT load CLIENTS SECONDS HOW PATH [HEAD]
+ *                                             closed loop of requests for PATH; HOW is kept or closing. AT is a port, or
+ *                                             the path of a unix socket. HEAD comes before the first request of each
+ *                                             connection. Prints a line when every client has been answered once, and
+ *                                             measures from then on: requests, errors, seconds.
  *
- * Connections come from 127.0.0.2 to 127.0.0.251 in turn, so that no port is wanted twice within TIME_WAIT. */
+ * Connections come from 127.0.0.2 to 127.0.0.251 in turn, so that no port is wanted twice within TIME_WAIT. An answer of
+ * 503 is a client that was shed, and any other that is no 200 an error. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -19,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -26,20 +33,31 @@
 #define MESSAGE 64          /* bytes of an echoed message */
 
 enum { CONNECTING, TALKING, FREE };
-enum { ANSWERED, REFUSED, RESET, EMPTY, TIMED_OUT, OUTCOMES };
+enum { ANSWERED, REFUSED, RESET, EMPTY, TIMED_OUT, SHED, FAILED, OUTCOMES };
 
 struct client {
-    int fd, state, slow, left;
+    int fd, state, slow, left, status;
+    int closes; /* whether its server said that it will */
     uint32_t got;
     int64_t due, last;
     struct client *next, *previous; /* under way, oldest first; or next alone, of those that are free */
 };
 
 static struct client under_way = {.next = &under_way, .previous = &under_way};
-static struct sockaddr_in server = {.sin_family = AF_INET};
+static union {
+    struct sockaddr any;
+    struct sockaddr_in inet;
+    struct sockaddr_un local;
+} server = {.inet = {.sin_family = AF_INET}};
+static char first[1024], next[1024]; /* what a connection begins with, and each later request on it; of load alone */
 static struct client *is_free; /* kept, the one that was used last first */
-static int epoll, kept, count[OUTCOMES];
+static int epoll, kept, resting, count[OUTCOMES];
 static char buffer[65536];
+
+static socklen_t size_of_server(void)
+{
+    return server.any.sa_family == AF_INET ? sizeof server.inet : sizeof server.local;
+}
 
 static int64_t now(void)
 {
@@ -67,14 +85,16 @@ static struct client *start(int64_t due, int slow, int left)
     struct client *c = calloc(1, sizeof *c);
     struct sockaddr_in source = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7f000002 + from++ % 250)};
     struct epoll_event event = {.events = EPOLLOUT, .data.ptr = c};
-    if (!c || (c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)) < 0)
+    if (!c || (c->fd = socket(server.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)) < 0)
         die("socket");
     c->due = due, c->slow = slow, c->left = left, c->state = CONNECTING;
-    setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
-    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    if (bind(c->fd, (struct sockaddr *)&source, sizeof source))
-        die("bind");
-    connect(c->fd, (struct sockaddr *)&server, sizeof server); /* how it went, epoll will tell */
+    if (server.any.sa_family == AF_INET) {
+        setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
+        setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        if (bind(c->fd, (struct sockaddr *)&source, sizeof source))
+            die("bind");
+    }
+    connect(c->fd, &server.any, size_of_server()); /* how it went, epoll will tell */
     if (epoll_ctl(epoll, EPOLL_CTL_ADD, c->fd, &event))
         die("epoll_ctl");
     enlist(c);
@@ -101,7 +121,7 @@ static int speak(struct client *c, int echoes)
                                           "GET /slow HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
                                           "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
                                           "GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n"};
-    const char *data = echoes ? buffer : request[2 * kept + c->slow];
+    const char *data = echoes ? buffer : !*next ? request[2 * kept + c->slow] : c->state == CONNECTING ? first : next;
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
     int error = 0;
     socklen_t length = sizeof error;
@@ -118,6 +138,29 @@ static int is_whole(const struct client *c, ssize_t got)
     return kept && got >= 6 && c->got > 60 && !memcmp(buffer + got - 6, "hello\n", 6);
 }
 
+/* What the head of an answer says: a status that is no 200, and whether another request can be sent. */
+static void look_at(struct client *c, ssize_t got)
+{
+    if (c->got || got < 12)
+        return;
+    if (memcmp(buffer + 9, "200", 3))
+        c->status = atoi(buffer + 9);
+    c->closes = kept && memmem(buffer, got, "onnection: close", 16);
+}
+
+/* How a connection has ended on which an answer came: anything but a 200 ends it, kept or not. */
+static int verdict(const struct client *c)
+{
+    return !c->status ? ANSWERED : c->status == 503 ? SHED : FAILED;
+}
+
+/* Nothing is under way on it any more, until somebody comes. */
+static void rest(struct client *c)
+{
+    c->previous->next = c->next, c->next->previous = c->previous;
+    c->state = FREE, c->next = is_free, is_free = c;
+}
+
 static void answered_on(struct client *c, int64_t *latencies, char *slow, size_t *answered)
 {
     latencies[*answered] = c->last - c->due, slow[(*answered)++] = c->slow;
@@ -128,16 +171,23 @@ static void listen_to(struct client *c, int64_t *latencies, char *slow, size_t *
 {
     ssize_t got = read(c->fd, buffer, sizeof buffer);
     if (got > 0) {
+        look_at(c, got);
         c->got += got, c->last = now();
-        if (is_whole(c, got)) {
+        if (kept && c->status) {
+            end(c, verdict(c));
+        } else if (is_whole(c, got)) {
             answered_on(c, latencies, slow, answered);
+            if (c->closes) {
+                end(c, ANSWERED);
+                return;
+            }
             count[ANSWERED]++;
-            c->previous->next = c->next, c->next->previous = c->previous;
-            c->state = FREE, c->next = is_free, is_free = c;
+            rest(c);
         }
     } else if (got == 0 && c->got) {
-        answered_on(c, latencies, slow, answered);
-        end(c, ANSWERED);
+        if (!c->status)
+            answered_on(c, latencies, slow, answered);
+        end(c, verdict(c));
     } else if (got == 0 || errno != EAGAIN) {
         end(c, got == 0 ? EMPTY : failure(errno, c));
     }
@@ -199,8 +249,8 @@ static int open_loop(double rate, double seconds, long seed, int slow_every)
                 speak(c, 0);
         }
     }
-    printf("answered %d refused %d reset %d empty %d timeout %d\n", count[ANSWERED], count[REFUSED], count[RESET],
-           count[EMPTY], count[TIMED_OUT]);
+    printf("answered %d refused %d reset %d empty %d timeout %d shed %d failed %d\n", count[ANSWERED], count[REFUSED],
+           count[RESET], count[EMPTY], count[TIMED_OUT], count[SHED], count[FAILED]);
     for (size_t n = 0; n < answered; n++)
         printf("%lld%s\n", (long long)latencies[n] / 1000, slow[n] ? "s" : "");
     return 0;
@@ -245,13 +295,124 @@ static int echo(int messages, int clients, double seconds)
     return 0;
 }
 
+enum { GOES_ON, ENDED, ENDED_ANSWERED, RESTS, RESTED };
+
+/* What has come on a connection of load. */
+static int loaded(struct client *c)
+{
+    ssize_t got = read(c->fd, buffer, sizeof buffer);
+    if (got < 0 && errno == EAGAIN)
+        return GOES_ON;
+    if (got <= 0) {
+        int how = got == 0 && c->got && !c->status ? ENDED_ANSWERED : ENDED;
+        return end(c, got < 0 ? failure(errno, c) : c->got ? verdict(c) : EMPTY), how;
+    }
+    look_at(c, got);
+    c->got += got;
+    if (!kept || (!c->status && !is_whole(c, got)))
+        return GOES_ON;
+    if (c->status)
+        return end(c, verdict(c)), ENDED;
+    if (c->closes)
+        return end(c, ANSWERED), ENDED_ANSWERED;
+    count[ANSWERED]++, c->got = 0;
+    if (!resting)
+        return speak(c, 0) ? GOES_ON : ENDED;
+    rest(c);
+    return RESTS;
+}
+
+/* So many connections are made at once that no queue of the server's or the kernel's is full. */
+#define AT_ONCE 200
+
+/* Let each client be answered once, and rest; what it is left with is on the list of those that are free, or was closed.
+ * Returns how many of them have to come anew, or -1 when not all were answered. */
+static int assemble(int clients)
+{
+    int begun = 0, met = 0, kept_ones = 0;
+    int64_t patience = now() + 4 * PATIENCE;
+    struct epoll_event events[256];
+    resting = 1;
+    while (met < clients) {
+        if (now() > patience)
+            return fprintf(stderr, "only %d of %d clients were answered\n", met, clients), -1;
+        while (begun < clients && begun - met < AT_ONCE)
+            start(0, 0, 0), begun++;
+        int ready = epoll_wait(epoll, events, 256, 100);
+        for (int n = 0; n < ready; n++) {
+            struct client *c = events[n].data.ptr;
+            int how = c->state == FREE ? RESTED : c->state == TALKING ? loaded(c) : speak(c, 0) ? GOES_ON : ENDED;
+            if (how == RESTED)
+                part(c), kept_ones--;
+            else if (how == RESTS)
+                met++, kept_ones++;
+            else if (how == ENDED_ANSWERED)
+                met++;
+            else if (how == ENDED)
+                begun--;
+        }
+    }
+    resting = 0;
+    return clients - kept_ones;
+}
+
+static int load(int clients, double seconds)
+{
+    struct epoll_event events[256];
+    int anew = assemble(clients);
+    if (anew < 0)
+        return 1;
+    memset(count, 0, sizeof count);
+    printf("all\n");
+    fflush(stdout);
+    int64_t begin = now(), last = begin + seconds * 1e9;
+    while (is_free) {
+        struct client *c = is_free;
+        is_free = c->next, c->got = 0, c->state = TALKING;
+        enlist(c);
+        if (!speak(c, 0))
+            anew++;
+    }
+    while (anew-- > 0)
+        start(0, 0, 0);
+    while (now() < last) {
+        int ready = epoll_wait(epoll, events, 256, 100);
+        for (int n = 0; n < ready; n++) {
+            struct client *c = events[n].data.ptr;
+            if ((c->state == TALKING ? loaded(c) : speak(c, 0) ? GOES_ON : ENDED) != GOES_ON)
+                start(0, 0, 0);
+        }
+    }
+    printf("requests %d errors %d seconds %.3f\n", count[ANSWERED],
+           count[REFUSED] + count[RESET] + count[EMPTY] + count[SHED] + count[FAILED], (now() - begin) / 1e9);
+    return 0;
+}
+
+/* What a connection of load sends. */
+static void compose(const char *path, const char *head)
+{
+    snprintf(next, sizeof next, "GET %s HTTP/1.1\r\nHost: localhost\r\n%s\r\n", path, kept ? "" : "Connection: close\r\n");
+    snprintf(first, sizeof first, "%s%s", head, next);
+}
+
 int main(int argc, char **argv)
 {
-    if (argc != 6 && argc != 7)
-        return fprintf(stderr, "usage: client PORT open|kept RATE SECONDS SEED SLOW | PORT echo MESSAGES CLIENTS SECONDS\n"), 2;
-    server.sin_addr.s_addr = htonl(INADDR_LOOPBACK), server.sin_port = htons(atoi(argv[1]));
+    if (argc < 6 || argc > 8)
+        return fprintf(stderr, "usage: client PORT open|kept RATE SECONDS SEED SLOW | PORT echo MESSAGES CLIENTS SECONDS"
+                               " | AT load CLIENTS SECONDS kept|closing PATH [HEAD]\n"), 2;
+    if (*argv[1] == '/') {
+        server.local.sun_family = AF_UNIX;
+        strncpy(server.local.sun_path, argv[1], sizeof server.local.sun_path - 1);
+    } else {
+        server.inet.sin_addr.s_addr = htonl(INADDR_LOOPBACK), server.inet.sin_port = htons(atoi(argv[1]));
+    }
     if ((epoll = epoll_create1(EPOLL_CLOEXEC)) < 0)
         die("epoll_create1");
+    if (!strcmp(argv[2], "load") && argc > 6) {
+        kept = !strcmp(argv[5], "kept");
+        compose(argv[6], argc > 7 ? argv[7] : "");
+        return load(atoi(argv[3]), atof(argv[4]));
+    }
     kept = !strcmp(argv[2], "kept");
     if ((kept || !strcmp(argv[2], "open")) && argc == 7)
         return open_loop(atof(argv[3]), atof(argv[4]), atol(argv[5]), atoi(argv[6]));

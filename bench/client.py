@@ -1,4 +1,4 @@
-"""client.c from here: open-loop load with latencies, and echoes."""
+"""client.c from here: open-loop load with latencies, closed-loop load, and echoes."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Latencies:
 
     @property
     def lost(self) -> int:
-        """Requests that were not answered."""
-        return sum(self.outcomes.values()) - self.outcomes["answered"]
+        """Requests that were neither answered nor refused by a 503."""
+        return sum(self.outcomes.values()) - self.outcomes["answered"] - self.outcomes["shed"]
 
 
 def open_loop(
@@ -79,8 +79,44 @@ def echo(server: Server, messages: int, seconds: float) -> Run:
     return Run(int(found[1]), int(found[2]), float(found[3]), cpu)
 
 
+def load(
+    server: Server, seconds: float, *, clients: int = CLIENTS, kept: bool = False, path: str = "/", head: str = ""
+) -> Run:
+    """Let so many clients make request after request; it is measured once all have been answered.
+
+    Args:
+        server: what is measured.
+        seconds: how long.
+        clients: how many requests are under way at any time (count).
+        kept: whether clients keep their connection, as far as the server does.
+        path: what they ask for.
+        head: what they send before the first request of a connection.
+
+    Raises:
+        RuntimeError: the server doesn't answer all of them.
+    """
+    how = ["load", str(clients), f"{seconds:g}", "kept" if kept else "closing", path, head]
+    command = [compiled("client.c"), _at(server), *how]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        all_answered = process.stdout.readline()
+        before = server.cpu_seconds()
+        out, complaint = process.stdout.read(), process.stderr.read()
+        cpu = server.cpu_seconds() - before
+    counts = re.match(r"requests (\d+) errors (\d+) seconds ([\d.]+)", out)
+    if not all_answered or counts is None or int(counts[1]) == 0:
+        raise RuntimeError(f"load on {server.address}: {complaint or out}")
+    return Run(int(counts[1]), int(counts[2]), float(counts[3]), cpu)
+
+
+def _at(server: Server) -> str:
+    """The port, or the path of a unix socket."""
+    return server.address.rpartition(":")[2]
+
+
 def _run(server: Server, *arguments: str) -> str:
-    command = [compiled("client.c"), server.address.rpartition(":")[2], *arguments]
+    command = [compiled("client.c"), _at(server), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr}")

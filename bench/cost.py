@@ -2,82 +2,165 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from bench import client, wrk
 from bench.effort import Effort
-from bench.rounds import Spread, interleaved, ratios, say
-from bench.subjects import (
+from bench.ours import (
+    ASGI,
     BARE,
-    ECHO,
+    ECHO_BARE,
+    ECHO_FLOOR,
+    ECHO_HANDLER,
     FLOOR,
     HANDLER,
-    HELLO,
-    KEPT,
     REUSE_PORT,
     TWO_LISTENERS,
     WSGI,
     WSGI_CLOSING,
-    Subject,
-    available,
 )
+from bench.peers import (
+    APACHE,
+    APACHE_EVENT,
+    BJOERN,
+    CHEROOT,
+    FASTWSGI,
+    GRANIAN,
+    GTHREAD,
+    GUNICORN,
+    GUNICORN_ASGI,
+    NET_SERVER,
+    NET_SERVER_ECHO,
+    PUMA,
+    UVICORN,
+    UWSGI,
+    UWSGI_KEPT,
+    WAITRESS,
+)
+from bench.rounds import Spread, Table, interleaved, ratios, say
+from bench.subject import Subject, all_serving, available, by_title
 from prefork.testing import Server
 
 OURS = (FLOOR, BARE, HANDLER, REUSE_PORT, TWO_LISTENERS, WSGI, WSGI_CLOSING)
 
+HELLO = (
+    *OURS,
+    NET_SERVER,
+    BJOERN,
+    FASTWSGI,
+    GUNICORN,
+    GTHREAD,
+    UWSGI,
+    WAITRESS,
+    CHEROOT,
+    GRANIAN,
+    UVICORN,
+    APACHE,
+    PUMA,
+)
+"""Everything that answers a request."""
+
+KEPT = (
+    WSGI,
+    ASGI,
+    BJOERN,
+    FASTWSGI,
+    GTHREAD,
+    GUNICORN_ASGI,
+    WAITRESS,
+    CHEROOT,
+    GRANIAN,
+    UVICORN,
+    UWSGI_KEPT,
+    PUMA,
+    APACHE_EVENT,
+)
+"""What keeps connections for the next request."""
+
+ECHO = (ECHO_FLOOR, ECHO_BARE, ECHO_HANDLER, NET_SERVER_ECHO)
+"""Everything that gives back what it gets."""
+
 WARM = 1000.0
 """Connections a second for half a second before the first round, for caches and interpreters that specialize."""
 
+Drive = Callable[[Server, float], wrk.Run]
+"""Loads a server for so many seconds."""
 
-def measure(effort: Effort) -> dict[str, Any]:
-    """Load every server with short connections, and those that echo with longer ones.
 
-    Returns:
-        ``hello``: for each server microseconds of CPU a connection, that as a multiple of the floor's, connections a
-        second. ``kept``: the same for requests on connections that are kept, as a multiple of prefork's.
-        ``echo``: the same for each number of messages. ``missing``: why a server is not there.
+def hello(effort: Effort) -> Table:
+    """Short connections: for each server CPU a connection, that as a multiple of the floor's, connections a second."""
+    return sums(HELLO if effort.peers else OURS, effort, wrk.run, base=FLOOR, rounds=effort.rounds, warm=True)
+
+
+def kept(effort: Effort) -> Table:
+    """Requests on connections that are kept, as multiples of prefork's."""
+    drive = partial(wrk.run, kept=True)
+    return sums(KEPT if effort.peers else KEPT[:2], effort, drive, base=WSGI, rounds=effort.rounds)
+
+
+def echo(effort: Effort) -> Table:
+    """Connections that send messages and read them back: for each number of messages the same."""
+    rows: dict[str, Any] = {}
+    missing: dict[str, str] = {}
+    for messages in effort.messages:
+        drive = partial(_echo, messages)
+        table = sums(ECHO if effort.peers else ECHO[:3], effort, drive, base=ECHO_FLOOR, rounds=effort.feature_rounds)
+        rows[str(messages)] = table.rows
+        missing |= table.missing
+    return Table(rows, missing)
+
+
+def _echo(messages: int, server: Server, seconds: float) -> wrk.Run:
+    return client.echo(server, messages, seconds)
+
+
+def sums(
+    subjects: Sequence[Subject],
+    effort: Effort,
+    drive: Drive,
+    *,
+    base: Subject,
+    rounds: int,
+    workers: int = 2,
+    warm: bool = False,
+) -> Table:
+    """Run all servers, load each in turn, and sum up what it cost.
+
+    Args:
+        subjects: the servers.
+        effort: how much is done.
+        drive: loads one of them.
+        base: whose multiples the figures are told as.
+        rounds: how often each is loaded (count).
+        workers: processes that accept (count).
+        warm: whether each has some load before the first round.
     """
-    hello, missing = available(HELLO if effort.peers else OURS)
-    echo, _ = available(ECHO if effort.peers else ECHO[:3])
-    results: dict[str, Any] = {"missing": missing}
-    with _all_serving(hello) as servers:
-        for name in servers:
-            say(f"cost: {name}")
+    there, missing = available(subjects)
+    failed: dict[str, str] = {}
+    with all_serving(there, missing, workers) as servers:
+        for name in servers if warm else ():
+            say(f"warming {name}")
             client.open_loop(servers[name], WARM, 0.5, seed=1)
-        runs = interleaved(servers, effort.rounds, lambda name: wrk.run(servers[name], effort.seconds))
-        results["hello"] = _sums(hello, runs, FLOOR)
-    keeping, _ = available(KEPT if effort.peers else KEPT[:1])
-    if WSGI in keeping:
-        with _all_serving(keeping) as servers:
-            runs = interleaved(servers, effort.rounds, lambda name: wrk.run(servers[name], effort.seconds, kept=True))
-            results["kept"] = _sums(keeping, runs, WSGI)
-    with _all_serving(echo) as servers:
-        results["echo"] = {}
-        for messages in effort.messages:
-            runs = interleaved(servers, effort.message_rounds, _echoing(servers, messages, effort.seconds))
-            results["echo"][str(messages)] = _sums(echo, runs, FLOOR)
-    return results
+
+        def measure(name: str) -> wrk.Run:
+            return drive(servers[name], effort.seconds)
+
+        runs = interleaved(servers, rounds, measure, patience=effort.patience, failed=failed)
+    missing |= by_title(there, failed)
+    return Table(summed(there, runs, base), missing)
 
 
-@contextlib.contextmanager
-def _all_serving(subjects: Sequence[Subject]) -> Any:
-    with contextlib.ExitStack() as stack:
-        yield {subject.name: stack.enter_context(subject.serving()) for subject in subjects}
-
-
-def _echoing(servers: Mapping[str, Server], messages: int, seconds: float) -> Callable[[str], wrk.Run]:
-    return lambda name: client.echo(servers[name], messages, seconds)
-
-
-def _sums(subjects: Sequence[Subject], runs: Mapping[str, Sequence[wrk.Run]], base: Subject) -> dict[str, Any]:
+def summed(subjects: Sequence[Subject], runs: Mapping[str, Sequence[wrk.Run]], base: Subject) -> dict[str, Any]:
+    """A row for each subject that has runs."""
+    if base.name not in runs:
+        raise RuntimeError(f"{base.title} could not be measured, and without it nothing can be compared")
     costs = {name: [run.cost for run in series] for name, series in runs.items()}
     multiples = ratios(costs, base.name)
     return {
         subject.name: {
-            "title": subject.title,
-            "kind": subject.kind,
+            **subject.row(),
             "cost": vars(Spread.of(costs[subject.name])),
             "ratio": vars(multiples[subject.name]),
             "rate": vars(Spread.of([run.rate for run in runs[subject.name]])),
@@ -85,4 +168,8 @@ def _sums(subjects: Sequence[Subject], runs: Mapping[str, Sequence[wrk.Run]], ba
             "costs": costs[subject.name],
         }
         for subject in subjects
+        if subject.name in runs
     }
+
+
+TABLES = {"hello": hello, "kept": kept, "echo": echo}

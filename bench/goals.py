@@ -32,7 +32,7 @@ def judge(parts: Parts) -> list[Verdict]:
 def _judged(goal: str, look: Callable[[Parts], tuple[str, bool]], parts: Parts) -> Verdict:
     try:
         measured, met = look(parts)
-    except (KeyError, statistics.StatisticsError):
+    except (KeyError, ValueError, IndexError, StopIteration):
         return Verdict(goal, "not measured", None)
     return Verdict(goal, measured, met)
 
@@ -130,12 +130,12 @@ def _orphans(parts: Parts) -> tuple[str, bool]:
 
 
 def _idle(parts: Parts) -> tuple[str, bool]:
-    workers, row = next(iter(parts["scale"]["idle"].items()))
+    workers, row = next(iter(parts["idle"]["idle"].items()))
     return f"{row['wakeups']:.2f} a second with {workers} workers", row["wakeups"] <= 0.1
 
 
 def _supervision(parts: Parts) -> tuple[str, bool]:
-    workers, row = list(parts["scale"]["idle"].items())[-1]
+    workers, row = list(parts["idle"]["idle"].items())[-1]
     return f"{row['master'] * 1e6:.0f} us a second with {workers} workers", row["master"] < 1e-3
 
 
@@ -154,6 +154,17 @@ def _crash(parts: Parts) -> tuple[str, bool]:
     return f"{more:+.1f} ms", more <= 10
 
 
+def _lanes(parts: Parts) -> tuple[str, bool]:
+    rate = parts["features"]["lanes"]["prefork-lanes"]["rate"]["median"]
+    return f"{rate:,.0f} a second", rate >= 0.95 * 1600
+
+
+def _shed(parts: Parts) -> tuple[str, bool]:
+    row = parts["features"]["overload"]["prefork-shed"]
+    p99 = (row["p99"] or float("inf")) / 1e6
+    return f"{row['goodput']:.0%}, p99 {p99:.2f} s", row["goodput"] >= 0.95 and p99 <= 0.5
+
+
 _GOALS: tuple[tuple[str, Callable[[Parts], tuple[str, bool]]], ...] = (
     ("a connection to a handler costs no more than a bare Python loop's", _handler),
     ("the same of what it costs beyond the kernel's part", _beyond_the_kernel),
@@ -164,6 +175,8 @@ _GOALS: tuple[tuple[str, Callable[[Parts], tuple[str, bool]]], ...] = (
     ("a kept request costs at most 1.6 x bjoern's", _kept("bjoern", 1.6)),
     ("at half load a handler's p99 is at most 1.5 x a C server's", _late("prefork", "0.5")),
     ("at four fifths of the load, too", _late("prefork", "0.8")),
+    ("2 x 16 threads answer at least 95 % of the 1,600 requests of 20 ms that they can in a second", _lanes),
+    ("with overload=shed and twice the load: goodput at least 95 %, p99 of the answered within 0.5 s", _shed),
     ("idle, at most 0.1 wake-ups a second", _idle),
     ("supervising hundreds of idle workers costs the master nothing", _supervision),
     ("a graceful stop loses nobody who waits", _lost("stop")),

@@ -7,7 +7,6 @@ from being sent.
 
 from __future__ import annotations
 
-import contextlib
 import random
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,25 +14,15 @@ from functools import partial
 from typing import Any
 
 from bench import client, wrk
+from bench.cost import KEPT
 from bench.effort import Effort
-from bench.rounds import Spread, interleaved, say
-from bench.subjects import (
-    APACHE,
-    BJOERN,
-    FLOOR,
-    GRANIAN,
-    GTHREAD,
-    GUNICORN,
-    HANDLER,
-    KEPT,
-    REUSE_PORT,
-    UVICORN,
-    UWSGI,
-    WSGI,
-    Subject,
-    available,
-)
+from bench.ours import FLOOR, HANDLER, REUSE_PORT, WSGI
+from bench.peers import APACHE, BJOERN, GRANIAN, GUNICORN, UVICORN, UWSGI
+from bench.rounds import FAILURES, Spread, Table, interleaved, say, short
+from bench.subject import Subject, all_serving, available, by_title
 from prefork.testing import Server
+
+SUBJECTS = (FLOOR, HANDLER, REUSE_PORT, WSGI, BJOERN, GRANIAN, GUNICORN, UWSGI, UVICORN, APACHE)
 
 LOADS = (0.5, 0.8)
 
@@ -48,52 +37,54 @@ SLOW_RATE = 2000.0
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 
 
-def measure(effort: Effort) -> dict[str, Any]:
-    """Measure latencies.
-
-    Returns:
-        ``plain``: for each server and load the quantiles in microseconds, and what was lost. ``kept``: the same on
-        connections that are kept. ``slow``: the same for the quick requests among which one in a hundred is slow.
-    """
-    peers = (WSGI, BJOERN, GRANIAN, GUNICORN, GTHREAD, UWSGI, UVICORN, APACHE) if effort.peers else (WSGI,)
-    plain, missing = available((FLOOR, HANDLER, REUSE_PORT, *peers))
-    keeping = [subject for subject in plain if subject in KEPT]
-    slow = [subject for subject in plain if subject is not FLOOR]
-    return {
-        "missing": missing,
-        "plain": _under_loads(plain, effort, kept=False),
-        "kept": _under_loads(keeping, effort, kept=True),
-        "slow": _beside_slow_ones(slow, effort),
-    }
+def plain(effort: Effort) -> Table:
+    """For each server and load the quantiles in microseconds, and what was lost."""
+    return _under_loads(_chosen(effort), effort, kept=False)
 
 
-def _under_loads(subjects: Sequence[Subject], effort: Effort, *, kept: bool) -> dict[str, Any]:
-    """The quantiles of each server at each load."""
-    found: dict[str, Any] = {}
-    capacity = {}
-    with contextlib.ExitStack() as stack:
-        servers = {subject.name: stack.enter_context(subject.serving()) for subject in subjects}
-        for name, server in servers.items():
-            say(f"latency: capacity of {name}")
-            capacity[name] = wrk.run(server, 1.0, kept=kept).rate
-        for load in LOADS:
-            rates = {name: load * rate for name, rate in capacity.items()}
-            look = partial(_open_loop, servers, rates, effort, kept=kept)
-            series = interleaved(servers, effort.latency_rounds, look)
-            for subject in subjects:
-                row = _row(subject, series[subject.name], rates[subject.name])
-                found.setdefault(subject.name, {})[str(load)] = row
-    return found
+def kept(effort: Effort) -> Table:
+    """The same on connections that are kept."""
+    return _under_loads([subject for subject in _chosen(effort) if subject in KEPT], effort, kept=True)
 
 
-def _beside_slow_ones(subjects: Sequence[Subject], effort: Effort) -> dict[str, Any]:
+def slow(effort: Effort) -> Table:
     """The quantiles of quick requests where one in a hundred is slow."""
-    with contextlib.ExitStack() as stack:
-        servers = {subject.name: stack.enter_context(subject.serving(SLOW_WORKERS)) for subject in subjects}
+    there, missing = available(subject for subject in _chosen(effort) if subject is not FLOOR)
+    failed: dict[str, str] = {}
+    with all_serving(there, missing, SLOW_WORKERS) as servers:
         rates = dict.fromkeys(servers, SLOW_RATE)
         look = partial(_open_loop, servers, rates, effort, slow_every=SLOW_EVERY)
-        series = interleaved(servers, effort.latency_rounds, look)
-        return {subject.name: _row(subject, series[subject.name], SLOW_RATE) for subject in subjects}
+        series = interleaved(servers, effort.latency_rounds, look, patience=effort.patience, failed=failed)
+    rows = {subject.name: _row(subject, series[subject.name], SLOW_RATE) for subject in there if subject.name in series}
+    return Table(rows, missing | by_title(there, failed))
+
+
+def _chosen(effort: Effort) -> Sequence[Subject]:
+    return SUBJECTS if effort.peers else SUBJECTS[:4]
+
+
+def _under_loads(subjects: Sequence[Subject], effort: Effort, *, kept: bool) -> Table:
+    """The quantiles of each at each load."""
+    there, missing = available(subjects)
+    rows: dict[str, Any] = {}
+    failed: dict[str, str] = {}
+    with all_serving(there, missing) as servers:
+        capacity = {}
+        for name, server in servers.items():
+            say(f"latency: capacity of {name}")
+            try:
+                capacity[name] = wrk.run(server, 1.0, kept=kept).rate
+            except FAILURES as why:
+                failed[name] = short(why)
+        for load in LOADS:
+            rates = {name: load * rate for name, rate in capacity.items() if name not in failed}
+            look = partial(_open_loop, servers, rates, effort, kept=kept)
+            series = interleaved(rates, effort.latency_rounds, look, patience=effort.patience, failed=failed)
+            for subject in there:
+                if subject.name in series:
+                    row = _row(subject, series[subject.name], rates[subject.name])
+                    rows.setdefault(subject.name, {})[str(load)] = row
+    return Table(rows, missing | by_title(there, failed))
 
 
 def _open_loop(
@@ -115,7 +106,7 @@ def _row(subject: Subject, series: Sequence[client.Latencies], rate: float) -> d
     quick = sorted(value for one in rounds for value in one)
     spread = Spread.of([_quantile(one, QUANTILES["p99"]) for one in rounds])
     return {
-        "title": subject.title,
+        **subject.row(),
         "rate": rate,
         "answered": len(quick),
         "lost": sum(latencies.lost for latencies in series),
@@ -130,3 +121,6 @@ def _row(subject: Subject, series: Sequence[client.Latencies], rate: float) -> d
 
 def _quantile(ordered: Sequence[int], fraction: float) -> int:
     return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))] if ordered else 0
+
+
+TABLES = {"plain": plain, "kept": kept, "slow": slow}

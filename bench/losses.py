@@ -16,30 +16,25 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import psutil
-
+from bench.cost import KEPT
 from bench.effort import Effort
 from bench.kept import PATIENCE, KeptClients
-from bench.rounds import say
-from bench.subjects import (
+from bench.ours import HANDLER, WSGI
+from bench.peers import (
     APACHE,
     BJOERN,
     CHEROOT,
     GRANIAN,
     GTHREAD,
     GUNICORN,
-    HANDLER,
-    KEPT,
     NET_SERVER,
+    PUMA,
     UVICORN,
     UWSGI,
     WAITRESS,
-    WSGI,
-    Action,
-    Subject,
-    available,
-    by_signal,
 )
+from bench.rounds import Table, say, short
+from bench.subject import Action, Subject, available, by_signal, workers_of
 from prefork.testing import Load, NotInTimeError, Outcome, Server, Tally, burst, hold_port, request, wait_for
 from prefork.testing.processes import is_gone, limited_descriptors
 
@@ -51,34 +46,64 @@ KEPT_CLIENTS = 24
 THINK = 0.04
 """Seconds that one who keeps his connection thinks, at the most."""
 
+OUTLIVED = 5.0
+"""Seconds after which workers have outlived their master for good."""
+
 PAUSE = 0.5
 """Seconds between two reloads or restarts, as an operator may well leave: some servers lose an order that comes while
 they are still carrying out the last."""
 
 
-def measure(effort: Effort) -> dict[str, Any]:
-    """Play every scenario with every server that can.
+SUBJECTS = (
+    HANDLER,
+    WSGI,
+    GUNICORN,
+    GTHREAD,
+    UWSGI,
+    UVICORN,
+    GRANIAN,
+    BJOERN,
+    WAITRESS,
+    CHEROOT,
+    APACHE,
+    PUMA,
+    NET_SERVER,
+)
 
-    Returns:
-        For each scenario and server what was counted; a server that failed to play it has an ``error``.
-    """
-    peers = (GUNICORN, GTHREAD, UWSGI, UVICORN, GRANIAN, BJOERN, WAITRESS, CHEROOT, APACHE, NET_SERVER)
-    subjects, missing = available((HANDLER, WSGI, *peers) if effort.peers else (HANDLER, WSGI))
-    results: dict[str, Any] = {"missing": missing}
-    for name, (play, can) in SCENARIOS.items():
-        results[name] = {}
-        for subject in subjects:
+
+def _scenario(name: str) -> Callable[[Effort], Table]:
+    """A table: the scenario, played with every server that can."""
+    play, can = SCENARIOS[name]
+
+    def measure(effort: Effort) -> Table:
+        there, missing = available(SUBJECTS if effort.peers else SUBJECTS[:2])
+        rows = {}
+        for subject in there:
             if can(subject):
                 say(f"losses: {name}, {subject.name}")
-                results[name][subject.name] = {"title": subject.title, **_played(play, subject, effort)}
-    return results
+                rows[subject.name] = {**subject.row(), **_played(play, subject, effort)}
+        return Table(rows, missing)
+
+    return measure
 
 
 def _played(play: Callable[[Subject, Effort], dict[str, Any]], subject: Subject, effort: Effort) -> dict[str, Any]:
     try:
         return play(subject, effort)
     except (AssertionError, OSError, RuntimeError) as error:
-        return {"error": str(error).split("\n")[0][:200]}
+        return {"error": short(error)}
+
+
+class _Times:
+    """Counts how often something is done: so often, or until its time is over."""
+
+    def __init__(self, times: int, seconds: float) -> None:
+        self._times, self._until = times, time.monotonic() + seconds
+        self.done = 0
+
+    def go_on(self) -> bool:
+        """Whether it is to be done once more."""
+        return self.done < self._times and (not self.done or time.monotonic() < self._until)
 
 
 def _counts(tally: Tally) -> dict[str, Any]:
@@ -104,42 +129,43 @@ def stop(subject: Subject, effort: Effort) -> dict[str, Any]:
 def reload(subject: Subject, effort: Effort) -> dict[str, Any]:
     """Reloads, one after the other, under a closed loop of clients; each is over when no old worker is left."""
     assert subject.reload is not None
-    done = 0
     with subject.serving() as server, Load(server.address, clients=CLIENTS, timeout=PATIENCE) as load:
         began = time.monotonic()
-        for _ in range(effort.reloads):
-            if not _renewed(server, subject.reload):
-                break
-            done += 1
-            time.sleep(PAUSE)  # see there
-        seconds = (time.monotonic() - began) / done - PAUSE if done else None
+        times = _again(effort.reloads, effort, server, subject.reload)
+        seconds = (time.monotonic() - began) / times - PAUSE if times else None
         load.stop()
-    return {**_counts(load.tally), "reloads": done, "seconds": seconds}
+    return {**_counts(load.tally), "reloads": times, "seconds": seconds}
 
 
 def kept_stop(subject: Subject, effort: Effort) -> dict[str, Any]:
     """Graceful stops under clients that keep their connections, and leave when those are closed."""
     total: Counter[str] = Counter()
-    for _ in range(effort.restarts):
+    times = _Times(effort.restarts, effort.scenario_seconds)
+    while times.go_on():
         with subject.serving() as server, _kept(server, returns=False) as clients:
             subject.stop(server)
             with contextlib.suppress(NotInTimeError):
                 server.wait(PATIENCE)
         total += clients.counts
-    return _kept_counts(total) | {"times": effort.restarts}
+        times.done += 1
+    return _kept_counts(total) | {"times": times.done}
 
 
 def kept_reload(subject: Subject, effort: Effort) -> dict[str, Any]:
     """Reloads under clients that keep their connections."""
     assert subject.reload is not None
-    done = 0
     with subject.serving() as server, _kept(server) as clients:
-        for _ in range(effort.reloads):
-            if not _renewed(server, subject.reload):
-                break
-            done += 1
-            time.sleep(PAUSE)  # see there
+        done = _again(effort.reloads, effort, server, subject.reload)
     return _kept_counts(clients.counts) | {"times": done}
+
+
+def _again(count: int, effort: Effort, server: Server, tell: Action) -> int:
+    """Have a server renew its workers so often; how often it did in time."""
+    times = _Times(count, effort.scenario_seconds)
+    while times.go_on() and _renewed(server, tell):
+        times.done += 1
+        time.sleep(PAUSE)  # see there
+    return times.done
 
 
 @contextlib.contextmanager
@@ -158,16 +184,16 @@ def crash(subject: Subject, effort: Effort) -> dict[str, Any]:
     """A worker killed every 100 ms; a connection in its hand is lost with it, and no other need be."""
     kills = 0
     with subject.serving() as server, Load(server.address, clients=CLIENTS, timeout=PATIENCE) as load:
-        strength = len(_workers(server))
+        strength = len(workers_of(server))
         until = time.monotonic() + effort.kill_seconds
         while time.monotonic() < until:
-            workers = _workers(server)
+            workers = workers_of(server)
             if workers:
                 kills += _kill(random.choice(workers))
             time.sleep(0.1)  # the interval between kills is what the scenario is about
         load.stop()
         try:
-            wait_for(lambda: len(_workers(server)) >= strength, PATIENCE)
+            wait_for(lambda: len(workers_of(server)) >= strength, PATIENCE)
             whole = True
         except NotInTimeError:
             whole = False
@@ -177,11 +203,11 @@ def crash(subject: Subject, effort: Effort) -> dict[str, Any]:
 def orphans(subject: Subject, effort: Effort) -> dict[str, Any]:  # noqa: ARG001  # all scenarios are called alike
     """The master killed while its workers are idle: how long they outlive it."""
     with subject.serving() as server:
-        workers = _workers(server)
+        workers = workers_of(server)
         began = time.monotonic()
         os.kill(server.pid, signal.SIGKILL)
         try:
-            wait_for(lambda: all(is_gone(pid) for pid in workers), PATIENCE)
+            wait_for(lambda: all(is_gone(pid) for pid in workers), OUTLIVED)
             seconds: float | None = time.monotonic() - began
         except NotInTimeError:
             seconds = None
@@ -213,8 +239,9 @@ def restart(subject: Subject, effort: Effort) -> dict[str, Any]:
     with hold_port() as address, Load(address, interval=0.004, timeout=PATIENCE) as load:
         tally = load.tally
         # Arrivals before the first server was there, and after the last was told to stop, are nobody's.
-        marks = []
-        for _ in range(effort.restarts + 1):
+        marks: list[Counter[str]] = []
+        times = _Times(effort.restarts + 1, effort.scenario_seconds)
+        while len(marks) < 2 or times.go_on():
             with subject.serving(address=address) as server:
                 first = tally.answered
                 load.wait_for(partial(_has_answered, first + 100))
@@ -222,25 +249,21 @@ def restart(subject: Subject, effort: Effort) -> dict[str, Any]:
                 marks.append(Counter({outcome.value: count for outcome, count in tally.counts.items()}))
                 subject.stop(server)
                 server.wait(PATIENCE)
+            times.done += 1
     between = marks[-1] - marks[0]
     answered = between.pop(Outcome.ANSWERED.value, 0)
     return {
         "requests": between.total() + answered,
         "lost": between.total(),
         "outcomes": between,
-        "restarts": effort.restarts,
+        "restarts": len(marks) - 1,
     }
 
 
 def renew(subject: Subject, effort: Effort) -> dict[str, Any]:
     """The same without a gap, where a server knows how: an upgrade in place."""
     with subject.serving() as server, Load(server.address, interval=0.004, timeout=PATIENCE) as load:
-        done = 0
-        for _ in range(effort.restarts):
-            if not _renewed(server, _RENEWALS[subject.name]):
-                break
-            done += 1
-            time.sleep(PAUSE)  # see there
+        done = _again(effort.restarts, effort, server, _RENEWALS[subject.name])
         load.stop()
     return {**_counts(load.tally), "restarts": done}
 
@@ -263,24 +286,15 @@ SCENARIOS: dict[str, tuple[Callable[[Subject, Effort], dict[str, Any]], Callable
 }
 
 
-def _workers(server: Server) -> list[int]:
-    return [pid for pid in server.tree() if pid != server.pid and not _helps(pid)]
-
-
-def _helps(pid: int) -> bool:
-    """Whether it is no worker: multiprocessing has a process of its own that looks after semaphores."""
-    try:
-        return any("resource_tracker" in word for word in psutil.Process(pid).cmdline())
-    except psutil.NoSuchProcess:
-        return True
+TABLES = {name: _scenario(name) for name in SCENARIOS}
 
 
 def _renewed(server: Server, tell: Action) -> bool:
     """Tell a server to replace its workers; whether there were others, and none of the old, in time."""
-    old = set(_workers(server))
+    old = set(workers_of(server))
 
     def replaced() -> bool:
-        now = set(_workers(server))
+        now = set(workers_of(server))
         return bool(now) and not now & old
 
     tell(server)

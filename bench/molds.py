@@ -16,14 +16,16 @@ import signal
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import psutil
 
 from bench.effort import FULL
+from bench.memory import held
+from bench.ours import HANDLER, MOLDED
 from bench.rounds import Spread, interleaved, say
-from bench.scale import crash, memory
-from bench.subjects import HANDLER, MOLDED
+from bench.scale import crash
 from bench.workshop import APPS, PYTHON, environment
 from prefork.testing import Load
 
@@ -81,10 +83,10 @@ def reloads(wanted: int = 100) -> dict[str, Any]:
 
 def main() -> int:
     """Measure what the command line names."""
-    ways = {"boot": boot, "replace": replace, "reloads": reloads}
+    ways: dict[str, Callable[..., dict[str, Any]]] = {"boot": boot, "replace": replace, "reloads": reloads}
     name, *numbers = sys.argv[1:] or [""]
     if name == "memory":
-        found = memory(FULL)
+        found = held(FULL).rows
     elif name in ways:
         found = ways[name](*map(int, numbers))
     else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,29 +34,41 @@ STYLE = {
     "axes.axisbelow": True,
     "grid.color": "#e5e5e5",
     "legend.frameon": False,
+    "svg.fonttype": "none",  # text that can be searched, and small files
+    "svg.hashsalt": "prefork",  # the same figures give the same file
 }
 
 
-def draw(parts: dict[str, Any], folder: Path) -> dict[str, list[str]]:
-    """Draw what was measured.
+def draw(parts: dict[str, Any], names: dict[str, list[str]], folder: Path) -> dict[str, list[str]]:
+    """Draw what was measured, and leave no other plots in the folder.
 
     Args:
         parts: the figures of each part.
+        names: the plots of each part.
         folder: where the files go.
 
     Returns:
-        The names of the plots of each part, without the ending.
+        The names of those that could be drawn.
     """
     folder.mkdir(parents=True, exist_ok=True)
     drawn: dict[str, list[str]] = {}
     with mpl.rc_context(STYLE):
-        for part, name, paint, size in _PLOTS:
-            if part in parts:
+        for part, wanted in names.items():
+            for name in wanted:
+                paint, size = _PLOTS[name]
                 figure = plt.figure(figsize=size, layout="constrained")
-                paint(figure, parts[part])
-                figure.savefig(folder / f"{name}.png", metadata={"Software": None})
+                try:
+                    paint(figure, parts[part])
+                    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+                except Exception as why:  # noqa: BLE001  # a picture of odd figures must not cost the figures
+                    print(f"scripts/bench: the plot {name} failed: {type(why).__name__}: {why}", file=sys.stderr)
+                else:
+                    drawn.setdefault(part, []).append(name)
                 plt.close(figure)
-                drawn.setdefault(part, []).append(name)
+    kept = {f"{name}.svg" for found in drawn.values() for name in found}
+    for old in folder.glob("*.*"):
+        if old.name not in kept:
+            old.unlink()
     return drawn
 
 
@@ -88,7 +101,9 @@ def _echo(figure: Any, figures: dict[str, Any]) -> None:
     axes: Axes = figure.subplots()
     counts = [int(messages) for messages in figures["echo"]]
     for name in next(iter(figures["echo"].values())):
-        rows = [by_name[name] for by_name in figures["echo"].values()]
+        rows = [by_name[name] for by_name in figures["echo"].values() if name in by_name]
+        if len(rows) < len(counts):
+            continue
         heights = [row["cost"]["median"] for row in rows]
         axes.plot(counts, heights, marker="o", color=_color(name), label=rows[0]["title"], linewidth=2)
     lines = axes.get_lines()
@@ -110,7 +125,9 @@ def _latency(figure: Any, figures: dict[str, Any]) -> None:
     names = list(figures["plain"])
     peers = plt.get_cmap("Dark2")
     for place, name in enumerate(names):
-        row = figures["plain"][name]["0.8"]
+        row = figures["plain"][name].get("0.8")
+        if row is None:
+            continue
         color = _color(name) if _color(name) != PEER else peers(place % 8)
         _curve(plain, row, color, ":" if name == "prefork-reuseport" else "-", row["title"])
     plain.set_title("At 80 % of capacity")
@@ -151,11 +168,11 @@ def _losses(figure: Any, figures: dict[str, Any]) -> None:
     axes: Axes = figure.subplots()
     titles: dict[str, str] = {}
     for scenario in _LOST:
-        titles.update({name: row["title"] for name, row in figures[scenario].items()})
+        titles.update({name: row["title"] for name, row in figures.get(scenario, {}).items()})
     names = list(titles)
     for across, scenario in enumerate(_LOST):
         for down, name in enumerate(names):
-            row = figures[scenario].get(name)
+            row = figures.get(scenario, {}).get(name)
             text, color, ink = _cell(scenario, row)
             axes.add_patch(plt.Rectangle((across + 0.03, down + 0.05), 0.94, 0.9, color=color))
             axes.text(across + 0.5, down + 0.5, text, ha="center", va="center", color=ink, fontsize=9)
@@ -224,13 +241,119 @@ def _profile(figure: Any, figures: dict[str, Any]) -> None:
     axes.legend(ncols=5, loc="upper center", bbox_to_anchor=(0.4, -0.22), fontsize=9)
 
 
+_WAYS = {"closing": "a connection for each request", "kept": "kept connections"}
+
+_FEATURES = {
+    "tls": "TLS",
+    "unix": "Unix sockets",
+    "proxy": "PROXY protocol",
+    "flask": "Flask",
+    "django": "Django",
+    "asgi": "ASGI",
+}
+
+
+def _features(figure: Any, figures: dict[str, Any]) -> None:
+    shown = [(name, title) for name, title in _FEATURES.items() if figures.get(name)]
+    panels = figure.subplots(-(-len(shown) // 2), 2, squeeze=False).flat
+    for axes in panels:
+        axes.set_visible(False)
+    for axes, (table, title) in zip(panels, shown, strict=False):
+        axes.set_visible(True)
+        rows = list(figures[table].items())[::-1]
+        for place, (name, row) in enumerate(rows):
+            for shift, alpha, way in ((0.2, 1.0, "closing"), (-0.2, 0.5, "kept")):
+                if way not in row:
+                    continue
+                cost = row[way]["cost"]["median"]
+                axes.barh(place + shift, cost, color=_color(name), alpha=alpha, height=0.38)
+                axes.annotate(f"{cost:.0f}", (cost, place + shift), (3, 0), textcoords="offset points", va="center")
+        axes.set_yticks(range(len(rows)), [row["title"] for _, row in rows])
+        axes.margins(x=0.12)
+        axes.set_title(title)
+        axes.grid(axis="x")
+    ways = ", ".join(f"{shade}: {_WAYS[way]}" for shade, way in (("dark", "closing"), ("light", "kept")))
+    figure.supxlabel(f"microseconds of CPU a request; {ways}", fontsize=10)
+
+
+def _memory(figure: Any, figures: dict[str, Any]) -> None:
+    held, first = figure.subplots(1, 2)
+    for axes, rows, keys, unit, title in (
+        (held, figures["held"], ("pss", "beside"), "MiB of all processes (PSS); pale: without workers", "Memory"),
+        (first, figures["first"], ("first", "later"), "CPU milliseconds; pale: later ones", "A worker's first request"),
+    ):
+        ordered = list(rows.items())[::-1]
+        for place, (name, row) in enumerate(ordered):
+            axes.barh(place, row[keys[0]], color=_color(name), height=0.7)
+            axes.barh(place, row[keys[1]], color="#ffffff", alpha=0.55, height=0.7)
+            axes.annotate(f"{row[keys[0]]:.0f}", (row[keys[0]], place), (3, 0), textcoords="offset points", va="center")
+        axes.set_yticks(range(len(ordered)), [row["title"] for _, row in ordered])
+        axes.margins(x=0.12)
+        axes.set_xlabel(unit)
+        axes.set_title(title)
+        axes.grid(axis="x")
+
+
+def _growth(figure: Any, figures: dict[str, Any]) -> None:
+    panels = iter(figure.subplots(2, 2).flat)
+    for table, label in (("workers", "workers"), ("connections", "kept connections, all busy")):
+        axes = next(panels)
+        for place, (name, row) in enumerate(figures.get(table, {}).items()):
+            counts = [int(count) for count in row["points"]]
+            costs = [point["cost"]["median"] for point in row["points"].values()]
+            _line(axes, counts, costs, row["title"], _shade(name, place))
+        _scaled(axes, label, "microseconds of CPU", "A request", linear=True)
+    orders = figures.get("orders", {})
+    axes = next(panels)
+    for place, (key, title) in enumerate((("reload", "reload"), ("status", "status"))):
+        points = [row[key] * 1e3 if row[key] != float("inf") else float("nan") for row in orders.values()]
+        _line(axes, [int(count) for count in orders], points, title, (OURS, FLOOR)[place])
+    _scaled(axes, "workers", "milliseconds", "Orders")
+    axes = next(panels)
+    for place, (name, row) in enumerate(figures.get("parked", {}).items()):
+        points = [kib * int(count) / 1024 for count, kib in row["points"].items()]
+        _line(axes, [int(count) for count in row["points"]], points, row["title"], _shade(name, place))
+    _scaled(axes, "kept connections, silent", "MiB beyond none", "Memory", linear=True)
+
+
+def _shade(name: str, place: int) -> Any:
+    """Ours and the floor have their colors; peers one each."""
+    return _color(name) if _color(name) != PEER else plt.get_cmap("Dark2")(place % 8)
+
+
+def _line(axes: Axes, counts: Sequence[int], heights: Iterable[float], label: str, color: Any) -> None:
+    if not counts:
+        return
+    style = "--" if label.endswith("handler") or "uvicorn)" in label else "-"
+    axes.plot(counts, list(heights), marker="o", label=label, color=color, linestyle=style, lw=2)
+
+
+def _scaled(axes: Axes, across: str, up: str, title: str, *, linear: bool = False) -> None:
+    if axes.get_lines():  # nothing has no logarithm
+        axes.set_xscale("log")
+        if linear:
+            axes.set_ylim(bottom=0)
+        else:
+            axes.set_yscale("log")
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.set_title(title)
+    axes.grid(which="major")
+    if axes.get_lines():
+        axes.legend(fontsize=8)
+
+
 _Paint = Callable[[Any, dict[str, Any]], None]
 
-_PLOTS: tuple[tuple[str, str, _Paint, tuple[float, float]], ...] = (
-    ("cost", "cost", _cost, (9, 6)),
-    ("cost", "echo", _echo, (7, 4)),
-    ("latency", "latency", _latency, (11, 5)),
-    ("losses", "losses", _losses, (11, 6.5)),
-    ("boot", "boot", _boot, (7, 4)),
-    ("profile", "profile", _profile, (9, 3)),
-)
+_PLOTS: dict[str, tuple[_Paint, tuple[float, float]]] = {
+    "cost": (_cost, (9, 6)),
+    "echo": (_echo, (7, 4)),
+    "latency": (_latency, (11, 5)),
+    "features": (_features, (11, 10)),
+    "losses": (_losses, (11, 6.5)),
+    "memory": (_memory, (11, 3.6)),
+    "growth": (_growth, (11, 8)),
+    "boot": (_boot, (7, 4)),
+    "profile": (_profile, (9, 3)),
+}
+"""What draws each, and its size in inches."""

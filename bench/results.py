@@ -1,4 +1,4 @@
-"""What was measured: kept as JSON, with the machine and the moment, until the next run of the same part."""
+"""What was measured: one JSON file, with the machine and the moment of each part. RESULTS.md is made of it alone."""
 
 from __future__ import annotations
 
@@ -10,57 +10,97 @@ import re
 import subprocess
 import sys
 import sysconfig
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from bench.workshop import WORK, MissingError, found
+from bench.rounds import Table
+from bench.workshop import HERE, WORK, MissingError, found, libraries
 
-FULL = WORK / "results"
-SMOKE = WORK / "smoke"
+FILE = "results.json"
 
-_PACKAGES = ("prefork", "gunicorn", "bjoern", "waitress", "cheroot", "granian", "uvicorn", "uvloop", "httptools")
+_PACKAGES = (
+    *(
+        "prefork",
+        "gunicorn",
+        "bjoern",
+        "bjoern-binary",
+        "fastwsgi",
+        "waitress",
+        "cheroot",
+        "granian",
+        "uvicorn",
+        "pyuwsgi",
+    ),
+    *("uvloop", "httptools", "django", "flask"),
+)
 
 _PROGRAMS = {
-    "cc": ("--version", r"^(.*)$"),
-    "wrk": ("--version", r"^(wrk \S+)"),
-    "uwsgi": ("--version", r"^(.*)$"),
-    "apache2": ("-v", r"Apache/(\S+)"),
-    "perl": ("--version", r"\((v[\d.]+)\)"),
+    "cc": ("", "--version", r"^(.*)$"),
+    "wrk": ("wrk", "--version", r"^(wrk \S+)"),
+    "apache2": ("apache2-bin", "-v", r"Apache/(\S+)"),
+    "ruby3.1": ("puma", "--version", r"^(ruby \S+)"),
+    "perl": ("", "--version", r"\((v[\d.]+)\)"),
 }
 
 
 @dataclass(frozen=True)
 class Facts:
-    """The moment at which a part began."""
+    """When a part was begun, and on what."""
 
     at: str
     load: float
     """Processes that ran or wanted to, on the average of the minute before."""
+    machine: dict[str, str]
 
     @classmethod
     def begin(cls) -> Facts:
         """Now."""
-        return cls(datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), os.getloadavg()[0])
+        return cls(datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), os.getloadavg()[0], machine())
 
 
-def save(folder: Path, part: str, figures: dict[str, Any], facts: Facts) -> None:
-    """Keep the figures of a part."""
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = {"at": facts.at, "load": facts.load, "machine": machine(), "figures": figures}
-    (folder / f"{part}.json").write_text(json.dumps(kept, indent=1))
+class Results:
+    """The file of results in a folder.
 
+    Args:
+        folder: where it is, or will be.
 
-def load(folder: Path, part: str) -> dict[str, Any] | None:
-    """What was kept of a part; None when it was never measured."""
-    try:
-        kept: dict[str, Any] = json.loads((folder / f"{part}.json").read_text())
-    except FileNotFoundError:
-        return None
-    return kept
+    Attributes:
+        parts: for each part what `Facts` has, the ``seconds`` that it took, its ``figures`` by table.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / FILE
+        self.parts: dict[str, Any] = {}
+
+    @classmethod
+    def kept(cls, folder: Path) -> Results:
+        """What the file has; nothing when there is none."""
+        results = cls(folder)
+        if results._file.exists():
+            results.parts = json.loads(results._file.read_text(encoding="utf-8"))
+        return results
+
+    def begin(self, part: str, facts: Facts) -> None:
+        """A part is measured anew: what was known of it is known no more."""
+        self.parts[part] = {**asdict(facts), "seconds": 0.0, "figures": {"missing": {}}}
+
+    def add(self, part: str, name: str, table: Table, seconds: float) -> None:
+        """Keep a table, at once: whoever interrupts the run finds what it has measured."""
+        found = self.parts[part]
+        found["figures"][name] = table.rows
+        found["figures"]["missing"][name] = table.missing
+        found["seconds"] += seconds
+        self._save()
+
+    def _save(self) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self._file.with_suffix(".new")
+        fresh.write_text(json.dumps(self.parts, indent=1) + "\n", encoding="utf-8")
+        fresh.replace(self._file)
 
 
 def machine() -> dict[str, str]:
@@ -73,8 +113,8 @@ def machine() -> dict[str, str]:
         "kernel": platform.release(),
         "Python": f"{platform.python_version()}, {_build()}",
     }
-    for program, (flag, pattern) in _PROGRAMS.items():
-        version = _version(program, flag, pattern)
+    for program, (package, flag, pattern) in _PROGRAMS.items():
+        version = _version(program, package, flag, pattern)
         if version:
             facts[program] = version
     for package in _PACKAGES:
@@ -82,7 +122,19 @@ def machine() -> dict[str, str]:
             facts[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
+    commit = _commit()
+    if commit:
+        facts["prefork"] = f"{facts.get('prefork', '')} ({commit})".strip()
     return facts
+
+
+def _commit() -> str:
+    """Of this clone, where it is one; with a + when files differ from it."""
+    command = ["git", "-C", str(HERE), "describe", "--always", "--abbrev=7", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:
+        return ""
 
 
 def _virtual() -> str:
@@ -98,10 +150,13 @@ def _build() -> str:
     return "profile-guided" if optimized else "built without profile-guided optimization"
 
 
-def _version(program: str, flag: str, pattern: str) -> str | None:
+def _version(program: str, package: str, flag: str, pattern: str) -> str | None:
+    unpacked = WORK / "debian" / package  # nothing is fetched for the sake of its version
     try:
-        done = subprocess.run([found(program), flag], capture_output=True, text=True, check=False)
+        command = [found(program, package if package and unpacked.exists() else ""), flag]
     except MissingError:
         return None
+    environment = {**os.environ, **(libraries(unpacked) if package and unpacked.exists() else {})}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     match = re.search(pattern, done.stdout + done.stderr, re.MULTILINE)
     return match[1] if match else None

@@ -6,14 +6,23 @@ and a ratio the median of the ratios within each.
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+LEAST = 3
+"""Rounds that a table has, however long they take."""
+
+FAILURES = (AssertionError, OSError, RuntimeError, subprocess.SubprocessError)
+"""What a server that doesn't serve, or stops to, ends in; it is left out then, and its table says so."""
 
 
 @dataclass(frozen=True)
@@ -35,26 +44,59 @@ class Spread:
         return cls(median, low, high)
 
 
-def interleaved(names: Iterable[str], rounds: int, measure: Callable[[str], T]) -> dict[str, list[T]]:
+@dataclass(frozen=True)
+class Table:
+    """What a table is made of."""
+
+    rows: dict[str, Any]
+    missing: dict[str, str]
+    """Why a server is not in it, by its title."""
+
+
+def interleaved(
+    names: Iterable[str],
+    rounds: int,
+    measure: Callable[[str], T],
+    *,
+    patience: float = math.inf,
+    failed: dict[str, str] | None = None,
+) -> dict[str, list[T]]:
     """Measure every subject ``rounds`` times.
 
     Args:
         names: the subjects.
         rounds: how often (count).
         measure: measures one subject once.
+        patience: seconds after which no further round is begun, once there are three.
+        failed: given the names of those that could not be measured, and why; they have no series. Without it the first
+            failure is raised.
 
     Returns:
         The series of each; the n-th entries of all were measured in the same round.
     """
     series: dict[str, list[T]] = {name: [] for name in names}
+    began = time.monotonic()
     for number in range(rounds):
+        if number >= LEAST and time.monotonic() - began > patience:
+            break
         order = list(series)
         random.shuffle(order)
         for name in order:
             say(f"round {number + 1} of {rounds}: {name}")
-            series[name].append(measure(name))
+            try:
+                series[name].append(measure(name))
+            except FAILURES as why:
+                if failed is None:
+                    raise
+                failed[name] = short(why)
+                del series[name]
     say("")
     return series
+
+
+def short(why: BaseException) -> str:
+    """An error as a cell of a table."""
+    return (str(why).strip().split("\n")[0] or type(why).__name__)[:200].replace("|", "/")
 
 
 def say(what: str) -> None:

@@ -1,4 +1,4 @@
-"""How it grows: boot and stop of many workers, what they cost while idle, the memory of a preloaded application."""
+"""Many workers: how long they take to boot and to stop, and what they cost while idle."""
 
 from __future__ import annotations
 
@@ -12,30 +12,22 @@ import time
 from functools import partial
 from typing import Any
 
-import psutil
-
 from bench.effort import Effort
-from bench.rounds import Spread, interleaved, say
-from bench.subjects import HANDLER, PRELOADED, Subject, available
+from bench.ours import HANDLER
+from bench.rounds import Spread, Table, interleaved, say
+from bench.subject import Subject
 from bench.workshop import APPS, PYTHON, environment
-from prefork.testing import READY, Load, Server, call_until, request, wait_for
+from prefork.testing import READY, Server, call_until, request, wait_for
 from prefork.testing import measure as account
 
 WAYS = ("fork", "prefork")
 
 
-def boot(effort: Effort) -> dict[str, Any]:
-    """Boot and stop many workers beside a bare fork loop, and replace one that was killed.
-
-    Returns:
-        ``workers``: for each number of them, seconds to boot and to stop either way, and the ratio of the rounds.
-        ``crash``: milliseconds from the kill of a worker to its replacement's first answer, and from a bare fork to
-        the child's.
-    """
-    results: dict[str, Any] = {"workers": {}}
-    for workers in effort.workers:
-        rounds = effort.boot_rounds
-        series = interleaved(WAYS, rounds, partial(_boot, workers))
+def workers(effort: Effort) -> Table:
+    """Boot and stop many workers beside a bare fork loop: seconds either way, and the ratio of the rounds."""
+    rows = {}
+    for count in effort.workers:
+        series = interleaved(WAYS, effort.boot_rounds, partial(_boot, count), patience=effort.patience)
         row: dict[str, Any] = {}
         for step in ("boot", "stop", "both", "cpu"):
             figures = {way: [once[step] for once in series[way]] for way in WAYS}
@@ -43,9 +35,8 @@ def boot(effort: Effort) -> dict[str, Any]:
             row[step]["ratio"] = statistics.median(
                 ours / bare for ours, bare in zip(figures["prefork"], figures["fork"], strict=True)
             )
-        results["workers"][str(workers)] = row
-    results["crash"] = _crashes(effort)
-    return results
+        rows[str(count)] = row
+    return Table(rows, {})
 
 
 def _boot(workers: int, way: str) -> dict[str, float]:
@@ -55,13 +46,18 @@ def _boot(workers: int, way: str) -> dict[str, float]:
     return {**once, "both": once["boot"] + once["stop"]}
 
 
-def _crashes(effort: Effort) -> dict[str, Any]:
-    """One worker, killed again and again: how long nobody answers."""
+def crashes(effort: Effort) -> Table:
+    """One worker, killed again and again: milliseconds from the kill to the first answer of the next."""
     bare = Subject("fork", "fork, wait", "handler", lambda *_: [PYTHON, str(APPS / "boot.py"), "respawn"], ready=READY)
     with bare.serving(1) as least, HANDLER.serving(1) as server:
         servers = {"fork": least, "prefork": server}
-        series = interleaved(servers, effort.crashes, lambda name: crash(servers[name]))
-    return {name: vars(Spread.of(milliseconds)) for name, milliseconds in series.items()}
+        look = partial(_crash_of, servers)
+        series = interleaved(servers, effort.crashes, look, patience=effort.patience)
+    return Table({name: vars(Spread.of(milliseconds)) for name, milliseconds in series.items()}, {})
+
+
+def _crash_of(servers: dict[str, Server], name: str) -> float:
+    return crash(servers[name])
 
 
 def crash(server: Server) -> float:
@@ -83,15 +79,9 @@ def crash(server: Server) -> float:
     return milliseconds
 
 
-def measure(effort: Effort) -> dict[str, Any]:
-    """Idle servers of growing size, and memory.
-
-    Returns:
-        ``idle``: for each number of workers wake-ups and CPU seconds a second of master and of all workers.
-        ``memory``: for each server MiB of a preloaded Django application in its workers.
-    """
-    idle = {str(workers): _idle(workers, effort.idle_seconds) for workers in effort.idle_workers}
-    return {"idle": idle, "memory": memory(effort)}
+def idle(effort: Effort) -> Table:
+    """Idle servers of growing size: wake-ups and CPU seconds a second of master and of all workers."""
+    return Table({str(workers): _idle(workers, effort.idle_seconds) for workers in effort.idle_workers}, {})
 
 
 def _idle(workers: int, seconds: float) -> dict[str, Any]:
@@ -119,26 +109,5 @@ def _account(server: Server) -> dict[str, float]:
     }
 
 
-def memory(effort: Effort) -> dict[str, Any]:
-    """A Django application, preloaded; each worker has answered requests and collected its garbage."""
-    rows = {}
-    subjects, missing = available(PRELOADED if effort.peers else PRELOADED[:2])
-    for subject in subjects:
-        say(f"scale: memory of {subject.name}")
-        with subject.serving(effort.memory_workers) as server:
-            for path, count in (("/", 40), ("/collect", 10)):
-                payload = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
-                load = Load(server.address, clients=4, count=count * effort.memory_workers, payload=payload)
-                with load:
-                    tally = load.wait()
-                if tally.lost:
-                    raise RuntimeError(f"{subject.name}: {tally}")
-            infos = [psutil.Process(pid).memory_full_info() for pid in server.workers()]
-            beside = [psutil.Process(pid).memory_full_info() for pid in (server.pid, *server.molds())]
-            rows[subject.name] = {
-                "title": subject.title,
-                "workers": len(infos),
-                "uss": statistics.median(info.uss for info in infos) / 2**20,
-                "pss": sum(info.pss for info in (*infos, *beside)) / 2**20,
-            }
-    return {"rows": rows, "missing": missing}
+BOOT = {"workers": workers, "crash": crashes}
+IDLE = {"idle": idle}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,9 @@ PYTHON = sys.executable
 
 
 _runtime = tempfile.TemporaryDirectory(prefix="bench-")
+
+SOCKETS = Path(_runtime.name)
+"""A folder for unix sockets, logs and keys that nobody needs after the run; its path is short, as theirs must be."""
 
 
 def environment() -> dict[str, str]:
@@ -48,32 +53,91 @@ def compiled(source: str) -> str:
 
 
 @cache
-def found(program: str) -> str:
+def found(program: str, package: str = "") -> str:
     """The path of a program that the machine, or the environment of the bench, has.
 
+    Args:
+        program: its name.
+        package: the Debian package that it is unpacked from where neither has it; "" for none.
+
     Raises:
-        MissingError: neither has.
+        MissingError: it can't be had.
     """
     path = shutil.which(program, path=str(Path(PYTHON).parent)) or shutil.which(program)
+    if path is None and package:
+        path = next((str(one) for one in borrowed(package).glob(f"usr/*bin/{program}")), None)
     if path is None:
         raise MissingError(f"{program} is not installed")
     return path
 
 
+def borrowed(package: str) -> Path:
+    """The folder that stands for the root under which a Debian package's files are: "/" when it is installed.
+
+    Raises:
+        MissingError: it isn't, and can't be had.
+    """
+    done = subprocess.run(["dpkg-query", "--status", package], capture_output=True, text=True, check=False)
+    return Path("/") if "\nStatus: install ok installed" in done.stdout else unpacked(package)
+
+
 @cache
 def unpacked(package: str) -> Path:
-    """A Debian package's files, unpacked and not installed: the folder that stands for the root.
+    """A Debian package's files and those of what it needs beyond what is installed, unpacked and not installed.
+
+    Returns:
+        The folder that stands for the root.
 
     Raises:
         MissingError: this is no Debian, or the package can't be had.
     """
     root = WORK / "debian" / package
-    if not root.exists():
-        root.parent.mkdir(parents=True, exist_ok=True)
-        command = [found("apt-get"), "download", "--quiet", package]
-        done = subprocess.run(command, cwd=root.parent, capture_output=True, text=True, check=False)
-        archives = sorted(root.parent.glob(f"{package}_*.deb"))
-        if done.returncode or not archives:
-            raise MissingError(f"the Debian package {package} can't be had")
-        subprocess.run([found("dpkg-deb"), "--extract", archives[-1], root], check=True)
+    if root.exists():
+        return root
+    fresh = root.with_name(f"{package}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    needed = _needed(package)
+    command = [found("apt-get"), "download", "--quiet", *needed]
+    done = subprocess.run(command, cwd=fresh, capture_output=True, text=True, check=False)
+    archives = sorted(fresh.glob("*.deb"))
+    if done.returncode or not archives:
+        raise MissingError(f"the Debian package {package} can't be had")
+    for archive in archives:
+        subprocess.run([found("dpkg-deb"), "--extract", archive, fresh], check=True)
+        archive.unlink()
+    fresh.rename(root)  # not before it is whole
     return root
+
+
+def _needed(package: str) -> list[str]:
+    """The package and those that it needs; what is installed in another version is left as it is."""
+    simulate = [found("apt-get"), "install", "--simulate", "--no-install-recommends", package]
+    done = subprocess.run(simulate, capture_output=True, text=True, check=False)
+    if done.returncode and os.getuid() == 0:  # the lists of a new container are empty
+        subprocess.run([found("apt-get"), "update", "--quiet"], capture_output=True, check=False)
+        done = subprocess.run(simulate, capture_output=True, text=True, check=False)
+    names = re.findall(r"^Inst (\S+) \(", done.stdout, re.MULTILINE)
+    return names if package in names else [package]
+
+
+def libraries(root: Path) -> dict[str, str]:
+    """The environment in which a program below ``root`` finds its libraries."""
+    if root == Path("/"):
+        return {}
+    folders = [str(one.parent) for one in root.glob("usr/lib/*/*.so*")]
+    return {"LD_LIBRARY_PATH": ":".join(sorted(set(folders)))}
+
+
+@cache
+def certificate() -> tuple[str, str]:
+    """A certificate for localhost and its key, made for this run.
+
+    Raises:
+        MissingError: there is no openssl.
+    """
+    certificate, key = SOCKETS / "certificate.pem", SOCKETS / "key.pem"
+    command = [found("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "2", "-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, capture_output=True, check=True)
+    return str(certificate), str(key)

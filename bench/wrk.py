@@ -6,6 +6,7 @@ import re
 import subprocess
 from dataclasses import dataclass
 
+from bench.workshop import found
 from prefork.testing import Server
 
 CLIENTS = 16
@@ -33,14 +34,14 @@ class Run:
         return self.requests / self.seconds
 
 
-def run(server: Server, seconds: float, clients: int = CLIENTS, *, kept: bool = False) -> Run:
-    """Load ``server`` with one connection a request, or with one for each client.
+def run(server: Server, seconds: float, *, kept: bool = False, tls: bool = False) -> Run:
+    """Load ``server`` with one connection a request, or with one for each of 16 clients.
 
     Args:
         server: what is measured.
         seconds: how long; wrk knows whole seconds only, and no less than one.
-        clients: how many requests are under way at any time (count).
         kept: whether clients keep their connection, as far as the server does.
+        tls: whether they speak TLS.
 
     Raises:
         RuntimeError: wrk failed, or got no answer at all.
@@ -49,16 +50,23 @@ def run(server: Server, seconds: float, clients: int = CLIENTS, *, kept: bool = 
     closes = [] if kept else ["-H", "Connection: close"]
     before = server.cpu_seconds()
     done = subprocess.run(
-        ["wrk", "-t1", f"-c{clients}", f"-d{seconds:.0f}s", *closes, f"http://{server.address}/"],
+        [
+            found("wrk", "wrk"),
+            "-t1",
+            f"-c{CLIENTS}",
+            f"-d{seconds:.0f}s",
+            *closes,
+            f"http{'s' * tls}://{server.address}/",
+        ],
         capture_output=True,
         text=True,
         check=False,
     )
     cpu = server.cpu_seconds() - before
-    found = re.search(r"(\d+) requests in ([\d.]+)(ms|s|m)", done.stdout)
-    if done.returncode or found is None or int(found[1]) == 0:
+    counts = re.search(r"(\d+) requests in ([\d.]+)(ms|s|m)", done.stdout)
+    if done.returncode or counts is None or int(counts[1]) == 0:
         raise RuntimeError(f"wrk against {server.address}: {done.stdout}{done.stderr}\n{server.log()[-2000:]}")
-    took = float(found[2]) * {"ms": 1e-3, "s": 1.0, "m": 60.0}[found[3]]
+    took = float(counts[2]) * {"ms": 1e-3, "s": 1.0, "m": 60.0}[counts[3]]
     errors = sum(int(n) for n in re.findall(r"(?:connect|read|write|timeout) (\d+)", done.stdout))
     errors += sum(int(n) for n in re.findall(r"Non-2xx or 3xx responses: (\d+)", done.stdout))
-    return Run(int(found[1]), errors, took, cpu)
+    return Run(int(counts[1]), errors, took, cpu)

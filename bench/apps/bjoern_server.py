@@ -1,20 +1,24 @@
 """bjoern in several processes on one listener, as its documentation does it.
 
-python bjoern_server.py PORT WORKERS
+python bjoern_server.py PORT|unix:PATH WORKERS MODULE:ATTRIBUTE
 """
 
+import importlib
 import os
 import signal
 import sys
 
-import application
 import bjoern
 
 
 def main() -> None:
     """Listen, fork, run; whoever ends first ends the others."""
-    port, workers = int(sys.argv[1]), int(sys.argv[2])
-    bjoern.listen(application.application, "127.0.0.1", port)
+    place, workers, (module, _, attribute) = sys.argv[1], int(sys.argv[2]), sys.argv[3].partition(":")
+    application = getattr(importlib.import_module(module), attribute)
+    if place.startswith("unix:"):
+        bjoern.listen(application, place)
+    else:
+        bjoern.listen(application, "127.0.0.1", int(place))
     pids = []
     for _ in range(workers):
         pid = os.fork()

@@ -1,0 +1,1 @@
+"""The parts of RESULTS.md, each made of the figures of its tables."""
