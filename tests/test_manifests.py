@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -183,3 +184,10 @@ def test_haproxy_reads_it(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "WARN" not in done.stdout + done.stderr
+
+
+def test_clients_keep_a_connection_for_less_time_than_the_balancer_does() -> None:
+    """Else a request meets the close: in bursts they lost what no server had lost."""
+    balancer = (FLEET / "haproxy.cfg").read_text()
+    (kept,) = re.findall(r"^ *timeout client (\d+)s$", balancer, re.MULTILINE)
+    assert 2 * runpy.run_path(str(FLEET / "clients.py"))["KEPT"] <= float(kept)
