@@ -6,6 +6,7 @@ needs root; what is made is removed at the end.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -190,7 +191,8 @@ class Host:
     def kill(self) -> None:
         """Let the host die: all its processes at once."""
         if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # all of them have ended by themselves
+                os.killpg(self.process.pid, signal.SIGKILL)
             self._end()
 
     def _end(self) -> None:
