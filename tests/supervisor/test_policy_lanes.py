@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from prefork.config.settings import Settings
 from prefork.scoreboard.layout import Order
@@ -13,7 +13,15 @@ from prefork.supervisor.policy import Abort, Action, Burden, Dump, Evacuate, Kil
 from prefork.supervisor.roster import Member, Roster
 
 TIMEOUT, GRACE = 10.0, 5.0
-SETTINGS = Settings(workers=1, threads=4, timeout=TIMEOUT, graceful_timeout=GRACE)
+
+
+def settings(threads: int = 4, certfile: str = "") -> Settings:
+    return Settings(
+        workers=1, threads=threads, timeout=TIMEOUT, graceful_timeout=GRACE, certfile=certfile, keyfile=certfile
+    )
+
+
+SETTINGS = settings()
 
 
 @dataclass
@@ -128,7 +136,7 @@ def test_what_it_keeps_is_passed_on_before_it_is_ended() -> None:
 
 
 def test_under_tls_nothing_can_be_passed_on() -> None:
-    case = Case((Burden(101.0, lane=2),), parked=3, settings=replace(SETTINGS, certfile="x", keyfile="x"))
+    case = Case((Burden(101.0, lane=2),), parked=3, settings=settings(certfile="x"))
     case.at(111.0)
     case.at(111.5)
     case.obeying = True
@@ -136,7 +144,7 @@ def test_under_tls_nothing_can_be_passed_on() -> None:
 
 
 def test_a_worker_without_lanes_is_ended_at_once() -> None:
-    case = Case((Burden(101.0, lane=0),), parked=3, settings=replace(SETTINGS, threads=1))
+    case = Case((Burden(101.0, lane=0),), parked=3, settings=settings(threads=1))
     assert kinds(case.at(111.0)) == [Dump]
     assert case.at(111.5) == [Abort(case.member)]
 
