@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from prefork.migration.foreign_setting import ForeignSetting
-from prefork.migration.retelling import Teller, converted, whole, yes
+from prefork.migration.retelling import Teller, converted, listed, whole, yes
 from prefork.system.natives import os
 
 _DEFAULT_PORT: Final = "8000"
@@ -205,7 +205,7 @@ def _schemes(teller: Teller, row: ForeignSetting) -> None:
 def _joined(teller: Teller, row: ForeignSetting) -> None:
     value, origin = teller.given[row.name]
     if value is not None:
-        teller.put(row.ours, value if isinstance(value, str) else ",".join(map(str, value)), origin)
+        teller.put(row.ours, ",".join(map(str, listed(value))), origin)
 
 
 def _errorlog(teller: Teller, row: ForeignSetting) -> None:
@@ -315,7 +315,7 @@ def _of_asgi(name: str) -> Callable[[Teller, ForeignSetting], None]:
 
 def _protocols(teller: Teller, row: ForeignSetting) -> None:
     value = teller.value(row.name)
-    names = value.split(",") if isinstance(value, str) else list(value or [])
+    names = value.split(",") if isinstance(value, str) else listed(value or [])
     if any(str(name).strip() != "h1" for name in names):
         teller.plainly(row)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, NoReturn
 
 from prefork.errors import SettingsError
 from prefork.migration.foreign_setting import ForeignSetting
@@ -217,10 +217,29 @@ def converted(row: ForeignSetting, value: Any) -> Any:
         case "true" | "false":
             return yes(value)
         case "list":
-            return [value] if isinstance(value, str) else list(value)
+            return listed(value)
+        case "dict":
+            return value if isinstance(value, Mapping) else _refused(value, "dictionary; give one")
         case "text":
             return value if isinstance(value, str) or not isinstance(value, int | float) else str(value)
     return value
+
+
+def listed(value: object) -> list[Any]:
+    """Several of what a setting takes, or one text, which is a list of one.
+
+    Raises:
+        ValueError: It is neither; the message begins with it.
+    """
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Iterable) and not isinstance(value, bytes | Mapping):
+        return list(value)
+    return _refused(value, "list; give one, or a text")
+
+
+def _refused(value: object, wanted: str) -> NoReturn:
+    raise ValueError(f"{value!r} is no {wanted}")
 
 
 def whole(value: object) -> int:
@@ -235,7 +254,7 @@ def whole(value: object) -> int:
             return int(text, 8) if text.startswith("0") and text.isdecimal() else int(text, 0)
         except ValueError:
             pass
-    elif isinstance(value, int) or (isinstance(value, float) and value == int(value)):
+    elif isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
         return int(value)
     raise ValueError(f"{value!r} is not a whole number; give one")
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from gunicorn import config  # type: ignore[import-untyped]  # it has no types
 
-from prefork import hooks
+from prefork import SettingsError, hooks
 from prefork.config import settings
 from prefork.config.fields import table
 from prefork.migration import gunicorn_settings as gunicorn
 from prefork.migration.foreign_setting import ForeignSetting, by_name
+from prefork.migration.gunicorn import retell
 from prefork.wsgi.command import CommandOptions
 
 INSTALLED = {known.name: known for known in config.KNOWN_SETTINGS}
@@ -47,3 +50,21 @@ def test_a_row_leads_to_a_setting_or_says_why_not(row: ForeignSetting) -> None:
     else:
         assert row.note
     assert not row.note.endswith(".")
+
+
+@pytest.mark.parametrize("row", gunicorn.ROWS, ids=lambda row: row.name)
+def test_a_value_of_another_kind_is_no_traceback(
+    row: ForeignSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for value in ("1", "float('inf')", "b'x'", "[None]", "{1: 2}", "object()"):
+        refused(row.name, value)
+
+
+def refused(name: str, value: str) -> None:
+    """A file that says so is read, or refused with the name of the setting."""
+    Path("gunicorn.conf.py").write_text(f"{name} = {value}\n")
+    try:
+        retell(["shop:app"], {})
+    except SettingsError as error:
+        assert name in str(error), value  # noqa: PT017  # it need not be raised
