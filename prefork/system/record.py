@@ -2,7 +2,7 @@
 
 ``@dataclass`` writes up to six methods for each class as text and compiles them, each time the program starts. A start
 of the command makes a hundred such classes, and that was a third of its time. The methods of a record are the same for
-all classes: they go by the names of the fields. What they cost in return is a microsecond for each record that is made,
+all classes: they go by the names of the fields. To make one takes three times as long in return, 2 us more,
 so what a connection or a request makes is none.
 
 Type checkers know records as they know dataclasses (PEP 681).
