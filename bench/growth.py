@@ -15,7 +15,7 @@ import psutil
 from bench import client, wrk
 from bench.effort import Effort
 from bench.ours import ASGI, FLOOR, HANDLER, WSGI
-from bench.peers import BJOERN, UVICORN, UWSGI, granian
+from bench.peers import BJOERN, UVICORN, granian
 from bench.rounds import FAILURES, Spread, Table, interleaved, say, short
 from bench.subject import Subject, all_serving, available, by_title, workers_of
 from bench.workshop import SOCKETS
@@ -39,7 +39,7 @@ RESERVE = 500
 
 def workers(effort: Effort) -> Table:
     """CPU a connection among more and more workers; 16 clients, connections closed."""
-    subjects = (FLOOR, HANDLER, WSGI, UWSGI) if effort.peers else (FLOOR, HANDLER)
+    subjects = (FLOOR, HANDLER, WSGI) if effort.peers else (FLOOR, HANDLER)
     return _series(subjects, effort.sizes, effort, _with_workers)
 
 

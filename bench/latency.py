@@ -39,7 +39,7 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 
 def plain(effort: Effort) -> Table:
     """For each server and load the quantiles in microseconds, and what was lost."""
-    return _under_loads(_chosen(effort), effort, kept=False)
+    return _under_loads([one for one in _chosen(effort) if one is not REUSE_PORT], effort, kept=False)
 
 
 def kept(effort: Effort) -> Table:
