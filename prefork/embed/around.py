@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from urllib.parse import quote
 
 from prefork.config.networks import truster
-from prefork.errors import BootError
-from prefork.system.natives import os, time
+from prefork.system.natives import time
 from prefork.wsgi.access import AccessLog
 from prefork.wsgi.environ import spelled
 from prefork.wsgi.forwarded import BELIEVED, ELSEWHERE, LEFT_OUT, apply, proxys_own, standings
@@ -76,15 +75,6 @@ class _Proxies:
         return standing == LEFT_OUT
 
 
-def _opened(options: Around, zone: tzinfo | None) -> AccessLog:
-    try:
-        return AccessLog(options.access_log, options.access_log_format, zone)
-    except OSError as error:
-        raise BootError(
-            f"access_log: {options.access_log!r} can't be opened by uid {os.geteuid()}: {error.strerror}"
-        ) from error
-
-
 class Sent:
     """What was answered, for the access log.
 
@@ -115,7 +105,7 @@ class AroundWSGI:
         health: Answers on a path of its own; None when there is none.
 
     Raises:
-        BootError: The access log can't be opened.
+        SettingsError: The access log can't be opened.
     """
 
     def __init__(
@@ -131,7 +121,7 @@ class AroundWSGI:
         self._health = health
         self._proxies = _Proxies(options, proxied=proxied)
         self._script_name = spelled(options.script_name)
-        self._log = _opened(options, zone) if options.access_log else None
+        self._log = AccessLog(options.access_log, options.access_log_format, zone) if options.access_log else None
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Serve one request."""
@@ -189,7 +179,7 @@ class AroundASGI:
         health: Answers on a path of its own; None when there is none.
 
     Raises:
-        BootError: The access log can't be opened.
+        SettingsError: The access log can't be opened.
     """
 
     def __init__(
@@ -205,7 +195,7 @@ class AroundASGI:
         self._health = health
         self._proxies = _Proxies(options, proxied=proxied)
         self._script_name = options.script_name
-        self._log = _opened(options, zone) if options.access_log else None
+        self._log = AccessLog(options.access_log, options.access_log_format, zone) if options.access_log else None
 
     async def __call__(self, scope: Scope, receive: Callable[[], Awaitable[Any]], send: Send) -> None:
         """Serve one request, one websocket, or the application's lifespan."""

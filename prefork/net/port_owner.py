@@ -15,7 +15,7 @@ from prefork.config.address import Address
 from prefork.errors import ListenError, OrphansError
 from prefork.net.ipsocket import IPSocket
 from prefork.net.queue import Diag
-from prefork.system.natives import socket
+from prefork.system.natives import os, socket
 
 SCOREBOARD = "prefork-scoreboard"
 """The name that a server's shared memory has in /proc/PID/maps (memfd_create(2))."""
@@ -31,6 +31,8 @@ class PortOwner(NamedTuple):
     """" by NAME (pid PID)", "" when it can't be seen."""
     orphans: bool
     """Whether these are workers whose master is gone, and nobody else."""
+    own: bool = False
+    """Whether it is this process."""
 
 
 def in_use(address: Address, by: PortOwner, what: str, *, shared: bool = False) -> ListenError:
@@ -41,6 +43,8 @@ def in_use(address: Address, by: PortOwner, what: str, *, shared: bool = False) 
             f"bind: {address}: {taken}, a worker whose master was killed",
             f"kill it or choose another {what}",
         )
+    if by.own:
+        return ListenError(f"bind: {address}: {taken}, which is this process; choose another {what}")
     if shared:
         remedy = "which must share it (reuse_port) and run as the same user"
         return ListenError(f"bind: {address}: {taken}, {remedy}")
@@ -55,7 +59,7 @@ def of_port(host: str, port: int) -> PortOwner:
             everywhere = {"0.0.0.0", "::"}
             if connection.laddr.ip == host or connection.laddr.ip in everywhere or host in everywhere:
                 pids.add(connection.pid)
-    return PortOwner(_eldest(pids), _orphans(pids))
+    return _owner(pids)
 
 
 def check_group(address: Address, sock: IPSocket) -> None:
@@ -103,14 +107,20 @@ def of_unix(name: str) -> PortOwner:
             or (connection.laddr.startswith("/proc/self/fd/") and connection.laddr.endswith(f"/{base}.new"))
         )
     }
-    return PortOwner(_eldest(pids), _orphans(pids))
+    return _owner(pids)
 
 
 def of_peer(probe: socket.socket, path: str) -> PortOwner:
     """Who listens at the other end of a connected unix socket (unix(7), SO_PEERCRED), or holds what he has left."""
     credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    text = _eldest({struct.unpack("=iII", credentials)[0]})
-    return PortOwner(text, False) if text else of_unix(path)
+    pid: int = struct.unpack("=iII", credentials)[0]
+    text = _eldest({pid})
+    return PortOwner(text, False, pid == os.getpid()) if text else of_unix(path)
+
+
+def _owner(pids: set[int]) -> PortOwner:
+    own = os.getpid() in pids
+    return PortOwner(_eldest(pids), not own and _orphans(pids), own)
 
 
 def _connections(kind: str) -> list[Any]:

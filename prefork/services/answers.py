@@ -92,7 +92,8 @@ class AnswerService(Service):
             sock = bound[0].to_socket()
             claim = None if file_id is None else Claim(address.path, file_id)
         self._listener.listen(sock, claim)
-        log.info("%s: %s", self._setting, format_peer(sock.getsockname()))
+        # A path's socket keeps the name under which it was made.
+        log.info("%s: %s", self._setting, format_peer(sock.getsockname()) if claim is None else f"unix:{address.path}")
 
     def keep(self) -> Sequence[int]:
         """The listening socket: nobody is refused because the code is new."""

@@ -162,7 +162,7 @@ class Exits:
         # An exit code tells the kind of error only together with a report: an application may exit with any.
         error = _ERRORS.get(death.exit.code or 0, BootError) if report else BootError
         said = report or f"{death.exit} before it was ready"
-        plain = error is not BootError or not report  # one line, and no traceback
+        plain = error is not BootError or "\n" not in report
         if said not in self._told and not (plain and not goal.ready):
             self._told.append(said)
             log.error("worker %d failed to boot: %s", death.member.slot, self.excerpts.of(said))

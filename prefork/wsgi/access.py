@@ -12,6 +12,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from prefork.errors import SettingsError
 from prefork.system import logfile
 from prefork.system.natives import os, time
 from prefork.wsgi.access_format import AccessRecord, Answered, compiled
@@ -45,7 +46,7 @@ class AccessLog:
         zone: Whose time of day lines have, from `prefork.system.zone.find`.
 
     Raises:
-        OSError: The file can't be opened.
+        SettingsError: The file can't be opened.
     """
 
     def __init__(self, path: str, form: str, zone: tzinfo | None = None) -> None:
@@ -54,7 +55,11 @@ class AccessLog:
         self._zone = zone
         self._second = 0
         self._failed = False
-        self._fd = _STDOUT if self._path is None else logfile.append(self._path, waits=True)
+        try:
+            self._fd = _STDOUT if self._path is None else logfile.append(self._path, waits=True)
+        except OSError as error:
+            said = f"{path!r} can't be opened by uid {os.geteuid()}: {error.strerror}"
+            raise SettingsError(f"access_log: {said}; name a file in a folder that it may write to") from error
         self._refused = ""
 
     def write(self, environ: Mapping[str, Any], response: Answered, seconds: float) -> None:

@@ -17,10 +17,9 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from prefork.accept.offspring import leave
 from prefork.config.networks import truster
-from prefork.errors import BootError
 from prefork.net.proxy_protocol import ProxyHeader
 from prefork.net.tls import HandshakeError
-from prefork.system.natives import os, socket, time
+from prefork.system.natives import socket, time
 from prefork.system.peer import format_peer
 from prefork.system.throttle import Throttle
 from prefork.wsgi.body import Body, open_body, spool
@@ -448,12 +447,7 @@ def _accounts(options: WSGIOptions, zone: tzinfo | None, statsd: Statsd | None) 
     if options.access_log == "logger":
         accounts.append(access.LoggedAccess(options.access_log_format, zone))
     elif options.access_log:
-        try:
-            accounts.append(access.AccessLog(options.access_log, options.access_log_format, zone))
-        except OSError as error:
-            raise BootError(
-                f"access_log: {options.access_log!r} can't be opened by uid {os.geteuid()}: {error.strerror}"
-            ) from error
+        accounts.append(access.AccessLog(options.access_log, options.access_log_format, zone))
     if statsd is not None:
         from prefork.services.statsd import RequestMetrics
 

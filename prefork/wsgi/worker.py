@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from prefork.config.fields import located
 from prefork.config.settings import Settings
-from prefork.errors import BootError, SettingsError
+from prefork.errors import SettingsError
 from prefork.hooks import Hooks
 from prefork.master import Master
 from prefork.net.proxy_reader import EagerProxyReader, ProxyReader
@@ -126,7 +126,7 @@ class WSGIWorker(Worker):
         try:
             return find_zone(self.settings.log_timezone, self.common.tz)
         except ValueError as error:
-            raise BootError(f"log_timezone: {error}") from None
+            raise SettingsError(f"log_timezone: {error}") from None
 
     def _statsd(self) -> Statsd | None:
         if not self.settings.statsd_host:

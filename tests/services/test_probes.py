@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from prefork import SettingsError
 from prefork.config.settings import Settings
-from prefork.testing import Server, connect, running_target
+from prefork.testing import Server, connect, hold_port, running_target
 from prefork.testing.exchange import parse_http
 from prefork.testing.processes import limited_descriptors
 from prefork.wsgi.options import WSGIOptions
@@ -215,6 +217,20 @@ def test_settings_that_can_not_be() -> None:
     assert Settings(health_checks="").checks == frozenset()
     with pytest.raises(SettingsError, match="health_path"):
         WSGIOptions(health_path="healthz")
+
+
+@pytest.mark.parametrize("way", ["tcp", "unix"])
+def test_a_place_that_is_the_servers_already_is_refused_as_such(way: str, tmp_path: Path) -> None:
+    with hold_port() as port:
+        place = port if way == "tcp" else f"unix:{tmp_path}/one"
+        command = [sys.executable, "-m", "prefork", "wsgi", "tests.support.wsgi.apps:hello", f"--bind={place}"]
+        command.append(f"--health-bind={place}")
+        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert said.returncode == 3
+    line = said.stderr.strip().splitlines()[-1]
+    assert line.startswith(f"prefork: error: health_bind: {place}: the address is in use by ")
+    assert "which is this process; choose another" in line
+    assert "killed" not in line
 
 
 HOOKS = """

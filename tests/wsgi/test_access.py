@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import sys
 import time
 import uuid
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from prefork.errors import SettingsError
 from prefork.testing.server import Server, running
 from prefork.testing.waiting import wait_for
 from prefork.wsgi.access import AccessLog
@@ -225,8 +227,19 @@ def test_a_folder_that_vanishes(tmp_path: Path) -> None:
 
 
 def test_a_file_that_can_not_be_opened(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        AccessLog(str(tmp_path / "nowhere" / "access"), "combined")
+    path = tmp_path / "nowhere" / "access"
+    with pytest.raises(SettingsError, match=f"access_log: '{path}' can't be opened by uid [0-9]+: No such file"):
+        AccessLog(str(path), "combined")
+
+
+def test_a_start_whose_file_can_not_be_opened_ends_in_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "prefork", "wsgi", "tests.support.wsgi.apps:hello", "--bind=127.0.0.1:0"]
+    path = tmp_path / "nowhere" / "access"
+    said = subprocess.run([*command, f"--access-log={path}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert said.returncode == 2
+    lines = [line for line in said.stderr.splitlines() if "error" in line.lower()]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"prefork: error: access_log: '{path}' can't be opened by uid ")
 
 
 def test_two_writers_share_a_file(tmp_path: Path) -> None:
