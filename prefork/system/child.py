@@ -187,15 +187,13 @@ class Child:
     def _exit(self) -> Exit | None:
         """How it ended; None while it lives."""
         try:
-            ended = process.reap(self.pid)
+            ended, held = process.take(self.pid, self.pidfd)
         except ChildProcessError:
             log.error("the exit of %s %d was taken by somebody else's wait()", self._name, self.pid)
             return Exit(None)
-        if ended is None:
-            ended = process.gone(self.pid, self.pidfd)
-            if ended is not None:
-                log.warning("%s %d is dead, and a tracer (ptrace) holds back its exit", self._name, self.pid)
-                self._children.leave(self.pid)
+        if held:
+            log.warning("%s %d is dead, and a tracer (ptrace) holds back its exit", self._name, self.pid)
+            self._children.leave(self.pid)
         return ended
 
     def put_down(self) -> None:

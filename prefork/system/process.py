@@ -244,6 +244,26 @@ def gone(pid: int, pidfd: int | None) -> Exit | None:
     return found
 
 
+def take(pid: int, pidfd: int | None = None) -> tuple[Exit | None, bool]:
+    """MASTER. Take the exit of ``pid``, a child of ours, as far as it can be had; never blocks.
+
+    Args:
+        pid: the child.
+        pidfd: as :func:`gone` wants it.
+
+    Returns:
+        How it ended, None while it lives; whether it is dead and a tracer keeps its exit from us.
+
+    Raises:
+        ChildProcessError: as :func:`reap` does.
+    """
+    taken = reap(pid)
+    if taken is None and (dead := gone(pid, pidfd)) is not None:
+        taken = reap(pid)  # it may have died between the two
+        return (dead, True) if taken is None else (taken, False)
+    return taken, False
+
+
 def put_down(pid: int) -> None:
     """MASTER. Kill a child of ours and take its exit, as far as that can be had: a tracer may hold it back.
 
@@ -253,7 +273,7 @@ def put_down(pid: int) -> None:
     try:
         ended(pid)  # raises when it is none of ours any more: its pid may be another's
         kill(pid, signal.SIGKILL)
-        while reap(pid) is None and remains(pid) is None and time.monotonic() < deadline:
+        while take(pid)[0] is None and time.monotonic() < deadline:
             time.sleep(pause)
             pause = min(2 * pause, 0.05)
     except ChildProcessError:

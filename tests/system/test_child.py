@@ -100,6 +100,30 @@ print(json.dumps([told, made.pipe.reader]))
     assert run(body) == [["reaped"], -1]
 
 
+def test_one_that_dies_between_two_looks_is_no_tracers() -> None:
+    body = """
+made = forked(lambda writer: signal.pause())
+remains = process.remains
+looks = []
+
+def late(pid):
+    looks.append(pid)
+    if len(looks) == 2:  # the first is whether it is ours; it lived when its exit was asked for
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    return remains(pid)
+
+process.remains, process.kill = late, lambda pid, signum: True
+made.put_down()
+try:
+    os.waitpid(made.pid, 0)
+except ChildProcessError:
+    told.append("reaped")
+print(json.dumps([told, len(looks)]))
+"""
+    assert run(body) == [["reaped"], 2]
+
+
 def test_as_pid_1_those_who_are_known_are_told_of_and_the_others_reaped() -> None:
     body = """
 with signals.blocked():
