@@ -286,7 +286,7 @@ def test_what_is_asked_for(exporter: Server, asked: bytes, status: int) -> None:
 
 
 def test_a_head_has_no_body(exporter: Server) -> None:
-    answer = request(exporter.address, b"HEAD /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+    answer = request(exporter.address, b"HEAD /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
     assert (answer.status, answer.body) == (200, b"")
 
 
