@@ -269,8 +269,11 @@ class ParkedConnections:
             Seconds until the next is due, with some to spare so that those who came one after another are closed
             together; None when there is none.
         """
+        if not self.members:
+            self._due = 0.0
+            return None
         now = time.monotonic()
-        if now < self._due and self.members:
+        if now < self._due:
             return self._due - now
         old = now - self.seconds
         gone = list(takewhile(lambda one: one.since <= old, self._idle()))
