@@ -5,6 +5,7 @@ The same settings, with the same meaning, as in `prefork wsgi`. WORKER.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from urllib.parse import quote
@@ -206,7 +207,7 @@ class AroundASGI:
         if kind == "http" and self._health is not None and self._health.asked_by(environ["PATH_INFO"]):
             return await _tell(self._health.told(environ["REQUEST_METHOD"]), send)
         if self._proxies.settle(environ):
-            scope["headers"] = [pair for pair in scope["headers"] if not proxys_own(_name(pair[0]))]
+            scope["headers"] = [pair for pair in scope["headers"] if not _is_proxys_own(pair[0])]
         else:
             if environ["REMOTE_ADDR"] != _host(scope):
                 scope["client"] = (environ["REMOTE_ADDR"], 0)
@@ -252,6 +253,12 @@ def _host(scope: Scope) -> str:
     return scope["client"][0] if scope.get("client") else ""
 
 
+@functools.lru_cache(maxsize=512)
+def _is_proxys_own(field: bytes) -> bool:
+    return proxys_own(_name(field))
+
+
+@functools.lru_cache(maxsize=512)
 def _name(field: bytes) -> str:
     return "HTTP_" + field.decode("latin-1").upper().replace("-", "_")
 
@@ -259,12 +266,12 @@ def _name(field: bytes) -> str:
 def _environ_of(scope: Scope) -> dict[str, Any]:
     """What is told of a request, under the names that WSGI has for it."""
     query = scope.get("query_string", b"").decode("latin-1")
-    raw = scope.get("raw_path") or quote(scope["path"].encode(), safe=_SAFE).encode()
+    path = (scope.get("raw_path") or quote(scope["path"].encode(), safe=_SAFE).encode()).decode("latin-1")
     environ: dict[str, Any] = {
         "REMOTE_ADDR": _host(scope),
         "REQUEST_METHOD": scope.get("method", "GET"),
-        "REQUEST_URI": raw.decode("latin-1") + (f"?{query}" if query else ""),
-        "PATH_INFO": spelled(raw.decode("latin-1")),
+        "REQUEST_URI": f"{path}?{query}" if query else path,
+        "PATH_INFO": spelled(path) if "%" in path else path,
         "QUERY_STRING": query,
         "SERVER_PROTOCOL": f"HTTP/{scope.get('http_version', '1.1')}",
         "wsgi.url_scheme": "https" if scope.get("scheme") in {"https", "wss"} else "http",

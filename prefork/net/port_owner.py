@@ -43,11 +43,11 @@ def in_use(address: Address, by: PortOwner, what: str, *, shared: bool = False) 
             f"bind: {address}: {taken}, a worker whose master was killed",
             f"kill it or choose another {what}",
         )
-    if by.own:
-        return ListenError(f"bind: {address}: {taken}, which is this process; choose another {what}")
     if shared:
         remedy = "which must share it (reuse_port) and run as the same user"
         return ListenError(f"bind: {address}: {taken}, {remedy}")
+    if by.own:
+        return ListenError(f"bind: {address}: {taken}, which is this process; choose another {what}")
     return ListenError(f"bind: {address}: {taken}; stop it or choose another {what}")
 
 

@@ -13,7 +13,7 @@ import pytest
 from prefork.accept.parked_connections import ParkedConnection
 from prefork.accept.return_queue import AT_ONCE, ReturnQueue
 from prefork.net.proxy_protocol import parse_header
-from prefork.testing import connect
+from prefork.testing import call_until, connect
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import freeze, limited_descriptors, thaw
 from tests.support.proxy_headers import inet, tlv, v2
@@ -130,13 +130,19 @@ def test_at_the_limit_of_descriptors_only_the_silent_are_closed(prefork_server: 
     """recvmsg(2) closes what it finds no descriptors for, and who is closed to make room for others may be speaking."""
     server = prefork_server("counting:Counting", app_dir=APPS, workers=2, keepalive=60, control="off")
     with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(connect(server.address)) for _ in range(40)]
+        clients: list[socket.socket] = []
         served: dict[int, list[socket.socket]] = {}
-        for client in clients:
+
+        def come() -> None:
+            client = stack.enter_context(connect(server.address))
             client.sendall(b"next\n")
             served.setdefault(int(client.recv(100).split()[1]), []).append(client)
+            clients.append(client)
+
+        for _ in range(40):
+            come()
+        call_until(come, lambda _: len(served) == 2, message="each worker to keep some")
         stays, leaves = server.workers()  # the master's children, the eldest first, and the last slot goes first
-        assert set(served) == {stays, leaves}
         freeze([stays])
         server.signal(signal.SIGTTOU)
         server.wait_for(lambda: server.workers() == [stays])  # and all that it had is in the queue

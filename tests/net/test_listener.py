@@ -239,7 +239,7 @@ def test_an_address_in_use_by_whom(listener: Listener) -> None:
     for text in (f"127.0.0.1:{port}", f":{port}"):
         line = refused(text)
         assert line.startswith("the address is in use by ")
-        assert line.endswith(f"(pid {os.getpid()}); stop it or choose another port")
+        assert line.endswith(f"(pid {os.getpid()}), which is this process; choose another port")
         assert f" {holder} " in line or holder.startswith("python")
     line = refused(f"127.0.0.1:{port}", reuse_port=True, members=2)
     assert line.endswith("which must share it (reuse_port) and run as the same user")
