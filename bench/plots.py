@@ -255,7 +255,7 @@ _FEATURES = {
 
 def _features(figure: Any, figures: dict[str, Any]) -> None:
     shown = [(name, title) for name, title in _FEATURES.items() if figures.get(name)]
-    panels = figure.subplots(-(-len(shown) // 2), 2, squeeze=False).flat
+    panels = list(figure.subplots(-(-len(shown) // 2), 2, squeeze=False).flat)
     for axes in panels:
         axes.set_visible(False)
     for axes, (table, title) in zip(panels, shown, strict=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import pytest
 
@@ -110,3 +111,14 @@ def test_each_table_is_kept_when_it_is_measured(tmp_path: Path) -> None:
     assert again.parts["cost"]["figures"]["kept"]["x"]["costs"] == [1.0]
     assert again.parts["cost"]["figures"]["missing"] == {"kept": {"bjoern": "is not there"}}
     assert again.parts["cost"]["seconds"] == 62.0
+
+
+@pytest.mark.parametrize(
+    ("part", "tables"),
+    [("cost", ("hello",)), ("features", ("tls", "unix", "flask", "django")), ("memory", ("held", "first"))],
+)
+def test_a_plot_in_the_clone_shows_each_server_that_was_measured(part: str, tables: tuple[str, ...]) -> None:
+    figures = Results.kept(HERE).parts[part]["figures"]
+    drawn = (HERE / "plots" / f"{part}.svg").read_text(encoding="utf-8")
+    for title in (row["title"] for table in tables for row in figures[table].values()):
+        assert f">{escape(title)}</text>" in drawn, (part, title)
