@@ -10,7 +10,7 @@ import pytest
 
 from bench import goals, readme, report
 from bench.results import Results
-from bench.rounds import Table, interleaved
+from bench.rounds import Table, interleaved, short
 from bench.workshop import HERE
 
 ROOT = HERE.parent
@@ -122,3 +122,11 @@ def test_a_plot_in_the_clone_shows_each_server_that_was_measured(part: str, tabl
     drawn = (HERE / "plots" / f"{part}.svg").read_text(encoding="utf-8")
     for title in (row["title"] for table in tables for row in figures[table].values()):
         assert f">{escape(title)}</text>" in drawn, (part, title)
+
+
+def test_what_failed_does_not_say_where_the_clone_lies() -> None:
+    assert short(OSError(f"{HERE}/.work/client 1 kept: socket: Too many | open files\nmore")) == (
+        "bench/.work/client 1 kept: socket: Too many / open files"
+    )
+    for name in ("results.json", "RESULTS.md"):
+        assert "/bench/.work/" not in (HERE / name).read_text(encoding="utf-8")
