@@ -23,16 +23,16 @@ _ERRORS: dict[int, type[PreforkError]] = {error.exit_code: error for error in (T
 
 
 def boot_error(code: int, report: str, ended: str) -> PreforkError:
-    """Why a server ends whose mold has failed to load the application at the start. Pure.
+    """Why a server ends of which a process has failed to boot the application at the start. Pure.
 
     Args:
-        code: the mold's exit code; it tells the kind of error only together with a report, for an application may exit
-            with any.
+        code: the process's exit code; it tells the kind of error only together with a report, for an application may
+            exit with any.
         report: what it reported: one line or a traceback; "" when there is nothing.
-        ended: how it ended.
+        ended: which process it was, and how it ended.
     """
     if not report:
-        return BootError(f"the application failed to boot: the mold was {ended}")
+        return BootError(f"the application failed to boot: {ended}")
     error = _ERRORS.get(code, BootError)
     if error is BootError and "\n" in report:
         return BootError("the application failed to boot; its traceback is in the log")
@@ -159,19 +159,14 @@ class Exits:
     def _boot_failed(self, death: Death, report: str) -> None:
         """A worker ended before it was READY: fatal at the start, the end of a reload later."""
         goal, report = self._goal, report.strip()
-        # An exit code tells the kind of error only together with a report: an application may exit with any.
-        error = _ERRORS.get(death.exit.code or 0, BootError) if report else BootError
         said = report or f"{death.exit} before it was ready"
-        plain = error is not BootError or "\n" not in report
+        error = boot_error(death.exit.code or 0, report, f"a worker was {said}")
+        plain = not report or str(error) == report  # the command ends with it, in one line
         if said not in self._told and not (plain and not goal.ready):
             self._told.append(said)
             log.error("worker %d failed to boot: %s", death.member.slot, self.excerpts.of(said))
         if not goal.ready:
-            if not report:
-                said = f"the application failed to boot: a worker was {said}"
-            elif not plain:
-                said = "the application failed to boot; its traceback is in the log"
-            self.end_server(error(said), death.at)
+            self.end_server(error, death.at)
         elif goal.rolling and death.member.generation == goal.generation:
             goal.rolled()
             self._told.clear()

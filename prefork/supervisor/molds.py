@@ -262,7 +262,7 @@ class Molds:
         """
         self._deaths += 1
         begun = self._goal.ready
-        error = boot_error(code, report, how)
+        error = boot_error(code, report, f"the mold was {how}")
         fatal = not begun and not (killed and self._deaths < self._settings.crash_limit)
         if not fatal or "\n" in report:
             said = self._excerpts.of(report) or f"it was {how}"
