@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from prefork.config import fields as kinds
+from prefork.config import kinds
 from prefork.config.fields import setting
 
 SYNC: Final = "sync"

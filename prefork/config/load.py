@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from prefork.config import expansion, rules, settings
-from prefork.config.fields import GROUPS, Field, Plain, made
+from prefork.config.fields import GROUPS, Field, made
+from prefork.config.kinds import Plain
 from prefork.config.rules import Problem
 from prefork.config.settings import Settings
 from prefork.errors import SettingsError, did_you_mean

@@ -9,8 +9,8 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from prefork.config import fields as kinds
-from prefork.config.fields import Kind
+from prefork.config import kinds
+from prefork.config.kinds import Kind
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from prefork.config import fields as kinds
-from prefork.config.fields import Kind, SettingsTable, setting
+from prefork.config import kinds
+from prefork.config.fields import APPLICATION, SettingsTable, setting
+from prefork.config.kinds import Kind
 
 
 def _counts(noun: str) -> Kind[tuple[int, ...]]:
@@ -50,21 +51,21 @@ class Preloading(SettingsTable, kw_only=True):
 
     preload: bool = setting(
         False,
-        kinds.APPLICATION,
+        APPLICATION,
         kinds.switch(),
         "Load the application once, in a process beside the master (the mold) of which workers are forked: they share "
         "its memory, and are ready at once. A reload makes another one, of new code.",
     )
     fork_safety: Literal["warn", "refuse"] = setting(
         "warn",
-        kinds.APPLICATION,
+        APPLICATION,
         kinds.choice("warn", "refuse"),
         "With preload: what becomes of a mold that has opened what does not come through a fork, such as threads, "
         "sockets or an event loop: warn names each in the log, refuse does not use it.",
     )
     refork_after: tuple[int, ...] = setting(
         (),
-        kinds.APPLICATION,
+        APPLICATION,
         _counts("requests"),
         "With preload: when a worker has served this many, make another mold of the same code, warm it with the paths "
         "most asked for as well, and replace the workers one by one. Of several, each holds for one time and the last "
@@ -72,7 +73,7 @@ class Preloading(SettingsTable, kw_only=True):
     )
     immortal: bool = setting(
         False,
-        kinds.APPLICATION,
+        APPLICATION,
         kinds.switch(),
         "With preload: mark what the mold has loaded as immortal (PEP 683), so that workers copy less of its memory: "
         "nobody counts references to it. It is never freed. On CPython 3.12 and 3.13 alone.",

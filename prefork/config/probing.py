@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from prefork.config import fields as kinds
-from prefork.config.fields import Kind, SettingsTable, setting
+from prefork.config import kinds
+from prefork.config.fields import PROBING, SettingsTable, setting
+from prefork.config.kinds import Kind
 
 CHECKS: Final = ("exhausted", "reload")
 """What may make a server unfit, besides its start and its stop."""
@@ -31,21 +32,21 @@ class Probing(SettingsTable, kw_only=True):
 
     health_bind: str = setting(
         "",
-        kinds.PROBING,
+        PROBING,
         kinds.place(),
         "Answer every HTTP request here by 200 while the server is fit, and by 503 with the reason while it is not: "
         "during its start, from the moment it is told to stop, and for what health_checks names. The master answers.",
     )
     health_checks: str = setting(
         "exhausted",
-        kinds.PROBING,
+        PROBING,
         _checks(),
         "What else makes the server unfit: exhausted, while all workers are out of descriptors or memory; reload, "
         "after a reload has failed, until one succeeds.",
     )
     agent_bind: str = setting(
         "",
-        kinds.PROBING,
+        PROBING,
         kinds.place(),
         "Answer each connection here by a line for HAProxy's agent-check: up, ready and a weight by how many workers "
         "are idle, drain from the moment of a stop, down while unfit.",

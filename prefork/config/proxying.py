@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from prefork.config import fields as kinds
-from prefork.config.fields import SettingsTable, setting
+from prefork.config import kinds
+from prefork.config.fields import PROXYING, SettingsTable, setting
 from prefork.config.networks import DEFAULT_ALLOWED, networks
 
 
@@ -17,14 +17,14 @@ class Proxying(SettingsTable, kw_only=True):
 
     proxy_protocol: Literal["off", "v1", "v2", "any"] = setting(
         "off",
-        kinds.PROXYING,
+        PROXYING,
         kinds.choice("off", "v1", "v2", "any"),
         "Each connection begins with a header of the PROXY protocol, of this version or of any, which says whose it "
         "is; one that doesn't is closed. It is read before TLS.",
     )
     proxy_allow_ips: str = setting(
         DEFAULT_ALLOWED,
-        kinds.PROXYING,
+        PROXYING,
         networks(),
         "With proxy_protocol, the peers that may connect: addresses or networks with commas between them, private "
         'for all that are not of the internet, "*" for everybody, who can then claim to be anybody. A proxy on a unix '

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from prefork.config import fields as kinds
-from prefork.config import receiver
-from prefork.config.fields import Kind, SettingsTable, setting
+from prefork.config import kinds, receiver
+from prefork.config.fields import OPERATIONS, REPORTING, SettingsTable, setting
+from prefork.config.kinds import Kind
 from prefork.system.record import changed
 
 FACILITIES: Final = {
@@ -46,26 +46,26 @@ class Reporting(SettingsTable, kw_only=True):
 
     log_level: Literal["debug", "info", "warning", "error", "critical"] = setting(
         "info",
-        kinds.REPORTING,
+        REPORTING,
         kinds.choice("debug", "info", "warning", "error", "critical"),
         "The least severe messages that the command logs.",
     )
     log_file: str = setting(
         "",
-        kinds.REPORTING,
+        REPORTING,
         kinds.path("file", "-"),
         "Where the command logs to: a file, opened anew on SIGUSR1 and after a rotation; - is standard output, nothing "
         "standard error.",
     )
     log_format: Literal["text", "json"] = setting(
         "text",
-        kinds.REPORTING,
+        REPORTING,
         kinds.choice("text", "json"),
         "How the command logs: text for people, or a JSON object a line.",
     )
     log_timezone: str = setting(
         "utc",
-        kinds.REPORTING,
+        REPORTING,
         kinds.text(
             r"[A-Za-z0-9_+\-/]{1,64}",
             "is no time zone; give utc, local or a name such as Europe/Berlin",
@@ -76,7 +76,7 @@ class Reporting(SettingsTable, kw_only=True):
     )
     logconfig: str = setting(
         "",
-        kinds.REPORTING,
+        REPORTING,
         kinds.path("file"),
         "Configure the command's log by this file of Python's logging.config, .toml or .json (dictConfig) or .ini: it "
         "goes to the handlers of the logger prefork in place of log_file, and an access log to a logger to those of "
@@ -84,45 +84,45 @@ class Reporting(SettingsTable, kw_only=True):
     )
     syslog: bool = setting(
         False,
-        kinds.REPORTING,
+        REPORTING,
         kinds.switch(),
         "Send the command's log to syslog too, beside where it goes otherwise.",
     )
     syslog_addr: str = setting(
         "unix:///dev/log",
-        kinds.REPORTING,
+        REPORTING,
         _receiver(_SYSLOG_PORT, stream=True),
         "Where syslog listens: unix:///path (a #stream behind it for a connection), udp://host:port or tcp://host:port.",
     )
     syslog_prefix: str = setting(
         "prefork",
-        kinds.REPORTING,
+        REPORTING,
         kinds.text(r"[^\s:\[\]]{1,64}", "is not a program's name; give one without spaces", metavar="NAME"),
         "What the server is called in syslog; the lines of an access log are NAME.access.",
     )
     syslog_facility: str = setting(
         "user",
-        kinds.REPORTING,
+        REPORTING,
         changed(kinds.choice(*FACILITIES), metavar="FACILITY"),
         "Under which of syslog's facilities: user, daemon, local0 to local7 and so on.",
     )
     record_requests: bool = setting(
         True,
-        kinds.REPORTING,
+        REPORTING,
         kinds.switch(),
         "Note in memory what each worker has in hand: method, path without the query (or what a handler calls it), and "
         "the client's address. The log names it when the worker is killed, and prefork status --requests shows it.",
     )
     dashboard: str = setting(
         "",
-        kinds.OPERATIONS,
+        OPERATIONS,
         kinds.place(here=True),
         "Show the server to a browser that asks here, such as 127.0.0.1:9000: states, throughput, queue time and "
         "memory over time, and what runs now. A loopback address or a unix socket; there is nothing but to look at.",
     )
     app_metrics: bool = setting(
         False,
-        kinds.REPORTING,
+        REPORTING,
         kinds.switch(),
         "Sum over all workers what the application counts with prometheus_client, dead ones included, without a folder "
         "of files; prefork.prometheus.SharedCollector tells it. Needs prometheus-client (pip install "
@@ -130,19 +130,19 @@ class Reporting(SettingsTable, kw_only=True):
     )
     statsd_host: str = setting(
         "",
-        kinds.REPORTING,
+        REPORTING,
         _receiver(_STATSD_PORT, stream=False),
         "Send metrics to the statsd that listens here (host:port, or unix:///path); the page about metrics lists them.",
     )
     statsd_prefix: str = setting(
         "prefork",
-        kinds.REPORTING,
+        REPORTING,
         kinds.text(r"[A-Za-z0-9_.\-]{1,100}", "is not a name in statsd; give letters, digits and dots", metavar="NAME"),
         "What the names of those metrics begin with.",
     )
     dogstatsd_tags: str = setting(
         "",
-        kinds.REPORTING,
+        REPORTING,
         kinds.text(r"[^\s|#]{1,400}", "is no list of tags; give name:value with commas between them", metavar="TAGS"),
         "What each of those metrics is tagged with, for a statsd that knows tags (DogStatsD).",
     )

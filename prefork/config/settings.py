@@ -11,10 +11,22 @@ import functools
 from collections.abc import Collection, Mapping
 from typing import Any, Final, Literal
 
-from prefork.config import fields as kinds
-from prefork.config import rules
+from prefork.config import kinds, rules
 from prefork.config.address import Address, parse
-from prefork.config.fields import Field, setting
+from prefork.config.fields import (
+    APPLICATION,
+    FAILURES,
+    LISTENING,
+    OPERATIONS,
+    RECYCLING,
+    STOPPING,
+    TIMES,
+    WORKERS,
+    Field,
+    made,
+    setting,
+    table,
+)
 from prefork.config.keepalive import Keepalive
 from prefork.config.preloading import Preloading
 from prefork.config.probing import Probing
@@ -45,7 +57,7 @@ class Settings(Preloading, Reporting, Keepalive, Proxying, Probing, Transport, k
 
     bind: str | tuple[str, ...] = setting(
         "127.0.0.1:8000",
-        kinds.LISTENING,
+        LISTENING,
         kinds.addresses(),
         "Listen here: host:port, [ipv6]:port, :port (every IPv4 address), unix:/path, unix:@name, seqpacket:/path, "
         "fd://NUMBER, systemd: or systemd:NAME. Port 0 takes a free one. May be given several times.",
@@ -53,21 +65,21 @@ class Settings(Preloading, Reporting, Keepalive, Proxying, Probing, Transport, k
     )
     backlog: int = setting(
         2048,
-        kinds.LISTENING,
+        LISTENING,
         kinds.whole("a length of the accept queue", least=1, most=_C_INT),
         "How many connections may wait to be accepted, on each listening socket. The kernel cuts it to "
         "net.core.somaxconn.",
     )
     reuse_port: bool = setting(
         False,
-        kinds.LISTENING,
+        LISTENING,
         kinds.switch(),
         "Give each worker a listening socket of its own (SO_REUSEPORT), and let a second server start on the same "
         "port beside this one.",
     )
     reuse_port_mode: Literal["hash", "random", "cpu"] = setting(
         "hash",
-        kinds.LISTENING,
+        LISTENING,
         kinds.choice("hash", "random", "cpu"),
         "With reuse_port, how the kernel picks the socket of a new connection: by a hash of its addresses, at random, "
         "or by the CPU that received it.",
@@ -75,7 +87,7 @@ class Settings(Preloading, Reporting, Keepalive, Proxying, Probing, Transport, k
 
     takeover: str = setting(
         "",
-        kinds.LISTENING,
+        LISTENING,
         kinds.text(
             r"[^\0\n]+",
             "is no path of a file; name the predecessor's pidfile",
@@ -88,7 +100,7 @@ class Settings(Preloading, Reporting, Keepalive, Proxying, Probing, Transport, k
 
     workers: int | str = setting(
         "auto",
-        kinds.WORKERS,
+        WORKERS,
         kinds.computed(kinds.whole("a count of processes", least=1, most=_MOST_WORKERS)),
         "How many worker processes to run; auto is one for each CPU that this process may use (affinity and "
         "cgroup quota), and a text such as '2 * cpus + 1' is computed from their count.",
@@ -96,54 +108,54 @@ class Settings(Preloading, Reporting, Keepalive, Proxying, Probing, Transport, k
     )
     threads: int = setting(
         1,
-        kinds.WORKERS,
+        WORKERS,
         kinds.whole("a count of threads", least=1, most=_MOST_THREADS),
         "How many connections each worker serves at once, each in a thread of its own; a connection goes to a worker "
         "that has nothing in hand as long as there is one.",
     )
     min_workers: int = setting(
         0,
-        kinds.WORKERS,
+        WORKERS,
         kinds.whole("a count of processes", most=10_000),
         "Shrink to no fewer workers than this when there is little to do; 0 means the value of workers.",
     )
     max_workers: int = setting(
         0,
-        kinds.WORKERS,
+        WORKERS,
         kinds.whole("a count of processes", most=10_000),
         "Grow to no more workers than this while connections wait and no worker is idle; 0 means the value of workers.",
     )
     scale_queue_time: float = setting(
         0.0,
-        kinds.WORKERS,
+        WORKERS,
         _SECONDS,
         "With max_workers: grow when requests wait for longer than this while no worker is idle, on kept connections "
         "too. 0 means as soon as a connection waits to be accepted, however long, and for nothing else.",
     )
     idle_timeout: float = setting(
         30.0,
-        kinds.WORKERS,
+        WORKERS,
         _SECONDS,
         "How long the workers above min_workers must have been idle before one of them is let go.",
     )
 
     reload: bool = setting(
         False,
-        kinds.APPLICATION,
+        APPLICATION,
         kinds.switch(),
         "For development: as soon as a Python file changes in a folder of the import path that is not one of installed "
         "packages, replace all workers by new code. Needs watchfiles (pip install 'prefork[reload]').",
     )
     gc: Literal["default", "idle"] = setting(
         "default",
-        kinds.APPLICATION,
+        APPLICATION,
         kinds.choice("default", "idle"),
         "When Python looks through all its objects for garbage: by default in the midst of a request; with idle "
         "between two, when nobody waits for the worker, and in a quarter of the workers at once.",
     )
     hooks: str = setting(
         "",
-        kinds.APPLICATION,
+        APPLICATION,
         kinds.text(
             r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*(\.[^\W\d]\w*)*)?",
             "does not name an object; give module or module:object",
@@ -154,7 +166,7 @@ class Settings(Preloading, Reporting, Keepalive, Proxying, Probing, Transport, k
     )
     timeout: float = setting(
         0.0,
-        kinds.TIMES,
+        TIMES,
         _SECONDS,
         "End a worker that is busy with one connection for longer than this, after its tracebacks were logged. 0 means "
         "never.",
@@ -162,33 +174,33 @@ class Settings(Preloading, Reporting, Keepalive, Proxying, Probing, Transport, k
     )
     slow_log: float = setting(
         0.0,
-        kinds.TIMES,
+        TIMES,
         kinds.number("a part of timeout", most=1.0, metavar="FRACTION"),
         "Log what a worker does that has been busy with one connection for this part of timeout (0.5 is half of it): "
         "its tracebacks, once, and it goes on. 0 means never.",
     )
     boot_timeout: float = setting(
         60.0,
-        kinds.TIMES,
+        TIMES,
         _SECONDS,
         "End a worker that is not ready this long after its start. 0 means never.",
     )
     graceful_timeout: float = setting(
         30.0,
-        kinds.TIMES,
+        TIMES,
         _SECONDS,
         "On SIGTERM, on a reload and when a worker is replaced: how long it may take to finish what it has accepted "
         "before it is killed.",
     )
     quick_timeout: float = setting(
         2.0,
-        kinds.TIMES,
+        TIMES,
         _SECONDS,
         "On SIGINT and SIGQUIT: how long a worker may take to finish the connection in hand before it is killed.",
     )
     io_timeout: float = setting(
         0.0,
-        kinds.TIMES,
+        TIMES,
         _SECONDS,
         "The longest wait of one receive or send on an accepted connection; beyond it the handler gets TimeoutError. 0 "
         "means no limit.",
@@ -196,71 +208,71 @@ class Settings(Preloading, Reporting, Keepalive, Proxying, Probing, Transport, k
 
     max_requests: int = setting(
         0,
-        kinds.RECYCLING,
+        RECYCLING,
         kinds.whole("a count of connections"),
         "Replace a worker after it has served this many connections. 0 means never.",
     )
     max_requests_jitter: int = setting(
         0,
-        kinds.RECYCLING,
+        RECYCLING,
         kinds.whole("a count of connections"),
         "Add up to this many at random, for each worker anew, so that workers are not all replaced at once.",
     )
     max_age: float = setting(
         0.0,
-        kinds.RECYCLING,
+        RECYCLING,
         kinds.number("a number of seconds", most=_TEN_YEARS),
         "Replace a worker this long after its start. 0 means never.",
     )
     max_age_jitter: float = setting(
         0.0,
-        kinds.RECYCLING,
+        RECYCLING,
         kinds.number("a number of seconds", most=_TEN_YEARS),
         "Add up to this much at random, for each worker anew.",
     )
     max_memory: int = setting(
         0,
-        kinds.RECYCLING,
+        RECYCLING,
         kinds.size(least=1 << 20),
         "Replace a worker whose resident memory is more than this; K, M and G are understood (1024). 0 means never.",
     )
     memory_guard: float = setting(
         0.9,
-        kinds.RECYCLING,
+        RECYCLING,
         kinds.number("a part of the limit", most=1.0, metavar="FRACTION"),
         "When the memory of the server's cgroup is in use to this part of its limit, replace the largest worker that "
         "has grown, before the kernel kills one, and fork nobody until there is room. 0 means never.",
     )
     max_fds: float = setting(
         0.0,
-        kinds.RECYCLING,
+        RECYCLING,
         kinds.number("a share or a count of descriptors", most=_C_INT, metavar="FRACTION|COUNT", counts=True),
         "Replace a worker that holds more open descriptors than this: a fraction of its limit, or a count. 0 means "
         "never.",
     )
     max_recycling: int = setting(
         1,
-        kinds.RECYCLING,
+        RECYCLING,
         kinds.whole("a count of processes", least=1, most=10_000),
         "How many workers may be in replacement at the same time; each is replaced by a ready one.",
     )
     reload_surge: int = setting(
         1,
-        kinds.RECYCLING,
+        RECYCLING,
         kinds.whole("a count of processes", least=1, most=10_000),
         "How many workers a reload may run beyond the usual number.",
     )
 
     stop: Literal["drain", "close"] = setting(
         "drain",
-        kinds.STOPPING,
+        STOPPING,
         kinds.choice("drain", "close"),
         "On SIGTERM: drain serves all who are connected already, also those not yet accepted; close refuses these at "
         "once.",
     )
     drain_delay: float = setting(
         0.0,
-        kinds.STOPPING,
+        STOPPING,
         _SECONDS,
         "On SIGTERM: go on serving for so long first, until load balancers have noticed: probes fail from the first "
         "moment, and kept connections end after their next answer. A second SIGTERM ends it.",
@@ -268,35 +280,35 @@ class Settings(Preloading, Reporting, Keepalive, Proxying, Probing, Transport, k
 
     name: str = setting(
         "",
-        kinds.OPERATIONS,
+        OPERATIONS,
         kinds.text(r"[^\n\0]{1,200}", "is not a name; give a short one", metavar="NAME"),
         "What the server is called in titles and status; by the command, the target unless it is given.",
         "-n",
     )
     proc_titles: Literal["auto", "live", "off"] = setting(
         "auto",
-        kinds.OPERATIONS,
+        OPERATIONS,
         kinds.choice("auto", "live", "off"),
         "Name the processes in ps: auto if setproctitle is installed; live also shows what each worker does, for which "
         "the master wakes up once a second.",
     )
     control: str = setting(
         "",
-        kinds.OPERATIONS,
+        OPERATIONS,
         kinds.path("control socket", "auto", "off"),
         "Make a unix socket here by which prefork status, reload, stop and so on reach this server; auto chooses a "
         "place (RUNTIME_DIRECTORY, /run/prefork, or a folder of the user's own), nothing or off makes none.",
     )
     pidfile: str = setting(
         "",
-        kinds.OPERATIONS,
+        OPERATIONS,
         kinds.path("file"),
         "Write the master's process id into this file, and remove it at the end.",
         "-p",
     )
     user: str = setting(
         "",
-        kinds.OPERATIONS,
+        OPERATIONS,
         kinds.account("user"),
         "Run workers as this user, by name or number, with the user's groups and without capabilities. The master "
         "stays root, and so do the hooks that it runs.",
@@ -304,90 +316,90 @@ class Settings(Preloading, Reporting, Keepalive, Proxying, Probing, Transport, k
     )
     group: str = setting(
         "",
-        kinds.OPERATIONS,
+        OPERATIONS,
         kinds.account("group"),
         "Run workers with this group, by name or number, instead of the user's own.",
         "-g",
     )
     no_new_privs: Literal["auto", "yes", "no"] = setting(
         "auto",
-        kinds.OPERATIONS,
+        OPERATIONS,
         kinds.choice("auto", "yes", "no"),
         "Keep workers, and all that they execute, from gaining privileges through setuid programs and file "
         "capabilities (PR_SET_NO_NEW_PRIVS, prctl(2)); auto is yes with user and else no.",
     )
     umask: int | None = setting(
         None,
-        kinds.OPERATIONS,
+        OPERATIONS,
         kinds.mode(),
         "The permissions that new files don't get, in octal; without it that of whoever starts the server.",
     )
     chdir: str = setting(
         "",
-        kinds.OPERATIONS,
+        OPERATIONS,
         kinds.text(r".+", "is not a folder; name one", metavar="FOLDER"),
         "Change to this folder first: the application is looked for there, and relative paths are relative to it.",
     )
 
     crash_limit: int = setting(
         10,
-        kinds.FAILURES,
+        FAILURES,
         kinds.whole("a count of deaths", least=1, most=1_000_000),
         "This many workers that died young within crash_window are a crash loop; this many in a row that were killed "
         "before they were ready are a boot that has failed.",
     )
     crash_window: float = setting(
         60.0,
-        kinds.FAILURES,
+        FAILURES,
         kinds.number("a number of seconds", least=1.0, most=_LONGEST_WAIT),
         "The time in which crash_limit counts.",
     )
     on_crash_loop: Literal["degrade", "exit"] = setting(
         "degrade",
-        kinds.FAILURES,
+        FAILURES,
         kinds.choice("degrade", "exit"),
         "In a crash loop: degrade goes on with what works and says so, exit ends the server with code 4.",
     )
     exhausted: Literal["wait", "shed"] = setting(
         "wait",
-        kinds.FAILURES,
+        FAILURES,
         kinds.choice("wait", "shed"),
         "When descriptors have run out: wait leaves connections in the accept queue; shed accepts and refuses them, "
         "once all workers are exhausted.",
     )
     shed_rate: int = setting(
         100,
-        kinds.FAILURES,
+        FAILURES,
         kinds.whole("a count of connections a second", least=1, most=1_000_000),
         "The most connections a second that the server sheds.",
     )
     backoff_initial: float = setting(
         0.05,
-        kinds.FAILURES,
+        FAILURES,
         kinds.number("a number of seconds", least=0.001, most=3600.0),
         "After a failed accept that a retry can't mend: the first wait before the next.",
     )
     backoff_factor: float = setting(
         2.0,
-        kinds.FAILURES,
+        FAILURES,
         kinds.number("a factor", least=1.0, most=1000.0, metavar="FACTOR"),
         "How much longer each further wait is.",
     )
     backoff_max: float = setting(
         0.25,
-        kinds.FAILURES,
+        FAILURES,
         kinds.number("a number of seconds", least=0.001, most=3600.0),
         "The longest wait.",
     )
     backoff_jitter: float = setting(
         0.2,
-        kinds.FAILURES,
+        FAILURES,
         kinds.number("a fraction", most=1.0, metavar="FRACTION"),
         "The part of each wait that chance may take away, so that workers don't try in step.",
     )
     raise_nofile: bool = setting(
         True,
-        kinds.FAILURES,
+        FAILURES,
         kinds.switch(),
         "Raise the soft limit of open descriptors (RLIMIT_NOFILE) to the hard limit, in the master, which needs some "
         "for each worker, and in workers of prefork.embed. Other workers keep theirs, for what they execute.",
@@ -414,7 +426,7 @@ class Settings(Preloading, Reporting, Keepalive, Proxying, Probing, Transport, k
         values, problems = examine(given)
         if problems:
             raise SettingsError(problem.text for problem in problems)
-        return kinds.made(cls, values)
+        return made(cls, values)
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -460,7 +472,7 @@ def _computed(workers: str, cpus: int) -> int:
 @functools.cache
 def fields() -> tuple[Field, ...]:
     """All settings, in the order of the table."""
-    return kinds.table(Settings)
+    return table(Settings)
 
 
 @functools.cache

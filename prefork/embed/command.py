@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from prefork import embed, server
 from prefork.cli.serving import ServingCommand, serving
-from prefork.config import fields as kinds
+from prefork.config import kinds
 from prefork.config.embedding import EMBEDDING, options_of, worker_class, worker_options
 from prefork.config.fields import SettingsTable, made, setting, table
 from prefork.config.interface import meant

@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 from typing import Any, Final, Literal
 
-from prefork.config import fields as kinds
-from prefork.config import rules
-from prefork.config.fields import Field, Kind, SettingsTable, setting
+from prefork.config import kinds, rules
+from prefork.config.fields import Field, SettingsTable, setting, table
+from prefork.config.kinds import Kind
 from prefork.config.networks import DEFAULT_ALLOWED, networks
 from prefork.system.record import changed
 
@@ -252,4 +252,4 @@ def again(name: str) -> Any:
 @functools.cache
 def fields() -> tuple[Field, ...]:
     """All options, in the order of the table."""
-    return kinds.table(WSGIOptions)
+    return table(WSGIOptions)

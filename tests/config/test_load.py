@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.config import fields as kinds
+from prefork.config import kinds, settings
 from prefork.config import load as config
-from prefork.config import settings
 from prefork.config.fields import Field
 from prefork.config.load import Configuration, Table
 from prefork.config.settings import Settings
