@@ -432,14 +432,14 @@ PAINT = """if True:
     import dataclasses, sys
     from prefork.cli import main as cli
     from prefork.cli.serving import ServingCommand, serving
-    from prefork.config import load as config, fields
+    from prefork.config import fields, kinds, load as config
     from prefork.errors import BootError
 
     @dataclasses.dataclass(kw_only=True)
     class Paint:
         colour: str = "red"
 
-    colour = fields.Field(name="colour", default="red", kind=fields.choice("red", "blue"), group="Paint", help="Which.")
+    colour = fields.Field(name="colour", default="red", kind=kinds.choice("red", "blue"), group="Paint", help="Which.")
 
     def run(text, configuration, app_dir):
         if configuration.extra.colour == "blue":
