@@ -125,6 +125,7 @@ class SignalHandlers:
 
     def _aborted(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a handler is given both
         if self.controls is not None and getpid() == self.pid:
+            signal.signal(signum, signal.SIG_IGN)  # the master says it again until this is over
             self.controls.aborted()
         signals.act_by_default(signum)
 

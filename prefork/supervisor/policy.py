@@ -42,7 +42,7 @@ EVACUATION_LOOK = 0.1
 """Seconds between two looks at whether the lanes beside one that hangs have finished."""
 
 WAKE_UPS = Backoff(initial=0.01, factor=2.0, maximum=1.0, jitter=0.0)
-"""How a retiring worker is reminded: a signal that lands just before accept(2) is entered goes unheard."""
+"""How a worker is reminded: a signal that lands just before a system call is entered goes unheard."""
 
 RESPAWN = Backoff(initial=0.1, factor=2.0, maximum=30.0, jitter=0.0)
 """How a slot whose workers die young holds back."""
@@ -96,6 +96,12 @@ class TellWhy(Record):
 
 class Abort(Record):
     """SIGABRT."""
+
+    member: Member
+
+
+class AbortAgain(Record):
+    """SIGABRT once more, for who has not heard it."""
 
     member: Member
 
@@ -376,6 +382,8 @@ def _end(case: _Case, member: Member) -> Iterator[Action]:
     if member.aborted_at is not None:
         if case.over(member.aborted_at, ABORT_TIME):
             yield Kill(member)
+        elif case.due(member.abort_sent_at + WAKE_UPS.delay(member.aborts - 1, 0.0)):
+            yield AbortAgain(member)
     elif member.dumped_at is not None and case.over(member.dumped_at, DUMP_TIME):
         yield from (Abort(member),) if member.starting else _hung(case, member, member.dumped_at)
 

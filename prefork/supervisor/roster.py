@@ -61,6 +61,8 @@ class Member(MutableRecord):
     """When it was asked what it does so slowly; None = nobody waits for that."""
     dumped_at: float | None = None
     aborted_at: float | None = None
+    aborts: int = 0
+    abort_sent_at: float = 0.0
     questioned: bool = False
     """Whether it was asked what keeps it from its end."""
     killed_at: float | None = None
@@ -371,8 +373,11 @@ class Roster:
         member.dumped_at = None
 
     def aborted(self, member: Member, now: float) -> None:
-        """``member`` was sent SIGABRT."""
-        member.aborted_at = now
+        """``member`` was sent SIGABRT, for the first time or once more."""
+        if member.aborted_at is None:
+            member.aborted_at = now
+        member.aborts += 1
+        member.abort_sent_at = now
 
     def questioned(self, member: Member) -> None:
         """``member`` was asked what keeps it from its end."""

@@ -88,6 +88,14 @@ def test_worker_abort_runs_in_the_worker_that_is_ended(prefork_server: ServerFac
     assert told(server, "^worker_abort .*") == [f"worker_abort in {pid} of slot 0"]
 
 
+def test_worker_abort_runs_once_however_often_the_master_aborts(prefork_server: ServerFactory) -> None:
+    server = prefork_server("hooked:Hooked", app_dir=APPS, workers=1, timeout=TIMEOUT, hooks="aborting")
+    (pid,) = server.workers()
+    with talk(server, "/hang"):
+        assert ended_by(server, pid) == "SIGABRT"
+    assert told(server, "^worker_abort .*") == ["worker_abort begins", "worker_abort ends"]
+
+
 def test_only_the_worker_that_hangs_is_ended(prefork_server: ServerFactory) -> None:
     server = probe(prefork_server, workers=3, timeout=TIMEOUT)
     before = server.workers()

@@ -8,6 +8,7 @@ from prefork.supervisor.policy import (
     ABORT_TIME,
     DUMP_TIME,
     Abort,
+    AbortAgain,
     AskWhy,
     Dump,
     Kill,
@@ -17,7 +18,7 @@ from prefork.supervisor.policy import (
     TellWhy,
     WakeUp,
 )
-from tests.support.world import SIGKILL, START, busy, clear, done, incumbent, kinds, moments, serving, started
+from tests.support.world import SIGKILL, SOON, START, busy, clear, done, incumbent, kinds, moments, serving, started
 
 # A boot that hangs.
 
@@ -69,6 +70,16 @@ def test_a_hang_is_shown_aborted_and_killed() -> None:
         ("Spawn", 30.0 + DUMP_TIME + ABORT_TIME),
     ]
     assert done(made, Dump)[0].seconds == 30.0
+
+
+def test_who_has_not_heard_that_it_is_aborted_is_told_again() -> None:
+    made = serving(timeout=30.0)
+    busy(made).stubborn = True
+    made.advance(30.0 + DUMP_TIME + SOON)
+    assert len(done(made, Abort)) == 1
+    found = moments(made, ABORT_TIME + 1.0, AbortAgain, Kill)
+    assert [kind for kind, _ in found] == ["AbortAgain"] * 6 + ["Kill"]
+    assert [at for _, at in found] == pytest.approx([0.01, 0.03, 0.07, 0.15, 0.31, 0.63, 1.0], abs=0.002)
 
 
 def test_an_idle_worker_is_healthy_for_ever() -> None:

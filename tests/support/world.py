@@ -288,6 +288,11 @@ class World:
                 self.roster.aborted(member, self.now)
                 if not self.of(member).stubborn:
                     self.of(member).end(signal=SIGABRT)
+            case policy.AbortAgain(member):
+                assert member.aborted_at is not None, "reminded of what it was not told"
+                assert member.killed_at is None
+                assert self.now - member.abort_sent_at >= policy.WAKE_UPS.delay(member.aborts - 1, 0.0) - SOON
+                self.roster.aborted(member, self.now)
             case policy.Kill(member):
                 self._may_kill(member)
                 self.roster.killed(member, self.now)
