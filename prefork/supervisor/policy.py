@@ -140,7 +140,21 @@ class Spare(Record):
     member: Member
 
 
-Action = Spawn | Retire | WakeUp | AskWhy | TellWhy | Dump | Abort | Evacuate | Kill | Question | Replace | Spare
+Action = (
+    Spawn
+    | Retire
+    | WakeUp
+    | AskWhy
+    | TellWhy
+    | Dump
+    | Abort
+    | AbortAgain
+    | Evacuate
+    | Kill
+    | Question
+    | Replace
+    | Spare
+)
 
 
 class Burden(NamedTuple):
