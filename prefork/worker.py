@@ -117,17 +117,21 @@ class Worker(WorkerFacts, WorkerMarks, Dialogue, Keeping):
         proxies = self._proxies if self._lanes is None else copy.copy(self._proxies)  # what it is at is one lane's
         if self._given.tls is not None and self.handshakes:
             handle = Behind(handle, self._given.tls, self._given.log, put_off)
+        timeout = self._given.settings.io_timeout if self.timeouts else 0.0
         if isinstance(self._acceptor, KeepaliveAcceptor):
-            timeout = self._given.settings.io_timeout if self.timeouts else 0.0
             handle = KeepaliveHandle(handle, self._acceptor, lane, timeout, proxies, put_off).serve
         elif proxies is not None:
-            handle = Proxied(handle, proxies, put_off)
+            handle = Proxied(handle, proxies, put_off, timeout)
         return handle
 
     @property
     def _timeout(self) -> float:
-        """What the usual loop sets as a connection's timeout, in seconds; 0 for none. The kept ones have theirs."""
-        return self._given.settings.io_timeout if self.timeouts and self._parking is None else 0.0
+        """What the usual loop sets as a connection's timeout, in seconds; 0 for none.
+
+        Kept ones have theirs, and those with a header when it is read: each call on one with a timeout is two.
+        """
+        others = self._parking is not None or self._proxies is not None
+        return self._given.settings.io_timeout if self.timeouts and not others else 0.0
 
     def _contend(self, handle: Callable[[socket.socket, Any], object]) -> None:
         """Accept and serve until it is time to leave."""

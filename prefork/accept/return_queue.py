@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from prefork.accept.parked_connections import ParkedConnection
-from prefork.net.proxy_protocol import parse_header
+from prefork.net.proxy_protocol import read_header
 from prefork.system.natives import os, socket
 
 FORM: Final = 1
@@ -157,7 +157,8 @@ def _read(data: bytes, rights: list[int]) -> Iterator[ParkedConnection]:
         requests, length, since, flags, *told = head.unpack_from(data, _HEAD.size + number * head.size)
         proxy = None
         for said in filter(None, told):
-            proxy = parse_header(data[at : at + said])
+            proxy = read_header(data[at : at + said])
+            assert proxy is not None  # it was whole when it was put in
             address = address if proxy.source is None else proxy.source
             at += said
         one = ParkedConnection(connection, address, requests, data[at : at + length])

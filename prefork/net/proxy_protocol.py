@@ -9,11 +9,14 @@ The addresses are as accept(2) would have given them, so that nobody behind need
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from prefork.system.natives import os, socket
+
+_T = TypeVar("_T")
 
 V1: Final = 1
 V2: Final = 2
@@ -25,7 +28,8 @@ _SIGNATURE_V1: Final = b"PROXY "
 _SIGNATURE_V2: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _HEAD_V2: Final = struct.Struct("!12sBBH")
 _MOST_PORT: Final = 65535
-_inet_ntoa: Final = socket.inet_ntoa
+_ZERO: Final = ord("0")
+_MOST_REMEMBERED: Final = 1024  # of each kind; clear() at that many, since what is kept long is soon there again
 _AF_INET, _AF_INET6 = int(socket.AF_INET), int(socket.AF_INET6)  # an enum's member costs as much as the call
 
 _LOCAL: Final = 0x20
@@ -102,8 +106,9 @@ class ProxyHeader(NamedTuple):
         if self.source is None:
             return None
         if self.version == V1:
-            words = self.raw[:-2].split(b" ")
-            return _line_address(words[1], words[3], int(words[5]))
+            _, word, _, to, _, port = self.raw.split(b" ")
+            host = _HOSTS[word][to]
+            return (host, int(port)) if word == b"TCP4" else (host, int(port), 0, 0)
         family = self.raw[13] >> 4
         if family == _UNIX:
             return _unix(_PAIRS[family].unpack_from(self.raw, _HEAD_V2.size)[1])
@@ -139,7 +144,7 @@ class ProxyHeader(NamedTuple):
     @property
     def ssl(self) -> ProxySSL | None:
         """What is said of TLS; None where nothing is."""
-        value = self.tlv(SSL)
+        value = self.tlv(SSL) if self.tlvs else None
         if value is None:
             return None
         client, verify = _SSL.unpack_from(value)
@@ -153,8 +158,8 @@ class ProxyHeader(NamedTuple):
         )
 
 
-def length_of(data: bytes, *, v1: bool = True, v2: bool = True) -> int:
-    """How many bytes the header has with which ``data`` begins.
+def read_header(data: bytes, v1: bool = True, v2: bool = True) -> ProxyHeader | None:
+    """Read the header with which a connection begins.
 
     Args:
         data: What has come so far; what follows the header does no harm.
@@ -162,60 +167,47 @@ def length_of(data: bytes, *, v1: bool = True, v2: bool = True) -> int:
         v2: Whether version 2 is.
 
     Returns:
-        The length of the header, which may be more than has come; 0 while that can't be told: then all of ``data``
-        belongs to the header, and there is more to come.
+        The header; None while it has not all come: then all of ``data`` belongs to it.
 
     Raises:
-        ProxyProtocolError: It can't become a header that is spoken here.
+        ProxyProtocolError: It is none that is spoken here, or breaks a rule of the specification that asks receivers
+            to end the connection.
     """
-    if v2 and data.startswith(_SIGNATURE_V2):
-        if len(data) < _HEAD_V2.size:
-            return 0
-        return _HEAD_V2.size + (data[14] << 8 | data[15])
-    if v1 and data.startswith(_SIGNATURE_V1):
-        end = data.find(b"\n", 0, LONGEST_V1) + 1
-        if not end and len(data) >= LONGEST_V1:
+    if v2:
+        usual = _USUAL.get(data[:16])
+        if usual is not None:
+            unpack, end, address = usual
+            if len(data) < end:
+                return None
+            return _new(ProxyHeader, (V2, address(*unpack(data, 16)), (), data[:end]))
+        if data[:12] == _SIGNATURE_V2:
+            if len(data) < _HEAD_V2.size:
+                return None
+            end = _HEAD_V2.size + (data[14] << 8 | data[15])
+            return _parse_v2(data[:end]) if end <= len(data) else None
+    if v1 and data[:6] == _SIGNATURE_V1:
+        end = data.find(b"\n") + 1
+        if 0 < end <= LONGEST_V1:
+            return _parse_v1(data[:end])
+        if len(data) >= LONGEST_V1:
             raise ProxyProtocolError("a line that is too long")
-        return end
+        return None
     if (v1 and _SIGNATURE_V1.startswith(data)) or (v2 and _SIGNATURE_V2.startswith(data)):
-        return 0
+        return None
     raise ProxyProtocolError("something else in place of the header")
-
-
-def parse_header(header: bytes) -> ProxyHeader:
-    """Read a whole header.
-
-    Args:
-        header: As long as `length_of` says.
-
-    Raises:
-        ProxyProtocolError: It breaks a rule of the specification that asks receivers to end the connection.
-    """
-    if header[:1] == b"P":
-        return _parse_v1(header)
-    if len(header) != (header[14] << 8 | header[15]) + 16:
-        raise ProxyProtocolError("a header of another length than it says")
-    stream = _STREAMS.get(header[12:14])
-    if stream is None:
-        return _parse_nameless(header)
-    source, end, address = stream
-    if end > len(header):
-        raise ProxyProtocolError("addresses that are cut short")
-    tlvs = _checked(header, end) if end < len(header) else ()
-    return _new(ProxyHeader, (V2, address(*source.unpack_from(header, 16)), tlvs, header))
 
 
 _new: Final = tuple.__new__  # what ProxyHeader() does, without a call that takes as long as all else
 
 
-def _parse_nameless(header: bytes) -> ProxyHeader:
-    """One of version 2 that names no peer on a stream."""
-    _, command, family, _ = _HEAD_V2.unpack_from(header)
+def _parse_v2(header: bytes) -> ProxyHeader:
+    """One of version 2 with TLVs, or that names no peer on a stream."""
+    _, command, kind, _ = _HEAD_V2.unpack_from(header)
     if command == _LOCAL:
         return ProxyHeader(V2, None, (), header)  # whatever else is in it is to be passed over
     if command != _PROXY:
         raise ProxyProtocolError("a version or a command that is none")
-    family, transport = family >> 4, family & 15
+    family, transport = kind >> 4, kind & 15
     if family > _UNIX or transport > _DATAGRAM:
         raise ProxyProtocolError("a family or a transport that is none")
     if not family:
@@ -223,46 +215,82 @@ def _parse_nameless(header: bytes) -> ProxyHeader:
     end = _HEAD_V2.size + _PAIRS[family].size
     if end > len(header):
         raise ProxyProtocolError("addresses that are cut short")
-    return ProxyHeader(V2, None, _checked(header, end), header)
+    tlvs = _checked(header, end)
+    if transport != _STREAM:
+        return ProxyHeader(V2, None, tlvs, header)
+    unpack, address = _SOURCES[family]
+    return ProxyHeader(V2, address(*unpack(header, _HEAD_V2.size)), tlvs, header)
 
 
 def _parse_v1(line: bytes) -> ProxyHeader:
-    if line[-2:] != b"\r\n" or b"\r" in line[:-2]:
-        raise ProxyProtocolError("a line that ends otherwise")
-    words = line[:-2].split(b" ")
-    if words[1] == b"UNKNOWN":
+    words = line.split(b" ")
+    if words[1] == b"UNKNOWN" or words[1] == b"UNKNOWN\r\n":
+        if line[-2:] != b"\r\n" or b"\r" in line[:-2]:
+            raise ProxyProtocolError("a line that ends otherwise")
         return ProxyHeader(V1, None, (), line)
     try:
-        _, family, host, to, *ports = words
-        port, to_port = map(int, ports)
-        source = _line_address(family, host, port)
-        _line_address(family, to, to_port)
-    except (OSError, ValueError):
+        _, family, host, to, port, last = words
+        hosts = _HOSTS[family]
+        _ = hosts[to], _LAST_PORTS[last]
+        number = int(port)
+        # In another form a number may be meant otherwise: in octal, say.
+        if number > _MOST_PORT or not port.isdigit() or (port[0] == _ZERO and len(port) > 1):
+            raise ValueError(port)
+        source = (hosts[host], number) if hosts is _HOSTS4 else (hosts[host], number, 0, 0)
+    except (OSError, ValueError, KeyError):
         raise ProxyProtocolError("a line that is none") from None
-    # In another form a number may be meant otherwise: in octal, say.
-    if b"%d %d" % (port, to_port) != b" ".join(ports) or not 0 <= port <= _MOST_PORT >= to_port >= 0:
-        raise ProxyProtocolError("a port that is none")
     return _new(ProxyHeader, (V1, source, (), line))
 
 
-def _line_address(family: bytes, host: bytes, port: int) -> Any:
-    """An address of a line; OSError or ValueError when it is none."""
-    text = host.decode("ascii")
-    if family == b"TCP4":
-        # Stricter than inet_aton(3), which takes octal and hexadecimal numbers: what it takes is in its only form.
-        socket.inet_pton(_AF_INET, text)
-        return text, port
-    if family == b"TCP6":
-        return _inet6(socket.inet_pton(_AF_INET6, text), port)
-    raise ValueError(family)
+class _Remembered(dict[bytes, _T]):
+    """What a function makes of bytes, worked out once for those that come again: clients do, and proxies always."""
+
+    def __init__(self, make: Callable[[bytes], _T]) -> None:
+        self._make = make
+
+    def __missing__(self, word: bytes) -> _T:
+        made = self._make(word)
+        if len(self) >= _MOST_REMEMBERED:
+            self.clear()
+        self[word] = made
+        return made
+
+
+def _host4(word: bytes) -> str:
+    """An IPv4 address of a line; OSError or ValueError when it is none."""
+    text = word.decode("ascii")
+    # Stricter than inet_aton(3), which takes octal and hexadecimal numbers: what it takes is in its only form.
+    socket.inet_pton(_AF_INET, text)
+    return text
+
+
+def _host6(word: bytes) -> str:
+    """An IPv6 address, in the form in which the kernel gives it; likewise."""
+    return socket.inet_ntop(_AF_INET6, socket.inet_pton(_AF_INET6, word.decode("ascii")))
+
+
+def _last_port(word: bytes) -> int:
+    """The port at the end of a line; ValueError when it is none."""
+    port = int(word)
+    if not 0 <= port <= _MOST_PORT or b"%d\r\n" % port != word:
+        raise ValueError(word)
+    return port
+
+
+_HOSTS4, _HOSTS6, _LAST_PORTS = _Remembered(_host4), _Remembered(_host6), _Remembered(_last_port)
+_HOSTS: Final = {b"TCP4": _HOSTS4, b"TCP6": _HOSTS6}
+_PACKED4: Final = _Remembered(socket.inet_ntoa)
+_PACKED6: Final = _Remembered(functools.partial(socket.inet_ntop, _AF_INET6))
+REMEMBERED: Final = (_HOSTS4, _HOSTS6, _LAST_PORTS, _PACKED4, _PACKED6)
+"""What of earlier headers is known in this process."""
 
 
 def _inet(packed: bytes, port: int) -> tuple[str, int]:
-    return _inet_ntoa(packed), port
+    return _PACKED4[packed], port
 
 
 def _inet6(packed: bytes, port: int) -> tuple[str, int, int, int]:
-    return socket.inet_ntop(_AF_INET6, packed), port, 0, 0
+    return _PACKED6[packed], port, 0, 0
 
 
 def _unix(name: bytes) -> str | bytes:
@@ -271,11 +299,22 @@ def _unix(name: bytes) -> str | bytes:
     return name.rstrip(b"\0") or ""  # in the abstract namespace, or of no name (unix(7))
 
 
-_STREAMS: Final[dict[bytes, tuple[struct.Struct, int, Callable[..., Any]]]] = {
-    bytes([_PROXY, family << 4 | _STREAM]): (struct.Struct(source), _HEAD_V2.size + _PAIRS[family].size, address)
-    for family, source, address in ((_INET, "!4s4xH", _inet), (_INET6, "!16s16xH", _inet6), (_UNIX, "!108s", _unix))
+_SOURCES: Final[dict[int, tuple[Callable[[bytes, int], tuple[Any, ...]], Callable[..., Any]]]] = {
+    _INET: (struct.Struct("!4s4xH").unpack_from, _inet),
+    _INET6: (struct.Struct("!16s16xH").unpack_from, _inet6),
+    _UNIX: (struct.Struct("!108s").unpack_from, _unix),
 }
-"""By command, family and transport: where the source stands, where the addresses end, and what is made of it."""
+"""By family: how the source is read, and what is made of it."""
+
+_USUAL: Final = {
+    _SIGNATURE_V2 + bytes([_PROXY, family << 4 | _STREAM, 0, _PAIRS[family].size]): (
+        unpack,
+        _HEAD_V2.size + _PAIRS[family].size,
+        address,
+    )
+    for family, (unpack, address) in _SOURCES.items()
+}
+"""How a header of version 2 begins that has a stream's addresses and no TLVs; also where it ends."""
 
 
 def _tlvs(data: bytes, at: int) -> list[tuple[int, bytes]]:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from prefork.config.networks import truster
-from prefork.net.proxy_protocol import ProxyGoneError, ProxyHeader, ProxyProtocolError, length_of, parse_header
+from prefork.net.proxy_protocol import ProxyGoneError, ProxyHeader, ProxyProtocolError, read_header
 from prefork.system.natives import select, socket, time
 from prefork.system.peer import format_peer
 from prefork.system.throttle import Log, Throttle
@@ -78,28 +78,39 @@ class ProxyReader:
             ProxyProtocolError: The connection is to be closed; it has been told why.
             BaseException: What the application has had raised here; asked again, it goes on where it was.
         """
-        if not self.admits(address):
+        if isinstance(address, tuple) and not self._trusts(address[0]) and not self.admits(address):
             raise ProxyProtocolError("a peer that may send none")
-        timeout = connection.gettimeout()
-        if timeout:
-            connection.setblocking(True)  # else each call would wait for so long before it tries
         fd = connection.fileno()
-        received = b""
-        if self._half is not None:
-            half, received = self._half
-            received = received if half == fd else b""
         try:
-            found = self.attempt(connection, received)
-            if isinstance(found, bytes):
-                found = self._wait_for(connection, found, waiting)
+            if self._half is None and not connection.gettimeout():
+                found = self.attempt(connection)
+                if isinstance(found, bytes):
+                    found = self._wait_for(connection, found, waiting)
+            else:
+                found = self._read_on(connection, waiting)
         except ProxyProtocolError as error:
             self._half = None
             self.tell(error, address)
             raise
-        self._half = None
+        self.headers[fd] = found
+        source = found.source
+        return address if source is None else source
+
+    def _read_on(self, connection: socket.socket, waiting: Callable[[float], None] | None) -> ProxyHeader:
+        """The header of a connection that has a timeout, or in which an exception has come between."""
+        timeout = connection.gettimeout()
         if timeout:
-            connection.settimeout(timeout)
-        return self.found(fd, found, address)
+            connection.setblocking(True)  # else each call would wait for so long before it tries
+        begun, received = self._half or (-1, b"")
+        try:
+            found = self.attempt(connection, received if begun == connection.fileno() else b"")
+            if isinstance(found, bytes):
+                return self._wait_for(connection, found, waiting)
+            self._half = None
+            return found
+        finally:
+            if timeout:
+                connection.settimeout(timeout)
 
     def _wait_for(
         self, connection: socket.socket, received: bytes, waiting: Callable[[float], None] | None
@@ -111,6 +122,7 @@ class ProxyReader:
             self._half = connection.fileno(), found
             _wait(connection, deadline, waiting)
             found = self.attempt(connection, found)
+        self._half = None
         return found
 
     def attempt(self, connection: socket.socket, received: bytes = b"") -> ProxyHeader | bytes:
@@ -134,11 +146,12 @@ class ProxyReader:
                 before = len(received)
                 if before:
                     data = received + data
-                length = length_of(data, v1=self._v1, v2=self._v2)
-                taken = connection.recv(min(length or len(data), len(data)) - before, _DONTWAIT)
+                header = read_header(data, self._v1, self._v2)
+                length = len(data) if header is None else len(header.raw)
+                taken = connection.recv(length - before, _DONTWAIT)
                 received = received + taken if before else taken
-                if len(received) == length:
-                    return parse_header(received)
+                if header is not None and len(received) == length:
+                    return header
         except BlockingIOError:
             return received
         except ProxyProtocolError:
@@ -175,12 +188,13 @@ class EagerProxyReader(ProxyReader):
                 data = connection.recv(_TAKE, _DONTWAIT)
                 if not data:
                     raise ProxyGoneError("the end of the connection within the header" if received else "nothing")
-                received += data
-                length = length_of(received, v1=self._v1, v2=self._v2)
-                if 0 < length <= len(received):
-                    header = parse_header(received[:length])
-                    self.ahead[connection.fileno()] = received[length:]
+                if received:
+                    data = received + data
+                header = read_header(data, self._v1, self._v2)
+                if header is not None:
+                    self.ahead[connection.fileno()] = data[len(header.raw) :]
                     return header
+                received = data
         except BlockingIOError:
             return received
         except ProxyProtocolError:
@@ -196,6 +210,7 @@ class Proxied:
         handle: Called with the connection and its true peer's address.
         reader: Reads the header.
         waiting: As `ProxyReader.read` has it.
+        timeout: Of each connection when the header is read, in seconds; 0 sets none.
     """
 
     def __init__(
@@ -203,10 +218,12 @@ class Proxied:
         handle: Callable[[socket.socket, Any], object],
         reader: ProxyReader,
         waiting: Callable[[float], None] | None,
+        timeout: float = 0.0,
     ) -> None:
         self._handle = handle
         self._read = reader.read
         self._waiting = waiting
+        self._timeout = timeout
 
     def __call__(self, connection: socket.socket, address: Any) -> None:
         """Serve one connection.
@@ -215,7 +232,10 @@ class Proxied:
             ProxyProtocolError: There is no header; it has been told in the log.
             BaseException: What the handler raises.
         """
-        self._handle(connection, self._read(connection, address, self._waiting))
+        peer = self._read(connection, address, self._waiting)
+        if self._timeout:
+            connection.settimeout(self._timeout)
+        self._handle(connection, peer)
 
 
 def _wait(connection: socket.socket, deadline: float, waiting: Callable[[float], None] | None) -> None:

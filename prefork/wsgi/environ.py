@@ -51,13 +51,12 @@ def peer_name(address: Any) -> tuple[str, str]:
     return (address[0], str(address[1])) if isinstance(address, tuple) else ("", "")
 
 
-def proxy_environ(proxy: ProxyHeader) -> dict[str, Any]:
+def set_proxy(environ: dict[str, Any], proxy: ProxyHeader) -> None:
     """What a proxy has said of the connection; what has come to it over TLS has come over TLS."""
-    environ: dict[str, Any] = {"prefork.proxy": proxy}
+    environ["prefork.proxy"] = proxy
     ssl = proxy.ssl
     if ssl is not None and ssl.secured:
         environ["wsgi.url_scheme"] = "https"
-    return environ
 
 
 def set_target(environ: dict[str, Any], target: bytes, script_name: str = "") -> None:

@@ -25,7 +25,7 @@ from prefork.system.throttle import Throttle
 from prefork.wsgi.body import Body, open_body, spool
 from prefork.wsgi.channel import RECEIVE, Channel, Pace
 from prefork.wsgi.common import Common
-from prefork.wsgi.environ import base_environ, peer_name, proxy_environ, server_name, set_target, spelled
+from prefork.wsgi.environ import base_environ, peer_name, server_name, set_proxy, set_target, spelled
 from prefork.wsgi.forwarded import BELIEVED, ELSEWHERE, standings
 from prefork.wsgi.forwarded import apply as apply_forwarded
 from prefork.wsgi.heads import HeadFields, Heads
@@ -263,7 +263,7 @@ class Gateway:
         if port:
             environ["REMOTE_PORT"] = port
         if proxy is not None:
-            environ |= proxy_environ(proxy)
+            set_proxy(environ, proxy)
             if proxy.source is not None:
                 peer = peer or ELSEWHERE
         channel.standing = self._standing(peer)

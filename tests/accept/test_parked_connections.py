@@ -12,7 +12,7 @@ import pytest
 
 from prefork.accept.parked_connections import ParkedConnection
 from prefork.accept.return_queue import AT_ONCE, ReturnQueue
-from prefork.net.proxy_protocol import parse_header
+from prefork.net.proxy_protocol import read_header
 from prefork.testing import call_until, connect
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import freeze, limited_descriptors, thaw
@@ -64,7 +64,7 @@ def test_what_is_put_in_comes_out(queue: ReturnQueue, listener: socket.socket) -
 def test_what_a_proxy_has_said_goes_with_a_connection(queue: ReturnQueue, listener: socket.socket) -> None:
     pairs = [pair(listener, b"state %d" % number) for number in range(3)]
     for number, header in ((0, v2(inet("203.0.113.9", 7) + tlv(0x05, bytes(128)))), (2, v2(command=0x20, family=0))):
-        pairs[number][1].proxy = parse_header(header)
+        pairs[number][1].proxy = read_header(header)
     assert queue.put([one for _, one in pairs]) == 3
     taken = queue.take() or []
     assert [one.proxy for one in taken] == [one.proxy for _, one in pairs]

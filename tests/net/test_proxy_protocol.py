@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from prefork.net.proxy_protocol import ProxyProtocolError, ProxySSL, crc32c, length_of, parse_header
+from prefork.net.proxy_protocol import REMEMBERED, ProxyHeader, ProxyProtocolError, ProxySSL, crc32c, read_header
 from tests.support.figures import count
 from tests.support.proxy_headers import (
     GOOD,
@@ -29,14 +29,21 @@ from tests.support.proxy_headers import (
 def read(data: bytes) -> Verdict:
     """What is made of a connection that begins so; in the words of `verdict`."""
     try:
-        length = length_of(data)
-        if not length or length > len(data):
-            return MORE
-        header = parse_header(data[:length])
+        header = read_header(data)
     except ProxyProtocolError:
         return NO
-    assert header.raw == data[:length]
-    return "yes", (length, header.source)
+    if header is None:
+        return MORE
+    assert header.raw == data[: len(header.raw)]
+    return "yes", (len(header.raw), header.source)
+
+
+def parse_header(data: bytes) -> ProxyHeader:
+    """A header that is whole."""
+    header = read_header(data)
+    assert header is not None
+    assert header.raw == data
+    return header
 
 
 @pytest.mark.parametrize("header", GOOD, ids=repr)
@@ -96,6 +103,14 @@ def test_where_the_client_has_connected_to() -> None:
         b"PROXY TCP6 2001:db8::1%lo 2001:db8::2 1 2\r\n",
         b"PROXY TCP6 1::2::3 2001:db8::2 1 2\r\n",
         b"PROXY TCP4 192.0.2.1 198.51.100.2 01 2\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 00 2\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 1 00\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 1_0 2\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 1 2_0\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2  2\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 65536 2\r\n",
+        b"PROXY UNKNOWN\n",
+        b"PROXY UNKNOWN\r\r\n",
         b"PROXY TCP4 192.0.2.1 198.51.100.2 1 65536\r\n",
         b"PROXY TCP4 192.0.2.1 198.51.100.2 -1 2\r\n",
         b"PROXY TCP4 192.0.2.1 198.51.100.2 +1 2\r\n",
@@ -163,8 +178,8 @@ def test_a_version_that_is_not_spoken() -> None:
     for header, spoken in ((v1(), {"v1": False}), (v2(inet()), {"v2": False})):
         for length in range(1, len(header)):
             with pytest.raises(ProxyProtocolError):
-                length_of(header[:length], **spoken)
-        assert length_of(b"", **spoken) == 0
+                read_header(header[:length], **spoken)
+        assert read_header(b"", **spoken) is None
 
 
 def test_what_a_proxy_says_beside_the_addresses() -> None:
@@ -195,6 +210,22 @@ def test_what_comes_piece_by_piece_is_read_as_what_comes_at_once() -> None:
         data = mutated(chance)
         pieces = (read(data[:length]) for length in range(len(data) + 1))
         assert next((piece for piece in pieces if piece != MORE), MORE) in {read(data), NO}, data
+
+
+def test_addresses_are_remembered_and_not_for_ever() -> None:
+    for number in range(4000):
+        host, port = f"10.0.{number >> 8}.{number & 255}", 1 + number
+        for header in (v1(host, port, to=host), v2(inet(host, port))):
+            assert parse_header(header).source == (host, port)
+        parse_header(v1(host, port)[:-5] + b"%d\r\n" % port)
+        for header in (
+            v1(f"2001:db8::1:{port:x}", 7, "TCP6", "::1"),
+            v2(inet6(f"2001:db8::1:{port:x}", 7), family=0x21),
+        ):
+            assert parse_header(header).source == (f"2001:db8::1:{port:x}", 7, 0, 0)
+    assert all(0 < len(kept) <= 1024 for kept in REMEMBERED)
+    assert read(v1("10.0.0.1 ", 1)) == NO
+    assert read(v1("10.0.0.1", 1)) == ("yes", (len(v1("10.0.0.1", 1)), ("10.0.0.1", 1)))
 
 
 def test_the_signature_is_no_line() -> None:

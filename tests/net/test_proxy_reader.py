@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from prefork.net.proxy_protocol import ProxyHeader, ProxyProtocolError
-from prefork.net.proxy_reader import EagerProxyReader, ProxyReader
+from prefork.net.proxy_reader import EagerProxyReader, Proxied, ProxyReader
 from tests.support.figures import count
 from tests.support.proxy_headers import GOOD, MORE, NO, mutated, verdict
 
@@ -121,6 +121,50 @@ def test_what_is_none_is_refused_by_both(reader: ProxyReader) -> None:
                 assert found == data
             else:
                 assert wanted == NO or not data
+
+
+class Counted(socket.socket):
+    """A connection that counts what is called on it."""
+
+    calls = 0
+
+    def recv(self, *given: Any) -> bytes:
+        self.calls += 1
+        return super().recv(*given)
+
+    def settimeout(self, value: float | None) -> None:
+        self.calls += 1
+        super().settimeout(value)
+
+    def setblocking(self, flag: bool) -> None:
+        self.calls += 1
+        super().setblocking(flag)
+
+
+def test_a_header_costs_no_call_of_its_own_where_its_reader_reads_on(reader: ProxyReader, pair: Pair) -> None:
+    theirs = pair[1]
+    ours = Counted(fileno=pair[0].detach())
+    handled: list[float | None] = []
+    proxied = Proxied(lambda connection, _: handled.append(connection.gettimeout()), reader, None, 7.0)
+    with ours:
+        theirs.sendall(GOOD[6] + TAIL)
+        proxied(ours, PEER)
+        assert ours.calls == (2 if isinstance(reader, EagerProxyReader) else 3)  # the last is the handler's timeout
+        assert handled == [7.0]
+
+
+def test_who_was_interrupted_keeps_his_timeout(reader: ProxyReader, pair: Pair) -> None:
+    ours, theirs = pair
+    ours.settimeout(7.0)
+    theirs.sendall(GOOD[0][:9])
+    with pytest.raises(KeyboardInterrupt):
+        reader.read(ours, PEER, interrupt)
+    assert ours.gettimeout() == 7.0
+    theirs.sendall(GOOD[0][9:])
+    assert reader.read(ours, PEER) == ("192.0.2.1", 56324)
+    assert ours.gettimeout() == 7.0
+    theirs.sendall(GOOD[0])
+    assert reader.read(ours, PEER) == ("192.0.2.1", 56324)
 
 
 def test_a_timeout_of_the_connection_is_its_own_again(reader: ProxyReader, pair: Pair) -> None:
