@@ -1,6 +1,5 @@
 import logging
 import sys
-import time
 import types
 from collections.abc import Callable
 
@@ -9,6 +8,7 @@ import pytest
 from prefork import hooks
 from prefork.errors import SettingsError
 from prefork.hooks import Hooks
+from prefork.testing.clock import FakeClock
 
 NAMES = [hook.name for hook in hooks.described()]
 
@@ -71,9 +71,14 @@ def test_what_a_hook_raises_is_logged_and_goes_no_further(
     assert record.exc_info[1] is error
 
 
-def test_only_the_masters_slow_hooks_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_only_the_masters_slow_hooks_are_logged(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    monkeypatch.setattr(hooks, "SYSTEM", clock)
+
     def slow(*_arguments: object) -> None:
-        time.sleep(hooks.SLOW + 0.05)  # being slow is what is tested
+        clock.advance(hooks.SLOW + 0.05)
 
     given = Hooks(worker_exit=slow, on_reload=slow, on_exit=lambda _server: None)
     given.call("worker_exit", None, None)

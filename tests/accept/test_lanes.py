@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from prefork.services.control.client import Client as ControlClient
-from prefork.testing import Load, burst, request
+from prefork.testing import Load, burst, call_until, request
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.server import NotServingError
 from tests.support.boards import wait_until_idle
@@ -47,10 +47,12 @@ def test_a_worker_serves_as_many_at_once_as_it_has_lanes(prefork_server: ServerF
         assert line(waiting) == "HTTP/1.1 200 OK"
         for number in (0, 2, 3):
             connections[number].finish()
-        server.wait_for(lambda: asked.status().totals.served == LANES + 1)
-        (worker,) = asked.status().workers
-        assert (worker.state, worker.in_hand) == ("idle", 0)
-        assert sum(lane.served for lane in worker.lanes) == worker.served == LANES + 1
+        (worker,) = call_until(
+            lambda: asked.status().workers,
+            lambda found: (found[0].served, found[0].state, found[0].in_hand) == (LANES + 1, "idle", 0),
+            message="all to be counted, and nothing in hand",
+        )
+        assert sum(lane.served for lane in worker.lanes) == LANES + 1
     assert server.stop() == 0
     assert complaints(server) == []
 

@@ -14,6 +14,7 @@ import pytest
 from prefork.embed import connections
 from prefork.embed.connections import Connections, Facts, Last, look
 from prefork.testing import wait_for
+from prefork.testing.clock import FakeClock
 
 
 @pytest.fixture(params=["inet", "inet6", "unix", "abstract"])
@@ -93,13 +94,13 @@ def test_a_client_who_has_left_without_a_word_is_not_waited_for(listener: socket
 def test_a_client_has_time_for_its_other_half(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     if not knows_words(listener):
         pytest.skip("nobody knows who has spoken last")
-    monkeypatch.setattr(connections, "GRACE", 0.2)
+    monkeypatch.setattr(connections, "GRACE", 60.0)
     with connected(listener) as (client, accepted):
         client.sendall(b"half")
         assert accepted.recv(10) == b"half"
         pauses = Connections([listener]).unread()
         assert next(pauses) > 0
-        time.sleep(0.2)  # the grace: nobody has said more
+        monkeypatch.setattr(connections, "GRACE", 0.0)  # it is over for the client: nobody has said more
         assert list(pauses) == []
 
 
@@ -159,7 +160,8 @@ def test_a_client_who_never_pauses_is_hung_up_on_in_the_end(
 ) -> None:
     if not knows_words(listener):
         pytest.skip("nobody knows who has spoken last")
-    monkeypatch.setattr(connections, "GRACE", 0.3)
+    clock = FakeClock()
+    monkeypatch.setattr(connections, "time", clock)
     monkeypatch.setattr(connections, "PATIENCE", 60)
     with connected(listener) as (_, accepted):
         accepted.sendall(b"go on")
@@ -168,7 +170,7 @@ def test_a_client_who_never_pauses_is_hung_up_on_in_the_end(
         next(pauses)
         with pytest.raises(BlockingIOError):
             accepted.recv(1)
-        time.sleep(0.3)  # the grace
+        clock.advance(connections.GRACE)
         next(pauses)
         assert accepted.recv(1) == b""
 

@@ -614,6 +614,7 @@ def test_the_hook_is_told_when_it_begins_and_when_it_ends(prefork_server: Server
     in_accept(server, faults)
     faults.fail("accept", always(number))
     exhaust(server, 2)
+    server.wait_for_log("^PRESSURE .*$")  # the master hears of it later than the board, which the workers write
     (begin,) = told(server, "^PRESSURE .*")
     slot = begin.split()[4]
     system = number != errno.EMFILE
