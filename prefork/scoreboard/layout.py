@@ -37,6 +37,7 @@ lane HISTOGRAM + n    worker   handlers that took less than 2**n * 64 us (and no
 lane WAITED_TOTAL     worker   ms that what was taken had waited for a worker
 lane WAITED + n       worker   what had waited less than 2**n * 4 ms (and not less than half of it)
 lane RECORD           worker   what is in hand, in words: :mod:`prefork.scoreboard.recorder`
+lane RECORD_STAMP     worker   its last word: the BUSY_SINCE for which that holds
 
 A store of an aligned 64-bit word does not tear (CPython copies it with one ``memcpy`` of eight bytes). A lane is one
 thread that serves connections (:mod:`prefork.accept.lanes`); each writes its own words alone. The stance is the
@@ -64,7 +65,7 @@ SCOREBOARD = "prefork-scoreboard"
 """The name that the memory has in /proc/PID/maps, by which a worker is known; the same in `prefork.net.port_owner`."""
 
 MAGIC = 0x6B726F66657270  # "prefork", little endian
-LAYOUT = 3
+LAYOUT = 4
 
 HEADER_WORDS = 16
 _MAGIC, _LAYOUT, _ENTRIES, _LANES, _STRIDE, HOLD, PROBER, ALL_EXHAUSTED = range(8)
@@ -89,6 +90,7 @@ BUCKETS = 20
 BUCKET_SHIFT = 16  # the first bucket ends at 2**16 ns = 65.5 us
 WAITED_TOTAL = 28
 RECORD, RECORD_WORDS = 32, 32
+RECORD_STAMP = RECORD + RECORD_WORDS - 1
 WAITED, WAIT_BUCKETS = 64, 16
 WAIT_SHIFT = 2  # the first bucket ends at 4 ms: no finer is the kernel's clock, where it ticks 250 times a second
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import struct
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 
 from prefork.scoreboard import layout
 from prefork.scoreboard.entry import Lane
-from prefork.scoreboard.layout import LANE, RECORD, RECORD_WORDS, Scoreboard
+from prefork.scoreboard.layout import LANE, RECORD, RECORD_STAMP, RECORD_WORDS, Scoreboard
 from prefork.scoreboard.recorder import FlightRecorder, InHand, in_hand, last_noted
 
 
@@ -124,6 +127,79 @@ def test_a_label_keeps_the_peer_of_its_connection_alone(lane: Lane, words: memor
     assert label.endswith("...")
 
 
+def test_what_a_note_costs(lane: Lane) -> None:
+    """Counted, not timed: calls into C beside the cheapest."""
+    recorder = lane.recorder
+    assert recorder is not None
+    called: list[str] = []
+
+    def profile(_frame: object, event: str, what: Any) -> None:
+        if event == "c_call":
+            called.append(what.__name__)
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        recorder.request(b"GET /a?b HTTP/1.1\r\n\r\n", "GET", b"/a?b", "b", "192.0.2.1", 0)
+        recorder.connection(("192.0.2.1", 5555))
+    finally:
+        sys.setprofile(before)
+    assert [name for name in called if name not in {"len", "setprofile"}] == ["encode", "pack_into"] * 2
+
+
+def test_the_struct_module_clears_first_and_writes_in_order() -> None:
+    """So a worker that is killed in the midst of a note leaves none: there is no stamp before the rest is there."""
+    record = bytearray(b"\xff" * RECORD_WORDS * 8)
+    with pytest.raises(struct.error):
+        struct.pack_into("@i56s188sQ", record, 0, 0, b"192.0.2.1", b"GET /a", "no stamp")
+    assert record.rstrip(b"\0").endswith(b"GET /a")
+    assert record.startswith(bytes(4) + b"192.0.2.1" + bytes(1))
+
+
+class Copied:
+    """Words of which a part is copied in two steps, with something in between."""
+
+    def __init__(self, words: memoryview[int], between: Callable[[], object]) -> None:
+        self._words = words
+        self._between = between
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def __getitem__(self, at: int | slice) -> int | memoryview[int]:
+        if isinstance(at, int):
+            return self._words[at]
+        early = self._words[at].tobytes()
+        self._between()
+        late = self._words[at].tobytes()
+        return memoryview(early[: len(early) // 2] + late[len(late) // 2 :])
+
+
+def test_a_note_that_is_written_while_it_is_copied_is_not_shown(lane: Lane, words: memoryview[int]) -> None:
+    lane.begin()
+
+    def note() -> None:
+        request_of(lane, b"GET /b HTTP/1.1\r\n\r\n", "192.0.2.2")
+
+    seen: Any = Copied(words, note)
+    assert noted(seen) == [("", "")]
+    assert list(last_noted(seen)) == []
+
+
+def test_a_note_that_another_follows_while_it_is_copied_is_not_shown(lane: Lane, words: memoryview[int]) -> None:
+    def follow() -> None:
+        lane.end(lane.began, failed=False)
+        lane.begin()
+        request_of(lane, b"GET /b HTTP/1.1\r\n\r\n", "192.0.2.2")
+
+    lane.begin()
+    request_of(lane, b"GET /a HTTP/1.1\r\n\r\n")
+    seen: Any = Copied(words, follow)
+    assert noted(seen) == [("", "")]
+    assert list(last_noted(seen)) == []
+    assert noted(words) == [("GET /b", "192.0.2.2")]
+
+
 def test_each_lane_has_its_note(lane: Lane, words: memoryview[int]) -> None:
     second = Lane(words[LANE + layout.LANE_WORDS :], FlightRecorder(words[LANE + layout.LANE_WORDS :]))
     lane.begin()
@@ -139,8 +215,8 @@ def test_each_lane_has_its_note(lane: Lane, words: memoryview[int]) -> None:
 @given(note=st.binary(min_size=RECORD_WORDS * 8 - 8, max_size=RECORD_WORDS * 8 - 8), since=st.integers(0, 2**64 - 1))
 def test_whatever_a_worker_writes_is_a_line(note: bytes, since: int) -> None:
     words = memoryview(bytearray(8 * (LANE + layout.LANE_WORDS))).cast("Q")
-    words[LANE] = words[LANE + RECORD] = since
-    words[LANE + RECORD + 1 : LANE + RECORD + RECORD_WORDS].cast("B")[:] = note
+    words[LANE] = words[LANE + RECORD_STAMP] = since
+    words[LANE + RECORD : LANE + RECORD_STAMP].cast("B")[:] = note
     for one in in_hand(words, 0):
         assert (one.label + one.peer).isprintable()
         assert 0 <= one.since <= time.monotonic()
