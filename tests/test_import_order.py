@@ -84,6 +84,7 @@ def test_what_is_out_of_order_is_told(tmp_path: Path, changes: dict[str, str | N
         assert found == []
 
 
+@pytest.mark.long
 def test_the_house_is_in_order() -> None:
     assert list(PROBLEMS(ROOT)) == []
 

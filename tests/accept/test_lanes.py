@@ -121,6 +121,7 @@ def test_a_lane_that_hangs_is_named_and_its_siblings_finish(prefork_server: Serv
         assert [int(pid)] == server.workers()
 
 
+@pytest.mark.long
 def test_siblings_of_a_call_into_c_that_never_returns_are_not_waited_for(prefork_server: ServerFactory) -> None:
     server = probe(prefork_server, workers=1, threads=2, timeout=0.5, graceful_timeout=60)
     with talk(server, "/extend/60/60"), talk(server, "/match"):  # no other thread gets the interpreter then

@@ -246,6 +246,7 @@ def test_a_lock_that_is_a_link_is_not_followed(path: str) -> None:
     assert names(path) == ["s.lock"]
 
 
+@pytest.mark.long
 def test_of_many_that_start_at_once_one_wins_and_nothing_is_left(path: str) -> None:
     """Six processes, twenty times; the loser's line is the one for a living server."""
     winners, lines, left = script(

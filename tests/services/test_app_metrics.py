@@ -80,6 +80,7 @@ def test_all_workers_are_summed_and_the_dead_stay(preload: bool) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.long
 def test_a_reload_and_an_upgrade_forget_nothing() -> None:
     with metered() as server:
         counted(server, "book", [1, 2, 3])

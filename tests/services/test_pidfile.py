@@ -152,6 +152,7 @@ def test_a_file_that_is_another_s_by_now_is_left(prefork_server: ServerFactory, 
     assert path.read_text() == "another's\n"
 
 
+@pytest.mark.long
 def test_a_successor_does_not_replace_what_is_no_pidfile_any_more(
     prefork_server: ServerFactory, path: Path, tmp_path: Path
 ) -> None:
@@ -193,6 +194,7 @@ def test_a_successor_does_not_replace_what_is_no_pidfile_any_more(
     assert path.read_text() == (tmp_path / "shop.pid.new").read_text() == "somebody's\n"
 
 
+@pytest.mark.long
 def test_the_longest_name_can_be_taken_over(prefork_server: ServerFactory, tmp_path: Path) -> None:
     path = tmp_path / ("p" * 255)
     with hold_port(reuse_port=True) as address:

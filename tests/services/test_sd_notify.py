@@ -102,6 +102,7 @@ def test_a_reload_that_fails_leaves_the_service_ready(
     assert message["STATUS"] == "generation 1 failed to boot, the old one goes on: RuntimeError: broken"
 
 
+@pytest.mark.long
 def test_an_upgrade_is_a_reload_to_the_service_manager(manager: Manager, prefork_server: ServerFactory) -> None:
     server = probe(prefork_server, workers=1, options={"env": manager.env})
     manager.until(READY="1")

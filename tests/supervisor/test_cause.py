@@ -8,6 +8,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from prefork.errors import ControlError
 from prefork.services.control import Client
 from prefork.supervisor.cause import Cause
@@ -95,6 +97,7 @@ class Counted:
         call_until(self.deaths, lambda found: found == self.expected, timeout=PATIENCE, message=f"{self.expected}")
 
 
+@pytest.mark.long
 def test_who_is_told_to_leave_is_counted_by_what_for(prefork_server: ServerFactory, tmp_path: Path) -> None:
     limits: dict[str, Any] = {"max_requests": 30, "max_memory": "150M", "max_fds": 100}
     counted = Counted(prefork_server, tmp_path, workers=2, reload_surge=2, **limits)

@@ -153,6 +153,7 @@ def background() -> Iterator[tuple[int, list[str]]]:
         os.close(below)
 
 
+@pytest.mark.long
 def test_a_background_job_is_stopped_neither_by_reading_nor_by_writing_to_its_terminal(
     prefork_server: ServerFactory, tmp_path: Path
 ) -> None:

@@ -76,6 +76,7 @@ def test_a_stranger_who_writes_is_found(line: str) -> None:
     assert len(strangers("supervisor/executor.py", line)) >= 1
 
 
+@pytest.mark.long
 def test_each_fact_is_written_in_one_module() -> None:
     sources = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*.py")}
     assert set(OWNERS) <= set(sources)

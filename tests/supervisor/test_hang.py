@@ -137,7 +137,7 @@ def test_a_handler_that_asked_for_more_time_is_held_to_it(prefork_server: Server
 def test_idle_workers_are_healthy_however_long(prefork_server: ServerFactory) -> None:
     server = probe(prefork_server, workers=3, timeout=0.2)
     before = server.workers()
-    time.sleep(2)  # ten times the timeout: nothing is to happen in it
+    time.sleep(1)  # five times the timeout: nothing is to happen in it
     assert server.workers() == before
     assert complaints(server) == []
 
@@ -193,6 +193,7 @@ def test_a_master_that_was_frozen_kills_nobody(prefork_server: ServerFactory) ->
     assert connection.pid in server.workers()
 
 
+@pytest.mark.long
 def test_a_tree_that_was_frozen_kills_nobody(prefork_server: ServerFactory) -> None:
     server = probe(prefork_server, workers=2, timeout=1, graceful_timeout=1)
     with held(server, 2) as connections:
@@ -205,6 +206,7 @@ def test_a_tree_that_was_frozen_kills_nobody(prefork_server: ServerFactory) -> N
     assert {connection.pid for connection in connections} == set(server.workers())
 
 
+@pytest.mark.long
 def test_a_freeze_during_a_stop_cuts_nobody(prefork_server: ServerFactory) -> None:
     server = probe(prefork_server, workers=2, graceful_timeout=1.5, log_level="debug")
     with held(server, 2) as connections:
@@ -218,6 +220,7 @@ def test_a_freeze_during_a_stop_cuts_nobody(prefork_server: ServerFactory) -> No
     assert told(server, "is killed") == []
 
 
+@pytest.mark.long
 def test_a_freeze_that_is_shorter_than_the_master_would_sleep_counts_in_a_stop(prefork_server: ServerFactory) -> None:
     server = probe(prefork_server, workers=2, graceful_timeout=3, log_level="debug")
     with held(server, 2) as connections:
@@ -232,6 +235,7 @@ def test_a_freeze_that_is_shorter_than_the_master_would_sleep_counts_in_a_stop(p
     assert told(server, "is killed") == []
 
 
+@pytest.mark.long
 def test_a_freeze_while_the_queues_are_emptied_loses_nobody(prefork_server: ServerFactory) -> None:
     server = probe(prefork_server, workers=1, graceful_timeout=2)
     with held(server) as (connection,), talk(server, "/") as waiting:

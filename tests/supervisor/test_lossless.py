@@ -51,8 +51,16 @@ def addresses(server: Server) -> list[str]:
     return [address.replace("[::]", "127.0.0.1") for address in server.addresses]
 
 
-@pytest.mark.parametrize("group", [False, True], ids=["master", "process group"])
-@pytest.mark.parametrize("name", ARRANGEMENTS)
+# Each way to be told, and what listens differently; all with all for long.
+QUICK = {("tcp", True), ("unix", False), ("two groups", False), ("reuse_port", True)}
+STOPS = [
+    pytest.param(name, group, id=f"{name}-{way}", marks=() if (name, group) in QUICK else pytest.mark.long)
+    for name in ARRANGEMENTS
+    for group, way in ((False, "master"), (True, "process group"))
+]
+
+
+@pytest.mark.parametrize(("name", "group"), STOPS)
 def test_all_who_wait_are_answered(prefork_server: ServerFactory, tmp_path: Path, name: str, group: bool) -> None:
     for _ in range(count("lossless-stops")):
         server = arranged(prefork_server, name, tmp_path)
@@ -66,6 +74,7 @@ def test_all_who_wait_are_answered(prefork_server: ServerFactory, tmp_path: Path
         assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_one_slot_just_killed_costs_what_it_had_in_hand(prefork_server: ServerFactory, tmp_path: Path) -> None:
     for _ in range(count("lossless-stops")):
         for name in ("tcp", "reuse_port"):

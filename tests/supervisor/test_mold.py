@@ -191,12 +191,18 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("fault", BROKEN)
+RARE = {"hang", "import", "crash"}
+"""Those that take seconds, or of whose kind another is left: what raises, and what is ended by a signal."""
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(name, marks=pytest.mark.long if name in RARE else ()) for name in BROKEN]
+)
 def test_a_mold_that_fails_leaves_the_old_generation_serving(
     prefork_server: ServerFactory, code: Code, fault: str
 ) -> None:
     text, why = BROKEN[fault]
-    server = molded(prefork_server, options=code.options, boot_timeout=1.5, crash_limit=100)
+    server = molded(prefork_server, options=code.options, boot_timeout=3 if fault == "hang" else 120, crash_limit=100)
     molds, workers = server.molds(), server.workers()
     code.write(text)
     server.signal(signal.SIGHUP)
@@ -373,6 +379,7 @@ def test_each_slot_has_its_own_socket_of_a_group_and_a_slot_that_goes_leaves_it(
     assert server.stop() == 0
 
 
+@pytest.mark.long
 def test_an_upgrade_renews_the_mold(prefork_server: ServerFactory, code: Code) -> None:
     server = molded(prefork_server, options=code.options)
     molds, workers = server.molds(), server.workers()

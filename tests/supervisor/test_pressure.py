@@ -239,22 +239,25 @@ def test_waits_grow_as_the_settings_say_and_a_success_begins_anew(prefork_server
         backoff_max=0.5,
         backoff_jitter=0,
     )
-    for _ in range(2):
+    began_anew = []
+    for failures in (4, 2, 2, 2):
         so_far = len(faults.calls("accept"))
-        faults.fail("accept", first(5, errno.EMFILE))
+        faults.fail("accept", first(failures, errno.EMFILE))
         assert burst(server.address, 3).wait().answered == 3
         times = [call.time for call in faults.calls("accept")[so_far:] if call.errno]
         gaps = [later - earlier for earlier, later in pairwise(times)]
-        for gap, least in zip(gaps, (0.1, 0.3, 0.5, 0.5), strict=True):
+        for gap, least in zip(gaps, (0.1, 0.3, 0.5), strict=False):
             assert least <= gap + 0.002  # poll(2) takes milliseconds
-        assert gaps[0] < 0.3
+        assert len(gaps) == failures - 1
+        began_anew.append(gaps[0])
+    assert min(began_anew[1:]) < 0.5  # what follows the last wait; a busy machine makes one longer, hardly all of them
 
 
 # Whoever is missed while all hold.
 
 
 @injected
-@pytest.mark.parametrize("way", ["killed", "frozen"])
+@pytest.mark.parametrize("way", ["killed", pytest.param("frozen", marks=pytest.mark.long)])
 def test_another_worker_probes_when_the_prober_is(prefork_server: ServerFactory, way: str) -> None:
     faults, server = short_of(prefork_server, "accept")
     faults.fail("accept", always(errno.ENFILE))
@@ -366,8 +369,15 @@ def test_growth_by_the_load_goes_on_after_a_hold(prefork_server: ServerFactory) 
 
 
 @injected
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "signum"),
+    [
+        (errno.EMFILE, signal.SIGTERM),
+        (errno.ENFILE, signal.SIGINT),
+        pytest.param(errno.EMFILE, signal.SIGINT, marks=pytest.mark.long),
+        pytest.param(errno.ENFILE, signal.SIGTERM, marks=pytest.mark.long),
+    ],
+)
 def test_a_stop_ends_every_wait(prefork_server: ServerFactory, number: int, signum: signal.Signals) -> None:
     faults, server = short_of(prefork_server, "accept", backoff_initial=60, backoff_max=60, graceful_timeout=60)
     faults.fail("accept", always(number))
@@ -411,11 +421,11 @@ def test_a_drain_at_the_limit_loses_nobody_once_the_limit_is_lifted(prefork_serv
     ("name", "number"),
     [
         ("fork", errno.EAGAIN),
-        ("fork", errno.ENOMEM),
         ("pipe", errno.EMFILE),
-        ("pipe", errno.ENFILE),
         ("epoll_add", errno.ENOSPC),
-        ("epoll_add", errno.ENOMEM),
+        pytest.param("fork", errno.ENOMEM, marks=pytest.mark.long),
+        pytest.param("pipe", errno.ENFILE, marks=pytest.mark.long),
+        pytest.param("epoll_add", errno.ENOMEM, marks=pytest.mark.long),
     ],
     ids=lambda value: value if isinstance(value, str) else errno.errorcode[value],
 )
@@ -446,7 +456,14 @@ def test_a_master_that_cannot_fork_tries_again_and_says_so_once(
 
 
 @injected
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSYS, errno.EPERM])
+@pytest.mark.parametrize(
+    "number",
+    [
+        errno.EMFILE,
+        errno.ENOSYS,
+        *(pytest.param(one, marks=pytest.mark.long) for one in (errno.ENFILE, errno.ENOMEM, errno.EPERM)),
+    ],
+)
 def test_deaths_are_noticed_without_a_pidfd(prefork_server: ServerFactory, number: int) -> None:
     faults = prefork_server.faults("pidfd_open")
     faults.fail("pidfd_open", always(number))
@@ -607,7 +624,14 @@ sys.exit(prefork.Master(Worker, prefork.Settings(bind="127.0.0.1:0", workers=2),
 
 
 @injected
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSR])
+@pytest.mark.parametrize(
+    "number",
+    [
+        errno.EMFILE,
+        errno.ENFILE,
+        *(pytest.param(one, marks=pytest.mark.long) for one in (errno.ENOBUFS, errno.ENOMEM, errno.ENOSR)),
+    ],
+)
 def test_the_hook_is_told_when_it_begins_and_when_it_ends(prefork_server: ServerFactory, number: int) -> None:
     faults = prefork_server.faults("accept")
     server = prefork_server.script(LOGGING + HOOKED, faults=faults)
@@ -626,7 +650,14 @@ def test_the_hook_is_told_when_it_begins_and_when_it_ends(prefork_server: Server
 
 
 @injected
-@pytest.mark.parametrize("number", [errno.EPERM, errno.ECONNABORTED, errno.EBADF, errno.EXDEV])
+@pytest.mark.parametrize(
+    "number",
+    [
+        errno.EPERM,
+        errno.ECONNABORTED,
+        *(pytest.param(one, marks=pytest.mark.long) for one in (errno.EBADF, errno.EXDEV)),
+    ],
+)
 def test_the_hook_is_told_of_want_alone(prefork_server: ServerFactory, number: int) -> None:
     faults = prefork_server.faults("accept")
     server = prefork_server.script(LOGGING + HOOKED, faults=faults)

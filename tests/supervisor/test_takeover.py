@@ -111,6 +111,7 @@ def test_a_pidfile_without_a_process_is_one_clear_line(prefork_server: ServerFac
         assert "Traceback" not in server.log()
 
 
+@pytest.mark.long
 def test_a_predecessor_that_is_gone_meanwhile_hinders_nobody(prefork_server: ServerFactory, tmp_path: Path) -> None:
     pidfile = tmp_path / "pid"
     (tmp_path / "waits.py").write_text(

@@ -131,6 +131,7 @@ def test_a_slow_client_is_no_hang() -> None:
         assert_clean(server)
 
 
+@pytest.mark.long
 def test_a_client_without_limit_is_no_hang_and_the_application_is_still_one() -> None:
     flags = ["--timeout", "1", "--io-timeout", "0", "--header-timeout", "0"]
     with serving("tests.support.wsgi.apps:slow", "--workers", "1", *flags) as server:
@@ -387,7 +388,7 @@ def test_who_is_silent_beyond_defer_accept_holds_nobody() -> None:
             assert parse(read_all(client)).body == b"hello"
 
 
-@pytest.mark.parametrize("way", ["chunked", "read"])
+@pytest.mark.parametrize("way", ["chunked", pytest.param("read", marks=pytest.mark.long)])
 def test_a_fast_upload_is_no_hang(way: str) -> None:
     """Its client is never slower than the worker, which so never waits, and takes longer than the timeout."""
     with serving("tests.support.wsgi.apps:count_body", "--timeout=1", "--workers=1", "--spool-limit=0") as server:

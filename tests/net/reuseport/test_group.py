@@ -129,6 +129,7 @@ def test_a_reload_keeps_sockets_and_queues(prefork_server: ServerFactory) -> Non
     assert server.stop() == 0
 
 
+@pytest.mark.long
 def test_a_slot_that_goes_when_an_upgrade_comes_goes_all_the_same(prefork_server: ServerFactory) -> None:
     server = probe(prefork_server, workers=2, reuse_port=True)
     resize(server, signal.SIGTTIN, 3)

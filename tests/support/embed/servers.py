@@ -51,14 +51,16 @@ SUBJECTS = (
     Subject("tornado"),
 )
 
-QUICK = ("waitress", "gevent", "uvicorn", "tornado")
-"""One of each kind, a thread for each request, a patched library, loops: of what concerns all, the rest is for long."""
+QUICK = ("waitress", "uvicorn")
+"""One of each kind, a thread for each request and a loop: of what concerns all servers, the rest is for long."""
+FEW = 3
+"""So many are no matter of all servers, and none of them is for long."""
 
 
 def each(subjects: Iterable[Subject] = SUBJECTS, argument: str = "subject") -> Callable[..., pytest.MarkDecorator]:
     """Run a test for each of these; those that are not installed are skipped, and all but a few marked long."""
     subjects = tuple(subjects)
-    few = len(subjects) < len(QUICK)
+    few = len(subjects) <= FEW
     return pytest.mark.parametrize(
         argument,
         [
