@@ -1,7 +1,9 @@
 """How much memory the cgroup of this process has, and how much of it is in use (cgroups(7), memory controller).
 
 Version 1 and 2. What files occupy that nobody has used of late is not counted: the kernel takes it back by itself. An
-ancestor's limit holds as well as one's own, so what is nearest to its limit counts.
+ancestor's limit holds as well as one's own, so what is nearest to its limit counts. Version 2 has two of them: at
+memory.max somebody is killed, and at memory.high, if that is less, whoever wants more is made to wait, two seconds at a
+time, which ends a server as well.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from typing import Final, NamedTuple
 _MOUNT: Final = Path("/sys/fs/cgroup")
 _MEMBERSHIP: Final = Path("/proc/self/cgroup")
 _UNLIMITED: Final = 1 << 60  # version 1 writes no limit as a number somewhat below 2**63
+_VERSION_1: Final = ("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"
+_VERSION_2: Final = ("memory.max", "memory.high"), "memory.current", "inactive_file"
 
 
 class MemoryUse(NamedTuple):
@@ -34,7 +38,7 @@ class MemoryUse(NamedTuple):
 
 class _MemoryFiles(NamedTuple):
     folder: Path
-    limit: str
+    limits: tuple[str, ...]
     usage: str
     reclaimable: str
 
@@ -78,11 +82,9 @@ def _groups(mount: Path, membership: Path) -> list[_MemoryFiles]:
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if not controllers:
             for top in (mount, mount / "unified"):
-                files = "memory.max", "memory.current", "inactive_file"
-                found += [_MemoryFiles(folder, *files) for folder in _climb(top, path)]
+                found += [_MemoryFiles(folder, *_VERSION_2) for folder in _climb(top, path)]
         elif "memory" in controllers.split(","):
-            files = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
-            found += [_MemoryFiles(folder, *files) for folder in _climb(mount / controllers, path)]
+            found += [_MemoryFiles(folder, *_VERSION_1) for folder in _climb(mount / controllers, path)]
     return found
 
 
@@ -93,9 +95,13 @@ def _climb(top: Path, path: str) -> list[Path]:
 
 
 def _limit(group: _MemoryFiles) -> int:
-    """Bytes; 0 where there is no limit."""
+    """Bytes, of the least; 0 where there is no limit."""
+    return min(filter(None, (_limit_of(group.folder / name) for name in group.limits)), default=0)
+
+
+def _limit_of(file: Path) -> int:
     try:
-        text = (group.folder / group.limit).read_text(encoding="ascii").strip()
+        text = file.read_text(encoding="ascii").strip()
         return 0 if text == "max" or int(text) >= _UNLIMITED else int(text)
     except (OSError, ValueError):
         return 0

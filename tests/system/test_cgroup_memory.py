@@ -36,6 +36,18 @@ def test_version_2(tmp_path: Path, top: str) -> None:
     assert found.use() == (40 * MIB, 100 * MIB)
 
 
+@pytest.mark.parametrize(
+    ("most", "high", "limit"),
+    [(100 * MIB, 80 * MIB, 80), (100 * MIB, "max", 100), ("max", 80 * MIB, 80), (80 * MIB, 100 * MIB, 80)],
+)
+def test_at_memory_high_a_server_stands_still(tmp_path: Path, most: object, high: object, limit: int) -> None:
+    group(tmp_path / "a", most, 60 * MIB)
+    (tmp_path / "a" / "memory.high").write_text(f"{high}\n")
+    found = memory(tmp_path, "0::/a")
+    assert found.limited
+    assert found.use() == (60 * MIB, limit * MIB)
+
+
 def test_version_1(tmp_path: Path) -> None:
     group(tmp_path / "memory" / "a", 100 * MIB, 60 * MIB, files=20 * MIB, version=1)
     found = memory(tmp_path, "4:memory:/a", "1:cpu:/b", "0::/")
