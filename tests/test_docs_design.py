@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from prefork.accept import lanes, parked_connections, parking_thread, recovery
+from prefork.accept import keepalive_acceptor, lanes, parked_connections, parking_thread, recovery
 from prefork.accept.fd_leak import ROUND
 from prefork.accept.recovery import TABLE
 from prefork.cli.main import COMMANDS
@@ -124,6 +124,7 @@ FOREIGN = {"_clear_pending_signals", "close", "for", "gc.freeze()", "os._exit", 
         f"the main thread passes it on, {lanes.STUCK * 1000:g} ms later",
         f"every {parking_thread.STUCK * 1000:g} ms while something is in hand",
         f"one epoll_wait(2) serves up to {parked_connections.AT_ONCE} of them",
+        f"accepts for up to {keepalive_acceptor.IN_A_GO * 1000:g} ms without a look",
         f"for more than {lingering.SECONDS:g} seconds, or {lingering.BYTES >> 20} MiB",
         f"if the ACK takes longer than { {2.0: 'two'}.get(syn_gate.COOKIES) } seconds",
         f"policy.decide({', '.join(inspect.signature(policy.decide).parameters)})",

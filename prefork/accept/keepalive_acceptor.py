@@ -3,7 +3,8 @@
 That is the way of several listeners (`prefork.accept.acceptor.Exclusive`), with two more things to wait for: an epoll
 with its parked connections, and the return queue, through which others pass it theirs. While its own have something to
 say, they are asked first, `AT_ONCE` of them; then it looks once at all the rest, without waiting. So who is kept costs
-a part of a system call, and who is new does not wait for long.
+a part of a system call, and who is new does not wait for long. And where none are kept and somebody was there before it
+looked, it accepts on without a look, as a blocking accept would, for `IN_A_GO`: clients who close pay for no epoll.
 
 The end of a worker is not the end of its connections. On an order to leave they go through the return queue, to
 siblings, or to the successor of the whole server; only where nobody comes after us they are waited for, so that who
@@ -13,7 +14,7 @@ speaks within ``keepalive_min_timeout`` is answered for the last time, and then 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import islice
 from resource import RLIMIT_NOFILE, getrlimit
 from typing import Final
@@ -31,10 +32,14 @@ from prefork.system.forks import HERE
 from prefork.system.limits import room_for
 from prefork.system.natives import select, socket, time
 
+IN_A_GO: Final = 0.001
+"""Seconds for which one listener is accepted from without a look at all the rest."""
+
 _FOR_WANT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _UNEVEN: Final = 3  # as a shift: an eighth more than a sibling is not worth a passage
 _SHARING: Final = 0.02  # seconds between two looks at what siblings keep: there may be a thousand
 _LOOK: Final = 0.05  # seconds between two looks at whether there is room in the return queue
+_AT_HAND: Final = 2e-5  # seconds that a look takes at the most which finds what was there before it
 
 
 class _Nobody(socket.socket):
@@ -128,11 +133,8 @@ class KeepaliveAcceptor(Exclusive):
             self._silent = now
             for fd, _ in epoll.poll(0, 1) if spoke or turn else self._sleep():
                 taker = takers.get(fd)
-                accepted = None if taker is None else taker()  # else a parked one speaks, or there is an order to leave
-                if accepted is not None:
-                    new = parking.in_hand = ParkedConnection(*accepted)
-                    yield nobody, accepted[1]
-                    since += one_round if new.watched else 1  # who keeps one leaves the next to a sibling
+                if taker is not None:  # else a parked one speaks, or there is an order to leave
+                    since += yield from self._take(taker, now + IN_A_GO if self._silent - now < _AT_HAND else 0.0)
             if since >= one_round:
                 since = 0
                 parking.expire()
@@ -140,6 +142,17 @@ class KeepaliveAcceptor(Exclusive):
                 self._after_a_round()
                 self._stand_behind()
                 self._between()
+
+    def _take(self, taker: Callable[[], Accepted | None], until: float) -> Generator[Accepted, None, int]:
+        """Serve who comes from one listener: one, or more while none is kept; returns how much of a round that is."""
+        parking, members, count = self._parking, self._parking.members, 0
+        while (accepted := taker()) is not None:
+            new = parking.in_hand = ParkedConnection(*accepted)
+            yield self._nobody, accepted[1]
+            count += self._leaks.round if new.watched else 1  # who keeps one leaves the next to a sibling
+            if members or time.monotonic() > until or self._recovery.leaving:
+                break
+        return count
 
     def _sleep(self) -> list[tuple[int, int]]:
         """Wait until there is something to do. Whatever ends the sleep has just come."""
@@ -225,7 +238,10 @@ class KeepaliveAcceptor(Exclusive):
         if now < self._shared + _SHARING:
             return
         self._shared = now
-        kept, fewest = len(self._parking), self._entry.fewest_parked_beside
+        kept = len(self._parking)
+        if kept <= 1:
+            return
+        fewest = self._entry.fewest_parked_beside
         if fewest is not None and kept - fewest > max(1, kept >> _UNEVEN):
             self._pass_one()
 
