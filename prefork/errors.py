@@ -53,7 +53,11 @@ class ListenError(PreforkError):
     exit_code: ClassVar[int] = 3
 
 
-class OrphansError(ListenError):
+class InUseError(ListenError):
+    """Somebody else has the address: whether it can be had changes with who runs, not with the settings."""
+
+
+class OrphansError(InUseError):
     """An address is held by workers whose master was killed, and by nobody else.
 
     Args:

@@ -13,13 +13,14 @@ from prefork.config.fields import located
 from prefork.config.interface import meant
 from prefork.config.launch import absolute
 from prefork.config.settings import Settings
-from prefork.errors import BootError, PreforkError, SettingsError, TargetError
+from prefork.errors import BootError, PreforkError, RefusedError, SettingsError, TargetError
 from prefork.hooks import Hooks
 from prefork.master import Master
 from prefork.net import tls
 from prefork.services import configured
-from prefork.supervisor import environment
+from prefork.supervisor import environment, fork_safety, resources, takeover
 from prefork.system import child, custody, identity, process
+from prefork.system.descriptors import descriptors
 from prefork.system.ending import OrderedEndError
 from prefork.system.identity import Identity
 from prefork.system.natives import os, signal, socket
@@ -146,34 +147,74 @@ def check(
     settings: Settings,
     *,
     app_dir: str = ".",
+    make: Callable[[object, str], Callable[[], Worker]] | None = None,
     names: Sequence[str] = (),
-    suits: Callable[[object, str], object] | None = None,
-) -> None:
-    """Load what ``module:attribute`` names and the hooks, in a process of its own that ends then.
+    own: Callable[[], Worker] | None = None,  # noqa: ARG001  # as `run` takes it: here the target is loaded by us
+    hooks: Hooks | None = None,
+) -> int:
+    """Find out whether :func:`run` would start, given the same; nothing listens, and no file is made.
+
+    Who has an address or a file at the moment is no matter: that changes with who runs. What is the master's is asked
+    of the parts that would do it, here; the target and the hooks are loaded in a process of its own that ends then.
 
     Args:
         text: the target.
         settings: the settings.
-        app_dir: the folder that is put first on the import path.
-        names: the attributes that a module alone stands for.
-        suits: raises when the loaded target is not what is served; :func:`worker_of` when None.
+        app_dir: as for :func:`run`.
+        make: as for :func:`run`.
+        names: as for :func:`run`.
+        own: as for :func:`run`.
+        hooks: as for :func:`run`.
+
+    Returns:
+        0.
 
     Raises:
-        PreforkError: as :func:`run` would raise it: TargetError when the target or a hook is not there, SettingsError
-            when a certificate is of no use, BootError when the application fails to load; its traceback is on standard
+        PreforkError: as :func:`run` would raise it. When the application fails to load, its traceback is on standard
             error.
     """
-    who = identity.resolve(settings.user, settings.group, settings.no_new_privs)
-    parent = os.getpid()
+    app_dir = absolute(app_dir)
+    folder = environment.folder_of(settings)
+    settings = located(settings, folder)
+    make = worker_of if make is None else make
+    environment.refuse_immortality(settings)
+    with environment.entered(settings):
+        who = identity.resolve(settings.user, settings.group, settings.no_new_privs)
+        if settings.app_metrics:
+            from prefork.services import app_metrics
 
-    def load(writer: int) -> int:
+            app_metrics.prepare()
+        tls.context_of(settings)
+        if settings.takeover:
+            takeover.check(settings.takeover)
+        resources.check(settings, folder)
+        for service in configured.services_of(settings, sources=(app_dir,)):
+            service.check(settings)
+        parent = os.getpid()
+
+        def load() -> None:
+            if hooks is None or settings.hooks:
+                hooks_of(settings, app_dir, who)  # as the master would load them
+            identity.assume(who)
+            process.die_with_parent(signal.SIGKILL, parent)  # which the change of user has cleared
+            before = descriptors() if settings.preload and settings.fork_safety == "refuse" else None
+            worker = make(target.load(text, app_dir, names), text)()
+            worker.__prefork_check__(settings)
+            if before is not None:
+                fork_safety.judged(settings, before)
+
+        _tried(load, parent)
+    return 0
+
+
+def _tried(load: Callable[[], object], parent: int) -> None:
+    """Call ``load`` in a process of its own; what it raises is raised here."""
+
+    def attempt(writer: int) -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is no failure of the application's, to be shown as one
         try:
             process.die_with_parent(signal.SIGKILL, parent)
-            hooks_of(settings, app_dir, who)  # as the master would load them
-            identity.assume(who)
-            process.die_with_parent(signal.SIGKILL, parent)  # which the change of user has cleared
-            (worker_of if suits is None else suits)(target.load(text, app_dir, names), text)
+            load()
         except PreforkError as error:
             os.write(writer, str(error).encode(errors="backslashreplace"))
             return error.exit_code
@@ -182,14 +223,9 @@ def check(
             return BootError.exit_code
         return 0
 
-    environment.refuse_immortality(settings)
-    with environment.entered(settings):
-        tls.context_of(settings)
-        said, ended = child.ask(load)
+    said, ended = child.ask(attempt)
     if not ended.clean:
-        error = next(
-            (kind for kind in (TargetError, SettingsError) if said and kind.exit_code == ended.code), BootError
-        )
+        error = next((kind for kind in (TargetError, RefusedError) if said and kind.exit_code == ended.code), BootError)
         raise error(said or f"the application failed to load: the process that tried {ended}")
 
 

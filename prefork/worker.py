@@ -24,7 +24,9 @@ from prefork.accept.strays import Strays
 from prefork.accept.worker_context import MoldContext, WorkerContext, WorkerControls
 from prefork.accept.worker_facts import WorkerFacts
 from prefork.accept.worker_marks import WorkerMarks
-from prefork.errors import RefusedError, SettingsError, TargetError
+from prefork.config.rules import refuse_loop
+from prefork.config.settings import Settings
+from prefork.errors import RefusedError, TargetError
 from prefork.net import accept_errors as table
 from prefork.net.proxy_protocol import ProxyHeader, ProxyProtocolError
 from prefork.net.proxy_reader import PATIENCE, Proxied, ProxyReader
@@ -40,7 +42,6 @@ from prefork.system.peer import format_peer
 
 eventfd = os.eventfd
 eventfd_write = os.eventfd_write
-
 
 # Bound once: what an enum's class is asked for costs several pages in a process that has just been forked.
 _RUN, _SERVING, _STOPPING, _READY = Order.RUN, State.SERVING, State.STOPPING, EventKind.READY
@@ -390,25 +391,24 @@ class Worker(WorkerFacts, WorkerMarks, Dialogue, Keeping):
             self._proxies = kind(settings.proxy_protocol, settings.proxy_allow_ips, given.log, patience)
         return WorkerControls(self._prepare, self._obey, self._woken, lambda: self._obey(Order.SEAL), self._aborted)
 
+    def __prefork_check__(self, settings: Settings) -> None:
+        """In place of a life: raise the PreforkError that a boot by these settings would fail with; make nothing."""
+        name = type(self).__name__
+        if getattr(self.run, "__func__", None) is not Worker.run:
+            refuse_loop(name, settings, handshakes=self.handshakes)
+        elif getattr(self.handle, "__func__", None) is Worker.handle:
+            raise TargetError(f"{name} overrides neither handle() nor run(): it would serve nothing")
+
     def _prepare(self) -> None:
         """Take what the usual loop needs before READY is said: if it can't be had, it is the boot that has failed."""
+        Worker.__prefork_check__(self, self.settings)  # what a subclass adds it meets by itself
         if getattr(self.run, "__func__", None) is Worker.run:
-            if getattr(self.handle, "__func__", None) is Worker.handle:
-                raise TargetError(f"{type(self).__name__} overrides neither handle() nor run(): it would serve nothing")
             with needed("a worker what it waits for connections with", "epoll_create1(2), epoll_ctl(2), dup(2)"):
                 if self.settings.threads > 1:
                     self._lanes = Lanes(self._given)
                 self._accepted(one_at_a_time=True)
             if self._lanes is not None:
                 self._lanes.start()
-            return
-        name = type(self).__name__
-        if self.settings.threads > 1:
-            raise SettingsError(f"threads: {name} has a loop of its own, which serves as it will; leave it out")
-        if self._given.settings.gc == "idle":
-            raise SettingsError(f"gc: nobody knows when {name}, which has a loop of its own, is idle; leave it out")
-        if self.tls is not None and self.handshakes:
-            raise SettingsError(f"certfile: {name} has a loop of its own, which would serve plain text; leave it out")
 
     def _accepted(self, *, one_at_a_time: bool) -> Iterator[tuple[socket.socket, Any]]:
         """The one generator of this worker's connections; who asks first says how many it has in hand."""

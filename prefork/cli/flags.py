@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
@@ -78,12 +78,13 @@ _OF_THE_COMMAND: Final = (
 )
 
 
-def read(argv: Sequence[str], fields: Iterable[Field]) -> CommandLine:
+def read(argv: Sequence[str], fields: Iterable[Field], siblings: Callable[[str], str] = lambda _: "") -> CommandLine:
     """Read the arguments of a command that serves, as argparse would that takes no abbreviations.
 
     Args:
         argv: The arguments behind the command's name.
         fields: The settings that have flags.
+        siblings: Says of a setting's name whether another command of ours has it; "" if none has.
 
     Raises:
         SettingsError: A flag lacks its value or has one too many; nothing behind it can be understood then.
@@ -118,7 +119,7 @@ def read(argv: Sequence[str], fields: Iterable[Field]) -> CommandLine:
         check=said.get("--check", False),
         help=said.get("--help", False),
         flags={field.name: said.get(field.name) for field in fields},
-        complaints=tuple(_complaints(strange, target, fields)),
+        complaints=tuple(_complaints(strange, target, fields, siblings)),
     )
 
 
@@ -160,7 +161,9 @@ def _take(
         said[flag.name] = value
 
 
-def _complaints(strange: Sequence[str], target: str | None, fields: Iterable[Field]) -> Iterable[str]:
+def _complaints(
+    strange: Sequence[str], target: str | None, fields: Iterable[Field], siblings: Callable[[str], str]
+) -> Iterable[str]:
     flags = [argument.partition("=")[0] for argument in strange if argument.startswith("-") and argument != "-"]
     if flags:
         from prefork.migration import answers
@@ -172,7 +175,10 @@ def _complaints(strange: Sequence[str], target: str | None, fields: Iterable[Fie
             "--check",
         ]
         for flag in flags:
-            remedy = answers.to_flag(flag, known) or did_you_mean(flag, known, "--help lists them all")
+            name = flag.removeprefix("--").removeprefix("no-").replace("-", "_")
+            remedy = (
+                answers.to_flag(flag, known) or siblings(name) or did_you_mean(flag, known, "--help lists them all")
+            )
             yield f"{flag!r} is not a flag; {remedy}"
         return  # what else is left over may be their values
     for argument in strange:

@@ -238,10 +238,12 @@ _CHECK_HELP: Final = """\
 usage: prefork check [COMMAND] TARGET [FLAG ...]
        prefork check --live [--control PATH] [--timeout SECONDS]
 
-Say whether a server would start, without listening: settle the configuration and load the application, in a process
-of its own and as the user that workers would run as. COMMAND is the one that would serve (without it, serve); TARGET
-and flags are those that it would be given. Exit codes: 0 fine, 2 a mistake in the command or the configuration, 4 the
-application doesn't start.
+Say whether a server would start, without listening or making a file: settle the configuration, ask for each address
+and file whether it could be had - but for who has it now, a running server of the same settings, say - and load the
+application, in a process of its own and as the user that workers would run as. Descriptors and a service manager's
+sockets (fd://, systemd:) are those that the check itself was given. COMMAND is the one that would serve (without it,
+serve); TARGET and flags are those that it would be given. Exit codes: 0 fine, 2 a mistake in the command or the
+configuration, 3 an address can't be listened on, 4 the application doesn't start.
 
 With --live, ask the server that runs here whether it is ready. Exit codes: 0 ready, 1 not.
 

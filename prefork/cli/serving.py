@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from prefork.migration.retelling import Retelling
 
 
+Starter = Callable[..., int]
+"""What starts a server, or finds out whether it would start: `prefork.server.run` or `prefork.server.check`."""
+
+
 class ServingCommand(Record, kw_only=True):
     """A subcommand that serves something.
 
@@ -38,11 +42,11 @@ class ServingCommand(Record, kw_only=True):
         target: What stands for its argument in the help.
         about: What it does, in paragraphs.
         epilog: The end of its help: examples, signals.
-        run: Serves, given the target, the configuration and the application's folder; returns the exit code.
+        run: Serves, given the target, the configuration, the application's folder and how to start:
+            `prefork.server.run`, or `prefork.server.check` to find out whether that would; returns the exit code.
         defaults: Where its defaults differ from those of `Settings`.
         table: Its own settings, if it has any.
         names: The attributes that a module alone stands for, the first first.
-        suits: Raises when a loaded target is not what it serves; None for what `prefork.server.run` serves.
         refuse: Raises when the configuration says what it can't do; None where there is no such thing.
     """
 
@@ -50,11 +54,10 @@ class ServingCommand(Record, kw_only=True):
     target: str
     about: str
     epilog: str
-    run: Callable[[str, Configuration, str], int]
+    run: Callable[[str, Configuration, str, Starter], int]
     defaults: Mapping[str, object] = fresh(factory=dict)
     table: Table[Any] | None = None
     names: tuple[str, ...] = ()
-    suits: Callable[[object, str], object] | None = None
     refuse: Callable[[Configuration], object] | None = None
 
     @property
@@ -80,7 +83,7 @@ def serving(command: ServingCommand, argv: Sequence[str], retelling: Retelling |
     """
     masked = launch.begin()
     fields = settings.fields() + (command.table.fields if command.table else ())
-    line = flags.read(argv, fields)
+    line = flags.read(argv, fields, lambda name: _of_sibling(name, command.name))
     if line.help:
         write(_help(command, fields))
         return 0
@@ -99,19 +102,20 @@ def serving(command: ServingCommand, argv: Sequence[str], retelling: Retelling |
     foreign = line.check or configuration.settings.hooks or configuration.hooks
     if foreign and not masked:
         signals.let_in()
-    if line.check:
-        server.check(line.target, configuration.settings, app_dir=folder, names=command.names, suits=command.suits)
-        write(f"{line.target} can be served\n")
-        return 0
     configuration = _located(command, configuration, begin)
     settled = configuration.settings
     who = identity.resolve(settled.user, settled.group, "no")
-    configured.configure_log(settled, identity.owner(who), os.environ.get("TZ"))
+    send_log = configured.check_log if line.check else configured.configure_log
+    send_log(settled, identity.owner(who), os.environ.get("TZ"))
+    if line.check:
+        command.run(line.target, configuration, folder, server.check)
+        write(f"{line.target} can be served\n")
+        return 0
     if retelling is not None:
         _retold().tell(retelling)
     if not settled.name:
         configuration = changed(configuration, settings=changed(settled, name=line.target))
-    return command.run(line.target, configuration, folder)
+    return command.run(line.target, configuration, folder, server.run)
 
 
 def _settled(command: ServingCommand, line: CommandLine, retelling: Retelling | None) -> Configuration:
@@ -132,6 +136,7 @@ def _settled(command: ServingCommand, line: CommandLine, retelling: Retelling | 
         table=command.table,
         complaints=complaints,
         checks=lambda values: _problems_of_the_target(line, values, command.names),
+        siblings=lambda name: _of_sibling(name, command.name),
     )
     if command.refuse is not None:
         command.refuse(configuration)
@@ -146,6 +151,11 @@ def _located(command: ServingCommand, configuration: Configuration, begin: str) 
     if command.table is not None:
         extra = located(extra, begin, command.table.fields)
     return changed(configuration, settings=located(configuration.settings, begin), extra=extra)
+
+
+def _of_sibling(name: str, served_by: str) -> str:
+    said: str = importlib.import_module("prefork.cli.siblings").of_sibling(name, served_by)
+    return said
 
 
 def _retold() -> Any:
@@ -235,8 +245,8 @@ def serve(argv: Sequence[str], retelling: Retelling | None = None) -> int:
     )
 
 
-def _run(text: str, configuration: Configuration, app_dir: str) -> int:
+def _run(text: str, configuration: Configuration, app_dir: str, start: Starter) -> int:
     if configuration.extra.worker_class != SYNC:
         run: Callable[..., int] = importlib.import_module("prefork.embed.command").run_any
-        return run(text, configuration, app_dir)
-    return server.run(text, configuration.settings, app_dir=app_dir, hooks=configuration.hooks)
+        return run(text, configuration, app_dir, start)
+    return start(text, configuration.settings, app_dir=app_dir, hooks=configuration.hooks)

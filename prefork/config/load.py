@@ -18,6 +18,7 @@ from prefork.config.kinds import Plain
 from prefork.config.rules import Problem
 from prefork.config.settings import Settings
 from prefork.errors import SettingsError, did_you_mean
+from prefork.system.need import READABLE, told
 from prefork.system.record import MutableRecord, Record, fresh
 
 T = TypeVar("T")
@@ -107,6 +108,7 @@ class _Reading(MutableRecord):
     """One pass over all sources: what they say so far, and what is wrong so far."""
 
     known: Mapping[str, Field]
+    siblings: Callable[[str], str]
     given: dict[str, Sourced] = fresh(factory=dict)
     bad: set[str] = fresh(factory=set)
     complaints: list[str] = fresh(factory=list)
@@ -163,6 +165,7 @@ def load(
     table: Table[Any] | None = None,
     complaints: Iterable[str] = (),
     checks: Callable[[Mapping[str, object]], Iterable[str]] = lambda _: (),
+    siblings: Callable[[str], str] = lambda _: "",
 ) -> Configuration:
     """Settle every setting.
 
@@ -177,6 +180,7 @@ def load(
         table: The command's own settings, if it has any.
         complaints: Problems known already, to be reported with those found here.
         checks: Finds problems that depend on settings: given those that are good by themselves, it yields lines.
+        siblings: Says of a name whether it is another command's setting; "" if it is not.
 
     Returns:
         The configuration.
@@ -186,7 +190,7 @@ def load(
             that is beaten by another one is not looked at.
     """
     fields = settings.fields() + (table.fields if table else ())
-    reading = _Reading({field.name: field for field in fields})
+    reading = _Reading({field.name: field for field in fields}, siblings)
     for name, value in (defaults or {}).items():
         reading.put(name, value, DEFAULT)
     _read_platform(reading, environ)
@@ -246,7 +250,7 @@ def _read_file(reading: _Reading, file: str | None, environ: Mapping[str, str]) 
         with open(file, "rb") as opened:
             table = tomllib.load(opened)
     except OSError as error:
-        reading.complaints.append(f"config: {file!r} can't be read: {error.strerror}")
+        reading.complaints.append(f"config: {file!r} can't be read: {told(error, READABLE)}")
         return
     except UnicodeDecodeError:
         reading.complaints.append(f"config: {file!r} is not TOML: it is not UTF-8 text")
@@ -267,10 +271,10 @@ def _read_file(reading: _Reading, file: str | None, environ: Mapping[str, str]) 
 
 
 def _answer(reading: _Reading, name: str) -> str:
-    """What to say of a name that is another server's; "" if it is not."""
+    """What to say of a name that is another server's, or another command's; "" if it is neither."""
     from prefork.migration import answers
 
-    return answers.to_name(name, reading.known)
+    return answers.to_name(name, reading.known) or reading.siblings(name)
 
 
 def _put_expanded(reading: _Reading, name: str, value: object, origin: str, environ: Mapping[str, str]) -> None:

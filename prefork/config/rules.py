@@ -215,5 +215,24 @@ def settle(settings: object, fields: Mapping[str, Field]) -> None:
     vars(settings).update(values)
 
 
+def refuse_loop(name: str, settings: Any, *, handshakes: bool) -> None:
+    """Refuse what only the usual loop can do, where a worker has one of its own.
+
+    Args:
+        name: The worker's class.
+        settings: Of the server.
+        handshakes: Whether it leaves TLS to the usual loop.
+
+    Raises:
+        SettingsError: There is such a setting.
+    """
+    if settings.threads > 1:
+        raise SettingsError(f"threads: {name} has a loop of its own, which serves as it will; leave it out")
+    if settings.gc == "idle":
+        raise SettingsError(f"gc: nobody knows when {name}, which has a loop of its own, is idle; leave it out")
+    if settings.certfile and handshakes:
+        raise SettingsError(f"certfile: {name} has a loop of its own, which would serve plain text; leave it out")
+
+
 def _unknown(name: str, fields: Mapping[str, Field]) -> str:
     return f"{name}: is not a setting; {did_you_mean(name, fields, 'prefork serve --help lists them all')}"

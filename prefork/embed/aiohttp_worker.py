@@ -26,6 +26,7 @@ class AiohttpWorker(AsyncioWorker):
     """
 
     server = "aiohttp"
+    needs = ("aiohttp.web", "aiohttp")
     reserved: ClassVar[Mapping[str, str]] = {
         "handle_signals": "signals are prefork's",
         "backlog": "prefork listens; give the setting",

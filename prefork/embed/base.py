@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
 
 from prefork.config import target
+from prefork.config.settings import Settings
 from prefork.embed.connections import Connections
 from prefork.errors import TargetError
 from prefork.scoreboard.layout import Readiness
@@ -35,6 +36,7 @@ class EmbeddedApplication:
         names: The attributes that a module alone stands for.
         around: Makes what the server is given of the application and of what tells whether the server is fit; None for
             the application itself.
+        check: Raises what that would raise, given the application, and makes nothing; None when there is nothing.
     """
 
     application: object = None
@@ -42,6 +44,7 @@ class EmbeddedApplication:
     folder: str = ""
     names: tuple[str, ...] = ()
     around: Callable[[Any, Callable[[], Readiness]], Any] | None = None
+    check: Callable[[Any], object] | None = None
 
 
 class Embedded(Worker):
@@ -52,6 +55,7 @@ class Embedded(Worker):
         reserved: Options of the server that are prefork's to say, and what to do instead.
         given: What the user said.
         one_address: Whether the server takes one listener only.
+        needs: The module that the server is in, and what to install it by where that has another name.
         connections: What this worker has accepted.
     """
 
@@ -59,6 +63,7 @@ class Embedded(Worker):
     reserved: ClassVar[Mapping[str, str]] = NO_OPTIONS
     given: ClassVar[EmbeddedApplication] = EmbeddedApplication()
     one_address: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, str]] = ("", "")
     connections: Connections
 
     @classmethod
@@ -91,17 +96,32 @@ class Embedded(Worker):
         """The server's own options; a copy."""
         return dict(self.given.options)
 
+    def __prefork_check__(self, settings: Settings) -> None:
+        """As in `Worker`."""
+        super().__prefork_check__(settings)
+        if all(address.kind != "systemd" for address in settings.addresses):  # which may stand for several
+            self._check_listeners([address.type for address in settings.addresses])
+        if self.needs[0]:
+            self.installed(*self.needs)
+        found = self._loaded()
+        if self.given.check is not None:
+            self.given.check(found)
+
     def application(self) -> Any:
         """What is served, loaded if it was given by name.
 
         Raises:
             TargetError: It is not there, or an import failed. Anything else that the application raises passes through.
         """
-        found = self.given.application
-        if isinstance(found, str):
-            first = self.given.folder or (sys.path[0] if sys.path else "")
-            found = target.load(found, first if os.path.isdir(first) else ".", self.given.names)
+        found = self._loaded()
         return found if self.given.around is None else self.given.around(found, self._readiness)
+
+    def _loaded(self) -> Any:
+        found = self.given.application
+        if not isinstance(found, str):
+            return found
+        first = self.given.folder or (sys.path[0] if sys.path else "")
+        return target.load(found, first if os.path.isdir(first) else ".", self.given.names)
 
     def init(self) -> None:
         """Look at the listeners before anything is made of them.
@@ -111,12 +131,15 @@ class Embedded(Worker):
         """
         if self.settings.raise_nofile:
             limits.raise_nofile()  # these servers hold many connections at once
-        if any(listener.type is not socket.SOCK_STREAM for listener in self.sockets):
-            raise TargetError(f"{self.server} serves byte streams, and one address is seqpacket; bind unix: instead")
-        if self.one_address and len(self.sockets) != 1:
-            raise TargetError(f"{self.server} serves one address, and there are {len(self.sockets)}; give one bind")
+        self._check_listeners([listener.type for listener in self.sockets])
         self.connections = Connections(self.sockets)
         self._given.offspring.keeps = False  # they are the server's, in this process
+
+    def _check_listeners(self, types: Sequence[int]) -> None:
+        if any(one != socket.SOCK_STREAM for one in types):
+            raise TargetError(f"{self.server} serves byte streams, and one address is seqpacket; bind unix: instead")
+        if self.one_address and len(types) != 1:
+            raise TargetError(f"{self.server} serves one address, and there are {len(types)}; give one bind")
 
     def installed(self, module: str, package: str = "") -> Any:
         """Import a module of the server's.

@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 
+from prefork.config.settings import Settings
 from prefork.embed.base import Embedded
 from prefork.embed.marks import Marked
 from prefork.errors import SettingsError
@@ -30,7 +31,13 @@ class BjoernWorker(Embedded):
     """
 
     server = "bjoern"
+    needs = ("bjoern", "")
     one_address = True
+
+    def __prefork_check__(self, settings: Settings) -> None:
+        """As in `Worker`."""
+        super().__prefork_check__(settings)
+        _refuse_headers(settings)
 
     def init(self) -> None:
         """Import what is needed.
@@ -39,11 +46,7 @@ class BjoernWorker(Embedded):
             SettingsError: Something would have to be read before it.
         """
         super().init()
-        if self.settings.proxy_protocol != "off":
-            mode = self.settings.proxy_protocol
-            raise SettingsError(
-                f"proxy_protocol: {mode!r} can't be had with bjoern, which accepts in C; leave it out, or embed another"
-            )
+        _refuse_headers(self.settings)
         self._bjoern = self.installed("bjoern")
         (self._listener,) = self.sockets
         self._listener.setblocking(False)
@@ -68,6 +71,14 @@ class BjoernWorker(Embedded):
         for waiting in (self.connections.unread, self.connections.hang_up):
             for pause in waiting():
                 time.sleep(pause)  # while the loop goes on
+
+
+def _refuse_headers(settings: Settings) -> None:
+    if settings.proxy_protocol != "off":
+        mode = settings.proxy_protocol
+        raise SettingsError(
+            f"proxy_protocol: {mode!r} can't be had with bjoern, which accepts in C; leave it out, or embed another"
+        )
 
 
 def _is_ignored(signum: int) -> bool:

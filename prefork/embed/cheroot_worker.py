@@ -26,6 +26,7 @@ class CherootWorker(Embedded):
     """
 
     server = "cheroot"
+    needs = ("cheroot.wsgi", "cheroot")
     one_address = True
     reserved: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("bind_addr", "wsgi_app", "reuse_port", "request_queue_size"), "prefork listens; give the setting"

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from prefork import embed, server
-from prefork.cli.serving import ServingCommand, serving
+from prefork import embed
+from prefork.cli.serving import ServingCommand, Starter, serving
 from prefork.config import kinds
 from prefork.config.embedding import EMBEDDING, options_of, worker_class, worker_options
 from prefork.config.fields import SettingsTable, made, setting, table
@@ -20,6 +20,7 @@ from prefork.errors import SettingsError, TargetError
 from prefork.scoreboard.layout import Readiness
 from prefork.system import zone
 from prefork.system.natives import os
+from prefork.wsgi import access
 from prefork.wsgi import options as wsgi_options
 from prefork.wsgi.command import NAMES
 from prefork.wsgi.health import HealthCheck
@@ -124,7 +125,6 @@ def asgi(argv: Sequence[str], retelling: Retelling | None = None) -> int:
             defaults=_DEFAULTS,
             names=NAMES,
             table=Table(fields=table(ASGIOptions), groups=groups, make=lambda **values: made(ASGIOptions, values)),
-            suits=_suits_asgi,
         ),
         argv,
         retelling,
@@ -138,7 +138,7 @@ def _suits_asgi(found: object, name: str) -> None:
         raise TargetError(f"{name} is {type(found).__name__}, which can't be called; name an ASGI application")
 
 
-def _run_asgi(text: str, configuration: Configuration, app_dir: str) -> int:
+def _run_asgi(text: str, configuration: Configuration, app_dir: str, start: Starter) -> int:
     """Serve. MASTER."""
     said: ASGIOptions = configuration.extra
     of_day = _zone(configuration)
@@ -170,7 +170,12 @@ def _run_asgi(text: str, configuration: Configuration, app_dir: str) -> int:
         _share_the_log(f"{said.worker_class}.error" if said.worker_class == "hypercorn" else "uvicorn", level)
         return AroundASGI(application, said, of_day, proxied=proxied, health=_health(said, readiness))
 
-    return _run(text, configuration, app_dir, {**given, **options_of(said.worker_options)}, around, NAMES)
+    def check(application: Any) -> None:
+        _suits_asgi(application, text)
+        access.check(said.access_log)
+
+    options = {**given, **options_of(said.worker_options)}
+    return _run(text, configuration, app_dir, start, options, around, check, NAMES)
 
 
 def _zone(configuration: Configuration) -> tzinfo | None:
@@ -190,13 +195,16 @@ def _share_the_log(name: str, level: str) -> None:
     logger.setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
 
 
-def run_wsgi(text: str, configuration: Configuration, app_dir: str, suits: Callable[[object, str], object]) -> int:
+def run_wsgi(
+    text: str, configuration: Configuration, app_dir: str, start: Starter, suits: Callable[[object, str], object]
+) -> int:
     """Serve a WSGI application by the server that ``worker_class`` names. MASTER.
 
     Args:
         text: The target.
         configuration: Of ``prefork wsgi``.
         app_dir: The folder that is put first on the import path.
+        start: As for `prefork.cli.serving.ServingCommand`.
         suits: Raises when the loaded target is no such application.
 
     Returns:
@@ -212,17 +220,22 @@ def run_wsgi(text: str, configuration: Configuration, app_dir: str, suits: Calla
         suits(application, text)
         return AroundWSGI(application, said, of_day, proxied=proxied, health=_health(said, readiness))
 
+    def check(application: Any) -> None:
+        suits(application, text)
+        access.check(said.access_log)
+
     options = {**_QUIET.get(said.worker_class, {}), **options_of(said.worker_options)}
-    return _run(text, configuration, app_dir, options, around, NAMES)
+    return _run(text, configuration, app_dir, start, options, around, check, NAMES)
 
 
-def run_any(text: str, configuration: Configuration, app_dir: str) -> int:
+def run_any(text: str, configuration: Configuration, app_dir: str, start: Starter) -> int:
     """Serve what ``worker_class`` of ``prefork serve`` serves. MASTER.
 
     Args:
         text: The target.
         configuration: Of ``prefork serve``.
         app_dir: The folder that is put first on the import path.
+        start: As for `prefork.cli.serving.ServingCommand`.
 
     Returns:
         The exit code.
@@ -230,7 +243,7 @@ def run_any(text: str, configuration: Configuration, app_dir: str) -> int:
     Raises:
         PreforkError: As `prefork.server.run` does.
     """
-    return _run(text, configuration, app_dir, options_of(configuration.extra.worker_options), None)
+    return _run(text, configuration, app_dir, start, options_of(configuration.extra.worker_options), None, None)
 
 
 def refuse(configuration: Configuration) -> None:
@@ -257,8 +270,10 @@ def _run(
     text: str,
     configuration: Configuration,
     app_dir: str,
+    start: Starter,
     options: Mapping[str, object],
     around: Callable[[Any, Callable[[], Readiness]], Any] | None,
+    check: Callable[[Any], object] | None,
     names: tuple[str, ...] = (),
 ) -> int:
     name, threads = configuration.extra.worker_class, configuration.settings.threads
@@ -274,11 +289,11 @@ def _run(
             kind: type[Embedded] = getattr(embed, name)(application, **options)
         except TypeError as error:
             raise SettingsError(f"worker_options: {error}") from None
-        kind.given = dataclasses.replace(kind.given, folder=app_dir, names=names, around=around)
+        kind.given = dataclasses.replace(kind.given, folder=app_dir, names=names, around=around, check=check)
         return kind
 
     by_name = worker(text)
-    return server.run(
+    return start(
         text,
         configuration.settings,
         app_dir=app_dir,

@@ -26,6 +26,7 @@ class GeventWorker(Embedded):
     """
 
     server = "gevent"
+    needs = ("gevent.pywsgi", "gevent")
     reserved: ClassVar[Mapping[str, str]] = {
         "listener": "prefork listens; give the setting bind",
         "backlog": "prefork listens; give the setting",

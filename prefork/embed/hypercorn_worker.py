@@ -20,6 +20,7 @@ class HypercornWorker(AsyncioWorker):
     """Serves an ASGI or WSGI application with hypercorn; the options are attributes of ``hypercorn.Config``. WORKER."""
 
     server = "hypercorn"
+    needs = ("hypercorn.config", "hypercorn")
     reserved: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("bind", "insecure_bind", "quic_bind"), _LISTENS),
         **dict.fromkeys(("workers", "worker_class", "backlog", "use_reloader", "pid_path", "umask"), _RUNS),

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from prefork.accept.loop_listener import Inlet
 from prefork.accept.offspring import leave
+from prefork.config.settings import Settings
 from prefork.embed.base import Embedded
 from prefork.errors import TargetError
 from prefork.net.proxy_reader import ProxiedSocket
@@ -79,14 +80,23 @@ class AsyncioWorker(Embedded):
         for pause in self.connections.unread():
             await asyncio.sleep(pause)
 
-    def _make_loop(self) -> asyncio.AbstractEventLoop:
-        wanted = self.given.options.get("loop", self.loop)
+    def __prefork_check__(self, settings: Settings) -> None:
+        """As in `Worker`."""
+        super().__prefork_check__(settings)
+        if self._wanted_loop() == "uvloop":
+            self.installed("uvloop")
+
+    def _wanted_loop(self) -> str:
+        wanted: str = self.given.options.get("loop", self.loop)
         if wanted == "auto":
             wanted = "asyncio" if importlib.util.find_spec("uvloop") is None else "uvloop"
-        if wanted == "uvloop":
-            return self._make_uvloop()
-        if wanted != "asyncio":
+        if wanted not in {"asyncio", "uvloop"}:
             raise TargetError(f"{self.server}: loop is {wanted!r}; give asyncio, uvloop or auto")
+        return wanted
+
+    def _make_loop(self) -> asyncio.AbstractEventLoop:
+        if self._wanted_loop() == "uvloop":
+            return self._make_uvloop()
         return asyncio.SelectorEventLoop(_Selector(self.idle()))
 
     def _make_uvloop(self) -> asyncio.AbstractEventLoop:

@@ -157,6 +157,7 @@ class WerkzeugWorker(SocketserverWorker):
     """
 
     server = "werkzeug"
+    needs = ("werkzeug.serving", "werkzeug")
     reserved: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("host", "port", "fd"), _LISTENS),
         "ssl_context": "its handshake would keep the worker from accepting; use prefork wsgi, or a proxy in front",

@@ -24,6 +24,7 @@ class TornadoWorker(AsyncioWorker):
     """
 
     server = "tornado"
+    needs = ("tornado.httpserver", "tornado")
     reserved: ClassVar[Mapping[str, str]] = {"backlog": "prefork listens; give the setting"}
 
     async def boot(self) -> None:

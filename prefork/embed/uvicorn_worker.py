@@ -23,6 +23,7 @@ class UvicornWorker(AsyncioWorker):
 
     handshakes = False  # the loop does them, with the server's own certificate
     server = "uvicorn"
+    needs = ("uvicorn", "")
     loop = "auto"
     reserved: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("host", "port", "uds", "fd"), _LISTENS),

@@ -23,6 +23,7 @@ class WaitressWorker(Embedded):
     """Serves a WSGI application with waitress; the options are those of ``waitress.create_server``. WORKER."""
 
     server = "waitress"
+    needs = ("waitress", "")
     reserved: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("listen", "host", "port", "ipv4", "ipv6", "sockets", "unix_socket", "unix_socket_perms", "backlog"), _LISTENS
     )

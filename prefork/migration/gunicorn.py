@@ -24,6 +24,7 @@ from prefork.migration.gunicorn_settings import HOOKS, ROWS
 from prefork.migration.hook_faces import faced
 from prefork.migration.retelling import Origin, Retelling, Teller, converted
 from prefork.system.natives import os
+from prefork.system.need import READABLE, told
 
 ARGUMENTS: Final = "GUNICORN_CMD_ARGS"
 DEFAULT_FILE: Final = "gunicorn.conf.py"
@@ -212,7 +213,7 @@ def _executed(name: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             source = file.read()
     except OSError as error:
-        raise SettingsError(f"config: {name!r} can't be read: {error.strerror}") from None
+        raise SettingsError(f"config: {name!r} can't be read: {told(error, READABLE)}") from None
     _on_the_path(os.getcwd())
     namespace: dict[str, Any] = {"__name__": "__config__", "__file__": path, "__builtins__": __builtins__}
     try:

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from prefork.errors import SettingsError
 from prefork.system.limits import cpus
 from prefork.system.natives import os, socket, time
+from prefork.system.need import READABLE, told
 
 _LOGIC: Final = re.compile(r"(if|for|endif|endfor|else|end)(-|$)")
 _TEST: Final = re.compile(r"if-(not-)?(env|opt|exists|file|dir)")
@@ -76,12 +77,7 @@ class ForeignFile:
         self._count += 1
         if self._count > _MOST:
             raise SettingsError(f"{name!r} includes itself; leave that out")
-        try:
-            with open(name, encoding="utf-8") as file:
-                source = file.read()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{name!r} can't be read: {getattr(error, 'strerror', error)}") from None
-        for key, value in _pairs(name, source, section or "uwsgi"):
+        for key, value in _pairs(name, _read(name), section or "uwsgi"):
             self.take_option(key, value, name)
 
     def take_option(self, key: str, value: str, origin: str) -> None:
@@ -172,12 +168,18 @@ class ForeignFile:
             return None
 
 
-def _content(name: str) -> str:
+def _read(name: str) -> str:
     try:
         with open(name, encoding="utf-8") as file:
-            return file.read().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{name!r} can't be read: {getattr(error, 'strerror', error)}") from None
+            return file.read()
+    except UnicodeDecodeError:
+        raise SettingsError(f"{name!r} can't be read: it is not UTF-8 text; save it as such") from None
+    except OSError as error:
+        raise SettingsError(f"{name!r} can't be read: {told(error, READABLE)}") from None
+
+
+def _content(name: str) -> str:
+    return _read(name).strip()
 
 
 LETTERS: Final = "pdnscePDNSCEoOuUgGhkt"

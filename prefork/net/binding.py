@@ -7,6 +7,7 @@ the setting, its value and the remedy.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from prefork.config.address import Address
-from prefork.errors import ListenError
+from prefork.errors import InUseError, ListenError
 from prefork.net import port_owner, unixpath
 from prefork.net.inetaddress import InetAddress
 from prefork.net.ipsocket import IPSocket, local_address
@@ -22,6 +23,7 @@ from prefork.net.kernelsocket import KernelSocket
 from prefork.net.options import SocketOptions, apply
 from prefork.net.unixsocket import UnixSocket
 from prefork.system.natives import os, socket
+from prefork.system.need import remedy
 
 _UNPRIVILEGED: Final = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
@@ -76,6 +78,27 @@ def bind(
     return sockets, None
 
 
+def check(address: Address, *, options: SocketOptions, reuse_port: bool = False) -> None:
+    """Find out whether `bind` could do it, but for who has the address now; nothing listens, and no file is made.
+
+    Args:
+        address: Of kind "inet", "inet6", "unix" or "abstract".
+        options: As for `bind`.
+        reuse_port: Whether it would be a SO_REUSEPORT group.
+
+    Raises:
+        ListenError: It can't be done, and why.
+    """
+    with contextlib.suppress(InUseError):
+        if address.kind == "unix":
+            try:
+                unixpath.check(address, options)
+            except OSError as error:
+                raise ListenError(f"bind: {address}: {_unix_clause(error, address)}") from error
+        elif address.kind != "abstract":
+            bind_inet(address, backlog=0, options=options, reuse_port=reuse_port, listen=False, whose=False).close()
+
+
 def bind_inet(
     address: Address,
     *,
@@ -84,6 +107,7 @@ def bind_inet(
     reuse_port: bool = False,
     beside: KernelSocket | None = None,
     listen: bool = True,
+    whose: bool = True,
 ) -> IPSocket:
     """Listen on a TCP address.
 
@@ -94,6 +118,7 @@ def bind_inet(
         reuse_port: Whether the socket joins a SO_REUSEPORT group.
         beside: A member of the group to join: its name is taken, so that port 0 and a host name give the same twice.
         listen: Whether to listen already, or to leave that to the caller.
+        whose: Whether to find out who has an address that is in use, which means a look at every process.
 
     Raises:
         ListenError: It can't be done, and why.
@@ -103,14 +128,12 @@ def bind_inet(
     try:
         sock.socket()
     except OSError as error:
-        remedy = f"this machine does not speak {socket.AddressFamily(name.family).name}"
-        if error.errno in {errno.EMFILE, errno.ENFILE}:
-            remedy = "raise the limit (ulimit -n, LimitNOFILE=; fs.file-max)"
-        raise ListenError(f"bind: {address}: {_plain(error)}; {remedy}") from error
+        unknown = f"this machine does not speak {socket.AddressFamily(name.family).name}"
+        raise ListenError(f"bind: {address}: {_plain(error)}; {remedy(error, unknown)}") from error
     try:
         apply(sock, options, reuse_port=reuse_port)
         sock.bind(name)
-        if reuse_port and beside is None:
+        if reuse_port and beside is None and whose:
             port_owner.check_group(address, sock)
         if listen:
             sock.listen(backlog)
@@ -120,9 +143,8 @@ def bind_inet(
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
-            raise port_owner.in_use(
-                address, port_owner.of_port(name.host, name.port), "port", shared=reuse_port
-            ) from error
+            by = port_owner.of_port(name.host, name.port) if whose else port_owner.UNKNOWN
+            raise port_owner.in_use(address, by, "port", shared=reuse_port) from error
         raise ListenError(f"bind: {address}: {_inet_clause(error, name)}") from error
     return sock
 
@@ -258,7 +280,7 @@ def _inet_clause(error: OSError, name: InetAddress) -> str:
                 f"no permission for port {port}; use {_first_unprivileged_port()} or above, start as root, "
                 "or grant CAP_NET_BIND_SERVICE"
             )
-    return f"{_plain(error)}; choose another address"
+    return f"{_plain(error)}; {remedy(error, 'choose another address')}"
 
 
 def _unix_clause(error: OSError, address: Address) -> str:
@@ -270,7 +292,7 @@ def _unix_clause(error: OSError, address: Address) -> str:
             return f"{_plain(error)}; let this user write to the folder {os.path.dirname(path) or '.'}"
         case errno.ELOOP:
             return f"{path}.lock is a symbolic link; remove it"
-    return f"{_plain(error)}; choose another path"
+    return f"{_plain(error)}; {remedy(error, 'choose another path')}"
 
 
 def _plain(error: OSError) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Unpack
 
@@ -10,7 +10,7 @@ from prefork.config.address import Address
 from prefork.errors import ListenError, OrphansError
 from prefork.net import binding
 from prefork.net.listener import Listener, Snapshot
-from prefork.net.options import ListenOptions
+from prefork.net.options import ListenOptions, SocketOptions
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -39,25 +39,57 @@ def listen(
         ListenError: One of them can't be had; the others are closed again.
     """
     listeners: list[Listener] = []
-    adopted: set[int] = set()
     # What goes on is bound and has its mode already.
     again = {name: value for name, value in how.items() if name in {"backlog", "options"}}
     try:
-        for address, fd in binding.descriptors(addresses, passed):
+        for address, fd in _once(binding.descriptors(addresses, passed)):
             if str(address) in kept:
                 listeners.append(Listener.restore(kept[str(address)], **again))  # type: ignore[arg-type]  # two of its
             elif fd is None:
                 listeners.append(_opened(address, patience, how))
-            elif fd in adopted:
-                raise ListenError(f"bind: {address}: descriptor {fd} is given twice; leave one of them out")
             else:
-                adopted.add(fd)
                 listeners.append(Listener.adopt(fd, address=address))
     except BaseException:
         for listener in listeners:
             listener.close()
         raise
     return listeners
+
+
+def check_all(
+    addresses: Iterable[Address],
+    *,
+    passed: Mapping[str, tuple[int, ...]] = _NOTHING,
+    options: SocketOptions,
+    reuse_port: bool = False,
+) -> None:
+    """Find out whether `listen` could listen on all of these, but for who has them now. Nothing is left.
+
+    Args:
+        addresses: As for `listen`.
+        passed: As for `listen`.
+        options: As for `Listener.open`.
+        reuse_port: As for `Listener.open`.
+
+    Raises:
+        ListenError: One of them can't be had.
+    """
+    for address, fd in _once(binding.descriptors(addresses, passed)):
+        if fd is None:
+            binding.check(address, options=options, reuse_port=reuse_port)
+        else:
+            binding.adopt(address, fd).detach()
+
+
+def _once(found: Iterable[tuple[Address, int | None]]) -> Iterator[tuple[Address, int | None]]:
+    """The same, if no descriptor is there twice."""
+    seen: set[int] = set()
+    for address, fd in found:
+        if fd in seen:
+            raise ListenError(f"bind: {address}: descriptor {fd} is given twice; leave one of them out")
+        if fd is not None:
+            seen.add(fd)
+        yield address, fd
 
 
 def _opened(address: Address, patience: Callable[[OrphansError], bool] | None, how: ListenOptions) -> Listener:

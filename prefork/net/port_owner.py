@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from prefork.config.address import Address
-from prefork.errors import ListenError, OrphansError
+from prefork.errors import InUseError, OrphansError
 from prefork.net.ipsocket import IPSocket
 from prefork.net.queue import Diag
 from prefork.system.natives import os, socket
@@ -35,7 +35,11 @@ class PortOwner(NamedTuple):
     """Whether it is this process."""
 
 
-def in_use(address: Address, by: PortOwner, what: str, *, shared: bool = False) -> ListenError:
+UNKNOWN: Final = PortOwner("", orphans=False)
+"""Nobody has looked."""
+
+
+def in_use(address: Address, by: PortOwner, what: str, *, shared: bool = False) -> InUseError:
     """The error for an address that somebody holds."""
     taken = f"the {'name' if what == 'name' else 'address'} is in use{by.text}"
     if by.orphans:
@@ -45,10 +49,10 @@ def in_use(address: Address, by: PortOwner, what: str, *, shared: bool = False) 
         )
     if shared:
         remedy = "which must share it (reuse_port) and run as the same user"
-        return ListenError(f"bind: {address}: {taken}, {remedy}")
+        return InUseError(f"bind: {address}: {taken}, {remedy}")
     if by.own:
-        return ListenError(f"bind: {address}: {taken}, which is this process; choose another {what}")
-    return ListenError(f"bind: {address}: {taken}; stop it or choose another {what}")
+        return InUseError(f"bind: {address}: {taken}, which is this process; choose another {what}")
+    return InUseError(f"bind: {address}: {taken}; stop it or choose another {what}")
 
 
 def of_port(host: str, port: int) -> PortOwner:

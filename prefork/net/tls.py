@@ -17,6 +17,7 @@ from prefork.errors import SettingsError
 from prefork.net.lingering import ours
 from prefork.system.forks import HERE, end_for_all
 from prefork.system.natives import os, socket
+from prefork.system.need import told
 from prefork.system.peer import format_peer
 from prefork.system.throttle import Log, Throttle
 
@@ -90,13 +91,13 @@ def context_of(options: TLSOptions) -> ssl.SSLContext | None:
         context.load_cert_chain(options.certfile, options.keyfile or None, password=lambda: "")
     except (OSError, ValueError) as error:
         names = " and ".join(filter(None, (options.certfile, options.keyfile)))
-        raise SettingsError(f"certfile: {names}: {reason(error)}; give a PEM certificate and its key") from error
+        raise SettingsError(f"certfile: {names}: {_told(error, 'give a PEM certificate and its key')}") from error
     if options.ca_certs:
         try:
             context.load_verify_locations(options.ca_certs)
         except (OSError, ValueError) as error:
             raise SettingsError(
-                f"ca_certs: {options.ca_certs}: {reason(error)}; give a file of PEM certificates"
+                f"ca_certs: {options.ca_certs}: {_told(error, 'give a file of PEM certificates')}"
             ) from error
         context.verify_mode = ssl.CERT_REQUIRED
     return context
@@ -124,6 +125,12 @@ def reason(error: Exception) -> str:
     if isinstance(said, str) and said:
         return said.lower().replace("_", " ")
     return getattr(error, "strerror", None) or str(error)
+
+
+def _told(error: Exception, otherwise: str) -> str:
+    if isinstance(error, OSError) and not getattr(error, "reason", None):
+        return told(error, otherwise)
+    return f"{reason(error)}; {otherwise}"
 
 
 class Behind:

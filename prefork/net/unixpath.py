@@ -94,6 +94,31 @@ def take(address: Address, *, backlog: int, options: SocketOptions) -> tuple[Uni
     return sock, file_id
 
 
+def check(address: Address, options: SocketOptions) -> None:
+    """Find out whether `take` could take a path, and make nothing.
+
+    Args:
+        address: Of kind "unix".
+        options: Of these user and group.
+
+    Raises:
+        ListenError: As `take`; InUseError when somebody listens there.
+        OSError: As `take`.
+    """
+    owner = _owner(options)
+    if os.geteuid() != 0 and not (owner[0] in {-1, os.geteuid()} and owner[1] in {-1, os.getegid(), *os.getgroups()}):
+        raise _not_given(address)
+    path = address.file
+    with reach(path, follow=False) as spot:
+        lock = spot.beside(f"{spot.name}.lock").look()
+        if lock is None:
+            spot.check_room()
+        else:
+            _check_lock(lock, path)
+        _check_temporary(_beside(spot, path), address)
+        _check_free(spot, address)
+
+
 def give_up(path: str, file_id: FileId) -> bool:
     """Remove a path when it is still the file that `take` made.
 
@@ -187,8 +212,7 @@ def _locked(path: str) -> Iterator[Spot]:
             lock = named.open(os.O_RDWR | os.O_CREAT)
             try:
                 found = os.fstat(lock)
-                if not stat.S_ISREG(found.st_mode) or found.st_size or found.st_nlink > 1:
-                    raise ListenError(f"bind: unix:{path}: {path}.lock is in the way; remove it")
+                _check_lock(found, path)
                 if not _lock_in_time(lock, deadline):
                     raise ListenError(
                         f"bind: unix:{path}: another process holds {path}.lock; "
@@ -204,6 +228,13 @@ def _locked(path: str) -> Iterator[Spot]:
                 return
             finally:
                 os.close(lock)
+
+
+def _check_lock(found: os.stat_result, path: str) -> None:
+    if stat.S_ISLNK(found.st_mode):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    if not stat.S_ISREG(found.st_mode) or found.st_size or found.st_nlink > 1:
+        raise ListenError(f"bind: unix:{path}: {path}.lock is in the way; remove it")
 
 
 def _lock_in_time(lock: int, deadline: float) -> bool:
@@ -275,21 +306,13 @@ def _make(
 @contextlib.contextmanager
 def _temporary(spot: Spot, address: Address) -> Iterator[Spot]:
     """Where the file is made; nothing lies there."""
-    new = spot.beside(f"{spot.name}.new")
-    if _address_of(new, address.file) is None:
-        # The same at each start, so that what a crash has left is found; and no other path's.
-        import hashlib
-
-        new.name = f".{hashlib.sha256(os.fsencode(spot.name)).hexdigest()[:16]}.new"
-    found = new.look()
-    if found is not None and stat.S_ISDIR(found.st_mode) and spot.exposed and found.st_uid == os.geteuid():
+    new = _beside(spot, address.file)
+    found = _check_temporary(new, address)
+    if found is not None and stat.S_ISDIR(found.st_mode):
         with _inside(new) as inner, contextlib.suppress(FileNotFoundError):
             inner.unlink()
         os.rmdir(new.name, dir_fd=new.folder)
     elif found is not None:
-        if not stat.S_ISSOCK(found.st_mode):
-            shown = os.path.join(os.path.dirname(address.path), new.name)
-            raise ListenError(f"bind: {address}: {shown} is in the way; remove it")
         new.unlink()
     if not spot.exposed:
         yield new
@@ -301,6 +324,28 @@ def _temporary(spot: Spot, address: Address) -> Iterator[Spot]:
     finally:
         with contextlib.suppress(OSError):
             os.rmdir(new.name, dir_fd=new.folder)
+
+
+def _beside(spot: Spot, path: str) -> Spot:
+    """The temporary name."""
+    new = spot.beside(f"{spot.name}.new")
+    if _address_of(new, path) is None:
+        # The same at each start, so that what a crash has left is found; and no other path's.
+        import hashlib
+
+        new.name = f".{hashlib.sha256(os.fsencode(spot.name)).hexdigest()[:16]}.new"
+    return new
+
+
+def _check_temporary(new: Spot, address: Address) -> os.stat_result | None:
+    """What lies at the temporary name, if that is what a start of ours has left."""
+    found = new.look()
+    if found is None or stat.S_ISSOCK(found.st_mode):
+        return found
+    if stat.S_ISDIR(found.st_mode) and new.exposed and found.st_uid == os.geteuid():
+        return found
+    shown = os.path.join(os.path.dirname(address.path), new.name)
+    raise ListenError(f"bind: {address}: {shown} is in the way; remove it")
 
 
 @contextlib.contextmanager
@@ -320,10 +365,14 @@ def _give(new: Spot, owner: tuple[int, int], address: Address) -> None:
     try:
         os.chown(new.name, *owner, dir_fd=new.folder, follow_symlinks=False)
     except PermissionError:
-        raise ListenError(
-            f"bind: {address}: only root may give a file to another user or group; "
-            "leave socket_user and socket_group out, or start as root"
-        ) from None
+        raise _not_given(address) from None
+
+
+def _not_given(address: Address) -> ListenError:
+    return ListenError(
+        f"bind: {address}: only root may give a file to another user or group; "
+        "leave socket_user and socket_group out, or start as root"
+    )
 
 
 def _bind(sock: UnixSocket, new: Spot, mode: int | None, path: str) -> None:

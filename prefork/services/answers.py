@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from prefork.config.address import Address, parse
+from prefork.config.settings import Settings
 from prefork.errors import ListenError
 from prefork.net import binding
 from prefork.net.options import SocketOptions
@@ -55,6 +56,20 @@ class AnswerService(Service):
         """What is said to a peer that has asked so; b"" where none asks."""
         raise NotImplementedError
 
+    def check(self, settings: Settings) -> None:  # noqa: ARG002  # others need them
+        """Find out whether the address could be had.
+
+        Raises:
+            ListenError: it can't.
+        """
+        try:
+            binding.check(parse(self._where), options=SocketOptions())
+        except ListenError as error:
+            raise self._refused(error) from None
+
+    def _refused(self, error: ListenError) -> ListenError:
+        return ListenError(f"{self._setting}: {str(error).removeprefix('bind: ')}")
+
     def attach(self, server: ServerView) -> None:
         """Listen.
 
@@ -67,9 +82,8 @@ class AnswerService(Service):
         try:
             self._listen()
         except ListenError as error:
-            said = str(error).removeprefix("bind: ")
             if not server.settings.takeover:
-                raise ListenError(f"{self._setting}: {said}") from None
+                raise self._refused(error) from None
             log.info("%s is the predecessor's until that has ended", self._setting)
             self._loop.call_later(PAUSE, self._listen_later)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from datetime import tzinfo
 
 from prefork.config import receiver
 from prefork.config.settings import Settings
@@ -32,10 +33,7 @@ def configure_log(settings: Settings, owner: Owner | None = None, tz: str | None
     Raises:
         SettingsError: it can't be sent there.
     """
-    try:
-        zone = find_zone(settings.log_timezone, tz)
-    except ValueError as error:
-        raise SettingsError(f"log_timezone: {error}") from None
+    zone = _zone(settings, tz)
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     access: LogTarget | None = None
     if settings.logconfig:
@@ -50,6 +48,35 @@ def configure_log(settings: Settings, owner: Owner | None = None, tz: str | None
         target = logs.Several([target, *beside])
         access = None if access is None else logs.Several([access, *beside])
     logs.install(level, target, access)
+
+
+def check_log(settings: Settings, owner: Owner | None = None, tz: str | None = None) -> None:
+    """Find out whether the log could be sent where the settings say; nothing is opened, made or configured.
+
+    Args:
+        settings: the settings.
+        owner: as for :func:`configure_log`.
+        tz: as for :func:`configure_log`.
+
+    Raises:
+        SettingsError: it can't be sent there.
+    """
+    _zone(settings, tz)
+    if settings.logconfig:
+        from prefork.services import logconfig
+
+        logconfig.check(settings.logconfig)
+    else:
+        logs.check(settings.log_file, owner)
+    for target in _beside(settings):
+        target.end()
+
+
+def _zone(settings: Settings, tz: str | None) -> tzinfo | None:
+    try:
+        return find_zone(settings.log_timezone, tz)
+    except ValueError as error:
+        raise SettingsError(f"log_timezone: {error}") from None
 
 
 def _beside(settings: Settings) -> Iterator[LogTarget]:

@@ -20,7 +20,7 @@ import logging
 import re
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from prefork.errors import SettingsError, printable_lines
@@ -29,6 +29,7 @@ from prefork.supervisor.service import ServerView, Service
 from prefork.system import logfile
 from prefork.system.guarded_path import Owner
 from prefork.system.natives import os, select, signal
+from prefork.system.need import WRITABLE, told
 from prefork.system.zone import timestamp
 
 if TYPE_CHECKING:
@@ -368,10 +369,28 @@ def opened(
     Raises:
         SettingsError: the file can't be opened.
     """
-    try:
+    with _named(path):
         return Output(path, form, owner, zone)
+
+
+def check(path: str, owner: Owner | None = None) -> None:
+    """Find out whether :func:`opened` would open a file, and make nothing.
+
+    Raises:
+        SettingsError: it wouldn't.
+    """
+    if path not in {"", "-"}:
+        with _named(path):
+            logfile.check(path, owner)
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Say of which setting it is that a file can't be opened."""
+    try:
+        yield
     except OSError as error:
-        raise SettingsError(f"log_file: {path!r} can't be opened: {error.strerror}") from None
+        raise SettingsError(f"log_file: {path!r} can't be opened: {told(error, WRITABLE)}") from None
 
 
 def configure(level: str, path: str = "") -> None:

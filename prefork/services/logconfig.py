@@ -14,11 +14,14 @@ import logging
 import logging.config
 import tomllib
 from collections.abc import Iterable, Iterator
+from io import TextIOWrapper
 from typing import Any, Final, NamedTuple
 
 from prefork.errors import SettingsError
 from prefork.services.log import ACCESS_LOGGER, LOGGER, LogTarget
+from prefork.system import child, logfile
 from prefork.system.natives import os
+from prefork.system.need import READABLE, told
 
 _INI: Final = (".ini", ".conf", ".cfg")
 
@@ -92,6 +95,39 @@ class LogConfiguration(NamedTuple):
     access: LogTarget | None
 
 
+def check(path: str) -> None:
+    """Find out whether :func:`applied` would do it, in a process of its own, in which no log is opened.
+
+    Args:
+        path: As for `applied`.
+
+    Raises:
+        SettingsError: It wouldn't.
+    """
+
+    def attempt(writer: int) -> int:
+        logging.FileHandler._open = _unopened  # type: ignore[assignment,method-assign]  # noqa: SLF001  # what handlers of files override
+        try:
+            applied(path)
+        except SettingsError as error:
+            os.write(writer, str(error).encode(errors="backslashreplace"))
+            return error.exit_code
+        return 0
+
+    said, ended = child.ask(attempt)
+    if not ended.clean:
+        raise SettingsError(said or f"logconfig: {path!r} can't be used: the process that tried {ended}")
+
+
+def _unopened(handler: logging.FileHandler) -> TextIOWrapper:
+    """In place of a handler's file, if that could be opened."""
+    try:
+        logfile.check(handler.baseFilename)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, handler.baseFilename) from None  # as open() tells it
+    return open(os.devnull, "w", encoding="utf-8")  # it is the handler's to close
+
+
 def applied(path: str) -> LogConfiguration:
     """Configure the logging of this process by a file.
 
@@ -104,7 +140,7 @@ def applied(path: str) -> LogConfiguration:
     try:
         _apply(path)
     except OSError as error:
-        raise SettingsError(f"logconfig: {path!r} can't be read: {error.strerror or error}") from None
+        raise SettingsError(f"logconfig: {path!r} can't be read: {told(error, READABLE)}") from None
     except Exception as error:  # noqa: BLE001  # what it names is found and called, and may raise anything
         said = " ".join(f"{error}".split()) or type(error).__name__
         cause = "" if error.__cause__ is None else f": {' '.join(str(error.__cause__).split())}"

@@ -19,15 +19,17 @@ import fcntl
 import logging
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
+from prefork.config.settings import Settings
 from prefork.errors import SettingsError
 from prefork.supervisor import notifications
 from prefork.supervisor.notifications import Notification
 from prefork.supervisor.service import ServerView, Service
 from prefork.system.guarded_path import Spot, reach
 from prefork.system.natives import os
+from prefork.system.need import WRITABLE, told
 
 log = logging.getLogger("prefork")
 
@@ -50,6 +52,26 @@ class Pidfile(Service):
         self._fd = -1
         self._inherits = False
 
+    def check(self, settings: Settings) -> None:  # noqa: ARG002  # others need them
+        """Find out whether the file could be taken.
+
+        Raises:
+            SettingsError: it can't be written, or is no pidfile.
+        """
+        with _named(self._path), reach(self._path, follow=False) as spot:
+            if spot.found is None:
+                spot.check_room()
+                return
+            self._check_plain(spot.found)
+            fd = spot.open(os.O_RDWR)
+            try:
+                found = os.fstat(fd)
+                self._check_plain(found)
+                spot.believe(found)
+                self._check_text(fd)
+            finally:
+                os.close(fd)
+
     def attach(self, server: ServerView) -> None:
         """Take the file, or wait for the moment when it is to be taken over.
 
@@ -58,12 +80,10 @@ class Pidfile(Service):
         """
         self._path = os.path.abspath(self._path)  # the working directory is the application's to change
         self._loop = server.loop
-        try:
+        with _named(self._path):
             if self._goes_on():
                 return
             held_by = self._take()
-        except OSError as error:
-            raise SettingsError(f"pidfile: {self._path!r} can't be written: {error.strerror}") from None
         if held_by is None:
             return
         if not server.settings.takeover:
@@ -141,8 +161,7 @@ class Pidfile(Service):
                     return os.pread(fd, 32, 0).split(b"\n")[0].decode(errors="replace")
                 if not spot.names(found):
                     continue  # its holder has removed it between our two steps
-                if not _PID.fullmatch(os.pread(fd, _MOST, 0)):
-                    raise SettingsError(f"pidfile: {self._path!r} {_NO_PIDFILE}; name another file")
+                self._check_text(fd)
                 self._write(fd, spot if made else None)
                 stack.pop_all()
                 return None
@@ -151,6 +170,10 @@ class Pidfile(Service):
     def _check_plain(self, found: os.stat_result) -> None:
         if not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode) or stat.S_ISDIR(found.st_mode)):
             raise SettingsError(f"pidfile: {self._path!r} is not a plain file; name another")
+
+    def _check_text(self, fd: int) -> None:
+        if not _PID.fullmatch(os.pread(fd, _MOST, 0)):
+            raise SettingsError(f"pidfile: {self._path!r} {_NO_PIDFILE}; name another file")
 
     def _replace(self) -> None:
         """Put a file of our own over the one that is there."""
@@ -187,6 +210,15 @@ class Pidfile(Service):
     def _forget(self) -> None:
         self._loop.descriptors.discard(self._fd)
         self._fd = -1
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Say of which setting it is that a file can't be written."""
+    try:
+        yield
+    except OSError as error:
+        raise SettingsError(f"pidfile: {path!r} can't be written: {told(error, WRITABLE)}") from None
 
 
 def _check_pidfile(spot: Spot) -> None:

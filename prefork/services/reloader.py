@@ -19,6 +19,7 @@ from prefork.system import codec, process, signals
 from prefork.system.child import Child, ReportPipe
 from prefork.system.codec import DecodeError
 from prefork.system.natives import os, signal
+from prefork.system.need import told
 
 log = logging.getLogger("prefork")
 
@@ -56,7 +57,7 @@ class Watch(Service):
         try:
             self._start()
         except OSError as error:
-            raise SettingsError(f"reload: nobody can watch files: {error.strerror}; leave it out") from None
+            raise SettingsError(f"reload: nobody can watch files: {told(error, 'leave it out')}") from None
 
     def save(self) -> object:
         """The watcher of this image, for the next to end."""

@@ -28,6 +28,7 @@ from prefork.supervisor.event_loop import Loop
 from prefork.system import signals
 from prefork.system.guarded_path import reach
 from prefork.system.natives import os, signal, threading
+from prefork.system.need import told
 
 log = logging.getLogger("prefork")
 
@@ -116,7 +117,9 @@ def entered(settings: Settings, start: str | None = None) -> Iterator[Footing]:
             try:
                 os.chdir(settings.chdir)
             except OSError as error:
-                raise SettingsError(f"chdir: {settings.chdir!r} can't be entered: {error.strerror}") from None
+                raise SettingsError(
+                    f"chdir: {settings.chdir!r} can't be entered: {told(error, 'name another folder')}"
+                ) from None
             stack.callback(os.fchdir, before)
         if settings.umask is not None:
             stack.callback(os.umask, os.umask(settings.umask))

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, Final
 
+from prefork.config.settings import Settings
+from prefork.errors import BootError
 from prefork.system.descriptors import describe, descriptors
 from prefork.system.natives import os, socket, threading
 
@@ -38,6 +40,25 @@ def found(before: Collection[int]) -> list[str]:
         before: the descriptors that were open before the application was loaded.
     """
     return [*_threads(), *_descriptors(before), *_databases()]
+
+
+def judged(settings: Settings, before: Collection[int]) -> list[str]:
+    """What there is, where it is not refused.
+
+    Args:
+        settings: whether it is.
+        before: as for :func:`found`.
+
+    Raises:
+        BootError: there is something, and it is to be refused.
+    """
+    lines = found(before)
+    if lines and settings.fork_safety == "refuse":
+        raise BootError(
+            f"fork_safety: the application has opened, where it is loaded: {'; '.join(lines)}; have it do so in the "
+            "hook post_fork, or set fork_safety to warn"
+        )
+    return lines
 
 
 def _threads() -> Iterator[str]:

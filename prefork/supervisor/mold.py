@@ -226,13 +226,7 @@ def _look(common: Blueprint, before: Collection[int]) -> None:
     Raises:
         BootError: there is something, and it is to be refused.
     """
-    found = fork_safety.found(before)
-    if found and common.settings.fork_safety == "refuse":
-        raise BootError(
-            f"fork_safety: the application has opened, where it is loaded: {'; '.join(found)}; have it do so in the "
-            "hook post_fork, or set fork_safety to warn"
-        )
-    for line in found:
+    for line in fork_safety.judged(common.settings, before):
         log.warning("mold: not as good in workers, to be opened in the hook post_fork: %s", line)
 
 

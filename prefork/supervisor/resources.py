@@ -17,7 +17,7 @@ from prefork.config.settings import Settings
 from prefork.errors import OrphansError
 from prefork.net import reach
 from prefork.net.listener import Listener
-from prefork.net.listeners import listen
+from prefork.net.listeners import check_all, listen
 from prefork.net.options import ListenOptions, SocketOptions
 from prefork.scoreboard.events import EventsPipe
 from prefork.scoreboard.layout import LAYOUT, Scoreboard
@@ -155,6 +155,24 @@ def make(
     stack.callback(os.close, go)
     queue = _queue(settings, None, stack)
     return Resources(listeners, board, events, go, _inert(listeners[0], stack), queue, _bell(settings, stack))
+
+
+def check(settings: Settings, folder: str) -> None:
+    """Find out whether :func:`make` could listen, but for who has the addresses now.
+
+    Args:
+        settings: where to listen, and how.
+        folder: where relative paths begin.
+
+    Raises:
+        ListenError: an address can't be listened on.
+    """
+    check_all(
+        (changed(address, folder=folder) for address in settings.addresses),
+        passed=fdstore.split(systemd.listen_fds(os.environ))[1],
+        options=socket_options(settings),
+        reuse_port=settings.reuse_port,
+    )
 
 
 def adopt(settings: Settings, folder: str, record: Handover, entries: int, stack: contextlib.ExitStack) -> Resources:

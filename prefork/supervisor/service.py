@@ -85,6 +85,18 @@ class ServerView(Record):
 class Service:
     """Something that attaches to a server. Override what is needed; by itself it does nothing."""
 
+    def check(self, settings: Settings) -> None:
+        """Any process, in which there is no server. Find out whether :meth:`attach` could do its work; make nothing.
+
+        Who has an address or a file now is no matter: a server that is to be replaced by this one, perhaps.
+
+        Args:
+            settings: of the server that would be started.
+
+        Raises:
+            PreforkError: it couldn't.
+        """
+
     def attach(self, server: ServerView) -> None:
         """The listeners are open and nobody has been forked yet.
 

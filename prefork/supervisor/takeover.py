@@ -22,6 +22,7 @@ from prefork.supervisor.heir import Heir
 from prefork.supervisor.resources import Resources
 from prefork.system.lockfile import locked_by, read
 from prefork.system.natives import os, signal
+from prefork.system.need import told
 
 log = logging.getLogger("prefork")
 
@@ -39,21 +40,7 @@ class Takeover:
 
     def __init__(self, loop: Loop, pidfile: str) -> None:
         self._loop = loop
-        said, file = _opened(pidfile)
-        try:
-            self._pid = _pid(said, pidfile)
-            self._pidfd = _pidfd_of(self._pid, pidfile)  # first, so that the number stays that process's
-            try:
-                if not locked_by(file, self._pid):
-                    raise SettingsError(
-                        f"takeover: {pidfile} is stale: the process that has the pid {self._pid} now does not hold it; "
-                        "start without takeover, or name the predecessor's pidfile"
-                    )
-            except BaseException:
-                os.close(self._pidfd)
-                raise
-        finally:
-            os.close(file)
+        self._pid, self._pidfd = _predecessor(pidfile)
 
     def complete(self, held: Resources) -> None:
         """Every worker is READY: listen, let them accept, and stop the predecessor."""
@@ -96,13 +83,44 @@ class Takeover:
             self._pidfd = -1
 
 
+def check(pidfile: str) -> None:
+    """Find out whether there is a predecessor to take over from.
+
+    Args:
+        pidfile: the predecessor's.
+
+    Raises:
+        SettingsError: as :class:`Takeover`.
+    """
+    os.close(_predecessor(pidfile)[1])
+
+
+def _predecessor(pidfile: str) -> tuple[int, int]:
+    """The pid and a pidfd of it, which is the caller's to close."""
+    said, file = _opened(pidfile)
+    try:
+        pid = _pid(said, pidfile)
+        pidfd = _pidfd_of(pid, pidfile)  # first, so that the number stays that process's
+        try:
+            if not locked_by(file, pid):
+                raise SettingsError(
+                    f"takeover: {pidfile} is stale: the process that has the pid {pid} now does not hold it; "
+                    "start without takeover, or name the predecessor's pidfile"
+                )
+        except BaseException:
+            os.close(pidfd)
+            raise
+        return pid, pidfd
+    finally:
+        os.close(file)
+
+
 def _opened(pidfile: str) -> tuple[str, int]:
     try:
         return read(pidfile)
     except OSError as error:
-        raise SettingsError(
-            f"takeover: can't read {pidfile}: {error.strerror}; name the predecessor's pidfile"
-        ) from None
+        said = told(error, "name the predecessor's pidfile")
+        raise SettingsError(f"takeover: can't read {pidfile}: {said}") from None
 
 
 def _pid(text: str, pidfile: str) -> int:

@@ -79,6 +79,17 @@ class Spot(MutableRecord):
         always = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
         return os.open(self.name, flags | always, mode, dir_fd=self.folder)
 
+    def check_room(self) -> None:
+        """Find out whether a file could be made here, without making one (access(2)).
+
+        Raises:
+            OSError: not by us, or in no folder of this file system.
+        """
+        if os.fstatvfs(self.folder).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        if not os.access(".", os.W_OK | os.X_OK, dir_fd=self.folder, effective_ids=True):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
     def unlink(self) -> None:
         """Remove it (unlink(2))."""
         os.unlink(self.name, dir_fd=self.folder)

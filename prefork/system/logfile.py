@@ -55,6 +55,32 @@ def append(path: str, owner: Owner | None = None, *, waits: bool = False) -> int
     raise OSError(errno.ELOOP, "it is another file at each look")
 
 
+def check(path: str, owner: Owner | None = None) -> None:
+    """Find out whether :func:`append` would open a log, and make nothing.
+
+    What others read from - a FIFO, a terminal - is not opened: whoever reads it would see it come and go.
+
+    Args:
+        path: the log's name.
+        owner: whom a plain file is to be given to.
+
+    Raises:
+        OSError: as :func:`append`.
+    """
+    with reach(path) as spot:
+        if spot.descriptor:
+            os.close(_again(spot))
+        elif spot.found is None:
+            spot.check_room()
+        else:
+            _check_kind(spot.found.st_mode)
+            spot.believe(spot.found, owner)
+            if stat.S_ISREG(spot.found.st_mode):
+                os.close(spot.open(_APPEND))
+            elif not os.access(spot.name, os.W_OK, dir_fd=spot.folder, effective_ids=True):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 def _appending(spot: Spot, owner: Owner | None) -> int:
     """Open what is there, or make it."""
     if spot.found is None:

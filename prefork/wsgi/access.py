@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from prefork.errors import SettingsError
 from prefork.system import logfile
 from prefork.system.natives import os, time
+from prefork.system.need import told
 from prefork.wsgi.access_format import AccessRecord, Answered, compiled
 
 if TYPE_CHECKING:
@@ -37,6 +38,30 @@ class Account(Protocol):
         ...
 
 
+def check(path: str) -> None:
+    """Find out whether the access log could be written to by this process, and make nothing.
+
+    Args:
+        path: The setting ``access_log``.
+
+    Raises:
+        SettingsError: As `AccessLog`.
+    """
+    if path not in {"", "-", "logger"}:
+        with _named(path):
+            logfile.check(path)
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Say of which setting it is that a file can't be opened."""
+    try:
+        yield
+    except OSError as error:
+        said = told(error, "name a file in a folder that it may write to")
+        raise SettingsError(f"access_log: {path!r} can't be opened by uid {os.geteuid()}: {said}") from error
+
+
 class AccessLog:
     """Where the lines go, and their form. One for each worker.
 
@@ -55,11 +80,8 @@ class AccessLog:
         self._zone = zone
         self._second = 0
         self._failed = False
-        try:
+        with _named(path):
             self._fd = _STDOUT if self._path is None else logfile.append(self._path, waits=True)
-        except OSError as error:
-            said = f"{path!r} can't be opened by uid {os.geteuid()}: {error.strerror}"
-            raise SettingsError(f"access_log: {said}; name a file in a folder that it may write to") from error
         self._refused = ""
 
     def write(self, environ: Mapping[str, Any], response: Answered, seconds: float) -> None:

@@ -6,8 +6,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
-from prefork import server
-from prefork.cli.serving import ServingCommand, serving
+from prefork.cli.serving import ServingCommand, Starter, serving
 from prefork.config.embedding import EMBEDDING, SYNC, worker_class, worker_options
 from prefork.config.fields import made, table
 from prefork.config.interface import meant
@@ -70,7 +69,6 @@ def wsgi(argv: Sequence[str], retelling: Retelling | None = None) -> int:
             defaults=options.DEFAULTS,
             names=NAMES,
             table=Table(fields=table(CommandOptions), groups=(EMBEDDING, *options.GROUPS), make=_made),
-            suits=_suits,
             refuse=_refuse,
         ),
         argv,
@@ -115,11 +113,11 @@ def _refuse(configuration: Configuration) -> None:
         importlib.import_module("prefork.embed.command").refuse(configuration)
 
 
-def _run(text: str, configuration: Configuration, app_dir: str) -> int:
+def _run(text: str, configuration: Configuration, app_dir: str, start: Starter) -> int:
     """Serve. MASTER."""
     if configuration.extra.worker_class != SYNC:
         run: Callable[..., int] = importlib.import_module("prefork.embed.command").run_wsgi
-        return run(text, configuration, app_dir, _suits)
+        return run(text, configuration, app_dir, start, _suits)
     from prefork.wsgi.common import Common
     from prefork.wsgi.worker import serving
 
@@ -131,4 +129,4 @@ def _run(text: str, configuration: Configuration, app_dir: str) -> int:
         _suits(found, name)
         return serving(cast("Application", found), configuration.extra, common)
 
-    return server.run(text, configuration.settings, app_dir=app_dir, make=make, names=NAMES, hooks=configuration.hooks)
+    return start(text, configuration.settings, app_dir=app_dir, make=make, names=NAMES, hooks=configuration.hooks)

@@ -67,6 +67,13 @@ class WSGIWorker(Worker):
         """The application, by the name that gunicorn's hooks know it by."""
         return self._application
 
+    def __prefork_check__(self, settings: Settings) -> None:
+        """As in `Worker`."""
+        from prefork.wsgi import access
+
+        super().__prefork_check__(settings)
+        access.check(self._options.access_log)
+
     def __prefork_mold__(self, given: MoldContext) -> None:
         """As in `Worker`."""
         self._asked = given.asked

@@ -1,4 +1,5 @@
-"""The command, and by a word of their own:
+"""The command, and by words of their own:
 
+check: whether a server would start, as a start itself would find.
 output: where its words go may be full, closed or gone.
 """

@@ -148,7 +148,7 @@ def test_a_key_without_characters_can_be_seen(write: WriteFile) -> None:
 
 def test_a_file_that_can_not_be_read_does_not_hide_the_rest(tmp_path: Path) -> None:
     assert problems({"workers": "0"}, {}, file=str(tmp_path)) == (
-        f"config: {str(tmp_path)!r} can't be read: Is a directory",
+        f"config: {str(tmp_path)!r} can't be read: Is a directory; name a file that this user may read",
         'workers: 0 is not a count of processes; give 1 or more, or "auto" (from --workers)',
     )
 

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from prefork.services import log as logs
 from prefork.services.log import Output, pieces
+from prefork.system.need import WRITABLE
 from prefork.testing import burst, call_until, request, wait_for
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
@@ -159,7 +160,7 @@ def test_a_file_that_can_not_be_opened_is_one_line(app: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr == (
-        f"prefork: error: log_file: '{app / 'no' / 'log'}' can't be opened: No such file or directory\n"
+        f"prefork: error: log_file: '{app / 'no' / 'log'}' can't be opened: No such file or directory; {WRITABLE}\n"
     )
 
 

@@ -17,6 +17,7 @@ import pytest
 from prefork.errors import SettingsError
 from prefork.services.pidfile import Pidfile
 from prefork.system import natives
+from prefork.system.need import WRITABLE
 from prefork.testing import Server, call_until, hold_port
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
@@ -111,8 +112,8 @@ def test_workers_that_outlive_the_master_for_a_moment_hold_no_lock(prefork_serve
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda path: path.mkdir(), "can't be written: Is a directory"),
-        (lambda path: path.symlink_to("/dev/null"), "can't be written: Too many levels of symbolic links"),
+        (lambda path: path.mkdir(), f"can't be written: Is a directory; {WRITABLE}"),
+        (lambda path: path.symlink_to("/dev/null"), f"can't be written: Too many levels of symbolic links; {WRITABLE}"),
         (os.mkfifo, "is not a plain file; name another"),
     ],
     ids=["folder", "link", "pipe"],
@@ -132,7 +133,7 @@ def test_a_file_that_can_not_be_filled_is_not_left(path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(natives.os, "pwrite", full)
     inside: Any = types.SimpleNamespace(loop=None)
-    with pytest.raises(SettingsError, match=r"can't be written: No space left on device$"):
+    with pytest.raises(SettingsError, match=r"can't be written: No space left on device; make room there$"):
         Pidfile(str(path)).attach(inside)
     assert not path.exists()
 

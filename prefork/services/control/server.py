@@ -15,6 +15,8 @@ from typing import Final
 
 from prefork._version import __version__
 from prefork.config import address
+from prefork.config.address import Address
+from prefork.config.settings import Settings
 from prefork.errors import ListenError
 from prefork.net import binding
 from prefork.net.options import SocketOptions
@@ -42,6 +44,13 @@ _BACKLOG: Final = 64
 _CREDENTIALS: Final = struct.Struct("=iII")
 
 
+_OPTIONS: Final = SocketOptions(mode=0o600)
+
+
+def _address(path: str) -> Address:
+    return address.parse(f"unix:{os.path.abspath(path)}")
+
+
 class Control(Service):
     """The control socket of one server.
 
@@ -52,6 +61,22 @@ class Control(Service):
     def __init__(self, path: str) -> None:
         self._wanted = path
         self._counters = Counters()
+
+    def check(self, settings: Settings) -> None:  # noqa: ARG002  # others need them
+        """Find out whether the path could be had, if it was asked for by name.
+
+        Raises:
+            ListenError: it can't.
+        """
+        if self._wanted == "auto":
+            return
+        try:
+            binding.check(_address(self._wanted), options=_OPTIONS)
+        except (ListenError, OSError, ValueError) as error:
+            raise self._refused(error) from None
+
+    def _refused(self, error: Exception) -> ListenError:
+        return ListenError(f"control: {self._wanted!r} can't be listened on: {str(error).removeprefix('bind: ')}")
 
     def attach(self, server: ServerView) -> None:
         """Listen.
@@ -71,10 +96,9 @@ class Control(Service):
                 log.info("the control socket is the predecessor's until that has ended")
                 self._loop.call_later(PAUSE, self._listen_later)
                 return
-            said = str(error).removeprefix("bind: ")
             if self._wanted != "auto":
-                raise ListenError(f"control: {self._wanted!r} can't be listened on: {said}") from None
-            log.info("no control socket: %s", said)
+                raise self._refused(error) from None
+            log.info("no control socket: %s", str(error).removeprefix("bind: "))
 
     def _listen_later(self) -> None:
         """Take the predecessor's place as soon as it is free."""
@@ -85,9 +109,7 @@ class Control(Service):
 
     def _listen(self) -> None:
         path = os.fspath(paths.default(self._pidfile)) if self._wanted == "auto" else os.path.abspath(self._wanted)
-        bound, file_id = binding.bind_unix(
-            address.parse(f"unix:{path}"), backlog=_BACKLOG, options=SocketOptions(mode=0o600)
-        )
+        bound, file_id = binding.bind_unix(_address(path), backlog=_BACKLOG, options=_OPTIONS)
         self._listener.listen(bound.to_socket(), None if file_id is None else Claim(path, file_id))
         log.debug("control socket at %s", path)
 
