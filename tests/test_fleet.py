@@ -18,7 +18,7 @@ from typing import Any, Final
 import psutil
 import pytest
 
-from prefork.status.agent import A_PLACE
+from prefork.status.agent import MOST_PLACES
 from prefork.testing import wait_for
 from prefork.testing.processes import limited_descriptors
 from tests.support.documents import ROOT
@@ -29,7 +29,7 @@ FLEET: Final = ROOT / "examples" / "fleet"
 CERTS: Final = ROOT / "tests" / "support" / "wsgi" / "certs"
 HAPROXY: Final = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
 WORKERS: Final = 2
-IN_HAND: Final = A_PLACE * WORKERS
+IN_HAND: Final = MOST_PLACES * WORKERS
 """Requests that HAProxy has sent to one host, at the most."""
 
 PATIENCE: Final = 60.0  # seconds; what takes them takes a few on an idle machine

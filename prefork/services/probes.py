@@ -38,7 +38,7 @@ class AgentService(AnswerService):
         return self._agent.line(readiness, load, now).encode()
 
     def _load(self, now: float) -> Workload:
-        server, free, warm, lanes = self._server, 0, 0, set[int]()
+        server, free, warm, total, busy, lanes = self._server, 0, 0, 0, 0, set[int]()
         for member in server.roster:
             if member.starting or member.order is not Order.RUN:
                 continue
@@ -47,11 +47,13 @@ class AgentService(AnswerService):
                 free += sum(not lane.busy_since for lane in view.lanes)
             served = sum(lane.served + lane.failed for lane in view.lanes)
             warm += served >= WARM_AFTER or now - member.born >= WARM_AGE
+            total += served
+            busy += sum(lane.busy_total for lane in view.lanes)
             lanes.add(len(view.lanes) if view.accepts is Accepts.USUAL else 0)
         waiting = sum(listener.waiting() for listener in server.listeners)
         size, count = server.goal.size, min(lanes, default=1)
         idle = -(-free // max(1, count))  # as many workers could be wholly idle
-        return Workload(size, min(idle, size), min(warm, size), waiting, size * count)
+        return Workload(size, min(idle, size), min(warm, size), waiting, size * count, total, busy / 1e9)
 
 
 def _response(status: str, body: str, *fields: str) -> bytes:

@@ -21,12 +21,18 @@ WARM_AFTER: Final = 20
 WARM_AGE: Final = 30.0
 """Or seconds that it lives."""
 
-A_PLACE: Final = 4
-"""Connections that HAProxy may make for each that is served at one moment.
+TURN: Final = 0.05
+"""Seconds in which HAProxy has heard of an answer and its next request is at the worker, at the worst (busy CPUs)."""
 
-It makes the next when it has heard of the end of one. With 1 a worker idles for as long as that takes: measured behind
-three servers at seven tenths of what they can do, half of the requests took 380 ms in place of 26, and with 2 still 58.
-Without a limit they wait at a server that is slow, up to seconds."""
+LEAST_PLACES: Final = 2
+MOST_PLACES: Final = 4
+"""Requests that HAProxy may have sent for each that is served at one moment.
+
+It sends the next when it has heard of the end of one, and a worker idles for as long as that takes. So there is one
+more for each request that could be served meanwhile: four where one takes up to 17 ms, two where it takes 50 or more.
+What is sent beyond that waits at one server while another is free, and most of all at one that has become slow; what is
+not sent yet, HAProxy gives to whoever has a place first. Never less than two: with one, behind three servers at seven
+tenths of what they can do, half of the requests took 380 ms in place of 26, once CPUs were busy."""
 
 _REASONS: Final = {
     Readiness.STARTING: "starting",
@@ -51,6 +57,8 @@ class Workload(Record):
         warm: How many have served or lived for a while.
         waiting: Connections in the accept queues.
         at_once: How many are served at one moment; 0 where workers have loops of their own, which don't tell.
+        served: How many requests the workers have served so far.
+        busy: Seconds that all of these took.
     """
 
     size: int
@@ -58,6 +66,8 @@ class Workload(Record):
     warm: int
     waiting: int
     at_once: int = 0
+    served: int = 0
+    busy: float = 0.0
 
     @property
     def share(self) -> float:
@@ -66,15 +76,41 @@ class Workload(Record):
         return min(free, (self.warm + 1) / (self.size + 1))
 
 
-class Agent:
-    """The weight over time.
+class Places:
+    """How many requests may be sent for each that is served at one moment, by how long one takes of late."""
 
-    Begins at nothing, so that a server which has just started is given its clients little by little.
+    def __init__(self) -> None:
+        self._served = 0
+        self._busy = 0.0
+        self._at = 0.0
+        self._late_served = 0.0
+        self._late_busy = 0.0
+
+    def reckon(self, load: Workload, now: float) -> float:
+        """As many as by now; `MOST_PLACES` while nothing was served."""
+        served, busy = load.served - self._served, load.busy - self._busy
+        if served:
+            self._served, self._busy = load.served, load.busy
+        if served > 0 <= busy:  # else a worker has ended, and taken its sums along
+            fading = math.exp((self._at - now) / SMOOTHING)
+            self._late_served = self._late_served * fading + served
+            self._late_busy = self._late_busy * fading + busy
+            self._at = now
+        if self._late_busy <= 0:
+            return MOST_PLACES
+        return max(LEAST_PLACES, min(MOST_PLACES, 1 + TURN * self._late_served / self._late_busy))
+
+
+class Agent:
+    """What is told over time.
+
+    The weight begins at nothing, so that a server which has just started is given its clients little by little.
     """
 
     def __init__(self) -> None:
         self._weight = 0.0
         self._at: float | None = None
+        self._places = Places()
 
     def line(self, readiness: Readiness, load: Workload, now: float) -> str:
         """What to say now.
@@ -92,5 +128,6 @@ class Agent:
         if readiness is not Readiness.READY:
             return f"down #{reason_of(readiness)}\n"
         percent = max(1, min(100, round(100 * self._weight)))
-        most = f" maxconn:{A_PLACE * load.at_once}" if load.at_once else ""
+        places = self._places.reckon(load, now)
+        most = f" maxconn:{round(places * load.at_once)}" if load.at_once else ""
         return f"up ready {percent}%{most}\n"

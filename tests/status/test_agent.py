@@ -6,6 +6,7 @@ import pytest
 
 from prefork.scoreboard.layout import Readiness
 from prefork.status.agent import Agent, Workload
+from prefork.system.record import changed
 
 IDLE = Workload(size=4, idle=4, warm=4, waiting=0, at_once=4)
 
@@ -40,6 +41,32 @@ def test_state_and_weight_stand_together_and_a_stop_drains() -> None:
     assert settled(IDLE, Readiness.STARTING) == "down #starting\n"
     assert settled(IDLE, Readiness.EXHAUSTED) == "down #all workers are out of descriptors or memory\n"
     assert settled(IDLE, Readiness.RELOAD_FAILED) == "down #the last reload has failed\n"
+
+
+def places(*looks: tuple[float, int, float]) -> list[int]:
+    """The maxconn of four workers after each look: at so many seconds, so many served, who took so many seconds."""
+    agent = Agent()
+    lines = [agent.line(Readiness.READY, changed(IDLE, served=served, busy=busy), now) for now, served, busy in looks]
+    return [int(line.partition("maxconn:")[2]) for line in lines]
+
+
+@pytest.mark.parametrize(("took", "most"), [(0.0, 16), (0.002, 16), (0.025, 12), (0.05, 8), (1.0, 8), (60.0, 8)])
+def test_what_is_slow_is_sent_less_ahead(took: float, most: int) -> None:
+    assert places((0.0, 100, 100 * took)) == [most]
+
+
+def test_what_was_served_lately_counts() -> None:
+    assert places((0, 1000, 2.0), (1, 1000, 2.0), (600, 1000, 2.0)) == [16, 16, 16]  # nobody came
+    slow = [(second, 1000 + 20 * second, 2.0 + second) for second in range(1, 20)]
+    found = places((0, 1000, 2.0), *slow)
+    assert found[0] == 16
+    assert found == sorted(found, reverse=True)
+    assert found[-1] == 8
+
+
+def test_what_an_ended_worker_takes_along_is_no_news() -> None:
+    assert places((0, 1000, 2.0), (1, 500, 1.0), (2, 520, 2.0), (3, 1100, 1.5)) == [16, 16, 16, 16]
+    assert places((0, 100, 10.0), (1, 50, 5.0), (2, 60, 6.0)) == [8, 8, 8]
 
 
 def test_the_weight_moves_little_by_little() -> None:
