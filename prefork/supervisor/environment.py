@@ -151,9 +151,7 @@ class Hearing:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def call(self, hooks: Hooks, name: str, *given: object) -> None:
-        """Call a hook of the master's, if there is one, and put in place what it has taken away."""
-        if getattr(hooks, name) is None:
-            return
+        """Call a hook of the master's, and put in place what it has taken away."""
         with guarded():
             hooks.call(name, *given)
         changed = self._loop.reclaim_signals()

@@ -42,7 +42,7 @@ from prefork.system.identity import Identity, assume
 from prefork.system.limits import lower_nofile
 from prefork.system.natives import os, signal, time
 from prefork.system.orphans import await_adoption
-from prefork.system.process import announce_hangup, close, die_with_parent
+from prefork.system.process import announce_hangup, call_itself, close, die_with_parent
 from prefork.system.signals import WAKE_UP, become_worker
 from prefork.system.throttle import Log
 from prefork.worker import Worker
@@ -142,10 +142,12 @@ class Adopted(NamedTuple):
     Attributes:
         midwife: the midwife's pid.
         line: the descriptor where it says so: whose process it is, the kernel tells beside it (unix(7), SO_PASSCRED).
+        name: what it is called from then on.
     """
 
     midwife: int
     line: int
+    name: bytes
 
 
 BORN: Final = struct.Struct("<II")
@@ -262,6 +264,7 @@ def _is_taken(adopted: Adopted, master: int, entry: int) -> bool:
     """Become the master's child and say so; False when the master is gone, or expects nobody any more."""
     if await_adoption(adopted.midwife, WAKE_UP) != master:
         return False
+    call_itself(adopted.name)
     try:
         os.write(adopted.line, BORN.pack(entry, 0))
     except OSError:

@@ -150,7 +150,7 @@ def deliver(control: socket.socket, family: Family, mold: int) -> int:
     """
     process.die_with_parent(signal.SIGKILL, mold)
     disable()  # a collection here would copy the mold's pages, and each worker begins with its own setting
-    process.call_itself(family.name)
+    process.call_itself(process.BIRTH.encode())
     nofile, _ = limits.raise_nofile()  # for as many descriptors as come; workers have the mold's limit again
     data, descriptors = _taken(control)
     try:
@@ -166,7 +166,7 @@ def deliver(control: socket.socket, family: Family, mold: int) -> int:
     line, *others = descriptors
     blueprint = changed(family.common, nofile=nofile)
     common = [_listening(fd) for fd in others[:shared]]
-    adopted = Adopted(os.getpid(), line)
+    adopted = Adopted(os.getpid(), line, family.name.encode())
     births = []
     for number, one in enumerate(request.newborns):
         report, *fds = others[shared + number * own : shared + (number + 1) * own]

@@ -148,7 +148,7 @@ def live_as_mold(start: MoldStart, private: process.Runs) -> int:
     Returns:
         The exit code: 0 after the end of the line; that of the error after a failed load.
     """
-    process.call_itself(process.MOLD)
+    process.call_itself(process.MOLD.encode())
     gc.freeze()
     common, control = start.common, start.control
     for listener in start.held.listeners:

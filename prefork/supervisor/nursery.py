@@ -209,7 +209,7 @@ def fork_mold(
     Raises:
         OSError: EAGAIN or ENOMEM (fork(2)).
     """
-    start = MoldStart(load, common, held, tls, control, report, generation, repeat, after_fork, process.own_name())
+    start = MoldStart(load, common, held, tls, control, report, generation, repeat, after_fork, process.name_of("self"))
     runs = process.runs({*private, report})
     with signals.blocked():
         return process.fork(live_as_mold, start, runs)

@@ -367,6 +367,8 @@ class Supervisor:
     # What the parts ask of the whole.
 
     def _call_hook(self, name: str, *given: object) -> None:
+        if getattr(self._plan.hooks, name) is None:
+            return
         self._nursery.passing(lambda: self._hearing.call(self._plan.hooks, name, self._plan.server, *given))
 
     def _roll(self, what: str) -> None:

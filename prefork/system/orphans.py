@@ -22,6 +22,9 @@ log = logging.getLogger("prefork")
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_GET_CHILD_SUBREAPER: Final = 37
 
+_OURS: Final = frozenset({process.MOLD, process.BIRTH})
+"""What who forks workers is called, and who is not a worker yet."""
+
 _PATIENCE: Final = 1.0  # seconds for which a signal is waited for before the parent is looked at again
 
 _prctl: Final = ctypes.CDLL(None, use_errno=True).prctl
@@ -86,13 +89,14 @@ class Adoption:
             self._known.clear()
 
     def passing(self, hook: Callable[[], object]) -> None:
-        """Call what may have children of its own, which are its affair."""
+        """Call what may have children of its own, which are its affair; orphans of ours that come meanwhile are not."""
         before = set(pids_of_children()) if self._depth else set()
         try:
             hook()
         finally:
             if self._depth:
-                self._known |= set(pids_of_children()) - before
+                came = set(pids_of_children()) - before
+                self._known |= {pid for pid in came if process.name_of(pid) not in _OURS}
 
 
 def await_adoption(between: int, signum: int) -> int:

@@ -39,6 +39,9 @@ _prctl = ctypes.CDLL(None, use_errno=True).prctl
 MOLD = "prefork: mold"
 """What a mold is called, by which it is told from workers."""
 
+BIRTH = "prefork: birth"
+"""What a midwife is called, and whom she forks before he is the master's: by it the master tells both from others."""
+
 EXHAUSTED = 75
 """Exit code of a worker whose boot failed for want of descriptors or memory (EX_TEMPFAIL of sysexits.h)."""
 
@@ -343,19 +346,23 @@ def die_with_parent(signum: int, parent: int) -> bool:
     return getppid() == parent
 
 
-def call_itself(name: str) -> None:
+def call_itself(name: bytes) -> None:
     """Any process. Give it a name, which ps(1) and top(1) show and its children inherit (prctl(2), PR_SET_NAME).
 
     Args:
         name: at most 15 bytes count.
     """
-    _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()), 0, 0, 0)
+    _prctl(_PR_SET_NAME, name, 0, 0, 0)
 
 
-def own_name() -> str:
-    """Any process. What it is called (proc_pid_comm(5)); "" where the kernel does not tell."""
+def name_of(pid: int | str) -> str:
+    """Any process. What a process is called, dead or alive (proc_pid_comm(5)); "" where the kernel does not tell.
+
+    Args:
+        pid: its id; "self" for this one.
+    """
     try:
-        with open("/proc/self/comm", encoding="utf-8", errors="replace") as file:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
             return file.read().rstrip("\n")
     except OSError:
         return ""
