@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -17,7 +16,6 @@ from prefork.supervisor.midwife import MOST_DESCRIPTORS, most_at_once
 from prefork.system.immortal import lack
 from prefork.testing import Load, Server, call_until, hold_port, running_target
 from prefork.testing.plugin import ServerFactory
-from prefork.testing.processes import children, kill
 from tests.support.figures import count
 from tests.support.probing import APPS, ask, complaints, replaced, steady, talk, told, wait_gone
 
@@ -272,35 +270,6 @@ def test_who_dies_while_there_is_no_mold_has_a_successor_when_there_is_one(
     code.write("")
     call_until(server.workers, lambda now: len(now) == 2 and workers[0] not in now)
     assert [anew(server, molds)] == server.molds()
-
-
-@pytest.mark.long
-def test_kills_of_any_process_at_any_moment_restore_the_size(prefork_server: ServerFactory) -> None:
-    server = molded(prefork_server, workers=4, crash_limit=10_000)
-    for number in range(count("killed-molds", least=12)):
-        (mold,) = steady_molds(server)
-        victims = steady(server, 4)
-        os.kill(victims[number % 4], signal.SIGKILL)
-        if number % 3 == 0:
-            kill(mold)
-        elif number % 3 == 1:
-            for midwife in children(mold):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(midwife, signal.SIGKILL)
-        call_until(server.workers, lambda now, gone=victims[number % 4]: len(now) == 4 and gone not in now)  # type: ignore[misc]  # mypy can't infer a lambda with a default
-        said(server)
-    master = psutil.Process(server.pid)
-    call_until(
-        lambda: [child.status() for child in master.children()],
-        lambda states: psutil.STATUS_ZOMBIE not in states,
-        message="no zombie",
-    )
-    assert server.stop() == 0
-    assert server.survivors() == []
-
-
-def steady_molds(server: Server) -> list[int]:
-    return call_until(server.molds, lambda now: len(now) == 1, message="one mold")
 
 
 def test_the_master_s_death_ends_the_mold_as_well(prefork_server: ServerFactory) -> None:

@@ -7,7 +7,7 @@ import os
 _FULL = {
     "reloads": 100,
     "mold-reloads": 100,
-    "killed-molds": 300,
+    "killed-families": 300,
     "seconds-of-kills": 20,
     "seconds-of-storm": 30,
     "seconds-of-walk": 200,
