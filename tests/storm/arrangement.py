@@ -16,6 +16,9 @@ NOFILE: Final = 256
 
 LISTENING: Final = ("tcp", "tcp", "reuse_port", "two", "two groups", "unix", "inherited")
 
+REFORK_AFTER: Final = 150
+"""Requests of a worker, for the first refork of each code: even one that is to leave at its `max_age` serves more."""
+
 _SHORT: Final = 4
 """Seconds of timeout where workers are to be ended by it: more than anything that is frozen stays so."""
 
@@ -63,6 +66,11 @@ class Arrangement:
         return bool(self.settings["timeout"] == _SHORT)
 
     @property
+    def reforks(self) -> bool:
+        """Whether workers that have served for a while are replaced by those of a mold that is warmed anew."""
+        return bool(self.settings.get("refork_after"))
+
+    @property
     def in_hand(self) -> int:
         """How many connections a worker may have in hand."""
         return int(self.settings["threads"])
@@ -95,7 +103,7 @@ def arrange(chance: random.Random) -> Arrangement:
     listening = chance.choice(LISTENING)
     workers = chance.randint(2, 4)
     elastic = chance.random() < 0.15
-    preload = chance.random() < 0.25
+    preload = chance.random() < 0.35
     injected = chance.random() < 0.4 and unavailable() is None
     settings = _ALWAYS | {"threads": chance.choice([1, 1, 4])}
     if listening in {"reuse_port", "two groups"}:
@@ -111,6 +119,8 @@ def arrange(chance: random.Random) -> Arrangement:
         settings |= {"reload_surge": 3, "max_recycling": 2}
     if chance.random() < 0.2:
         settings["timeout"] = _SHORT
+    if preload and chance.random() < 0.6:
+        settings["refork_after"] = f"{REFORK_AFTER},1000000"
     if subcommand == "wsgi":
         settings["header_timeout"] = 10
         settings["keepalive"] = chance.choice([0, 75, 75])

@@ -59,6 +59,7 @@ KEEP: Final[frozenset[Step]] = frozenset(
         Steps.burst,
         Steps.look,
         Steps.take_over,
+        Steps.refork,
     }
 )
 """What costs nobody his kept connection."""
@@ -85,6 +86,9 @@ def choices(arrangement: Arrangement) -> dict[Step, int]:
         found[Steps.scale] = 8
     if arrangement.preload:
         found[Steps.kill_mold] = 8
+        found[Steps.kill_midwife] = 4
+    if arrangement.reforks:
+        found[Steps.refork] = 6
     if arrangement.impatient:
         found[Steps.hang] = 1
     if arrangement.injected:

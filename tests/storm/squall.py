@@ -40,6 +40,8 @@ class Squall:
         if resizes:
             self.things["grow"] = lambda _: site.server.signal(signal.SIGTTIN)
             self.things["shrink"] = lambda _: site.server.signal(signal.SIGTTOU)
+        if site.arrangement.preload:
+            self.things["kill the molds"] = lambda _: kill(site.server.molds(), signal.SIGKILL)
         if site.faults is not None:
             for name in ("accept", "fork", "pidfd_open"):
                 self.things[f"fail {name}"] = lambda _, name=name: self._fail(name)  # type: ignore[misc]  # mypy can't infer a lambda with a default

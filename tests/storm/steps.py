@@ -29,6 +29,7 @@ from tests.storm.crowd import Crowd
 from tests.storm.site import PATIENCE, Site
 from tests.storm.squall import Squall, kill
 from tests.storm.truths import BrokenTruthError, Truths
+from tests.support.midwives import await_midwife
 from tests.support.tracing import traced
 
 _OF_ACCEPT: Final = (
@@ -197,12 +198,42 @@ class Steps:
         return 0
 
     def kill_mold(self) -> int:
-        """SIGKILL to what workers are made of, perhaps with a worker; it is made anew, and so is the worker."""
+        """SIGKILL to what workers are made of, perhaps with a worker, or while another one loads for a reload."""
         victims = self.workers(1) if self.chance.random() < 0.5 else []
+        reloads, moment = self.chance.random() < 0.3, self.chance.uniform(0.0, 0.3)
+        if reloads:
+            self.site.server.signal(signal.SIGHUP)
+            time.sleep(moment)  # a moment of what was begun, which the seed chooses
         molds = self.site.facts().molds
         kill([*molds, *victims], signal.SIGKILL)
         self._gone(molds)
         return len(victims)
+
+    def kill_midwife(self) -> int:
+        """SIGKILL to who forks workers, while she does."""
+        victims: list[int] = []
+
+        def provoke() -> None:
+            found = self.site.server.workers()[:1]
+            kill(found, signal.SIGKILL)
+            victims.extend(found)
+
+        midwife = await_midwife(self.site.server, provoke)
+        self.pause(0.0, 0.003)
+        kill([midwife], signal.SIGKILL)
+        return len(victims)
+
+    def refork(self) -> int:
+        """Workers have served so much that others of a mold that is warmed anew take their places."""
+        self.reload()  # from then on their requests are counted, whatever reforks have failed before
+        before = self.site.status().totals.reforks
+        call_until(
+            self.site.status,
+            lambda now: now.totals.reforks > before and now.state == "serving",
+            timeout=PATIENCE,
+            message="a refork",
+        )
+        return 0
 
     def recycle(self) -> int:
         """A replacement by the control socket."""
