@@ -18,6 +18,7 @@ from prefork.services.control.client import Client as ControlClient
 from prefork.testing.client import Load
 from prefork.testing.processes import limited_descriptors
 from prefork.testing.server import Server, running
+from prefork.testing.waiting import call_until
 from tests.support.boards import wait_until_idle
 from tests.support.figures import count, full
 from tests.support.kept import Client, Crowd, readable, renew
@@ -47,9 +48,12 @@ def test_a_slow_request_and_quick_ones_beside_it_in_one_worker(tmp_path: Path) -
             assert [client.ask(get("/0")) for client in quick] == [b"awake"] * 5
         assert not readable(slow[0], 0.01)
         with ControlClient(control) as asked:
-            server.wait_for(lambda: asked.status().workers[0].in_hand == 3, message="the slow ones to be in hand")
-            (worker,) = asked.status().workers
-            assert (worker.parked, len(worker.lanes), worker.served) == (8, 4, 33)
+            (worker,) = call_until(
+                lambda: asked.status().workers,  # a client has its answer before it is counted
+                lambda found: (found[0].in_hand, found[0].parked, found[0].served) == (3, 8, 33),
+                message="the quick ones to be counted, and the slow ones to be in hand",
+            )
+            assert len(worker.lanes) == 4
             assert Counter(one.label for one in worker.requests) == {"GET /20": 3}
         server.signal(signal.SIGINT)
         server.signal(signal.SIGINT)
