@@ -1,4 +1,4 @@
-"""What docs/howto/instruments.md says of tools that its reader can't be expected to run everywhere: py-spy, debugpy."""
+"""What docs/howto/instruments.md says of tools beyond what its reader types: py-spy, debuggers, New Relic."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 import shutil
 import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from prefork.testing import request, running_target
+from prefork.testing import Options, Server, request, running_target
 from tests.support.documents import BIN, ROOT, blocks
 from tests.support.programs import facts
 
@@ -99,9 +101,41 @@ def test_a_debugger_attaches_to_a_worker(tmp_path: Path) -> None:
         server.wait_for(lambda: not server.tree(), message="the adapter to end with its worker")
 
 
+@contextmanager
+def measured(folder: Path, target: str, **settings: object) -> Iterator[Server]:
+    """A server with the page's files about New Relic in its folder."""
+    pytest.importorskip("newrelic", reason="newrelic is not installed")
+    texts = {block.title: block.text for block in blocks(PAGE)}
+    for name in ("measured.py", "relic.py", "newrelic.ini"):
+        (folder / name).write_text(texts[name])
+    options: Options = {"cwd": folder, "within": TIMEOUT}
+    with running_target(
+        target, app_dir=folder, subcommand="wsgi", workers=1, log_format="text", options=options, **settings
+    ) as server:
+        yield server
+
+
+def test_new_relic_measures_workers_that_load_by_themselves(tmp_path: Path) -> None:
+    """And those of a mold, as the page shows."""
+    with measured(tmp_path, "measured", hooks="relic") as server:
+        answer = request(server.address, timeout=TIMEOUT)
+        assert answer.status == 200, server.log()
+        assert b"X-Trace: " in answer.data
+        assert server.stop() == 0
+
+
+def test_new_relic_registered_in_the_mold_is_named(tmp_path: Path) -> None:
+    (tmp_path / "early.py").write_text(
+        "import newrelic.agent\nfrom measured import application\nnewrelic.agent.register_application(timeout=60)\n"
+    )
+    with measured(tmp_path, "early", preload=True) as server:
+        server.wait_for_log(r"in the hook post_fork: thread 'NR-Harvest-Thread'", timeout=TIMEOUT)
+        assert server.stop() == 0
+
+
 def test_the_master_starts_none_of_it() -> None:
     """The hooks' modules are the master's, too, so they import nothing before a hook is called."""
-    tools = {"opentelemetry", "sentry_sdk", "debugpy"}
+    tools = {"opentelemetry", "sentry_sdk", "newrelic", "debugpy"}
     hooks = [block.text for block in blocks(PAGE) if "def post_fork" in block.text and not block.reason]
     assert len(hooks) == len(tools)
     for text in hooks:

@@ -308,9 +308,9 @@ def _yaml(session: Session, block: Block) -> None:
 
 
 def _unit(session: Session, block: Block) -> None:
-    """A unit of systemd: by systemd itself where it is, and the command that it runs by us; or a file of uWSGI's."""
+    """A unit of systemd: by systemd itself where it is, and the command that it runs by us; or a file of others."""
     session.write(block)
-    if block.text.startswith("[uwsgi]\n"):
+    if block.text.startswith(("[uwsgi]\n", "[newrelic]\n")):
         return
     settings = re.findall(r"^(\w+)=((?:.*\\\n)*.*)$", block.text, re.MULTILINE)
     for name, value in settings:
