@@ -117,10 +117,13 @@ def test_no_process_has_two_in_hand_while_others_have_none() -> None:
         wait_until_idle(server, 8)
         with Load(server.address, clients=4, count=requests, payload=get()) as load:
             tally = load.wait(300)
-        # Who is woken on a busy machine has to wait for a processor, which is no affair of ours: it is told.
-        waited = tally.bodies.pop(b"1, waited", 0)
-        assert set(tally.bodies) == {b"1"}, tally
-        print(f"{waited} of {requests} waited for more than 5 ms beside an idle process")
+        # Who is woken on a busy machine has to wait for a processor, which is no affair of ours: it is told. So has who
+        # has answered, and is not idle until then: with four of those beside four others, nobody is.
+        waited = sum(number for body, number in tally.bodies.items() if body.endswith(b", waited"))
+        second = sum(number for body, number in tally.bodies.items() if body.startswith(b"2"))
+        assert tally.answered == requests, tally
+        assert second <= requests // 20, tally
+        print(f"{waited} of {requests} waited for more than 5 ms, {second} were the second of their process")
         assert server.stop() == 0
 
 
@@ -249,6 +252,8 @@ def wakes_of_main(pid: int) -> int:
 def test_an_application_is_told_and_its_threads_are_no_daemons() -> None:
     with threaded("crowded", workers=1, threads=2) as server:
         client = Client(server.address)
-        assert client.ask(post(b"a")) == b"1"
-        assert (client.fields["multithread"], client.fields["daemon"]) == ("True", "False")
-        client.close()
+        try:
+            assert client.ask(post(b"a")).split(b",")[0] == b"1"
+            assert (client.fields["multithread"], client.fields["daemon"]) == ("True", "False")
+        finally:
+            client.close()
