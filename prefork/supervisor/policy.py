@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -260,7 +261,7 @@ def decide(settings: Settings, goal: Goal, roster: Roster, vitals: Callable[[Mem
         actions += _dismiss(case)
     told = {action.member.pid for action in actions if isinstance(action, Retire)}
     for member in roster:
-        if member.killed_at is None and member.pid not in told:
+        if not member.calm and member.killed_at is None and member.pid not in told:
             actions += _see_to(case, member)
     scan_at = goal.timing.scan_at
     if any(isinstance(action, Spare) for action in actions):
@@ -282,7 +283,7 @@ def limit(settings: Settings, goal: Goal, roster: Roster) -> int:
     Slots that a larger size has left behind count while somebody lives there: were they not to, workers who finish what
     they have would take the place of one that died in a slot that stays.
     """
-    lived_in = max((slot.index + 1 for slot in roster.slots.values() if any(slot.members())), default=0)
+    lived_in = max((member.slot + 1 for member in roster), default=0)
     return max(len(goal.slots), goal.largest, lived_in) + max(settings.reload_surge, settings.max_recycling)
 
 
@@ -347,27 +348,25 @@ def _renew(case: _Case, slots: list[Slot], room: int) -> Iterator[Spawn]:
     asked first comes first: slots whose workers ask all the time must not keep the others from their turn.
     """
     goal, settings = case.goal, case.settings
-    extra = sum(_has_successor(slot) + len(slot.retiring) for slot in slots)
-    for slot in sorted(slots, key=_turn):
+    extra, leaving = 0, []
+    for slot in slots:
+        extra += len(slot.retiring)
         member = slot.incumbent
-        if member is None or _has_successor(slot) or member.starting:
-            continue
-        rolls = goal.rolling and member.generation < goal.generation
-        if not (rolls or member.wanted) or not case.due(slot.not_before):
-            continue
-        if room > 0 and extra < (settings.reload_surge if rolls else settings.max_recycling):
+        if slot.successor is not None or (slot.expected and member is not None):
+            extra += 1
+        elif member is not None and not member.starting:
+            rolls = goal.rolling and member.generation < goal.generation
+            if rolls or member.wanted:
+                leaving.append((member.turn if member.wanted else math.inf, rolls, slot))
+    for _, rolls, slot in sorted(leaving, key=_first):
+        if room <= 0:
+            return
+        if extra < (settings.reload_surge if rolls else settings.max_recycling) and case.due(slot.not_before):
             room, extra = room - 1, extra + 1
             yield Spawn(slot.index, goal.generation)
 
 
-def _has_successor(slot: Slot) -> bool:
-    """Whether somebody is to take the incumbent's place, or has been asked for."""
-    return slot.successor is not None or (slot.expected and slot.incumbent is not None)
-
-
-def _turn(slot: Slot) -> float:
-    member = slot.incumbent
-    return member.turn if member is not None and member.wanted else math.inf
+_first = operator.itemgetter(0)
 
 
 def _see_to(case: _Case, member: Member) -> Iterator[Action]:

@@ -29,6 +29,8 @@ from prefork.supervisor.cause import Cause, Reason
 from prefork.system.process import EXHAUSTED, Exit
 from prefork.system.record import MutableRecord, Record, fresh
 
+_RUN = Order.RUN
+
 YOUNG = 1.0
 """Seconds: a worker that dies sooner after its boot, with nothing served, died young."""
 
@@ -66,6 +68,11 @@ class Member(MutableRecord):
     questioned: bool = False
     """Whether it was asked what keeps it from its end."""
     killed_at: float | None = None
+
+    @property
+    def calm(self) -> bool:
+        """Whether it serves, and nothing that it was asked for or told has a moment of its own."""
+        return self.order is _RUN and self.dumped_at is None and self.slow_at is None and self.ready_at is not None
 
     @property
     def starting(self) -> bool:
