@@ -248,7 +248,7 @@ def _read_file(reading: _Reading, file: str | None, environ: Mapping[str, str]) 
 
     try:
         with open(file, "rb") as opened:
-            table = tomllib.load(opened)
+            table = tomllib.loads(opened.read().decode("utf-8-sig"))  # some editors begin a file with a mark
     except OSError as error:
         reading.complaints.append(f"config: {file!r} can't be read: {told(error, READABLE)}")
         return

@@ -135,6 +135,10 @@ def load(text: str, app_dir: str = "", names: Sequence[str] = ()) -> object:
         for name in target.attribute.split(".") if target.attribute else ():
             found = _attribute(target, found, name)
         return _made_by(target, found) if target.call else found
+    except TargetError:
+        if why := _hidden(target, folder):
+            raise TargetError(why) from None
+        raise
     except ImportError as error:
         place = _raised_at(error.__traceback__)
         asked_for = isinstance(error, ModuleNotFoundError) and f"{target.module}.".startswith(f"{error.name}.")
@@ -143,6 +147,19 @@ def load(text: str, app_dir: str = "", names: Sequence[str] = ()) -> object:
         message = " ".join(str(error).split())
         where = f"{place}: " if place else ""
         raise TargetError(f"{text!r} can't be imported: {where}{type(error).__name__}: {message}") from error
+
+
+def _hidden(target: Target, folder: str) -> str:
+    """Why it is not the module in the folder that was found: another of its name had been loaded; "" if it was."""
+    top = target.module.partition(".")[0]
+    spec = PathFinder.find_spec(top, [folder])
+    loaded = getattr(sys.modules.get(top), "__spec__", None)
+    if spec is None or spec.origin is None or loaded is None or loaded.origin == spec.origin:
+        return ""
+    where = "the interpreter's own" if loaded.origin in {None, "built-in", "frozen"} else loaded.origin
+    return (
+        f"{target.text!r}: a module of this name is loaded already, {where}, and hides {spec.origin}; rename the latter"
+    )
 
 
 def _put_first(app_dir: str) -> str:

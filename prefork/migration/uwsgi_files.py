@@ -170,7 +170,7 @@ class ForeignFile:
 
 def _read(name: str) -> str:
     try:
-        with open(name, encoding="utf-8") as file:
+        with open(name, encoding="utf-8-sig") as file:  # some editors begin a file with a mark
             return file.read()
     except UnicodeDecodeError:
         raise SettingsError(f"{name!r} can't be read: it is not UTF-8 text; save it as such") from None

@@ -161,14 +161,14 @@ def applied(path: str) -> LogConfiguration:
 def _apply(path: str) -> None:
     kind = os.path.splitext(path)[1].lower()
     if kind in _INI:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             logging.config.fileConfig(file, disable_existing_loggers=False)
         return
     if kind == ".toml":
-        with open(path, "rb") as binary:
-            data: Any = tomllib.load(binary)
+        with open(path, encoding="utf-8-sig") as file:
+            data: Any = tomllib.loads(file.read())
     elif kind == ".json":
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             data = json.load(file)
     else:
         raise ValueError("its name ends neither in .toml nor in .json, .ini, .conf or .cfg")

@@ -146,6 +146,13 @@ def test_a_key_without_characters_can_be_seen(write: WriteFile) -> None:
     assert line.startswith("'': is not a setting; ")
 
 
+def test_a_mark_at_the_beginning_is_no_part_of_a_file(tmp_path: Path) -> None:
+    """Editors of Windows begin UTF-8 text so, and end its lines with two characters."""
+    (tmp_path / "marked.toml").write_bytes(b'\xef\xbb\xbfworkers = 3\r\nname = "shop"\r\n')
+    found = config.load({}, {}, file=str(tmp_path / "marked.toml")).settings
+    assert (found.workers, found.name) == (3, "shop")
+
+
 def test_a_file_that_can_not_be_read_does_not_hide_the_rest(tmp_path: Path) -> None:
     assert problems({"workers": "0"}, {}, file=str(tmp_path)) == (
         f"config: {str(tmp_path)!r} can't be read: Is a directory; name a file that this user may read",

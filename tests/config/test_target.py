@@ -208,6 +208,29 @@ def test_a_module_alone_that_has_none_of_them(folder: Path) -> None:
         target.load("demo_broken", str(folder), ("application", "app"))
 
 
+def test_a_module_that_another_of_its_name_hides_is_told_of(folder: Path) -> None:
+    """A file may be called like a module of the standard library's that has been loaded long before."""
+    (folder / "http.py").write_text("def app(environ, start_response): ...\n")
+    program = """
+        import http, json, sys
+        from prefork.config import target
+        from prefork.errors import TargetError
+
+        said = []
+        for text, names in ("http", ["app"]), ("http:app", []), ("http:HTTPStatus", []):
+            try:
+                target.load(text, sys.argv[1], names)
+            except TargetError as error:
+                said.append(str(error))
+        print(json.dumps([said, http.__file__]))
+    """
+    said, other = facts(program, str(folder))
+    assert said == [
+        f"{text!r}: a module of this name is loaded already, {other}, and hides {folder / 'http.py'}; rename the latter"
+        for text in ("http", "http:app")
+    ]
+
+
 def test_check_takes_a_module_that_was_not_found_by_the_import_system(monkeypatch: pytest.MonkeyPatch) -> None:
     made = ModuleType("demo_made")
     assert made.__spec__ is None

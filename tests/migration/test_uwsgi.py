@@ -320,6 +320,11 @@ def test_what_can_not_be_served_is_one_exact_line(file: str, line: str, told: st
     assert problem.startswith(told)
 
 
+def test_a_mark_at_the_beginning_is_no_part_of_a_file() -> None:
+    Path("app.ini").write_bytes(b"\xef\xbb\xbf[uwsgi]\r\nhttp = :1\r\nmodule = shop\r\n")
+    assert retell(["app.ini"], {}).values["bind"][0] == (":1",)
+
+
 def test_xml_is_not_read() -> None:
     Path("app.xml").write_text("<uwsgi/>")
     with pytest.raises(SettingsError, match="XML is not read; write an ini file"):

@@ -358,6 +358,8 @@ def test_a_rotation_is_followed(tmp_path: Path) -> None:
         ("log.json", "[]", "can't be used: it is no table of settings"),
         ("log.yaml", "a: b", "can't be used: its name ends neither in .toml"),
         ("log.ini", "[loggers]\n", "can't be used: "),
+        ("log.toml", "\ufeffversion = 1\n", "has no handler for the logger 'prefork' nor for the root logger"),
+        ("log.json", "\ufeff{}", "has no handler for the logger 'prefork' nor for the root logger"),
         ("none.toml", None, "can't be read: No such file or directory"),
     ],
 )
