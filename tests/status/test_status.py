@@ -8,7 +8,7 @@ import typing
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefork.net.accept_errors import COUNTED
@@ -24,6 +24,7 @@ from prefork.supervisor.roster import Death, Member
 from prefork.system import codec
 from prefork.system.process import Exit
 from prefork.testing.clock import FakeClock
+from tests.support.figures import full
 
 NUMBERS = st.floats(min_value=0, max_value=1e12, allow_nan=False)
 COUNTS = st.integers(min_value=0, max_value=2**64)
@@ -46,6 +47,7 @@ def strategy(kind: Any) -> st.SearchStrategy[Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=100 if full() else 25)  # one of `Status` holds some of each of the others
 @given(data=st.data())
 def test_what_is_written_is_read_back(kind: type, data: st.DataObject) -> None:
     thing = data.draw(strategy(kind))

@@ -356,9 +356,9 @@ def test_standard_streams_are_streams_where_they_were_closed(tmp_path: Path, clo
         import os, sys
         for fd in {closed}:
             os.close(fd)
-        code = ("import sys; from prefork.cli.main import main; main(['--version']);"
+        code = ("import sys; said, sys.argv[1] = sys.argv[1], '--version'; from prefork.__main__ import main; main();"
                 "sys.stderr.write('x'); sys.stdin.read();"
-                "open(sys.argv[1], 'w').write(' '.join(str(s.fileno()) for s in (sys.stdin, sys.stdout, sys.stderr)))")
+                "open(said, 'w').write(' '.join(str(s.fileno()) for s in (sys.stdin, sys.stdout, sys.stderr)))")
         os.execv(sys.executable, [sys.executable, "-c", code, sys.argv[1]])
     """
     assert run_program(program, str(tmp_path / "said")).returncode == 0

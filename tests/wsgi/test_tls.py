@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import select
 import socket
@@ -15,11 +16,12 @@ import pytest
 
 from prefork.testing.client import connect
 from prefork.testing.server import Server
+from prefork.testing.waiting import call_until
 from prefork.wsgi.channel import Channel, Pace
 from prefork.wsgi.tls import TLSChannel, _distinguished_name
 from tests.support.tls_clients import CERTS, KEYS, client_context, secured
 from tests.support.wsgi.apps import CONTENT
-from tests.support.wsgi.harness import WITHIN, assert_clean, get, parse, post, read_all, release, serving
+from tests.support.wsgi.harness import WITHIN, Steadiness, assert_clean, get, parse, post, read_all, release, serving
 
 
 def exchange(server: Server, request: bytes, context: ssl.SSLContext | None = None) -> bytes:
@@ -142,37 +144,45 @@ def test_what_a_client_takes_of_a_big_piece_counts() -> None:
 def test_who_sends_steadily_is_not_cut() -> None:
     """Nor does OpenSSL say what it has received of a record before it has all of it."""
     with serving("echo", options={**KEYS, "min_rate": 1000}, io_timeout=0.5) as server:
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        with connect(server.address, timeout=WITHIN) as client:
-            session = client_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+        body = b"a" * 4000
 
-            def turn(act: Callable[[], object]) -> bool:
-                """Whether ``act`` came to its end; if not, the server has been given what it wants."""
-                try:
-                    act()
-                except ssl.SSLWantReadError:
+        def send() -> tuple[bytes, Steadiness]:
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            with connect(server.address, timeout=WITHIN) as client:
+                session = client_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+
+                def turn(act: Callable[[], object]) -> bool:
+                    """Whether ``act`` came to its end; if not, the server has been given what it wants."""
+                    try:
+                        act()
+                    except ssl.SSLWantReadError:
+                        client.sendall(outgoing.read())
+                        piece = client.recv(1 << 16)
+                        assert piece, "the server has closed"
+                        incoming.write(piece)
+                        return False
                     client.sendall(outgoing.read())
-                    piece = client.recv(1 << 16)
-                    assert piece, "the server has closed"
-                    incoming.write(piece)
-                    return False
-                client.sendall(outgoing.read())
-                return True
+                    return True
 
-            while not turn(session.do_handshake):
-                pass
-            body = b"a" * 4000
-            request = post(body)
-            turn(lambda: session.write(request[:-4000]))
-            session.write(body)
-            record = outgoing.read()
-            for at in range(0, len(record), 40):
-                client.sendall(record[at : at + 40])
-                time.sleep(0.01)  # the client's slowness: it takes twice io_timeout
-            received = [b"?"]
-            while received[-1]:
-                turn(lambda: received.append(session.read(1 << 16)))
-            assert parse(b"".join(received[1:])).body == body
+                while not turn(session.do_handshake):
+                    pass
+                request = post(body)
+                turn(lambda: session.write(request[:-4000]))
+                session.write(body)
+                record = outgoing.read()
+                steadiness = Steadiness()
+                received = [b""]
+                with contextlib.suppress(ConnectionError):  # it was cut
+                    for at in range(0, len(record), 40):
+                        client.sendall(record[at : at + 40])
+                        steadiness.moved()
+                        time.sleep(0.01)  # the client's slowness: it takes twice io_timeout
+                    while not turn(lambda: received.append(session.read(1 << 16))) or received[-1]:
+                        pass
+                return b"".join(received), steadiness
+
+        answer, _ = call_until(send, lambda seen: seen[1].longest < 0.25, message="a client that nothing holds up")
+        assert parse(answer).body == body
         assert_clean(server)
 
 

@@ -48,6 +48,24 @@ class Reply(NamedTuple):
         return json.loads(self.body)
 
 
+class Steadiness:
+    """How steady a client was that is to be slow and steady: a machine that holds it up makes it another one.
+
+    Attributes:
+        longest: The longest pause between two of its moves, in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self._last = time.monotonic()
+
+    def moved(self) -> None:
+        """The client moves."""
+        now = time.monotonic()
+        self.longest = max(self.longest, now - self._last)
+        self._last = now
+
+
 @contextmanager
 def serving(
     app: str, *, options: dict[str, Any] | None = None, warnings: str = "error", **given: Any
