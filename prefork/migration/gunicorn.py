@@ -10,6 +10,7 @@ Runs in the command's process, before there is a server.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import shlex
 import sys
@@ -40,8 +41,9 @@ class _Parser(argparse.ArgumentParser):
         raise SettingsError(message.removeprefix("argument "))
 
     @classmethod
+    @functools.cache
     def made(cls) -> _Parser:
-        """The parser."""
+        """The parser; a hundred flags take it longer to be made than to read a whole configuration."""
         parser = cls(add_help=False, allow_abbrev=True, argument_default=None)
         for row in ROWS:
             if not row.flags:

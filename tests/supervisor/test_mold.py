@@ -113,8 +113,10 @@ def test_workers_are_the_master_s_children(shared: Server) -> None:
 def test_a_mold_has_no_listening_socket_and_workers_have_nothing_of_the_mold(shared: Server) -> None:
     (mold,) = shared.molds()
     assert psutil.Process(mold).net_connections() == []
-    (own,) = {os.readlink(f"/proc/{mold}/fd/{fd.fd}") for fd in psutil.Process(mold).open_files()} or {""}
-    assert own == "" or "/dev/" in own
+    own = {os.readlink(f"/proc/{mold}/fd/{fd.fd}") for fd in psutil.Process(mold).open_files()}
+    own = {name for name in own if "/libffi." not in name}  # which Debian's keeps open for its trampolines
+    assert len(own) <= 1
+    assert all("/dev/" in name for name in own)
     ends = {os.readlink(entry.path) for entry in os.scandir(f"/proc/{mold}/fd")}
     pipes = {end for end in ends if end.startswith("pipe:")}
     for pid in shared.workers():
