@@ -150,7 +150,7 @@ def _totals(totals: Totals) -> Iterator[Metric]:
     yield HistogramMetricFamily(
         "prefork_queue_seconds",
         "How long requests had waited when a worker took them, on new connections and kept ones, as the kernel says. "
-        "Of WSGI applications; not of what comes first on a unix socket.",
+        "Of WSGI applications; on unix sockets only of those that had not.",
         buckets=list(_buckets(totals.waited_bounds, totals.waited)),
         sum_value=totals.waiting,
     )

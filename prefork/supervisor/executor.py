@@ -22,6 +22,12 @@ from prefork.system import process
 from prefork.system.natives import signal
 from prefork.system.throttle import Excerpts, TokenBucket
 
+SLOW_BURST = 10
+"""Of so many that are slow at once, each is shown."""
+
+SLOW_PACE = 0.1
+"""How many of them a second in the long run: they are many when there is one cause."""
+
 log = logging.getLogger("prefork")
 
 
@@ -57,7 +63,8 @@ class Executor:
         self._pressure = pressure
         self._prepare = prepare
         self._excerpts = excerpts
-        self._slow = TokenBucket()
+        self._slow = TokenBucket(loop.clock, burst=SLOW_BURST, pace=SLOW_PACE)
+        self._slow_excerpts = Excerpts(loop.clock)  # so that a site where all is slow leaves room for one that hangs
         self._ask = ask
 
     def apply(self, actions: Iterable[policy.Action]) -> None:
@@ -95,12 +102,16 @@ class Executor:
                 if self._slow.lets_through():
                     told = ", ".join(one.told(now) for one in self._spawner.in_hand(member))
                     log.warning("worker %d (pid %d) is slow: %s", member.slot, member.pid, told)
+                    if more := self._slow.passed_over():
+                        log.warning("%d more were slow since the one before, of which nothing was said", more)
                     process.kill(member.pid, DUMP_SIGNAL)
                 else:
                     self._roster.slowness_told(member)
             case policy.TellWhy(member):
                 self._roster.slowness_told(member)
-                self._log_report(member, ", which goes on", logging.WARNING)
+                said = self._slow_excerpts.of_frames(self._spawner.take_report(member.pid).rstrip())
+                told = said or "it gave no traceback"
+                log.warning("worker %d (pid %d), which goes on: %s", member.slot, member.pid, told)
             case policy.Dump(member, seconds, lane):
                 what = "starting" if member.starting else "busy with one connection"
                 what += f" in lane {lane}" if lane is not None and not member.starting else ""
@@ -199,9 +210,7 @@ class Executor:
         """Whether the lanes beside one that hangs have had time to finish, and its tracebacks have been told."""
         return member.reason is not None and member.reason.cause is Cause.TIMEOUT
 
-    def _log_report(
-        self, member: Member, what: str = "", level: int = logging.ERROR, lanes: Collection[int] = ()
-    ) -> None:
-        """Write a hung or slow worker's tracebacks to the log, those of some lanes before all others."""
-        text = self._excerpts.of(self._spawner.take_report(member.pid, lanes).rstrip())
-        log.log(level, "worker %d (pid %d)%s: %s", member.slot, member.pid, what, text or "it gave no traceback")
+    def _log_report(self, member: Member, what: str = "", lanes: Collection[int] = ()) -> None:
+        """Write a hung worker's tracebacks to the log, those of some lanes before all others."""
+        text = self._excerpts.of_frames(self._spawner.take_report(member.pid, lanes).rstrip())
+        log.error("worker %d (pid %d)%s: %s", member.slot, member.pid, what, text or "it gave no traceback")

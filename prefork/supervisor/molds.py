@@ -301,7 +301,7 @@ class Molds:
         mold.deadline = self._loop.call_later(_DUMP_TIME, lambda: self._put_down(mold))
 
     def _put_down(self, mold: Mold) -> None:
-        log.error("%s: %s", mold, self._excerpts.of(mold.frames().strip()) or "it gave no traceback")
+        log.error("%s: %s", mold, self._excerpts.of_frames(mold.frames().strip()) or "it gave no traceback")
         mold.pipe.text.clear()
         process.kill(mold.pid, signal.SIGKILL)
 

@@ -92,18 +92,22 @@ class TokenBucket:
 
     Args:
         clock: where the time comes from.
+        burst: lines that may come at once.
+        pace: lines a second that are let through in the long run.
     """
 
-    def __init__(self, clock: Clock = SYSTEM) -> None:
+    def __init__(self, clock: Clock = SYSTEM, *, burst: int = BURST, pace: float = PACE) -> None:
         self._clock = clock
-        self._room = float(BURST)
+        self._burst = burst
+        self._pace = pace
+        self._room = float(burst)
         self._at = clock.monotonic()
         self._passed_over = 0
 
     def lets_through(self) -> bool:
         """Whether there is room for a line now; when not, it is counted."""
         now = self._clock.monotonic()
-        self._room = min(BURST, self._room + (now - self._at) * PACE)
+        self._room = min(self._burst, self._room + (now - self._at) * self._pace)
         self._at = now
         if self._room < 1:
             self._passed_over += 1
@@ -157,12 +161,19 @@ class Excerpts:
 
     def of(self, text: str) -> str:
         """``text``, or its beginning and, since it says most, its end."""
+        return self._cut(text, 0.75)
+
+    def of_frames(self, text: str) -> str:
+        """``text``, or its end and, since it says most, its beginning: faulthandler writes the innermost call first."""
+        return self._cut(text, 0.25)
+
+    def _cut(self, text: str, rest: float) -> str:
         now = self._clock.monotonic()
         self._room = min(EXCERPTS, self._room + (now - self._at) * EXCERPTS_PACE)
         self._at = now
         most = int(max(SHORTEST, min(LONGEST, self._room)))
         if len(text) > most:
-            end = most * 3 // 4
+            end = int(most * rest)
             text = f"{text[: most - end]}\n[{len(text) - most} characters left out]\n{text[-end:]}"
         self._room -= len(text)
         return text

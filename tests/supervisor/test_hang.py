@@ -9,10 +9,11 @@ import time
 
 import pytest
 
+from prefork.supervisor.executor import SLOW_BURST, SLOW_PACE
 from prefork.testing import Load, Server, call_until
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import frozen
-from tests.support.probing import APPS, ask, complaints, held, line, probe, talk, told, wait_gone
+from tests.support.probing import APPS, PATIENCE, ask, complaints, get, held, line, probe, talk, told, wait_gone
 
 TIMEOUT = 0.5
 
@@ -69,6 +70,19 @@ def test_a_slow_worker_is_shown_and_goes_on(prefork_server: ServerFactory) -> No
     assert re.search(r'File ".*probe.py", line \d+ in do_sleep', log[found.end() :]), log
     assert log.count("is slow") == 1
     assert ask(server) == str(pid)
+
+
+def test_where_all_is_slow_some_of_it_is_shown(prefork_server: ServerFactory) -> None:
+    """Those in full, as it says more than all of them in part."""
+    server = probe(prefork_server, workers=4, timeout=10, slow_log=0.005)
+    began = time.monotonic()
+    with Load(server.address, clients=4, payload=get("/sleep/0.5"), count=24) as load:
+        assert load.wait(PATIENCE).answered == 24
+    server.wait_for_log(r"which goes on: ")
+    assert server.stop() == 0
+    log = server.log()
+    assert log.count(" is slow: ") <= SLOW_BURST + (time.monotonic() - began) * SLOW_PACE + 1
+    assert "characters left out" not in log
 
 
 def test_all_threads_of_a_hung_worker_are_shown(prefork_server: ServerFactory) -> None:

@@ -91,6 +91,23 @@ def test_a_bucket_lets_a_burst_through_and_then_its_pace(clock: FakeClock) -> No
     assert sum(bucket.lets_through() for _ in range(2 * BURST)) == BURST
 
 
+def test_a_bucket_of_another_size(clock: FakeClock) -> None:
+    bucket = TokenBucket(clock, burst=3, pace=0.1)
+    assert sum(bucket.lets_through() for _ in range(10)) == 3
+    clock.advance(19.0)
+    assert sum(bucket.lets_through() for _ in range(10)) == 1
+    assert bucket.passed_over() == 16
+
+
+def test_of_frames_the_innermost_are_kept(clock: FakeClock) -> None:
+    frames = "Current thread:\n" + "".join(f'  File "a.py", line {n} in f\n' for n in range(1000))
+    cut = Excerpts(clock).of_frames(frames)
+    assert cut.startswith(frames[: LONGEST * 3 // 4])
+    assert cut.endswith(frames[-LONGEST // 4 :])
+    assert len(cut) < LONGEST + 100
+    assert Excerpts(clock).of_frames(frames[:100]) == frames[:100]
+
+
 def test_a_flood_of_texts_is_told_in_part(clock: FakeClock) -> None:
     excerpts = Excerpts(clock)
     traceback = "Traceback\n" + "  frame\n" * 500 + "ValueError: why"
