@@ -92,9 +92,10 @@ def memory(figures: Figures) -> list[str]:
 def growth(figures: Figures) -> list[str]:
     """Cost among more workers and connections, orders, parked connections."""
     lines = ["## How it grows", ""]
-    for name, text, what in _SERIES:
+    for name, text, what, why in _SERIES:
         if figures.get(name):
             lines += passage("", text, _points(figures[name], what))
+            lines += [prose(f"{_grown(figures[name], what)} {why}"), ""]
     if figures.get("orders"):
         rows = [
             [
@@ -110,6 +111,7 @@ def growth(figures: Figures) -> list[str]:
         text = """Orders to a server of bare handlers, milliseconds until they are answered, and CPU of the whole server
             meanwhile: a reload is answered when every worker has been replaced. And what a worker of it holds."""
         lines += passage("", text, table(head, rows, left=0))
+        lines += [prose(f"{_grown_orders(figures['orders'])} {_WHY_ORDERS}"), ""]
     if figures.get("parked"):
         rows = [[row["title"], *(f"{kib:.2f}" for kib in row["points"].values())] for row in figures["parked"].values()]
         counts = next(iter(figures["parked"].values()))["points"]
@@ -129,12 +131,18 @@ _SERIES = (
         "workers",
         "CPU a connection, microseconds, among so many workers; 16 clients, connections closed.",
         "workers",
+        """That is no straight line, and no server's: accept(2) and epoll(7) wake whoever has waited longest, so of more
+        workers than there are clients each connection meets the one whose code and data the caches have forgotten most
+        of. A C server has little to fetch again, an interpreter more. Workers beyond what processors and waiting need
+        cost that.""",
     ),
     (
         "connections",
         """CPU a request, microseconds, on so many connections that are kept, on all of which requests are made all the
         time; two workers.""",
         "connections",
+        """Up to some thousands that is level: a look finds up to sixteen who speak, however many are silent. With all
+        of 10,000 asking without a pause each finds its socket, and what the kernel knows of it, out of the caches.""",
     ),
 )
 
@@ -156,6 +164,31 @@ def _points(rows: Figures, what: str) -> list[str]:
             for row in rows.values()
         ],
     ) + (["", "A star: some requests failed."] if _failed(rows) else [])
+
+
+def _grown(rows: Figures, what: str) -> str:
+    """By how much each row's last figure is above its first."""
+    told, most, least = [], "", ""
+    for row in rows.values():
+        least, *_, most = row["points"]
+        first, last = (row["points"][count]["cost"]["median"] for count in (least, most))
+        told.append(f"{row['title']} {last / first:.1f} x")
+    return f"From {int(least):,} to {int(most):,} {what}: {', '.join(told)}."
+
+
+def _grown_orders(orders: Figures) -> str:
+    """What a reload and a look cost for each worker, among few and among many."""
+    told = [
+        f"{what} of {int(count):,} {orders[count][key] / int(count) * 1e3:.2f}"
+        for what, key in (("a reload", "reload cpu"), ("a status", "status cpu"))
+        for count in (next(iter(orders)), list(orders)[-1])
+    ]
+    return f"CPU for each worker, milliseconds: {', '.join(told)}."
+
+
+_WHY_ORDERS = """A status is a straight line: a read of what each worker holds (smaps_rollup). A reload is one for the
+    most part, a fork and an end for each. What bends it: the master decides by a look at all workers, some times for
+    each that is replaced, and a fork copies, and its child closes, descriptors of which it has some for each."""
 
 
 def _failed(rows: Figures) -> bool:
