@@ -25,10 +25,13 @@ ADVICE = {
     "bjoern": "README: listen, fork, run in each child",
     "cheroot": "its command with its defaults: 10 threads",
     "fastwsgi": "README: fastwsgi.run() with its defaults; TCP_NODELAY as its settings offer",
-    "granian": "README: interface, workers, no WebSockets, failed workers respawned; uvloop where it is asked for",
-    "gunicorn": "FAQ: worker-tmp-dir on a tmpfs; settings: backlog 2048, keep-alive above the proxy's",
+    "granian": "README, 'Processes and threads': a worker for each core, threads as they are by default, or "
+    "fewer blocking ones where requests take 1 ms",
+    "gunicorn": "FAQ: worker-tmp-dir on a tmpfs, sync behind a proxy, others where connections are kept; "
+    "settings: backlog 2048, keep-alive above the proxy's",
     "prefork": "docs/howto/deploys.md: its defaults",
-    "uWSGI": "'Things to know': master, need-app, http-socket; 'The art of graceful reloading': lazy-apps and chain",
+    "uWSGI": "'Things to know': master, need-app, http-socket behind a proxy, http where clients come by themselves; "
+    "'The art of graceful reloading': lazy-apps and chain",
     "uvicorn": "deployment: workers, uvloop and httptools installed, no access log",
     "waitress": "its command with its defaults: 4 threads, poll instead of select",
 }
