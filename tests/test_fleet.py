@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import random
 import re
@@ -28,6 +29,7 @@ from tests.support.proxy_headers import inet, v2
 FLEET: Final = ROOT / "examples" / "fleet"
 CERTS: Final = ROOT / "tests" / "support" / "wsgi" / "certs"
 HAPROXY: Final = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
+NGINX: Final = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 WORKERS: Final = 2
 IN_HAND: Final = MOST_PLACES * WORKERS
 """Requests that HAProxy has sent to one host, at the most."""
@@ -48,7 +50,7 @@ def net() -> str:
 
 TLS: Final = ("--certfile", f"{CERTS / 'server.pem'}", "--keyfile", f"{CERTS / 'server.key'}")
 WAYS: Final = {
-    "kept, TLS": TLS,
+    "kept, TLS, nginx before": (*TLS, *(["--nginx"] if NGINX else [])),
     "closed, no PROXY, by upgrade": ("--close", "--plain", "--upgrade"),
     "kept": (),
     "closed": ("--close",),
@@ -76,6 +78,19 @@ def test_a_rolling_deploy_is_noticed_by_nobody(flags: tuple[str, ...]) -> None:
     wanted = {f"version {number}" for number in range(1, deploys + 2)}
     assert all(found <= wanted and len(found) > 1 for found in versions.values()), versions
     print(done.stdout.splitlines()[-1])
+
+
+def test_the_figure_has_a_row_for_each_server() -> None:
+    command = [sys.executable, str(FLEET / "figure.py"), "--net", net(), "--deploys=1", "--rate=10"]
+    done = subprocess.run(
+        [*command, "--only=closed,HTTP,no PROXY"], capture_output=True, text=True, timeout=6 * PATIENCE, check=False
+    )
+    rows = re.findall(
+        r"^\| closed, HTTP, no PROXY \| (\w+) \| 1 \| (\d+) \| (\d+) \| (\d+) \|", done.stdout, re.MULTILINE
+    )
+    assert [row[0] for row in rows] == ["prefork", "gunicorn"], done.stdout + done.stderr
+    assert all(int(row[1]) > 0 for row in rows), done.stdout
+    assert (done.returncode == 0) == (rows[0][2:] == ("0", "0")), done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +173,29 @@ def test_the_weight_falls_with_the_idle_workers_and_a_stop_drains(fleet: Any) ->
     wait_for(look, PATIENCE, "HAProxy to have it out")
     assert "DRAIN" in found
     host.stop()
+
+
+def test_the_tops_of_all_hosts_stand_one_under_another(modules: Any, fleet: Any) -> None:
+    tops = importlib.import_module("tops").Tops({name: str(host.control) for name, host in fleet.hosts.items()})
+
+    def picture() -> list[str]:
+        tops.look()
+        lines: list[str] = tops.picture(fleet.haproxy.servers(), "the last line", 100, 45).plain.splitlines()
+        return lines
+
+    def told() -> dict[str, str]:
+        """What stands first below each title, by the names in those."""
+        return {line.split()[1]: below for line, below in itertools.pairwise(picture()) if line.startswith("── ")}
+
+    wait_for(lambda: all("[shop:application]" in said for said in told().values()), PATIENCE, "all to answer")
+    fleet.hosts["three"].kill()
+    wait_until(fleet, "three", "DOWN")
+    shown = picture()
+    assert list(told()) == ["one", "two", "three"]
+    assert [line.split()[2] for line in shown if line.startswith("── three")] == ["DOWN,"]
+    assert len(shown) <= 45
+    assert shown[-2].strip()  # nobody is at its control socket
+    assert shown[-1] == "the last line"
 
 
 NAMESPACES: Final = os.geteuid() == 0 and shutil.which("ip") is not None

@@ -1,6 +1,7 @@
 """A fleet on one machine: three servers, HAProxy before them, clients, and a rolling deploy under their eyes.
 
     python examples/fleet/fleet.py
+    python examples/fleet/fleet.py --top
     python examples/fleet/fleet.py --rate 500 --deploys 20 --close
     sudo python examples/fleet/fleet.py --namespaces
 
@@ -20,9 +21,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -47,6 +49,8 @@ class Fleet:
         keyfile: Its key.
         settings: Flags for every server.
         agents: Whether HAProxy asks the servers what they can take.
+        nginx: Whether nginx stands before HAProxy.
+        kind: What is on the hosts.
 
     Attributes:
         hosts: By their names.
@@ -65,6 +69,8 @@ class Fleet:
         keyfile: str = "",
         settings: Sequence[str] = (),
         agents: bool = True,
+        nginx: bool = False,
+        kind: type[Host] = Host,
     ) -> None:
         folder.mkdir(exist_ok=True)
         self.front = front
@@ -79,8 +85,9 @@ class Fleet:
         self._settings = [*settings]
         if certfile:
             self._settings += ["--certfile", certfile, "--keyfile", keyfile]
-        if not proxied:
-            self._settings += ["--proxy-protocol", "off"]
+        self._proxied = proxied
+        self._nginx = nginx
+        self._kind = kind
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -88,16 +95,23 @@ class Fleet:
             for number, name in enumerate(NAMES, 11):
                 address = f"{self._network.net}.{number}"
                 self._network.add(name, address)
-                self.hosts[name] = Host(name, self._network, address, self._folder / name, self._settings)
-                stack.callback(self.hosts[name].kill)
+                self.hosts[name] = host = self._kind(
+                    name, self._network, address, self._folder / name, self._settings, proxied=self._proxied
+                )
+                stack.callback(host.kill)
             with ThreadPoolExecutor() as pool:
                 list(pool.map(lambda host: host.start("version 1"), self.hosts.values()))
-            listener = stack.enter_context(socket.create_server(self.front))
-            self.front = listener.getsockname()
-            process = self._start_haproxy(listener.fileno())
+            front = stack.enter_context(socket.create_server(self.front))
+            self.front = front.getsockname()
+            behind = stack.enter_context(socket.create_server(("127.0.0.1", 0))) if self._nginx else front
+            process = self._start_haproxy(behind.fileno())
             stack.callback(process.wait)
             stack.callback(process.kill)
             self._wait_until_all_are_up(process)
+            if self._nginx:
+                before = self._start_nginx(front, behind.getsockname())
+                stack.callback(before.wait)
+                stack.callback(before.terminate)
             self._stack = stack.pop_all()
         return self
 
@@ -114,17 +128,33 @@ class Fleet:
         text = re.sub(r"server (\w+) 127\.0\.0\.", rf"server \1 {self._network.net}.", text)
         for words in self._left_out:
             text = text.replace(words, "")
-        return text.replace("default-server weight", "default-server ssl verify none weight") if self._tls else text
+        if self._tls:
+            text = text.replace("default-server weight", "default-server ssl verify none weight")
+        return self._kind.balanced(text)
+
+    def _start_nginx(self, front: socket.socket, behind: tuple[str, int]) -> subprocess.Popen[bytes]:
+        folder = self._folder / "nginx"
+        folder.mkdir()
+        text = (HERE / "nginx.conf").read_text(encoding="utf-8")
+        for written, meant in (("127.0.0.1:8080", behind), ("127.0.0.1:8000", self.front)):
+            text = text.replace(written, "{}:{}".format(*meant))
+        (folder / "nginx.conf").write_text(text, encoding="utf-8")
+        own = ["-g", "user root;"] if os.geteuid() == 0 else []  # the folder is nobody else's
+        with open(folder / "log", "wb") as log:
+            return subprocess.Popen(
+                [_program("nginx"), "-p", str(folder), "-e", "stderr", "-c", "nginx.conf", *own],
+                env={**os.environ, "NGINX": f"{front.fileno()};"},  # it takes what it is to listen on
+                stdout=log,
+                stderr=log,
+                pass_fds=[front.fileno()],
+            )
 
     def _start_haproxy(self, front: int) -> subprocess.Popen[bytes]:
-        found = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
-        if found is None:
-            raise FileNotFoundError("haproxy is not installed")
         path = self._folder / "haproxy.cfg"
         path.write_text(self.configuration(f"fd@{front}"), encoding="utf-8")
         with open(self._folder / "haproxy.log", "wb") as log:
             return subprocess.Popen(
-                [*self._network.into(""), found, "-db", "-f", str(path)],
+                [*self._network.into(""), _program("haproxy"), "-db", "-f", str(path)],
                 env={**os.environ, "FLEET_RUN": str(self._folder)},
                 stdout=log,
                 stderr=log,
@@ -144,6 +174,13 @@ class Fleet:
             time.sleep(0.05)
 
 
+def _program(name: str) -> str:
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin")
+    if found is None:
+        raise FileNotFoundError(f"{name} is not installed")
+    return found
+
+
 def show(fleet: Fleet, clients: Clients, over: threading.Event) -> None:
     """A line a second, until it is over."""
     began, answered = time.monotonic(), 0
@@ -158,18 +195,32 @@ def show(fleet: Fleet, clients: Clients, over: threading.Event) -> None:
         answered = served
 
 
-def deploy(fleet: Fleet, clients: Clients, count: int, *, upgrade: bool, weight: int) -> int:
-    """So many rolling deploys, and what became of the clients.
+def show_tops(fleet: Fleet, clients: Clients, said: list[str], over: threading.Event) -> None:
+    """What prefork top shows of every host, each second on the whole screen, until it is over."""
+    from rich.live import Live
+    from tops import Tops
+
+    tops = Tops({name: str(host.control) for name, host in fleet.hosts.items()})
+    with Live(screen=True, auto_refresh=False) as live:
+        while not over.wait(1):
+            tops.look()
+            last = f"{clients.answered} answered, {len(clients.lost)} lost | {said[-1]}"
+            size = os.get_terminal_size()
+            live.update(tops.picture(fleet.haproxy.servers(), last, size.columns, size.lines), refresh=True)
+
+
+def deploy(
+    fleet: Fleet, clients: Clients, count: int, *, upgrade: bool, weight: int, say: Callable[[str], object]
+) -> None:
+    """So many rolling deploys.
 
     Args:
         fleet: The fleet.
-        clients: Its clients, who are asking.
+        clients: Its clients, who are asking; they have stopped at the end.
         count: How many times each server is replaced.
         upgrade: By itself (prefork upgrade), rather than stopped and started.
         weight: As `deploy.roll` has it.
-
-    Returns:
-        How many requests were lost, or had to be sent again.
+        say: Told what is done.
 
     Raises:
         DeployError: A server did not come back.
@@ -181,11 +232,15 @@ def deploy(fleet: Fleet, clients: Clients, count: int, *, upgrade: bool, weight:
             host = fleet.hosts[name]
             (host.upgrade if upgrade else host.restart)(version)
 
-        def say(text: str, version: str = version) -> None:
-            print(f"{version}: {text}", flush=True)
+        def tell(text: str, version: str = version) -> None:
+            say(f"{version}: {text}")
 
-        roll(fleet.haproxy, replace, weight=weight, say=say)
+        roll(fleet.haproxy, replace, weight=weight, say=tell)
     clients.stop()
+
+
+def total(fleet: Fleet, clients: Clients, count: int) -> int:
+    """What became of the clients in so many deploys, printed; how many requests were lost, or had to be sent again."""
     again = sum(server.errors + server.again for server in fleet.haproxy.servers().values())
     for answer, times in sorted(clients.by.items()):
         print(f"{times:7} {answer}")
@@ -206,11 +261,15 @@ def main() -> int:
     parser.add_argument("--plain", action="store_true", help="without the PROXY protocol")
     parser.add_argument("--certfile", default="", help="TLS between HAProxy and the servers")
     parser.add_argument("--keyfile", default="", help="its key")
+    parser.add_argument("--nginx", action="store_true", help="nginx before HAProxy")
     parser.add_argument("--namespaces", action="store_true", help="each host in a network namespace; needs root")
     parser.add_argument("--net", default="127.0.0", help="what the hosts' addresses begin with, on the loopback")
     parser.add_argument("--front", default="127.0.0.1:8000", metavar="HOST:PORT", help="where HAProxy takes clients")
     parser.add_argument("--quiet", action="store_true", help="no line a second")
+    parser.add_argument("--top", action="store_true", help="what prefork top shows of each host, on the whole screen")
     said = parser.parse_args()
+    if said.top and not sys.stdout.isatty():
+        parser.error("--top needs a terminal")
     host, _, port = said.front.rpartition(":")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet-")))
@@ -223,19 +282,26 @@ def main() -> int:
                     proxied=not said.plain,
                     certfile=said.certfile,
                     keyfile=said.keyfile,
+                    nginx=said.nginx,
                 )
             )
-            print("HAProxy takes clients on {}:{}".format(*fleet.front))
+            print(("nginx" if said.nginx else "HAProxy") + " takes clients on {}:{}".format(*fleet.front))
             for each in fleet.hosts.values():
                 print(f"{each.name}: prefork top --control {each.control}", flush=True)
             clients = stack.enter_context(Clients(fleet.front, said.rate, keep=not said.close))
-            over = threading.Event()
-            watch = threading.Thread(target=show, args=(fleet, clients, over))
-            if not said.quiet:
-                watch.start()
-                stack.callback(watch.join)
-            stack.callback(over.set)
-            return min(1, deploy(fleet, clients, said.deploys, upgrade=said.upgrade, weight=said.weight))
+            over, told = threading.Event(), ["nothing is replaced yet"]
+            if said.top:
+                watch = threading.Thread(target=show_tops, args=(fleet, clients, told, over))
+            else:
+                watch = threading.Thread(target=show, args=(fleet, clients, over))
+            with ExitStack() as watching:
+                if not said.quiet:
+                    watch.start()
+                    watching.callback(watch.join)
+                watching.callback(over.set)
+                say = told.append if said.top else partial(print, flush=True)
+                deploy(fleet, clients, said.deploys, upgrade=said.upgrade, weight=said.weight, say=say)
+            return min(1, total(fleet, clients, said.deploys))
         except (DeployError, OSError, subprocess.CalledProcessError) as error:
             print(f"fleet: {error}", file=sys.stderr)
             return 1

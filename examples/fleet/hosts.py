@@ -109,21 +109,36 @@ def _run(*command: str) -> None:
 
 
 class Host:
-    """One host with one server.
+    """One host with one server of prefork's.
 
     Args:
         name: What HAProxy calls it.
         network: Where it is.
         address: Its own.
         folder: Its files: the version of the application, the log, the control socket.
-        settings: Flags for ``prefork wsgi`` beside those of prefork.toml.
+        settings: Flags for the server, beside those of prefork.toml.
+        proxied: Whether HAProxy says whose connections they are (the PROXY protocol).
 
     Attributes:
         process: The server's master; None when there is none.
     """
 
-    def __init__(self, name: str, network: Loopback, address: str, folder: Path, settings: Sequence[str] = ()) -> None:
+    server = "prefork"
+    serves = "serving on .* workers?, pid"
+    """What it says when it does."""
+
+    def __init__(
+        self,
+        name: str,
+        network: Loopback,
+        address: str,
+        folder: Path,
+        settings: Sequence[str] = (),
+        *,
+        proxied: bool = True,
+    ) -> None:
         self.name = name
+        self.proxied = proxied
         self.address = address
         self.folder = folder
         self._into = network.into(name)
@@ -142,6 +157,20 @@ class Host:
         path = self.folder / "log"
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
+    def command(self) -> list[str]:
+        """The server's module and its flags."""
+        flags = ["--config", str(HERE / "prefork.toml"), "--control", str(self.control)]
+        flags += ["--bind", f"{self.address}:{PORT}", "--health-bind", f"{self.address}:{HEALTH_PORT}"]
+        flags += ["--agent-bind", f"{self.address}:{AGENT_PORT}"]
+        if not self.proxied:
+            flags += ["--proxy-protocol", "off"]
+        return ["prefork", "wsgi", "shop:application", "--app-dir", str(HERE), *flags]
+
+    @staticmethod
+    def balanced(text: str) -> str:
+        """haproxy.cfg for servers of this kind."""
+        return text
+
     def start(self, version: str) -> None:
         """Start the server with a version of the application, and wait until it serves.
 
@@ -150,20 +179,16 @@ class Host:
         """
         self._bring(version)
         began = len(self.log)
-        command = [sys.executable, "-m", "prefork", "wsgi", "shop:application", "--app-dir", str(HERE)]
-        command += ["--config", str(HERE / "prefork.toml"), "--control", str(self.control)]
-        command += ["--bind", f"{self.address}:{PORT}", "--health-bind", f"{self.address}:{HEALTH_PORT}"]
-        command += ["--agent-bind", f"{self.address}:{AGENT_PORT}"]
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(
-                [*self._into, *command, *self._settings],
+                [*self._into, sys.executable, "-m", *self.command(), *self._settings],
                 cwd=self.folder,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
         deadline = time.monotonic() + START
-        while not re.search("serving on .* workers?, pid", self.log[began:]):
+        while not re.search(self.serves, self.log[began:]):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise TimeoutError(f"{self.name} does not serve: {self.log[began:]}")
             time.sleep(0.02)
