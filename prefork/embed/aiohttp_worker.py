@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
+from prefork.embed.base import parameters
 from prefork.embed.loops import AsyncioWorker
 
 LOOK = 0.02
@@ -31,6 +32,12 @@ class AiohttpWorker(AsyncioWorker):
         "handle_signals": "signals are prefork's",
         "backlog": "prefork listens; give the setting",
     }
+
+    def known_options(self) -> Collection[str]:
+        """As in `Embedded`."""
+        web = self.installed("aiohttp.web", "aiohttp")
+        runners = (kind.__init__ for kind in web.AppRunner.__mro__[:-1] if "__init__" in vars(kind))
+        return parameters(*runners, web.Server.__init__, web.RequestHandler.__init__) | {"loop", "ssl_context"}
 
     async def boot(self) -> None:
         """Start the application, then a site on each inlet."""

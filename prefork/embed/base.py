@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
@@ -16,13 +16,30 @@ from typing import Any, ClassVar, Final, Self
 from prefork.config import target
 from prefork.config.settings import Settings
 from prefork.embed.connections import Connections
-from prefork.errors import TargetError
+from prefork.errors import SettingsError, TargetError, did_you_mean
 from prefork.scoreboard.layout import Readiness
 from prefork.system import limits
 from prefork.system.natives import os, socket
 from prefork.worker import Worker
 
 NO_OPTIONS: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+def parameters(*functions: Callable[..., Any]) -> set[str]:
+    """The names of what functions take, beside what takes any: the options of a server whose constructors these are."""
+    import inspect
+
+    return {
+        one.name
+        for function in functions
+        for one in inspect.signature(function).parameters.values()
+        if one.kind not in {one.VAR_POSITIONAL, one.VAR_KEYWORD} and one.name != "self"
+    }
+
+
+def attributes(kind: type) -> set[str]:
+    """The public attributes of a class: the options of a server whose configuration it is."""
+    return {name for name in dir(kind) if not name.startswith("_")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +120,7 @@ class Embedded(Worker):
             self._check_listeners([address.type for address in settings.addresses])
         if self.needs[0]:
             self.installed(*self.needs)
+        self._check_options()
         found = self._loaded()
         if self.given.check is not None:
             self.given.check(found)
@@ -116,6 +134,19 @@ class Embedded(Worker):
         found = self._loaded()
         return found if self.given.around is None else self.given.around(found, self._readiness)
 
+    def known_options(self) -> Collection[str]:
+        """The names of the server's own options, as itself has them; none where that can't be told."""
+        return ()
+
+    def _check_options(self) -> None:
+        if not self.given.options:
+            return
+        known = set(self.known_options())
+        for name in self.given.options:
+            if known and name not in known:
+                remedy = did_you_mean(name, known - set(self.reserved), "leave it out")
+                raise SettingsError(f"worker_options: {name} is no option of {self.server}'s; {remedy}")
+
     def _loaded(self) -> Any:
         found = self.given.application
         if not isinstance(found, str):
@@ -128,10 +159,12 @@ class Embedded(Worker):
 
         Raises:
             TargetError: The server can't serve them.
+            SettingsError: The server has no such option.
         """
         if self.settings.raise_nofile:
             limits.raise_nofile()  # these servers hold many connections at once
         self._check_listeners([listener.type for listener in self.sockets])
+        self._check_options()
         self.connections = Connections(self.sockets)
         self._given.offspring.keeps = False  # they are the server's, in this process
 

@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Collection
 
 from prefork.config.settings import Settings
 from prefork.embed.base import Embedded
@@ -38,6 +39,10 @@ class BjoernWorker(Embedded):
         """As in `Worker`."""
         super().__prefork_check__(settings)
         _refuse_headers(settings)
+
+    def known_options(self) -> Collection[str]:
+        """As in `Embedded`."""
+        return {"statsd"}
 
     def init(self) -> None:
         """Import what is needed.

@@ -11,10 +11,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
-from prefork.embed.base import Embedded
+from prefork.embed.base import Embedded, parameters
 from prefork.embed.marks import Marked
 from prefork.system.descriptors import readable
 
@@ -31,6 +31,10 @@ class CherootWorker(Embedded):
     reserved: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("bind_addr", "wsgi_app", "reuse_port", "request_queue_size"), "prefork listens; give the setting"
     )
+
+    def known_options(self) -> Collection[str]:
+        """As in `Embedded`."""
+        return parameters(self.installed("cheroot.wsgi", "cheroot").Server) | {"ssl_adapter"}
 
     def init(self) -> None:
         """Make the server on the inlet, and its threads."""

@@ -8,15 +8,22 @@ when it is idle.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar, Final
 
 from prefork.accept.offspring import guarded
-from prefork.embed.base import Embedded
+from prefork.embed.base import Embedded, parameters
 from prefork.embed.marks import Marked
 
 CONNECTIONS = 1000
 """How many connections a worker serves at a time, unless ``connections`` says so."""
+
+
+_TLS: Final = frozenset(
+    {"keyfile", "certfile", "ca_certs", "cert_reqs", "ciphers", "ssl_context", "ssl_version"}
+    | {"do_handshake_on_connect", "server_hostname", "server_side", "suppress_ragged_eofs"}
+)
+"""What gevent takes for TLS beside the names of its parameters."""
 
 
 class GeventWorker(Embedded):
@@ -32,6 +39,12 @@ class GeventWorker(Embedded):
         "backlog": "prefork listens; give the setting",
         "spawn": "a pool is needed to wait for what is in hand; give connections, its size",
     }
+
+    def known_options(self) -> Collection[str]:
+        """As in `Embedded`."""
+        server = self.installed("gevent.pywsgi", "gevent").WSGIServer
+        constructors = (kind.__init__ for kind in server.__mro__[:-1] if "__init__" in vars(kind))
+        return {*parameters(*constructors), *_TLS, "connections", "patch"}
 
     def init(self) -> None:
         """Patch, load the application, make a server on each inlet."""

@@ -7,9 +7,10 @@ It makes its listening sockets when the application has started up, and so that 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
+from prefork.embed.base import attributes
 from prefork.embed.loops import AsyncioWorker
 
 _LISTENS = "prefork listens; give the setting bind"
@@ -28,6 +29,10 @@ class HypercornWorker(AsyncioWorker):
         "max_requests": "a replacement has to be ready first; give the setting max_requests",
         "max_requests_jitter": "give the setting max_requests_jitter",
     }
+
+    def known_options(self) -> Collection[str]:
+        """As in `Embedded`."""
+        return attributes(self.installed("hypercorn.config").Config) | {"loop", "mode"}
 
     async def boot(self) -> None:
         """Start hypercorn and wait until the application has started up (lifespan)."""

@@ -13,10 +13,10 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
-from prefork.embed.base import Embedded
+from prefork.embed.base import Embedded, attributes, parameters
 from prefork.embed.marks import among_others
 from prefork.errors import TargetError
 
@@ -136,6 +136,14 @@ class WsgirefWorker(SocketserverWorker):
 
     server = "wsgiref"
 
+    def known_options(self) -> Collection[str]:
+        """As in `Embedded`."""
+        from wsgiref.simple_server import WSGIServer
+
+        if "server_class" in self.given.options:
+            return ()  # it may know more
+        return attributes(WSGIServer) | {"handler_class"}
+
     def make(self) -> Any:
         """The server with its application."""
         from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -162,6 +170,10 @@ class WerkzeugWorker(SocketserverWorker):
         **dict.fromkeys(("host", "port", "fd"), _LISTENS),
         "ssl_context": "its handshake would keep the worker from accepting; use prefork wsgi, or a proxy in front",
     }
+
+    def known_options(self) -> Collection[str]:
+        """As in `Embedded`."""
+        return parameters(self.installed("werkzeug.serving", "werkzeug").make_server)
 
     def make(self) -> Any:
         """The server with its application."""

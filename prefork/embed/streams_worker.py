@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 
+from prefork.embed.base import parameters
 from prefork.embed.loops import AsyncioWorker
 from prefork.system.natives import os, socket
 
@@ -23,6 +24,10 @@ class StreamsWorker(AsyncioWorker):
         ("host", "port", "sock", "family", "flags", "reuse_address", "reuse_port", "backlog", "start_serving"),
         "prefork listens; give the setting",
     )
+
+    def known_options(self) -> Collection[str]:
+        """As in `Embedded`."""
+        return parameters(asyncio.start_server, asyncio.BaseEventLoop.create_server) | {"loop"}
 
     async def boot(self) -> None:
         """Start a server on each listener."""

@@ -8,9 +8,10 @@ worker leaves, no connection is kept alive any more, those that are idle are clo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
+from prefork.embed.base import parameters
 from prefork.embed.loops import AsyncioWorker
 
 LOOK = 0.02
@@ -26,6 +27,10 @@ class TornadoWorker(AsyncioWorker):
     server = "tornado"
     needs = ("tornado.httpserver", "tornado")
     reserved: ClassVar[Mapping[str, str]] = {"backlog": "prefork listens; give the setting"}
+
+    def known_options(self) -> Collection[str]:
+        """As in `Embedded`."""
+        return parameters(self.installed("tornado.httpserver").HTTPServer.initialize) | {"loop"}
 
     async def boot(self) -> None:
         """Start a server on the inlets."""

@@ -8,9 +8,10 @@ every client has been heard.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 
+from prefork.embed.base import parameters
 from prefork.embed.loops import AsyncioWorker
 from prefork.errors import BootError
 
@@ -32,6 +33,10 @@ class UvicornWorker(AsyncioWorker):
         "limit_max_requests": "a replacement has to be ready first; give the setting max_requests",
         "limit_max_requests_jitter": "give the setting max_requests_jitter",
     }
+
+    def known_options(self) -> Collection[str]:
+        """As in `Embedded`."""
+        return parameters(self.installed("uvicorn").Config)
 
     async def boot(self) -> None:
         """Let the application start up (lifespan), then start on the inlets."""

@@ -7,10 +7,10 @@ and nothing to send.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
-from prefork.embed.base import Embedded
+from prefork.embed.base import Embedded, attributes
 from prefork.embed.marks import Marked
 
 ROUND = 0.05
@@ -27,6 +27,10 @@ class WaitressWorker(Embedded):
     reserved: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("listen", "host", "port", "ipv4", "ipv6", "sockets", "unix_socket", "unix_socket_perms", "backlog"), _LISTENS
     )
+
+    def known_options(self) -> Collection[str]:
+        """As in `Embedded`."""
+        return attributes(self.installed("waitress.adjustments", "waitress").Adjustments)
 
     def init(self) -> None:
         """Make the server on inlets, and its threads."""

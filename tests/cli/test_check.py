@@ -88,6 +88,7 @@ REFUSED = {
     "a takeover from the dead": ["wsgi", "shop", "--takeover", "stale", "--reuse-port"],
     "gevent with threads": ["wsgi", "shop", "--worker-class", "gevent", "--threads", "4"],
     "waitress that is given what is ours": ["wsgi", "shop", "--worker-class", "waitress", "--worker-options", "port=1"],
+    "an option that the server has not": ["asgi", "shop:called", "--worker-options", "nosuch=1"],
     "an embedded server and garbage": ["asgi", "shop:called", "--gc", "idle"],
     "an embedded server and seqpacket": ["asgi", "shop:called", "--bind", "seqpacket:s"],
     "one address for two": ["wsgi", "shop", "--worker-class", "cheroot", "--bind", ":0", "--bind", "unix:s"],

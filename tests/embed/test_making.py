@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socketserver
@@ -216,3 +217,45 @@ def test_a_conversation_that_fails_is_logged(prefork_server: ServerFactory) -> N
     server.wait_for_log(r"the handler failed on a connection from \('127.0.0.1'")
     server.wait_for_log("ValueError: this one fails")
     assert server.workers() == before
+
+
+OPTIONS = {
+    "aiohttp": ["access_log", "shutdown_timeout", "keepalive_timeout", "ssl_context", "loop", "max_line_size"],
+    "asyncio": ["limit", "ssl", "ssl_handshake_timeout", "loop"],
+    "cheroot": ["numthreads", "ssl_adapter", "server_name", "timeout"],
+    "gevent": ["connections", "patch", "log", "handler_class", "certfile", "keyfile", "environ", "error_log"],
+    "hypercorn": ["mode", "loop", "certfile", "keep_alive_timeout", "errorlog", "websocket_max_message_size"],
+    "tornado": ["ssl_options", "xheaders", "max_buffer_size", "loop"],
+    "uvicorn": ["loop", "http", "lifespan", "access_log", "ssl_certfile", "log_config", "interface", "server_header"],
+    "waitress": ["threads", "clear_untrusted_proxy_headers", "asyncore_use_poll", "channel_timeout"],
+    "werkzeug": ["threaded", "processes", "request_handler"],
+    "wsgiref": ["handler_class"],
+}
+
+
+def test_a_server_is_given_only_options_that_it_has() -> None:
+    """A misspelt one ended in a traceback, or did nothing, or, with gevent, broke every connection."""
+    program = """
+        import json, sys
+        from prefork import Settings, SettingsError, TargetError, embed
+
+        said = {}
+        for server, options in json.loads(sys.argv[1]).items():
+            for option in options:
+                worker = getattr(embed, server)("os:getcwd", **{option: "asyncio" if option == "loop" else None})()
+                try:
+                    worker.__prefork_check__(Settings())
+                except TargetError:  # it is not installed
+                    break
+                except SettingsError as error:
+                    said[f"{server} {option}"] = str(error)
+        print(json.dumps(said))
+    """
+    assert facts(program, json.dumps(OPTIONS)) == {}
+    strange = facts(program, json.dumps({server: ["nosuch"] for server in OPTIONS}))
+    assert all(
+        line.endswith(f"nosuch is no option of {name.split()[0]}'s; leave it out") for name, line in strange.items()
+    )
+    assert {"asyncio nosuch", "uvicorn nosuch", "wsgiref nosuch"} <= strange.keys()
+    (line,) = facts(program, json.dumps({"uvicorn": ["limit_concurency"]})).values()
+    assert line.endswith("did you mean limit_concurrency?")
