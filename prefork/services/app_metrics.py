@@ -46,7 +46,7 @@ class AppMetricsService(Service):
         if isinstance(notification, notifications.Died) and self._memory is not None:
             self._memory.bury(notification.death.pid, _kept)
 
-    def after_fork(self, slot: int, generation: int) -> None:  # noqa: ARG002  # others need it
+    def begin_life(self, slot: int, generation: int) -> None:  # noqa: ARG002  # others need it
         """WORKER. Count where all can see it. A mold counts for itself: it never serves."""
         from prefork import prometheus
 

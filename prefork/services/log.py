@@ -347,10 +347,13 @@ class LogService(Service):
         """Listen to SIGUSR1."""
         server.loop.on_signal(signal.SIGUSR1, self._output.reopen)
 
-    def after_fork(self, slot: int, generation: int) -> None:
-        """WORKER and MOLD. Let records say which worker speaks, and prints leave in whole lines."""
+    def begin_life(self, slot: int, generation: int) -> None:
+        """WORKER and MOLD. Let records say which worker speaks."""
         if slot != NO_SLOT:
             self._output.after_fork(slot, generation)
+
+    def after_fork(self, slot: int, generation: int) -> None:  # noqa: ARG002  # others need them
+        """WORKER and MOLD. Let prints leave in whole lines."""
         for stream in (sys.stdout, sys.stderr):
             # Unbuffered, print() would write each of its arguments by itself; buffered by blocks, lines end up in two
             # writes. Between either, a sibling's could come.

@@ -57,7 +57,7 @@ class Titles(Service):
             if self._live:
                 server.loop.call_later(EVERY, self._look)
 
-    def after_fork(self, slot: int, generation: int) -> None:  # noqa: ARG002  # titles have no place for it
+    def begin_life(self, slot: int, generation: int) -> None:  # noqa: ARG002  # titles have no place for it
         """WORKER and MOLD. Say who it is."""
         if self._module is not None:
             self._module.setproctitle(process.MOLD if slot == NO_SLOT else _base(slot))

@@ -201,8 +201,6 @@ def live(start: Start, private: process.Runs) -> int:
     Returns:
         The exit code: 0 after an order to leave; that of the error after a failed boot; 1 when the loop failed.
     """
-    # What is inherited stays where it is: a collection here would write to each object's header and so copy its page.
-    freeze()
     (
         build,
         given,
@@ -218,7 +216,7 @@ def live(start: Start, private: process.Runs) -> int:
         after_fork,
         adopted,
     ) = start
-    if adopted is not None and not _is_taken(adopted, master, entry.index):
+    if not _begins(adopted, master, entry.index):
         return 0
     close(private, report)
     for listener in grouped:
@@ -229,7 +227,6 @@ def live(start: Start, private: process.Runs) -> int:
     entry.say_state(_STARTING)
     handlers.pid = getpid()
     register(DUMP_SIGNAL, report)
-    forget()
     given.offspring.watch_forks()
     try:
         if identity is not None:
@@ -260,8 +257,18 @@ def live(start: Start, private: process.Runs) -> int:
     return code
 
 
-def _is_taken(adopted: Adopted, master: int, entry: int) -> bool:
-    """Become the master's child and say so; False when the master is gone, or expects nobody any more."""
+def _begins(adopted: Adopted | None, master: int, entry: int) -> bool:
+    """Be a child of the master's, and say so where it has not forked us.
+
+    Returns:
+        False when the master is gone, or expects nobody any more.
+    """
+    if adopted is None:
+        # What is inherited stays where it is: a collection here would write to each object's header, and copy its page.
+        freeze()
+        forget()
+        return True
+    # The midwife has done as much, once for all of them.
     if await_adoption(adopted.midwife, WAKE_UP) != master:
         return False
     call_itself(adopted.name)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import array
 import errno
 from collections.abc import Sequence
-from gc import disable
+from gc import disable, freeze
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from prefork.supervisor.blueprint import Blueprint, Newborn, start_of
@@ -23,6 +23,7 @@ from prefork.supervisor.forked import BORN, NOBODY, Adopted, live
 from prefork.supervisor.resources import Resources
 from prefork.system import codec, limits, process
 from prefork.system.codec import DecodeError
+from prefork.system.ending import forget
 from prefork.system.natives import os, signal, socket
 from prefork.system.record import Record, changed
 
@@ -56,7 +57,7 @@ class Family(NamedTuple):
         common: what all workers have in common, with what the application was loaded to.
         held: what workers share.
         tls: what connections are secured with; None leaves them plain.
-        after_fork: what a worker is to call, with slot and generation.
+        begin_life: what a worker is to call, with slot and generation.
         name: what its process is called.
         private: what is the mold's, and no worker's.
     """
@@ -64,7 +65,7 @@ class Family(NamedTuple):
     common: Blueprint
     held: Resources
     tls: ssl.SSLContext | None
-    after_fork: tuple[Callable[[int, int], object], ...]
+    begin_life: tuple[Callable[[int, int], object], ...]
     name: str
     private: tuple[int, ...]
 
@@ -178,12 +179,14 @@ def deliver(control: socket.socket, family: Family, mold: int) -> int:
             sockets=[next(in_turn if grouped else of_all) for grouped in request.grouped],
             report=report,
             tls=family.tls,
-            after_fork=family.after_fork,
+            after_fork=family.begin_life,
             adopted=adopted,
         )
         births.append((start, {report, *fds}))
+    forget()  # as each of them would have to
     not_theirs = {*others[shared:], *family.private, control.fileno()}
     process.flush()
+    freeze()
     for start, theirs in births:
         try:
             process.fork_flushed(live, start, process.runs(not_theirs - theirs))

@@ -75,7 +75,8 @@ class MoldStart(NamedTuple):
         report: where a failed load and tracebacks go: the writing end of a pipe of its own.
         generation: of the workers to come.
         repeat: what it is to have in common with one before it.
-        after_fork: what is to be called, with slot and generation: here, and in each worker.
+        after_fork: what is to be called here, with slot and generation.
+        begin_life: that part of it which is to be called in each worker.
         name: what a worker's process is called.
     """
 
@@ -88,6 +89,7 @@ class MoldStart(NamedTuple):
     generation: int
     repeat: Repeat
     after_fork: tuple[Callable[[int, int], object], ...]
+    begin_life: tuple[Callable[[int, int], object], ...]
     name: str
 
 
@@ -246,7 +248,7 @@ def _stand_by(start: MoldStart, build: Callable[[], Worker]) -> None:
     """Have children forked whenever the master asks, until it closes the line."""
     control = start.control
     common = changed(start.common, build=build, identity=None)  # that has been assumed
-    family = Family(common, start.held, start.tls, start.after_fork, start.name, (start.report,))
+    family = Family(common, start.held, start.tls, start.begin_life, start.name, (start.report,))
     poller = select.poll()
     poller.register(control, select.POLLIN)
     failed = 0

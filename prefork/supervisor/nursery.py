@@ -22,6 +22,7 @@ from prefork.supervisor.mold import MoldStart, Repeat, live_as_mold
 from prefork.supervisor.molds import Molds
 from prefork.supervisor.resources import Resources
 from prefork.supervisor.roster import Death, Roster
+from prefork.supervisor.service import Services
 from prefork.supervisor.worker_line import Birth
 from prefork.system import process, signals
 from prefork.system.child import Children
@@ -182,7 +183,7 @@ def fork_mold(
     common: Blueprint,
     held: Resources,
     tls: ssl.SSLContext | None,
-    after_fork: tuple[Callable[[int, int], object], ...],
+    services: Services,
     generation: int,
     control: socket.socket,
     report: int,
@@ -196,7 +197,7 @@ def fork_mold(
         common: what workers have in common.
         held: what they share.
         tls: what connections are secured with; None leaves them plain.
-        after_fork: what is to be called there, and in each worker.
+        services: say what is to be called there, and in each worker.
         generation: of its workers.
         control: its end of the line to it.
         report: the writing end of its report pipe.
@@ -209,7 +210,8 @@ def fork_mold(
     Raises:
         OSError: EAGAIN or ENOMEM (fork(2)).
     """
-    start = MoldStart(load, common, held, tls, control, report, generation, repeat, after_fork, process.name_of("self"))
+    calls = services.after_fork, services.begin_life
+    start = MoldStart(load, common, held, tls, control, report, generation, repeat, *calls, process.name_of("self"))
     runs = process.runs({*private, report})
     with signals.blocked():
         return process.fork(live_as_mold, start, runs)

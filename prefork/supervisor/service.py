@@ -108,9 +108,17 @@ class Service:
         """Something has happened."""
 
     def after_fork(self, slot: int, generation: int) -> None:
-        """WORKER, before anything of the application's runs: close what is the master's alone.
+        """WORKER or MOLD, before anything of the application's runs: close what is the master's alone.
 
-        With a mold it is called there first, with `prefork.supervisor.mold.NO_SLOT` as slot, and then in each worker.
+        Arguments as for :meth:`begin_life`. A mold's workers have what the mold has, so it is not called there.
+        """
+
+    def begin_life(self, slot: int, generation: int) -> None:
+        """WORKER or MOLD, right after :meth:`after_fork` or in its place: be who this process is.
+
+        Args:
+            slot: the worker's; `prefork.supervisor.mold.NO_SLOT` in a mold.
+            generation: of the worker, or of those to come.
         """
 
     def save(self) -> object:
@@ -228,9 +236,14 @@ class Services:
 
     @property
     def after_fork(self) -> tuple[Callable[[int, int], object], ...]:
-        """What a WORKER has to call, with its slot and generation, of those services that have something to close."""
-        attached = self._attached
-        return tuple(one.after_fork for one in attached if type(one).after_fork is not Service.after_fork)
+        """What has to be called, with slot and generation, by who was forked by the master."""
+        closing = [one.after_fork for one in self._attached if type(one).after_fork is not Service.after_fork]
+        return (*closing, *self.begin_life)
+
+    @property
+    def begin_life(self) -> tuple[Callable[[int, int], object], ...]:
+        """That part of it which a WORKER has to call that was forked of a mold."""
+        return tuple(one.begin_life for one in self._attached if type(one).begin_life is not Service.begin_life)
 
     def detach(self) -> None:
         """Detach those that attached, the last one first. Idempotent."""

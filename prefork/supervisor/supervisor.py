@@ -384,7 +384,7 @@ class Supervisor:
         assert self._plan.load is not None  # or there would be none
         self._plan.footing.follow()
         return fork_mold(
-            *(self._plan.load, self._blueprint, self._held, self._tls, self._services.after_fork),
+            *(self._plan.load, self._blueprint, self._held, self._tls, self._services),
             *(generation, control, report, repeat),
             private={*self._loop.descriptors, *self._helpers()},
         )

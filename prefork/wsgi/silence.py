@@ -34,7 +34,8 @@ class Silence:
     """
 
     def __init__(self, listeners: Iterable[socket.socket]) -> None:
-        self._listeners = [listener for listener in listeners if listener.family != socket.AF_UNIX]
+        # A unix socket's name is no tuple. Its family is made a member of an enum, which copies twenty pages.
+        self._listeners = [listener for listener in listeners if isinstance(listener.getsockname(), tuple)]
 
     @property
     def deferred(self) -> bool:

@@ -43,6 +43,7 @@ class WSGIWorker(Worker):
     Args:
         application: What PEP 3333 calls an application.
         options: Limits and forms.
+        common: What the workers have in common.
     """
 
     handshakes: ClassVar[bool] = False  # the service does it, with the patience that it has for a request
@@ -52,13 +53,10 @@ class WSGIWorker(Worker):
     start = ""
     """Where the server was started: relative paths of the options begin there, or in ``chdir`` from there."""
 
-    common: Common
-    """What the workers have in common."""
-
-    def __init__(self, application: Application, options: WSGIOptions) -> None:
+    def __init__(self, application: Application, options: WSGIOptions, common: Common) -> None:
         self._application = application
         self._options = options
-        self.common = Common()
+        self.common = common
         self.located: dict[str, WSGIOptions] = {}
         self._asked: tuple[str, ...] = ()
 
@@ -211,8 +209,8 @@ def serving(application: Application, options: WSGIOptions, common: Common | Non
     start = os.getcwd() if located(options, "/") != options else ""  # what the application makes of it is another's
 
     def build() -> WSGIWorker:
-        worker = WSGIWorker(application, options)
-        worker.start, worker.common, worker.located = start, common, by_folder
+        worker = WSGIWorker(application, options, common)
+        worker.start, worker.located = start, by_folder
         return worker
 
     return build

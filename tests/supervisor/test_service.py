@@ -97,3 +97,25 @@ def test_descriptors_come_to_the_same_service_and_to_nobody_else() -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(reader)
     os.close(writer)
+
+
+class Telling(Service):
+    """Closes what is the master's, and says who it is."""
+
+    def after_fork(self, slot: int, generation: int) -> None: ...
+
+    def begin_life(self, slot: int, generation: int) -> None: ...
+
+
+class Closing(Service):
+    """Has only to close something."""
+
+    def after_fork(self, slot: int, generation: int) -> None: ...
+
+
+def test_workers_of_a_mold_are_spared_what_it_has_done_itself() -> None:
+    telling, closing = Telling(), Closing()
+    services = Services([telling, closing, Good()])
+    services.attach(INSIDE, None)
+    assert services.after_fork == (telling.after_fork, closing.after_fork, telling.begin_life)
+    assert services.begin_life == (telling.begin_life,)
