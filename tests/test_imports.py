@@ -71,6 +71,12 @@ def loaded_by(command: str, *arguments: str) -> set[str]:
     return set(found.stderr.split())
 
 
+def test_a_server_starts_without_what_it_does_not_use() -> None:
+    modules = set(modules_after("import prefork.server, prefork.wsgi.worker"))
+    assert "prefork.supervisor.supervisor" in modules
+    assert not modules & {"_hashlib", "asyncio", "dataclasses", "inspect", "psutil", "ssl"}
+
+
 @pytest.mark.parametrize("command", ["serve", "wsgi"])
 def test_who_comes_from_nowhere_pays_nothing_for_those_who_do(command: str) -> None:
     """Nor for a mistake that was not made, a help that was not asked for, a class that is compiled."""

@@ -8,7 +8,7 @@ midst of a deployment. So a mold tells what its modules look like, and one that 
 from __future__ import annotations
 
 import sys
-from hashlib import blake2b
+from _blake2 import blake2b  # hashlib would load OpenSSL, whose relocations are half a mebibyte of each process
 from typing import Final
 
 from prefork.system.natives import os
