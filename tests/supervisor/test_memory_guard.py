@@ -10,7 +10,7 @@ import pytest
 from prefork.supervisor.memory_guard import Holding, largest
 from prefork.supervisor.policy import Spawn
 from prefork.supervisor.roster import Member
-from prefork.testing import Load, Server, Tally, request, running, running_target
+from prefork.testing import Load, Server, Tally, connect, request, running, running_target
 from prefork.testing.plugin import ServerFactory
 from tests.support.cgroups import limited_memory
 from tests.support.documents import BIN
@@ -37,6 +37,8 @@ def handle(connection, address):
     size = int(connection.recv(65536).split()[1].rpartition(b"/")[2])
     held.append(b"x" * (size << 20))
     connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 10\\r\\n\\r\\n%10d" % os.getpid())
+    while connection.recv(65536):  # until its client is gone
+        pass
 
 prefork.serve(handle, bind="127.0.0.1:0", workers=2, preload=True)
 """
@@ -89,11 +91,16 @@ def test_the_largest_leaves_and_another_comes_when_there_is_room(prefork_server:
     # It is somebody else's as long as no worker has grown.
     server.wait_for_log("memory: 95 of 100 MiB of the cgroup are in use, and no worker has grown that could leave")
     before = steady(server, 2)
-    answer = request(server.address, get("/64"), timeout=PATIENCE)
-    pid = int(answer.body)
-    server.wait_for_log(
-        rf"memory: 95 of 100 MiB of the cgroup are in use; worker \d \(pid {pid}\), which holds \d+ MiB"
-    )
+    with connect(server.address, timeout=PATIENCE) as client:
+        client.sendall(get("/64"))
+        with client.makefile("rb") as answer:
+            while answer.readline().strip():
+                pass
+            pid = int(answer.read(10))
+        server.wait_for_log(
+            rf"memory: 95 of 100 MiB of the cgroup are in use; worker \d \(pid {pid}\), which holds \d+ MiB"
+        )
+        use(88)  # before it has left: too much for a fork, too little to ask who else could leave
     said = server.wait_for_log(rf"\(pid {pid}, generation 0\) exited.*")
     assert "its cgroup is short of memory: it holds" in said.group()
     (left,) = set(before) - {pid}
