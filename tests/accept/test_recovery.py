@@ -47,6 +47,9 @@ CASES: Final = [
     if figures.full() or index % len(PATTERNS) == turn
 ]
 """All of them; in CI each errno in one pattern and each pattern with every fourth errno."""
+KINDS: Final = [(reaction(number), pattern) for number, pattern in CASES]
+ANOTHERS: Final = [kind in KINDS[:index] for index, kind in enumerate(KINDS)]
+"""Whether an earlier case is the same to a worker: an errno that is treated alike, in the same pattern."""
 
 
 def served_under(factory: ServerFactory, faults: Injector, **settings: object) -> Server:
@@ -56,7 +59,11 @@ def served_under(factory: ServerFactory, faults: Injector, **settings: object) -
 
 @injected
 @pytest.mark.parametrize(
-    ("number", "pattern"), [pytest.param(*case, id=f"{TABLE[case[0]].name}-{case[1]}") for case in CASES]
+    ("number", "pattern"),
+    [
+        pytest.param(*case, id=f"{TABLE[case[0]].name}-{case[1]}", marks=pytest.mark.long if another else ())
+        for case, another in zip(CASES, ANOTHERS, strict=True)
+    ],
 )
 def test_every_errno_is_survived(prefork_server: ServerFactory, number: int, pattern: str) -> None:
     faults = prefork_server.faults("accept")

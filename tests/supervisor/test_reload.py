@@ -123,8 +123,10 @@ def test_the_successor_is_ready_before_the_incumbent_is_told(prefork_server: Ser
     server = prefork_server("slow:Slowly", app_dir=APPS, workers=1, log_level="debug")
     (old,) = server.workers()
     with Load(server.address, clients=2) as load:
+        load.wait_for(lambda tally: tally.bodies[b"%d" % old])
         reload(server, 1)
         (new,) = replaced(server, [old])
+        load.wait_for(lambda tally: tally.bodies[b"%d" % new])
     assert load.tally.lost == 0, load.tally
     assert set(load.tally.bodies) == {b"%d" % old, b"%d" % new}
     log = server.log()

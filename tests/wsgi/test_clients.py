@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import socket
 import struct
 import tempfile
@@ -17,7 +18,10 @@ import pytest
 from prefork.testing.client import connect
 from prefork.testing.server import Server
 from prefork.testing.waiting import call_until
+from prefork.wsgi.body import open_body, spool
 from prefork.wsgi.channel import Channel, Pace
+from prefork.wsgi.options import WSGIOptions
+from prefork.wsgi.parser import CHUNKED as CHUNKED_BODY
 from tests.support.wsgi.harness import (
     WITHIN,
     Reply,
@@ -183,6 +187,26 @@ def test_who_reads_slowly_but_steadily_is_not_cut(response: str) -> None:
 
     log, _ = call_until(read, lambda seen: seen[1].longest < 0.25, message="a client that nothing holds up")
     assert "too slow" not in log
+
+
+@pytest.mark.parametrize("length", [CHUNKED_BODY, 100_000])
+def test_a_client_that_never_has_to_be_waited_for_is_announced_all_the_same(
+    length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it sends, the time is not the application's; and who is fast enough never makes the worker wait."""
+    monkeypatch.setattr("prefork.wsgi.channel._TELL", 0.0)
+    said: list[float] = []
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n" if length == CHUNKED_BODY else b"x" * length)
+        channel = Channel(ours, Pace(io_timeout=WITHIN, waiting=said.append))
+        body = open_body(channel, b"", length, WSGIOptions(), expected=False, stored=True)
+        assert not isinstance(body, io.BytesIO)
+        stored, size = spool(body, 0)
+        stored.close()
+    assert size == (20_000 if length == CHUNKED_BODY else length)
+    assert len(said) >= 2, "once for each receive"
+    assert set(said) == {0.0}, "and not one of them a wait"
 
 
 @pytest.mark.parametrize("by", ["send", "sendfile"])
