@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.programs import ROOT, command
 
+pytestmark = pytest.mark.long
+
 PATIENCE = 300  # seconds: some eighty commands are tried
 
 SHOP = """

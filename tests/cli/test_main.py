@@ -441,7 +441,7 @@ PAINT = """if True:
 
     colour = fields.Field(name="colour", default="red", kind=kinds.choice("red", "blue"), group="Paint", help="Which.")
 
-    def run(text, configuration, app_dir):
+    def run(text, configuration, app_dir, start):
         if configuration.extra.colour == "blue":
             raise BootError("no blue is left\\nask again")
         print(text, configuration.extra.colour, configuration.settings.timeout, app_dir)
