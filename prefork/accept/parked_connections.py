@@ -195,7 +195,10 @@ class ParkedConnections:
         """Wait no more for this one, until it is parked again."""
         if one.watched:
             one.watched = False
-            self._epoll.unregister(one.fd)
+            try:
+                self._epoll.unregister(one.fd)
+            except OSError:  # it was told of, and whoever has it in hand has closed it since
+                self._ghosts = True
 
     def gone(self, one: ParkedConnection) -> bool:
         """Its client has ended its side, at the least: if there is nothing before that, it is closed; whether it is."""

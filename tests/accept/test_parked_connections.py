@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from prefork.accept.parked_connections import ParkedConnection
+from prefork.accept.parked_connections import ParkedConnection, ParkedConnections
 from prefork.accept.return_queue import AT_ONCE, ReturnQueue
+from prefork.config.settings import Settings
 from prefork.net.proxy_protocol import read_header
 from prefork.testing import call_until, connect
 from prefork.testing.plugin import ServerFactory
@@ -75,6 +77,20 @@ def test_what_a_proxy_has_said_goes_with_a_connection(queue: ReturnQueue, listen
         one.connection.close()
     for one in taken:
         one.connection.close()
+
+
+def test_who_is_closed_while_somebody_else_looks_is_no_error(listener: socket.socket) -> None:
+    parking = ParkedConnections(Settings(keepalive=60), memoryview(array("q", bytes(8 * 256))))
+    client, one = pair(listener)
+    with client:
+        assert parking.admit(one)
+        client.sendall(b"the next request")
+        assert [fd for fd, _ in parking.look(5, AT_ONCE)] == [one.fd]
+        one.connection.close()  # by whoever has it in hand, while another thread has just heard of it
+        parking.look_away(one)
+        assert not one.watched
+        parking.forget(one)
+        assert len(parking) == 0
 
 
 def test_a_full_queue_takes_nothing_and_loses_nothing(queue: ReturnQueue, listener: socket.socket) -> None:
