@@ -213,7 +213,10 @@ class _Walk:
             elif last:
                 return Spot(self.folder, name, self._exposed, found)
             else:
-                self._enter(".", thing)
+                if not stat.S_ISDIR(found.st_mode):
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+                # In the other's place: who gives up what it has may have no third descriptor for the way.
+                os.dup2(thing, self.folder, inheritable=False)
         finally:
             os.close(thing)
         return None
