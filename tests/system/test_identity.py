@@ -444,7 +444,10 @@ def test_a_host_has_its_own_back_afterwards(tmp_path: Path) -> None:
             assert os.umask(0o077) == 0o077
         assert os.getcwd() == before
         assert os.umask(0o022) == 0o022
-        with pytest.raises(SettingsError, match=r"^chdir: '/no/where' can't be entered: No such file or directory$"):
+        with pytest.raises(
+            SettingsError,
+            match=r"^chdir: '/no/where' can't be entered: No such file or directory; name another folder$",
+        ):
             entered(Settings(chdir="/no/where")).__enter__()
         assert os.getcwd() == before
     finally:
