@@ -76,7 +76,9 @@ def test_a_rolling_deploy_is_noticed_by_nobody(flags: tuple[str, ...]) -> None:
     assert int(total[1]) == deploys
     versions = {name: set(re.findall(rf"\d+ (version \d+) on {name}", done.stdout)) for name in ("one", "two", "three")}
     wanted = {f"version {number}" for number in range(1, deploys + 2)}
-    assert all(found <= wanted and len(found) > 1 for found in versions.values()), versions
+    # Whom clients are sent to meanwhile is the proxies' affair; the first may have had none before its turn.
+    assert all(found and found <= wanted for found in versions.values()), versions
+    assert set().union(*versions.values()) == wanted, versions
     print(done.stdout.splitlines()[-1])
 
 
