@@ -196,9 +196,10 @@ class ParkedConnections:
         if one.watched:
             one.watched = False
             try:
+                # Its close does not do that while another process has a copy of it (epoll(7)).
                 self._epoll.unregister(one.fd)
-            except OSError:  # it was told of, and whoever has it in hand has closed it since
-                self._ghosts = True
+            except OSError:
+                self._ghosts = True  # whoever has it in hand has closed it, and perhaps another has its number
 
     def gone(self, one: ParkedConnection) -> bool:
         """Its client has ended its side, at the least: if there is nothing before that, it is closed; whether it is."""
@@ -219,13 +220,7 @@ class ParkedConnections:
 
     def forget(self, one: ParkedConnection) -> None:
         """Keep a connection no more. Nothing is done to it itself."""
-        if one.watched:
-            one.watched = False
-            try:
-                # Its close does not do that while another process has a copy of it (epoll(7)).
-                self._epoll.unregister(one.fd)
-            except OSError:
-                self._ghosts = True  # it is closed, and perhaps another has its number
+        self.look_away(one)
         if self.members.get(one.fd) is one:
             del self.members[one.fd]
             self.turn.pop(one.fd, None)
