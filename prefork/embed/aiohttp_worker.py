@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
-from prefork.embed.base import parameters
+from prefork.embed.base import constructors, parameters
 from prefork.embed.loops import AsyncioWorker
 
 LOOK = 0.02
@@ -36,8 +36,10 @@ class AiohttpWorker(AsyncioWorker):
     def known_options(self) -> Collection[str]:
         """As in `Embedded`."""
         web = self.installed("aiohttp.web", "aiohttp")
-        runners = (kind.__init__ for kind in web.AppRunner.__mro__[:-1] if "__init__" in vars(kind))
-        return parameters(*runners, web.Server.__init__, web.RequestHandler.__init__) | {"loop", "ssl_context"}
+        return parameters(*constructors(web.AppRunner), web.Server.__init__, web.RequestHandler.__init__) | {
+            "loop",
+            "ssl_context",
+        }
 
     async def boot(self) -> None:
         """Start the application, then a site on each inlet."""

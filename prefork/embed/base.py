@@ -37,6 +37,11 @@ def parameters(*functions: Callable[..., Any]) -> set[str]:
     }
 
 
+def constructors(kind: Any) -> list[Callable[..., Any]]:
+    """The constructors of a class, inherited ones too, of which each hands on what it doesn't know."""
+    return [one.__init__ for one in kind.__mro__[:-1] if "__init__" in vars(one)]
+
+
 def attributes(kind: type) -> set[str]:
     """The public attributes of a class: the options of a server whose configuration it is."""
     return {name for name in dir(kind) if not name.startswith("_")}

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Final
 
 from prefork.accept.offspring import guarded
-from prefork.embed.base import Embedded, parameters
+from prefork.embed.base import Embedded, constructors, parameters
 from prefork.embed.marks import Marked
 
 CONNECTIONS = 1000
@@ -43,8 +43,7 @@ class GeventWorker(Embedded):
     def known_options(self) -> Collection[str]:
         """As in `Embedded`."""
         server = self.installed("gevent.pywsgi", "gevent").WSGIServer
-        constructors = (kind.__init__ for kind in server.__mro__[:-1] if "__init__" in vars(kind))
-        return {*parameters(*constructors), *_TLS, "connections", "patch"}
+        return {*parameters(*constructors(server)), *_TLS, "connections", "patch"}
 
     def init(self) -> None:
         """Patch, load the application, make a server on each inlet."""
