@@ -24,6 +24,7 @@ FEWEST, MOST = 2, 8
 RARE: tuple[Step, ...] = (
     Steps.kill_traced,
     Steps.stop_frozen,
+    Steps.stop_quick,
     Steps.stop_job,
     Steps.fork,
     Steps.take_signals,

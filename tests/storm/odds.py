@@ -36,6 +36,7 @@ EVERYWHERE: Final[dict[Step, int]] = {
     Steps.squall: 8,
     Steps.kill_traced: 1,
     Steps.stop: 4,
+    Steps.stop_quick: 1,
     Steps.stop_frozen: 2,
     Steps.kill_master: 3,
 }
@@ -74,6 +75,7 @@ LOSE: Final[frozenset[Step]] = frozenset(
         Steps.hang,
         Steps.squall,
         Steps.kill_master,
+        Steps.stop_quick,
     }
 )
 """What may end a kept connection at just the moment at which a request is sent on it, beside what kills a worker."""

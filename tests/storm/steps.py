@@ -491,7 +491,11 @@ class Steps:
 
     def stop(self) -> int:
         """The server stops and is started again; whoever has reached it is served."""
-        return self._stop(self.chance.choice(["master", "master", "group", "control", "quick"]), 0.0)
+        return self._stop(self.chance.choice(["master", "master", "group", "control"]), 0.0)
+
+    def stop_quick(self) -> int:
+        """The same, but only what is in hand is finished: not who waits, in a queue or on a connection that is kept."""
+        return self._stop("quick", 0.0)
 
     def stop_frozen(self) -> int:
         """The same, and the master is frozen within its stop."""

@@ -106,16 +106,18 @@ def walk(
         try:
             truths.hold(0)
             first = list(reversed(begin))
+            judged = 0
             while first or time.monotonic() < end:
                 [step] = [first.pop()] if first else chance.choices(list(possible), list(possible.values()))
                 done.append(step.__name__)
                 account.steps[step.__name__] += 1
                 began = time.monotonic()
-                lost, closed = len(crowd.losses), crowd.closed
+                closed = crowd.closed
                 explained = step(steps)
                 # Whoever met the step has been answered, or never will be.
                 crowd.barrier()
-                losses, closed = crowd.losses[lost:], crowd.closed - closed
+                losses, closed = crowd.losses[judged:], crowd.closed - closed
+                judged += len(losses)
                 explained *= arrangement.in_hand
                 if arrangement.keeps:
                     explained += _explained(step, losses, explained)
