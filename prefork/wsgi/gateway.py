@@ -32,7 +32,7 @@ from prefork.wsgi.heads import HeadFields, Heads
 from prefork.wsgi.health import UNLOGGED, HealthCheck
 from prefork.wsgi.options import WSGIOptions
 from prefork.wsgi.overload import Overload
-from prefork.wsgi.parser import CHUNKED, check_strictness, read_head
+from prefork.wsgi.parser import CHUNKED, NothingYetError, check_strictness, read_head, without_empty_lines
 from prefork.wsgi.refusal import ClientGoneError, RequestError, answer
 from prefork.wsgi.response import Response
 from prefork.wsgi.silence import Silence
@@ -195,6 +195,9 @@ class Gateway:
         response = Response(channel, self._persists)
         try:
             self._serve(channel, environ, response, keeps=keeps, asks=began - seen > _LATELY)
+        except NothingYetError:  # it waits where those wait who are silent
+            channel.rest = b""
+            channel.keep = response.whole = True
         except RequestError as refusal:
             log.debug("refused %s: %d, %s", format_peer(address), refusal.status, refusal)
             _refuse(channel, response, refusal.status, refusal.why, refusal.fields)
@@ -273,7 +276,7 @@ class Gateway:
 
     def _serve(self, channel: Channel, environ: dict[str, Any], response: Response, *, keeps: bool, asks: bool) -> None:
         """Read the request and answer it."""
-        head, rest = read_head(channel, self._options, channel.rest)
+        head, rest = read_head(channel, self._options, channel.rest, keeps=keeps)
         channel.rest = b""
         channel.deadline = math.inf
         response.head_only = head.startswith(b"HEAD ")
@@ -299,6 +302,8 @@ class Gateway:
             self._serve_body(application, channel, environ, response, rest, fields)
             return
         environ["wsgi.input"] = io.BytesIO()
+        if rest:
+            rest = without_empty_lines(rest)
         channel.rest = rest
         channel.stray = bool(rest)
         self._run(application, channel, environ, response)
@@ -318,7 +323,7 @@ class Gateway:
         body = open_body(channel, rest, length, options, expected=fields.expected, stored=stored)
         if isinstance(body, io.BytesIO):
             environ["wsgi.input"] = body
-            channel.rest = rest[length:]
+            channel.rest = without_empty_lines(rest[length:])
             channel.stray = bool(channel.rest)
             self._run(application, channel, environ, response)
             return
@@ -333,7 +338,7 @@ class Gateway:
             if channel.keep and not body.ended:
                 _drain(channel, body)
         finally:
-            channel.rest = body.surplus
+            channel.rest = without_empty_lines(body.surplus)
             channel.stray = not body.ended or bool(channel.rest)
 
     def _look(self, channel: Channel) -> None:

@@ -109,13 +109,25 @@ def check_strictness() -> None:
             )
 
 
-def read_head(channel: Channel, options: WSGIOptions, received: bytes = b"") -> tuple[bytes, bytes]:
-    """Receive until the empty line that ends the head.
+class NothingYetError(Exception):
+    """Nothing but empty lines has come, and whoever sent them can be waited for elsewhere."""
+
+
+def without_empty_lines(rest: bytes) -> bytes:
+    """What has come behind a request, or nothing when it is but CRLF and again CRLF: those begin no other request."""
+    return b"" if rest == b"\r\n" * (len(rest) // 2) else rest
+
+
+def read_head(
+    channel: Channel, options: WSGIOptions, received: bytes = b"", *, keeps: bool = False
+) -> tuple[bytes, bytes]:
+    """Receive until the empty line that ends the head. Empty lines before it are passed over.
 
     Args:
         channel: The connection.
         options: The limits.
         received: What came behind the request before.
+        keeps: Whether a client who has sent nothing but empty lines can be waited for elsewhere.
 
     Returns:
         The head, the empty line included, and what came behind it.
@@ -123,6 +135,7 @@ def read_head(channel: Channel, options: WSGIOptions, received: bytes = b"") -> 
     Raises:
         RequestError: It is too long, too slow, or can't become a request any more.
         ClientGoneError: The client closed the connection before it sent anything.
+        NothingYetError: ``keeps``, and nothing but empty lines is there.
     """
     try:
         data = received or channel.receive(_FIRST_RECEIVE)
@@ -131,34 +144,48 @@ def read_head(channel: Channel, options: WSGIOptions, received: bytes = b"") -> 
         raise ClientGoneError("no request came") from refusal
     end = data.find(_END)
     if end < 0 or data[0] < 0x21:
-        data = _gather(channel, bytearray(data), options)
+        data = _gather(channel, bytearray(data), options, keeps=keeps)
         end = data.find(_END)
     end += len(_END)
     return data[:end], data[end:]
 
 
-def _gather(channel: Channel, buffer: bytearray, options: WSGIOptions) -> bytes:
+def _gather(channel: Channel, buffer: bytearray, options: WSGIOptions, *, keeps: bool) -> bytes:
     """The way of a head that takes several receives, or that begins oddly."""
     if not buffer:
         raise ClientGoneError("no request came")
-    seen = 0
-    blank = False
+    seen = blank = 0
     while True:
-        if not blank and buffer.startswith(b"\r\n"):
-            # RFC 9112, 2.2: some clients end the body of one request with an empty line too many.
+        # RFC 9112, 2.2: some clients end the body of one request with an empty line too many. As many as there may be
+        # fields are passed over, as Apache httpd does; nginx and llhttp know no limit.
+        while buffer.startswith(b"\r\n"):
             del buffer[:2]
-            blank = True
+            seen = 0
+            blank += 1
+            if blank > options.limit_request_fields:
+                raise RequestError(400, "there are too many empty lines before the request")
         if buffer and buffer != bytearray(b"\r") and not 0x21 <= buffer[0] <= 0x7E:
             raise RequestError(400, "this is not HTTP")
         if buffer.find(_END, max(0, seen - 3)) >= 0:
-            break
+            return bytes(buffer)
+        if keeps and not buffer:
+            raise NothingYetError
         _refuse_early(buffer, seen, options)
         seen = len(buffer)
+        buffer += _more(channel, begun=bool(buffer))
+
+
+def _more(channel: Channel, *, begun: bool) -> bytes:
+    """More of a head of which something, or nothing, has come."""
+    try:
         piece = channel.receive(RECEIVE)
-        if not piece:
-            raise RequestError(400, "the request ended within its head")
-        buffer += piece
-    return bytes(buffer)
+    except RequestError as refusal:
+        if begun:
+            raise
+        raise ClientGoneError("no request came") from refusal
+    if not piece:
+        raise RequestError(400, "the request ended within its head") if begun else ClientGoneError("no request came")
+    return piece
 
 
 def _refuse_early(buffer: bytearray, seen: int, options: WSGIOptions) -> None:

@@ -36,6 +36,10 @@ _HOP_BY_HOP: Final = frozenset(
         "upgrade",
     }
 )
+_BODILESS: Final = frozenset({"204", "205", "304"})  # 1xx is no answer, and nothing that an application may say
+# What these say of their length, whatever the application does: 204 nothing (RFC 9110, 8.6); 205 that there is nothing,
+# for unlike the others it does not end with its head (RFC 9110, 15.3.6; RFC 9112, 6.3).
+_LENGTHS: Final[dict[str, int | None]] = {"204": None, "205": 0}
 _COPIED: Final = 1 << 16  # bytes; a body piece up to this size is joined to what goes before it
 _CLOSE: Final = b"Connection: close\r\n\r\n"
 
@@ -346,11 +350,12 @@ def _lines(status: str, headers: tuple[tuple[str, str], ...]) -> tuple[bytes, in
         lines.append(name + ": " + value + "\r\n")  # a value that is no str raises TypeError here
         if not value.isprintable() and _CONTROL.search(value):
             raise ValueError(f"the value of {name} holds a control character: {value!r}")
-    if status.startswith("204"):
-        length = None  # RFC 9110, 8.6
+    code = status[:3]
+    if code in _LENGTHS:
+        length = _LENGTHS[code]
     if length is not None:
         lines.append(f"Content-Length: {length}\r\n")
-    return line + "".join(lines).encode("latin-1"), length, dated, status.startswith(("204", "304"))
+    return line + "".join(lines).encode("latin-1"), length, dated, code in _BODILESS
 
 
 _known_lines = functools.lru_cache(maxsize=256)(_lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from prefork.testing.waiting import call_until
 from tests.support.kept import Client, Crowd, readable
 from tests.support.tls_clients import KEYS, secured
 from tests.support.wsgi.harness import ROOT, WITHIN, get, post
+
+FIVE_IN_CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n5\r\naaaaa\r\n0\r\n\r\n"
 
 
 @contextmanager
@@ -104,6 +107,23 @@ def test_pipelined_requests_are_answered_in_order(client: Client) -> None:
     assert [client.answer() for _ in bodies[:20]] == bodies[:20]
     assert client.answer() == b"four"
     assert [client.answer() for _ in bodies[20:]] == bodies[20:]
+
+
+def test_a_body_that_ends_with_an_empty_line_too_many_keeps_nobody_waiting() -> None:
+    """Whatever comes along with the body or later is no request, and no worker waits for the rest of one."""
+    with keeping("tests.support.wsgi.apps:echo", "--header-timeout", "300", workers=1) as server:
+        clients = [Client(server.address) for _ in range(4)]
+        for number, body in enumerate((post(b"a" * 5), b"POST / HTTP/1.1\r\nHost: a\r\n" + FIVE_IN_CHUNKS)):
+            together, apart = clients[number * 2 : number * 2 + 2]
+            assert together.ask(body + b"\r\n\r\n") == b"a" * 5
+            assert apart.ask(body) == b"a" * 5
+            apart.send(b"\r\n")
+        for client in clients:
+            assert client.ask(b"\r\n" + post(b"again")) == b"again"
+            client.send(b"\r\n")
+            client.socket.shutdown(socket.SHUT_WR)
+            assert client.over()
+            client.close()
 
 
 def test_a_request_in_pieces_behind_another(client: Client) -> None:

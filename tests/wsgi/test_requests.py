@@ -120,9 +120,18 @@ def test_http_1_0_needs_no_host(show: Server) -> None:
     assert "HTTP_HOST" not in environ
 
 
-def test_an_empty_line_before_the_request(show: Server) -> None:
-    assert ask(show, b"\r\n" + get("/a")).json()["PATH_INFO"] == "/a"
+def test_empty_lines_before_the_request(show: Server) -> None:
+    for count in (1, 2, 100):
+        assert ask(show, b"\r\n" * count + get("/a")).json()["PATH_INFO"] == "/a"
     assert ask(show, b"\r", b"\n" + get("/b")).json()["PATH_INFO"] == "/b"
+    assert ask(show, b"\r\n", b"\r\n\r", b"\n" + get("/c")).json()["PATH_INFO"] == "/c"
+
+
+def test_nothing_but_empty_lines_is_no_request(show: Server) -> None:
+    with connect(show.address) as connection:
+        connection.sendall(b"\r\n\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        assert read_all(connection) == b""
 
 
 def test_a_request_that_comes_in_small_pieces(show: Server) -> None:
@@ -194,7 +203,7 @@ REFUSED = {
     "a version of letters": (400, b"GET / HTTP/x.y\r\nHost: a\r\n\r\n"),
     "a version in small letters": (400, b"GET / http/1.1\r\nHost: a\r\n\r\n"),
     "another protocol": (400, b"GET / RTSP/1.0\r\nHost: a\r\n\r\n"),
-    "three empty lines": (400, b"\r\n\r\n" + G + b"\r\n"),
+    "too many empty lines": (400, b"\r\n" * 101 + G + b"\r\n"),
     "two bare LFs before it": (400, b"\n\n" + G + b"\r\n"),
     "a space before it": (400, b" " + G + b"\r\n"),
     "CR before it": (400, b"\r" + G + b"\r\n"),
@@ -276,7 +285,7 @@ def test_an_httptools_that_is_too_lenient_is_refused(monkeypatch: pytest.MonkeyP
 
 def test_what_is_refused_is_refused_before_its_end_when_it_can_be(show: Server) -> None:
     chunk = CHUNKED + b"\r\n1\n"
-    for part in (b"GET / HTTP/1.1\n", b"\x16\x03\x01", b"\n", b" ", b"\r\n\r\n", b"\r\n\0", chunk):
+    for part in (b"GET / HTTP/1.1\n", b"\x16\x03\x01", b"\n", b" ", b"\r\n" * 101, b"\r\n\0", chunk):
         assert parse(exchange(show.address, part)).status == 400
 
 

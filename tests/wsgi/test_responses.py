@@ -122,30 +122,45 @@ def test_head_says_the_length_of_a_body_that_was_made() -> None:
         assert_clean(server)
 
 
-@pytest.mark.parametrize("status", ["204", "304"])
-def test_statuses_without_a_body(status: str) -> None:
-    with serving("status_of_path") as server:
-        for version in ("1.1", "1.0"):
-            reply = ask(server, get(f"/{status}", version=version))
-            assert reply.status == int(status)
-            assert not reply.has("transfer-encoding")
-            assert not reply.has("content-length")
-            assert reply["x-kept"] == "yes"
+# Each with what it says of its length: where the application says nothing, and where it says 5.
+@pytest.mark.parametrize(("status", "lengths"), [("204", ["", ""]), ("205", ["0", "0"]), ("304", ["", "5"])])
+def test_statuses_without_a_body(status: str, lengths: list[str]) -> None:
     with serving("status_of_path", validate=False) as server:
-        for method in ("GET", "HEAD"):
-            assert not ask(server, get(f"/{status}?piece", method=method)).has("content-length")
-            assert ask(server, get(f"/{status}?length", method=method)).has("content-length") == (status == "304")
+        for version in ("1.1", "1.0"):
+            for method in ("GET", "HEAD"):
+                for query in ("", "?piece", "?pieces", "?write", "?length"):
+                    raw = exchange(server.address, get(f"/{status}{query}", version=version, method=method))
+                    assert raw.startswith(b"HTTP/1.1 %s" % status.encode())
+                    assert raw.endswith(b"\r\n\r\n")
+                    assert b"\r\nX-Kept: yes\r\n" in raw
+                    reply = parse(raw, method)
+                    assert not reply.has("transfer-encoding")
+                    said = lengths[query == "?length"]
+                    assert [value for name, value in reply.headers if name == "content-length"] == [said] * bool(said)
     with serving("file", validate=False) as server:
-        raw = exchange(server.address, get("/buffered?304"))
-        assert raw.endswith(b"\r\n\r\n")
+        assert exchange(server.address, get(f"/buffered?{status}")).endswith(b"\r\n\r\n")
 
 
-@pytest.mark.parametrize("status", ["201", "205", "302", "404", "500", "599", "999"])
+def test_the_validator_has_nothing_against_statuses_without_a_body() -> None:
+    with serving("status_of_path") as server:
+        for status in ("204", "304"):  # it wants a type of 205, which is to have no content either
+            assert ask(server, get(f"/{status}"))["x-kept"] == "yes"
+        assert_clean(server)
+
+
+@pytest.mark.parametrize("status", ["201", "206", "302", "404", "500", "599", "999"])
 def test_other_statuses(status: str) -> None:
     with serving("status_of_path", validate=False) as server:
         reply = ask(server, get(f"/{status}"))
         assert (reply.status, reply.reason) == (int(status), "Whatever")
         assert reply["content-length"] == "0"
+
+
+@pytest.mark.parametrize("status", ["100", "101", "103", "199"])
+def test_an_interim_answer_is_not_the_applications_to_give(status: str) -> None:
+    with serving("status_of_path", validate=False, warnings="default") as server:
+        assert ask(server, get(f"/{status}")).status == 500
+        _logged_traceback(server, "not of the form")
 
 
 def test_text_beyond_ascii_and_a_date_of_its_own() -> None:

@@ -320,9 +320,9 @@ def _targets() -> Iterator[Case]:
 
 
 def _lines() -> Iterator[Case]:
-    for start in (b"", b"\r\n"):
+    for start in (b"", b"\r\n", b"\r\n\r\n", b"\r\n" * 100):
         yield Case("RFC 9112, 2.2", OK, start + _get())
-    for start in (b"\n", b"\r", b"\r\n\r\n", b" ", b"\t", b"\0", b"\r\n ", b"\xef\xbb\xbf", b"\x1f"):
+    for start in (b"\n", b"\r", b"\r\n" * 101, b"\r\n\n", b" ", b"\t", b"\0", b"\r\n ", b"\xef\xbb\xbf", b"\x1f"):
         yield Case("RFC 9112, 2.2", 400, start + _get())
     for line in (
         b"GET  / HTTP/1.1",

@@ -137,13 +137,16 @@ def by_write(environ: Environ, start: Start) -> list[bytes]:
     return [b"returned"]
 
 
-def status_of_path(environ: Environ, start: Start) -> list[bytes]:
-    """The status that the path names, and no content; but a length or a piece, if the query says so."""
+def status_of_path(environ: Environ, start: Start) -> Iterable[bytes]:
+    """The status that the path names, and no content; but a length or a body, in the form that the query says."""
     said = environ["QUERY_STRING"]
-    start(
-        f"{environ['PATH_INFO'][1:4]} Whatever", [("X-Kept", "yes"), ("Content-Length", "5")][: 1 + (said == "length")]
-    )
-    return [b"hello"] if said == "piece" else []
+    fields = [("X-Kept", "yes"), ("Content-Length", "5")]
+    write = start(f"{environ['PATH_INFO'][1:4]} Whatever", fields[: 1 + (said == "length")])
+    if said == "write":
+        write(b"hello")
+    if said == "pieces":
+        return iter([b"hel", b"lo"])
+    return [b"hello"] if said in {"piece", "length"} else []
 
 
 def exchanged(environ: Environ, start: Start) -> list[bytes]:
@@ -463,9 +466,9 @@ FILES: dict[str, tuple[Callable[[], Any], dict[str, str]]] = {
 
 
 def file(environ: Environ, start: Start) -> Iterable[bytes]:
-    """A file by wsgi.file_wrapper, of the kind that the path names; with the query "304" as Not Modified."""
+    """A file by wsgi.file_wrapper, of the kind that the path names; with the query as its status."""
     make, headers = FILES[environ["PATH_INFO"][1:]]
-    status = "304 Not Modified" if environ["QUERY_STRING"] == "304" else "200 OK"
+    status = f"{environ['QUERY_STRING'] or 200} Whatever"
     start(status, [("Content-Type", "application/octet-stream"), *headers.items()][status[0] == "3" :])
     wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](make())
     return wrapped
