@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from prefork.embed.base import constructors, parameters
 from prefork.embed.loops import AsyncioWorker
+from prefork.embed.server_options import constructors, parameters
 
 LOOK = 0.02
 """Seconds between two looks at the bodies that are under way."""
@@ -33,12 +33,12 @@ class AiohttpWorker(AsyncioWorker):
         "backlog": "prefork listens; give the setting",
     }
 
-    def known_options(self) -> Collection[str]:
+    def known_options(self) -> Mapping[str, object]:
         """As in `Embedded`."""
         web = self.installed("aiohttp.web", "aiohttp")
         return parameters(*constructors(web.AppRunner), web.Server.__init__, web.RequestHandler.__init__) | {
-            "loop",
-            "ssl_context",
+            "loop": str,
+            "ssl_context": object,
         }
 
     async def boot(self) -> None:
@@ -51,7 +51,8 @@ class AiohttpWorker(AsyncioWorker):
             application = await application
         options = self.options
         tls = options.pop("ssl_context", None)
-        self._runner_of_sites = web.AppRunner(application, **options)
+        with self.options_tried():
+            self._runner_of_sites = web.AppRunner(application, **options)
         await self._runner_of_sites.setup()
         for inlet in self.open_inlets():
             await web.SockSite(self._runner_of_sites, inlet, ssl_context=tls).start()

@@ -6,9 +6,10 @@ event loops and patches there.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
@@ -16,35 +17,14 @@ from typing import Any, ClassVar, Final, Self
 from prefork.config import target
 from prefork.config.settings import Settings
 from prefork.embed.connections import Connections
-from prefork.errors import SettingsError, TargetError, did_you_mean
+from prefork.embed.server_options import misfit
+from prefork.errors import PreforkError, SettingsError, TargetError, did_you_mean
 from prefork.scoreboard.layout import Readiness
 from prefork.system import limits
 from prefork.system.natives import os, socket
 from prefork.worker import Worker
 
 NO_OPTIONS: Final[Mapping[str, str]] = MappingProxyType({})
-
-
-def parameters(*functions: Callable[..., Any]) -> set[str]:
-    """The names of what functions take, beside what takes any: the options of a server whose constructors these are."""
-    import inspect
-
-    return {
-        one.name
-        for function in functions
-        for one in inspect.signature(function).parameters.values()
-        if one.kind not in {one.VAR_POSITIONAL, one.VAR_KEYWORD} and one.name != "self"
-    }
-
-
-def constructors(kind: Any) -> list[Callable[..., Any]]:
-    """The constructors of a class, inherited ones too, of which each hands on what it doesn't know."""
-    return [one.__init__ for one in kind.__mro__[:-1] if "__init__" in vars(one)]
-
-
-def attributes(kind: type) -> set[str]:
-    """The public attributes of a class: the options of a server whose configuration it is."""
-    return {name for name in dir(kind) if not name.startswith("_")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,18 +119,40 @@ class Embedded(Worker):
         found = self._loaded()
         return found if self.given.around is None else self.given.around(found, self._readiness)
 
-    def known_options(self) -> Collection[str]:
-        """The names of the server's own options, as itself has them; none where that can't be told."""
-        return ()
+    def known_options(self) -> Mapping[str, object]:
+        """The server's own options, as itself has them: their kinds by their names; none where that can't be told."""
+        return {}
+
+    @contextlib.contextmanager
+    def options_tried(self) -> Iterator[None]:
+        """Around what the server makes of its options, and of nothing else that could fail.
+
+        Raises:
+            SettingsError: It refuses them, and there are some; all else is as it was raised.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not self.given.options or isinstance(error, PreforkError):
+                raise
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            given = self.given.options.items()
+            meant = [(name, value) for name, value in given if isinstance(value, str) and value and value in why]
+            said = ", ".join(f"{name}={value!r}" for name, value in meant or given)
+            told = f"worker_options: {self.server} can't be made with {said}: {why}; correct it"
+            raise SettingsError(told) from error
 
     def _check_options(self) -> None:
         if not self.given.options:
             return
-        known = set(self.known_options())
-        for name in self.given.options:
+        known = self.known_options()
+        for name, value in self.given.options.items():
             if known and name not in known:
-                remedy = did_you_mean(name, known - set(self.reserved), "leave it out")
+                remedy = did_you_mean(name, set(known) - set(self.reserved), "leave it out")
                 raise SettingsError(f"worker_options: {name} is no option of {self.server}'s; {remedy}")
+            wanted = misfit(value, known.get(name, Any))
+            if wanted:
+                raise SettingsError(f"worker_options: {name} of {self.server}'s can't be {value!r}; give {wanted}")
 
     def _loaded(self) -> Any:
         found = self.given.application

@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Mapping
 
 from prefork.config.settings import Settings
 from prefork.embed.base import Embedded
@@ -40,9 +40,9 @@ class BjoernWorker(Embedded):
         super().__prefork_check__(settings)
         _refuse_headers(settings)
 
-    def known_options(self) -> Collection[str]:
+    def known_options(self) -> Mapping[str, object]:
         """As in `Embedded`."""
-        return {"statsd"}
+        return {"statsd": dict}
 
     def init(self) -> None:
         """Import what is needed.

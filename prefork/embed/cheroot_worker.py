@@ -11,11 +11,12 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from prefork.embed.base import Embedded, parameters
+from prefork.embed.base import Embedded
 from prefork.embed.marks import Marked
+from prefork.embed.server_options import parameters
 from prefork.system.descriptors import readable
 
 
@@ -32,9 +33,9 @@ class CherootWorker(Embedded):
         ("bind_addr", "wsgi_app", "reuse_port", "request_queue_size"), "prefork listens; give the setting"
     )
 
-    def known_options(self) -> Collection[str]:
+    def known_options(self) -> Mapping[str, object]:
         """As in `Embedded`."""
-        return parameters(self.installed("cheroot.wsgi", "cheroot").Server) | {"ssl_adapter"}
+        return parameters(self.installed("cheroot.wsgi", "cheroot").Server) | {"ssl_adapter": object}
 
     def init(self) -> None:
         """Make the server on the inlet, and its threads."""
@@ -45,9 +46,9 @@ class CherootWorker(Embedded):
         options = {"shutdown_timeout": self.settings.graceful_timeout, **self.options}
         tls = options.pop("ssl_adapter", None)
         name = self.sockets[0].getsockname()
-        server = self._cheroot = wsgi.Server(
-            name[:2] if isinstance(name, tuple) else name, Marked(self.application(), self.busy), **options
-        )
+        address, application = name[:2] if isinstance(name, tuple) else name, Marked(self.application(), self.busy)
+        with self.options_tried():
+            server = self._cheroot = wsgi.Server(address, application, **options)
         server.ssl_adapter = tls
         server.bind = server.bind_unix_socket = self._bind
         server.prepare()

@@ -8,12 +8,13 @@ when it is idle.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any, ClassVar, Final
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final, Literal
 
 from prefork.accept.offspring import guarded
-from prefork.embed.base import Embedded, constructors, parameters
+from prefork.embed.base import Embedded
 from prefork.embed.marks import Marked
+from prefork.embed.server_options import constructors, parameters
 
 CONNECTIONS = 1000
 """How many connections a worker serves at a time, unless ``connections`` says so."""
@@ -24,6 +25,15 @@ _TLS: Final = frozenset(
     | {"do_handshake_on_connect", "server_hostname", "server_side", "suppress_ragged_eofs"}
 )
 """What gevent takes for TLS beside the names of its parameters."""
+
+_KINDS: Final[Mapping[str, object]] = {
+    **dict.fromkeys(("log", "error_log"), Literal["default"]),
+    "handler_class": type,
+    "environ": dict,
+    "connections": int,
+    "patch": bool,
+}
+"""Of those that its own parameters say nothing of, and of ours."""
 
 
 class GeventWorker(Embedded):
@@ -40,10 +50,10 @@ class GeventWorker(Embedded):
         "spawn": "a pool is needed to wait for what is in hand; give connections, its size",
     }
 
-    def known_options(self) -> Collection[str]:
+    def known_options(self) -> Mapping[str, object]:
         """As in `Embedded`."""
         server = self.installed("gevent.pywsgi", "gevent").WSGIServer
-        return {*parameters(*constructors(server)), *_TLS, "connections", "patch"}
+        return {**dict.fromkeys(_TLS, Any), **parameters(*constructors(server)), **_KINDS}
 
     def init(self) -> None:
         """Patch, load the application, make a server on each inlet."""
@@ -59,9 +69,10 @@ class GeventWorker(Embedded):
         options["environ"] = {"wsgi.multiprocess": True, **(options.get("environ") or {})}
         server_class = self.installed("gevent.pywsgi").WSGIServer
         application = Marked(self.application(), guarded)
-        self._servers: list[Any] = [
-            server_class(inlet, application, spawn=self._pool, **options) for inlet in self.inlets()
-        ]
+        with self.options_tried():
+            self._servers: list[Any] = [
+                server_class(inlet, application, spawn=self._pool, **options) for inlet in self.inlets()
+            ]
 
     def run(self) -> None:
         """Serve until it is time to leave, then until no connection is left."""

@@ -7,11 +7,11 @@ It makes its listening sockets when the application has started up, and so that 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from prefork.embed.base import attributes
 from prefork.embed.loops import AsyncioWorker
+from prefork.embed.server_options import attributes
 
 _LISTENS = "prefork listens; give the setting bind"
 _RUNS = "prefork runs the processes; give the setting"
@@ -30,9 +30,9 @@ class HypercornWorker(AsyncioWorker):
         "max_requests_jitter": "give the setting max_requests_jitter",
     }
 
-    def known_options(self) -> Collection[str]:
+    def known_options(self) -> Mapping[str, object]:
         """As in `Embedded`."""
-        return attributes(self.installed("hypercorn.config").Config) | {"loop", "mode"}
+        return attributes(self.installed("hypercorn.config").Config) | {"loop": str, "mode": str | None}
 
     async def boot(self) -> None:
         """Start hypercorn and wait until the application has started up (lifespan)."""
@@ -67,6 +67,7 @@ class HypercornWorker(AsyncioWorker):
 
         config = Config()
         config.graceful_timeout = self.settings.graceful_timeout
-        for name, value in options.items():
-            setattr(config, name, value)
+        with self.options_tried():
+            for name, value in options.items():
+                setattr(config, name, value)
         return config

@@ -13,11 +13,12 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from prefork.embed.base import Embedded, attributes, parameters
+from prefork.embed.base import Embedded
 from prefork.embed.marks import among_others
+from prefork.embed.server_options import attributes, parameters
 from prefork.errors import TargetError
 
 _LISTENS = "prefork listens; give the setting"
@@ -136,13 +137,13 @@ class WsgirefWorker(SocketserverWorker):
 
     server = "wsgiref"
 
-    def known_options(self) -> Collection[str]:
+    def known_options(self) -> Mapping[str, object]:
         """As in `Embedded`."""
         from wsgiref.simple_server import WSGIServer
 
         if "server_class" in self.given.options:
-            return ()  # it may know more
-        return attributes(WSGIServer) | {"handler_class"}
+            return {}  # it may know more
+        return attributes(WSGIServer) | {"handler_class": type}
 
     def make(self) -> Any:
         """The server with its application."""
@@ -171,7 +172,7 @@ class WerkzeugWorker(SocketserverWorker):
         "ssl_context": "its handshake would keep the worker from accepting; use prefork wsgi, or a proxy in front",
     }
 
-    def known_options(self) -> Collection[str]:
+    def known_options(self) -> Mapping[str, object]:
         """As in `Embedded`."""
         return parameters(self.installed("werkzeug.serving", "werkzeug").make_server)
 
@@ -182,7 +183,8 @@ class WerkzeugWorker(SocketserverWorker):
         name = listener.getsockname()
         host, port = name[:2] if isinstance(name, tuple) else (f"unix://{os.fsdecode(name)}", 0)
         application = among_others(self.application())
-        server = serving.make_server(host, port, application, fd=listener.fileno(), **self.options)
+        with self.options_tried():
+            server = serving.make_server(host, port, application, fd=listener.fileno(), **self.options)
         self.put_in_place(server)
         return server
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
-from prefork.embed.base import parameters
 from prefork.embed.loops import AsyncioWorker
+from prefork.embed.server_options import parameters
 from prefork.system.natives import os, socket
 
 
@@ -25,9 +25,9 @@ class StreamsWorker(AsyncioWorker):
         "prefork listens; give the setting",
     )
 
-    def known_options(self) -> Collection[str]:
+    def known_options(self) -> Mapping[str, object]:
         """As in `Embedded`."""
-        return parameters(asyncio.start_server, asyncio.BaseEventLoop.create_server) | {"loop"}
+        return parameters(asyncio.start_server, asyncio.BaseEventLoop.create_server) | {"loop": str}
 
     async def boot(self) -> None:
         """Start a server on each listener."""

@@ -8,11 +8,11 @@ worker leaves, no connection is kept alive any more, those that are idle are clo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from prefork.embed.base import parameters
 from prefork.embed.loops import AsyncioWorker
+from prefork.embed.server_options import parameters
 
 LOOK = 0.02
 """Seconds between two looks at the connections that are left."""
@@ -28,9 +28,9 @@ class TornadoWorker(AsyncioWorker):
     needs = ("tornado.httpserver", "tornado")
     reserved: ClassVar[Mapping[str, str]] = {"backlog": "prefork listens; give the setting"}
 
-    def known_options(self) -> Collection[str]:
+    def known_options(self) -> Mapping[str, object]:
         """As in `Embedded`."""
-        return parameters(self.installed("tornado.httpserver").HTTPServer.initialize) | {"loop"}
+        return parameters(self.installed("tornado.httpserver").HTTPServer.initialize) | {"loop": str}
 
     async def boot(self) -> None:
         """Start a server on the inlets."""
@@ -70,7 +70,9 @@ class TornadoWorker(AsyncioWorker):
 
         options = self.options
         self._at = at
-        self._server = FollowedServer(self.application(), **options)
+        application = self.application()
+        with self.options_tried():
+            self._server = FollowedServer(application, **options)
         self._server.add_sockets(self.open_inlets())
 
     async def serve(self) -> None:

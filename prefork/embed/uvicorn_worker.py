@@ -8,11 +8,11 @@ every client has been heard.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
-from prefork.embed.base import parameters
 from prefork.embed.loops import AsyncioWorker
+from prefork.embed.server_options import parameters
 from prefork.errors import BootError
 
 _LISTENS = "prefork listens; give the setting bind"
@@ -34,15 +34,21 @@ class UvicornWorker(AsyncioWorker):
         "limit_max_requests_jitter": "give the setting max_requests_jitter",
     }
 
-    def known_options(self) -> Collection[str]:
+    def known_options(self) -> Mapping[str, object]:
         """As in `Embedded`."""
         return parameters(self.installed("uvicorn").Config)
 
     async def boot(self) -> None:
         """Let the application start up (lifespan), then start on the inlets."""
         uvicorn = self.installed("uvicorn")
-        config = uvicorn.Config(self.application(), **self.options)
-        config.load()
+        application = self.application()
+        with self.options_tried():
+            config = uvicorn.Config(application, **self.options)
+        if config.factory:
+            config.load()  # which calls it
+        else:
+            with self.options_tried():
+                config.load()
         if self.tls is not None:
             config.ssl = self.tls
         server = self._server = uvicorn.Server(config)

@@ -7,11 +7,12 @@ and nothing to send.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from prefork.embed.base import Embedded, attributes
+from prefork.embed.base import Embedded
 from prefork.embed.marks import Marked
+from prefork.embed.server_options import attributes
 
 ROUND = 0.05
 """Seconds that a round of the loop may wait while channels are being closed."""
@@ -28,9 +29,9 @@ class WaitressWorker(Embedded):
         ("listen", "host", "port", "ipv4", "ipv6", "sockets", "unix_socket", "unix_socket_perms", "backlog"), _LISTENS
     )
 
-    def known_options(self) -> Collection[str]:
+    def known_options(self) -> Mapping[str, object]:
         """As in `Embedded`."""
-        return attributes(self.installed("waitress.adjustments", "waitress").Adjustments)
+        return attributes(self.installed("waitress.adjustments", "waitress").Adjustments, casts=True)
 
     def init(self) -> None:
         """Make the server on inlets, and its threads."""
@@ -39,12 +40,9 @@ class WaitressWorker(Embedded):
         self._channels: dict[int, Any] = {}
         # select(2), which is the default, ends at descriptor 1023.
         options = {"asyncore_use_poll": True, **self.options}
-        self._waitress = waitress.create_server(
-            Marked(self.application(), self.busy),
-            map=self._channels,
-            sockets=list(self.inlets(served=False)),
-            **options,
-        )
+        application, sockets = Marked(self.application(), self.busy), list(self.inlets(served=False))
+        with self.options_tried():
+            self._waitress = waitress.create_server(application, map=self._channels, sockets=sockets, **options)
 
     def run(self) -> None:
         """Turn the loop until it is time to leave, then until no channel is left."""

@@ -8,6 +8,7 @@ it.
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import json
 import logging
@@ -143,6 +144,8 @@ def applied(path: str) -> LogConfiguration:
         raise SettingsError(f"logconfig: {path!r} can't be read: {told(error, READABLE)}") from None
     except Exception as error:  # noqa: BLE001  # what it names is found and called, and may raise anything
         said = " ".join(f"{error}".split()) or type(error).__name__
+        if isinstance(error, KeyError):  # whose text is but the key
+            said = f"it has no {said}"
         cause = "" if error.__cause__ is None else f": {' '.join(str(error.__cause__).split())}"
         raise SettingsError(f"logconfig: {path!r} can't be used: {said}{cause}; correct it") from None
     handlers = list(_handlers(logging.getLogger(LOGGER)))
@@ -161,8 +164,10 @@ def applied(path: str) -> LogConfiguration:
 def _apply(path: str) -> None:
     kind = os.path.splitext(path)[1].lower()
     if kind in _INI:
+        parser = configparser.ConfigParser()  # fileConfig names the file's object where it can't be parsed
         with open(path, encoding="utf-8-sig") as file:
-            logging.config.fileConfig(file, disable_existing_loggers=False)
+            parser.read_file(file, path)
+        logging.config.fileConfig(parser, disable_existing_loggers=False)
         return
     if kind == ".toml":
         with open(path, encoding="utf-8-sig") as file:

@@ -166,6 +166,8 @@ def test_what_another_server_knows_nothing_of_is_refused() -> None:
     )
     (line,) = refused("asgi", "commanded:asgi", "--bind", "127.0.0.1:0", "--worker-options", "host=there")
     assert line == "worker_options: uvicorn: host is no option here: prefork listens; give the setting bind"
+    (line,) = refused("asgi", "commanded:asgi", "--bind", "127.0.0.1:0", "--worker-options", "log_level=loud")
+    assert line == "worker_options: uvicorn can't be made with log_level='loud': KeyError: 'loud'; correct it"
 
 
 def test_the_start_says_which_command_is_meant(prefork_server: ServerFactory) -> None:

@@ -259,3 +259,78 @@ def test_a_server_is_given_only_options_that_it_has() -> None:
     assert {"asyncio nosuch", "uvicorn nosuch", "wsgiref nosuch"} <= strange.keys()
     (line,) = facts(program, json.dumps({"uvicorn": ["limit_concurency"]})).values()
     assert line.endswith("did you mean limit_concurrency?")
+
+
+REFUSED: dict[str, dict[str, tuple[object, str]]] = {
+    "uvicorn": {
+        "limit_concurrency": ("abc", "a number"),
+        "timeout_keep_alive": (True, "a number"),
+        "h11_max_incomplete_event_size": ("x", "a number"),
+        "root_path": (3, "a text"),
+        "lifespan": ("xx", "auto or on or off"),
+        "headers": (1, "it in a program of your own"),
+        "server_header": ("maybe", "true or false"),
+    },
+    "hypercorn": {
+        "keep_alive_timeout": ("abc", "a number"),
+        "h11_max_incomplete_size": ("foo", "a number"),
+        "loglevel": (7, "a text"),
+        "alpn_protocols": ("h2", "it in a program of your own"),
+    },
+    "aiohttp": {"keepalive_timeout": ("x", "a number"), "auto_decompress": ("x", "true or false")},
+    "tornado": {"max_body_size": ("1M", "a number"), "xheaders": ("no", "true or false")},
+    "cheroot": {"numthreads": ("abc", "a number"), "timeout": ("zz", "a number"), "peercreds_enabled": (5, "true or")},
+    "gevent": {"connections": ("x", "a number"), "error_log": ("file", "default"), "handler_class": (3, "it in a")},
+    "asyncio": {"limit": ("x", "a number")},
+    "werkzeug": {"processes": ("x", "a number"), "threaded": ("x", "true or false")},
+    "wsgiref": {"handler_class": (3, "it in a program"), "handle_error": ("x", "it in a program")},
+}
+TAKEN: dict[str, dict[str, object]] = {
+    "uvicorn": {
+        "limit_concurrency": 100,
+        "timeout_keep_alive": 7.5,
+        "root_path": "/a",
+        "log_level": "debug",
+        "server_header": 0,
+        "http": "h11",
+        "log_config": None,
+        "ws_ping_interval": 3,
+        "ssl_certfile": "x.pem",
+    },
+    "hypercorn": {"keep_alive_timeout": 2.5, "loglevel": "DEBUG", "accesslog": "-", "server_names": ["a"]},
+    "aiohttp": {"keepalive_timeout": 3, "access_log": None, "access_log_format": "%a"},
+    "tornado": {"max_body_size": 10, "xheaders": True, "idle_connection_timeout": 3},
+    "cheroot": {"numthreads": 3, "timeout": 0.5, "server_name": "a"},
+    "waitress": {"threads": 3, "expose_tracebacks": "yes", "ident": 3, "trusted_proxy_headers": "x-forwarded-for"},
+    "gevent": {"connections": 3, "log": "default", "environ": {}, "certfile": "x"},
+    "werkzeug": {"processes": 3, "threaded": True},
+}
+
+
+def test_a_value_of_another_kind_is_one_line() -> None:
+    """One ended in a traceback of the server's, or let it serve and fail with every request."""
+    program = """
+        import json, sys
+        from prefork import Settings, SettingsError, TargetError, embed
+
+        said = {}
+        for server, options in json.loads(sys.argv[1]).items():
+            for name, (value, wanted) in options.items():
+                option = name.strip()
+                worker = getattr(embed, server)("os:getcwd", **{option: value})()
+                try:
+                    worker.__prefork_check__(Settings())
+                    heard = "taken"
+                except TargetError:  # it is not installed
+                    break
+                except SettingsError as error:
+                    heard = str(error)
+                line = f"worker_options: {option} of {server}'s can't be {value!r}; give {wanted}"
+                if not heard.startswith(line if wanted else "taken"):
+                    said[f"{server} {option}"] = heard
+        print(json.dumps(said))
+    """
+    tried: dict[str, dict[str, tuple[object, str]]] = {server: dict(options) for server, options in REFUSED.items()}
+    for server, options in TAKEN.items():
+        tried.setdefault(server, {}).update({f"{name} ": (value, "") for name, value in options.items()})
+    assert facts(program, json.dumps(tried)) == {}
