@@ -12,8 +12,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from prefork.config.load import PLATFORM
+from prefork.testing import server
 from prefork.testing.processes import children
 from tests.support.figures import full
+from tests.support.forked import SERVERS
 
 # Started in the background, or by nohup, the tests would inherit ignored signals and hand them on to every server.
 for _signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
@@ -41,10 +43,27 @@ settings.register_profile("others", deadline=None, print_blob=True, suppress_hea
 settings.load_profile("others" if full() else "same")
 
 
+# Most servers are forked rather than executed, see `tests.support.forked`.
+server.spawn = SERVERS.spawn_or(server.spawn)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before its fixtures, and those of its module that it is the first to ask for. What takes long saves nothing."""
+    executed = "EXECUTED" in os.environ or any(map(item.get_closest_marker, ("executed", "long", "soak")))
+    SERVERS.wanted = not executed
+
+
 @pytest.fixture(autouse=True)
 def _no_process_is_left() -> Iterator[None]:
     """Every test ends what it started: a server that survives its test would disturb all that follow."""
-    before = set(children(os.getpid()))
+    before = _children()
     yield
-    left = set(children(os.getpid())) - before
+    left = _children() - before
     assert not left, f"processes left by the test, or never waited for: {[psutil.Process(pid) for pid in left]}"
+
+
+def _children() -> set[int]:
+    """Those of this process, but fork servers, and theirs."""
+    servers = SERVERS.pids
+    return {pid for parent in (os.getpid(), *servers) for pid in children(parent)} - servers

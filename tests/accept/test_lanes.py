@@ -18,7 +18,7 @@ from prefork.testing.plugin import ServerFactory
 from prefork.testing.server import NotServingError
 from tests.support.boards import wait_until_idle
 from tests.support.figures import count
-from tests.support.probing import APPS, ask, complaints, get, held, line, probe, talk, told, wait_gone
+from tests.support.probing import APPS, ask, complaints, get, held, line, probe, talk, told, wait_ended
 
 CLIENTS = 150
 LANES = 4
@@ -186,9 +186,9 @@ def test_workers_leave_when_their_master_is_gone(prefork_server: ServerFactory) 
         workers = server.workers()
         with held(server) as (connection,):
             server.signal(signal.SIGKILL)
-            wait_gone(*(pid for pid in workers if pid != connection.pid))
+            wait_ended(*(pid for pid in workers if pid != connection.pid))
             connection.finish()
-        wait_gone(*workers)
+        wait_ended(*workers)
 
 
 def test_a_loop_of_ones_own_has_no_lanes(prefork_server: ServerFactory) -> None:

@@ -15,7 +15,7 @@ from prefork.testing import Server, connect, hold_port
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
 from tests.support.apps.forking import HELD
-from tests.support.probing import APPS, get, told, wait_gone
+from tests.support.probing import APPS, get, told, wait_ended
 
 WAYS: dict[str, dict[str, Any]] = {
     "handle": {},
@@ -87,7 +87,7 @@ def test_a_child_does_not_keep_the_port(prefork_server: ServerFactory) -> None:
         child = answer(first, "/hold")
         workers = first.workers()
         kill(first.process.pid)
-        wait_gone(*workers)
+        wait_ended(*workers)
         assert os.path.exists(f"/proc/{child}")
         second = forking(prefork_server, "wsgi", bind=address)
         assert answer(second, "/pid") in second.workers()

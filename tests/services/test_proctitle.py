@@ -15,6 +15,8 @@ from prefork.testing.plugin import ServerFactory
 from tests.support.probing import held, probe
 from tests.support.programs import facts
 
+pytestmark = pytest.mark.executed
+
 pytest.importorskip("setproctitle", reason="prefork[proctitle] is not installed")
 
 

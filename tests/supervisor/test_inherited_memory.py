@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from prefork.testing import request, running_script
+
+pytestmark = pytest.mark.executed
 
 PROGRAM = """
     import gc

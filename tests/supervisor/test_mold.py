@@ -17,7 +17,7 @@ from prefork.system.immortal import lack
 from prefork.testing import Load, Server, call_until, hold_port, running_target
 from prefork.testing.plugin import ServerFactory
 from tests.support.figures import count
-from tests.support.probing import APPS, ask, complaints, replaced, steady, talk, told, wait_gone
+from tests.support.probing import APPS, ask, complaints, replaced, steady, talk, told, wait_ended, wait_gone
 
 
 class Said(NamedTuple):
@@ -279,7 +279,7 @@ def test_the_master_s_death_ends_the_mold_as_well(prefork_server: ServerFactory)
     left = [*server.molds(), *server.workers()]
     os.kill(server.pid, signal.SIGKILL)
     server.wait()
-    wait_gone(*left)
+    wait_ended(*left)
 
 
 @pytest.mark.long

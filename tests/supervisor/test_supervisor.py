@@ -390,6 +390,7 @@ def test_an_idle_server_sleeps(prefork_server: ServerFactory) -> None:
 # Memory.
 
 
+@pytest.mark.executed
 def test_preloaded_objects_stay_shared_through_a_full_collection(prefork_server: ServerFactory) -> None:
     megabytes = count("preloaded-mebibytes", least=48)
     server = prefork_server(

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from prefork.testing import Server, call_until, connect, request, wait_for
 from prefork.testing.plugin import ServerFactory
+from prefork.testing.processes import is_gone
 
 APPS: Final = Path(__file__).resolve().parent / "apps"
 PATIENCE: Final = 30.0
@@ -142,3 +143,9 @@ def wait_gone(*pids: int) -> None:
     """Wait until none of these processes is there any more, not even as a zombie."""
     for pid in pids:
         wait_for(lambda pid=pid: not Path(f"/proc/{pid}").exists(), message=f"the end of {pid}")  # type: ignore[misc]  # mypy can't infer a lambda with a default
+
+
+def wait_ended(*pids: int) -> None:
+    """Wait until these orphans have ended: whoever has adopted them may be seconds late to reap them."""
+    for pid in pids:
+        wait_for(lambda pid=pid: is_gone(pid), message=f"the end of {pid}")  # type: ignore[misc]  # mypy can't infer a lambda with a default

@@ -12,7 +12,7 @@ import pytest
 
 from prefork.testing import NotServingError, Server
 from prefork.testing.plugin import ServerFactory
-from tests.support.probing import APPS, ask, told, wait_gone
+from tests.support.probing import APPS, ask, told, wait_ended
 
 
 def said(server: Server, pid: int) -> set[str]:
@@ -34,7 +34,7 @@ def test_a_worker_ends_what_began_in_it(prefork_server: ServerFactory, preload: 
     molds = server.molds()
     assert len(molds) == preload
     assert server.stop() == 0
-    wait_gone(daemon)
+    wait_ended(daemon)
     assert said(server, pid) == BEGUN | OF_WORKERS | (set() if preload else LOADED)
     assert [said(server, mold) for mold in molds] == [LOADED] * preload
     assert said(server, server.process.pid) == set()

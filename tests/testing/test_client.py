@@ -26,6 +26,8 @@ from prefork.testing import (
 )
 from tests.support.testing_servers import BY_PATH, FORKING, GOOD, PREAMBLE
 
+pytestmark = pytest.mark.executed
+
 BAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-6\r\nhello\r\n"
 """A chunk that would end where it begins."""
 

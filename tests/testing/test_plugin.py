@@ -12,6 +12,8 @@ from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import is_gone
 from tests.support.testing_servers import FORKING, GOOD
 
+pytestmark = pytest.mark.executed
+
 pytest_plugins = ["pytester"]
 
 

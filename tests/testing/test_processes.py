@@ -5,10 +5,13 @@ import signal
 from errno import EMFILE
 
 import psutil
+import pytest
 
 from prefork.testing import Outcome, burst, request, running_script
 from prefork.testing.processes import freeze, frozen, is_gone, kill, limited_descriptors, thaw
 from tests.support.testing_servers import FORKING, PREAMBLE
+
+pytestmark = pytest.mark.executed
 
 PATIENT = (
     PREAMBLE

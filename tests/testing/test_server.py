@@ -23,6 +23,8 @@ from prefork.testing import (
 from prefork.testing.processes import is_gone
 from tests.support.testing_servers import FORKING, GOOD, PREAMBLE
 
+pytestmark = pytest.mark.executed
+
 
 def test_a_server_is_known_by_its_ready_line() -> None:
     with running_script(FORKING) as server:
