@@ -21,9 +21,10 @@ from prefork.errors import SettingsError, did_you_mean, printable
 from prefork.migration import gunicorn_values, gunicorn_whole
 from prefork.migration.foreign_setting import by_flag, by_name
 from prefork.migration.gunicorn_cfg import Cfg
+from prefork.migration.gunicorn_kinds import validated
 from prefork.migration.gunicorn_settings import HOOKS, ROWS
 from prefork.migration.hook_faces import faced
-from prefork.migration.retelling import Origin, Retelling, Teller, converted
+from prefork.migration.retelling import Origin, Retelling, Teller
 from prefork.system.natives import os
 from prefork.system.need import READABLE, told
 
@@ -89,9 +90,15 @@ def retell(argv: Sequence[str], environ: Mapping[str, str]) -> Retelling:
     targets = line.pop("target", Origin([], "")).value
     variable.pop("target", None)
     asks = {name for name in _OWN if line.pop(name, None) is not None}
-    given = _of_environment(environ) | _of_file(line.get("config") or variable.get("config")) | variable | line
-    given, wrong = _converted(given)
-    complaints += wrong
+    given: dict[str, Origin] = {}
+    for said, is_file in (
+        (_of_environment(environ), False),
+        (_of_file(line.get("config") or variable.get("config")), True),
+        (variable | line, False),
+    ):
+        settled, wrong = _validated(said, line=not is_file)
+        given |= settled
+        complaints += wrong
     for name in ("check_config", "print_config"):
         if name in given and given[name].value:
             asks.add({"check_config": "check", "print_config": "print-config"}[name])
@@ -116,14 +123,17 @@ def retell(argv: Sequence[str], environ: Mapping[str, str]) -> Retelling:
     )
 
 
-def _converted(given: Mapping[str, Origin]) -> tuple[dict[str, Origin], list[str]]:
-    """Values as their settings take them, and what is wrong with the others."""
+def _validated(given: Mapping[str, Origin], *, line: bool) -> tuple[dict[str, Origin], list[str]]:
+    """Values as gunicorn takes them, and what is wrong with the others."""
     rows, settled, complaints = by_name(ROWS), {}, []
     for name, (value, origin) in given.items():
         try:
-            settled[name] = Origin(converted(rows[name], value), origin)
+            found = validated(rows[name], value, line=line)
         except ValueError as error:
             complaints.append(f"{name}: {error} (from {origin})")
+            continue
+        if found is not None:
+            settled[name] = Origin(found, origin)
     return settled, complaints
 
 
@@ -197,8 +207,7 @@ def _of_file(config: Origin | None) -> dict[str, Origin]:
         namespace = _executed(name)
     shown = name if name.isprintable() else ascii(name)
     known = by_name(ROWS)
-    # None is what a setting has that nobody gave; as a variable that is not set gives it.
-    return {key: Origin(value, shown) for key, value in namespace.items() if key in known and value is not None}
+    return {key: Origin(value, shown) for key, value in namespace.items() if key in known}
 
 
 def _module(name: str) -> Mapping[str, Any]:

@@ -322,9 +322,7 @@ def _protocols(teller: Teller, row: ForeignSetting) -> None:
 
 def _proxy_protocol(teller: Teller, row: ForeignSetting) -> None:
     value, origin = teller.given[row.name]
-    word = {"none": "off", "": "off", "false": "off", "true": "any", "auto": "any"}
-    text = str(value).strip().lower()
-    teller.put(row.ours, word.get(text, text), origin)
+    teller.put(row.ours, "any" if value == "auto" else value, origin)
 
 
 def _none(teller: Teller, row: ForeignSetting) -> None:

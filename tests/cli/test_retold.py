@@ -52,7 +52,7 @@ class Case(NamedTuple):
 CASES = {
     "nothing but the application": Case("", "shop:app", SYNC),
     "variables that are not set": Case(
-        "import os\nworkers = os.environ.get('NO_SUCH_COUNT')\ntimeout = None", "shop:app", SYNC
+        "import os\npidfile = os.environ.get('NO_SUCH_FILE')\npreload_app = None", "shop:app", SYNC
     ),
     "quick start": Case("", "-w 4 -b 0.0.0.0:8000 shop:app", {"workers": 4, "bind": "0.0.0.0:8000"}),
     "behind HAProxy": Case(
@@ -99,6 +99,11 @@ CASES = {
         {**SYNC, "threads": 4},
         ("! timeout = 30 (gunicorn's default): gthread lets a req",),
     ),
+    "whole numbers of a command line": Case("", "-w 010 --timeout 08 shop:app", {"workers": 10, "timeout": 8}),
+    "a mask of a file's": Case(
+        "bind = 'unix:/run/a'\numask = 0o27", "shop:app", {**SYNC, "bind": "unix:/run/a", "socket_mode": 0o750}
+    ),
+    "proxies that are none": Case("forwarded_allow_ips = None", "shop:app", {**SYNC, "forwarded_allow_ips": ""}),
     "threads without a limit": Case("threads = 4\ntimeout = 0", "shop:app", {**SYNC, "timeout": 0, "threads": 4}),
     "one thread": Case(
         "",
@@ -247,7 +252,7 @@ CASES = {
         {**SYNC, "limit_request_line": 0, "limit_request_fields": 50, "limit_request_field_size": 0},
     ),
     "proxies": Case(
-        "forwarded_allow_ips = ['10.0.0.1', '10.0.0.2']\nsecure_scheme_headers = {'X-FORWARDED-PROTO': 'https'}",
+        "forwarded_allow_ips = '10.0.0.1, 10.0.0.2'\nsecure_scheme_headers = {'X-FORWARDED-PROTO': 'https'}",
         "shop:app",
         {**SYNC, "forwarded_allow_ips": "10.0.0.1,10.0.0.2"},
         ("forwarded_allow_ips = '10.0.0.1,10.0.0.2' (gunicorn.conf.py): from these REMOTE_ADDR is the address in",),
@@ -347,6 +352,14 @@ def test_each_value_has_its_origin(folder: Path) -> None:
         ("", "shop:app --min-workers=3", "'--min-workers' is not a flag of gunicorn's; "),
         ("", "shop:app more", "'more' is one argument too many beside 'shop:app'; give one target"),
         ("workers = 'many'", "shop:app", "workers: 'many' is not a whole number; give one (from gunicorn.conf.py)"),
+        ("workers = None", "shop:app", "workers: None is no value of it; leave it out (from gunicorn.conf.py)"),
+        ("umask = '027'", "shop:app", "umask: '027' is not a whole number; give 0o27, without quotes (from gun"),
+        ("preload_app = 1", "shop:app", "preload_app: 1 is neither True nor False; give one (from gunicorn.conf.py)"),
+        ("workers = -1", "shop:app -w 2", "workers: -1 is out of range; give 0 or more (from gunicorn.conf.py)"),
+        ("", "shop:app -w 0x4", "workers: '0x4' is not a whole number; give one (from --workers)"),
+        ("proxy_allow_ips = ['::1']", "shop:app", "proxy_allow_ips: ['::1'] is not a text; give one (from gunicorn"),
+        ("def on_exit(): ...", "shop:app", "on_exit: on_exit takes 0 arguments; gunicorn gives it 1 (from gunic"),
+        ("post_fork = 'os.nosuch'", "shop:app", "post_fork: 'os.nosuch' is not to be had (AttributeError: module"),
         (
             "",
             "shop:app -k eventlet",
