@@ -37,7 +37,7 @@ from prefork.scoreboard.layout import Accepts, Order, State
 from prefork.system.descriptors import readable
 from prefork.system.forks import HERE
 from prefork.system.natives import os, signal, socket
-from prefork.system.need import needed, refused
+from prefork.system.need import refused
 from prefork.system.peer import format_peer
 
 eventfd = os.eventfd
@@ -403,10 +403,13 @@ class Worker(WorkerFacts, WorkerMarks, Dialogue, Keeping):
         """Take what the usual loop needs before READY is said: if it can't be had, it is the boot that has failed."""
         Worker.__prefork_check__(self, self.settings)  # what a subclass adds it meets by itself
         if getattr(self.run, "__func__", None) is Worker.run:
-            with needed("a worker what it waits for connections with", "epoll_create1(2), epoll_ctl(2), dup(2)"):
+            try:
                 if self.settings.threads > 1:
                     self._lanes = Lanes(self._given)
                 self._accepted(one_at_a_time=True)
+            except OSError as error:  # written out: a context manager costs a boot twenty pages
+                what, calls = "a worker what it waits for connections with", "epoll_create1(2), epoll_ctl(2), dup(2)"
+                raise RefusedError(refused(what, calls, error)) from error
             if self._lanes is not None:
                 self._lanes.start()
 

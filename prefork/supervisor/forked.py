@@ -248,7 +248,7 @@ def live(start: Start, private: process.Runs) -> int:
     except BaseException as error:  # noqa: BLE001  # whatever it is, the boot has failed and the master is told why
         code = code_of(error) if HERE.foreign else _boot_ended(error, entry, report)
     else:
-        code = 0 if HERE.foreign else _serve(booting, controls, entry, given)
+        code = 0 if HERE.foreign else serve(booting, controls, entry, given)
     handlers.over = True
     if entry.order is _RUN:
         # Nobody has ordered the end, so no deadline of the master's bounds it. This does, and says what lasts so long.
@@ -280,8 +280,15 @@ def _begins(adopted: Adopted | None, master: int, entry: int) -> bool:
     return True
 
 
-def _serve(worker: Worker, controls: WorkerControls, entry: Entry, given: WorkerContext) -> int:
-    """From READY to the exit code."""
+def serve(worker: Worker, controls: WorkerControls, entry: Entry, given: WorkerContext) -> int:
+    """WORKER. From READY to the exit code.
+
+    Args:
+        worker: it has booted.
+        controls: what its process asks of it.
+        entry: its entry.
+        given: what it was given.
+    """
     failure: BaseException | None = None
     try:
         order = entry.order

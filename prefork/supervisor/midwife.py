@@ -25,6 +25,7 @@ from prefork.system import codec, limits, process
 from prefork.system.codec import DecodeError
 from prefork.system.ending import forget
 from prefork.system.natives import os, signal, socket
+from prefork.system.orphans import acquaint
 from prefork.system.record import Record, changed
 
 if TYPE_CHECKING:
@@ -182,14 +183,17 @@ def deliver(control: socket.socket, family: Family, mold: int) -> int:
             after_fork=family.begin_life,
             adopted=adopted,
         )
-        births.append((start, {report, *fds}))
+        births.append((start, fds))
     forget()  # as each of them would have to
     not_theirs = {*others[shared:], *family.private, control.fileno()}
+    all_runs = process.runs(not_theirs)  # each keeps its report pipe by itself
+    ready = [(start, process.runs(not_theirs.difference(fds)) if fds else all_runs) for start, fds in births]
     process.flush()
+    acquaint()
     freeze()
-    for start, theirs in births:
+    for start, private in ready:
         try:
-            process.fork_flushed(live, start, process.runs(not_theirs - theirs))
+            process.fork_flushed(live, start, private)
         except OSError as error:
             _say(line, error.errno or errno.EAGAIN)
             break

@@ -1,6 +1,6 @@
 """The mold: a process that loads the application once, and of which workers are made. It never serves anybody.
 
-    forked -> identity -> application loaded, and compared -> warmed -> looked at -> collected and frozen -> READY
+    forked -> identity -> drill -> application loaded, and compared -> warmed -> looked at -> collected, frozen -> READY
     READY -> (asked -> midwife)* -> its ending
 
 It is a child of the master, which itself never loads what it serves. Workers that are forked from it share its memory
@@ -26,6 +26,7 @@ from prefork.accept.worker_context import MoldContext, MoldLog
 from prefork.errors import BootError
 from prefork.supervisor import fork_safety, loaded_code
 from prefork.supervisor.blueprint import Blueprint
+from prefork.supervisor.drill import drill
 from prefork.supervisor.forked import DUMP_SIGNAL, tell_failure
 from prefork.supervisor.midwife import Family, deliver, refuse
 from prefork.supervisor.resources import Resources
@@ -172,6 +173,7 @@ def live_as_mold(start: MoldStart, private: process.Runs) -> int:
         process.die_with_parent(signal.SIGKILL, common.master)  # a change of identity would have cleared it
         signals.become_worker(meanings.dispositions)
         gc.enable()
+        drill(common, start.held)
         build = start.load()
         if not HERE.foreign:
             code = _census(start.repeat.code)

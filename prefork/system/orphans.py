@@ -16,6 +16,7 @@ from typing import Final
 from prefork.system import process
 from prefork.system.child import Children, pids_of_children
 from prefork.system.natives import os, signal
+from prefork.system.process import die_with_parent
 
 log = logging.getLogger("prefork")
 
@@ -28,6 +29,9 @@ _OURS: Final = frozenset({process.MOLD, process.BIRTH})
 _PATIENCE: Final = 1.0  # seconds for which a signal is waited for before the parent is looked at again
 
 _prctl: Final = ctypes.CDLL(None, use_errno=True).prctl
+
+getppid = os.getppid
+sigtimedwait = signal.sigtimedwait
 
 
 def _is_subreaper() -> bool:
@@ -109,7 +113,15 @@ def await_adoption(between: int, signum: int) -> int:
     Returns:
         The pid of the new parent.
     """
-    process.die_with_parent(signum, between)
-    while (parent := os.getppid()) == between:
-        signal.sigtimedwait((signum,), _PATIENCE)
+    die_with_parent(signum, between)
+    while (parent := getppid()) == between:
+        sigtimedwait((signum,), _PATIENCE)
     return parent
+
+
+def acquaint() -> None:
+    """PROCESS BETWEEN, once for all its children: have the linker look up what they wait by (ld.so(8), LD_BIND_NOW).
+
+    It does that at the first call of a function, and writes to the pages of a dozen tables.
+    """
+    sigtimedwait((), 0)
