@@ -20,6 +20,7 @@ from prefork.accept.keeping import Keeping
 from prefork.accept.lanes import Lanes, timed
 from prefork.accept.loop_listener import Inlet, Intake, inlet_on
 from prefork.accept.offspring import leave
+from prefork.accept.parked_connections import KEPT
 from prefork.accept.strays import Strays
 from prefork.accept.worker_context import MoldContext, WorkerContext, WorkerControls
 from prefork.accept.worker_facts import WorkerFacts
@@ -96,8 +97,7 @@ class Worker(WorkerFacts, WorkerMarks, Dialogue, Keeping):
         that one through :meth:`on_stop` or :attr:`stop_fd`.
         """
         if self._lanes is not None:
-            handle_of = lambda lane: timed(self._handle_of(lane), self._timeout)  # noqa: E731  # it is nobody else's
-            return self._lanes.run(handle_of, self._told_of_connections, self._let_go)
+            return self._lanes.run(self._handle_of, self._told_of_connections, self._let_go)
         handle = self._handle_of(self._entry.lane)
         stray: BaseException | None = None
         while True:
@@ -123,30 +123,22 @@ class Worker(WorkerFacts, WorkerMarks, Dialogue, Keeping):
             handle = KeepaliveHandle(handle, self._acceptor, lane, timeout, proxies, put_off).serve
         elif proxies is not None:
             handle = Proxied(handle, proxies, put_off, timeout)
+        elif timeout:  # kept ones have theirs, and those with a header when it is read: each call with one is two
+            handle = timed(handle, timeout)
         return handle
-
-    @property
-    def _timeout(self) -> float:
-        """What the usual loop sets as a connection's timeout, in seconds; 0 for none.
-
-        Kept ones have theirs, and those with a header when it is read: each call on one with a timeout is two.
-        """
-        others = self._parking is not None or self._proxies is not None
-        return self._given.settings.io_timeout if self.timeouts and not others else 0.0
 
     def _contend(self, handle: Callable[[socket.socket, Any], object]) -> None:
         """Accept and serve until it is time to leave."""
-        given, lane, timeout = self._given, self._entry.lane, self._timeout
-        limit, short, told = given.limit, False, self._told_of_connections(lane)
+        lane, limit, short = self._entry.lane, self._given.limit, False
+        told = self._told_of_connections(lane)
         for connection, address in self._accepted(one_at_a_time=True):
             began = lane.begin()
             failed = True
             try:
                 if told is not None:
                     told(address)
-                if timeout:
-                    connection.settimeout(timeout)
-                handle(connection, address)
+                if handle(connection, address) is KEPT:
+                    connection = KEPT  # noqa: PLW2901  # it is the parking's from here on
                 failed = False
             except (HandshakeError, ProxyProtocolError):
                 pass  # it has been told

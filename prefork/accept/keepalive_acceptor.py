@@ -20,7 +20,7 @@ from resource import RLIMIT_NOFILE, getrlimit
 from typing import Final
 
 from prefork.accept.acceptor import Accepted, Exclusive
-from prefork.accept.parked_connections import AT_ONCE, SPEAKS, ParkedConnection, ParkedConnections
+from prefork.accept.parked_connections import AT_ONCE, NEW, SPEAKS, ParkedConnection, ParkedConnections
 from prefork.accept.parking_thread import ParkingThread
 from prefork.accept.raw_socket import Accept
 from prefork.accept.return_queue import AT_ONCE as IN_A_MESSAGE
@@ -40,17 +40,6 @@ _UNEVEN: Final = 3  # as a shift: an eighth more than a sibling is not worth a p
 _SHARING: Final = 0.02  # seconds between two looks at what siblings keep: there may be a thousand
 _LOOK: Final = 0.05  # seconds between two looks at whether there is room in the return queue
 _AT_HAND: Final = 2e-5  # seconds that a look takes at the most which finds what was there before it
-
-
-class _Nobody(socket.socket):
-    """In place of each connection, which is the parking's: whoever has this one closes nothing, at no cost."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        super().close()
-
-    def close(self) -> None:
-        """Nothing."""
 
 
 class KeepaliveAcceptor(Exclusive):
@@ -82,7 +71,6 @@ class KeepaliveAcceptor(Exclusive):
         self._shared = 0.0
         self._silent = 0.0
         """Until when nobody had spoken who speaks now, as far as it is known (monotonic seconds)."""
-        self._nobody = _Nobody()
         self._also(queue.outward.fileno(), self._take_one)
         self._epoll.register(parking.fileno(), select.EPOLLIN)
         parking.moved = self._follow
@@ -91,28 +79,26 @@ class KeepaliveAcceptor(Exclusive):
         return ParkedConnections(given.settings, given.entry.words)
 
     def connections(self) -> Iterator[Accepted]:
-        """As `Acceptor.connections`, but `ParkedConnections.in_hand` is to be served, and the socket is closed."""
+        """As `Acceptor.connections`; `ParkedConnections.in_hand` is what is to be served, if that was parked."""
         parking = self._parking
         parking.begin_anew()
         left = self._left()
         if left is not None:
-            parking.in_hand = ParkedConnection(*left)
-        if parking.in_hand is not None:
-            yield self._nobody, parking.in_hand.address
+            yield left
+        elif parking.in_hand is not None and parking.in_hand is not NEW:
+            yield parking.in_hand.connection, parking.in_hand.address
         if not self._over:
             yield from self._serve()
             self._over = True
             self._leave()
-        for accepted in self._drain():
-            parking.in_hand = ParkedConnection(*accepted)
-            yield self._nobody, accepted[1]
+        yield from self._drain()
         yield from self._take_leave()
         self.parking_thread.end()
 
     def _serve(self) -> Iterator[Accepted]:
         parking, epoll, recovery = self._parking, self._epoll, self._recovery
         members, turn, one_round = parking.members, parking.turn, self._leaks.round
-        nobody, takers, since = self._nobody, self._takers, 0
+        takers, since = self._takers, 0
         while not recovery.leaving:
             self._admit()
             now, spoke = time.monotonic(), parking.look(0, AT_ONCE) if members else ()
@@ -126,7 +112,7 @@ class KeepaliveAcceptor(Exclusive):
                 elif parking.gone(one):
                     continue
                 parking.in_hand = one
-                yield nobody, one.address
+                yield one.connection, one.address
                 since += 1
             if turn:
                 yield from self._take_turns()
@@ -145,11 +131,11 @@ class KeepaliveAcceptor(Exclusive):
 
     def _take(self, taker: Callable[[], Accepted | None], until: float) -> Generator[Accepted, None, int]:
         """Serve who comes from one listener: one, or more while none is kept; returns how much of a round that is."""
-        parking, members, count = self._parking, self._parking.members, 0
+        members, count = self._parking.members, 0
+        before = len(members)  # not in the loop: there is no moment between accept and yield
         while (accepted := taker()) is not None:
-            new = parking.in_hand = ParkedConnection(*accepted)
-            yield self._nobody, accepted[1]
-            count += self._leaks.round if new.watched else 1  # who keeps one leaves the next to a sibling
+            yield accepted
+            count += self._leaks.round if len(members) > before else 1  # who keeps one leaves the next to a sibling
             if members or time.monotonic() > until or self._recovery.leaving:
                 break
         return count
@@ -173,7 +159,7 @@ class KeepaliveAcceptor(Exclusive):
         for one in [*parking.turn.values()]:
             if parking.turn.pop(one.fd, None) is one:
                 parking.in_hand = one
-                yield self._nobody, one.address
+                yield one.connection, one.address
 
     def _follow(self, old: int, new: int) -> None:
         if not self._over:
@@ -386,4 +372,4 @@ class KeepaliveAcceptor(Exclusive):
             if events != SPEAKS and parking.gone(one):
                 continue
             parking.in_hand = one
-            yield self._nobody, one.address
+            yield one.connection, one.address

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from prefork.accept.keepalive_acceptor import KeepaliveAcceptor
-from prefork.accept.parked_connections import ParkedConnection
+from prefork.accept.parked_connections import KEPT, NEW
 from prefork.net.proxy_reader import ProxyReader
 from prefork.scoreboard.entry import Lane
 from prefork.system.forks import HERE
@@ -14,7 +14,7 @@ from prefork.system.natives import socket
 
 
 class KeepaliveHandle:
-    """A handle() for the connections of `KeepaliveAcceptor`: finds the one in hand, parks or closes it afterwards.
+    """A handle() for the connections of `KeepaliveAcceptor`: those that are to be kept are parked afterwards.
 
     Args:
         handle: called with the connection and the peer's address.
@@ -42,40 +42,64 @@ class KeepaliveHandle:
         self._reader = reader
         self._waiting = waiting
 
-    def serve(self, nobody: socket.socket, address: Any) -> None:  # noqa: ARG002  # what the loop closes, and logs
-        """Serve the connection in hand once.
+    def serve(self, connection: socket.socket, address: Any) -> object:
+        """Serve what is in hand once.
+
+        Returns:
+            `KEPT` where the connection is not to be closed.
 
         Raises:
             BaseException: what the handler raises.
         """
-        thread, one = self._thread, self._parking.in_hand
-        assert one is not None  # the acceptor has just put it there
-        thread.began = self._lane.began
-        if not thread.awake:
-            thread.rouse()
-        failed = True
+        thread, parking = self._thread, self._parking
+        if parking.members:
+            thread.began = self._lane.began
+            if not thread.awake:
+                thread.rouse()
+        if parking.in_hand is None:
+            parking.in_hand = NEW
+        failed, kept = True, False
         try:
             if self._reader is not None:
-                self._know(self._reader, one)
+                address = self._know(self._reader, connection, address)
             if self._timeout:
-                one.connection.settimeout(self._timeout)
-            self._handle(one.connection, one.address)
+                connection.settimeout(self._timeout)
+            self._handle(connection, address)
             failed = False
         finally:
-            if HERE.foreign:
-                one.connection.close()
-            else:
+            if not HERE.foreign:
                 thread.began = 0
                 if thread.active:
                     thread.stand_down()
-                self._parking.over(one, failed=failed)
+                if parking.in_hand is NEW:
+                    parking.in_hand = None
+                else:
+                    kept = self._over(connection, failed=failed)
+        return KEPT if kept else None
 
-    def _know(self, reader: ProxyReader, one: ParkedConnection) -> None:
+    def _over(self, connection: socket.socket, *, failed: bool) -> bool:
+        """The handler has returned, of a connection that was parked, or is to be; whether it is kept."""
+        one = self._parking.in_hand
+        assert one is not None  # it has not been given up meanwhile
+        if self._reader is not None and not one.requests:
+            one.proxy = self._reader.headers.get(one.fd)
+        try:
+            if self._parking.over(one, failed=failed):
+                return True
+        except BaseException:  # the application has had it raised here: who has called closes the connection
+            self._parking.forget(one)
+            raise
+        if one.connection is not connection:  # another object has taken its place, as under TLS
+            one.connection.close()
+        return False
+
+    def _know(self, reader: ProxyReader, connection: socket.socket, address: Any) -> Any:
         """Whose connection it is: a header comes once, and travels with the connection."""
-        if not one.requests:
-            one.address = reader.read(one.connection, one.address, self._waiting)
-            one.proxy = reader.headers[one.fd]
-        elif one.proxy is not None:
+        one = self._parking.in_hand
+        if one is None or one is NEW:
+            return reader.read(connection, address, self._waiting)
+        if one.proxy is not None:
             reader.headers[one.fd] = one.proxy
         else:  # it is older than the setting
             reader.headers.pop(one.fd, None)
+        return address

@@ -149,7 +149,7 @@ class LanedKeepaliveAcceptor(ForLanes, KeepaliveAcceptor):
         return self.laned
 
     def _serve(self) -> Iterator[Accepted]:
-        parking, nobody, since, one_round = self.laned, self._nobody, 0, self._leaks.round
+        parking, since, one_round = self.laned, 0, self._leaks.round
         kept, looks = len(parking), True
         while not self._recovery.leaving:
             self._admit()
@@ -160,7 +160,7 @@ class LanedKeepaliveAcceptor(ForLanes, KeepaliveAcceptor):
             for one in parking.speakers():
                 spoke = True
                 since += 1
-                yield nobody, one.address
+                yield one.connection, one.address
             self._between()
             if not self._lead.may_wait():
                 yield NOTHING
@@ -171,12 +171,9 @@ class LanedKeepaliveAcceptor(ForLanes, KeepaliveAcceptor):
             for fd in self._events(spoke=spoke):
                 accepted = self._taken_from(fd)
                 looks = accepted is None
-                if accepted is NOTHING:
-                    yield NOTHING
-                elif accepted is not None:
-                    parking.in_hand = ParkedConnection(*accepted)
-                    since += 1
-                    yield nobody, accepted[1]
+                if accepted is not None:
+                    since += accepted is not NOTHING
+                    yield accepted
             if since >= one_round:
                 since = 0
                 parking.expire()
@@ -278,4 +275,4 @@ class LanedKeepaliveAcceptor(ForLanes, KeepaliveAcceptor):
         if passes:
             self.pass_on(parking.take_speakers(AT_ONCE))
         for one in parking.speakers():
-            yield self._nobody, one.address
+            yield one.connection, one.address

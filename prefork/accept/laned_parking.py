@@ -154,10 +154,10 @@ class LanedParking(ParkedConnections):
     def _idle(self) -> Iterator[ParkedConnection]:
         return (one for one in self.members.values() if not one.serving)
 
-    def over(self, one: ParkedConnection, *, failed: bool) -> None:
+    def over(self, one: ParkedConnection, *, failed: bool) -> bool:
         """As `ParkedConnections.over`."""
         with self.lock:
-            super().over(one, failed=failed)
+            return super().over(one, failed=failed)
 
     def admit(self, one: ParkedConnection) -> bool:
         """As `ParkedConnections.admit`."""

@@ -23,6 +23,7 @@ from prefork.accept.laned_acceptor import NOTHING, LanedAcceptor, LanedKeepalive
 from prefork.accept.laned_parking import LanedParking
 from prefork.accept.lead import LaneThread, Lead
 from prefork.accept.offspring import leave
+from prefork.accept.parked_connections import KEPT
 from prefork.accept.strays import Strays
 from prefork.accept.worker_context import WorkerContext
 from prefork.errors import RefusedError
@@ -298,7 +299,9 @@ class Lanes:
             told = self._told[lane.number]
             if told is not None:
                 told(address)
-            self._handles[lane.number](connection, address)
+            if self._handles[lane.number](connection, address) is KEPT:
+                connection = KEPT
+                lane.accepted = KEPT, address
             failed = False
         except (HandshakeError, ProxyProtocolError):
             pass  # it has been told

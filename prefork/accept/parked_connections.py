@@ -5,6 +5,8 @@ it is in hand: nobody looks meanwhile, so a kept request costs no epoll_ctl(2). 
 the main thread is stuck (`prefork.accept.parking_thread`), the one in hand is taken out until it is parked again.
 
 All have the same time, so who was parked first is due first: the order of arrival is kept, and the front is looked at.
+
+A new connection is none of these before its handler asks for it to be kept: who closes costs what he costs without.
 """
 
 from __future__ import annotations
@@ -19,8 +21,7 @@ from prefork.config.keepalive import Keepalive
 from prefork.net.lingering import ours
 from prefork.net.proxy_protocol import ProxyHeader
 from prefork.scoreboard.layout import EVICTED, EXPIRED, HANDED_OVER, LEFT, PARKED, REUSED
-from prefork.system.forks import HERE, end_for_all
-from prefork.system.natives import os, select, socket, time
+from prefork.system.natives import select, socket, time
 
 AT_ONCE: Final = 16
 """Connections that speak, taken in one look: then others have their turn."""
@@ -85,6 +86,21 @@ class ParkedConnection:
         self.bound = self.ready = self.serving = self.watched = False
 
 
+class _Kept(socket.socket):
+    """In place of a connection that is the parking's when its handler has returned: to close it costs nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+KEPT: Final = _Kept.__new__(_Kept)  # with no descriptor
+"""What a handle returns when the connection that it was given is not to be closed; to be closed in its place."""
+
+
+NEW: Final = ParkedConnection(KEPT, None)
+"""What a handler has in hand while its connection was never parked: it says what is true of all these."""
+
+
 class ParkedConnections:
     """The parked connections of one worker. Used by its main thread; by the parking thread while that is stuck.
 
@@ -94,7 +110,7 @@ class ParkedConnections:
 
     Attributes:
         closing: whether none is kept any more: who speaks is answered for the last time.
-        in_hand: the one that is being served, or is to be at once; a new one is here, too.
+        in_hand: the one that is being served, or is to be at once; `NEW` for one that was not parked yet.
         members: all of them, the one in hand included, the oldest first.
         most: how many it may be (count).
         turn: those that are ready by themselves.
@@ -141,7 +157,9 @@ class ParkedConnections:
         one = self.in_hand
         if one is None or self.last() or connection.fileno() < 0 or len(state) > STATE:
             return False
-        if one.connection is not connection:
+        if one is NEW:
+            one = self.in_hand = ParkedConnection(connection, address)
+        elif one.connection is not connection:
             one.connection, one.address, one.fd = connection, address, connection.fileno()
         one.state, one.ready, one.local, one.bound, self._again = state, ready, local, bound, True
         return True
@@ -153,24 +171,20 @@ class ParkedConnections:
 
     # What the loop asks for.
 
-    def over(self, one: ParkedConnection, *, failed: bool) -> None:
-        """The handler has returned: park the connection if it has asked for that, else close it."""
+    def over(self, one: ParkedConnection, *, failed: bool) -> bool:
+        """The handler has returned: park the connection in hand if it has asked for that; whether it is kept.
+
+        If not, it is forgotten, and for who has given it to the handler to close.
+        """
         again, self._again, self.in_hand = self._again, False, None
         if one.requests:
             self._reused = self.words[REUSED] = self._reused + 1
         one.requests += 1
         if again and not failed and self.admit(one):
-            return
+            return True
         if one.watched:
             self.forget(one)
-        connection = one.connection
-        if HERE.copied:
-            end_for_all(connection)
-            HERE.copied = False
-        connection.close()
-        if connection.fileno() >= 0:
-            # The handler keeps a file on it (makefile), and the client would wait for the end for as long.
-            os.close(connection.detach())
+        return False
 
     def admit(self, one: ParkedConnection) -> bool:
         """Park a connection; False when the kernel has no room for it: it is to be closed."""
@@ -311,7 +325,7 @@ class ParkedConnections:
     def abandon(self) -> None:
         """An exception has come while one was served: it is closed, since nobody knows how far it has come."""
         one, self.in_hand, self._again = self.in_hand, None, False
-        if one is not None:
+        if one is not None and one is not NEW:
             self.forget(one)
             one.connection.close()
 

@@ -158,24 +158,18 @@ class WSGIWorker(Worker):
 
     def handle(self, connection: socket.socket, address: Any) -> None:
         """Serve one request."""
-        parking = self._parking
-        if parking is None:
-            self._gateway.serve_connection(
-                connection, address, received=self._ahead(connection), proxy=self.proxy_of(connection)
+        parking, serve = self._parking, self._gateway.serve_connection
+        one = None if parking is None else parking.in_hand
+        keeps = parking is not None and not parking.last() and self._header[READINESS] != _DELAYED
+        if one is None or not one.requests:
+            ahead, proxy = self._ahead(connection), self.proxy_of(connection)
+            channel = serve(connection, address, keeps=keeps, received=ahead, proxy=proxy)
+        else:
+            known, received, seen = one.local, one.state, one.seen
+            channel = serve(
+                connection, address, keeps=keeps, before=known, received=received, seen=seen, proxy=one.proxy
             )
-            return
-        one = parking.in_hand
-        assert one is not None  # see prefork.accept.keepalive_handle
-        channel = self._gateway.serve_connection(
-            connection,
-            address,
-            keeps=not parking.last() and self._header[READINESS] != _DELAYED,
-            before=one.local,
-            received=one.state if one.requests else self._ahead(connection),
-            seen=one.seen,
-            proxy=one.proxy,
-        )
-        if channel is not None:
+        if channel is not None and parking is not None:
             secured = channel.secured
             bound = secured is not None
             parking.park(

@@ -206,3 +206,26 @@ def test_an_idle_client_does_not_hold_a_stop_up(prefork_server: ServerFactory, a
         assert idle.recv(100) == b""
     assert "killed" not in server.log()
     assert "has been busy" not in server.log()
+
+
+@pytest.mark.parametrize("kept", [{"keepalive": 0}, {"keepalive": 75}, {"keepalive": 75, "threads": 2}], ids=str)
+def test_a_line_that_crosses_the_end_of_its_conversation_resets_nobody(
+    prefork_server: ServerFactory, app: Path, kept: dict[str, Any]
+) -> None:
+    server = prefork_server("echoes:Echo", app_dir=app, workers=1, **kept)
+
+    def crosses() -> bool:
+        """Whether a client can speak on when the worker has ended its side, as long as that lingers."""
+        with connect(server.address, timeout=WITHIN) as client:
+            client.sendall(b"a\n")
+            assert client.recv(100) == b"a\n"
+            server.signal(signal.SIGHUP)
+            assert client.recv(100) == b""
+            try:
+                client.sendall(b"b\n")
+                client.sendall(b"c\n")
+            except ConnectionError:
+                return False
+            return client.recv(100) == b""
+
+    assert any(crosses() for _ in range(3))  # one that stands still for two seconds is too late
