@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from prefork.accept.keepalive_acceptor import KeepaliveAcceptor
-from prefork.accept.parked_connections import KEPT, NEW
+from prefork.accept.parked_connections import KEPT, NEW, ParkedConnection
 from prefork.net.proxy_reader import ProxyReader
 from prefork.scoreboard.entry import Lane
 from prefork.system.forks import HERE
@@ -40,6 +40,8 @@ class KeepaliveHandle:
         self._lane = lane
         self._timeout = timeout
         self._reader = reader
+        if reader is not None:
+            self._parking.headers = reader.headers
         self._waiting = waiting
 
     def serve(self, connection: socket.socket, address: Any) -> object:
@@ -56,12 +58,13 @@ class KeepaliveHandle:
             thread.began = self._lane.began
             if not thread.awake:
                 thread.rouse()
-        if parking.in_hand is None:
-            parking.in_hand = NEW
+        one = parking.in_hand
+        if one is None:
+            one = parking.in_hand = NEW
         failed, kept = True, False
         try:
             if self._reader is not None:
-                address = self._know(self._reader, connection, address)
+                address = self._know(self._reader, one, connection, address)
             if self._timeout:
                 connection.settimeout(self._timeout)
             self._handle(connection, address)
@@ -71,32 +74,12 @@ class KeepaliveHandle:
                 thread.began = 0
                 if thread.active:
                     thread.stand_down()
-                if parking.in_hand is NEW:
-                    parking.in_hand = None
-                else:
-                    kept = self._over(connection, failed=failed)
+                kept = parking.over(connection, failed=failed)
         return KEPT if kept else None
 
-    def _over(self, connection: socket.socket, *, failed: bool) -> bool:
-        """The handler has returned, of a connection that was parked, or is to be; whether it is kept."""
-        one = self._parking.in_hand
-        assert one is not None  # it has not been given up meanwhile
-        if self._reader is not None and not one.requests:
-            one.proxy = self._reader.headers.get(one.fd)
-        try:
-            if self._parking.over(one, failed=failed):
-                return True
-        except BaseException:  # the application has had it raised here: who has called closes the connection
-            self._parking.forget(one)
-            raise
-        if one.connection is not connection:  # another object has taken its place, as under TLS
-            one.connection.close()
-        return False
-
-    def _know(self, reader: ProxyReader, connection: socket.socket, address: Any) -> Any:
+    def _know(self, reader: ProxyReader, one: ParkedConnection, connection: socket.socket, address: Any) -> Any:
         """Whose connection it is: a header comes once, and travels with the connection."""
-        one = self._parking.in_hand
-        if one is None or one is NEW:
+        if one is NEW:
             return reader.read(connection, address, self._waiting)
         if one.proxy is not None:
             reader.headers[one.fd] = one.proxy

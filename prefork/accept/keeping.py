@@ -39,7 +39,7 @@ class Keeping:
             return False
         if HERE.copied and self._given.offspring.keeps:
             return False  # a process that the handler has forked has it, too
-        return self._parking.park(connection, address, state, ready=ready)
+        return not self._parking.last() and self._parking.park(connection, address, state, ready=ready)
 
     @property
     def parked(self) -> ParkedConnection | None:

@@ -16,7 +16,7 @@ from prefork.accept.parked_connections import AT_ONCE, SPEAKS, ParkedConnection,
 from prefork.config.keepalive import Keepalive
 from prefork.scoreboard.layout import PARKED
 from prefork.system.descriptors import readable
-from prefork.system.natives import threading
+from prefork.system.natives import socket, threading
 
 
 class _HandOfThread(threading.local):
@@ -154,10 +154,10 @@ class LanedParking(ParkedConnections):
     def _idle(self) -> Iterator[ParkedConnection]:
         return (one for one in self.members.values() if not one.serving)
 
-    def over(self, one: ParkedConnection, *, failed: bool) -> bool:
+    def over(self, given: socket.socket, *, failed: bool) -> bool:
         """As `ParkedConnections.over`."""
         with self.lock:
-            return super().over(one, failed=failed)
+            return super().over(given, failed=failed)
 
     def admit(self, one: ParkedConnection) -> bool:
         """As `ParkedConnections.admit`."""

@@ -110,6 +110,7 @@ class ParkedConnections:
 
     Attributes:
         closing: whether none is kept any more: who speaks is answered for the last time.
+        headers: what proxies have said of connections, by their descriptors.
         in_hand: the one that is being served, or is to be at once; `NEW` for one that was not parked yet.
         members: all of them, the one in hand included, the oldest first.
         most: how many it may be (count).
@@ -121,6 +122,7 @@ class ParkedConnections:
 
     def __init__(self, settings: Keepalive, words: memoryview[int]) -> None:
         self.closing = False
+        self.headers: dict[int, ProxyHeader] = {}
         self.in_hand: ParkedConnection | None = None
         self.members: OrderedDict[int, ParkedConnection] = OrderedDict()
         self.turn: OrderedDict[int, ParkedConnection] = OrderedDict()
@@ -153,12 +155,17 @@ class ParkedConnections:
         local: object = None,
         bound: bool = False,
     ) -> bool:
-        """Keep the connection in hand when its handler returns; whether that can be done."""
+        """Keep the connection in hand, of which this is not the `last` request, when its handler returns.
+
+        Returns:
+            Whether that can be done.
+        """
         one = self.in_hand
-        if one is None or self.last() or connection.fileno() < 0 or len(state) > STATE:
+        if one is None or connection.fileno() < 0 or len(state) > STATE:
             return False
         if one is NEW:
             one = self.in_hand = ParkedConnection(connection, address)
+            one.proxy = self.headers.get(one.fd)
         elif one.connection is not connection:
             one.connection, one.address, one.fd = connection, address, connection.fileno()
         one.state, one.ready, one.local, one.bound, self._again = state, ready, local, bound, True
@@ -171,19 +178,34 @@ class ParkedConnections:
 
     # What the loop asks for.
 
-    def over(self, one: ParkedConnection, *, failed: bool) -> bool:
-        """The handler has returned: park the connection in hand if it has asked for that; whether it is kept.
+    def over(self, given: socket.socket, *, failed: bool) -> bool:
+        """The handler has returned: park the connection in hand if it has asked for that.
 
-        If not, it is forgotten, and for who has given it to the handler to close.
+        Args:
+            given: what the handler was given; another object may have taken its place, as under TLS.
+            failed: whether it has raised.
+
+        Returns:
+            Whether it is kept. If not, it is forgotten, and ``given`` is for the caller to close.
         """
-        again, self._again, self.in_hand = self._again, False, None
+        one, again = self.in_hand, self._again
+        self.in_hand = None
+        if one is NEW or one is None:
+            return False
+        self._again = False
         if one.requests:
             self._reused = self.words[REUSED] = self._reused + 1
         one.requests += 1
-        if again and not failed and self.admit(one):
-            return True
+        try:
+            if again and not failed and self.admit(one):
+                return True
+        except BaseException:  # the application has had it raised here
+            self.forget(one)
+            raise
         if one.watched:
             self.forget(one)
+        if one.connection is not given:
+            one.connection.close()
         return False
 
     def admit(self, one: ParkedConnection) -> bool:

@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from prefork.accept.parked_connections import NEW
 from prefork.config.fields import located
 from prefork.config.settings import Settings
 from prefork.errors import SettingsError
 from prefork.hooks import Hooks
 from prefork.master import Master
+from prefork.net.proxy_protocol import ProxyHeader
 from prefork.net.proxy_reader import EagerProxyReader, ProxyReader
 from prefork.scoreboard.entry import RecorderOfThread
 from prefork.scoreboard.layout import READINESS, Readiness
@@ -152,24 +154,25 @@ class WSGIWorker(Worker):
     def _proxy_reader(self) -> type[ProxyReader]:
         return EagerProxyReader if self.tls is None else ProxyReader  # OpenSSL takes from the socket itself
 
-    def _ahead(self, connection: socket.socket) -> bytes:
-        """What came behind a new connection's header, and was taken along."""
-        return b"" if self._proxies is None else self._proxies.ahead.pop(connection.fileno(), b"")
+    def _introduction(self, connection: socket.socket) -> tuple[ProxyHeader | None, bytes]:
+        """What a proxy has said of a new connection, and what came behind that and was taken along."""
+        if self._proxies is None:
+            return None, b""
+        return self.proxy_of(connection), self._proxies.ahead.pop(connection.fileno(), b"")
 
     def handle(self, connection: socket.socket, address: Any) -> None:
         """Serve one request."""
         parking, serve = self._parking, self._gateway.serve_connection
-        one = None if parking is None else parking.in_hand
-        keeps = parking is not None and not parking.last() and self._header[READINESS] != _DELAYED
-        if one is None or not one.requests:
-            ahead, proxy = self._ahead(connection), self.proxy_of(connection)
-            channel = serve(connection, address, keeps=keeps, received=ahead, proxy=proxy)
-        else:
-            known, received, seen = one.local, one.state, one.seen
-            channel = serve(
-                connection, address, keeps=keeps, before=known, received=received, seen=seen, proxy=one.proxy
-            )
-        if channel is not None and parking is not None:
+        if parking is None:
+            proxy, ahead = self._introduction(connection)
+            serve(connection, address, received=ahead, proxy=proxy)
+            return
+        one = parking.in_hand
+        assert one is not None  # see prefork.accept.keepalive_handle
+        proxy, ahead = self._introduction(connection) if one is NEW else (one.proxy, one.state)
+        keeps = not parking.last() and self._header[READINESS] != _DELAYED
+        channel = serve(connection, address, keeps=keeps, before=one.local, received=ahead, seen=one.seen, proxy=proxy)
+        if channel is not None:
             secured = channel.secured
             bound = secured is not None
             parking.park(
