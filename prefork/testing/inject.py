@@ -225,15 +225,28 @@ def main(arguments: list[str]) -> None:
         arguments: The number of an inherited unix socket, the calls, and the command to become.
     """
     separator = arguments.index("--")
-    number, names, *rest = arguments[:separator]
     command = arguments[separator + 1 :]
+    launch(*arguments[:separator])
+    os.execvp(command[0], command)
+
+
+def launch(number: str, names: str, *rest: str) -> None:
+    """Put this process under the filter, and hand the test the descriptor.
+
+    Args:
+        number: Of an inherited unix socket, which is closed.
+        names: The calls, with commas between.
+        *rest: "interruptible", or nothing.
+
+    Raises:
+        OSError: As `install` does.
+    """
     # Once the filter stands, any call may wait for the test, which must have the descriptor by then: until it is
     # sent, nothing that opens, imports or makes a socket.
     with socket.socket(fileno=int(number)) as channel:
         fd = install(MACHINES[os.uname().machine], names.split(","), interruptible="interruptible" in rest)
         channel.sendmsg([b"f"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", fd))])
     os.close(fd)
-    os.execvp(command[0], command)
 
 
 if __name__ == "__main__":

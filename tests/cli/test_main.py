@@ -19,6 +19,7 @@ from prefork.cli import main as cli
 from prefork.config import settings
 from prefork.config.fields import GROUPS
 from prefork.testing import call_until, request, running_target
+from tests.support.forked import SERVERS
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PREFORK_")}
 
@@ -41,15 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "prefork", *arguments],
-        cwd=cwd,
-        env=ENVIRONMENT | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return SERVERS.run([sys.executable, "-m", "prefork", *arguments], cwd=cwd, env=ENVIRONMENT | environment)
 
 
 def program(source: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import ssl
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 from prefork.testing import Server, connect
 from prefork.testing.plugin import ServerFactory
 from tests.support.embed.servers import APPS, ROOT
+from tests.support.forked import SERVERS
 
 CERTS = ROOT / "tests" / "support" / "wsgi" / "certs"
 
@@ -145,13 +145,7 @@ def test_each_server_by_its_name(
 
 
 def refused(*arguments: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "prefork", *arguments, "--app-dir", APPS],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = SERVERS.run([sys.executable, "-m", "prefork", *arguments, "--app-dir", str(APPS)])
     assert done.returncode == 2, done.stderr
     return [line.removeprefix("prefork: error: ") for line in done.stderr.splitlines()]
 

@@ -1,11 +1,11 @@
-"""Servers under test that are forked rather than executed: a start costs a third, for nothing is imported anew.
+"""Servers under test that are forked rather than executed: a start costs a quarter, for nothing is imported anew.
 
 Half a thousand starts are most of what the suite takes, and most of what one takes is imports. So a process that has
 imported what ``prefork serve`` imports before it looks at its target (`tests.support.forkserver`) becomes the server
 that `prefork.testing` would execute. It is as fresh: nothing has run in it. What could tell the difference is
-executed as ever: whatever has flags, variables, descriptors or a command of its own that work before Python does, and
-every test that is marked ``executed``, for it is about what a process is started with: its command line, its
-memory, what it has loaded. With EXECUTED in the environment all are.
+executed as ever: whatever has flags, variables, descriptors or a command of its own that work before Python does (but
+for the launcher of `prefork.testing.faults`), and every test that is marked ``executed``, for it is about what a
+process is started with: its command line, its memory, what it has loaded. With EXECUTED in the environment all are.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Final, Protocol
+from typing import IO, Any, Final, NamedTuple, Protocol
+
+from prefork.testing import inject
 
 _PROGRAM: Final = Path(__file__).with_name("forkserver.py")
 _FILLER: Final = "-" * 4000
@@ -37,7 +40,6 @@ _MODULES: Final = {
     "wsgi": ("prefork.wsgi.command", "prefork.wsgi.worker"),
     "asgi": ("prefork.embed.command",),
 }
-_HARNESS: Final = "tests.support.wsgi.accept_loop"
 
 
 class Spawn(Protocol):
@@ -72,7 +74,7 @@ class Forked(subprocess.Popen[bytes]):
         self._fd = os.pidfd_open(pid)
 
     def _internal_poll(self, _deadstate: int | None = None) -> int | None:
-        if self.returncode is None:
+        if self.returncode is None and _deadstate is None:  # else it is the garbage collector, perhaps within an `ask`
             self.returncode = self._by.ask({"ended": self.pid})["code"]
             if self.returncode is not None:
                 os.close(self._fd)
@@ -103,7 +105,7 @@ class ForkServer:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, *flags, str(_PROGRAM), _FILLER, str(theirs.fileno()), *modules],
+                [sys.executable, *flags, str(_PROGRAM), _FILLER, str(theirs.fileno()), inject.__file__, *modules],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -111,11 +113,14 @@ class ForkServer:
             )
         self.pid = self._process.pid
 
-    def fork(self, runs: Sequence[str], command: Sequence[str], log: IO[bytes], **told: Any) -> Forked:
+    def fork(
+        self, what: _Start, out: int, err: int, cwd: str, environment: Mapping[str, str], command: Sequence[str]
+    ) -> Forked:
         """Have a process forked that runs what the command does."""
+        told = {"runs": what.runs, "command": what.command, "faults": what.faults, "cwd": cwd}
         with open(os.devnull, "rb") as null:
-            pid = self.ask({"runs": runs, "command": command, **told}, null.fileno(), log.fileno())["pid"]
-        return Forked(command, pid, self)
+            answer = self.ask({**told, "environment": dict(environment)}, null.fileno(), out, err, *what.fds)
+        return Forked(command, answer["pid"], self)
 
     def ask(self, what: Mapping[str, Any], *fds: int) -> Any:
         """Its answer."""
@@ -137,7 +142,7 @@ class ForkServers:
         """Whether a test's servers may be forked: `tests/conftest.py` says it for each."""
         self._environment: dict[str, str] = {}
         self._inherited: tuple[Any, ...] = ()
-        self._all: dict[tuple[tuple[str, ...], tuple[str, ...]], ForkServer] = {}
+        self._all: dict[tuple[tuple[str, ...], tuple[str, ...], bool], ForkServer] = {}
         self._lock = threading.Lock()
         atexit.register(self.end)
 
@@ -150,7 +155,7 @@ class ForkServers:
 
         It can be done where a process would begin as one that is started now.
         """
-        self._environment = {**os.environ, "PYTHONUNBUFFERED": "1"}  # as `prefork.testing` sets it
+        self._environment = dict(os.environ)
         self._inherited = _inherited()
 
         def spawn(
@@ -160,27 +165,66 @@ class ForkServers:
             cwd: str | os.PathLike[str] | None,
             pass_fds: Sequence[int],
         ) -> subprocess.Popen[bytes]:
-            return self._forked(command, log, environment, os.path.abspath(cwd or "."), pass_fds) or execute(
+            out, folder = log.fileno(), os.path.abspath(cwd or ".")
+            return self._forked(command, out, out, environment, folder, pass_fds) or execute(
                 command, log, environment, cwd, pass_fds
             )
 
         return spawn
 
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 60,
+    ) -> subprocess.CompletedProcess[str]:
+        """What subprocess.run gives, of a command whose output is text. Its stdin is empty."""
+        environment, folder = os.environ if env is None else env, os.path.abspath(cwd or ".")
+        files = [tempfile.TemporaryFile("w+", encoding="utf-8") for _ in range(2)]  # noqa: SIM115  # closed below
+        try:
+            out, err = (file.fileno() for file in files)
+            process = self._forked(command, out, err, environment, folder) or subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=cwd, env=env
+            )
+            try:
+                code = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
+            for file in files:
+                file.seek(0)
+            return subprocess.CompletedProcess(command, code, *(file.read() for file in files))
+        finally:
+            for file in files:
+                file.close()
+
     def _forked(
-        self, command: Sequence[str], log: IO[bytes], environment: Mapping[str, str], cwd: str, pass_fds: Sequence[int]
+        self,
+        command: Sequence[str],
+        out: int,
+        err: int,
+        environment: Mapping[str, str],
+        cwd: str,
+        pass_fds: Sequence[int] = (),
     ) -> Forked | None:
-        """The process of a server; None where it has to be executed."""
-        found = _found(command)
-        if not self.wanted or found is None or pass_fds or not os.path.isdir(cwd):
+        """The process of a command; None where it has to be executed."""
+        what = _understood(command)
+        if not self.wanted or what is None or tuple(pass_fds) != what.fds or not os.path.isdir(cwd):
             return None
-        if _beginning(environment) != _beginning(self._environment) or _inherited() != self._inherited:
+        # Whether Python keeps back what it writes is of its beginning too, and there are fork servers of both kinds.
+        unbuffered = "PYTHONUNBUFFERED" in environment
+        begins = {**self._environment, **({"PYTHONUNBUFFERED": "1"} if unbuffered else {})}
+        if _beginning(environment) != _beginning(begins) or _inherited() != self._inherited:
             return None
-        flags, runs, modules = found
+        kind = what.flags, what.modules, unbuffered
         with self._lock:
-            one = self._all.get((flags, modules))
+            one = self._all.get(kind)
             if one is None:
-                one = self._all[flags, modules] = ForkServer(flags, modules, self._environment)
-        return one.fork(runs, list(command), log, cwd=cwd, environment=dict(environment))
+                one = self._all[kind] = ForkServer(what.flags, what.modules, begins)
+        return one.fork(what, out, err, cwd, environment, command)
 
     def end(self) -> None:
         """End all of them."""
@@ -189,18 +233,43 @@ class ForkServers:
         self._all.clear()
 
 
-def _found(command: Sequence[str]) -> tuple[tuple[str, ...], list[str], tuple[str, ...]] | None:
-    """The flags of Python, what it runs, and what that imports first; None where that is nothing we know."""
-    if command[0] != sys.executable:
-        return None
-    if list(command[1:3]) == ["-m", "prefork"] and len(command) > 3 and command[3] in _MODULES:
-        own = command[3] != "wsgi" or not any(word.startswith("--worker-class") for word in command)
-        modules = _MODULES[command[3]] if own else _MODULES["wsgi"][:1]
-        return (), list(command[2:]), ("prefork.cli.main", *modules)
-    if list(command[1:2]) == ["-W"] and list(command[3:5]) == ["-m", _HARNESS]:
-        return tuple(command[1:3]), list(command[4:]), (_HARNESS,)
-    if len(command) > 1 and command[1].endswith(".py"):  # `running_script`
-        return (), list(command[1:]), ("logging", "prefork.master")
+class _Start(NamedTuple):
+    """What a command starts.
+
+    Attributes:
+        command: It, without a launcher.
+        runs: A file or module, and its arguments.
+        modules: What that imports first.
+        flags: Of Python.
+        faults: The arguments of the launcher, but for its descriptor.
+        fds: That.
+    """
+
+    command: list[str]
+    runs: list[str]
+    modules: tuple[str, ...]
+    flags: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+    fds: tuple[int, ...] = ()
+
+
+def _understood(command: Sequence[str]) -> _Start | None:
+    """What the command starts; None where that is nothing we know."""
+    match list(command):
+        case [sys.executable, "-I", "-S", inject.__file__, fd, *rest] if "--" in rest:
+            end = rest.index("--")
+            found = _understood(rest[end + 1 :])
+            return found and found._replace(faults=tuple(rest[:end]), fds=(int(fd),))
+        case [sys.executable, "-m", "prefork", "wsgi", *rest] if any(one.startswith("--worker-class") for one in rest):
+            return _Start(list(command), ["prefork", "wsgi", *rest], ("prefork.cli.main", "prefork.wsgi.command"))
+        case [sys.executable, "-m", "prefork", "check", *rest] if "--live" not in rest:
+            return _Start(list(command), ["prefork", "check", *rest], ("prefork.cli.main", "prefork.cli.serving"))
+        case [sys.executable, "-m", "prefork", subcommand, *rest] if subcommand in _MODULES:
+            return _Start(list(command), list(command[2:]), ("prefork.cli.main", *_MODULES[subcommand]))
+        case [sys.executable, "-W", action, "-m", "tests.support.wsgi.accept_loop" as module, *rest]:
+            return _Start(list(command), [module, *rest], (module,), flags=("-W", action))
+        case [sys.executable, script, *rest] if script.endswith(".py"):
+            return _Start(list(command), [script, *rest], ("logging", "prefork.master"))
     return None
 
 

@@ -1,11 +1,12 @@
 """The program of a process that has imported what a server imports, and forks one whenever it is told to.
 
-    python [FLAG ...] forkserver.py FILLER DESCRIPTOR MODULE ...
+    python [FLAG ...] forkserver.py FILLER DESCRIPTOR LAUNCHER MODULE ...
 
 Each message on the descriptor, a JSON object, is answered by another. One that says what a process is started with, and
-has its stdin and its output beside it, is answered with the process's id: it is what ``python [FLAG ...] -m MODULE
+has its three standard streams beside it, is answered with the process's id: it is what ``python [FLAG ...] -m MODULE
 ARGUMENT ...`` or ``python [FLAG ...] FILE ARGUMENT ...`` is, as soon as that has imported these modules. One that names
-a process is answered with its exit code, once it has ended, and the process is reaped by that.
+a process is answered with its exit code, once it has ended, and the process is reaped by that. LAUNCHER is the file of
+`prefork.testing.inject`, by which a process is put under injection that has a fourth descriptor.
 
 FILLER makes room: a title is written over arguments and environment, and this process has few of either.
 """
@@ -13,7 +14,7 @@ FILLER makes room: a title is written over arguments and environment, and this p
 from __future__ import annotations
 
 import gc
-import importlib
+import importlib.util
 import json
 import os
 import socket
@@ -34,7 +35,7 @@ def _import(modules: list[str]) -> None:
 def _next(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
     """What a new process is to be, and its descriptors: in that process. Ends this one when nobody asks any more."""
     while True:
-        message, fds, _, _ = socket.recv_fds(channel, 1 << 20, 2)
+        message, fds, _, _ = socket.recv_fds(channel, 1 << 20, 4)
         if not message:
             os._exit(0)
         told: dict[str, Any] = json.loads(message)
@@ -54,9 +55,8 @@ def _begin(told: dict[str, Any], fds: list[int]) -> None:
     """Be as a process is that is executed with this."""
     os.setsid()
     os.chdir(told["cwd"])
-    for number, fd in enumerate((fds[0], fds[1], fds[1])):
+    for number, fd in enumerate(fds[:3]):
         os.dup2(fd, number)
-    for fd in fds:
         os.close(fd)
     environment: dict[str, str] = told["environment"]
     for name in os.environ.keys() - environment.keys():
@@ -69,13 +69,26 @@ def _begin(told: dict[str, Any], fds: list[int]) -> None:
     main.__dict__.update(__annotations__={}, __builtins__=__builtins__, __cached__=None)
 
 
+def _launcher(path: str) -> Any:
+    """The module `prefork.testing.inject`, without its being one that is loaded."""
+    spec = importlib.util.spec_from_file_location("launcher", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def main() -> None:
     """Serve forks; in each of them, become what was asked for."""
     del sys.path[0]  # this file's folder
     with socket.socket(fileno=int(sys.argv[2])) as channel:
-        _import(sys.argv[3:])
+        _import(sys.argv[4:])
+        launcher = _launcher(sys.argv[3])
         told, fds = _next(channel)
     _begin(told, fds)
+    if told["faults"]:
+        launcher.launch(str(fds[3]), *told["faults"])
     what, *arguments = told["runs"]
     if what.endswith(".py"):
         _run_file(what, arguments)

@@ -26,6 +26,7 @@ from prefork.system import identity
 from prefork.testing import Server, call_until, connect, request, wait_for
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import is_gone, kill
+from tests.support.forked import SERVERS
 from tests.support.programs import run_program
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
@@ -462,14 +463,7 @@ def test_who_is_asked_for_nothing_changes_nothing() -> None:
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFORK_")}
-    return subprocess.run(
-        [sys.executable, "-m", "prefork", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=environment,
-    )
+    return SERVERS.run([sys.executable, "-m", "prefork", *arguments], env=environment)
 
 
 def test_what_workers_may_read_is_told_by_the_modes_on_the_way() -> None:

@@ -19,7 +19,7 @@ from prefork.testing.faults import NAMES, Injector, always, every, first, once, 
 from prefork.testing.processes import is_gone
 from tests.support.testing_servers import FORKING, GOOD, PREAMBLE
 
-pytestmark = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+pytestmark = [pytest.mark.executed, pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))]
 
 REPORTING = (
     PREAMBLE

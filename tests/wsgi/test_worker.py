@@ -24,16 +24,10 @@ from prefork.testing.processes import limited_descriptors
 from prefork.testing.server import Server, running, running_script
 from prefork.testing.waiting import call_until
 from prefork.wsgi.options import WSGIOptions
+from tests.support.forked import SERVERS
 from tests.support.tls_clients import KEYS, client_context
 from tests.support.wsgi.harness import ROOT, WITHIN, ask, assert_clean, get, parse, post, read_all
 
-# The same command with or without the row in `prefork.cli.main.COMMANDS`.
-COMMAND = """\
-import sys
-from prefork.cli import main as cli
-cli.COMMANDS = (*cli.COMMANDS, cli.Command("wsgi", "serve a WSGI application", "prefork.wsgi.command:wsgi"))
-sys.exit(cli.main())
-"""
 CREATE = """\
 def create():
     def application(environ, start_response):
@@ -46,7 +40,9 @@ nothing = None
 
 
 def command(*arguments: str, before: str = "") -> list[str]:
-    return [sys.executable, "-c", before + COMMAND, "wsgi", *arguments]
+    """What runs the command, behind a line of Python perhaps."""
+    program = ["-c", f"{before}\nimport sys\nfrom prefork.cli.main import main\nsys.exit(main())"] if before else []
+    return [sys.executable, *(program or ["-m", "prefork"]), "wsgi", *arguments]
 
 
 @contextmanager
@@ -57,9 +53,7 @@ def serving(target: str, *flags: str, cwd: Path = ROOT) -> Iterator[Server]:
 
 def failed(*arguments: str, cwd: Path = ROOT, before: str = "") -> tuple[int, str]:
     """The exit code and the standard error of a command that does not come to serving."""
-    done = subprocess.run(
-        command(*arguments, before=before), cwd=cwd, capture_output=True, text=True, timeout=WITHIN, check=False
-    )
+    done = SERVERS.run(command(*arguments, before=before), cwd=cwd, timeout=WITHIN)
     return done.returncode, done.stderr
 
 

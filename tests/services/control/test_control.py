@@ -34,6 +34,7 @@ from prefork.testing.clock import FakeClock
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import frozen, kill
 from tests.support.figures import count
+from tests.support.forked import SERVERS
 from tests.support.probing import APPS, LOGGING, ask, held, probe, steady
 from tests.support.programs import command
 from tests.support.sockets import ROOT
@@ -1038,14 +1039,7 @@ def test_a_server_that_does_not_answer_is_told_of(tmp_path: Path) -> None:
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFORK_")}
-    return subprocess.run(
-        [sys.executable, "-m", "prefork", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=environment | environ,
-    )
+    return SERVERS.run([sys.executable, "-m", "prefork", *arguments], env=environment | environ)
 
 
 @pytest.mark.long
