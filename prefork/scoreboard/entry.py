@@ -48,6 +48,7 @@ getppid = os.getppid
 _LANE, _LANE_WORDS = layout.LANE, layout.LANE_WORDS
 _ORDERS = tuple(Order)
 _RUN, _SEAL = Order.RUN, Order.SEAL
+_SERVING = int(State.SERVING)
 _LAST_BUCKET = BUCKETS - 1
 _LAST_WAIT = WAIT_BUCKETS - 1
 _TELL_INTERVAL = 100_000_000  # ns
@@ -260,11 +261,6 @@ class Pause:
             self._entry.tell_when_nobody_is_idle()
 
 
-def _is_idle(words: memoryview[int]) -> bool:
-    """Whether a worker serves, and has a lane with nothing in hand."""
-    return words[STATE] == State.SERVING and not full(words) and words[layout.PID] > 0
-
-
 class Entry:
     """The entry of one worker, as that worker uses it.
 
@@ -420,22 +416,34 @@ class Entry:
     @property
     def serves_alone(self) -> bool:
         """Whether no other worker serves."""
-        return not any(words[layout.PID] and words[STATE] == State.SERVING for words in self._beside())
+        return not self._serving_beside()
 
     @property
     def idle_beside(self) -> int:
         """How many other workers that serve have a lane with nothing in hand."""
-        return sum(map(_is_idle, self._beside()))
+        return sum(not full(self.board.entry(index)) for _, index in self._serving_beside())
 
     @property
     def fewest_parked_beside(self) -> int | None:
         """The fewest connections that one of those keeps (count); None when nobody has nothing in hand."""
-        return min((words[layout.PARKED] for words in self._beside() if _is_idle(words)), default=None)
+        for kept, index in sorted(self._serving_beside()):
+            if not full(self.board.entry(index)):
+                return kept
+        return None
 
     def room_beside(self, most: int) -> int:
         """How many connections siblings that serve can take, if each keeps ``most``: half of it, to be sure."""
-        serving = (words for words in self._beside() if words[layout.PID] and words[STATE] == State.SERVING)
-        return sum(max(0, most - words[layout.PARKED]) for words in serving) // 2
+        return sum(max(0, most - kept) for kept, _ in self._serving_beside()) // 2
+
+    def _serving_beside(self) -> list[tuple[int, int]]:
+        """Of each other worker that serves, how many connections it keeps, and its entry.
+
+        Most entries are free, so that new workers have one beside the old: columns tell which are not, all at once.
+        """
+        state, parked = self.board.column(STATE), self.board.column(layout.PARKED)
+        pids = enumerate(self.board.column(layout.PID).tolist())
+        taken = (index for index, pid in pids if pid and index != self.index)
+        return [(parked[index], index) for index in taken if state[index] == _SERVING]
 
     def _beside(self) -> Iterator[memoryview[int]]:
         """The entries of all others."""
