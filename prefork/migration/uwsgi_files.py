@@ -1,10 +1,10 @@
 """Files of uWSGI's: ini, YAML and JSON, with its placeholders, as uWSGI reads them.
 
 A file has sections, of which ``[uwsgi]`` is read, or the one that ``FILE:SECTION`` names. Keys may be there several
-times, and one without a value is true. In values ``%(name)`` is what a key before said, ``%(name + 1)`` a sum of such,
-``$(NAME)`` a variable of the environment, ``@(FILE)`` what is in a file, and ``%d`` and its like speak of the file and
-the machine. Between ``if-env = NAME`` and ``endif`` stands what holds only then, between ``for = A B`` and ``endfor``
-what holds for each; ``%(_)`` is the value, or the item
+times, and one without a value is true, where that is what it can be. In values ``%(name)`` is what a key before said
+first, ``%(name + 1)`` a sum of such, ``$(NAME)`` a variable of the environment, ``@(FILE)`` what is in a file, and
+``%d`` and its like speak of the file and the machine. Between ``if-env = NAME`` and ``endif`` stands what holds only
+then, between ``for = A B`` and ``endfor`` what holds for each; ``%(_)`` is the value, or the item
 (https://uwsgi-docs.readthedocs.io, Configuration and Configuration logic).
 """
 
@@ -26,12 +26,12 @@ from prefork.system.need import READABLE, told
 _LOGIC: Final = re.compile(r"(if|for|endif|endfor|else|end)(-|$)")
 _TEST: Final = re.compile(r"if-(not-)?(env|opt|exists|file|dir)")
 _FILES: Final = {"exists": os.path.exists, "file": os.path.isfile, "dir": os.path.isdir}
-_SUM: Final = re.compile(r"\s*([\w.-]+|%k)\s*([-+*/])\s*([\w.-]+|%k)\s*")
+_SUM: Final = re.compile(r"([\w.-]+) +([-+*/]) +([\w.-]+|%k) *")  # the spaces make it one
 _OF_LOGS: Final = re.compile(
     r"log-?format.*|log-?date|log-.*|.*logger|.*encoder"
 )  # they have placeholders of their own
-_STRANGE: Final = "vVjJiIT"  # letters that stand for something else with uWSGI
-_PLACEHOLDER: Final = re.compile(r"%\(([^)]*)\)|\$\(([^)]*)\)|@\(([^)]*)\)|%(.)")
+_STRANGE: Final = "bvVjJiIT"  # letters that stand for something else with uWSGI
+_PLACEHOLDER: Final = re.compile(r"%\(([^)]*)\)|\$\(([^)]*)\)|@\(([^)]*)\)|%(.|$)")
 _MOST: Final = 20  # files that include each other
 
 
@@ -99,10 +99,10 @@ class ForeignFile:
             self.read(value)
         elif key in {"set", "set-placeholder", "set-ph"}:
             name, _, said = value.partition("=")
-            self.variables[name] = said
+            self.variables.setdefault(name, said)
             self.used.add(name)
         else:
-            self.variables[key] = value
+            self.variables.setdefault(key, value)  # whatever is said later, the first is what it stands for
             self.lines.append(FileOption(key, value, origin))
 
     def _decide(self, key: str, value: str, origin: str) -> None:
@@ -139,17 +139,26 @@ class ForeignFile:
             if file is not None:
                 return _content(file)
             if letter is not None:
-                if letter in LETTERS:
-                    return _magic(letter, self._first or origin if letter in FIRST else origin)
-                if letter in _STRANGE and not of_logs:
+                if letter in _STRANGE and letter and not of_logs:
                     self.unfilled.append(FileOption(key, found[0], origin))
-            elif (known := self._known(named)) is not None:
+                return self._letter(letter, origin, of_logs=bool(of_logs))
+            if (known := self._known(named)) is not None:
                 return known
-            elif not of_logs:
+            if not of_logs:
                 raise SettingsError(f"{origin}: %({named}) is not known; define it before")
             return found[0]
 
         return _PLACEHOLDER.sub(fill, value)
+
+    def _letter(self, letter: str, origin: str, *, of_logs: bool) -> str:
+        """What a sign behind a percent sign stands for; for most of them uWSGI has nothing, and leaves them out."""
+        if letter and letter in LETTERS:
+            return _magic(letter, self._first or origin if letter in FIRST else origin)
+        if letter.isdigit():
+            return _component(self._first or origin, int(letter))
+        if of_logs or letter == "(" or (letter and letter in _STRANGE):
+            return f"%{letter}"
+        return "%" if letter == "%" else ""
 
     def _known(self, named: str) -> str | None:
         """What a name stands for, or a sum of two names or numbers; None for what is none."""
@@ -160,10 +169,11 @@ class ForeignFile:
         found = _SUM.fullmatch(named)
         if found is None:
             return None
-        first, sign, second = (str(cpus()) if part == "%k" else self._known(part) or part for part in found.groups())
+        first, sign, second = found.groups()
+        first, second = self._known(first) or first, str(cpus()) if second == "%k" else self._known(second) or second
         try:
             a, b = int(first), int(second)
-            return str({"+": a + b, "-": a - b, "*": a * b}[sign] if sign != "/" else a // b)
+            return str({"+": a + b, "-": a - b, "*": a * b}[sign] if sign != "/" else int(a / b))  # as in C
         except (ValueError, ZeroDivisionError):
             return None
 
@@ -212,6 +222,12 @@ def _magic(letter: str, file: str) -> str:
     return str(tell[letter.lower() if letter in FIRST else letter]())
 
 
+def _component(file: str, number: int) -> str:
+    """A part of the path of the folder that a file is in; "" where it has no such."""
+    parts = os.path.dirname(os.path.abspath(file)).split("/")[1:]
+    return parts[number] if number < len(parts) else ""
+
+
 def _pairs(name: str, source: str, section: str) -> Iterator[tuple[str, str]]:
     """Keys and values of a section."""
     ending = name.rpartition(".")[2].lower()
@@ -234,12 +250,12 @@ def _of_ini(name: str, source: str, wanted: str) -> Iterator[tuple[str, str]]:
         text = line.strip()
         if not text or text[0] in ";#":
             continue
-        if text[0] == "[" and "]" in text:
-            section = text[1 : text.index("]")].strip()
+        if text[0] == "[":
+            section = text[1:-1]  # whatever its last character is: a comment behind it makes it another one
             seen = seen or section == wanted
         elif section == wanted:
-            key, equals, value = text.partition("=")
-            yield key.strip(), value.strip() if equals else "true"
+            key, _, value = text.partition("=")
+            yield key.strip(), value.strip()
     if not seen:
         raise SettingsError(f"{name!r} has no section [{wanted}]; name another, as FILE:SECTION")
 

@@ -269,6 +269,37 @@ def test_variables_are_options_and_placeholders() -> None:
     assert retell(["app.ini"], environ).values["workers"] == (4, "UWSGI_PROCESSES")
 
 
+@pytest.mark.parametrize(
+    ("value", "filled"),
+    [
+        ("100%", "100"),
+        ("100%% of %xy", "100% of y"),
+        ("%(open", "%(open"),
+        ("%(x) %(x + 2) %(x * x )", "3 5 9"),
+        ("%(y / 2)", "-3"),
+        ("%0", "AT"),
+        ("%9", ""),
+    ],
+)
+def test_what_a_value_becomes(value: str, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `uwsgi --show-config` (2.0.30) has it."""
+    monkeypatch.chdir(tmp_path)
+    lines = ["[uwsgi] ; another section", "module = no:no", "[uwsgi]", "module = a:b", "x = 3", "y = -7", "x = 4"]
+    lines += ["pidfile", "set = z=1", "set = z=2", f"env = A={value}", "env = Z=%(x)%(y)%(z)"]
+    Path("app.ini").write_text("\n".join(lines))
+    found = retell(["app.ini"], {})
+    assert found.environment == {"A": filled.replace("AT", tmp_path.parts[1]), "Z": "3-71"}
+    assert found.values["pidfile"].value == ""
+    assert [remark.text.partition(" ")[0] for remark in found.remarks if remark.differs] == []
+
+
+@pytest.mark.parametrize("placeholder", ["%(x+2)", "%(x ++)", "%(nosuch)"])
+def test_a_placeholder_that_stands_for_nothing_is_refused(placeholder: str) -> None:
+    Path("app.ini").write_text(f"[uwsgi]\nmodule = a:b\nx = 3\nenv = A={placeholder}\n")
+    with pytest.raises(SettingsError, match="is not known; define it before"):
+        retell(["app.ini"], {})
+
+
 def test_yaml_json_sections_and_files_within_files() -> None:
     Path("app.yaml").write_text("uwsgi:\n  module: shop:app\n  master: true\n  env: [A=1, B=2]\n  http: ':80'\n")
     Path("app.json").write_text(json.dumps({"uwsgi": {"module": "shop:app", "env": ["A=1", "B=2"], "http": ":80"}}))
