@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from datetime import tzinfo
 
 from prefork.config import receiver
 from prefork.config.settings import Settings
-from prefork.errors import SettingsError
 from prefork.services import log as logs
 from prefork.services.control.server import Control
 from prefork.services.log import LogTarget
@@ -33,7 +31,7 @@ def configure_log(settings: Settings, owner: Owner | None = None, tz: str | None
     Raises:
         SettingsError: it can't be sent there.
     """
-    zone = _zone(settings, tz)
+    zone = find_zone(settings.log_timezone, tz)
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     access: LogTarget | None = None
     if settings.logconfig:
@@ -61,7 +59,7 @@ def check_log(settings: Settings, owner: Owner | None = None, tz: str | None = N
     Raises:
         SettingsError: it can't be sent there.
     """
-    _zone(settings, tz)
+    find_zone(settings.log_timezone, tz)
     if settings.logconfig:
         from prefork.services import logconfig
 
@@ -70,13 +68,6 @@ def check_log(settings: Settings, owner: Owner | None = None, tz: str | None = N
         logs.check(settings.log_file, owner)
     for target in _beside(settings):
         target.end()
-
-
-def _zone(settings: Settings, tz: str | None) -> tzinfo | None:
-    try:
-        return find_zone(settings.log_timezone, tz)
-    except ValueError as error:
-        raise SettingsError(f"log_timezone: {error}") from None
 
 
 def _beside(settings: Settings) -> Iterator[LogTarget]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import IO, TYPE_CHECKING
 
+from prefork.errors import SettingsError
 from prefork.system.natives import os, time
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _LOCALTIME = "/etc/localtime"
 
 
 def find(name: str, tz: str | None) -> tzinfo | None:
-    """The zone that a setting names.
+    """The zone that the setting ``log_timezone`` names.
 
     Args:
         name: "utc", "local", or a name of the IANA time zone database.
@@ -32,7 +33,7 @@ def find(name: str, tz: str | None) -> tzinfo | None:
         The zone; None for UTC.
 
     Raises:
-        ValueError: There is none of that name on this machine; the message is a clause that says so.
+        SettingsError: There is none of that name on this machine.
     """
     if name == UTC:
         return None
@@ -54,7 +55,8 @@ def find(name: str, tz: str | None) -> tzinfo | None:
             return _of_rule(wanted)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         shown = "/etc/localtime" if wanted is None else repr(wanted)
-        raise ValueError(f"{shown} is no zone that this machine knows; name another, or install tzdata") from None
+        remedy = "name another, or install tzdata"
+        raise SettingsError(f"log_timezone: {shown} is no zone that this machine knows; {remedy}") from None
 
 
 def _read(path: str) -> tzinfo:

@@ -26,8 +26,6 @@ from prefork.wsgi.health import HealthCheck
 from prefork.wsgi.options import DEFAULTS, WSGIOptions
 
 if TYPE_CHECKING:
-    from datetime import tzinfo
-
     from prefork.accept.worker_context import MoldContext
     from prefork.scoreboard.recorder import FlightRecorder
     from prefork.services.statsd import Statsd
@@ -124,16 +122,10 @@ class WSGIWorker(Worker):
             queued=self._entry.lane.say_waited if self.settings.threads == 1 else self._entry.say_waited,
             shed=self._entry.count_refused_in_hand,
             health=HealthCheck(self._options.health_path, self._readiness) if self._options.health_path else None,
-            zone=self._zone(),
+            zone=find_zone(self.settings.log_timezone, self.common.tz),
             statsd=self._statsd(),
             threads=self.settings.threads > 1,
         )
-
-    def _zone(self) -> tzinfo | None:
-        try:
-            return find_zone(self.settings.log_timezone, self.common.tz)
-        except ValueError as error:
-            raise SettingsError(f"log_timezone: {error}") from None
 
     def _statsd(self) -> Statsd | None:
         if not self.settings.statsd_host:

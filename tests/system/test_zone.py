@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from prefork.errors import SettingsError
 from prefork.system.zone import find, timestamp
 
 SUMMER, WINTER = 1780000000.25, 1795184645.678
@@ -44,5 +45,5 @@ def test_the_machines_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("name", "tz"), [("Mars/Olympus", None), ("local", "Mars/Olympus"), ("local", "/etc/passwd")])
 def test_what_is_no_zone(name: str, tz: str | None) -> None:
-    with pytest.raises(ValueError, match="is no zone that this machine knows; name another, or install tzdata"):
+    with pytest.raises(SettingsError, match="is no zone that this machine knows; name another, or install tzdata"):
         find(name, tz)
