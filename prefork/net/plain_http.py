@@ -61,7 +61,13 @@ def send(secured: ssl.SSLSocket, answer: bytes = ANSWER) -> None:
 
 
 class LoopContext(ssl.SSLContext):
-    """A context that answers on memory buffers (`ssl.SSLObject`) as well, which is what event loops have."""
+    """A context that answers on memory buffers (`ssl.SSLObject`) as well, which is what event loops have.
+
+    Attributes:
+        made_of: A digest of the files that it was made of; b"" when that is not known.
+    """
+
+    made_of = b""
 
     def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *given: Any, **named: Any) -> ssl.SSLObject:
         """Make the TLS of one connection."""

@@ -2,6 +2,8 @@
 
 The context is made in the master, before it listens and forks: the key is read as the user who may, and the workers
 share the keys of the session tickets, so that a client resumes with any of them. The handshake happens in the worker.
+OpenSSL makes those keys with each context, and Python can't carry them into another: so a reload that finds the same
+files keeps the context, or all clients would pay for whole handshakes whenever the application changes.
 
 Who wants no TLS pays nothing for it: `ssl` is imported when a certificate is asked for.
 """
@@ -10,13 +12,15 @@ from __future__ import annotations
 
 import enum
 import logging
+import stat
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from prefork.errors import SettingsError
 from prefork.net.lingering import ours
 from prefork.system.forks import HERE, end_for_all
-from prefork.system.natives import os, socket
+from prefork.system.natives import os, select, socket
 from prefork.system.need import told
 from prefork.system.peer import format_peer
 from prefork.system.throttle import Log, Throttle
@@ -28,6 +32,15 @@ logger = logging.getLogger("prefork")
 
 HANDSHAKE: Final = 10.0
 """Seconds that a whole handshake may take when ``io_timeout`` sets no limit: no client needs a worker for longer."""
+
+
+DEPARTED: Final = "the client has gone"
+"""Why there is no TLS with who did not wait for it, for the log."""
+
+# RFC 8446, 5.1 and 4: a record of a handshake has the number of its kind first, and behind five bytes what it is.
+_RECORD: Final = b"\x16"
+_CLIENT_HELLO: Final = b"\x01"
+_BEGINNING: Final = 6
 
 
 class TLSOptions(Protocol):
@@ -83,6 +96,7 @@ def context_of(options: TLSOptions) -> ssl.SSLContext | None:
 
     from prefork.net.plain_http import LoopContext
 
+    before = _contents(options)
     context = LoopContext(ssl.PROTOCOL_TLS_SERVER)
     versions = {"tlsv1.2": ssl.TLSVersion.TLSv1_2, "tlsv1.3": ssl.TLSVersion.TLSv1_3}
     context.minimum_version = versions[options.ssl_minimum_version]
@@ -100,6 +114,8 @@ def context_of(options: TLSOptions) -> ssl.SSLContext | None:
                 f"ca_certs: {options.ca_certs}: {_told(error, 'give a file of PEM certificates')}"
             ) from error
         context.verify_mode = ssl.CERT_REQUIRED
+    if before == _contents(options):
+        context.made_of = before
     return context
 
 
@@ -107,14 +123,36 @@ def renewed(context: ssl.SSLContext | None, options: TLSOptions) -> ssl.SSLConte
     """The context with the files as they are now: certificates are short-lived. MASTER.
 
     Args:
-        context: The one in use; it stays when the files are of no use, which is logged.
+        context: The one in use. It stays when the files are what they were, so that clients can resume the sessions
+            that they have; and when they are of no use, which is logged.
         options: Where the files are named.
+
+    Another certificate is never loaded into the context in use, which has a place for one of each kind of key: next to
+    a new one of RSA an old one of ECDSA would go on being shown.
     """
     try:
-        return context_of(options)
+        made = context_of(options)
     except SettingsError as error:
         logger.error("the certificate in use stays: %s", error)
         return context
+    known: bytes = getattr(context, "made_of", b"")
+    return context if known and known == getattr(made, "made_of", b"") else made
+
+
+def _contents(options: TLSOptions) -> bytes:
+    """What the files hold, as a digest that tells nothing of the key; b"" where a second look would find nothing."""
+    import hashlib
+
+    found = hashlib.sha256()
+    for path in (options.certfile, options.keyfile, options.ca_certs):
+        try:
+            if path and not stat.S_ISREG(os.stat(path).st_mode):
+                return b""
+            data = Path(path).read_bytes() if path else b""
+        except OSError:
+            return b""
+        found.update(hashlib.sha256(data).digest())
+    return found.digest()
 
 
 def reason(error: Exception) -> str:
@@ -196,6 +234,9 @@ def shake_hands(connection: socket.socket, context: ssl.SSLContext) -> ssl.SSLSo
     Raises:
         HandshakeError: The client is too slow, gone, speaks something else, or there is nothing that both speak.
     """
+    if departed(connection):
+        connection.close()
+        raise HandshakeError(DEPARTED)
     timeout = connection.gettimeout()
     try:
         connection.settimeout(timeout or HANDSHAKE)
@@ -220,6 +261,27 @@ def shake_hands(connection: socket.socket, context: ssl.SSLContext) -> ssl.SSLSo
         secured.close()
         raise
     return secured
+
+
+def departed(connection: socket.socket) -> bool:
+    """Whether a client has ended its side behind its first word of a handshake, or reset all. WORKER; never waits.
+
+    The rest of its part is still to come, and can't any more: our part, which costs as much as a request, would be in
+    vain. That holds for who only ends his side (shutdown(2)), too. Who has sent something else and ended his side is
+    not meant, for he waits for an answer; nor who has sent nothing, which costs little.
+
+    Args:
+        connection: As accept(2) gave it, or behind the header of a proxy.
+    """
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    if not poll.poll(0):
+        return False
+    try:
+        begun = connection.recv(_BEGINNING, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+        return True
+    return begun[:1] == _RECORD and begun[5:] == _CLIENT_HELLO
 
 
 def close(secured: ssl.SSLSocket, *, whole: bool, heard: bool = True) -> None:

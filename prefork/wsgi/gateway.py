@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from prefork.accept.offspring import leave
 from prefork.config.networks import truster
 from prefork.net.proxy_protocol import ProxyHeader
-from prefork.net.tls import HandshakeError
+from prefork.net.tls import DEPARTED, HandshakeError, departed
 from prefork.system.natives import socket, time
 from prefork.system.peer import format_peer
 from prefork.system.throttle import Throttle
@@ -142,6 +142,7 @@ class Gateway:
         self._shed = shed
         self._overload = Overload(options.overload_target) if options.overload == "shed" else None
         self._overloaded = Throttle(log)
+        self._refused = "answered 503" if tls is None else "closed before a handshake, or answered 503"
         self._looks = options.check_client_connection or options.overload == "shed"
         self._access = _accounts(options, zone, statsd)
         with contextlib.suppress(OSError):  # without one, a body that needs a file is answered 503
@@ -183,7 +184,7 @@ class Gateway:
         if before is None:
             try:
                 channel = self._channel(connection, address, began + self._header_timeout, proxy)
-            except HandshakeError as error:
+            except (HandshakeError, RequestError) as error:
                 self._no_tls.tell(logging.INFO, str(error), "no TLS with %s: %s", format_peer(address), error)
                 return None
         else:
@@ -249,10 +250,11 @@ class Gateway:
             channel.deadline = deadline
             environ = channel.environ = self._base.copy()
         else:
+            waited = self._before_keys(connection)
             channel = secured = TLSChannel(connection, self._pace, self._tls)
             channel.deadline = deadline
+            channel.waited = waited  # the handshake will be what has come last
             environ = channel.environ = self._base.copy()
-            secured.hung_up()  # the handshake will be what has come last
             try:
                 secured.handshake()
             except PlainHTTPError:
@@ -273,6 +275,22 @@ class Gateway:
         if not self._named:
             environ |= server_name(connection.getsockname(), tls=self._tls is not None)
         return channel
+
+    def _before_keys(self, connection: socket.socket) -> int:
+        """For how many milliseconds a client has waited for its handshake.
+
+        Raises:
+            HandshakeError: It does so no more.
+            RequestError: 503, it has for too long. Nobody tells it: the handshake may cost as much as the request, so
+                that a server which is asked for twice what it can do would agree on keys, and serve nobody.
+        """
+        if departed(connection):
+            raise HandshakeError(DEPARTED)
+        asked = Channel(connection, self._pace)
+        asked.hung_up()
+        if self._overload is not None and self._health is None:  # a check of health is known behind the handshake only
+            self._judge(self._overload, asked.waited / 1000)
+        return asked.waited
 
     def _serve(self, channel: Channel, environ: dict[str, Any], response: Response, *, keeps: bool, asks: bool) -> None:
         """Read the request and answer it."""
@@ -353,7 +371,7 @@ class Gateway:
         lasted = overload.lasts
         if overload.refuses(waited, time.monotonic()):
             target = self._options.overload_target
-            told = "overload: requests wait for more than %g s; those that have are answered 503"
+            told = "overload: requests wait for more than %g s; those that have are " + self._refused
             self._overloaded.tell(logging.WARNING, "overload", told, target)
             if self._shed is not None:
                 self._shed()

@@ -122,8 +122,9 @@ class WSGIOptions(SettingsTable, kw_only=True):
         LIMITS,
         kinds.choice("queue", "shed"),
         "When more requests come than can be served: queue has all of them wait; shed answers 503 to those that have "
-        "waited for longer than overload_target, once all have for as long. Not on unix sockets, of which the kernel "
-        "doesn't tell.",
+        "waited for longer than overload_target, once all have for as long. Under TLS a new connection is closed "
+        "before its handshake instead, unless health_path is given. Not on unix sockets, of which the kernel doesn't "
+        "tell.",
     )
     overload_target: float = setting(
         0.25,

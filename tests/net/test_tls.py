@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import socket
 import ssl
 import struct
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +17,13 @@ import pytest
 
 from prefork.config.settings import Settings
 from prefork.errors import SettingsError
-from prefork.net.tls import context_of
+from prefork.net.tls import HandshakeError, context_of, departed, renewed, shake_hands
 from prefork.services.control import Client
-from prefork.testing import NotServingError, Server, connect
+from prefork.testing import NotServingError, Server, connect, wait_for
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import limited_descriptors
 from tests.support.programs import facts
-from tests.support.tls_clients import CERTS, KEYS, client_context, secured
+from tests.support.tls_clients import CERTS, KEYS, client_context, hello, received, secured
 
 APPS = Path(__file__).parents[1] / "support" / "apps"
 
@@ -197,17 +201,137 @@ def test_the_handler_has_the_timeout_of_the_settings(prefork_server: ServerFacto
         assert read_all(client) == b"7.0"
 
 
-def test_a_session_is_resumed_by_the_other_worker(prefork_server: ServerFactory) -> None:
-    """The keys of the tickets are made before the fork."""
-    server, context = serve(prefork_server, "echo", workers=2), client_context()
-    session, reused = None, 0
-    for _ in range(6):
-        with secured(server, context, session) as client:
-            client.sendall(b"hello")
-            assert read_all(client)
-            reused += bool(client.session_reused)
-            session = client.session
-    assert reused == 5
+def test_a_session_is_resumed_by_the_other_worker_and_after_a_reload(prefork_server: ServerFactory) -> None:
+    """The keys of the tickets are made before the fork, and stay with their files."""
+    server = serve(prefork_server, "echo", workers=2)
+    by = {}
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        by[version] = client_context()
+        by[version].minimum_version = by[version].maximum_version = version
+    sessions: dict[ssl.TLSVersion, ssl.SSLSession | None] = dict.fromkeys(by)
+
+    def resumed(times: int) -> list[int]:
+        reused = dict.fromkeys(by, 0)
+        for version, context in [*by.items()] * times:
+            with secured(server, context, sessions[version]) as client:
+                client.sendall(b"hello")
+                assert read_all(client)
+                reused[version] += bool(client.session_reused)
+                sessions[version] = client.session
+        return [*reused.values()]
+
+    assert resumed(6) == [5, 5]
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("generation 1 serves")
+    assert resumed(6) == [6, 6]
+
+
+def test_a_reload_keeps_what_it_finds_unchanged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By content: how a renewed file comes to its place is nobody's business."""
+    names = {"certfile": "server.pem", "keyfile": "server.key", "ca_certs": "ca.pem"}
+    files = {setting: tmp_path / name for setting, name in names.items()}
+    for setting, name in names.items():
+        files[setting].write_bytes((CERTS / name).read_bytes())
+    settings = Settings.of({setting: str(path) for setting, path in files.items()})
+    first = context_of(settings)
+    for path in files.values():
+        path.write_bytes(path.read_bytes())
+    assert renewed(first, settings) is first
+    for setting, text in (("certfile", "no certificate"), ("ca_certs", "")):
+        before = files[setting].read_text()
+        files[setting].write_text(text)
+        assert renewed(first, settings) is first
+        assert "the certificate in use stays" in caplog.text
+        caplog.clear()
+        files[setting].write_text(before)
+    for path in files.values():
+        before = path.read_text()
+        path.write_text(before + "\n")
+        made = renewed(first, settings)
+        assert made is not first
+        assert renewed(made, settings) is made
+        path.write_text(before)
+    assert renewed(first, settings) is first
+
+
+def test_what_can_be_read_once_is_taken_for_another(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def written(options: Settings) -> ssl.SSLContext | None:
+        writer = threading.Thread(target=lambda: pipe.write_bytes((CERTS / "server.key").read_bytes()))
+        writer.start()
+        try:
+            return renewed(first, options)
+        finally:
+            writer.join(20)
+
+    settings = Settings(**{**KEYS, "keyfile": str(pipe)})
+    first = None
+    first = written(settings)
+    assert first is not None
+    assert written(settings) is not first
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A connection, as accept(2) gave it, and its client."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, connect("{}:{}".format(*listener.getsockname())) as client:
+        connection, _ = listener.accept()
+        with connection:
+            yield connection, client
+
+
+def ended(connection: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
+def end(client: socket.socket, how: str) -> None:
+    if how == "shutdown":
+        client.shutdown(socket.SHUT_WR)
+    if how == "reset":
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if how in {"close", "reset"}:
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "how", "gone"),
+    [
+        (hello(), "stays", False),
+        (hello(), "shutdown", True),
+        (hello(), "close", True),
+        (hello(), "reset", True),
+        (b"\x16\x03\x01\x00\x05nonsense", "shutdown", False),
+        (b"", "stays", False),
+        (b"", "close", False),
+        (b"GET / HTTP/1.0\r\n\r\n", "shutdown", False),
+    ],
+)
+def test_who_can_not_go_on_has_departed(
+    pair: tuple[socket.socket, socket.socket], sent: bytes, how: str, gone: bool
+) -> None:
+    connection, client = pair
+    client.sendall(sent)
+    end(client, how)
+    wait_for(lambda: how == "stays" or ended(connection), message="the end to arrive")
+    assert departed(connection) == gone
+    if not gone and sent:
+        assert connection.recv(1 << 16) == sent  # nothing was taken
+
+
+def test_nothing_is_computed_for_who_has_departed(pair: tuple[socket.socket, socket.socket]) -> None:
+    connection, client = pair
+    client.sendall(hello())
+    client.shutdown(socket.SHUT_WR)
+    wait_for(lambda: ended(connection), message="the end to arrive")
+    context = context_of(Settings(**KEYS))
+    assert context is not None
+    with pytest.raises(HandshakeError, match="the client has gone"):
+        shake_hands(connection, context)
+    assert received(client) == b""
 
 
 def test_clients_certificates_and_the_oldest_version(prefork_server: ServerFactory) -> None:

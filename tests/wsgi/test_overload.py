@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections import deque
 from pathlib import Path
+from wsgiref.simple_server import demo_app
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefork.config.settings import Settings
+from prefork.net.tls import context_of
 from prefork.services.control import Client
-from prefork.testing import Server, call_until, connect, running_target
+from prefork.testing import Server, call_until, connect, running_target, wait_for
+from prefork.wsgi.gateway import Gateway
+from prefork.wsgi.options import WSGIOptions
 from prefork.wsgi.overload import Overload
 from tests.support.probing import APPS, PATIENCE, line
+from tests.support.tls_clients import KEYS, greeted, received
 
 TARGET = 0.1
 
@@ -129,3 +136,36 @@ def sent(server: Server, path: str) -> socket.socket:
     client = connect(server.address, timeout=PATIENCE)
     client.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
     return client
+
+
+def test_under_tls_it_is_shed_before_the_handshake() -> None:
+    told: list[None] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        gateway = Gateway(
+            demo_app,
+            WSGIOptions(overload="shed", overload_target=TARGET),
+            sockets=[listener],
+            io_timeout=2 * TARGET,
+            tls=context_of(Settings(**KEYS)),
+            shed=lambda: told.append(None),
+        )
+        clients = [greeted(listener.getsockname()) for _ in range(3)]
+        served = []
+        for client in clients:
+            connection, address = listener.accept()
+            wait_for(lambda: waited(connection) > TARGET, PATIENCE)  # noqa: B023  # it is called here
+            with connection:
+                gateway.serve_connection(connection, address)
+            with client:
+                served.append(bool(received(client)))
+        assert served == [True, False, False]  # the first, who goes on with nothing, for all that one knows is a burst
+        assert len(told) == 2
+
+
+def waited(connection: socket.socket) -> float:
+    """Seconds since something came."""
+    milliseconds: int
+    (milliseconds,) = struct.unpack_from(
+        "=I", connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 60), 52
+    )  # tcpi_last_data_recv
+    return milliseconds / 1000

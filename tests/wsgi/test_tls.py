@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import select
 import socket
@@ -11,15 +12,19 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from wsgiref.simple_server import demo_app
 
 import pytest
 
+from prefork.config.settings import Settings
+from prefork.net.tls import context_of
 from prefork.testing.client import connect
 from prefork.testing.server import Server
 from prefork.testing.waiting import call_until
 from prefork.wsgi.channel import Channel, Pace
+from prefork.wsgi.gateway import Gateway
 from prefork.wsgi.tls import TLSChannel, _distinguished_name
-from tests.support.tls_clients import CERTS, KEYS, client_context, secured
+from tests.support.tls_clients import CERTS, KEYS, client_context, greeted, received, secured
 from tests.support.wsgi.apps import CONTENT
 from tests.support.wsgi.harness import WITHIN, Steadiness, assert_clean, get, parse, post, read_all, release, serving
 
@@ -275,6 +280,24 @@ def test_who_reset_the_connection_before_the_handshake(sent: bytes) -> None:
         server.wait_for(lambda: server.log().count("INFO no TLS with") == 2)
         assert parse(exchange(server, get())).body == b"hello"
         assert_clean(server)
+
+
+def test_nothing_is_said_to_who_ends_his_side_before_his_part_is_whole(caplog: pytest.LogCaptureFixture) -> None:
+    """It would be half a handshake for nothing."""
+    caplog.set_level(logging.INFO, "prefork")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        gateway = Gateway(demo_app, sockets=[listener], tls=context_of(Settings(**KEYS)))
+        with greeted(listener.getsockname()) as client:
+            client.shutdown(socket.SHUT_WR)
+            connection, address = listener.accept()
+            with connection:
+                ended = select.poll()
+                ended.register(connection, select.POLLRDHUP)
+                assert ended.poll(1000 * WITHIN)
+                gateway.serve_connection(connection, address)
+            assert received(client) == b""
+    assert "no TLS with 127.0.0.1" in caplog.text
+    assert "the client has gone" in caplog.text
 
 
 def test_who_is_silent_after_the_handshake() -> None:
