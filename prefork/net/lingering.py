@@ -16,6 +16,7 @@ Any process, any thread; in fact the WORKER.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from resource import RLIMIT_NOFILE, getrlimit
 from typing import Final
@@ -46,7 +47,7 @@ _TURN: Final = 0.01
 
 _plain: Final = socket.SocketType
 _FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_TRUNC)  # TCP then drops the bytes without copying them (tcp(7))
-_buffer: Final = bytearray(_PIECE)  # written to and never read
+_buffer: Final = mmap.mmap(-1, _PIECE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # never read; no memory until written to
 
 
 class Lingerer:

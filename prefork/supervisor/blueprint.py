@@ -133,6 +133,7 @@ def start_of(
     )
     return Start(
         build=common.build,
+        own=(one.slot, one.generation),
         context=context,
         acceptor=Blocking(context, held.inert) if _blocks(sockets) else None,
         entry=entry,
@@ -144,6 +145,7 @@ def start_of(
         nofile=common.nofile,
         grouped=tuple(grouped),
         after_fork=after_fork,
+        watch_forks=context.offspring.watch_forks,
         adopted=adopted,
     )
 

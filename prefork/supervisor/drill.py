@@ -16,6 +16,7 @@ import gc
 from typing import Any, Final
 
 from prefork.accept.return_queue import ReturnQueue
+from prefork.config.settings import Settings
 from prefork.errors import RefusedError
 from prefork.scoreboard.events import EventsPipe
 from prefork.scoreboard.layout import Order, Scoreboard
@@ -33,28 +34,42 @@ ROUNDS: Final = 12
 _NEWBORN: Final = Newborn(entry=0, slot=0, generation=0, limit=0, age=0, workers=1, waits=False)
 
 
-def drill(common: Blueprint, held: Resources) -> None:
+def drill(settings: Settings, held: Resources) -> None:
     """Go that way, as workers with these settings will; without the descriptors for it do nothing.
 
-    To be called where no other thread opens descriptors.
-
     Args:
-        common: what workers have in common.
-        held: what they share. None of it is used but to see of what kind it is.
+        settings: the server's.
+        held: what workers share. None of it is used but to see of what kind it is.
     """
-    if common.settings.threads > 1:
+    if settings.threads > 1:
         return  # their lanes are threads, and a mold has none
+    collects = gc.isenabled()
+    gc.disable()  # what is made here stays among the young, where it is soon found
     before = set(descriptors())
-    with contextlib.suppress(OSError, RefusedError):  # workers will tell of it, if it is for long
-        _play(common, held)
-    gc.collect()  # some of it refers to itself, and closes what it has open when it goes
-    for number in set(descriptors()) - before:
-        os.close(number)
+    try:
+        _play(settings, held)
+    except (OSError, RefusedError):
+        pass  # workers will tell of it, if it is for long
+    finally:
+        made = set(descriptors()) - before
+        gc.collect(0)  # some of it refers to itself, and closes what it has open when it goes
+        for number in made.intersection(descriptors()):
+            os.close(number)
+        if collects:
+            gc.enable()
 
 
-def _play(common: Blueprint, held: Resources) -> None:
-    settings = changed(common.settings, gc="default")
-    common = changed(common, settings=settings, hooks=None)
+def _play(settings: Settings, held: Resources) -> None:
+    common = Blueprint(
+        build=Worker,
+        settings=changed(settings, gc="default"),
+        hooks=None,
+        server=None,
+        identity=None,
+        nofile=0,
+        elastic=False,
+        master=os.getppid(),  # a worker without its parent leaves at once
+    )
     board = Scoreboard.create(1)
     events, go = EventsPipe(), os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     kind = held.inert.family, held.inert.type

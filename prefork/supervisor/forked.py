@@ -47,7 +47,9 @@ from prefork.system.signals import WAKE_UP, become_worker
 from prefork.system.throttle import Log
 from prefork.worker import Worker
 
+close_one = os.close
 getpid = os.getpid
+write = os.write
 
 DUMP_SIGNAL = int(signal.SIGRTMIN) + 1
 """Makes a worker write the tracebacks of all its threads to its report pipe (faulthandler)."""
@@ -143,11 +145,13 @@ class Adopted(NamedTuple):
         midwife: the midwife's pid.
         line: the descriptor where it says so: whose process it is, the kernel tells beside it (unix(7), SO_PASSCRED).
         name: what it is called from then on.
+        word: what it says, a `BORN`.
     """
 
     midwife: int
     line: int
     name: bytes
+    word: bytes
 
 
 BORN: Final = struct.Struct("<II")
@@ -161,6 +165,7 @@ class Start(NamedTuple):
 
     Attributes:
         build: makes the worker; with the application not preloaded, this is where it is imported.
+        own: its slot and generation.
         context: what the worker is given.
         acceptor: how it accepts in the usual way; None with several listeners, for which each worker needs descriptors
             first.
@@ -173,10 +178,12 @@ class Start(NamedTuple):
         nofile: the soft limit of descriptors that it is to have.
         grouped: the listeners in which each slot has a socket of its own.
         after_fork: what else is to be called, with slot and generation.
+        watch_forks: is called to be there at each fork of the application's.
         adopted: how it becomes the master's child; None when the master has forked it.
     """
 
     build: Callable[[], Worker]
+    own: tuple[int, int]
     context: WorkerContext
     acceptor: Blocking | None
     entry: Entry
@@ -188,6 +195,7 @@ class Start(NamedTuple):
     nofile: int
     grouped: tuple[Listener, ...]
     after_fork: tuple[Callable[[int, int], object], ...]
+    watch_forks: Callable[[], None]
     adopted: Adopted | None
 
 
@@ -203,6 +211,7 @@ def live(start: Start, private: process.Runs) -> int:
     """
     (
         build,
+        own,
         given,
         acceptor,
         entry,
@@ -214,20 +223,22 @@ def live(start: Start, private: process.Runs) -> int:
         nofile,
         grouped,
         after_fork,
+        watch_forks,
         adopted,
     ) = start
-    if not _begins(adopted, master, entry.index):
+    if not _begins(adopted, master):
         return 0
     close(private, report)
+    slot, generation = own
     for listener in grouped:
-        listener.keep(given.slot)
+        listener.keep(slot)
     for call in after_fork:
-        call(given.slot, given.generation)
+        call(slot, generation)
     lower_nofile(nofile)
     entry.say_state(_STARTING)
     handlers.pid = getpid()
     register(DUMP_SIGNAL, report)
-    given.offspring.watch_forks()
+    watch_forks()
     try:
         if identity is not None:
             assume(identity)
@@ -257,7 +268,7 @@ def live(start: Start, private: process.Runs) -> int:
     return code
 
 
-def _begins(adopted: Adopted | None, master: int, entry: int) -> bool:
+def _begins(adopted: Adopted | None, master: int) -> bool:
     """Be a child of the master's, and say so where it has not forked us.
 
     Returns:
@@ -269,14 +280,15 @@ def _begins(adopted: Adopted | None, master: int, entry: int) -> bool:
         forget()
         return True
     # The midwife has done as much, once for all of them.
-    if await_adoption(adopted.midwife, WAKE_UP) != master:
+    midwife, line, name, word = adopted
+    if await_adoption(midwife, WAKE_UP) != master:
         return False
-    call_itself(adopted.name)
+    call_itself(name)
     try:
-        os.write(adopted.line, BORN.pack(entry, 0))
+        write(line, word)
     except OSError:
         return False
-    os.close(adopted.line)
+    close_one(line)
     return True
 
 

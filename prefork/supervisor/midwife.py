@@ -168,7 +168,7 @@ def deliver(control: socket.socket, family: Family, mold: int) -> int:
     line, *others = descriptors
     blueprint = changed(family.common, nofile=nofile)
     common = [_listening(fd) for fd in others[:shared]]
-    adopted = Adopted(os.getpid(), line, family.name.encode())
+    midwife, name = os.getpid(), family.name.encode()
     births = []
     for number, one in enumerate(request.newborns):
         report, *fds = others[shared + number * own : shared + (number + 1) * own]
@@ -181,7 +181,7 @@ def deliver(control: socket.socket, family: Family, mold: int) -> int:
             report=report,
             tls=family.tls,
             after_fork=family.begin_life,
-            adopted=adopted,
+            adopted=Adopted(midwife, line, name, BORN.pack(one.entry, 0)),
         )
         births.append((start, fds))
     forget()  # as each of them would have to

@@ -173,7 +173,7 @@ def live_as_mold(start: MoldStart, private: process.Runs) -> int:
         process.die_with_parent(signal.SIGKILL, common.master)  # a change of identity would have cleared it
         signals.become_worker(meanings.dispositions)
         gc.enable()
-        drill(common, start.held)
+        drill(common.settings, start.held)
         build = start.load()
         if not HERE.foreign:
             code = _census(start.repeat.code)

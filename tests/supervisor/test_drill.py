@@ -14,7 +14,6 @@ from prefork.accept import acceptor, fd_leak, keepalive_acceptor
 from prefork.config.settings import Settings
 from prefork.scoreboard import entry, events
 from prefork.supervisor import forked, resources
-from prefork.supervisor.blueprint import Blueprint
 from prefork.supervisor.drill import drill
 from prefork.system.descriptors import descriptors
 from prefork.worker import Worker
@@ -28,9 +27,6 @@ def rewritten(function):
     return sorted(name for name in names if name.startswith("LOAD_ATTR_") and "ADAPTIVE" not in name)
 
 settings = Settings.of(json.loads(sys.argv[1]))
-common = Blueprint(
-    *(Worker, settings), hooks=None, server=None, identity=None, nofile=64, elastic=False, master=os.getppid()
-)
 with contextlib.ExitStack() as stack:
     held = resources.make(settings, os.getcwd(), 2, 4, stack)
     words, same = held.board.words.tobytes(), True
@@ -38,7 +34,7 @@ with contextlib.ExitStack() as stack:
     for room in json.loads(sys.argv[2]):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(descriptors()) + 1 + room, hard))
         before = state()
-        drill(common, held)
+        drill(settings, held)
         same = same and state() == before
     way = [Worker.__prefork__, Worker._accepted, fd_leak.LeakFinder.learn_what_is_usual, entry.Entry.say_state]
     way += [entry.Entry.send_event, events.EventsPipe.send]
