@@ -23,6 +23,9 @@ import time
 from types import ModuleType
 from typing import Any
 
+_FRESH = {name: value for name, value in globals().items() if name.startswith("__")}
+"""What a main module has before it runs."""
+
 
 def _import(modules: list[str]) -> None:
     """As `prefork.system.importing` has it, nobody looks for garbage meanwhile."""
@@ -66,7 +69,7 @@ def _begin(told: dict[str, Any], fds: list[int]) -> None:
     time.tzset()
     sys.orig_argv = told["command"]
     main = sys.modules["__main__"] = ModuleType("__main__")
-    main.__dict__.update(__annotations__={}, __builtins__=__builtins__, __cached__=None)
+    main.__dict__.update(_FRESH, __doc__=None)
 
 
 def _launcher(path: str) -> Any:
