@@ -84,6 +84,7 @@ class Listener:
         self._gate = SynGate(group, diag)
         self._borrowed = False
         self._blocking = True
+        self._silent = False  # bound, and not listening yet
         if self._tcp and owned:
             self._gate.prepare()
         self._closed = False
@@ -137,6 +138,7 @@ class Listener:
         group = Group(dict(enumerate(sockets)), diag, several=several, mode=mode)
         claim = None if file_id is None else Claim(address.file, file_id)
         listener = cls(address, group, diag, owned=True, backlog=backlog, options=options, claim=claim)
+        listener._silent = listener._tcp and not listen
         warn(backlog, options, tcp=listener._tcp)
         if not group.settle():
             _log.warning("reuse_port_mode %s has no effect on %s beside another server", mode, listener.name)
@@ -153,6 +155,7 @@ class Listener:
                 sock.listen(self._backlog)
         except OSError as error:
             raise ListenError(f"bind: {self.name}: {error.strerror}; stop what listens there") from error
+        self._silent = False
         self._group.settle()
 
     @classmethod
@@ -406,7 +409,7 @@ class Listener:
     def grow(self, members: int) -> None:
         """Give each slot below ``members`` its socket. Does nothing for a shared socket.
 
-        A new member gets connections at once: start its worker soon.
+        A new member gets connections at once, if the others do: start its worker soon.
 
         Args:
             members: How many slots are to have one.
@@ -427,7 +430,8 @@ class Listener:
             listen=False,
         )
         for slot, sock in zip(missing, made, strict=True):
-            sock.listen(self._backlog)
+            if not self._silent:
+                sock.listen(self._backlog)
             self._group.add(slot, sock)
 
     def close_member(self, slot: int) -> bool:

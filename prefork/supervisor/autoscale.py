@@ -200,7 +200,7 @@ class Autoscaler:
         self._timer.cancel()
         if self._goal.stop.order is not Order.RUN:
             return
-        if self._goal.forks.shut:
+        if self._goal.forks.shut or not self._goal.ready:  # who is idle before all serve is so for want of clients
             self._timer = self._loop.call_later(HELD_LOOK, self.look_at_load)
             return
         now = self._loop.clock.monotonic()

@@ -19,7 +19,7 @@ from prefork.errors import SettingsError
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.takeover import Takeover
 from prefork.system.lockfile import locked_by, read
-from prefork.testing import Load, Server, hold_port
+from prefork.testing import Load, Server, connect, hold_port, request
 from prefork.testing.plugin import ServerFactory
 from tests.support.figures import count
 from tests.support.probing import probe
@@ -109,6 +109,64 @@ def test_a_pidfile_without_a_process_is_one_clear_line(prefork_server: ServerFac
         assert server.wait() == 2
         assert said in server.log()
         assert "Traceback" not in server.log()
+
+
+@pytest.fixture
+def booting(prefork_server: ServerFactory, tmp_path: Path) -> Iterator[tuple[Server, Server, Path]]:
+    """A predecessor, and its successor, whose two workers boot until a file is there."""
+    pidfile, go = tmp_path / "pid", tmp_path / "go"
+    (tmp_path / "waits.py").write_text(
+        "import os, time\n"
+        "print('boots', flush=True)\n"
+        f"while not os.path.exists({str(go)!r}):\n    time.sleep(0.01)\n"
+        "def handle(connection, address):\n    connection.sendall(b'ok')\n"
+    )
+    with hold_port(reuse_port=True) as address:
+        server = server_on(prefork_server, address, pidfile, first=True)
+        successor = prefork_server(
+            "waits:handle",
+            app_dir=tmp_path,
+            bind=address,
+            workers=2,
+            reuse_port=True,
+            takeover=pidfile,
+            options={"ready": r"boots\n(.*\n)*boots\n"},
+        )
+        yield server, successor, go
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_successor_can_be_stopped_before_it_listens(
+    booting: tuple[Server, Server, Path], signum: signal.Signals
+) -> None:
+    server, successor, _ = booting
+    successor.signal(signum)
+    assert successor.wait() == 0
+    assert "Traceback" not in successor.log()
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTTOU, signal.SIGTTIN, signal.SIGHUP, signal.SIGUSR2])
+def test_a_successor_hears_orders_before_it_listens(
+    booting: tuple[Server, Server, Path], signum: signal.Signals
+) -> None:
+    """And it is silent until all of it is there: who comes meanwhile is the predecessor's."""
+    server, successor, go = booting
+    successor.signal(signum)
+    if signum in {signal.SIGTTOU, signal.SIGTTIN}:
+        size = 1 if signum == signal.SIGTTOU else 3
+        successor.wait_for_log(f"{size} workers instead of 2")
+        successor.wait_for(lambda: len(successor.workers()) == size)
+    for _ in range(20):
+        request(server.address)
+    assert server.process.poll() is None
+    go.touch()
+    assert server.wait() == 0
+    successor.wait_for_log(GONE)
+    with connect(server.address) as client:
+        assert client.recv(10) == b"ok"
+    assert successor.stop() == 0
+    assert "Traceback" not in successor.log()
 
 
 @pytest.mark.long

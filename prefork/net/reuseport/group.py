@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Collection
 from typing import Final
 
@@ -315,7 +316,11 @@ class Group:
     def _shut_down(self, slot: int, sock: KernelSocket) -> None:
         if slot in self._excluded:
             bar(sock)
-        sock.shutdown(socket.SHUT_RDWR)
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:  # it does not listen yet, or somebody has shut it down before
+                raise
 
     def _inodes(self) -> set[int]:
         """Those of our own sockets that listen."""
