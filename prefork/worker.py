@@ -409,7 +409,7 @@ class Worker(WorkerFacts, WorkerMarks, Dialogue, Keeping):
         """The one generator of this worker's connections; who asks first says how many it has in hand."""
         if self._connections is None:
             given = self._given
-            given.leaks.learn_what_is_usual(() if one_at_a_time and self._lanes is None else given.sockets)
+            given.leaks.learn_what_is_usual(() if one_at_a_time else given.sockets)
             given.shedder.refuse = self._refuse
             acceptor: Acceptor | None = self._usual
             if self._lanes is not None:

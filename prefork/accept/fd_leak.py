@@ -8,13 +8,13 @@ nothing: it is the lowest free one again and again, and what the handler leaks l
 meets the limit all the same, the worker looks at once; it takes itself for leaking only if it holds more than it did
 after its boot.
 
-A loop of the application's own may have many connections in hand, each with descriptors of its own, and that is no
-leak: such a worker takes itself for leaking only while it has no more than one.
+A loop of the application's own may have many connections in hand, and so may a worker with several lanes, each with
+descriptors of its own, and that is no leak: such a worker takes itself for leaking only while it has no more than one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 
 from prefork.net.lingering import ours
 from prefork.scoreboard.entry import Entry
@@ -50,9 +50,11 @@ class LeakFinder:
     Attributes:
         round: connections between two looks for a leak (count).
         parked: the connections that are kept: no leak.
+        lanes_busy: with several lanes, how many of them have something in hand.
     """
 
     parked: Sized = ()
+    lanes_busy: Callable[[], int] | None = None
     _confessed = False
     _next_look = 0.0
 
@@ -87,7 +89,7 @@ class LeakFinder:
         except OSError:
             return False
         ours.dismiss()  # these are no leak, and would be taken for one
-        if self._listeners and not self._may_look():
+        if self._several() or (self._listeners and not self._may_look()):
             return False
         held = self._held()
         if self._confess(held):
@@ -105,7 +107,11 @@ class LeakFinder:
             As :meth:`leaks`.
         """
         ours.dismiss()
-        return self._may_look() and self._confess(self._held())
+        return not self._several() and self._may_look() and self._confess(self._held())
+
+    def _several(self) -> bool:
+        """Whether several lanes have something in hand."""
+        return self.lanes_busy is not None and self.lanes_busy() > 1
 
     def _may_look(self) -> bool:
         """Whether it is time to look at all descriptors again."""

@@ -68,6 +68,7 @@ class Lanes:
         # In a SO_REUSEPORT group each process has a queue of its own, which no other can empty.
         stances = given.entry.spread(given.settings.threads, shared=not given.settings.reuse_port)
         self._lead = Lead(given.entry, stances, self._rouse, self._ring)
+        given.leaks.lanes_busy = lambda: self._lead.in_hand
         self._keeping: LanedKeepaliveAcceptor | None = None
         self.acceptor: LanedAcceptor | LanedKeepaliveAcceptor
         if given.queue is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 from collections.abc import Iterator
@@ -94,6 +95,24 @@ def test_a_leak_is_told_once_a_worker(prefork_server: ServerFactory) -> None:
         assert load.wait().lost == 0, load.tally
     pids = re.findall(r"ERROR (\d+)\S* worker 0: this worker leaks", server.log())
     assert len(pids) == len(set(pids)) >= 3
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_connections_that_are_kept_hide_no_leak(prefork_server: ServerFactory, threads: int) -> None:
+    server = leaky(prefork_server, "application", subcommand="wsgi", threads=threads)
+    before = server.workers()
+    with contextlib.ExitStack() as stack:
+        kept = [stack.enter_context(connect(server.address)) for _ in range(5)]
+        for client in kept:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+        with Load(server.address, clients=1, payload=get("/leak"), timeout=60) as load:
+            server.wait_for_log(r"this worker leaks descriptors .*; it holds \d\d file /dev/null;")
+            replaced(server, before)
+        assert load.tally.lost == 0, load.tally
+        for client in kept:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
 
 
 # What is no leak.

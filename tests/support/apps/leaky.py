@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import prefork
@@ -83,3 +84,11 @@ class Alone(Leaky):
         for connection, address in iter(self.accept, None):
             with connection:
                 self.handle(connection, address)
+
+
+def application(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
+    """Keeps a file for each request but those for ``/``."""
+    if environ["PATH_INFO"] != "/":
+        _kept.append(os.open("/dev/null", os.O_RDONLY))
+    start_response("200 OK", [])
+    return [b"%d" % os.getpid()]
