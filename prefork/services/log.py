@@ -173,6 +173,7 @@ class Output(LogTarget):
         self._owner = owner
         self._looked = 0
         self._lost = 0
+        self._cut = False  # a line of ours is there without its end
         self._refused = ""
         self._waits = False
         self._form = _JSON() if form == "json" else _Text()
@@ -205,7 +206,10 @@ class Output(LogTarget):
     def _write(self, data: bytes) -> bool:
         """Write all of it, or nothing that would have to be waited for; whether it was written."""
         if stat.S_ISREG(os.fstat(self._fd).st_mode):
-            return os.write(self._fd, data) == len(data)
+            data = b"\n" + data if self._cut else data
+            written = os.write(self._fd, data)
+            self._cut = logfile.cut(data, written)
+            return written == len(data)
         poller = select.poll()
         poller.register(self._fd, select.POLLOUT)
         for part in pieces(data, _PIPE_BUF):
@@ -244,6 +248,7 @@ class Output(LogTarget):
         os.close(self._fd)
         self._fd = fd
         self._refused = ""
+        self._cut = False
 
     def after_fork(self, slot: int, generation: int) -> None:
         """WORKER. From now on records are this worker's."""

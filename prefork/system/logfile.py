@@ -55,6 +55,16 @@ def append(path: str, owner: Owner | None = None, *, waits: bool = False) -> int
     raise OSError(errno.ELOOP, "it is another file at each look")
 
 
+def cut(data: bytes, written: int) -> bool:
+    """Whether a write that a full disk cut short has left a line without its end, before whatever is written next.
+
+    Args:
+        data: whole lines.
+        written: how many bytes of them write(2) took.
+    """
+    return 0 < written < len(data) and data[written - 1] != 0x0A
+
+
 def check(path: str, owner: Owner | None = None) -> None:
     """Find out whether :func:`append` would open a log, and make nothing.
 

@@ -8,6 +8,7 @@ new file, without a signal. While that can't be opened, lines go on into the old
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -80,6 +81,7 @@ class AccessLog:
         self._zone = zone
         self._second = 0
         self._failed = False
+        self._cut = False  # a line of ours is there without its end
         with _named(path):
             self._fd = _STDOUT if self._path is None else logfile.append(self._path, waits=True)
         self._refused = ""
@@ -98,7 +100,13 @@ class AccessLog:
                 self._second = int(now)
                 self._follow(self._path)
             line = self._render(AccessRecord(environ, response, seconds, now, self._zone))
-            os.write(self._fd, f"{line}\n".encode("utf-8", "replace"))
+            data = f"{line}\n".encode("utf-8", "replace")
+            if self._cut:
+                data = b"\n" + data
+            written = os.write(self._fd, data)
+            if written != len(data):
+                self._cut = logfile.cut(data, written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             if not self._failed:
                 log.error("can't write the access log: %s", error)
@@ -106,7 +114,7 @@ class AccessLog:
         else:
             if self._failed:
                 log.info("the access log can be written again")
-            self._failed = False
+            self._failed = self._cut = False
 
     def close(self) -> None:
         """Close the file, if it is ours."""
@@ -133,6 +141,7 @@ class AccessLog:
             self._refused = said
             return
         self._refused = ""
+        self._cut = False
 
 
 class LoggedAccess:

@@ -139,6 +139,45 @@ def test_a_record_that_can_not_be_written_harms_nobody_and_is_counted(tmp_path: 
     assert [line.split()[-1] for line in others] == ["hello"] * 2
 
 
+CUTS = """
+import os, resource, sys
+from types import SimpleNamespace
+from prefork.services.log import Output
+from prefork.wsgi.access import AccessLog
+from tests.services.test_log import record
+
+def full(path, room):  # a write takes what there is room for, and the next one nothing, as on a full disk
+    size = os.stat(path).st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (-1 if room is None else size + room, -1))
+
+output, access = Output(sys.argv[1]), AccessLog(sys.argv[2], "a line of %(m)s")
+answered = SimpleNamespace(status="200 OK", sent=3, field=lambda name: None)
+for path, write in (
+    (sys.argv[1], lambda: output.emit(record())),
+    (sys.argv[2], lambda: access.write({"REQUEST_METHOD": "GET"}, answered, 0.1)),
+):
+    write()
+    full(path, 10)
+    write()
+    write()
+    full(path, None)
+    write()
+    write()
+"""
+
+
+def test_a_line_that_a_full_disk_has_cut_is_no_part_of_the_next(tmp_path: Path) -> None:
+    """Of both logs."""
+    done = run_program(CUTS, str(tmp_path / "log"), str(tmp_path / "access"))
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    first, cut, lost, *others = (tmp_path / "log").read_text().splitlines()
+    assert (first[:10], first.split()[-1]) == (cut, "hello")
+    assert "2 records of this log were lost" in lost
+    assert others == [first] * 2
+    whole = "a line of GET"
+    assert (tmp_path / "access").read_text().splitlines() == [whole, whole[:10], whole, whole]
+
+
 def test_two_who_opened_the_file_each_for_himself_overwrite_nothing(tmp_path: Path) -> None:
     """As workers do after a rotation."""
     outputs = [Output(str(tmp_path / "log")) for _ in range(2)]
