@@ -66,6 +66,9 @@ def _run(control: str, interval: float) -> None:
     from prefork.cli.top_view import TopView
 
     console = Console()
+    if console.is_dumb_terminal or not console.is_terminal:  # which rich would draw nothing on, and say nothing
+        why = f"TERM={os.environ.get('TERM', '')}" if console.is_dumb_terminal else "TTY_COMPATIBLE, or its like"
+        raise PreforkError(f"prefork top can't draw on this terminal ({why}); prefork status prints the same once")
     view = TopView()
     server = _ServerConnection(control)
     with _keyboard() as keys, Live(console=console, screen=True, auto_refresh=False) as live:

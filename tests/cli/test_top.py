@@ -346,7 +346,7 @@ def plain(drawn: str) -> str:
 class Terminal:
     """`prefork top` with a terminal of its own, and what has been drawn on it."""
 
-    def __init__(self, path: str, *arguments: str) -> None:
+    def __init__(self, path: str, *arguments: str, **environ: str) -> None:
         self._ours, self.theirs = pty.openpty()
         self.resize(80, 24)
         self.before = termios.tcgetattr(self.theirs)
@@ -356,7 +356,7 @@ class Terminal:
             stdout=self.theirs,
             stderr=self.theirs,
             start_new_session=True,
-            env=os.environ | {"TERM": "xterm", "COLUMNS": "", "LINES": ""},
+            env=os.environ | {"TERM": "xterm", "COLUMNS": "", "LINES": ""} | environ,
         )
         self.text = ""
 
@@ -434,6 +434,15 @@ def test_ctrl_c_is_a_way_out_too(terminal: Terminal) -> None:
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.ended() == 0
     assert termios.tcgetattr(terminal.theirs) == terminal.before
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize(("name", "value"), [("TERM", "dumb"), ("TTY_COMPATIBLE", "0")])
+def test_a_terminal_that_nothing_can_be_drawn_on_is_told(path: str, name: str, value: str) -> None:
+    with contextlib.closing(Terminal(path, **{name: value})) as terminal:
+        assert terminal.ended() == 1
+        assert f"prefork top can't draw on this terminal ({name}" in terminal.text
+        assert termios.tcgetattr(terminal.theirs) == terminal.before
 
 
 def test_it_follows_the_terminal_s_size(terminal: Terminal) -> None:
