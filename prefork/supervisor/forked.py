@@ -26,7 +26,7 @@ from types import FrameType
 from typing import Final, NamedTuple
 
 from prefork.accept.acceptor import Blocking
-from prefork.accept.offspring import code_of
+from prefork.accept.offspring import code_of, leave
 from prefork.accept.recovery import EXHAUSTION
 from prefork.accept.worker_context import WorkerContext, WorkerControls
 from prefork.errors import BootError, PreforkError
@@ -247,12 +247,16 @@ def live(start: Start, private: process.Runs) -> int:
         announce_hangup(report)
         if given.hooks is not None:
             given.hooks.call("post_fork", given.server, given)
+            leave()  # whatever is the application's may have forked: its process does not boot as well
         enable()
         booting = build()
+        leave()
         controls = booting.__prefork__(given, acceptor)
         booting.init()
+        leave()
         if given.hooks is not None:
             given.hooks.call("post_worker_init", booting)
+            leave()
         controls.prepare()
         handlers.check(given.log)
         handlers.controls = controls
@@ -317,10 +321,13 @@ def serve(worker: Worker, controls: WorkerControls, entry: Entry, given: WorkerC
     entry.say_state(_LEAVING)
     try:
         worker.exit()
-    except Exception:  # logged; the exit code stays that of the loop
+    except Exception as error:  # logged; the exit code stays that of the loop
+        leave(error)
         worker.log.exception("exit() failed")
+    leave()
     if given.hooks is not None:
         given.hooks.call("worker_exit", given.server, worker)
+        leave()
     if len(ours):
         # Not for so long that the master ends it.
         ours.settle(min(SECONDS, given.settings.graceful_timeout / 2))

@@ -74,3 +74,42 @@ def test_what_a_hook_forks_is_a_plain_process(prefork_server: ServerFactory, tmp
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         finally:
             os.kill(child, signal.SIGKILL)
+
+
+EVERYWHERE = """
+import logging, os, sys
+import prefork
+
+def at(place):
+    print("at", place, "in", os.getpid(), file=sys.stderr, flush=True)
+    pid = os.fork()
+    if pid:
+        print("child of", place, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=sys.stderr, flush=True)
+
+class Forks(prefork.Worker):
+    def __init__(self):
+        super().__init__()
+        at("build")
+
+    def init(self):
+        at("init")
+
+    def handle(self, connection, address):
+        connection.sendall(b"ok")
+
+    def exit(self):
+        at("exit")
+
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+hooks = {name: lambda *_, name=name: at(name) for name in ("post_fork", "post_worker_init", "worker_exit")}
+prefork.Master(Forks, prefork.Settings(bind="127.0.0.1:0", workers=1), hooks=prefork.Hooks(**hooks)).run()
+"""
+PLACES = ("post_fork", "build", "init", "post_worker_init", "exit", "worker_exit")
+
+
+def test_what_a_worker_forks_while_it_boots_and_leaves_does_neither(prefork_server: ServerFactory) -> None:
+    server = prefork_server.script(EVERYWHERE)
+    (worker,) = server.workers()
+    assert server.stop() == 0
+    assert re.findall(r"at (\w+) in (\d+)", server.log()) == [(place, str(worker)) for place in PLACES]
+    assert re.findall(r"child of (\w+) (\d+)", server.log()) == [(place, "0") for place in PLACES]
