@@ -130,6 +130,7 @@ class ForkServer:
 
     def end(self) -> None:
         """It ends when nobody can ask it any more."""
+        self._channel.shutdown(socket.SHUT_RDWR)  # whoever else may have a copy
         self._channel.close()
         self._process.wait()
 
