@@ -1,15 +1,18 @@
 """Who holds an address that we wanted: for the error message, as far as we may see it.
 
-psutil reads /proc, where a user sees the sockets of all but the descriptors of his own processes only: an unknown
-holder is normal, and makes the message shorter, never wrong. It is imported when there is such a message to be made.
+A user sees the sockets of all but the descriptors of his own processes only (proc(5)): an unknown holder is normal, and
+makes the message shorter, never wrong. Which sockets listen on a port the kernel is asked for: in the list of all
+connections, which psutil reads, a busy machine has a hundred thousand, and each takes 20 us. psutil is imported when
+there is such a message to be made.
 """
 
 from __future__ import annotations
 
 import contextlib
 import struct
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from prefork.config.address import Address
 from prefork.errors import InUseError, OrphansError
@@ -17,11 +20,13 @@ from prefork.net.ipsocket import IPSocket
 from prefork.net.queue import Diag
 from prefork.system.natives import os, socket
 
+if TYPE_CHECKING:
+    import psutil
+
+T = TypeVar("T")
+
 SCOREBOARD = "prefork-scoreboard"
 """The name that a server's shared memory has in /proc/PID/maps (memfd_create(2))."""
-
-_LISTENING: Final = "LISTEN"
-"""psutil's word for it."""
 
 
 class PortOwner(NamedTuple):
@@ -57,12 +62,13 @@ def in_use(address: Address, by: PortOwner, what: str, *, shared: bool = False) 
 
 def of_port(host: str, port: int) -> PortOwner:
     """Who listens on a TCP port, at ``host`` or at every address."""
-    pids = set()
-    for connection in _connections("tcp"):
-        if connection.status == _LISTENING and connection.laddr.port == port and connection.pid:
-            everywhere = {"0.0.0.0", "::"}
-            if connection.laddr.ip == host or connection.laddr.ip in everywhere or host in everywhere:
-                pids.add(connection.pid)
+    everywhere = {"0.0.0.0", "::"}
+    try:
+        with contextlib.closing(Diag()) as diag:
+            listening = diag.listening(port)
+        pids = _holders({inode for at, inode in listening if host in everywhere or at in {host, *everywhere}})
+    except OSError:
+        return UNKNOWN
     return _owner(pids)
 
 
@@ -81,17 +87,10 @@ def check_group(address: Address, sock: IPSocket) -> None:
     try:
         with contextlib.closing(Diag()) as diag:
             members = diag.group(sock)
+        pids = _holders(members)
     except OSError:
         return
-    if not members:
-        return  # nearly always; the look at every process is for the rest
-    name = sock.getsockname()
-    pids = {
-        one.pid
-        for one in _connections("tcp")
-        if one.status == _LISTENING and one.pid and (one.laddr.ip, one.laddr.port) == (name.host, name.port)
-    }
-    orphans = {pid for pid in pids if _orphans({pid})}
+    orphans = set(filter(_is_orphan, pids))
     if orphans:
         raise in_use(address, PortOwner(_eldest(orphans), True), "port")
 
@@ -104,7 +103,7 @@ def of_unix(name: str) -> PortOwner:
     base = name.rpartition("/")[2]
     pids = {
         connection.pid
-        for connection in _connections("unix")
+        for connection in _unix_sockets()
         if connection.pid
         and (
             connection.laddr in {name, f"{name}.new"}
@@ -127,13 +126,33 @@ def _owner(pids: set[int]) -> PortOwner:
     return PortOwner(_eldest(pids), not own and _orphans(pids), own)
 
 
-def _connections(kind: str) -> list[Any]:
+def _holders(inodes: Collection[int]) -> set[int]:
+    """The processes that have one of these sockets open, as far as we may see.
+
+    Raises:
+        OSError: There is no descriptor to look with.
+    """
+    if not inodes:
+        return set()  # nearly always; the look at every process is for the rest
+    wanted = {f"socket:[{inode}]" for inode in inodes}
+    return {int(pid) for pid in os.listdir("/proc") if pid.isdecimal() and not wanted.isdisjoint(_open_in(pid))}
+
+
+def _open_in(pid: str) -> Iterator[str]:
+    """What a process has open; nothing when it is gone, or none of our affair."""
+    with contextlib.suppress(OSError):
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):  # it was closed meanwhile
+                yield os.readlink(f"/proc/{pid}/fd/{number}")
+
+
+def _unix_sockets() -> list[Any]:
     try:
         import psutil
     except OSError:
         return []  # there is no descriptor for it
     try:
-        return psutil.net_connections(kind)
+        return psutil.net_connections("unix")
     except (psutil.Error, OSError, RuntimeError):
         return []  # the message goes out without a name
 
@@ -146,8 +165,7 @@ def _orphans(pids: set[int]) -> bool:
 def _is_orphan(pid: int) -> bool:
     """Whether a process has a scoreboard and neither a parent nor a child that has one.
 
-    A master has none such for its parent either: it is told by its workers. Of those who share a socket psutil names
-    one, the last of its list, which is the master where pids have begun anew since its start.
+    A master has none such for its parent either: it is told by its workers.
     """
     return _is_worker(pid) and not any(map(_is_worker, [_parent(pid), *_children(pid)]))
 
@@ -161,32 +179,31 @@ def _is_worker(pid: int) -> bool:
 
 
 def _parent(pid: int) -> int:
-    import psutil
-
-    try:
-        return psutil.Process(pid).ppid()
-    except (psutil.Error, OSError):
-        return 0
+    return _of_process(pid, lambda process: process.ppid(), 0)
 
 
 def _children(pid: int) -> list[int]:
-    import psutil
-
-    try:
-        return [child.pid for child in psutil.Process(pid).children()]
-    except (psutil.Error, OSError):
-        return []
+    return _of_process(pid, lambda process: [child.pid for child in process.children()], [])
 
 
 def _eldest(pids: set[int]) -> str:
     """Of processes that share one socket the first born is the one to name: the master of the others."""
-    import psutil
-
-    born = []
-    for pid in pids:
-        try:
-            process = psutil.Process(pid)
-            born.append((process.create_time(), pid, process.name()))
-        except (psutil.Error, ValueError, OSError):
-            continue  # it ended, or is of another pid namespace
+    none: list[tuple[float, int, str]] = []
+    born = [
+        each
+        for pid in pids
+        for each in _of_process(pid, lambda process: [(process.create_time(), process.pid, process.name())], none)
+    ]
     return f" by {min(born)[2]} (pid {min(born)[1]})" if born else ""
+
+
+def _of_process(pid: int, ask: Callable[[psutil.Process], T], otherwise: T) -> T:
+    """What psutil tells of a process, or ``otherwise``: it has ended, is in another pid namespace, or no file opens."""
+    try:
+        import psutil
+    except OSError:
+        return otherwise
+    try:
+        return ask(psutil.Process(pid))
+    except (psutil.Error, ValueError, OSError):
+        return otherwise

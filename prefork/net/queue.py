@@ -12,6 +12,7 @@ same in text, and poll(2) tells whether anything waits on an AF_UNIX listener.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 import struct
@@ -86,9 +87,9 @@ def tcp_depth(listener: Socket) -> Depth:
 class Diag:
     """The window on sockets: a netlink socket, or the files of /proc where netlink is forbidden.
 
-    All descriptors that a question needs are opened here, so that it can be asked at the descriptor limit. `half_open`
-    and `group` raise OSError when the kernel does not answer (ENOBUFS, ENOMEM, or neither window could be opened):
-    nothing is proven then.
+    All descriptors that a question needs are opened here, so that it can be asked at the descriptor limit. `half_open`,
+    `group` and `listening` raise OSError when the kernel does not answer (ENOBUFS, ENOMEM, or neither window could be
+    opened): nothing is proven then.
 
     Args:
         netlink: False takes the way through /proc at once.
@@ -145,6 +146,15 @@ class Diag:
         """The inodes of all sockets that listen on the address and port of ``listener``, its own among them."""
         family, port, local = _inet_name(listener)
         return frozenset(row.inode for row in self._inet(family, port, (_LISTEN,)) if row.local == local)
+
+    def listening(self, port: int) -> frozenset[tuple[str, int]]:
+        """The address and inode of every TCP socket of this network namespace that listens on a port."""
+        found = set()
+        for family in (socket.AF_INET, socket.AF_INET6):
+            with contextlib.suppress(FileNotFoundError):  # a machine without IPv6
+                rows = self._inet(family, port, (_LISTEN,))
+                found |= {(socket.inet_ntop(family, row.local), row.inode) for row in rows}
+        return frozenset(found)
 
     def cookies(self) -> Cookies:
         """The SYN cookies of this network namespace so far; none where /proc does not tell."""

@@ -131,6 +131,16 @@ def test_a_long_answer_comes_in_parts_and_is_read_to_its_end(diag: Diag) -> None
 
 
 @pytest.mark.parametrize(("family", "host"), LOCAL)
+def test_listening_names_all_on_a_port_and_no_connection(diag: Diag, family: socket.AddressFamily, host: str) -> None:
+    first = listen(family, host, SO_REUSEPORT=1)
+    port = first.getsockname()[1]
+    second = listen(family, host, port=port, SO_REUSEPORT=1)
+    with closing(first, second, *(connect(loopback(first)) for _ in range(3))):
+        assert diag.listening(port) == {(host, os.fstat(sock.fileno()).st_ino) for sock in (first, second)}
+    assert diag.listening(port) == set()
+
+
+@pytest.mark.parametrize(("family", "host"), LOCAL)
 def test_group_counts_the_listeners_of_one_address(diag: Diag, family: socket.AddressFamily, host: str) -> None:
     first = listen(family, host, SO_REUSEPORT=1)
     port = first.getsockname()[1]

@@ -222,6 +222,7 @@ def test_a_server_that_dies_loses_its_clients_and_the_tally_says_how() -> None:
         assert tally.lost == 5
         assert tally[Outcome.RESET] + tally[Outcome.EMPTY] == 5
         assert len(tally.losses) == 5
+        assert server.wait() == -signal.SIGKILL  # the kernel takes the connections from it, and then the listener
         with Load(server.address, clients=1) as load:
             load.wait_for(lambda tally: tally[Outcome.REFUSED] >= 3)
         assert str(load.tally).startswith(f"{load.tally.total} refused\n")
