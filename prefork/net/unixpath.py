@@ -129,13 +129,13 @@ def give_up(path: str, file_id: FileId) -> bool:
         ListenError: The lock can't be had.
         OSError: The kernel refused to remove it.
     """
-    with _locked(path) as spot:
-        try:
+    try:
+        with _locked(path) as spot:
             if _identify(spot) != file_id:
                 return False
             spot.unlink()
-        except FileNotFoundError:
-            return False
+    except (FileNotFoundError, NotADirectoryError):  # it has gone, by itself or with the folder that it was in
+        return False
     return True
 
 

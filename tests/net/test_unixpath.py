@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import socket
 import stat
 from pathlib import Path
@@ -219,6 +220,18 @@ def test_a_file_that_is_not_ours_any_more_stays(path: str) -> None:
             assert not give_up(path, file_id)
             assert names(path) == ["s"]
             assert give_up(path, its_id)
+
+
+def test_a_file_that_has_gone_with_its_folder_is_gone(tmp_path: Path) -> None:
+    """It was a warning that it can't be removed, at the stop and once more."""
+    folder = tmp_path / "a"
+    folder.mkdir()
+    sock, file_id = take(address(str(folder / "s")), backlog=5, options=PLAIN)
+    with sock:
+        shutil.rmtree(folder)
+        assert not give_up(str(folder / "s"), file_id)
+        folder.touch()
+        assert not give_up(str(folder / "s"), file_id)
 
 
 def test_a_missing_folder_is_an_error_of_the_system(tmp_path: Path) -> None:
