@@ -60,7 +60,7 @@ class StatusCollector:
 
     def save(self) -> object:
         """The sums so far, and since when, for the next image of this master."""
-        return {"started": self._started, "totals": self._counters.save()}
+        return {"started": self._started, "began": self._began, "totals": self._counters.save()}
 
     def restore(self, saved: object) -> None:
         """Go on with the sums of the image before.
@@ -71,7 +71,9 @@ class StatusCollector:
         if not isinstance(saved, dict) or not isinstance(saved.get("started"), float):
             raise ValueError("no sums")
         self._counters.restore(saved.get("totals"))
-        self._began -= max(0.0, self._started - saved["started"])
+        # How long it has run is no difference between two times of day: the clock may have been set in between.
+        if isinstance(saved.get("began"), float):
+            self._began = min(self._began, saved["began"])
         self._started = saved["started"]
 
     def health(self) -> Health:

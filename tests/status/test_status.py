@@ -15,6 +15,7 @@ from prefork.net.accept_errors import COUNTED
 from prefork.scoreboard.events import Why
 from prefork.scoreboard.layout import BUCKETS, ERROR_PLACES, Accepts, EntryView, LaneView, Order, State
 from prefork.status import text as report
+from prefork.status.collector import StatusCollector
 from prefork.status.model import Ended, Health, Listening, MoldStatus, Process, RunningRequest, Status, Totals, Working
 from prefork.status.totals import BOUNDS, Counters
 from prefork.supervisor import notifications
@@ -476,3 +477,19 @@ def test_sums_of_another_release_are_taken_as_far_as_they_are_known() -> None:
 
 def test_the_names_of_the_causes_are_words_for_labels() -> None:
     assert all(word.isidentifier() and word.islower() for word in Cause)
+
+
+def test_how_long_it_has_run_does_not_depend_on_the_time_of_day() -> None:
+    """The clock may be set between two images; the later one goes on with the moment at which the first began."""
+
+    def collector(seconds: float) -> StatusCollector:
+        clock = FakeClock(seconds)
+        return StatusCollector(types.SimpleNamespace(loop=types.SimpleNamespace(clock=clock)), Counters(clock), "1")  # type: ignore[arg-type]  # all of it that is asked for
+
+    saved = collector(100.0).save()
+    assert isinstance(saved, dict)
+    assert saved["began"] == 100.0
+    for step in (-86_400.0, 0.0, 86_400.0):
+        later = collector(150.0)
+        later.restore(saved | {"started": saved["started"] + step})
+        assert later.save() == saved | {"started": saved["started"] + step}
