@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import hcl2
 import pytest
 import yaml
 
@@ -97,7 +98,7 @@ def test_what_stands_beside_the_deployment_means_it() -> None:
 
 
 def test_kubernetes_reads_it() -> None:
-    validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+    validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed (pip, 120 MB)")
     version = validate.latest_version()
     for document in yaml.safe_load_all((MANIFESTS / "kubernetes.yaml").read_text()):
         validate.validate(document, version, strict=True)
@@ -126,7 +127,7 @@ def test_a_job_of_nomad_adds_up() -> None:
 def test_nomad_reads_it(tmp_path: Path) -> None:
     found = shutil.which("nomad")
     if found is None:
-        pytest.skip("nomad is not installed")
+        pytest.skip("nomad(1) is not installed")
     done = subprocess.run(
         [found, "job", "run", "-output", str(MANIFESTS / "shop.nomad.hcl")],
         capture_output=True,
@@ -139,7 +140,6 @@ def test_nomad_reads_it(tmp_path: Path) -> None:
 
 
 def test_its_language_is_nomads() -> None:
-    hcl2 = pytest.importorskip("hcl2", reason="python-hcl2 is not installed")
     assert "job" in hcl2.loads(nomad())
 
 

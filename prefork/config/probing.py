@@ -51,6 +51,13 @@ class Probing(SettingsTable, kw_only=True):
         "Answer each connection here by a line for HAProxy's agent-check: up, ready and a weight by how many workers "
         "are idle, drain from the moment of a stop, down while unfit.",
     )
+    agent_request_time: float = setting(
+        0.0,
+        PROBING,
+        kinds.number("a number of seconds", most=3600.0),
+        "Seconds that a request takes at the most while all is well, the same for all servers of a fleet: one whose "
+        "requests take longer lately has a weight that is less by the square of it. 0 leaves the time out.",
+    )
 
     @property
     def checks(self) -> frozenset[str]:

@@ -121,10 +121,10 @@ def _refork_after(values: Values) -> Iterator[str]:
         yield f"refork_after: no worker serves {counts[0]} with max_requests ({most}); give {most} or less"
 
 
-def _certfile(name: str) -> Callable[[Values], Iterator[str]]:
+def _beside(name: str, other: str) -> Callable[[Values], Iterator[str]]:
     def rule(values: Values) -> Iterator[str]:
-        if values[name] and not values["certfile"]:
-            yield f"{name}: {values[name]!r} has no use without certfile; give certfile as well"
+        if values[name] and not values[other]:
+            yield f"{name}: {values[name]!r} has no use without {other}; give {other} as well"
 
     return rule
 
@@ -152,8 +152,9 @@ RULES: Final[tuple[tuple[tuple[str, ...], Callable[[Values], Iterator[str]]], ..
     (("warmup", "preload"), _of_mold("warmup", ())),
     *(((name, "preload"), _of_mold(name, default)) for name, default in OF_MOLD.items()),
     (("refork_after", "max_requests", "max_requests_jitter"), _refork_after),
-    (("keyfile", "certfile"), _certfile("keyfile")),
-    (("ca_certs", "certfile"), _certfile("ca_certs")),
+    (("keyfile", "certfile"), _beside("keyfile", "certfile")),
+    (("ca_certs", "certfile"), _beside("ca_certs", "certfile")),
+    (("agent_request_time", "agent_bind"), _beside("agent_request_time", "agent_bind")),
     (("certfile", "bind"), _streams("certfile", "TLS", "")),
     (("proxy_protocol", "bind"), _streams("proxy_protocol", "a header", "off")),
 )

@@ -116,7 +116,7 @@ def _tellers(settings: Settings) -> Iterator[Service]:
         if settings.health_bind:
             yield HealthService("health_bind", settings.health_bind)
         if settings.agent_bind:
-            yield AgentService("agent_bind", settings.agent_bind)
+            yield AgentService("agent_bind", settings.agent_bind, settings.agent_request_time)
     if settings.dashboard:
         from prefork.services.dashboard import DashboardService
 

@@ -24,11 +24,17 @@ class HealthService(AnswerService):
 
 
 class AgentService(AnswerService):
-    """Says to HAProxy what share of the clients the server can take."""
+    """Says to HAProxy what share of the clients the server can take.
 
-    def __init__(self, setting: str, where: str) -> None:
+    Args:
+        setting: The name of the setting, for messages.
+        where: Its value.
+        usual: The setting ``agent_request_time``.
+    """
+
+    def __init__(self, setting: str, where: str, usual: float = 0.0) -> None:
         super().__init__(setting, where)
-        self._agent = Agent()
+        self._agent = Agent(usual)
 
     def answer(self, request: bytes) -> bytes:  # noqa: ARG002  # nobody asks
         """One line."""

@@ -2,6 +2,18 @@
 
 Together, because a line that has only one of them leaves the other as some earlier line or an operator has set it
 (haproxy issue 2039). HAProxy's documentation has the words (configuration manual, 5.2, agent-check).
+
+The weight is what the workers can take, times the square of the pace: the part of a request's time that it should
+take. leastconn sends a request to whom (in hand + 1) / weight is least for, but to those with nothing in hand first,
+whatever they weigh. Two workers at a fifth of their pace, with a fifth of the weight, would have one in hand at least
+all the time, and more as soon as all others have five of their eight places in use. With the square they have one, and
+none waits behind it. A server can't know how fast others are, and need not: all measure by the same seconds
+(agent_request_time), so that they lose weight alike when their database is slow, and who has just been started is soon
+one of them. Who compared with his own past would have all clients sent to that one. It is never 0, for a fleet of which
+all are slow has to serve.
+
+Who is slow is asked for little, and would not find out that he is fast again. So his pace is forgotten while all his
+workers are idle, until he is sent a request.
 """
 
 from __future__ import annotations
@@ -33,6 +45,9 @@ more for each request that could be served meanwhile: four where one takes up to
 What is sent beyond that waits at one server while another is free, and most of all at one that has become slow; what is
 not sent yet, HAProxy gives to whoever has a place first. Never less than two: with one, behind three servers at seven
 tenths of what they can do, half of the requests took 380 ms in place of 26, once CPUs were busy."""
+
+FORGOTTEN: Final = 10.0
+"""Seconds without work in which a server forgets two thirds of how slow it was, as its weight has it."""
 
 _REASONS: Final = {
     Readiness.STARTING: "starting",
@@ -76,18 +91,24 @@ class Workload(Record):
         return min(free, (self.warm + 1) / (self.size + 1))
 
 
-class Places:
-    """How many requests may be sent for each that is served at one moment, by how long one takes of late."""
+class Lately:
+    """For how long a request has kept a worker of late.
 
-    def __init__(self) -> None:
+    Args:
+        usual: Seconds that one takes at the most while all is well; 0 when that is not known.
+    """
+
+    def __init__(self, usual: float = 0.0) -> None:
+        self._usual = usual
+        self._worked = 0.0
         self._served = 0
         self._busy = 0.0
         self._at = 0.0
         self._late_served = 0.0
         self._late_busy = 0.0
 
-    def reckon(self, load: Workload, now: float) -> float:
-        """As many as by now; `MOST_PLACES` while nothing was served."""
+    def take_in(self, load: Workload, now: float) -> None:
+        """Consider what was served by now."""
         served, busy = load.served - self._served, load.busy - self._busy
         if served:
             self._served, self._busy = load.served, load.busy
@@ -96,21 +117,41 @@ class Places:
             self._late_served = self._late_served * fading + served
             self._late_busy = self._late_busy * fading + busy
             self._at = now
+        if served or load.idle < load.size:
+            self._worked = now
+
+    def places(self) -> float:
+        """How many requests may be sent for each that is served at one moment; `MOST_PLACES` while nothing was."""
         if self._late_busy <= 0:
             return MOST_PLACES
+        if self._usual:
+            return max(LEAST_PLACES, MOST_PLACES * self._measured())
         return max(LEAST_PLACES, min(MOST_PLACES, 1 + TURN * self._late_served / self._late_busy))
+
+    def pace(self, now: float) -> float:
+        """How many times faster a request should be, above 0 and up to 1, which it is until something is known."""
+        if not self._usual or self._late_busy <= 0:
+            return 1.0
+        known: float = self._measured() ** math.exp((self._worked - now) / FORGOTTEN)
+        return known
+
+    def _measured(self) -> float:
+        return min(1.0, self._usual * self._late_served / self._late_busy)
 
 
 class Agent:
     """What is told over time.
 
     The weight begins at nothing, so that a server which has just started is given its clients little by little.
+
+    Args:
+        usual: As `Lately` has it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, usual: float = 0.0) -> None:
         self._weight = 0.0
         self._at: float | None = None
-        self._places = Places()
+        self._lately = Lately(usual)
 
     def line(self, readiness: Readiness, load: Workload, now: float) -> str:
         """What to say now.
@@ -127,7 +168,7 @@ class Agent:
             return "drain\n"
         if readiness is not Readiness.READY:
             return f"down #{reason_of(readiness)}\n"
-        percent = max(1, min(100, round(100 * self._weight)))
-        places = self._places.reckon(load, now)
-        most = f" maxconn:{round(places * load.at_once)}" if load.at_once else ""
+        self._lately.take_in(load, now)
+        percent = max(1, min(100, round(100 * self._weight * self._lately.pace(now) ** 2)))
+        most = f" maxconn:{round(self._lately.places() * load.at_once)}" if load.at_once else ""
         return f"up ready {percent}%{most}\n"

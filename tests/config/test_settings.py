@@ -227,6 +227,10 @@ def test_all_problems_come_together() -> None:
             "fork_safety: 'refuse' has no use without preload; give preload as well",
         ),
         (
+            {"agent_request_time": 0.2},
+            "agent_request_time: 0.2 has no use without agent_bind; give agent_bind as well",
+        ),
+        (
             {"scale_queue_time": 0.2, "workers": 4},
             "scale_queue_time: 0.2 has no use while the number of workers is fixed; give max_workers as well",
         ),

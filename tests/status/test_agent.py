@@ -81,3 +81,67 @@ def test_the_weight_moves_little_by_little() -> None:
         agent.line(Readiness.READY, Workload(size=4, idle=0, warm=4, waiting=0, at_once=4), 20.0)
         == "up ready 69% maxconn:16\n"
     )
+
+
+USUAL = 0.05
+
+
+def weights(agent: Agent, took: float, since: int, until: int, *, idle: int = 4) -> list[tuple[int, int]]:
+    """Weight and maxconn each second, while each of forty requests a second takes so long."""
+    found = []
+    for second in range(since, until):
+        load = changed(IDLE, idle=idle, served=40 * second, busy=40 * second * took)
+        words = agent.line(Readiness.READY, load, float(second)).split()
+        found.append((int(words[2].rstrip("%")), int(words[3].partition(":")[2])))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("took", "weight", "most"),
+    [(0.001, 100, 16), (0.05, 100, 16), (0.0625, 64, 13), (0.1, 25, 8), (0.25, 4, 8), (0.5, 1, 8), (50.0, 1, 8)],
+)
+def test_who_takes_longer_than_is_usual_weighs_less_by_the_square(took: float, weight: int, most: int) -> None:
+    assert weights(Agent(USUAL), took, 0, 60)[-1] == (weight, most)
+
+
+def test_without_a_usual_time_the_weight_knows_no_time() -> None:
+    assert weights(Agent(), 0.25, 0, 60)[-1] == (100, 8)
+
+
+def test_who_is_slow_is_heard_of_within_seconds_and_so_is_who_is_fast_again() -> None:
+    agent = Agent(USUAL)
+
+    def told(since: int, took: float) -> list[int]:
+        """The weights of nine seconds, in which forty requests each take so long."""
+        found = []
+        for second in range(since, since + 9):
+            done["served"] += 40
+            done["busy"] += 40 * took
+            line = agent.line(Readiness.READY, changed(IDLE, **done), float(second))
+            found.append(int(line.split()[2].rstrip("%")))
+        return found
+
+    done = {"served": 0, "busy": 0.0}
+    told(0, 0.02)
+    assert told(9, 0.02)[-1] >= 95
+    slow = told(18, 0.25)
+    assert slow == sorted(slow, reverse=True)
+    assert slow[3] <= 10
+    assert slow[-1] <= 5
+    fast = told(27, 0.02)
+    assert fast == sorted(fast)
+    assert fast[-1] >= 90
+
+
+def test_who_is_not_asked_forgets_how_slow_he_was() -> None:
+    """Or nobody would find out that he is fast again."""
+    agent = Agent(USUAL)
+    weights(agent, 0.25, 0, 60)
+    load = changed(IDLE, served=40 * 59, busy=40 * 59 * 0.25)
+    held = changed(load, idle=3)
+    told = [agent.line(Readiness.READY, held, 59.0 + second).split()[2] for second in (1, 30, 600)]
+    assert told[1:] == ["3%", "3%"]  # a request in hand is no rest
+    told = [agent.line(Readiness.READY, load, 659.0 + second).split()[2] for second in (1, 10, 60)]
+    assert [int(word[:-1]) for word in told] == [5, 31, 99]
+    soon = changed(load, served=load.served + 4, busy=load.busy + 1.0)
+    assert agent.line(Readiness.READY, soon, 719.5).split()[2] == "4%"
