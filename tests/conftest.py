@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import psutil
 import pytest
@@ -47,11 +47,15 @@ settings.load_profile("others" if full() else "same")
 server.spawn = SERVERS.spawn_or(server.spawn)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before its fixtures, and those of its module that it is the first to ask for. What takes long saves nothing."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """For its fixtures too, and those of its module that it is the first to ask for. What takes long saves nothing."""
     executed = "EXECUTED" in os.environ or any(map(item.get_closest_marker, ("executed", "long", "soak")))
     SERVERS.wanted = not executed
+    try:
+        return (yield)
+    finally:
+        SERVERS.wanted = False  # what begins outside of a test is executed
 
 
 @pytest.fixture(autouse=True)

@@ -139,7 +139,7 @@ class ForkServers:
     """Those of this process, made when they are asked for."""
 
     def __init__(self) -> None:
-        self.wanted = True
+        self.wanted = False
         """Whether a test's servers may be forked: `tests/conftest.py` says it for each."""
         self._environment: dict[str, str] = {}
         self._inherited: tuple[Any, ...] = ()
