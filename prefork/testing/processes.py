@@ -78,11 +78,14 @@ def is_gone(pid: int) -> bool:
         pid: Its id.
 
     Returns:
-        True when it is a zombie or no more.
+        True when it is a zombie or no more. One whose first thread has ended before another is neither: it still has
+        all its descriptors open.
     """
     try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:  # proc_pid_stat(5): the state follows the name in parentheses
-            return stat.read().rpartition(b")")[2].split(maxsplit=1)[0] in (b"Z", b"X", b"x")
+        # proc_pid_stat(5): the state follows the name in parentheses, the number of threads seventeen fields behind.
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            fields = stat.read().rpartition(b")")[2].split()
+        return fields[0] in (b"Z", b"X", b"x") and int(fields[17]) <= 1
     except (FileNotFoundError, ProcessLookupError):
         return True
 

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import resource
 import signal
+import subprocess
+import sys
 from errno import EMFILE
 
 import psutil
 import pytest
 
-from prefork.testing import Outcome, burst, request, running_script
+from prefork.testing import Outcome, burst, request, running_script, wait_for
 from prefork.testing.processes import freeze, frozen, is_gone, kill, limited_descriptors, thaw
 from tests.support.testing_servers import FORKING, PREAMBLE
 
@@ -104,3 +106,30 @@ def test_who_is_forked_while_the_others_are_freed_is_freed_too() -> None:
 def test_who_has_ended_is_passed_over() -> None:
     with limited_descriptors([2**22 + 1]):
         pass
+
+
+LEADERLESS = """
+import ctypes, platform, sys, threading
+def rest():
+    print("alone", flush=True)
+    sys.stdin.read()
+    import os
+    os._exit(0)
+threading.Thread(target=rest).start()
+ctypes.CDLL(None).syscall({"x86_64": 60}.get(platform.machine(), 93), 0)  # exit(2): this thread alone
+"""
+
+
+def test_a_process_whose_first_thread_has_ended_is_still_there() -> None:
+    """It shows as a zombie, and has all its connections still open."""
+    command = [sys.executable, "-c", LEADERLESS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"alone\n"
+        wait_for(
+            lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE, 30, "the end of its first thread"
+        )
+        assert not is_gone(process.pid)
+        assert process.stdin is not None
+        process.stdin.close()
+        wait_for(lambda: is_gone(process.pid), 30, "the end of all")
