@@ -20,6 +20,7 @@ from typing import Final, Protocol
 from prefork.system import process
 from prefork.system.natives import os
 from prefork.system.process import Exit
+from prefork.system.signals import alert
 
 log = logging.getLogger("prefork")
 
@@ -316,16 +317,27 @@ def ask(child: Callable[[int], int]) -> tuple[str, Exit]:
         OSError: no pipe or no process is to be had (pipe(2), fork(2)).
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    with os.fdopen(reader, errors="replace") as pipe:
+    try:
         try:
             pid = process.fork(child, writer)
         finally:
             os.close(writer)
-        said = pipe.read()
+        said = bytearray()
+        with alert() as wait:
+            while data := _read(reader, wait):
+                said += data
+    finally:
+        os.close(reader)
+    text = said.decode(errors="replace")
     try:
-        return said, Exit.from_status(os.waitpid(pid, 0)[1])
+        return text, Exit.from_status(os.waitpid(pid, 0)[1])
     except ChildProcessError:
-        return said, Exit(None)
+        return text, Exit(None)
+
+
+def _read(reader: int, wait: Callable[[int], None]) -> bytes:
+    wait(reader)
+    return os.read(reader, _CAPACITY)
 
 
 def pids_of_children() -> list[int]:

@@ -16,7 +16,8 @@ from types import FrameType
 from typing import Any
 
 from prefork.system import terminal
-from prefork.system.natives import os, signal
+from prefork.system.descriptors import readable
+from prefork.system.natives import os, signal, threading
 
 Handler = Callable[[int, FrameType | None], Any] | int | None
 
@@ -106,6 +107,43 @@ def act_by_default(signum: int) -> None:
     """Give ``signum`` its default action (signal(7)) and have it come once more. For a handler to call."""
     signal.signal(signum, signal.SIG_DFL)
     os.kill(os.getpid(), signum)
+
+
+@contextlib.contextmanager
+def alert() -> Iterator[Callable[[int], None]]:
+    """A block in which waits hear of signals that come just before them.
+
+    The interpreter looks for signals before a system call and not within it: one that comes in between interrupts
+    nothing (signal(7)), and is heard when the call returns by itself, which may be never. Python has written to the
+    wake-up descriptor by then. For the main thread, of a program that has no loop yet; elsewhere there are no handlers
+    to hear of.
+
+    Yields:
+        What waits until a descriptor is readable, unless a handler raises.
+
+    Raises:
+        OSError: no descriptors for it.
+    """
+    awakened, wakes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def wait(descriptor: int) -> None:
+        while not readable(descriptor):
+            readable(descriptor, awakened, seconds=None)
+            with contextlib.suppress(BlockingIOError):
+                os.read(awakened, 4096)
+
+    try:
+        if threading.current_thread() is not threading.main_thread():
+            yield wait
+            return
+        before = signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+        try:
+            yield wait
+        finally:
+            signal.set_wakeup_fd(before)
+    finally:
+        os.close(awakened)
+        os.close(wakes)
 
 
 class Recorder:

@@ -277,7 +277,11 @@ def check_that_loads(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"importing\n"
-        yield process
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, cli.INTERRUPTED), (signal.SIGTERM, -signal.SIGTERM)])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import select
+import subprocess
+import sys
+
 from tests.support.programs import facts
 
 BEGIN = """
@@ -148,3 +152,33 @@ print(json.dumps([said, str(ended), [str(what) for what in child.ask(answer)]]))
 """
     taken = "ended, and somebody else's wait() took how"
     assert run(body) == ["forty-two", "exited with code 42", ["forty-two", taken]]
+
+
+INTERRUPTED = """
+import _thread, os, threading
+from prefork.system.child import ask
+
+def child(writer):
+    os.write(writer, b"begun")
+    os.read(0, 1)
+    return 0
+
+# As a signal that comes just before read(2): noted by the interpreter, and no system call is interrupted.
+threading.Timer(0.5, _thread.interrupt_main).start()
+try:
+    ask(child)
+except KeyboardInterrupt:
+    print("heard", flush=True)
+"""
+
+
+def test_a_signal_just_before_the_wait_for_a_child_is_heard() -> None:
+    command = [sys.executable, "-c", INTERRUPTED]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            assert select.select([process.stdout], [], [], 30)[0], "it is not heard"
+            assert process.stdout.readline() == b"heard\n"
+        finally:
+            process.stdin.close()
