@@ -360,9 +360,7 @@ def _nothing(_: socket.socket) -> None:
 
 
 def timed(handle: LaneHandle, seconds: float) -> LaneHandle:
-    """A handle whose connections have a timeout; that itself where there is none, 0."""
-    if not seconds:
-        return handle
+    """A handle whose connections have a timeout."""
 
     def serve(connection: socket.socket, address: Any) -> None:
         connection.settimeout(seconds)

@@ -16,6 +16,7 @@ from prefork.cli.commands import CommandParser
 from prefork.errors import ControlError, PreforkError
 from prefork.services.control.client import Client
 from prefork.system.natives import os, select, signal, time
+from prefork.system.signals import wakeup
 
 if TYPE_CHECKING:
     from prefork.cli.top_view import TopView
@@ -146,23 +147,19 @@ def _keyboard() -> Iterator[tuple[int, int]]:
     """
     stdin = sys.stdin.fileno()
     before = termios.tcgetattr(stdin)
-    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    before_us: list[tuple[int, Any]] = [
-        (signal.SIGWINCH, signal.signal(signal.SIGWINCH, lambda *_: None)),
-        *((signum, signal.signal(signum, _end)) for signum in _ENDS),
-    ]
-    try:
-        tty.setcbreak(stdin)
-        yield stdin, reader
-    finally:
-        with contextlib.suppress(termios.error):  # it is gone
-            termios.tcsetattr(stdin, termios.TCSADRAIN, before)
-        for signum, handler in before_us:
-            signal.signal(signum, handler)
-        signal.set_wakeup_fd(wakeup)
-        os.close(reader)
-        os.close(writer)
+    with wakeup() as resized:
+        before_us: list[tuple[int, Any]] = [
+            (signal.SIGWINCH, signal.signal(signal.SIGWINCH, lambda *_: None)),
+            *((signum, signal.signal(signum, _end)) for signum in _ENDS),
+        ]
+        try:
+            tty.setcbreak(stdin)
+            yield stdin, resized
+        finally:
+            with contextlib.suppress(termios.error):  # it is gone
+                termios.tcsetattr(stdin, termios.TCSADRAIN, before)
+            for signum, handler in before_us:
+                signal.signal(signum, handler)
 
 
 def _end(signum: int, _: object) -> None:

@@ -335,7 +335,7 @@ def ask(child: Callable[[int], int]) -> tuple[str, Exit]:
         return text, Exit(None)
 
 
-def _read(reader: int, wait: Callable[[int], None]) -> bytes:
+def _read(reader: int, wait: Callable[[int], object]) -> bytes:
     wait(reader)
     return os.read(reader, _CAPACITY)
 

@@ -110,7 +110,29 @@ def act_by_default(signum: int) -> None:
 
 
 @contextlib.contextmanager
-def alert() -> Iterator[Callable[[int], None]]:
+def wakeup() -> Iterator[int]:
+    """A block in which a descriptor is readable once a signal has come that Python handles. MAIN THREAD of a command.
+
+    Yields:
+        The descriptor; it does not block.
+
+    Raises:
+        OSError: no descriptors for it.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        try:
+            yield reader
+        finally:
+            signal.set_wakeup_fd(before)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@contextlib.contextmanager
+def alert() -> Iterator[Callable[[int], object]]:
     """A block in which waits hear of signals that come just before them.
 
     The interpreter looks for signals before a system call and not within it: one that comes in between interrupts
@@ -124,26 +146,18 @@ def alert() -> Iterator[Callable[[int], None]]:
     Raises:
         OSError: no descriptors for it.
     """
-    awakened, wakes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda descriptor: readable(descriptor, seconds=None)
+        return
+    with wakeup() as awakened:
 
-    def wait(descriptor: int) -> None:
-        while not readable(descriptor):
-            readable(descriptor, awakened, seconds=None)
-            with contextlib.suppress(BlockingIOError):
-                os.read(awakened, 4096)
+        def wait(descriptor: int) -> None:
+            while not readable(descriptor):
+                readable(descriptor, awakened, seconds=None)
+                with contextlib.suppress(BlockingIOError):
+                    os.read(awakened, 4096)
 
-    try:
-        if threading.current_thread() is not threading.main_thread():
-            yield wait
-            return
-        before = signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
-        try:
-            yield wait
-        finally:
-            signal.set_wakeup_fd(before)
-    finally:
-        os.close(awakened)
-        os.close(wakes)
+        yield wait
 
 
 class Recorder:

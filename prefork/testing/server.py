@@ -41,6 +41,9 @@ _SHOWN: Final = 20_000  # characters of a log that go into an error; the end is 
 _FROM_OUTSIDE: Final = ("PREFORK_", "LISTEN_", "NOTIFY_SOCKET", "PYTHON")  # would let a test depend on who runs it
 _KEPT: Final = ("PYTHONPATH",)
 
+spawn: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
+"""What makes the process of a server's command."""
+
 
 class NotServingError(AssertionError):
     """A server under test ended, or was not ready in time. Shows its whole log."""
@@ -434,40 +437,6 @@ def hold_port(host: str = "127.0.0.1", *, reuse_port: bool = False) -> Iterator[
         yield f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"
 
 
-def spawn(
-    command: Sequence[str],
-    log: IO[bytes],
-    environment: Mapping[str, str],
-    cwd: str | os.PathLike[str] | None,
-    pass_fds: Sequence[int],
-) -> subprocess.Popen[bytes]:
-    """Execute a server's command, in a session of its own. For `running`.
-
-    Args:
-        command: The program and its arguments.
-        log: Where its output goes.
-        environment: All of it.
-        cwd: Its working directory; None for the test's own.
-        pass_fds: Descriptors that it inherits under their numbers.
-
-    Returns:
-        Its process.
-
-    Raises:
-        OSError: It can't be executed.
-    """
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        cwd=cwd,
-        env=environment,
-        pass_fds=pass_fds,
-        start_new_session=True,
-    )
-
-
 def _start(command: Sequence[str], options: Options) -> Server:
     folder = tempfile.TemporaryDirectory(prefix="prefork-testing-", ignore_cleanup_errors=True)
     try:
@@ -496,7 +465,16 @@ def _start_in(folder: tempfile.TemporaryDirectory[str], command: Sequence[str], 
         pass_fds += faults.pass_fds
     log = tempfile.TemporaryFile("a+b", buffering=0)  # noqa: SIM115  # lives as long as the server; closed with it
     try:
-        process = spawn(command, log, environment, options.get("cwd"), pass_fds)
+        process = spawn(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=options.get("cwd"),
+            env=environment,
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
     except BaseException:
         log.close()
         raise

@@ -20,9 +20,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from prefork.testing import inject
 
@@ -42,17 +42,8 @@ _MODULES: Final = {
 }
 
 
-class Spawn(Protocol):
-    """What `prefork.testing.server.spawn` is."""
-
-    def __call__(
-        self,
-        command: Sequence[str],
-        log: IO[bytes],
-        environment: Mapping[str, str],
-        cwd: str | os.PathLike[str] | None,
-        pass_fds: Sequence[int],
-    ) -> subprocess.Popen[bytes]: ...
+Spawn = Callable[..., subprocess.Popen[bytes]]
+"""What `prefork.testing.server.spawn` is."""
 
 
 class Forked(subprocess.Popen[bytes]):
@@ -159,17 +150,10 @@ class ForkServers:
         self._environment = dict(os.environ)
         self._inherited = _inherited()
 
-        def spawn(
-            command: Sequence[str],
-            log: IO[bytes],
-            environment: Mapping[str, str],
-            cwd: str | os.PathLike[str] | None,
-            pass_fds: Sequence[int],
-        ) -> subprocess.Popen[bytes]:
-            out, folder = log.fileno(), os.path.abspath(cwd or ".")
-            return self._forked(command, out, out, environment, folder, pass_fds) or execute(
-                command, log, environment, cwd, pass_fds
-            )
+        def spawn(command: Sequence[str], **given: Any) -> subprocess.Popen[bytes]:
+            out, folder = given["stdout"].fileno(), os.path.abspath(given["cwd"] or ".")
+            forked = self._forked(command, out, out, given["env"], folder, given["pass_fds"])
+            return forked or execute(command, **given)
 
         return spawn
 
