@@ -91,6 +91,7 @@ def test_what_runs_now_is_shown(server: Server) -> None:
         with client:
             status = control.status(processes=False)
             os.kill(pid, signal.SIGKILL)
+            death(server, pid, 0)  # else the next test may take it for a worker that lives
     (working,) = (worker for worker in status.workers if worker.requests)
     (request,) = working.requests
     assert (working.pid, request.label, request.peer) == (pid, "GET /report", HOST)
