@@ -10,6 +10,7 @@ nobody edits, and the kernel's watches are counted (inotify(7), max_user_watches
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import sysconfig
@@ -17,15 +18,13 @@ from collections.abc import Generator, Iterable, Iterator
 from typing import Final
 
 from prefork.config.sources import INSTALLED
-from prefork.system.natives import os, time
+from prefork.system.natives import os
 from prefork.system.process import exit_now
 
 _NOT_SOURCE: Final = INSTALLED | {"__pycache__", "node_modules"}
 _OF_AN_ENVIRONMENT: Final = "pyvenv.cfg"
 _LOOK_MS: Final = 250
 """Milliseconds until the first "nothing yet", which says that the watches stand."""
-_CLOCK: Final = 0.02
-"""Seconds by which the clock of files may be behind (time(7), the jiffy)."""
 
 
 def roots(path: Iterable[str]) -> list[str]:
@@ -61,17 +60,39 @@ def folders(tops: Iterable[str]) -> Iterator[str]:
             yield folder
 
 
-def sources(within: Iterable[str], since: float = 0.0) -> Iterator[str]:
-    """The source files directly in these folders that were changed at the second ``since`` (time(2)) or later.
+Mark = tuple[int, ...]
+"""What a file is told by that has not changed."""
 
-    As the kernel noted it, not as their dates say: a file that was copied, unpacked or moved here bears an older one.
+
+def sources(within: Iterable[str]) -> dict[str, Mark]:
+    """The source files directly in these folders, each with what is another once the file, or the link to it, changes.
+
+    As the kernel notes it (inode(7)), not as their dates say: a file that was copied, unpacked or moved here bears an
+    older one. And only whether it is the same is asked, never which of two is the later: a clock may be set back.
     """
+    found: dict[str, Mark] = {}
     for folder in within:
-        try:
-            with os.scandir(folder) as entries:
-                yield from (entry.path for entry in entries if is_source(entry.path) and _changed(entry) >= since)
-        except OSError:
-            continue  # it is gone
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:  # else it is gone
+            for entry in entries:
+                if is_source(entry.path) and (mark := _mark(entry.path)):
+                    found[entry.path] = mark
+    return found
+
+
+def _mark(path: str) -> Mark:
+    """What a file is told by; nothing where there is none, at a link that leads nowhere for instance."""
+    try:
+        of_text, of_name = os.stat(path), os.lstat(path)
+    except OSError:
+        return ()
+    return (
+        of_text.st_ino,
+        of_text.st_size,
+        of_text.st_mtime_ns,
+        of_text.st_ctime_ns,
+        of_name.st_ino,
+        of_name.st_ctime_ns,
+    )
 
 
 def _may_have_source(folder: str) -> bool:
@@ -79,16 +100,11 @@ def _may_have_source(folder: str) -> bool:
     return name not in _NOT_SOURCE and not name.startswith(".") and os.path.isdir(folder)
 
 
-def _changed(entry: os.DirEntry[str]) -> float:
-    """When a file, or the link that leads to it, became what it is (inode(7))."""
-    return max(entry.stat().st_ctime, entry.stat(follow_symlinks=False).st_ctime)
-
-
 def changes(tops: list[str]) -> Generator[set[str], None, None]:
     """Source files that were changed, as soon as they are; first of all, when the watches stand, perhaps none."""
     from watchfiles import Change, watch
 
-    since = time.time()
+    known = sources(folders(tops))
     while True:
         watched = list(folders(tops))
         stands = False
@@ -97,12 +113,14 @@ def changes(tops: list[str]) -> Generator[set[str], None, None]:
             for events in watch(
                 *watched, recursive=False, watch_filter=None, rust_timeout=_LOOK_MS, yield_on_timeout=True
             ):
-                before, since = since, time.time()
                 files = {file for _, file in events if is_source(file)}
                 new = [path for change, path in events if change is Change.added and _may_have_source(path)]
                 files.update(sources(folders(new)))
-                if not stands:
-                    files.update(sources(watched, before - _CLOCK))  # changed before the watches stood
+                if not stands:  # of what has changed until now, or has gone, nobody told
+                    now = sources(watched)
+                    files.update(file for file, mark in known.items() ^ now.items() if mark)
+                    known = now
+                known |= {file: _mark(file) for file in files}  # what changes from here on has another, or its event
                 if files or not stands:
                     yield files
                 stands = True

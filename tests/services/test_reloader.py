@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from prefork.services import file_watcher
+from prefork.system import natives
 from prefork.testing import Server, request
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import is_gone, kill
@@ -215,23 +216,56 @@ def test_which_files_matter(tmp_path: Path) -> None:
     assert {os.path.relpath(file, tmp_path) for file in found} == {name for name, matters in names.items() if matters}
 
 
-def test_what_has_changed_lately_whatever_its_date_says(tmp_path: Path) -> None:
+def test_what_is_another_file_now_whatever_its_date_says(tmp_path: Path) -> None:
     """What changes before the watches stand is found so: a file that was moved or unpacked here bears an old date."""
-    began = time.time() - 0.1  # the clock of files is behind
-    (tmp_path / "unpacked.py").write_text("one")
-    (tmp_path / "elsewhere").write_text("two")
-    for name in ("unpacked.py", "elsewhere"):
+    for name in ("edited.py", "unpacked.py", "kept.py", "gone.py", "elsewhere", "other"):
+        (tmp_path / name).write_text("one")
         os.utime(tmp_path / name, (0, 0))
+    (tmp_path / "broken.py").symlink_to("nowhere")
     (tmp_path / "link.py").symlink_to("elsewhere")
-    found = {str(tmp_path / name) for name in ("unpacked.py", "link.py")}
-    assert set(file_watcher.sources([str(tmp_path)], began)) == found
-    assert set(file_watcher.sources([str(tmp_path)], time.time() + 1)) == set()
+    before = file_watcher.sources([str(tmp_path)])
+    (tmp_path / "edited.py").write_text("two, longer")  # two of one size may fall into one tick of the kernel's clock
+    (tmp_path / "gone.py").unlink()
+    (tmp_path / "link.py").unlink()
+    (tmp_path / "link.py").symlink_to("other")
+    (tmp_path / "new").write_text("two")
+    (tmp_path / "new").rename(tmp_path / "unpacked.py")
+    for name in ("edited.py", "unpacked.py"):
+        os.utime(tmp_path / name, (0, 0))
+    after = file_watcher.sources([str(tmp_path)])
+    assert {Path(file).name for file, _ in before.items() ^ after.items()} == {
+        "edited.py",
+        "gone.py",
+        "link.py",
+        "unpacked.py",
+    }
+    assert str(tmp_path / "broken.py") not in after
+
+
+def test_a_clock_that_was_set_back_hides_no_edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel notes when a file changes by a clock that may be set: by an hour back, as this program sees it."""
+    clock = natives.time.time
+    monkeypatch.setattr(natives.time, "time", lambda: clock() + 3600)
+    (tmp_path / "edited.py").write_text("one")
+    (tmp_path / "gone.py").write_text("one")
+    walk = file_watcher.folders
+
+    def edited_meanwhile(tops: Iterable[str]) -> Iterator[str]:
+        """As they are, and once they have been looked through somebody edits, before the watches stand."""
+        yield from walk(tops)
+        monkeypatch.setattr(file_watcher, "folders", walk)
+        (tmp_path / "edited.py").write_text("two, longer")
+        (tmp_path / "gone.py").unlink()
+
+    monkeypatch.setattr(file_watcher, "folders", edited_meanwhile)
+    changes = file_watcher.changes([str(tmp_path)])
+    assert next(changes) == {str(tmp_path / "edited.py"), str(tmp_path / "gone.py")}
+    changes.close()
 
 
 def test_changes_in_folders_old_and_new(tmp_path: Path) -> None:
     """A folder that comes into being is watched like those that were there."""
     (tmp_path / "old.py").write_text("one")
-    time.sleep(0.1)  # what is younger by the clock of files counts as changed
     changes = file_watcher.changes([str(tmp_path)])
     assert next(changes) == set()
 
