@@ -8,6 +8,7 @@ at the most. Any process: datagrams of several may go through one descriptor, a 
 from __future__ import annotations
 
 import errno
+from collections import deque
 from typing import Any, Final
 
 from prefork.config.receiver import Receiver
@@ -19,6 +20,8 @@ _PAUSE: Final = 1.0  # seconds between two attempts
 _TURN: Final = 0.1  # seconds that another thread may take to send
 _ROOM: Final = 1 << 16  # bytes that wait for a connection to take them
 _UNDER_WAY: Final = frozenset({errno.EINPROGRESS, errno.EALREADY, errno.ENOTCONN})
+_NOT_THERE: Final = frozenset({errno.ECONNREFUSED, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH})
+"""What comes of a connection that was never made."""
 
 
 class Sender:
@@ -42,9 +45,9 @@ class Sender:
         self._lock = threading.Lock()
         self.stream = receiver.stream
         self._type = socket.SOCK_STREAM if receiver.stream else socket.SOCK_DGRAM
-        self._name: Any = receiver.place
-        self._family = socket.AF_UNIX
-        if receiver.kind == "unix":
+        self._local = receiver.kind == "unix"
+        self._names: deque[tuple[int, Any]] = deque([(socket.AF_UNIX, receiver.place)])
+        if self._local:
             return
         try:
             found = socket.getaddrinfo(receiver.place, receiver.port, type=self._type)
@@ -52,7 +55,8 @@ class Sender:
             raise SettingsError(
                 f"{setting}: {receiver.place!r} is not known: {error.strerror}; give its address"
             ) from None
-        self._family, self._name = found[0][0], found[0][4]
+        # A host may have several, as localhost has ::1 and 127.0.0.1, and a daemon may listen on one of them.
+        self._names = deque((family, name) for family, _, _, _, name in found)
 
     def send(self, data: bytes) -> bool:
         """Send; never waits, never raises.
@@ -90,7 +94,9 @@ class Sender:
         except OSError as error:
             if self.stream and error.errno in _UNDER_WAY:
                 return True
-            if self.stream or self._family == socket.AF_UNIX:
+            if self.stream and error.errno in _NOT_THERE:
+                self._names.rotate(-1)
+            if self.stream or self._local:
                 self._drop()
             return False
         return True
@@ -99,10 +105,18 @@ class Sender:
         try:
             sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except ConnectionRefusedError:
-            if self._family == socket.AF_UNIX:
+            if self._local:
                 raise
             # That is what came of the datagram before (udp(7)); this one has not been sent.
-            sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            self._elsewhere(sock).send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+    def _elsewhere(self, sock: socket.socket) -> socket.socket:
+        """Where a datagram goes when nobody took the one before: to the host's next address, if it has several."""
+        if len(self._names) > 1 and self._clock.monotonic() >= self._again:
+            self._names.rotate(-1)
+            self._drop()
+            self._connect()
+        return self._socket or sock
 
     def flush(self, seconds: float) -> None:
         """Wait for so long, at the most, until a connection has taken what it has been given."""
@@ -122,19 +136,27 @@ class Sender:
         if now < self._again:
             return False
         self._again = now + _PAUSE
+        for _ in range(len(self._names)):
+            sock = self._connected(*self._names[0])
+            if sock is not None:
+                self._socket, self._owner = sock, os.getpid()
+                return True
+            self._names.rotate(-1)
+        return False
+
+    def _connected(self, family: int, name: Any) -> socket.socket | None:
+        """A socket that leads there, or is about to; None where none does."""
         sock = None
         try:
-            sock = socket.socket(self._family, self._type)
+            sock = socket.socket(family, self._type)
             sock.setblocking(False)
-            code = sock.connect_ex(self._name)
+            code = sock.connect_ex(name)
         except OSError:
             code = -1
-        if sock is None or (code and code not in _UNDER_WAY):
-            if sock is not None:
-                sock.close()
-            return False
-        self._socket, self._owner = sock, os.getpid()
-        return True
+        if code and code not in _UNDER_WAY and sock is not None:
+            sock.close()
+            sock = None
+        return sock
 
     def _drop(self) -> None:
         if self._socket is not None:

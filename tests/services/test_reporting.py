@@ -19,6 +19,7 @@ from prefork.services.sending import Sender
 from prefork.services.statsd import Statsd, counts_of, gauges_of
 from prefork.services.syslog import Syslog
 from prefork.status.model import Listening, Status, Totals, Working
+from prefork.system import natives
 from prefork.testing import running
 from prefork.testing.clock import FakeClock
 from prefork.testing.waiting import wait_for
@@ -143,6 +144,34 @@ def test_a_statsd_that_was_away_gets_the_first_datagram_when_it_is_back() -> Non
         assert sender.send(b"there")
         assert sock.recv(100) == b"there"
     sender.close()
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
+def test_a_host_with_several_addresses_of_which_one_is_listened_on(
+    kind: socket.SocketKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As localhost often is ::1 first, and then 127.0.0.1, where alone the daemon listens."""
+    with socket.socket(socket.AF_INET, kind) as daemon:
+        daemon.bind(("127.0.0.1", 0))
+        daemon.settimeout(WITHIN)
+        if kind is socket.SOCK_STREAM:
+            daemon.listen()
+        port = daemon.getsockname()[1]
+        names = [("127.0.0.2", port), ("127.0.0.1", port)]
+        found = [(socket.AF_INET, kind, 0, "", name) for name in names]
+        monkeypatch.setattr(natives.socket, "getaddrinfo", lambda *_, **__: found)
+        clock = FakeClock()
+        receiver = Receiver("udp", "log.example", 514, stream=kind is socket.SOCK_STREAM)
+        sender = Sender("statsd_host", receiver, clock)
+        sender.send(b"perhaps lost\n")
+        clock.advance(1.0)
+        assert sender.send(b"there\n")
+        if kind is socket.SOCK_STREAM:
+            with daemon.accept()[0] as connection:
+                assert connection.recv(100).endswith(b"there\n")
+        else:
+            assert daemon.recv(100) == b"there\n"
+        sender.close()
 
 
 def test_a_host_that_is_not_known() -> None:
