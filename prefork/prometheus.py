@@ -43,7 +43,8 @@ class _Store:
     """Where the values of this process are."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        # Who counts may be interrupted by code that counts: a signal's handler, a __del__ when garbage is collected.
+        self.lock = threading.RLock()
         self.values: weakref.WeakSet[SharedValue] = weakref.WeakSet()
         self.region: Region = private()
         self.memory: AppMetrics | None = None
@@ -61,7 +62,7 @@ class _Store:
 
     def _forked(self) -> None:
         """A process that the application forks counts for itself, where nobody sees it."""
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         if self.memory is not None:
             self._move(private())
 

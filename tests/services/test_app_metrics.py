@@ -13,6 +13,7 @@ import pytest
 from prefork.scoreboard.app_metrics import AppMetrics
 from prefork.testing import Server, request, running_target
 from tests.support.probing import APPS, PATIENCE, get, replaced, steady
+from tests.support.programs import facts
 
 pytest.importorskip("prometheus_client", reason="prefork[prometheus] is not installed")
 
@@ -118,3 +119,28 @@ def test_a_mold_takes_no_room() -> None:
         taken = {region.words[0] for region in memory.regions[1:]} - {0}
         memory.close()
         assert taken <= set(server.workers())
+
+
+def test_who_counts_may_be_interrupted_by_who_counts() -> None:
+    """As by a signal's handler, or by a __del__ when garbage is collected; it is done here at each call within."""
+    program = """
+        import json, signal, sys
+
+        from prefork import prometheus
+        from prometheus_client import CollectorRegistry, Counter
+
+        signal.alarm(20)  # who waits for ever is ended
+        registry = CollectorRegistry()
+        outer, inner = (Counter(name, "?", registry=registry) for name in ("outer", "inner"))
+
+        def interrupt(frame, event, _):
+            if event == "call" and frame.f_code.co_filename == prometheus.__file__ and frame.f_code.co_name != "inc":
+                sys.setprofile(None)
+                inner.inc()
+
+        sys.setprofile(interrupt)
+        outer.inc()
+        assert sys.getprofile() is None
+        print(json.dumps([registry.get_sample_value(f"{name}_total") for name in ("outer", "inner")]))
+        """
+    assert facts(program) == [1, 1]
