@@ -135,12 +135,30 @@ def _taken(file: ForeignFile, argv: Sequence[str]) -> set[str]:
             row = flags.get(flag)
             name = row.name if row else flag.removeprefix("--")
             if not equals:
-                alone = row is None or row.takes == "true" or (row.takes == "text" and rest[:1] and rest[0][:2] == "--")
-                value = "true" if alone else _next(flag, rest)
+                value = "true" if _stands_alone(row, rest) else _next(flag, rest)
             file.take_option(name, value, flag)
+        elif word[:2] in flags:  # as getopt(3) has it: -p4, or several that take nothing
+            row = flags[word[:2]]
+            if row.takes == "true":
+                rest.insert(0, f"-{word[2:]}")
+                file.take_option(row.name, "true", word[:2])
+            else:
+                file.take_option(row.name, word[2:], word[:2])
         else:
             raise SettingsError(f"{printable(word)!r} is not a flag of uWSGI's that prefork knows; write it as --NAME")
     return asks
+
+
+def _stands_alone(row: ForeignSetting | None, rest: Sequence[str]) -> bool:
+    """Whether a flag has no value, going by what follows; None is one that we don't know, and it may have one."""
+    if row is None or row.takes == "maybe":
+        return not rest or rest[0].startswith("-") or _names_a_file(rest[0])
+    return row.takes == "true" or (row.takes == "text" and bool(rest) and rest[0].startswith("--"))
+
+
+def _names_a_file(word: str) -> bool:
+    """Whether a word without a flag is a configuration, or an application."""
+    return word.partition(":")[0].endswith((*_ENDINGS, ".py"))
 
 
 def _next(flag: str, rest: list[str]) -> str:
@@ -182,13 +200,26 @@ def _target(teller: Teller) -> str | None:
     if name is not None and str(name).endswith(".py"):
         file, name = name, None
     if name is None and file is not None:
-        folder, base = os.path.split(str(file))
-        if not base.endswith(".py"):
+        if not str(file).endswith(".py"):
             teller.complaints.append(f"wsgi-file: {str(file)!r} is no module's file; give it a name that ends in .py")
             return None
-        teller.path.append(os.path.join(str(teller.value("chdir", "")), folder or "."))
-        name = base.removesuffix(".py")
+        folder, name = _module_of(os.path.join(str(teller.value("chdir", "")), str(file)))
+        teller.path.append(folder)
     if name is None:
         return None
     text = str(name)
     return text if ":" in text else f"{text}:{attribute}"
+
+
+def _module_of(file: str) -> tuple[str, str]:
+    """The folder to be on the import path for a file to be imported, and the dotted name of its module then.
+
+    A file of a package is imported as what it is there. Were its own folder on the path, what is beside it would hide
+    modules of the same name: a ``shop/celery.py`` the celery that it imports.
+    """
+    folder, base = os.path.split(file)
+    names = [base.removesuffix(".py")]
+    while os.path.isfile(os.path.join(folder, "__init__.py")):
+        folder, package = os.path.split(os.path.abspath(folder))
+        names.insert(0, package)
+    return folder or ".", ".".join(names)

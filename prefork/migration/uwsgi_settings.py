@@ -71,7 +71,7 @@ ROWS: Final = (
     *_rows("wsgi-disable-file-wrapper", "true", note="a file is sent by sendfile(2), or read", weight="info"),
     *_rows(
         "wsgi-manage-chunked-input wsgi-env-behaviour wsgi-env-behavior wsgi-accept-buffer wsgi-accept-buffers",
-        "text",
+        "maybe",
         note="the application is served by PEP 3333",
         weight="info",
     ),
@@ -107,7 +107,7 @@ ROWS: Final = (
     *_rows("http-to-https http-to", "text", note="the proxy in front does it", weight="warning"),
     *_rows(
         "http-raw-body http-buffer-size http-connect-timeout http-manage-expect http-processes http-modifier1",
-        "text",
+        "maybe",
         note="workers take connections by themselves",
         weight="info",
     ),
@@ -118,12 +118,12 @@ ROWS: Final = (
         weight="info",
     ),
     *_rows("listen", "whole", "backlog"),
-    *_rows("chmod-socket", "text", "socket_mode"),
+    *_rows("chmod-socket", "maybe", "socket_mode"),
     *_rows("chown-socket", "text", "socket_user", "and --socket-group"),
     *_rows("reuse-port", "true", "reuse_port", "a socket for each worker"),
     *_rows("so-keepalive", "true", "tcp_keepalive"),
     *_rows("tcp-nodelay", "true", "nodelay"),
-    *_rows("http-keepalive", "text", "keepalive"),
+    *_rows("http-keepalive", "maybe", "keepalive"),
     *_rows("vacuum", "true", note="the socket is removed at the end", weight="info"),
     *_rows("thunder-lock", "true", note="the kernel wakes one worker for a connection", weight="info"),
     # Workers.
@@ -152,7 +152,7 @@ ROWS: Final = (
     *_rows("min-worker-lifetime", "whole", note="a replacement is READY before a worker leaves", weight="info"),
     *_rows("reload-on-rss evil-reload-on-rss", "whole", "max_memory", "in bytes, with K, M or G"),
     *_rows("reload-on-as", "whole", note="--max-memory limits resident memory", weight="warning"),
-    *_rows("cheap die-on-idle idle", "text", note="min_workers is the least there are", weight="warning"),
+    *_rows("cheap die-on-idle idle", "maybe", note="min_workers is the least there are", weight="warning"),
     *_rows("no-orphans", "true", note="workers leave when their master is gone", weight="info"),
     *_rows("max-fd", "whole", note="the soft limit of descriptors becomes the hard one", weight="info"),
     *_rows(
@@ -203,11 +203,11 @@ ROWS: Final = (
     ),
     *_rows("disable-logging", "true", note="requests are logged where --access-log says so"),
     *_rows("log-format logformat", "text", note="--access-log-format has gunicorn's atoms", weight="warning"),
-    *_rows("log-date logdate log-micros log-master", "text", note="each line has its time", weight="info"),
+    *_rows("log-date logdate log-micros log-master", "maybe", note="each line has its time", weight="info"),
     *_rows("log-reopen", "true", note="a file that was moved away is opened anew", weight="info"),
     *_rows("log-maxsize log-backupname", "text", note="logrotate does it", weight="warning"),
     *_rows("logger req-logger", "list", note=_LOGS, weight="warning"),
-    *_rows("log-4xx log-5xx log-slow log-zero log-big", "text", note="--access-log has all requests"),
+    *_rows("log-4xx log-5xx log-slow log-zero log-big", "maybe", note="--access-log has all requests"),
     *_rows("logfile-chmod logfile-chown", "text", note="a log file has what the umask leaves", weight="warning"),
     *_rows("logformat-strftime log-format-strftime", "true", note="--access-log-format says all", weight="info"),
     *_rows("log-encoder log-req-encoder", "text", note="--access-log-format says all", weight="info"),
@@ -217,7 +217,7 @@ ROWS: Final = (
     *_rows("log-x-forwarded-for", "true", note="--forwarded-allow-ips says whose are believed", weight="info"),
     *_rows("memory-report", "true", note="prefork status tells what workers use", weight="info"),
     *_rows(
-        "stats stats-server stats-http stats-push", "text", note="prefork status, top and exporter tell", weight="info"
+        "stats stats-server stats-http stats-push", "maybe", note="prefork status, top and exporter tell", weight="info"
     ),
     *_rows("carbon", "list", note="--statsd-host and prefork exporter have the numbers", weight="warning"),
     # The process.
@@ -228,7 +228,7 @@ ROWS: Final = (
     *_rows("procname procname-master", "text", "name"),
     *_rows(
         "auto-procname procname-prefix procname-prefix-spaced procname-append",
-        "text",
+        "maybe",
         note="processes are named by --name, if setproctitle is installed",
         weight="info",
     ),

@@ -68,7 +68,7 @@ def _protocol(teller: Teller, row: ForeignSetting) -> None:
 
 def _mode(teller: Teller, row: ForeignSetting) -> None:
     value, origin = teller.given[row.name]
-    teller.put("socket_mode", "0666" if value == "true" else str(value).partition(";")[0].strip(), origin)
+    teller.put("socket_mode", "0666" if value in {"true", ""} else str(value).partition(";")[0].strip(), origin)
 
 
 def _owner(teller: Teller, row: ForeignSetting) -> None:
@@ -123,7 +123,7 @@ def _buffer(teller: Teller, row: ForeignSetting) -> None:
 
 def _keepalive(teller: Teller, row: ForeignSetting) -> None:
     value, origin = teller.given[row.name]
-    if str(value) not in {"true", "1"}:
+    if str(value) not in {"true", "1", ""}:
         teller.put("keepalive", whole(value), origin)
 
 
@@ -222,7 +222,7 @@ def settle_application(teller: Teller) -> None:
     if lazy is None or not yes(lazy.value):
         teller.remark(
             "lazy-apps (uWSGI's default is false): each worker loads the application; PREFORK_PRELOAD=1 loads it once, "
-            "and then a reload brings no new code",
+            "in a process beside the master",
             differs=False,
         )
 

@@ -258,6 +258,43 @@ def test_the_environment_and_the_path() -> None:
     assert retell(["app.ini"], {}).path == ("/srv/web",)
 
 
+@pytest.mark.parametrize("file", ["shop/web/wsgi.py", "{here}/shop/web/wsgi.py"])
+def test_a_file_of_a_package_is_imported_as_what_it_is_there(file: str, folder: Path) -> None:
+    """Not from its own folder: modules beside it would hide those that the application imports by the same name."""
+    (folder / "srv" / "shop" / "web").mkdir(parents=True)
+    for package in ("shop", "shop/web"):
+        (folder / "srv" / package / "__init__.py").touch()
+    for chdir in ("srv", folder / "srv"):
+        Path("app.ini").write_text(f"[uwsgi]\nchdir = {chdir}\nwsgi-file = {file.format(here=folder / 'srv')}\n")
+        found = retell(["app.ini"], {})
+        assert (found.target, found.path) == ("shop.web.wsgi:application", (str(folder / "srv"),))
+
+
+@pytest.mark.parametrize(
+    ("line", "values"),
+    [
+        ("--frobnicate 30 --wsgi-file shop.py", {}),
+        ("--frobnicate shop.py", {}),
+        ("--frobnicate app.ini", {}),
+        ("shop.py -p4 -ML", {"workers": 4, "access_log": None}),
+        ("shop.py --chmod-socket --auto-procname", {"socket_mode": "0666"}),
+        ("--http-keepalive shop.py --chmod-socket 660", {"socket_mode": "660"}),
+        ("--http-keepalive 7 shop.py", {"keepalive": 7}),
+        ("shop.py --http-keepalive", {}),
+        ("bare.ini", {"socket_mode": "0666"}),
+    ],
+)
+def test_what_stands_behind_a_flag_is_its_value_or_not(line: str, values: dict[str, object]) -> None:
+    """As getopt(3) reads it; a flag that nobody knows has a value, unless that is an application or a file."""
+    Path("app.ini").write_text("[uwsgi]\nwsgi-file = shop.py\n")
+    Path("bare.ini").write_text("[uwsgi]\nwsgi-file = shop.py\nchmod-socket =\nhttp-keepalive\n")
+    found = retell(line.split(), {})
+    assert found.target == "shop:application"
+    told = {name: value for name, (value, _) in found.values.items()}
+    expected = {name: value for name, value in {**ALWAYS, **values}.items() if value is not None}
+    assert told == expected
+
+
 def test_variables_are_options_and_placeholders() -> None:
     Path("app.ini").write_text("[uwsgi]\nmodule = shop:app\nprocname = %(stage)\nprocesses = 2\n")
     environ = {"UWSGI_STAGE": "live", "UWSGI_PROCESSES": "4", "UWSGI_VERSION": "2.0", "UWSGI_CACHE2": "name=a"}
