@@ -27,6 +27,8 @@ _PRIVATE_NETWORKS: Final = (
     "127.0.0.0/8 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 169.254.0.0/16 100.64.0.0/10 ::1 fc00::/7 fe80::/10"
 )
 
+_MAPPED_BITS: Final = 96  # of ::ffff:0:0/96 (RFC 4291, 2.5.5.2)
+
 
 def networks() -> Kind[str]:
     """Addresses and networks with commas between them, "private", or "*" for everybody."""
@@ -66,10 +68,19 @@ def parse_networks(text: str) -> tuple[Network, ...] | None:
             found += map(ip_network, _PRIVATE_NETWORKS.split())
             continue
         try:
-            found.append(ip_network(part))
+            found.append(_as_ipv4(ip_network(part)))
         except ValueError:
             raise ValueError(f"{part!r}, which is no address and no network") from None
     return tuple(found)
+
+
+def _as_ipv4(network: Network) -> Network:
+    """Peers of IPv4 as the kernel names them to a socket for both (`address_of`) are what they are without."""
+    from ipaddress import ip_network
+
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    bits = network.prefixlen - _MAPPED_BITS
+    return network if mapped is None or bits < 0 else ip_network((int(mapped), bits))
 
 
 @functools.lru_cache(maxsize=16)

@@ -58,6 +58,10 @@ BEGINNINGS: Final = tuple(_keys(_FAMILIES))
 """How the names of all others begin."""
 
 
+READ: Final = frozenset(f"HTTP_X_FORWARDED_{name}" for name in ("FOR", "PROTO", "SSL", "PROTOCOL"))
+"""The environ's names of those that `apply` reads."""
+
+
 def proxys_own(name: str) -> bool:
     """Whether only a proxy has a use for a header field: to say who its client is, how it came and what it asked for.
 

@@ -307,7 +307,7 @@ class Gateway:
             application = self._health
         if standing != BELIEVED:
             self._strangers.look(environ, head, standing)
-        elif "HTTP_X_FORWARDED_FOR" in environ or "HTTP_X_FORWARDED_PROTO" in environ:
+        elif fields.forwarded:
             apply_forwarded(environ, self._trusts)
         if asks:
             self._look(channel)
@@ -417,7 +417,8 @@ class Gateway:
             leave(error)
             # The environ is the application's to change.
             log.exception("the application failed on %s %s", environ.get("REQUEST_METHOD"), environ.get("REQUEST_URI"))
-            _refuse(channel, response, 500, "the application failed")
+            if not response.whole:  # else the client has its answer, and perhaps asks again already
+                _refuse(channel, response, 500, "the application failed")
 
 
 def _answer_early(channel: Channel, body: Body) -> None:

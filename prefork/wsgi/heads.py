@@ -11,8 +11,10 @@ from __future__ import annotations
 import re
 from typing import Any, Final, NamedTuple
 
+from prefork.wsgi.forwarded import READ
 from prefork.wsgi.options import WSGIOptions
 from prefork.wsgi.parser import check_host, expects_continue, parse_head, persists, transfer_length
+from prefork.wsgi.refusal import RequestError
 
 _PLAIN: Final = re.compile(rb'(GET|HEAD|POST|PUT|DELETE|PATCH|OPTIONS) (/[!"$-~]*) (?=HTTP/1\.[01]\r\n)')
 _REMEMBERED: Final = 128  # heads
@@ -29,6 +31,7 @@ class HeadFields(NamedTuple):
         expected: Whether the client waits for 100 (Continue).
         persists: Whether the client wants the connection to be kept.
         last: Whether it has announced in so many words to send no more.
+        forwarded: Whether it has fields that `prefork.wsgi.forwarded.apply` reads.
     """
 
     environ: dict[str, Any]
@@ -37,6 +40,7 @@ class HeadFields(NamedTuple):
     expected: bool
     persists: bool
     last: bool
+    forwarded: bool
 
 
 class Heads:
@@ -89,9 +93,21 @@ class Heads:
             check_host(parsed)
             length = transfer_length(parsed)
             expected = expects_continue(parsed)
-        finally:
+        except RequestError:
             environ.update(parsed)  # what was understood of a request that is refused is for the access log
+            environ.update(_request_line(head, self._options.limit_request_line))
+            raise
+        environ.update(parsed)
         del parsed["REQUEST_METHOD"]
         wish = parsed.get("HTTP_CONNECTION", "")
         http11 = parsed["SERVER_PROTOCOL"] == "HTTP/1.1"
-        return target, HeadFields(parsed, http11, length, expected, persists(wish, http11=http11), wish == "close")
+        kept, forwarded = persists(wish, http11=http11), not READ.isdisjoint(parsed)
+        return target, HeadFields(parsed, http11, length, expected, kept, wish == "close", forwarded)
+
+
+def _request_line(head: bytes, longest: int) -> dict[str, str]:
+    """The words of the request line as they came, if there are three, for the environ of a request that is refused."""
+    line = head.partition(b"\r\n")[0]
+    words = line.decode("latin-1").split(" ") if len(line) <= longest else []
+    names = "REQUEST_METHOD", "REQUEST_URI", "SERVER_PROTOCOL"
+    return dict(zip(names, words, strict=True)) if len(words) == len(names) and all(words) else {}

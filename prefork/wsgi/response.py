@@ -57,7 +57,8 @@ class Response:
         before: Called once, just before the first byte leaves.
         status: The status line without the version; "" until there is one.
         begun: Whether the head has been sent, so that nothing can be taken back.
-        whole: Whether all of it has been sent.
+        whole: Whether all of it has been sent, as its client sees it: what the application does afterwards changes
+            nothing of that.
         sent: How many bytes of the body were sent, framing not counted.
     """
 
@@ -159,10 +160,12 @@ class Response:
         Raises:
             TypeError: ``data`` is not bytes.
             ValueError: It is more than the Content-Length.
-            RuntimeError: ``start_response`` was not called.
+            RuntimeError: ``start_response`` was not called, or the response has ended.
             RequestError: The client was too slow.
             ClientGoneError: The connection is lost.
         """
+        if self.whole and self._left is None and not self._mute:
+            raise RuntimeError("write() was called after the end of the response")  # it would begin the next one
         self._write(data, None)
 
     def send(self, result: Iterable[bytes]) -> None:
@@ -181,13 +184,13 @@ class Response:
             if type(piece) is bytes and self._send_whole(piece):
                 return
             self._write(piece, len(piece))
+        elif kind is FileWrapper:
+            self._send_blocks(result)
         else:
             for piece in result:
                 self._write(piece, None)
                 if self._mute:
                     break
-                if kind is FileWrapper:
-                    self._channel.progress()  # a file goes by itself, as fast as its reader is
         self._end()
         self.whole = True
 
@@ -206,6 +209,7 @@ class Response:
         self.status = str(status)
         self.begun = True
         self._length = len(body)
+        self._left = 0  # of what the application may still write
         if not self.head_only:
             head += body
             self.sent = len(body)
@@ -258,6 +262,8 @@ class Response:
         elif head or piece:
             # What is held back leaves in one packet with the FIN of the close that follows at once, if one does.
             self._channel.send(head + piece, more=more)
+        if self._left == 0:
+            self.whole = True
         if len(piece) < len(data):
             raise ValueError("the response is longer than its Content-Length; the rest was not sent")
 
@@ -303,6 +309,16 @@ class Response:
             channel.keep = False
             end = _CLOSE
         return b"%b%b%b%b" % (self._lines, framing, b"" if self._dated else date_line(), end)
+
+    def _send_blocks(self, wrapper: Iterable[bytes]) -> None:
+        """Send a file by reading it: up to the Content-Length, for it may have grown since, as the kernel does it."""
+        for block in wrapper:
+            left = self._left if self.begun else self._length
+            piece = block if left is None else block[:left]
+            self._write(piece, None)
+            if self._mute or len(piece) == left:
+                break
+            self._channel.progress()  # a file goes by itself, as fast as its reader is
 
     def _send_file(self, wrapper: FileWrapper) -> bool:
         """Send a file by the kernel; False when it has to be read instead."""

@@ -18,6 +18,20 @@ from prefork.wsgi.refusal import ClientGoneError, RequestError
 if TYPE_CHECKING:
     import ssl
 
+# What Python's long names are called in RFC 4514, 3; SN and GN as OpenSSL has them, and so mod_ssl and nginx.
+_SHORT: Final = {
+    "commonName": "CN",
+    "countryName": "C",
+    "domainComponent": "DC",
+    "givenName": "GN",
+    "localityName": "L",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "stateOrProvinceName": "ST",
+    "streetAddress": "street",
+    "surname": "SN",
+    "userId": "UID",
+}
 # RFC 4514, 2.4
 _ESCAPED: Final = re.compile(r'["+,;<>\\\0]|^[ #]| $')
 
@@ -140,7 +154,11 @@ def _distinguished_name(certificate: Any) -> str:
     Whoever signed it may have let its owner choose a name, which must not pass for several.
     """
     parts = reversed(certificate.get("subject", ()))
-    return ",".join("+".join(f"{key}={_ESCAPED.sub(_escape, value)}" for key, value in part) for part in parts)
+    return ",".join("+".join(f"{_SHORT.get(key, key)}={_escaped(value)}" for key, value in part) for part in parts)
+
+
+def _escaped(value: str) -> str:
+    return _ESCAPED.sub(_escape, value)
 
 
 def _escape(match: re.Match[str]) -> str:

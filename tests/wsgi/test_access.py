@@ -42,9 +42,10 @@ def test_combined(tmp_path: Path) -> None:
         ask(server, get("/", 'User-Agent: a"b\\c\t\xe9'))
         ask(server, get(method="HEAD"))
         exchange(server.address, b"nonsense\r\n\r\n")
+        exchange(server.address, b'GET /no"host HTTP/1.1\r\nUser-Agent: a\r\n\r\n')
         exchange(server.address, b"", half_close=True)
         ask(server, post(b"hello"))
-        first, second, head, refused, last = lines(path, 5)
+        first, second, head, refused, hostless, last = lines(path, 6)
         assert_clean(server)
     match = COMBINED.fullmatch(first)
     assert match is not None, first
@@ -56,6 +57,7 @@ def test_combined(tmp_path: Path) -> None:
     assert second.endswith(r' "-" "a\x22b\x5cc\x09\xe9"'), second
     assert '"HEAD / HTTP/1.1" 200 - ' in head
     assert re.search(r'"-" 400 \d+ "-" "-"$', refused), refused
+    assert re.search(r'"GET /no\\x22host HTTP/1.1" 400 \d+ "-" "a"$', hostless), hostless
     assert '"POST / HTTP/1.1" 200 5 ' in last
 
 

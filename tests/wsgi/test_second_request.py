@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import socket
 from collections.abc import Callable, Iterable, Iterator
@@ -105,6 +106,111 @@ def test_a_body_that_was_never_asked_for_is_no_request(gateway: Gateway) -> None
     head, _, body = EXPECTS.partition(b"hello")
     found = answers(gateway, head + get("/smuggled") + body)
     assert b"/smuggled" not in b"".join(found)
+
+
+class Afterwards:
+    """Five bytes, and what an application does when they have been sent."""
+
+    def __init__(self, pieces: Iterable[bytes], then: Callable[[], object], *, closing: bool) -> None:
+        self._pieces = iter(pieces)
+        self._then = then
+        self._closing = closing
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._pieces
+        if not self._closing:
+            self._then()
+
+    def close(self) -> None:
+        if self._closing:
+            self._then()
+
+
+def _fails() -> None:
+    raise ValueError("after the end")
+
+
+def _exits() -> None:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize("fails", [_fails, _exits])
+@pytest.mark.parametrize(("length", "closing"), [(True, True), (False, True), (True, False)])
+def test_what_fails_behind_a_whole_answer_does_not_cost_the_next(
+    fails: Callable[[], object], length: bool, closing: bool
+) -> None:
+    """Its client has been told that the connection is kept, and may have asked again."""
+
+    def app(_: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Length", "5")] * length)
+        return Afterwards([b"he", b"llo"], fails, closing=closing)
+
+    gateway = Gateway(app, OPTIONS, keepalive=75.0)
+    found = answers(gateway, get() + FORM + get("/", method="HEAD") + get())
+    assert [answer[:12] for answer in found] == [b"HTTP/1.1 200"] * 4
+    assert [parse(answer).body for answer in (found[0], found[1], found[3])] == [b"hello"] * 3
+    gateway.close()
+
+
+def test_what_fails_within_an_answer_ends_the_connection() -> None:
+    def app(_: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        return Afterwards([b"he", b"llo"], _fails, closing=False)
+
+    gateway = Gateway(app, OPTIONS, keepalive=75.0)
+    (only,) = answers(gateway, get() + get())
+    assert only.endswith(b"\r\n2\r\nhe\r\n3\r\nllo\r\n")
+    gateway.close()
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+def test_nothing_is_written_behind_an_answer(version: str) -> None:
+    """It would be taken for the beginning of the next."""
+
+    def app(_: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        write = start_response("200 OK", [])
+        return Afterwards([b"hello"], lambda: write(b"more"), closing=True)
+
+    gateway = Gateway(app, OPTIONS, keepalive=75.0)
+    found = answers(gateway, get(version=version) + get(version=version))
+    assert b"more" not in b"".join(found)
+    assert len(found) == (2 if version == "1.1" else 1)
+    gateway.close()
+
+
+@pytest.mark.parametrize("length", [0, 4, 11, None])
+def test_a_file_that_is_longer_than_what_was_said_of_it(length: int | None) -> None:
+    """It may have grown since: what was said is sent, as where the kernel sends it."""
+    closed = []
+
+    class File(io.BytesIO):
+        def close(self) -> None:
+            closed.append(self)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("200 OK", [] if length is None else [("Content-Length", str(length))])
+        made: Iterable[bytes] = environ["wsgi.file_wrapper"](File(b"hello world"), 3)
+        return made
+
+    gateway = Gateway(app, OPTIONS, keepalive=75.0)
+    found = answers(gateway, get() + get())
+    assert [parse(answer).body for answer in found] == [b"hello world"[:length]] * 2
+    assert len(closed) == 2
+    gateway.close()
+
+
+@pytest.mark.parametrize("field", ["X-Forwarded-Ssl: on", "X-Forwarded-Protocol: ssl", "X-Forwarded-Proto: https"])
+def test_each_way_to_say_https_is_believed_by_itself(field: str) -> None:
+    """Of a request, of the same again, which is known then, and of one that comes without."""
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        return [environ["wsgi.url_scheme"].encode()]
+
+    gateway = Gateway(app, OPTIONS, keepalive=75.0)
+    found = answers(gateway, get("/", field) * 2 + get())
+    assert [parse(answer).body for answer in found] == [b"https", b"https", b"http"]
+    gateway.close()
 
 
 def read(heads: Heads, head: bytes) -> object:
