@@ -24,8 +24,8 @@ from prefork.status.model import (
     Working,
 )
 from prefork.status.totals import Counters
+from prefork.supervisor.death import Death
 from prefork.supervisor.goal import Crashes
-from prefork.supervisor.roster import Death
 from prefork.supervisor.service import ServerView
 from prefork.supervisor.views import ExitsView, MemberView
 from prefork.system import usage

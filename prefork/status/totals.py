@@ -13,8 +13,8 @@ from prefork.net.accept_errors import COUNTED
 from prefork.scoreboard.layout import BUCKET_SHIFT, BUCKETS, WAIT_BUCKETS, WAIT_SHIFT, EntryView
 from prefork.status.model import KEPT, Totals
 from prefork.supervisor import notifications
+from prefork.supervisor.death import Death
 from prefork.supervisor.notifications import Notification
-from prefork.supervisor.roster import Death
 from prefork.system import codec
 from prefork.system.clock import SYSTEM, Clock
 

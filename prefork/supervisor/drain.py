@@ -30,7 +30,8 @@ from prefork.net.listener import Listener
 from prefork.scoreboard.layout import Order
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.goal import Goal
-from prefork.supervisor.roster import Member, Roster
+from prefork.supervisor.member import Member
+from prefork.supervisor.roster import Roster
 
 log = logging.getLogger("prefork")
 

@@ -14,8 +14,9 @@ from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.forked import DUMP_SIGNAL
 from prefork.supervisor.goal import Goal
+from prefork.supervisor.member import Member
 from prefork.supervisor.pressure import Pressure
-from prefork.supervisor.roster import Member, Roster
+from prefork.supervisor.roster import Roster
 from prefork.supervisor.spawner import Spawner
 from prefork.supervisor.worker_line import Birth
 from prefork.system import process

@@ -10,9 +10,11 @@ from prefork.errors import BootError, ListenError, PreforkError, TargetError
 from prefork.scoreboard.layout import Order
 from prefork.supervisor import policy
 from prefork.supervisor.cause import Reason
+from prefork.supervisor.death import Death
 from prefork.supervisor.goal import Crashes, Goal
+from prefork.supervisor.member import Member
 from prefork.supervisor.notifications import Notifier, not_renewed
-from prefork.supervisor.roster import Death, Member, Roster
+from prefork.supervisor.roster import Roster
 from prefork.system import limits
 from prefork.system.natives import signal
 from prefork.system.throttle import Excerpts, Throttle, TokenBucket

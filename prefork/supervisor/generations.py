@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 from prefork.supervisor import policy
 from prefork.supervisor.goal import Goal, Renewal
@@ -17,7 +16,7 @@ from prefork.supervisor.notifications import (
     WorkerReady,
     not_renewed,
 )
-from prefork.supervisor.roster import Member, Roster
+from prefork.supervisor.roster import Roster
 
 log = logging.getLogger("prefork")
 
@@ -70,22 +69,17 @@ class Generations:
 
     def _look(self, _: WorkerReady | Scaled | Serving) -> None:
         """See whether the first generation, or one that is being reloaded, has all of its workers READY."""
-        goal = self._goal
-        if not self._every_incumbent(lambda incumbent: not incumbent.starting):
+        goal, slots = self._goal, range(self._goal.size)
+        if not self._roster.complete(slots):
             return
         if not goal.ready:
             goal.completed()
             self._notifier.notify(Serving())
-        elif goal.rolling and self._every_incumbent(lambda incumbent: incumbent.generation == goal.generation):
+        elif goal.rolling and not any(map(self._is_old, reversed(slots))):  # the last is the last to be replaced
             goal.rolled()
             log.info("%s: generation %d serves", goal.rolls.value, goal.generation)
             self._notifier.notify((Reloaded if goal.rolls is Renewal.RELOAD else Reforked)(goal.generation))
 
-    def _every_incumbent(self, fit: Callable[[Member], bool]) -> bool:
-        """Whether every slot has an incumbent who is ``fit``."""
-        # From the last slot, which is filled last: while there is something to wait for, one look is enough.
-        for index in reversed(range(self._goal.size)):
-            incumbent = self._roster.slot(index).incumbent
-            if incumbent is None or not fit(incumbent):
-                return False
-        return True
+    def _is_old(self, index: int) -> bool:
+        incumbent = self._roster.incumbent(index)
+        return incumbent is None or incumbent.generation != self._goal.generation

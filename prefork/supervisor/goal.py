@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from prefork.config.settings import Settings
 from prefork.scoreboard.layout import Order
-from prefork.supervisor.roster import Death
+from prefork.supervisor.death import Death
 from prefork.system.backoff import Backoff
 from prefork.system.record import MutableRecord, fresh
 
@@ -215,9 +215,10 @@ class Goal(MutableRecord):
     timing: Timing = fresh(factory=Timing)
 
     @property
-    def slots(self) -> list[int]:
+    def slots(self) -> Sequence[int]:
         """The slots that are to have a worker."""
-        return sorted({*range(self.size), *self.draining})
+        own = range(self.size)
+        return sorted({*own, *self.draining}) if self.draining else own
 
     @property
     def coming(self) -> int:

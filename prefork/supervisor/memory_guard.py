@@ -20,7 +20,8 @@ from prefork.scoreboard.layout import Order
 from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.goal import Goal
-from prefork.supervisor.roster import Member, Roster
+from prefork.supervisor.member import Member
+from prefork.supervisor.roster import Roster
 from prefork.supervisor.spawner import Spawner
 from prefork.system import usage
 from prefork.system.cgroup_memory import CgroupMemory, MemoryUse

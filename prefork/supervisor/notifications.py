@@ -12,9 +12,10 @@ from typing import TypeVar, get_args
 from prefork.scoreboard.events import Event
 from prefork.scoreboard.layout import EntryView
 from prefork.supervisor.cause import Reason
+from prefork.supervisor.death import Death
 from prefork.supervisor.goal import Renewal
+from prefork.supervisor.member import Member
 from prefork.supervisor.pressure import Exhaustion
-from prefork.supervisor.roster import Death, Member
 from prefork.system.record import Record
 
 _N = TypeVar("_N")

@@ -15,13 +15,14 @@ from prefork.errors import PreforkError
 from prefork.net.listener import Listener
 from prefork.supervisor.births import Births
 from prefork.supervisor.blueprint import Blueprint
+from prefork.supervisor.death import Death
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.generations import Generations
 from prefork.supervisor.goal import Goal, Renewal
 from prefork.supervisor.mold import MoldStart, Repeat, live_as_mold
 from prefork.supervisor.molds import Molds
 from prefork.supervisor.resources import Resources
-from prefork.supervisor.roster import Death, Roster
+from prefork.supervisor.roster import Roster
 from prefork.supervisor.service import Services
 from prefork.supervisor.worker_line import Birth
 from prefork.system import process, signals

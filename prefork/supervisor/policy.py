@@ -18,15 +18,16 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from prefork.config.settings import Settings
 from prefork.scoreboard.layout import Order
 from prefork.supervisor.cause import Cause, Reason
+from prefork.supervisor.death import Death
 from prefork.supervisor.goal import Goal
-from prefork.supervisor.roster import Death, Member, Roster, Slot
+from prefork.supervisor.member import Member, Slot
+from prefork.supervisor.roster import Roster
 from prefork.system.backoff import Backoff
 from prefork.system.record import MutableRecord, Record, fresh
 
@@ -260,8 +261,8 @@ def decide(settings: Settings, goal: Goal, roster: Roster, vitals: Callable[[Mem
     else:
         actions += _dismiss(case)
     told = {action.member.pid for action in actions if isinstance(action, Retire)}
-    for member in roster:
-        if not member.calm and member.killed_at is None and member.pid not in told:
+    for member in roster.restless:
+        if member.killed_at is None and member.pid not in told:
             actions += _see_to(case, member)
     scan_at = goal.timing.scan_at
     if any(isinstance(action, Spare) for action in actions):
@@ -283,8 +284,7 @@ def limit(settings: Settings, goal: Goal, roster: Roster) -> int:
     Slots that a larger size has left behind count while somebody lives there: were they not to, workers who finish what
     they have would take the place of one that died in a slot that stays.
     """
-    lived_in = max((member.slot + 1 for member in roster), default=0)
-    return max(len(goal.slots), goal.largest, lived_in) + max(settings.reload_surge, settings.max_recycling)
+    return max(len(goal.slots), goal.largest, roster.reach) + max(settings.reload_surge, settings.max_recycling)
 
 
 def _dismiss(case: _Case) -> Iterator[Retire]:
@@ -296,9 +296,9 @@ def _dismiss(case: _Case) -> Iterator[Retire]:
 
 def _shed_members(case: _Case) -> Iterator[Retire]:
     """Slots beyond the size, and those whose successor has taken over, leave."""
-    deadline = case.now + case.settings.graceful_timeout
-    wanted = set(case.goal.slots)
-    for slot in case.roster.slots.values():
+    deadline, roster = case.now + case.settings.graceful_timeout, case.roster
+    wanted = case.goal.slots
+    for slot in list(roster.slots.values()) if roster.reach > case.goal.size else roster.unsettled:
         surplus = slot.index not in wanted
         for member in slot.members() if surplus else slot.retiring:
             if member.order is Order.RUN:
@@ -326,8 +326,7 @@ def _spawn(case: _Case) -> Iterator[Spawn]:
     if forks.shut or (forks.held_until is not None and not case.due(forks.held_until)):
         return
     room = limit(case.settings, goal, case.roster) - len(case.roster) - case.roster.expected
-    slots = [case.roster.slot(index) for index in goal.slots]
-    empty = [slot for slot in slots if slot.incumbent is None and not slot.expected]
+    empty = case.roster.vacant(goal.slots)
     begun = 0
     for slot in empty:
         if not case.due(slot.not_before):
@@ -338,35 +337,52 @@ def _spawn(case: _Case) -> Iterator[Spawn]:
             begun += 1
             yield Spawn(slot.index, goal.generation)
     # A place is kept for every empty slot, also for those that hold back: a successor must not take it.
-    yield from _renew(case, slots, min(room - len(empty), SPAWN_BATCH - begun))
+    yield from _renew(case, min(room - len(empty), SPAWN_BATCH - begun))
 
 
-def _renew(case: _Case, slots: list[Slot], room: int) -> Iterator[Spawn]:
+def _renew(case: _Case, room: int) -> Iterator[Spawn]:
     """Fork successors, ``room`` at the most, within ``reload_surge`` and ``max_recycling``.
 
-    A replacement is over when the one that was replaced is gone: those who still finish what they have count too. Who
-    asked first comes first: slots whose workers ask all the time must not keep the others from their turn.
+    A replacement is over when the one that was replaced is gone: those who still finish what they have count too.
     """
-    goal, settings = case.goal, case.settings
-    extra, leaving = 0, []
-    for slot in slots:
-        extra += len(slot.retiring)
-        member = slot.incumbent
-        if slot.successor is not None or (slot.expected and member is not None):
-            extra += 1
-        elif member is not None and not member.starting:
-            rolls = goal.rolling and member.generation < goal.generation
-            if rolls or member.wanted:
-                leaving.append((member.turn if member.wanted else math.inf, rolls, slot))
-    for _, rolls, slot in sorted(leaving, key=_first):
-        if room <= 0:
-            return
-        if extra < (settings.reload_surge if rolls else settings.max_recycling) and case.due(slot.not_before):
-            room, extra = room - 1, extra + 1
+    goal, settings, wanted = case.goal, case.settings, case.goal.slots
+    extra = 0
+    for slot in case.roster.unsettled:
+        if slot.index in wanted:
+            more = slot.successor is not None or (slot.expected and slot.incumbent is not None)
+            extra += len(slot.retiring) + more
+    most = {True: settings.reload_surge, False: settings.max_recycling}
+    room = min(room, max(most.values()) - extra)
+    if room <= 0:
+        return
+    for rolls, slot in _leaving(case):
+        if extra < most[rolls] and case.due(slot.not_before):
             yield Spawn(slot.index, goal.generation)
+            room, extra = room - 1, extra + 1
+            if not room:
+                return
 
 
-_first = operator.itemgetter(0)
+def _leaving(case: _Case) -> Iterator[tuple[bool, Slot]]:
+    """Slots whose worker is to be replaced, and whether it is for its generation.
+
+    Who asked first comes first: slots whose workers ask all the time must not keep the others from their turn.
+    """
+    goal, roster, wanted = case.goal, case.roster, case.goal.slots
+    for member in roster.asked:
+        slot = roster.slot(member.slot)
+        if slot.incumbent is member and slot.index in wanted and _alone(slot):
+            yield goal.rolling and member.generation < goal.generation, slot
+    for index in wanted if goal.rolling else ():
+        slot = roster.slot(index)
+        old = slot.incumbent
+        if old is not None and old.generation < goal.generation and not old.wanted and _alone(slot):
+            yield True, slot
+
+
+def _alone(slot: Slot) -> bool:
+    """Whether an incumbent serves there, with nobody who would take its place."""
+    return not (slot.incumbent is None or slot.incumbent.starting or slot.successor is not None or slot.expected)
 
 
 def _see_to(case: _Case, member: Member) -> Iterator[Action]:

@@ -29,7 +29,8 @@ from prefork.scoreboard.events import Event, EventKind
 from prefork.scoreboard.layout import LAST_ERRNO_AT, STATE, ExhaustionState, Order, Scoreboard, State
 from prefork.supervisor.event_loop import Loop, Timer
 from prefork.supervisor.goal import Goal
-from prefork.supervisor.roster import Member, Roster
+from prefork.supervisor.member import Member
+from prefork.supervisor.roster import Roster
 from prefork.system import limits
 from prefork.system.natives import os, socket
 from prefork.system.record import Record, changed

@@ -20,9 +20,10 @@ from prefork.scoreboard.layout import Order
 from prefork.supervisor.asked_paths import AskedPaths
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.goal import Goal
+from prefork.supervisor.member import Member
 from prefork.supervisor.notifications import Notifier, Reforked, ReforkFailed, Reloaded
 from prefork.supervisor.nursery import Nursery
-from prefork.supervisor.roster import Member, Roster
+from prefork.supervisor.roster import Roster
 from prefork.supervisor.spawner import Spawner
 from prefork.system.backoff import Backoff
 

@@ -13,190 +13,25 @@ place, not READY yet) and any number of *retiring* workers, who have been or are
 When the incumbent is gone and whom it replaced has not been told to leave yet, that one is the incumbent again, and
 still to be replaced.
 
+Of most workers there is nothing to decide, however many they are: they serve, each alone in its slot. So the registry
+knows at once who is not like that (:attr:`Roster.restless`, :attr:`Roster.unsettled`, :attr:`Roster.asked`,
+:meth:`Roster.vacant`), and what happens to one worker costs the same beside ten and beside a thousand.
+
 Nothing here calls the system or reads a clock; times are monotonic seconds that the caller gives.
 """
 
 from __future__ import annotations
 
 import itertools
-import logging
-from collections.abc import Iterator
-from typing import Literal
+import operator
+from collections.abc import Iterable, Iterator
 
 from prefork.scoreboard.layout import Order
 from prefork.scoreboard.recorder import InHand
-from prefork.supervisor.cause import Cause, Reason
-from prefork.system.process import EXHAUSTED, Exit
-from prefork.system.record import MutableRecord, Record, fresh
-
-_RUN = Order.RUN
-
-YOUNG = 1.0
-"""Seconds: a worker that dies sooner after its boot, with nothing served, died young."""
-
-
-class Member(MutableRecord):
-    """One worker as the master knows it."""
-
-    pid: int
-    slot: int
-    entry: int
-    generation: int
-    born: float
-    ready_at: float | None = None
-    order: Order = Order.RUN
-    deadline: float | None = None
-    """When a retiring worker is killed; None = it may take its time."""
-    reason: Reason | None = None
-    """Why it was told to leave, or is to be replaced."""
-    wanted: bool = False
-    """Whether a replacement has been asked for."""
-    unsaid: bool = False
-    """Whether the log has no room for what it asks, and so none for the end that comes of it."""
-    turn: int = 0
-    """Among those who have been asked for, whose replacement comes first: the lowest."""
-    wake_ups: int = 0
-    woken_at: float = 0.0
-    slow_since: float | None = None
-    """Since when it was busy with what was slow the last time; None = nothing was yet."""
-    slow_at: float | None = None
-    """When it was asked what it does so slowly; None = nobody waits for that."""
-    dumped_at: float | None = None
-    aborted_at: float | None = None
-    aborts: int = 0
-    abort_sent_at: float = 0.0
-    questioned: bool = False
-    """Whether it was asked what keeps it from its end."""
-    killed_at: float | None = None
-
-    @property
-    def calm(self) -> bool:
-        """Whether it serves, and nothing that it was asked for or told has a moment of its own."""
-        return self.order is _RUN and self.dumped_at is None and self.slow_at is None and self.ready_at is not None
-
-    @property
-    def starting(self) -> bool:
-        """Whether it has not said READY yet."""
-        return self.ready_at is None
-
-
-class Slot(MutableRecord):
-    """A worker's stable place."""
-
-    index: int
-    incumbent: Member | None = None
-    successor: Member | None = None
-    retiring: list[Member] = fresh(factory=list)
-    expected: bool = False
-    """Whether somebody has been asked for a worker who is to live here, and has not been born."""
-    young_deaths: int = 0
-    """In a row; the respawn delay grows with it."""
-    not_before: float = 0.0
-    """No fork into this slot before that moment."""
-
-    def members(self) -> Iterator[Member]:
-        """Everybody who lives in this slot."""
-        if self.incumbent is not None:
-            yield self.incumbent
-        if self.successor is not None:
-            yield self.successor
-        yield from self.retiring
-
-
-class Death(Record):
-    """The end of a worker, with what is needed to judge it."""
-
-    member: Member
-    exit: Exit
-    at: float
-    served: int
-    successor: bool
-    """Whether it was to replace somebody and had not become READY."""
-    in_hand: tuple[InHand, ...] = ()
-    """What it had in hand, one for each of its threads that accept; of an embedded server's, one for all."""
-
-    @property
-    def pid(self) -> int:
-        """Whose end it is."""
-        return self.member.pid
-
-    @property
-    def slot(self) -> int:
-        """The slot that it was in."""
-        return self.member.slot
-
-    @property
-    def generation(self) -> int:
-        """The generation that it was of."""
-        return self.member.generation
-
-    @property
-    def log(self) -> logging.Logger:
-        """The server's logger, for hooks."""
-        return logging.getLogger("prefork")
-
-    @property
-    def age(self) -> float:
-        """Seconds since the fork."""
-        return self.at - self.member.born
-
-    @property
-    def cause(self) -> Cause:
-        """Why it ended."""
-        member = self.member
-        if member.order is not Order.RUN:
-            evacuated = member.reason is not None and member.reason.cause is Cause.TIMEOUT
-            if member.killed_at is not None and not evacuated:
-                return Cause.GRACEFUL_TIMEOUT
-            return Cause.OTHER if member.reason is None else member.reason.cause
-        if member.starting:
-            return Cause.BOOT
-        if member.aborted_at is not None or member.killed_at is not None:
-            return Cause.TIMEOUT
-        return Cause.EXIT if self.exit.signal is None else Cause.CRASH
-
-    @property
-    def in_order(self) -> bool:
-        """Whether it was told to leave, and did."""
-        return self.member.order is not Order.RUN and self.exit.clean
-
-    @property
-    def unfinished(self) -> str:
-        """What it had in hand when it ended, in words for a log line; "" for nothing."""
-        return ", ".join(one.told(self.at) for one in self.in_hand)
-
-    @property
-    def unready(self) -> bool:
-        """Whether it ended before READY, unasked."""
-        return self.member.ready_at is None and self.member.order is Order.RUN
-
-    @property
-    def boot_failed(self) -> bool:
-        """Whether it ended before READY by its own doing: an exit code, a crash, the boot deadline."""
-        return self.unready and (self.exit.signal not in _FROM_OUTSIDE or self.member.aborted_at is not None)
-
-    @property
-    def boot_killed(self) -> bool:
-        """Whether it ended before READY by a signal from outside: an operator's, or that of a kernel out of memory."""
-        return self.unready and not self.boot_failed
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether its boot failed for want of descriptors or memory, which may be there in a moment."""
-        return self.boot_failed and self.exit.code == EXHAUSTED
-
-    @property
-    def young(self) -> bool:
-        """Whether it died unasked, before READY or so soon after that a replacement would probably do the same."""
-        if self.member.order is not Order.RUN:
-            return False
-        return self.member.ready_at is None or (self.served == 0 and self.at - self.member.ready_at < YOUNG)
-
-
-Role = Literal["incumbent", "successor", "retiring"]
-"""A worker's place in its slot."""
-
-_FROM_OUTSIDE = frozenset({9, 15, 2})  # SIGKILL, SIGTERM, SIGINT: sent by somebody, unlike SIGSEGV
+from prefork.supervisor.cause import Reason
+from prefork.supervisor.death import Death
+from prefork.supervisor.member import Member, Role, Slot
+from prefork.system.process import Exit
 
 
 class Roster:
@@ -205,6 +40,12 @@ class Roster:
     def __init__(self) -> None:
         self.slots: dict[int, Slot] = {}
         self._by_pid: dict[int, Member] = {}
+        self._restless: dict[int, Member] = {}  # by pid
+        self._asked: dict[int, Member] = {}  # by pid
+        self._unsettled: dict[int, Slot] = {}
+        self._held: set[int] = set()  # slots with an incumbent, or that expect somebody
+        self._served: set[int] = set()  # slots with an incumbent who is READY
+        self._reach: int | None = 0  # None = not known
         self._expected = 0
         self._turns = itertools.count()
 
@@ -233,9 +74,39 @@ class Roster:
         return found
 
     @property
+    def restless(self) -> list[Member]:
+        """Those who are not calm."""
+        return list(self._restless.values())
+
+    @property
+    def asked(self) -> list[Member]:
+        """Those for whom a replacement has been asked, who asked first being the first."""
+        return sorted(self._asked.values(), key=_turn)
+
+    @property
+    def unsettled(self) -> list[Slot]:
+        """Slots with more than an incumbent: a successor, one who is expected, those who retire."""
+        return list(self._unsettled.values())
+
+    def vacant(self, slots: Iterable[int]) -> list[Slot]:
+        """Those of ``slots`` that have no incumbent, and expect nobody."""
+        return [self.slot(index) for index in slots if index not in self._held]
+
+    def complete(self, slots: Iterable[int]) -> bool:
+        """Whether each of ``slots`` has an incumbent who is READY."""
+        return self._served.issuperset(slots)
+
+    @property
+    def reach(self) -> int:
+        """How many slots there are up to the last one that somebody lives in (count)."""
+        if self._reach is None:
+            self._reach = max((member.slot + 1 for member in self._by_pid.values()), default=0)
+        return self._reach
+
+    @property
     def pressed(self) -> bool:
         """Whether somebody may be killed at a moment that is set: one who leaves, or starts."""
-        return any(member.deadline is not None or member.ready_at is None for member in self._by_pid.values())
+        return any(member.deadline is not None or member.ready_at is None for member in self._restless.values())
 
     def entries(self) -> set[int]:
         """The entries that are taken."""
@@ -250,13 +121,17 @@ class Roster:
 
     def expect(self, slot: int) -> None:
         """Somebody else has been asked to fork a worker into ``slot``."""
-        self.slot(slot).expected = True
+        place = self.slot(slot)
+        place.expected = True
         self._expected += 1
+        self._see(place)
 
     def expect_no_more(self, slot: int) -> None:
         """It has been born, or never will be."""
-        self.slot(slot).expected = False
+        place = self.slot(slot)
+        place.expected = False
         self._expected -= 1
+        self._see(place)
 
     def forked(self, *, slot: int, entry: int, pid: int, generation: int, now: float) -> Member:
         """A worker was forked into ``slot``: its incumbent when there is none, else its successor."""
@@ -268,7 +143,7 @@ class Roster:
             place.successor = member
         else:
             raise ValueError(f"slot {slot} has an incumbent and a successor already")
-        self._by_pid[pid] = member
+        self._came(member)
         return member
 
     def restored(self, member: Member, role: Role) -> None:
@@ -280,7 +155,7 @@ class Roster:
             place.successor = member
         else:
             place.retiring.append(member)
-        self._by_pid[member.pid] = member
+        self._came(member)
 
     def role(self, member: Member) -> Role:
         """A worker's place in its slot."""
@@ -298,12 +173,13 @@ class Roster:
         if member.ready_at is not None:
             return None
         member.ready_at = now
-        place = self.slots[member.slot]
-        if place.successor is not member:
-            return None
-        old, place.incumbent, place.successor = place.incumbent, member, None
-        if old is not None:
-            place.retiring.append(old)
+        place, old = self.slots[member.slot], None
+        if place.successor is member:
+            old, place.incumbent, place.successor = place.incumbent, member, None
+            if old is not None:
+                place.retiring.append(old)
+        self._look_at(member)
+        self._see(place)
         return old
 
     def wanted(self, member: Member, reason: Reason) -> None:
@@ -312,6 +188,7 @@ class Roster:
             member.wanted = True
             member.reason = reason
             member.turn = next(self._turns)
+            self._asked[member.pid] = member
 
     def retired(self, member: Member, order: Order, deadline: float | None, reason: Reason, now: float) -> None:
         """``member`` was told to leave. An order only ever grows, a deadline only ever shrinks."""
@@ -327,6 +204,8 @@ class Roster:
             member.deadline = deadline if member.deadline is None else min(member.deadline, deadline)
         member.reason = reason
         member.wake_ups, member.woken_at = 0, now
+        self._look_at(member)
+        self._see(place)
 
     def woken(self, member: Member, now: float) -> None:
         """``member`` was reminded of its order."""
@@ -345,7 +224,7 @@ class Roster:
         """``member`` is dead and leaves the roster."""
         place = self.slots[member.slot]
         death = Death(member, exit, now, served, place.successor is member, in_hand)
-        del self._by_pid[member.pid]
+        self._went(member)
         if place.incumbent is member:
             place.incumbent, place.successor = place.successor, None
             replaced = next((old for old in place.retiring if old.order is Order.RUN), None)
@@ -353,10 +232,12 @@ class Roster:
                 place.retiring.remove(replaced)
                 place.incumbent = replaced
                 replaced.wanted = True
+                self._asked[replaced.pid] = replaced
         elif place.successor is member:
             place.successor = None
         else:
             place.retiring.remove(member)
+        self._see(place)
         return death
 
     def unsaid(self, member: Member) -> None:
@@ -366,18 +247,22 @@ class Roster:
     def slowed(self, member: Member, since: float, now: float) -> None:
         """``member`` was asked what it does so slowly, since it has been busy ``since`` that moment."""
         member.slow_since, member.slow_at = since, now
+        self._look_at(member)
 
     def slowness_told(self, member: Member) -> None:
         """What ``member`` does so slowly has been told."""
         member.slow_at = None
+        self._look_at(member)
 
     def dumped(self, member: Member, now: float) -> None:
         """``member`` was asked for its tracebacks, since it seems to hang."""
         member.dumped_at, member.slow_at = now, None
+        self._look_at(member)
 
     def spared(self, member: Member) -> None:
         """``member`` has finished what took it too long."""
         member.dumped_at = None
+        self._look_at(member)
 
     def aborted(self, member: Member, now: float) -> None:
         """``member`` was sent SIGABRT, for the first time or once more."""
@@ -415,3 +300,50 @@ class Roster:
         for member in self._by_pid.values():
             if member.deadline is not None:
                 member.deadline += seconds
+
+    # What is known at once follows from the facts.
+
+    def _came(self, member: Member) -> None:
+        """``member`` lives, and has its place."""
+        self._by_pid[member.pid] = member
+        if member.wanted:
+            self._asked[member.pid] = member
+        if self._reach is not None:
+            self._reach = max(self._reach, member.slot + 1)
+        self._look_at(member)
+        self._see(self.slots[member.slot])
+
+    def _went(self, member: Member) -> None:
+        """``member`` lives no more."""
+        del self._by_pid[member.pid]
+        self._restless.pop(member.pid, None)
+        self._asked.pop(member.pid, None)
+        if self._reach == member.slot + 1:
+            self._reach = None  # others may live there
+
+    def _look_at(self, member: Member) -> None:
+        """What makes ``member`` calm or not may have changed."""
+        if member.calm:
+            self._restless.pop(member.pid, None)
+        else:
+            self._restless[member.pid] = member
+
+    def _see(self, place: Slot) -> None:
+        """Who lives in ``place``, or is expected there, may have changed."""
+        incumbent, index = place.incumbent, place.index
+        _keep(self._held, index, when=incumbent is not None or place.expected)
+        _keep(self._served, index, when=incumbent is not None and incumbent.ready_at is not None)
+        if place.successor is not None or place.expected or place.retiring:
+            self._unsettled[index] = place
+        else:
+            self._unsettled.pop(index, None)
+
+
+def _keep(known: set[int], index: int, *, when: bool) -> None:
+    if when:
+        known.add(index)
+    else:
+        known.discard(index)
+
+
+_turn = operator.attrgetter("turn")

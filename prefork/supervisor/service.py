@@ -18,9 +18,9 @@ from prefork.config.settings import Settings
 from prefork.errors import PreforkError
 from prefork.scoreboard.layout import Readiness
 from prefork.supervisor.cause import Reason
+from prefork.supervisor.death import Death
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.notifications import Notification
-from prefork.supervisor.roster import Death
 from prefork.supervisor.views import ExitsView, GoalView, ListenerView, MoldsView, PressureView, RosterView, SpawnerView
 from prefork.system import codec
 from prefork.system.child import Children

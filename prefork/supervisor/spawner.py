@@ -25,9 +25,9 @@ from prefork.supervisor.blueprint import Blueprint, Newborn, start_of
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.forked import live
 from prefork.supervisor.handover import Life
+from prefork.supervisor.member import Member, Role
 from prefork.supervisor.policy import Spawn, Vital
 from prefork.supervisor.resources import Resources
-from prefork.supervisor.roster import Member, Role
 from prefork.supervisor.views import MemberView
 from prefork.supervisor.worker_line import Birth, End, WorkerLine
 from prefork.system import process, signals

@@ -27,9 +27,10 @@ from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.event_loop import Loop, Timer
 from prefork.supervisor.goal import Goal
 from prefork.supervisor.handover import Handover, HandoverError, locate
+from prefork.supervisor.member import Member
 from prefork.supervisor.molds import Molds
 from prefork.supervisor.resources import Resources
-from prefork.supervisor.roster import Member, Roster
+from prefork.supervisor.roster import Roster
 from prefork.supervisor.spawner import Spawner
 from prefork.system import identity, process, signals
 from prefork.system.child import Child, Children, ReportPipe

@@ -12,9 +12,9 @@ from typing import Protocol
 from prefork.scoreboard.layout import EntryView, Order
 from prefork.scoreboard.recorder import InHand
 from prefork.supervisor.cause import Reason
+from prefork.supervisor.death import Death
 from prefork.supervisor.goal import Crashes
 from prefork.supervisor.pressure import Exhaustion
-from prefork.supervisor.roster import Death
 
 
 class ListenerView(Protocol):
@@ -65,7 +65,7 @@ class GoalView(Protocol):
 
 
 class MemberView(Protocol):
-    """A worker as the master knows it (`prefork.supervisor.roster.Member`); times are monotonic seconds."""
+    """A worker as the master knows it (`prefork.supervisor.member.Member`); times are monotonic seconds."""
 
     @property
     def pid(self) -> int:

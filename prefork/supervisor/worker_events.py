@@ -8,6 +8,7 @@ from prefork.scoreboard.events import Event, EventKind, EventsPipe, Why
 from prefork.scoreboard.layout import Order, State
 from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.event_loop import Loop
+from prefork.supervisor.member import Member
 from prefork.supervisor.notifications import (
     EventsLost,
     LastIdleTaken,
@@ -16,7 +17,7 @@ from prefork.supervisor.notifications import (
     RecycleRequested,
     WorkerReady,
 )
-from prefork.supervisor.roster import Member, Roster
+from prefork.supervisor.roster import Roster
 from prefork.supervisor.spawner import Spawner
 
 

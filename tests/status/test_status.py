@@ -20,8 +20,9 @@ from prefork.status.model import Ended, Health, Listening, MoldStatus, Process, 
 from prefork.status.totals import BOUNDS, Counters
 from prefork.supervisor import notifications
 from prefork.supervisor.cause import TEXTS, Cause, Reason
+from prefork.supervisor.death import Death
+from prefork.supervisor.member import Member
 from prefork.supervisor.pressure import Exhaustion
-from prefork.supervisor.roster import Death, Member
 from prefork.system import codec
 from prefork.system.process import Exit
 from prefork.testing.clock import FakeClock

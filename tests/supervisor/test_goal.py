@@ -8,15 +8,17 @@ import pytest
 
 import prefork
 from prefork.scoreboard.layout import Order
-from prefork.supervisor import goal, roster
+from prefork.supervisor import goal
+from prefork.supervisor.death import Death
 from prefork.supervisor.goal import FailureRecord, ForkGate, Goal, Stop, Timing
+from prefork.supervisor.member import Member, Slot
 from prefork.system.record import fields_of
 
 PACKAGE = Path(prefork.__file__).parent
 
 OWNERS = {
     "supervisor/goal.py": (Goal, Stop, ForkGate, FailureRecord, Timing),
-    "supervisor/roster.py": (roster.Member, roster.Slot, roster.Death),
+    "supervisor/roster.py": (Member, Slot, Death),
 }
 """Which module alone writes the attributes of which classes."""
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from prefork.supervisor.member import Member
 from prefork.supervisor.memory_guard import Holding, largest
 from prefork.supervisor.policy import Spawn
-from prefork.supervisor.roster import Member
 from prefork.testing import Load, Server, Tally, connect, request, running, running_target
 from prefork.testing.plugin import ServerFactory
 from tests.support.cgroups import limited_memory

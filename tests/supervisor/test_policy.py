@@ -2,6 +2,9 @@
 
 import collections
 import itertools
+import sys
+from collections.abc import Callable
+from types import FrameType
 from typing import Literal
 
 import pytest
@@ -10,9 +13,10 @@ from prefork.config.settings import Settings
 from prefork.scoreboard.layout import Order
 from prefork.supervisor import policy
 from prefork.supervisor.cause import Cause, Reason
+from prefork.supervisor.death import Death
 from prefork.supervisor.goal import Crashes, Goal
+from prefork.supervisor.member import Member
 from prefork.supervisor.policy import Dump, Kill, Replace, Retire, Spawn
-from prefork.supervisor.roster import Death, Member
 from prefork.system.process import EXHAUSTED, Exit
 from tests.support.world import (
     SIGKILL,
@@ -56,6 +60,59 @@ def test_forks_come_in_batches_so_that_exits_are_looked_at_in_between() -> None:
         for action in decision.actions:
             made._apply(action)
     assert sizes == [policy.SPAWN_BATCH, policy.SPAWN_BATCH, 8]
+
+
+# Many.
+
+
+def calls(of: Callable[[], object]) -> int:
+    """How many Python functions that calls."""
+    count = 0
+
+    def counts(_frame: FrameType, event: str, _arg: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(counts)
+    try:
+        of()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def steps_of_a_reload(workers: int) -> list[int]:
+    """What each decision costs, in calls: at rest, while the first worker is replaced, and after one has died."""
+    made = serving(workers)
+    costs = []
+
+    def act() -> None:
+        decision: list[policy.Decision] = []
+        given = (made.settings, made.goal, made.roster, made.vital, made.now)
+        costs.append(calls(lambda: decision.append(policy.decide(*given))))
+        for action in decision[0].actions:
+            made._apply(action)
+
+    act()
+    made.reload()
+    act()
+    successor = made.booting[0].member
+    act()
+    made.roster.ready(successor, made.now)
+    act()
+    act()
+    made.roster.exited(next(member for member in made.roster if member.order is Order.SEAL), Exit(0), served=1, now=1.0)
+    act()
+    made.roster.exited(made.serving[-1].member, Exit(None, 9), served=1, now=1.0)
+    act()
+    return costs
+
+
+def test_what_happens_to_one_costs_the_same_beside_three_and_beside_three_hundred() -> None:
+    few, many = steps_of_a_reload(3), steps_of_a_reload(300)
+    assert min(few) > 5
+    assert many == few
 
 
 # Fork fails.

@@ -9,8 +9,9 @@ from prefork.scoreboard.layout import Order
 from prefork.supervisor import policy
 from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.goal import Goal
+from prefork.supervisor.member import Member
 from prefork.supervisor.policy import Abort, Action, Burden, Dump, Evacuate, Kill, Spare, Spawn, Vital
-from prefork.supervisor.roster import Member, Roster
+from prefork.supervisor.roster import Roster
 
 TIMEOUT, GRACE = 10.0, 5.0
 

@@ -1,5 +1,7 @@
 """Each cell of the table in prefork.supervisor.roster, and how a death is judged."""
 
+import itertools
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -8,8 +10,11 @@ from hypothesis import strategies as st
 
 from prefork.scoreboard.layout import Order
 from prefork.supervisor.cause import Cause, Reason
-from prefork.supervisor.roster import YOUNG, Death, Member, Roster
+from prefork.supervisor.death import YOUNG, Death
+from prefork.supervisor.member import Member
+from prefork.supervisor.roster import Roster
 from prefork.system.process import EXHAUSTED, Exit
+from tests.support.world import knows_what_follows
 
 EXIT = Exit(0)
 
@@ -269,6 +274,20 @@ def test_it_can_be_gone_through_while_workers_come_and_go() -> None:
     assert [member.pid for member in roster] == [11, 12, 13]
 
 
+ABOUT_ONE: dict[str, Callable[[Roster, Member], object]] = {
+    "ready": lambda roster, member: roster.ready(member, 2.0),
+    "wanted": lambda roster, member: roster.wanted(member, LEAVES),
+    "retired": lambda roster, member: roster.retired(member, Order.SEAL, 9.0, LEAVES, 2.0),
+    "slowed": lambda roster, member: roster.slowed(member, 1.0, 2.0),
+    "slowness_told": lambda roster, member: roster.slowness_told(member),
+    "dumped": lambda roster, member: roster.dumped(member, 2.0),
+    "spared": lambda roster, member: roster.spared(member),
+    "exited": lambda roster, member: roster.exited(member, EXIT, served=0, now=3.0),
+}
+
+FACTS = {*ABOUT_ONE, "forked", "expect", "expect_no_more"}
+
+
 @given(st.lists(st.sampled_from(["fork", "ready", "retire", "exit"]), max_size=40), st.randoms(use_true_random=False))
 def test_everybody_is_somewhere_once_and_the_dead_nowhere(facts: list[str], random: Random) -> None:
     place = Place()
@@ -293,6 +312,33 @@ def test_everybody_is_somewhere_once_and_the_dead_nowhere(facts: list[str], rand
         assert successor is None or successor.starting
         assert all(member.order is Order.RUN for member in (incumbent, successor) if member is not None)
         assert len(retiring) == len({member.pid for member in retiring})
+        knows_what_follows(place.roster, range(5))
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(FACTS)), st.integers(0, 3)), max_size=40), st.randoms())
+def test_what_it_says_at_once_is_what_a_look_at_everybody_would_show(
+    facts: list[tuple[str, int]], random: Random
+) -> None:
+    roster, pids = Roster(), itertools.count(1)
+    for fact, index in facts:
+        slot = roster.slot(index)
+        if fact == "forked" and slot.successor is None:
+            roster.forked(slot=index, entry=0, pid=next(pids), generation=0, now=1.0)
+        elif fact == "expect" and not slot.expected:
+            roster.expect(index)
+        elif fact == "expect_no_more" and slot.expected:
+            roster.expect_no_more(index)
+        elif fact in ABOUT_ONE and (members := [*slot.members()]):
+            ABOUT_ONE[fact](roster, random.choice(members))
+        knows_what_follows(roster, range(5))
+        again = Roster()
+        for member in roster:
+            again.restored(member, roster.role(member))
+        for expecting in range(5):
+            if roster.slot(expecting).expected:
+                again.expect(expecting)
+        knows_what_follows(again, range(5))
+        assert {slot.index for slot in again.unsettled} == {slot.index for slot in roster.unsettled}
 
 
 # From one image of the master to the next.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -16,11 +16,13 @@ from prefork.config.settings import Settings
 from prefork.scoreboard.layout import Order
 from prefork.supervisor import policy
 from prefork.supervisor.cause import Cause, Reason
+from prefork.supervisor.death import Death
 from prefork.supervisor.exits import Exits
 from prefork.supervisor.goal import Goal
+from prefork.supervisor.member import Member, Slot
 from prefork.supervisor.notifications import Notifier
 from prefork.supervisor.policy import Burden, Decision, Vital
-from prefork.supervisor.roster import Death, Member, Roster, Slot
+from prefork.supervisor.roster import Roster
 from prefork.system.process import Exit
 
 _A = TypeVar("_A", bound=policy.Action)
@@ -56,6 +58,26 @@ class Process:
         """Die; the master learns of it later. A process dies once."""
         if self.ended is None:
             self.ended = Exit(code, signal)
+
+
+def knows_what_follows(roster: Roster, slots: Iterable[int]) -> None:
+    """What a roster says at once is what a look at each of its workers and slots would show."""
+
+    def pids(members: Iterable[Member]) -> set[int]:
+        return {member.pid for member in members}
+
+    assert pids(roster.restless) == pids(member for member in roster if not member.calm)
+    assert pids(roster.asked) == pids(member for member in roster if member.wanted)
+    turns = [member.turn for member in roster.asked]
+    assert turns == sorted(turns)
+    several = {slot.index for slot in roster.slots.values() if slot.successor or slot.expected or slot.retiring}
+    assert {slot.index for slot in roster.unsettled} == several
+    nobody = [index for index in slots if roster.incumbent(index) is None and not roster.slot(index).expected]
+    assert [slot.index for slot in roster.vacant(slots)] == nobody
+    incumbents = [roster.incumbent(index) for index in slots]
+    assert roster.complete(slots) == all(one is not None and not one.starting for one in incumbents)
+    assert roster.reach == max((member.slot + 1 for member in roster), default=0)
+    assert roster.pressed == any(member.starting or member.deadline is not None for member in roster)
 
 
 @dataclass
@@ -196,6 +218,7 @@ class World:
     def _decide(self) -> Decision:
         self.decisions += 1
         self.judge.recheck_crash_loop(self.now)
+        knows_what_follows(self.roster, self.goal.slots)
         decision = policy.decide(self.settings, self.goal, self.roster, self.vital, self.now)
         self.goal.timing.scan_next(decision.scan_at)
         return decision

@@ -14,10 +14,10 @@ from prefork.services.control.protocol import Request
 from prefork.status.collector import StatusCollector
 from prefork.supervisor import notifications, resources
 from prefork.supervisor.cause import Cause, Reason
+from prefork.supervisor.death import Death
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.forked import DUMP_SIGNAL
 from prefork.supervisor.notifications import Notification
-from prefork.supervisor.roster import Death
 from prefork.supervisor.service import ServerView
 from prefork.system import process
 from prefork.system.record import MutableRecord
