@@ -6,6 +6,7 @@ What can't be true reads as 0, a moment to come as now, one before the fork as t
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from typing import Final, TypeVar
 
 _E = TypeVar("_E", bound=enum.IntEnum)
@@ -18,9 +19,14 @@ def held(word: int, largest: int) -> int:
     return word if word <= largest else 0
 
 
-def count(word: int, born: int, now: int) -> int:
-    """How often something has happened in a life; both moments in monotonic ns."""
-    return held(word, max(0, now - born) // _FASTEST + 1)
+def most(born: int, now: int) -> int:
+    """How often something can have happened in a life; both moments in monotonic ns."""
+    return max(0, now - born) // _FASTEST + 1
+
+
+def counts(words: Iterable[int], largest: int) -> tuple[int, ...]:
+    """How often some things have happened, each ``largest`` times at the most."""
+    return tuple([word if word <= largest else 0 for word in words])
 
 
 def moment(word: int, born: int, now: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from prefork.scoreboard.bounds import count, moment
+from prefork.scoreboard.bounds import counts, moment, most
 from prefork.scoreboard.layout import BUSY_SINCE, DEADLINE, FAILED, LANE, LANE_WORDS, SERVED, THREAD
 from prefork.system.natives import time
 
@@ -38,7 +38,8 @@ def full(words: memoryview[int]) -> bool:
 def finished(words: memoryview[int], born: int) -> int:
     """MASTER. How many connections an entry's worker has finished, held to what is possible; see `Scoreboard.read`."""
     now = time.monotonic_ns()
-    return sum(count(word, born, now) for place in (SERVED, FAILED) for word in lane_words(words, place))
+    often = most(born, now)
+    return sum(sum(counts(lane_words(words, place), often)) for place in (SERVED, FAILED))
 
 
 def busy_lanes(words: memoryview[int], born: int) -> list[tuple[int, int, int]]:

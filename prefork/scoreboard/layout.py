@@ -57,7 +57,7 @@ import fcntl
 import mmap
 from typing import NamedTuple
 
-from prefork.scoreboard.bounds import count, held, member, moment
+from prefork.scoreboard.bounds import counts, held, member, moment, most
 from prefork.system.natives import os, time
 from prefork.system.record import Record
 
@@ -427,6 +427,7 @@ class Scoreboard:
         """
         errno = words[LAST_ERRNO]
         now = time.monotonic_ns()
+        often = most(born, now)
         lanes = tuple(_lane(words, LANE + n * LANE_WORDS, born, now) for n in range(self.lanes))
         return EntryView(
             pid=held(words[PID], _LARGEST_PID),
@@ -438,15 +439,15 @@ class Scoreboard:
             state_since=moment(words[STATE_SINCE], born, now),
             last_errno=held(errno, _MAX_ERRNO),
             last_errno_at=moment(words[LAST_ERRNO_AT], born, now),
-            refused=count(words[REFUSED], born, now),
+            refused=held(words[REFUSED], often),
             parked=held(words[PARKED], _LARGEST),
-            reused=count(words[REUSED], born, now),
-            handed_over=count(words[HANDED_OVER], born, now),
-            expired=count(words[EXPIRED], born, now),
-            evicted=count(words[EVICTED], born, now),
-            left=count(words[LEFT], born, now),
+            reused=held(words[REUSED], often),
+            handed_over=held(words[HANDED_OVER], often),
+            expired=held(words[EXPIRED], often),
+            evicted=held(words[EVICTED], often),
+            left=held(words[LEFT], often),
             accepts=member(Accepts, words[ACCEPTS], Accepts.UNKNOWN),
-            errors=tuple(count(word, born, now) for word in words[ERRORS : ERRORS + ERROR_PLACES]),
+            errors=counts(words[ERRORS : ERRORS + ERROR_PLACES], often),
             lanes=lanes,
         )
 
@@ -456,16 +457,16 @@ _READINESS = {int(readiness): readiness for readiness in Readiness}
 
 
 def _lane(words: memoryview[int], at: int, born: int, now: int) -> LaneView:
-    age = max(0, now - born)
+    age, often = max(0, now - born), most(born, now)
     return LaneView(
         busy_since=moment(words[at + BUSY_SINCE], born, now),
         deadline=held(words[at + DEADLINE], _EVER),
-        served=count(words[at + SERVED], born, now),
-        failed=count(words[at + FAILED], born, now),
+        served=held(words[at + SERVED], often),
+        failed=held(words[at + FAILED], often),
         busy_total=held(words[at + BUSY_TOTAL], age * AT_ONCE),
         busy_longest=held(words[at + BUSY_LONGEST], age),
         idle_since=moment(words[at + IDLE_SINCE], born, now),
-        histogram=tuple(count(word, born, now) for word in words[at + HISTOGRAM : at + HISTOGRAM + BUCKETS]),
+        histogram=counts(words[at + HISTOGRAM : at + HISTOGRAM + BUCKETS], often),
         waited_total=held(words[at + WAITED_TOTAL], age * AT_ONCE),
-        waited=tuple(count(word, born, now) for word in words[at + WAITED : at + WAITED + WAIT_BUCKETS]),
+        waited=counts(words[at + WAITED : at + WAITED + WAIT_BUCKETS], often),
     )

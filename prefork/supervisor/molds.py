@@ -338,7 +338,7 @@ class Molds:
 
     def let_go(self) -> None:
         """End those whose last worker has gone."""
-        lived = {member.generation for member in self._roster}
+        lived = {member.generation for member in self._roster} if self.former else ()
         for mold in self.former:
             if mold.control is not None and mold.generation not in lived:
                 self._tell_to_end(mold, self._settings.graceful_timeout)
