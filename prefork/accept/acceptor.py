@@ -397,16 +397,24 @@ class Exclusive(Acceptor):
         self._register_anew(self._pairs)
 
     def _register_anew(self, pairs: Iterable[list[int]]) -> None:
-        """First the new, then not the old: the kernel may have no room for it."""
+        """First the new, then not the old: the kernel may have no room for it.
+
+        Either step may have been made already, before an exception came.
+        """
         for pair in pairs:
             before, after = pair
             try:
                 self._epoll.register(after, _EXCLUSIVE)
+            except FileExistsError:
+                pass
             except OSError as error:
                 if error.errno not in _NOT_NOW:
                     raise
                 return  # what is registered stays so, if at a place that is not fair
-            self._epoll.unregister(before)
+            try:
+                self._epoll.unregister(before)
+            except FileNotFoundError:
+                pass
             pair.reverse()
 
     def _taker(self, listener: socket.socket) -> Callable[[], Accepted | None]:

@@ -81,6 +81,9 @@ class KeepaliveAcceptor(Exclusive):
     def connections(self) -> Iterator[Accepted]:
         """As `Acceptor.connections`; `ParkedConnections.in_hand` is what is to be served, if that was parked."""
         parking = self._parking
+        self.parking_thread.began = 0  # where an exception has come before its handle could say that it has ended
+        if self.parking_thread.active:
+            self.parking_thread.stand_down()
         parking.begin_anew()
         left = self._left()
         if left is not None:
@@ -307,14 +310,19 @@ class KeepaliveAcceptor(Exclusive):
         return len(some)
 
     def _hand_over(self, some: list[ParkedConnection]) -> int:
-        """Put parked connections into the return queue, for one worker; how many."""
+        """Put parked connections into the return queue, for one worker; how many of them are off our hands."""
+        found = [one for one in some if not one.closed]
+        if len(found) < len(some):  # a handler has closed what it had asked us to keep
+            for one in some:
+                if one.closed:
+                    self._parking.close(one)
         try:
-            count = self._queue.put(some)
+            count = self._queue.put(found) if found else 0
         except OSError as error:
             self._log.error("connections can't be passed on: %s", error)
             return 0
-        self._parking.handed_over(some[:count])
-        return count
+        self._parking.handed_over(found[:count])
+        return len(some) if count == len(found) else some.index(found[count])
 
     @property
     def _fate(self) -> Fate:

@@ -12,7 +12,7 @@ A new connection is none of these before its handler asks for it to be kept: who
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, takewhile
 from resource import RLIMIT_NOFILE, getrlimit
 from typing import Any, Final
@@ -84,6 +84,11 @@ class ParkedConnection:
         self.local: Any = None
         self.proxy: ProxyHeader | None = None
         self.bound = self.ready = self.serving = self.watched = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed by whoever had it in hand; its number may be another descriptor's by now."""
+        return self.connection.fileno() != self.fd
 
 
 class _Kept(socket.socket):
@@ -202,16 +207,18 @@ class ParkedConnections:
         except BaseException:  # the application has had it raised here
             self.forget(one)
             raise
-        if one.watched:
-            self.forget(one)
+        self.forget(one)
         if one.connection is not given:
             one.connection.close()
         return False
 
     def admit(self, one: ParkedConnection) -> bool:
-        """Park a connection; False when the kernel has no room for it: it is to be closed."""
+        """Park a connection; False when the kernel has no room for it, or it is closed: it is to be closed."""
         fd, members = one.fd, self.members
         if not one.watched:
+            if one.closed:
+                self.forget(one)
+                return False
             if len(members) >= self.most and fd not in members:
                 self.evict(len(members) - self.most + 1)
             while not _watch(self._epoll, fd):
@@ -231,11 +238,14 @@ class ParkedConnections:
         """Wait no more for this one, until it is parked again."""
         if one.watched:
             one.watched = False
+            if self.members.get(one.fd) is not one:
+                self._ghosts = True  # whoever has it in hand has closed it, and another is parked under its number
+                return
             try:
                 # Its close does not do that while another process has a copy of it (epoll(7)).
                 self._epoll.unregister(one.fd)
             except OSError:
-                self._ghosts = True  # whoever has it in hand has closed it, and perhaps another has its number
+                self._ghosts = True  # closed likewise
 
     def gone(self, one: ParkedConnection) -> bool:
         """Its client has ended its side, at the least: if there is nothing before that, it is closed; whether it is."""
@@ -297,7 +307,7 @@ class ParkedConnections:
     # Ends.
 
     def expire(self) -> float | None:
-        """Close those whose time is over.
+        """Close those whose time is over, but for who has spoken by now: he waits to be served.
 
         Returns:
             Seconds until the next is due, with some to spare so that those who came one after another are closed
@@ -310,8 +320,8 @@ class ParkedConnections:
         if now < self._due:
             return self._due - now
         old = now - self.seconds
-        gone = list(takewhile(lambda one: one.since <= old, self._idle()))
-        for one in gone:
+        due = list(takewhile(lambda one: one.since <= old, self._idle()))
+        for one in self._silent(due):
             self._expired = self.words[EXPIRED] = self._expired + 1
             self.close(one)
         for one in self._idle():
@@ -324,10 +334,14 @@ class ParkedConnections:
         """Those that are not in hand, the oldest first."""
         return (one for one in self.members.values() if one is not self.in_hand)
 
+    def _silent(self, some: Iterable[ParkedConnection]) -> Iterator[ParkedConnection]:
+        """Those of them who have not spoken, and are not ready by themselves either."""
+        speak = {fd for fd, _ in self.look(0, len(self.members))} if some and self.members else ()
+        return (one for one in some if not one.ready and one.fd not in speak)
+
     def evict(self, count: int = 0) -> bool:
         """Close some of the oldest that are silent, for want of descriptors or of room; whether there were some."""
-        speak = {fd for fd, _ in self.look(0, max(1, len(self.members)))}
-        found = list(islice((one for one in self._idle() if one.fd not in speak), count or _EVICTED))
+        found = list(islice(self._silent(self._idle()), count or _EVICTED))
         for one in found:
             self._evicted = self.words[EVICTED] = self._evicted + 1
             self.forget(one)

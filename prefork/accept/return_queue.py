@@ -14,10 +14,11 @@ import array
 import errno
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Final
+from itertools import zip_longest
+from typing import Final, NamedTuple
 
 from prefork.accept.parked_connections import ParkedConnection
-from prefork.net.proxy_protocol import read_header
+from prefork.net.proxy_protocol import ProxyProtocolError, read_header
 from prefork.system.natives import os, socket
 
 FORM: Final = 1
@@ -131,38 +132,61 @@ def _written(some: Sequence[ParkedConnection]) -> bytes:
     return b"".join(pieces + behind)
 
 
+class _Said(NamedTuple):
+    """What a message says of one connection; see `ParkedConnection`."""
+
+    requests: int
+    since: float
+    ready: bool
+    proxy: bytes
+    state: bytes
+
+
+def _said(data: bytes) -> list[_Said]:
+    """What a message says, of one connection after the other; nothing where it is of no form that is known here."""
+    if len(data) < _HEAD.size:
+        return []
+    form, count = _HEAD.unpack_from(data)
+    head = {FORM: _ONE, PROXIED_FORM: _PROXIED}.get(form)
+    at = _HEAD.size + (0 if head is None else count * head.size)
+    if head is None or len(data) < at:
+        return []
+    found = []
+    for requests, length, since, flags, *proxied in head.iter_unpack(data[_HEAD.size : at]):
+        begin = at + sum(proxied)
+        end = begin + length
+        found.append(_Said(requests, since, bool(flags & _READY), data[at:begin], data[begin:end]))
+        at = end
+    return found
+
+
 def _read(data: bytes, rights: list[int]) -> Iterator[ParkedConnection]:
-    count, head = 0, _ONE
-    if len(data) >= _HEAD.size:
-        form, count = _HEAD.unpack_from(data)
-        head = _PROXIED if form == PROXIED_FORM else _ONE
-        if form not in {FORM, PROXIED_FORM} or len(data) < _HEAD.size + count * head.size:
-            count = 0
-    at = _HEAD.size + count * head.size
-    for number, fd in enumerate(rights):
-        try:
-            connection = socket.socket(fileno=fd)
-        except OSError:  # no socket
-            os.close(fd)
-            continue
-        try:
-            connection.setblocking(True)
-            address = connection.getpeername()
-        except OSError:  # it is gone
-            connection.close()
-            continue
-        if number >= count:
-            connection.close()
-            continue
-        requests, length, since, flags, *told = head.unpack_from(data, _HEAD.size + number * head.size)
-        proxy = None
-        for said in filter(None, told):
-            proxy = read_header(data[at : at + said])
-            assert proxy is not None  # it was whole when it was put in
-            address = address if proxy.source is None else proxy.source
-            at += said
-        one = ParkedConnection(connection, address, requests, data[at : at + length])
-        one.proxy = proxy
-        at += length
-        one.since, one.ready = since, bool(flags & _READY)
-        yield one
+    """The connections of a message. Each has its place in it, also those that have ended on their way."""
+    for fd, said in zip_longest(rights, _said(data)[: len(rights)]):
+        one = _connection(fd, said)
+        if one is not None:
+            yield one
+
+
+def _connection(fd: int, said: _Said | None) -> ParkedConnection | None:
+    """One of them; None when it is closed, since it has ended, or nobody says what it is."""
+    try:
+        connection = socket.socket(fileno=fd)
+    except OSError:  # no socket
+        os.close(fd)
+        return None
+    try:
+        connection.setblocking(True)
+        address = connection.getpeername()
+        if said is None:
+            raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG))
+        one = ParkedConnection(connection, address, said.requests, said.state)
+        one.since, one.ready = said.since, said.ready
+        if said.proxy:
+            one.proxy = read_header(said.proxy)
+            if one.proxy is not None and one.proxy.source is not None:
+                one.address = one.proxy.source
+    except (OSError, ProxyProtocolError):  # it is gone, or what is said of it can't be true
+        connection.close()
+        return None
+    return one

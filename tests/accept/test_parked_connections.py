@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
+import struct
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from prefork.accept.parked_connections import ParkedConnection, ParkedConnections
+from prefork.accept.keepalive_acceptor import KeepaliveAcceptor
+from prefork.accept.laned_parking import LanedParking
+from prefork.accept.parked_connections import NEW, ParkedConnection, ParkedConnections
+from prefork.accept.parking_thread import ParkingThread
 from prefork.accept.return_queue import AT_ONCE, ReturnQueue
 from prefork.config.settings import Settings
 from prefork.net.proxy_protocol import read_header
@@ -93,6 +98,148 @@ def test_who_is_closed_while_somebody_else_looks_is_no_error(listener: socket.so
         assert len(parking) == 0
 
 
+@pytest.mark.parametrize("kind", [ParkedConnections, LanedParking])
+def test_one_that_was_looked_away_from_and_is_not_kept_is_forgotten(
+    kind: type[ParkedConnections], listener: socket.socket
+) -> None:
+    """Its number is soon another descriptor's, which would be passed on in its place."""
+    parking = kind(Settings(keepalive=60), memoryview(array("q", bytes(8 * 256))))
+    client, one = pair(listener)
+    with client, one.connection:
+        assert parking.admit(one)
+        parking.in_hand = one
+        parking.look_away(one)  # as whoever looks when its client speaks or leaves meanwhile
+        assert not parking.over(one.connection, failed=False)
+        assert len(parking) == 0
+
+
+def test_a_number_that_is_given_away_anew_is_another_connection(listener: socket.socket) -> None:
+    parking = LanedParking(Settings(keepalive=60), memoryview(array("q", bytes(8 * 256))))
+    (left, one), (client, accepted) = pair(listener), pair(listener)
+    with left, client:
+        assert parking.admit(one)
+        parking.in_hand = one
+        number = one.connection.detach()  # its handler has closed it, and goes on
+        os.dup2(accepted.connection.fileno(), number)
+        accepted.connection.close()
+        with socket.socket(fileno=number) as connection:
+            other = ParkedConnection(connection, None)
+            assert parking.admit(other)  # by another lane
+            parking.over(one.connection, failed=False)
+            client.sendall(b"x")
+            assert [fd for fd, _ in parking.look(5, AT_ONCE)] == [number]
+            assert parking.members[number] is other
+            parking.forget(other)
+
+
+def test_a_handler_that_closes_what_it_has_parked_costs_nobody_else(listener: socket.socket) -> None:
+    parking = ParkedConnections(Settings(keepalive=60), memoryview(array("q", bytes(8 * 256))))
+    client, one = pair(listener)
+    with client, one.connection:
+        assert parking.admit(one)
+        for reused in (False, True):
+            other, new = pair(listener)
+            parking.in_hand = NEW
+            assert parking.park(new.connection, new.address, b"", ready=False)
+            number = new.connection.detach()
+            os.close(number)
+            if reused:
+                os.dup2(other.fileno(), number)  # say, a connection to a database
+            assert not parking.over(new.connection, failed=False)
+            assert [*parking.members.values()] == [one]
+            other.close()
+            if reused:
+                os.close(number)
+        parking.forget(one)
+
+
+def test_a_number_whose_connection_was_closed_is_not_passed_on(queue: ReturnQueue, listener: socket.socket) -> None:
+    acceptor = KeepaliveAcceptor.__new__(KeepaliveAcceptor)
+    parking = ParkedConnections(Settings(keepalive=60), memoryview(array("q", bytes(8 * 256))))
+    acceptor._queue, acceptor._parking = queue, parking
+    (left, closed), (client, one) = pair(listener), pair(listener)
+    with left, client:
+        assert parking.admit(closed)
+        assert parking.admit(one)
+        closed.connection.close()  # by a handler that had it parked
+        assert acceptor._hand_over([closed]) == 1
+        assert queue.take() is None
+        assert acceptor._hand_over([one]) == 1
+        (taken,) = queue.take() or []
+        assert taken.address == client.getsockname()
+        taken.connection.close()
+        assert len(parking) == 0
+
+
+def test_who_begins_anew_is_not_stuck(listener: socket.socket) -> None:
+    """An exception may have come before a handle could say that it has ended."""
+    acceptor = KeepaliveAcceptor.__new__(KeepaliveAcceptor)
+    parking = acceptor._parking = ParkedConnections(Settings(keepalive=60), memoryview(array("q", bytes(8 * 256))))
+    thread = acceptor.parking_thread = ParkingThread(parking, len, lambda: 0)
+    acceptor._raw = None
+    client, one = pair(listener)
+    with client, one.connection:
+        thread.began, thread.active, parking.in_hand = 12345, True, one
+        assert next(acceptor.connections()) == (one.connection, one.address)
+        assert (thread.began, thread.active) == (0, False)
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_who_waits_to_be_served_does_not_expire(listener: socket.socket, ready: bool) -> None:
+    parking = ParkedConnections(Settings(keepalive=60), memoryview(array("q", bytes(8 * 256))))
+    (client, one), (silent, other) = pair(listener), pair(listener)
+    with client, silent, one.connection:
+        one.ready = ready
+        assert parking.admit(one)
+        assert parking.admit(other)
+        if not ready:
+            client.sendall(b"a request")
+            assert parking.look(5, AT_ONCE)
+        one.since = other.since = -1000.0
+        parking.expire()
+        assert parking.members == {one.fd: one}
+        assert not parking.evict()
+        parking.forget(one)
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+def test_one_that_ends_on_its_way_leaves_the_others_what_is_theirs(
+    queue: ReturnQueue, listener: socket.socket, proxied: bool
+) -> None:
+    pairs = [pair(listener, b"state %d" % number) for number in range(3)]
+    for number, (_, one) in enumerate(pairs):
+        one.proxy = read_header(v2(inet(f"203.0.113.{number}", 7))) if proxied else None
+    assert queue.put([one for _, one in pairs]) == 3
+    for _, one in pairs:
+        one.connection.close()
+    pairs[0][0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    pairs[0][0].close()  # a reset
+    taken = queue.take() or []
+    assert [one.state for one in taken] == [b"state 1", b"state 2"]
+    peers = [("203.0.113.1", 7), ("203.0.113.2", 7)] if proxied else [client.getsockname() for client, _ in pairs[1:]]
+    assert [one.address for one in taken] == peers
+    for each in (*(client for client, _ in pairs), *(one.connection for one in taken)):
+        each.close()
+
+
+def test_what_is_said_of_a_connection_and_can_not_be_true_costs_that_one(
+    queue: ReturnQueue, listener: socket.socket
+) -> None:
+    pairs = [pair(listener) for _ in range(2)]
+    lie = b"no header"
+    heads = struct.pack("<IIdBI", 1, 0, 0.0, 0, len(lie)) + struct.pack("<IIdBI", 1, 2**32 - 1, 0.0, 0, 0)
+    message = struct.pack("<HH", 2, 2) + heads + lie + b"state"
+    socket.send_fds(queue.inward, [message], [one.connection.fileno() for _, one in pairs])
+    for _, one in pairs:
+        one.connection.close()
+    taken = queue.take() or []
+    assert [one.state for one in taken] == [b"state"]
+    taken[0].connection.close()
+    for client, _ in pairs:
+        assert client.recv(1) == b""
+        client.close()
+
+
 def test_a_full_queue_takes_nothing_and_loses_nothing(queue: ReturnQueue, listener: socket.socket) -> None:
     client, one = pair(listener)
     count = 0
@@ -164,7 +311,8 @@ def test_at_the_limit_of_descriptors_only_the_silent_are_closed(prefork_server: 
         server.wait_for(lambda: server.workers() == [stays])  # and all that it had is in the queue
         for client in served[leaves]:
             client.sendall(b"next\n")
-        with limited_descriptors([stays]):
+        # Not the lowest that is free: it has shared some, and numbers above the limit are of no use when they are free.
+        with limited_descriptors([stays], 1 + max(map(int, os.listdir(f"/proc/{stays}/fd")))):
             thaw([stays])
             for client in served[leaves]:
                 assert client.recv(100).split() == [b"2", b"%d" % stays]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import select
+import socket
 
 import pytest
 
+from prefork.accept.acceptor import Exclusive
 from prefork.accept.strays import MOST, Strays
 from prefork.scoreboard.entry import Lane
 from prefork.testing.clock import FakeClock
@@ -60,3 +63,21 @@ def test_who_fails_in_between_does_not() -> None:
     assert worker.outlives(MOST, 0.0)
     worker.lane.end(worker.lane.begin(), failed=True)
     assert not worker.outlives(1, 0.0)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_change_of_place_that_one_has_interrupted_is_made_whole_the_next_time(steps: int) -> None:
+    """The worker would have one more at each change to come, and keep its place for ever."""
+    acceptor = Exclusive.__new__(Exclusive)
+    with socket.create_server(("127.0.0.1", 0)) as listener, listener.dup() as copy, select.epoll() as epoll:
+        before, after = pair = [listener.fileno(), copy.fileno()]
+        acceptor._epoll, acceptor._pairs = epoll, [pair]
+        for fd in (before, after):
+            epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+        if steps == 2:
+            epoll.unregister(before)
+        acceptor._stand_behind()
+        assert pair == [after, before]
+        epoll.unregister(after)
+        with pytest.raises(FileNotFoundError):
+            epoll.unregister(before)
