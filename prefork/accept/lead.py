@@ -183,9 +183,13 @@ class Lead:
             self._rouse()
 
     def stand_by(self, lane: LaneThread) -> None:
-        """The leader has nothing to wait for: others come first. It rests next, unless there is an order by now."""
+        """The leader has nothing to wait for: others come first. It rests next, unless that is over by now.
+
+        It is when there is an order; and when the last of what was in hand here has just been served, whose lane rests
+        because this one waits: nobody would.
+        """
         with self._lock:
-            if self.leader is not lane or self.leaving:
+            if self.leader is not lane or self.leaving or not self._serving:
                 return
             self._leave_vacant()
             self._rest(lane)
@@ -195,6 +199,7 @@ class Lead:
         """An exception has come to this lane, anywhere: nothing is in its hand any more."""
         with self._lock:
             self._serving.discard(lane)
+        self.heal()
 
     def finish(self) -> None:
         """Nothing more is to be waited for: all lanes end."""
@@ -284,7 +289,7 @@ class Lead:
         return True
 
     def heal(self) -> None:
-        """An exception has come to the main thread, perhaps between two steps of :meth:`give`."""
+        """An exception has come, perhaps between the moment at which a lane was given the lead and its being woken."""
         lane = self.leader
         if lane is not None and lane.rests:
             lane.wake()

@@ -85,8 +85,10 @@ def test_who_waits_in_the_lanes_place_is_told_when_one_does(worker: Worker) -> N
 
 def test_it_is_passed_on_unless_what_is_served_is_quick(worker: Worker) -> None:
     lead, (first, second, third) = worker.lead, worker.lanes
+    worker.begin(first)
     assert lead.await_lead(second)
     lead.stand_by(second)
+    lead.done(first, 10 * QUICK)
     worker.begin(first)
     assert leader(lead) is second  # who rested
     lead.done(first, QUICK // 2)
@@ -97,3 +99,24 @@ def test_it_is_passed_on_unless_what_is_served_is_quick(worker: Worker) -> None:
 
 def leader(lead: Lead) -> LaneThread | None:
     return lead.leader
+
+
+def test_who_stands_by_when_all_else_is_done_waits_after_all(worker: Worker) -> None:
+    """The last one in hand may be done between the leader's look at others and what comes of it: nobody else would."""
+    lead, (first, second, _) = worker.lead, worker.lanes
+    worker.begin(first)
+    assert lead.await_lead(second)
+    lead.done(first, QUICK // 2)  # whose lane rests, because this one waits
+    lead.stand_by(second)
+    assert leader(lead) is second
+    assert lead.await_lead(second)
+    assert lead.may_wait()
+
+
+def test_a_lane_that_was_given_the_lead_is_woken_by_whoever_was_interrupted(worker: Worker) -> None:
+    lead, (first, second, _) = worker.lead, worker.lanes
+    lead.leader, second.rests = second, True  # as between the two steps of `took`
+    assert second.asleep.locked()
+    lead.recover(first)
+    assert not second.asleep.locked()
+    assert lead.await_lead(second)
