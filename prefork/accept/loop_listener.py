@@ -180,17 +180,23 @@ class Intake:
         self._timer.set(rest.seconds)
 
     def _rested(self) -> bool:
-        """Whether there is no rest to be taken any more; who asks has been woken by something."""
-        rest, go = self._rest_taken, self._entry.go
-        if rest is None or self._recovery.leaving:
+        """Whether there is no rest to be taken any more; who asks has been woken by something.
+
+        An order to leave ends a rest, once: from then on the word of it, which stays readable, is looked away from.
+        """
+        rest, go, told = self._rest_taken, self._entry.go, self._entry.stop_fd
+        if rest is None:
             return True
-        if not self._timer.take_tick() and go not in self._watched:
+        if self._recovery.leaving and told in self._watched:
+            self._unwatch(told)
+        elif not self._timer.take_tick() and go not in self._watched:
             return False
-        if rest.system and self._recovery.held:
+        elif rest.system and self._recovery.held:
             self._watch(go)
             self._timer.set(HOLD_LOOK)
             return False
         self._unwatch(go)
+        self._timer.stop()  # what has ended the rest may be something else, and nobody would take its tick
         self._rest_taken = None
         self._recovery.rested()
         self._watch(self._listener.fileno())

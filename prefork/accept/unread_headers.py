@@ -142,6 +142,8 @@ class UnreadHeaders:
     def _forget(self, fd: int) -> None:
         del self._members[fd]
         self._epoll.unregister(fd)  # its close would not do that while a child has a copy (epoll(7))
+        if not self._members:
+            self._timer.stop()  # nobody would take its tick
 
     def _end(self, one: _Unread, error: ProxyProtocolError) -> None:
         self._reader.tell(error, one.address)

@@ -38,12 +38,18 @@ class TimerFd:
             raise _error()
 
     def fileno(self) -> int:
-        """The descriptor; readable from the moment the time is over until `take`."""
+        """The descriptor; readable from the moment the time is over until `take_tick`, `set` or `stop`."""
         return self._fd
 
     def set(self, seconds: float) -> None:
         """Expire in ``seconds``; what was set before is forgotten."""
-        nanoseconds = max(1, int(seconds * 1e9))  # zero would switch it off
+        self._set(max(1, int(seconds * 1e9)))  # zero would switch it off
+
+    def stop(self) -> None:
+        """Be silent until it is set again, whether its time is over or not."""
+        self._set(0)
+
+    def _set(self, nanoseconds: int) -> None:
         spec = _Spec(0, 0, *divmod(nanoseconds, 10**9))
         if _LIBC.timerfd_settime(self._fd, 0, ctypes.byref(spec), None) < 0:
             raise _error()

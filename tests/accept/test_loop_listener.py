@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -17,15 +19,21 @@ import pytest
 from prefork import Settings
 from prefork.accept.fd_leak import LeakFinder
 from prefork.accept.loop_listener import Intake
+from prefork.accept.raw_socket import raw_accept
+from prefork.accept.recovery import Rest
 from prefork.accept.shedding import Shedder
+from prefork.accept.unread_headers import UnreadHeaders
 from prefork.accept.worker_context import WorkerContext
+from prefork.net.proxy_reader import ProxyReader
 from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.events import EventsPipe
 from prefork.scoreboard.layout import Order, Scoreboard
-from prefork.system.descriptors import SpareDescriptor
-from prefork.testing import Load, Server, burst, connect, request
+from prefork.system.descriptors import SpareDescriptor, readable
+from prefork.system.timerfd import TimerFd
+from prefork.testing import Load, Server, burst, call_until, connect, request
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import frozen, kill, limited_descriptors
+from tests.support.proxy_headers import inet, v2
 
 APPS = Path(__file__).parents[1] / "support" / "apps"
 
@@ -158,35 +166,118 @@ def test_several_listeners(prefork_server: ServerFactory, bind: tuple[str, ...])
     assert server.stop() == 0
 
 
-def test_an_inlet_that_is_made_after_an_order_takes_nothing() -> None:
-    """A signal handler may run between any two instructions of the boot; it need not know of the inlet."""
+@pytest.fixture
+def given() -> Iterator[WorkerContext]:
+    """What an intake asks of what a worker is given."""
     with contextlib.ExitStack() as stack:
         board = Scoreboard.create(1)
         stack.callback(board.close)
         events = EventsPipe()
         stack.callback(events.close)
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        listener.setblocking(False)
-        entry = Entry(board, 0, events, go=-1, master=os.getppid())
-        entry.stop_fd = os.eventfd(0)
-        stack.callback(os.close, entry.stop_fd)
-        settings, log = Settings(), logging.getLogger("prefork.test")
+        go, told = (os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2))
+        for each in (go, told):
+            stack.callback(os.close, each)
+        entry = Entry(board, 0, events, go=go, master=os.getppid())
+        entry.stop_fd = told
+        log = logging.getLogger("prefork.test")
+        settings = Settings(backoff_initial=60, backoff_max=60, backoff_jitter=0)
         spare = SpareDescriptor()
-        given = SimpleNamespace(
-            entry=entry,
-            settings=settings,
-            log=log,
-            leaks=LeakFinder(entry, log, spare),
-            shedder=Shedder(entry, settings, log, 1, spare),
+        leaks = LeakFinder(entry, log, spare)
+        leaks.learn_what_is_usual()
+        stack.callback(spare.give)
+        shedder = Shedder(entry, settings, log, 1, spare)
+        yield cast(
+            "WorkerContext", SimpleNamespace(entry=entry, settings=settings, log=log, leaks=leaks, shedder=shedder)
         )
-        for order, takes in ((Order.RUN, True), (Order.SEAL, False)):
-            entry.obeyed = order
-            intake = Intake(listener, cast("WorkerContext", given), one_at_a_time=False, taken=lambda: None)
-            stack.callback(intake.close)
-            intake.open()
-            stack.enter_context(socket.create_connection(listener.getsockname()))
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        made.setblocking(False)
+        yield made
+
+
+@contextlib.contextmanager
+def intake_on(listener: socket.socket, given: WorkerContext) -> Iterator[Intake]:
+    intake = Intake(listener, given, one_at_a_time=False, taken=lambda: None)
+    intake.open()
+    try:
+        yield intake
+    finally:
+        intake.close()
+
+
+def test_an_inlet_that_is_made_after_an_order_takes_nothing(listener: socket.socket, given: WorkerContext) -> None:
+    """A signal handler may run between any two instructions of the boot; it need not know of the inlet."""
+    for order, takes in ((Order.RUN, True), (Order.SEAL, False)):
+        given.entry.obeyed = order
+        with intake_on(listener, given) as intake, socket.create_connection(listener.getsockname()):
             if takes:
                 os.close(intake.take()[0])
             else:
                 with pytest.raises(BlockingIOError):
                     intake.take()
+
+
+def test_a_rest_that_something_else_has_ended_leaves_no_tick_that_nobody_takes(
+    listener: socket.socket, given: WorkerContext
+) -> None:
+    """The loop would be woken by it for ever."""
+    entry = given.entry
+    with intake_on(listener, given) as intake:
+        entry.board.hold, entry.board.prober = errno.ENFILE, 1
+        intake._begin(Rest(0.0, system=True))
+        assert readable(intake.fileno(), seconds=10)
+        with pytest.raises(BlockingIOError):
+            intake.take()  # another is to find out when that is over
+        os.eventfd_write(entry.go, 1)
+        assert readable(intake.fileno(), seconds=10)
+        with pytest.raises(BlockingIOError):
+            intake.take()  # nobody waits
+        assert is_off(intake._timer)
+        with socket.create_connection(listener.getsockname()):
+            assert readable(intake.fileno(), seconds=10)
+            os.close(intake.take()[0])
+
+
+def test_who_drains_at_the_limit_of_descriptors_rests_between_two_tries(
+    listener: socket.socket, given: WorkerContext
+) -> None:
+    entry = given.entry
+    with intake_on(listener, given) as intake, socket.create_connection(listener.getsockname()):
+        assert readable(listener.fileno(), seconds=10)
+        entry.obeyed = Order.DRAIN
+        os.eventfd_write(entry.stop_fd, 1)
+        lowest_free = os.dup(listener.fileno())
+        os.close(lowest_free)
+        with limited_descriptors([os.getpid()], lowest_free):
+            for _ in range(2):  # one when the word comes, and one for it
+                with pytest.raises(BlockingIOError):
+                    intake.take()
+        assert not readable(intake.fileno())
+        intake._timer.set(0.0)
+        assert readable(intake.fileno(), seconds=10)
+        os.close(intake.take()[0])
+
+
+def test_a_header_that_has_come_in_two_pieces_leaves_no_tick_behind(listener: socket.socket) -> None:
+    strangers = UnreadHeaders(listener, ProxyReader("any", "*", logging.getLogger("prefork.test"), patience=60))
+    header = v2(inet("203.0.113.9", 7))
+    with socket.create_connection(listener.getsockname()) as client:
+        assert readable(listener.fileno(), seconds=10)
+        client.sendall(header[:5])
+        assert strangers.introduce(raw_accept(listener)()) is None
+        assert not is_off(strangers._timer)
+        client.sendall(header[5:])
+        fd, address = call_until(strangers.next) or (-1, None)
+        os.close(fd)
+        assert address == ("203.0.113.9", 7)
+        assert is_off(strangers._timer)
+    strangers.close()
+
+
+def is_off(timer: TimerFd) -> bool:
+    """Whether a timer neither is nor becomes readable (proc(5), /proc/PID/fdinfo)."""
+    told = Path(f"/proc/self/fdinfo/{timer.fileno()}").read_text(encoding="ascii")
+    return "it_value: (0, 0)" in told and not readable(timer.fileno())
