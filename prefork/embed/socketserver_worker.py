@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from prefork.accept.offspring import leave
 from prefork.embed.base import Embedded
 from prefork.embed.marks import among_others
 from prefork.embed.server_options import attributes, parameters
@@ -108,12 +109,10 @@ class SocketserverWorker(Embedded):
                 server.process_request(request, address)
             else:
                 server.shutdown_request(request)
-        except Exception:  # noqa: BLE001  # it is the server that says what is done about it
+        except BaseException as error:  # noqa: BLE001  # it is the server that says what is done about it
+            leave(error)
             server.handle_error(request, address)
             server.shutdown_request(request)
-        except BaseException:
-            server.shutdown_request(request)
-            raise
 
     def _marked(self, method: Any) -> Any:
         def marked(*args: Any) -> None:
@@ -195,7 +194,9 @@ class _Bound(socket.socket):
     accepted: tuple[socket.socket, Any]
 
     def __init__(self, listener: socket.socket) -> None:
-        super().__init__(listener.family, listener.type, listener.proto, fileno=os.dup(listener.fileno()))
+        # Told to be non-blocking, which changes nothing: a default timeout of the application's would make it so.
+        kind = listener.type | socket.SOCK_NONBLOCK
+        super().__init__(listener.family, kind, listener.proto, fileno=os.dup(listener.fileno()))
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Give what the worker has accepted last."""
@@ -209,3 +210,9 @@ class _Bound(socket.socket):
 
     def setsockopt(self, *_: Any) -> None:
         """Do nothing: its options are settings."""
+
+    def setblocking(self, flag: bool, /) -> None:
+        """Do nothing: all workers share the listener."""
+
+    def settimeout(self, value: float | None, /) -> None:
+        """Do nothing: all workers share the listener."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from prefork.system.descriptors import socket_of
 from prefork.system.natives import os, socket
 
 Name = int | str | bytes
@@ -29,8 +30,8 @@ def sockets(names: frozenset[Name]) -> Iterator[tuple[int, socket.socket]]:
     """Every socket of this process that has one of these names.
 
     Returns:
-        Its descriptor, and a socket on a duplicate of that, which is closed when the next is asked for: its owner may
-        close it at any moment, and the number be given to something else.
+        Its descriptor, and a socket on a duplicate of that, to look at or to shut down, which is closed when the next
+        is asked for: its owner may close it at any moment, and the number be given to something else.
     """
     try:
         numbers = os.listdir("/proc/self/fd")
@@ -40,7 +41,13 @@ def sockets(names: frozenset[Name]) -> Iterator[tuple[int, socket.socket]]:
         try:
             if not os.readlink(f"/proc/self/fd/{number}").startswith("socket:"):
                 continue
-            with socket.socket(fileno=os.dup(int(number))) as found:
+            copy = os.dup(int(number))
+            try:
+                found = socket_of(copy)
+            except OSError:
+                os.close(copy)
+                continue
+            with found:
                 if found.family in _FAMILIES and name_of(found) in names:
                     yield int(number), found
         except OSError:

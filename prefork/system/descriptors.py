@@ -161,19 +161,24 @@ def describe(fd: int, places: Collection[object] = ()) -> str:
     return "file " + "".join(char if char.isprintable() else "?" for char in link)
 
 
+def socket_of(fd: int) -> socket.socket:
+    """A socket object to look at the socket by that a descriptor is; not to wait with, and of no true ``type``.
+
+    A default timeout of the application's (`socket.setdefaulttimeout`) is given to each object that is made, and would
+    make the socket non-blocking, for every process that shares it. Not where that is told to be so already.
+
+    Raises:
+        OSError: it is no socket, or closed; the descriptor is still the caller's.
+    """
+    return socket.socket(-1, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, -1, fileno=fd)
+
+
 def _look(fd: int, at: Callable[[socket.socket], T]) -> T | None:
     """What ``at`` makes of a socket, which stays open and as it is; None for what is not a socket, or gone."""
-    default = socket.getdefaulttimeout()
-    if default is not None:
-        # It would make the socket non-blocking, for every process that shares it.
-        socket.setdefaulttimeout(None)
     try:
-        sock = socket.socket(fileno=fd)
+        sock = socket_of(fd)
     except OSError:
         return None
-    finally:
-        if default is not None:
-            socket.setdefaulttimeout(default)
     try:
         return at(sock)
     except OSError:
@@ -189,7 +194,8 @@ def _listening_place(sock: socket.socket) -> object:
 def _place(sock: socket.socket) -> object:
     """What a listener and the connections accepted from it have in common: the port, or the path."""
     name = sock.getsockname()
-    return (sock.type, name[1] if isinstance(name, tuple) else name)
+    kind = sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+    return (kind, name[1] if isinstance(name, tuple) else name)
 
 
 def _peer(sock: socket.socket) -> object:

@@ -13,6 +13,8 @@ import pytest
 
 from prefork.embed import connections
 from prefork.embed.connections import Connections, Facts, Last, look
+from prefork.net import accepted
+from prefork.system import descriptors
 from prefork.testing import wait_for
 from prefork.testing.clock import FakeClock
 
@@ -216,3 +218,17 @@ def test_looking_leaves_no_descriptor_open(listener: socket.socket) -> None:
         for _ in range(3):
             next(ours.unread())
         assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_looking_makes_no_socket_non_blocking(listener: socket.socket) -> None:
+    """Whatever default timeout the application has set: siblings share the listener, and its other sockets its own."""
+    with connected(listener) as (_, connection), socket.socket() as other:
+        assert os.get_blocking(other.fileno())
+        socket.setdefaulttimeout(5)
+        try:
+            assert [number for number, _ in accepted.sockets(frozenset({accepted.name_of(listener)}))]
+            descriptors.census()
+        finally:
+            socket.setdefaulttimeout(None)
+        for each in (listener, connection, other):
+            assert os.get_blocking(each.fileno())
