@@ -202,8 +202,10 @@ class AppMetrics:
         for region in self.regions[1:]:
             if region.words[_PID_AT] == pid:
                 with self._turn():
-                    self._keep(region, pid, keep)
-                    region.clear()
+                    try:
+                        self._keep(region, pid, keep)
+                    finally:
+                        region.clear()
 
     def _keep(self, region: Region, pid: int, keep: Keep) -> None:
         dead = self.regions[0]

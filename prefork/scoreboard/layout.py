@@ -356,7 +356,7 @@ class Scoreboard:
     @property
     def fate(self) -> Fate:
         """What becomes of parked connections whose worker leaves."""
-        return _FATES[self.words[FATE]]
+        return _FATES.get(self.words[FATE], Fate.SIBLINGS)  # a worker may have written it
 
     @fate.setter
     def fate(self, fate: Fate) -> None:
@@ -452,7 +452,7 @@ class Scoreboard:
         )
 
 
-_FATES = tuple(Fate)
+_FATES = {int(fate): fate for fate in Fate}
 _READINESS = {int(readiness): readiness for readiness in Readiness}
 
 

@@ -11,6 +11,7 @@ OF_EACH: Final = "all"
 
 _LIVE: Final = "live"
 _COUNTED: Final = "sum"
+_WAYS: Final = frozenset({_COUNTED, "min", "max", "mostrecent", OF_EACH})
 
 
 class ValueName(NamedTuple):
@@ -48,9 +49,9 @@ class ValueName(NamedTuple):
             return None
         labels: object = read.labels
         texts: list[object] = [read.type, read.mode, read.metric, read.name, read.help]
-        if not isinstance(labels, dict):
+        if not isinstance(labels, dict) or not all(isinstance(one, str) for one in (*texts, *labels.values())):
             return None
-        return read if all(isinstance(one, str) for one in (*texts, *labels.values())) else None
+        return read if read.how in _WAYS else None
 
     @property
     def how(self) -> str:

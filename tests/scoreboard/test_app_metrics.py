@@ -59,6 +59,20 @@ def test_the_dead_are_merged_and_their_region_is_free(memory: AppMetrics) -> Non
     assert not any(region.words[0] for region in memory.regions[1:])
 
 
+def test_a_value_that_can_not_be_kept_keeps_no_region(memory: AppMetrics) -> None:
+    region = memory.regions[1]
+    region.words[0] = 101
+    region.place("anything")
+
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        memory.bury(101, fails)
+    assert not region.words[0]
+    assert memory.read() == []
+
+
 def test_another_image_goes_on_with_it(memory: AppMetrics) -> None:
     memory.regions[1].words[0] = 101
     memory.regions[1].values[memory.regions[1].place("sum")] = 2.0
@@ -130,6 +144,11 @@ def test_whatever_a_process_writes_is_read_to_its_end(data: bytes, used: int) ->
 @given(st.text(max_size=60) | st.lists(st.none() | st.text(max_size=3) | st.integers(), max_size=8).map(repr))
 def test_a_name_is_one_of_ours_or_none(text: str) -> None:
     assert ValueName.read(text) is None
+
+
+def test_a_way_that_is_none_is_no_name() -> None:
+    assert ValueName.read(ValueName("gauge", "livesum", "a", "a", {}, "").text) is not None
+    assert ValueName.read(ValueName("gauge", "livewhatever", "a", "a", {}, "").text) is None
 
 
 def test_a_name_is_read_back() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from prefork.net.accept_errors import COUNTED
 from prefork.scoreboard import lanes, layout
-from prefork.scoreboard.layout import Order, Scoreboard, State
+from prefork.scoreboard.layout import Fate, Order, Readiness, Scoreboard, State
 from tests.support.programs import facts
 
 WORD = 8
@@ -246,6 +246,13 @@ def test_a_lie_is_no_number_of_twenty_digits(board: Scoreboard) -> None:
         for moment in (view.state_since, view.last_errno_at, lane.busy_since, lane.idle_since):
             assert born <= moment <= now
         assert (view.pid, view.slot, view.generation) == (0, 0, 0)
+
+
+def test_what_a_worker_reads_of_the_header_is_one_of_its_kind(board: Scoreboard) -> None:
+    """Its siblings could write there, too."""
+    board.words[layout.FATE] = board.words[layout.READINESS] = FULL
+    assert board.fate is Fate.SIBLINGS
+    assert board.readiness is Readiness.READY
 
 
 @pytest.mark.parametrize(("word", "errno_seen"), [(0, 0), (1, 1), (4095, 4095), (4096, 0)])
