@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from prefork.embed.loops import AsyncioWorker
+from prefork.embed.marks import contained
 from prefork.embed.server_options import constructors, parameters
 
 LOOK = 0.02
@@ -51,6 +52,7 @@ class AiohttpWorker(AsyncioWorker):
             application = await application
         options = self.options
         tls = options.pop("ssl_context", None)
+        application.middlewares.insert(0, web.middleware(_contained))
         with self.options_tried():
             self._runner_of_sites = web.AppRunner(application, **options)
         await self._runner_of_sites.setup()
@@ -63,6 +65,12 @@ class AiohttpWorker(AsyncioWorker):
         while any(map(_has_more_to_send, self._runner_of_sites.server.connections)):
             await asyncio.sleep(LOOK)
         await self._runner_of_sites.cleanup()
+
+
+async def _contained(request: Any, handler: Any) -> Any:
+    """The outermost middleware: what would end the loop is an exception like others, which aiohttp answers."""
+    with contained():
+        return await handler(request)
 
 
 def _has_more_to_send(connection: Any) -> bool:

@@ -7,10 +7,12 @@ It makes its listening sockets when the application has started up, and so that 
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from prefork.embed.loops import AsyncioWorker
+from prefork.embed.marks import among_others, contained_asgi
 from prefork.embed.server_options import attributes
 
 _LISTENS = "prefork listens; give the setting bind"
@@ -39,10 +41,13 @@ class HypercornWorker(AsyncioWorker):
         serve = self.installed("hypercorn.asyncio").serve
         listening = asyncio.get_running_loop().create_future()
         options = self.options
-        mode = options.pop("mode", None)
+        application, mode = self.application(), options.pop("mode", None)
+        if mode is None:
+            mode = "asgi" if _is_asgi(application) else "wsgi"
+        contained = contained_asgi(application) if mode == "asgi" else among_others(application)
         config = self._config(options, listening)
         self._serving = asyncio.create_task(
-            serve(self.application(), config, shutdown_trigger=self.told_to_leave, mode=mode)
+            serve(contained, config, shutdown_trigger=self.told_to_leave, mode=mode),
         )
         await asyncio.wait((self._serving, listening), return_when=asyncio.FIRST_COMPLETED)
         if self._serving.done():
@@ -71,3 +76,10 @@ class HypercornWorker(AsyncioWorker):
             for name, value in options.items():
                 setattr(config, name, value)
         return config
+
+
+def _is_asgi(application: Any) -> bool:
+    """As hypercorn tells one."""
+    return inspect.iscoroutinefunction(application) or inspect.iscoroutinefunction(
+        getattr(application, "__call__", None)  # noqa: B004  # it is asked what kind it is, not whether there is one
+    )

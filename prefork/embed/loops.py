@@ -10,6 +10,7 @@ import asyncio
 import collections
 import functools
 import importlib.util
+import logging
 import selectors
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -22,6 +23,7 @@ from prefork.embed.base import Embedded
 from prefork.errors import TargetError
 from prefork.net.proxy_reader import ProxiedSocket
 from prefork.system.natives import socket, threading
+from prefork.system.throttle import Throttle
 
 BEATS = 4
 """Under uvloop: how many times in ``timeout`` seconds a loop says that it lives."""
@@ -56,8 +58,25 @@ class AsyncioWorker(Embedded):
         self._runner.run(self.boot())
 
     def run(self) -> None:
-        """Run the loop until the server has ended."""
-        self._runner.run(self.serve())
+        """Run the loop until the server has ended.
+
+        A task that raises SystemExit or KeyboardInterrupt ends the run of a loop of asyncio, and what else is in hand
+        there is not to be lost: it is run on, until there is a replacement.
+        """
+        serving = self._runner.get_loop().create_task(self.serve())
+        throttle = Throttle(self.log)
+        while True:
+            try:
+                self._runner.run(_end_of(serving))
+                break
+            except (SystemExit, KeyboardInterrupt) as error:
+                leave(error)
+                if serving.done():
+                    break
+                kind = type(error).__name__
+                throttle.tell(logging.ERROR, kind, "a task has raised %s: this worker is replaced", kind, error=error)
+                self.recycle()
+        serving.result()
 
     def exit(self) -> None:
         """Close the loop."""
@@ -137,6 +156,10 @@ def _end_loop(runner: asyncio.Runner, thread: int) -> None:
         ready = getattr(loop, "_ready", None)
         if isinstance(ready, collections.deque):
             ready.rotate(1)
+
+
+async def _end_of(task: asyncio.Task[None]) -> None:
+    await asyncio.wait((task,))
 
 
 class _Selector(selectors.EpollSelector):

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import ClassVar
 
+from prefork.accept.offspring import leave
 from prefork.embed.loops import AsyncioWorker
 from prefork.embed.server_options import parameters
 from prefork.system.natives import os, socket
@@ -62,7 +63,10 @@ class StreamsWorker(AsyncioWorker):
         self._conversations[task] = reader, writer
         try:
             await self._callback(reader, writer)
-        except Exception:  # the worker outlives whatever a handler does
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # the worker, and what else it has in hand, outlives a handler
+            leave(error)
             self.log.exception("the handler failed on a connection from %s", writer.get_extra_info("peername"))
         finally:
             del self._conversations[task]
