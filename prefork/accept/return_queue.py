@@ -28,13 +28,15 @@ PROXIED_FORM: Final = 2
 AT_ONCE: Final = 16
 """Connections in one message: whoever takes it has all of them, and his siblings are to have some, too."""
 
+FULL: Final = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
+"""What a send of descriptors fails with that will have room later."""
+
 _HEAD: Final = struct.Struct("<HH")
 _ONE: Final = struct.Struct("<IIdB")  # requests, bytes of state, parked since, whether it is ready
 _PROXIED: Final = struct.Struct("<IIdBI")  # and bytes of the proxy's header, which come before those of the state
 _STATES: Final = 1 << 16  # bytes in one message
 _BYTES: Final = 1 << 18
 _READY: Final = 1
-_FULL: Final = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
 _INT: Final = struct.calcsize("i")
 
 
@@ -83,7 +85,7 @@ class ReturnQueue:
         try:
             self.inward.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
         except OSError as error:
-            if error.errno in _FULL:
+            if error.errno in FULL:
                 return 0
             raise
         return len(some)

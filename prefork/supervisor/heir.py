@@ -15,9 +15,9 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from prefork.accept.return_queue import ReturnQueue
+from prefork.accept.return_queue import FULL, ReturnQueue
 from prefork.scoreboard.layout import Fate
-from prefork.supervisor.event_loop import Loop
+from prefork.supervisor.event_loop import Loop, Timer
 from prefork.system.natives import os, socket, time
 
 log = logging.getLogger("prefork")
@@ -56,6 +56,7 @@ class Bequest:
         self._heir: socket.socket | None = None
         self._held: list[tuple[bytes, bytes]] = []  # taken, with no room for it yet
         self._carries = False
+        self._later: Timer | None = None  # when the heir may have room; until then nothing more is taken
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._listener.bind(_name(os.getpid()))
@@ -87,9 +88,7 @@ class Bequest:
 
     def close(self) -> None:
         """Bequeath nothing any more. Idempotent."""
-        if self._carries:
-            self._loop.unregister(self._queue.outward.fileno())
-            self._carries = False
+        self._carry_no_more()
         if self._listener.fileno() >= 0:
             self._loop.unregister(self._listener.fileno())
             self._listener.close()
@@ -132,14 +131,34 @@ class Bequest:
             data, rights = self._held[0]
             try:
                 self._heir.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
-            except BlockingIOError:
-                self._loop.call_later(_RETRY, self._carry)
-                return
             except OSError as error:
+                if error.errno in FULL:
+                    self._pause()
+                    return
                 log.warning("the successor takes no kept connections any more: %s", error)
                 self._heir.close()
                 self._heir = None
+                self._carry_no_more()
             self._drop()
+
+    def _pause(self) -> None:
+        """The heir has no room now. What waits here is readable all the while, and would keep the loop awake."""
+        if self._later is None:
+            self._loop.unregister(self._queue.outward.fileno())
+            self._later = self._loop.call_later(_RETRY, self._go_on)
+
+    def _go_on(self) -> None:
+        self._loop.register(self._queue.outward.fileno(), self._carry)
+        self._later = None
+        self._carry()
+
+    def _carry_no_more(self) -> None:
+        if self._carries:
+            self._loop.unregister(self._queue.outward.fileno())
+            self._carries = False
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
 
     def _take(self) -> tuple[bytes, bytes] | None:
         try:
@@ -180,8 +199,8 @@ class Heir:
             self._timer = loop.call_later(_PATIENCE, self._end)
 
     def _offer(self, pid: int, queue: ReturnQueue) -> bool:
-        self._socket = made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
+            self._socket = made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             made.setblocking(False)
             made.connect(_name(pid))
             if _peer(made)[0] != pid:
