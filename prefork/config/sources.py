@@ -31,6 +31,7 @@ from importlib.machinery import (
 from types import CodeType
 from typing import TYPE_CHECKING, Final
 
+from prefork.system.modules import having
 from prefork.system.natives import os
 
 if TYPE_CHECKING:
@@ -147,8 +148,7 @@ def trusting() -> None:
 
 def _imported() -> Iterator[str]:
     """The sources of the application that this process has imported."""
-    for module in list(sys.modules.values()):
-        spec = getattr(module, "__spec__", None)
+    for _, spec in having("__spec__"):
         path = getattr(spec, "origin", None)
         if isinstance(path, str) and path.endswith(".py") and not is_installed(os.path.dirname(path)):
             yield path

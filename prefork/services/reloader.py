@@ -18,6 +18,7 @@ from prefork.supervisor.service import ServerView, Service
 from prefork.system import codec, process, signals
 from prefork.system.child import Child, ReportPipe
 from prefork.system.codec import DecodeError
+from prefork.system.modules import having
 from prefork.system.natives import os, signal
 from prefork.system.need import told
 
@@ -136,5 +137,4 @@ class Watch(Service):
 
 def _imported() -> set[str]:
     """The files of the modules that this process has imported."""
-    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    return {os.path.realpath(file) for file in files if file}
+    return {os.path.realpath(file) for _, file in having("__file__") if isinstance(file, str)}

@@ -4,6 +4,9 @@ A thread is not copied, while the locks that it holds are (fork(2)). A socket, a
 one worker reads from it the others miss, and what one takes out of it is gone for all. So a mold that has loaded the
 application looks at itself, before a worker is made of it, and names what it finds and whose it is.
 
+It asks types and dictionaries, and no object: a lazy one says that it is of another class when it is asked (Django's
+settings, a proxy of werkzeug's or celery's), and for that makes or loads what it stands for.
+
 All of it runs in the MOLD.
 """
 
@@ -100,12 +103,11 @@ def _descriptors(before: Collection[int]) -> Iterator[str]:
 
 def _objects(wanted: Collection[int]) -> dict[int, object]:
     """The Python objects that have these descriptors."""
-    kinds = (socket.socket, selectors.EpollSelector)  # an epoll itself is not seen by the collector
     have: dict[int, object] = {}
-    for thing in gc.get_objects():
-        if isinstance(thing, kinds):
+    for kind in (socket.socket, selectors.EpollSelector):  # an epoll itself is not seen by the collector
+        for thing in _all_of(kind):
             try:
-                fd = thing.fileno()
+                fd = kind.fileno(thing)
             except (ValueError, KeyError, AttributeError):
                 continue  # it is closed, or was never open
             if fd in wanted:
@@ -115,12 +117,28 @@ def _objects(wanted: Collection[int]) -> dict[int, object]:
 
 def _databases() -> Iterator[str]:
     """Connections to files: two processes must not go on with one (sqlite.org/howtocorrupt.html, 2.6)."""
-    sqlite = sys.modules.get("sqlite3")
+    sqlite = sys.modules.get("_sqlite3")
     if sqlite is not None:
-        for thing in gc.get_objects():
-            if isinstance(thing, sqlite.Connection):
-                owner = _owner(thing)
-                yield f"connection of sqlite3{f', of {owner}' if owner else ''}"
+        for thing in _all_of(sqlite.Connection):
+            owner = _owner(thing)
+            yield f"connection of sqlite3{f', of {owner}' if owner else ''}"
+
+
+def _all_of(kind: type) -> list[Any]:
+    """The objects of a class, and of those derived from it."""
+    known: dict[int, bool] = {}  # by the class, of which not even a hash is asked
+    things = []
+    for thing in gc.get_objects():
+        of = id(type(thing))
+        if of not in known:
+            known[of] = _derives(type(thing), kind)
+        if known[of]:
+            things.append(thing)
+    return things
+
+
+def _derives(kind: type, *others: type) -> bool:
+    return any(base is other for base in kind.__mro__ for other in others)
 
 
 def _owner(thing: object) -> str:
@@ -130,7 +148,7 @@ def _owner(thing: object) -> str:
         above: list[Any] = []
         seen |= {id(level), id(above)}
         for holder in gc.get_referrers(*level)[:_MOST]:
-            if id(holder) in seen or isinstance(holder, FrameType):
+            if id(holder) in seen or type(holder) is FrameType:
                 continue
             seen.add(id(holder))
             name = _name(holder)
@@ -145,11 +163,12 @@ def _owner(thing: object) -> str:
 
 
 def _name(holder: object) -> str:
-    if isinstance(holder, ModuleType):
-        return holder.__name__
-    if isinstance(holder, dict):
+    kind = type(holder)
+    if _derives(kind, ModuleType):
+        return str(object.__getattribute__(holder, "__dict__").get("__name__", ""))
+    if type(holder) is dict:
         return str(holder["__name__"]) if "__name__" in holder and "__spec__" in holder else ""
-    if isinstance(holder, _CONTAINERS):
+    if _derives(kind, *_CONTAINERS):
         return ""
-    kind = holder if isinstance(holder, type) else type(holder)
-    return f"{kind.__module__}.{kind.__qualname__}"
+    named: Any = holder if _derives(kind, type) else kind
+    return f"{named.__module__}.{named.__qualname__}"

@@ -7,10 +7,10 @@ midst of a deployment. So a mold tells what its modules look like, and one that 
 
 from __future__ import annotations
 
-import sys
 from _blake2 import blake2b  # hashlib would load OpenSSL, whose relocations are half a mebibyte of each process
 from typing import Final
 
+from prefork.system.modules import having
 from prefork.system.natives import os
 
 MOST: Final = 2048
@@ -41,8 +41,7 @@ def changed(before: bytes) -> str:
 
 def _modules() -> list[tuple[str, bytes]]:
     found = []
-    for name, module in list(sys.modules.items()):
-        path = getattr(module, "__file__", None)
+    for name, path in having("__file__"):
         if isinstance(path, str):
             try:
                 found.append((name, _content(path)))

@@ -56,6 +56,53 @@ def test_what_does_not_come_through_a_fork_is_named_with_whose_it_is(unsafe: lis
     assert len([each for each in unsafe if re.match(line, each)]) == 1, unsafe
 
 
+LAZY = """
+import os, socket, sqlite3, types
+from prefork.supervisor import fork_safety, loaded_code
+
+class Asked(Exception):
+    pass
+
+class Lazy:
+    __slots__ = ("kept",)
+    __class__ = property(lambda self: asked())
+
+class LazyModule(types.ModuleType):
+    def __getattribute__(self, name):
+        asked()
+
+class Apart(type):
+    __eq__ = lambda self, other: asked()
+    __hash__ = None
+
+class Thing(metaclass=Apart):
+    pass
+
+class Conversation(socket.socket):
+    def fileno(self):
+        asked()
+
+def asked():
+    raise Asked
+
+import sys
+sys.modules["lazy"] = LazyModule("lazy")
+lazy, thing, database = Lazy(), Thing(), sqlite3.connect(":memory:")
+lazy.kept = thing.kept = conversation = Conversation()
+print(*fork_safety.found({0, 1, 2}), sep="\\n")
+assert loaded_code.census()
+"""
+
+
+def test_nothing_of_the_application_is_asked_what_it_is() -> None:
+    done = subprocess.run([sys.executable, "-c", LAZY], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.stderr == ""
+    assert [line.partition(" (")[0].partition(",")[0] for line in done.stdout.splitlines()] == [
+        "socket AF_INET not connected",
+        "connection of sqlite3",
+    ]
+
+
 def test_it_can_be_refused() -> None:
     done = subprocess.run(
         [
