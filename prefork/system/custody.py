@@ -11,6 +11,7 @@ from __future__ import annotations
 import stat
 from typing import Final
 
+from prefork.system.guarded_path import others_may_write
 from prefork.system.natives import os
 
 _ROOT: Final = 0
@@ -82,4 +83,6 @@ def _writer(path: str, *, shared: bool) -> str:
         return f"everybody may write {path}"
     if found.st_mode & stat.S_IWGRP and found.st_gid != _ROOT:
         return f"group {found.st_gid} may write {path}"
+    if others_may_write(found, path):
+        return f"{path} has an access control list, by which others may write it"
     return ""

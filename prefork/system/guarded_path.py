@@ -6,7 +6,8 @@ walked, one folder after the other, each held by a descriptor (openat(2) with O_
 is done in the folder that was reached (``dir_fd``), never by the whole name again.
 
 **Exposed** is a name that another than root or ourselves may change: its folder is another's, or others may write to
-it, and no sticky bit (unlink(2)) keeps them from this file. Of such a name little is believed:
+it, by an access control list as well (acl(5)), and no sticky bit (unlink(2)) keeps them from this file. Of such a name
+little is believed:
 
 * Root follows a link there when it is root's, and no second name leads to it. Another's it follows only into a folder
   of that other's own, where it gives him nothing that he has not. Who is not root follows what the kernel lets him
@@ -197,10 +198,10 @@ class _Walk:
         except FileNotFoundError:
             if not last:
                 raise
-            return Spot(self.folder, name, self._exposed or _changeable(around, None, self._trusted), None)
+            return Spot(self.folder, name, self._exposed or self._changeable(around, None), None)
         try:
             found = os.fstat(thing)
-            changeable = name not in {".", ".."} and _changeable(around, found, self._trusted)
+            changeable = name not in {".", ".."} and self._changeable(around, found)
             self._exposed = self._exposed or changeable
             if stat.S_ISLNK(found.st_mode) and (self._follow or not last):
                 self._judge(found, changeable=changeable)
@@ -220,6 +221,18 @@ class _Walk:
         finally:
             os.close(thing)
         return None
+
+    def _changeable(self, around: os.stat_result, found: os.stat_result | None) -> bool:
+        """Whether another could have a name in the folder mean another file, this one now (None: one of ours)."""
+        if around.st_uid not in self._trusted:
+            return True
+        if not others_may_write(around, f"/proc/self/fd/{self.folder}"):
+            return False
+        if not around.st_mode & stat.S_ISVTX:
+            return True
+        # He could neither remove it nor put another in its place; but a second name of some other file he could make.
+        second = found is not None and not stat.S_ISDIR(found.st_mode) and found.st_nlink != 1
+        return second or (found is not None and found.st_uid not in self._trusted)
 
     def _judge(self, link: os.stat_result, *, changeable: bool) -> None:
         """Refuse to follow a link, or note whose it is."""
@@ -245,20 +258,30 @@ class _Walk:
         self.folder = entered
 
 
+def others_may_write(found: os.stat_result, path: str) -> bool:
+    """Whether another than the owner and root may write to a file or folder, as mode and access control list have it.
+
+    With a list the group's bits are what anybody named in it may have at the most, whoever the group is (acl(5)).
+
+    Args:
+        found: what is there.
+        path: a way to it, which is looked at (getxattr(2)) where the mode alone does not tell.
+    """
+    if found.st_mode & stat.S_IWOTH:
+        return True
+    if not found.st_mode & stat.S_IWGRP:
+        return False
+    if found.st_gid != _ROOT:
+        return True
+    try:
+        return bool(os.getxattr(path, "system.posix_acl_access"))
+    except OSError as error:
+        return error.errno not in {errno.ENODATA, errno.EOPNOTSUPP}
+
+
 def _parts(path: str) -> list[str]:
     """The parts of a path, the first one last."""
     return [part for part in path.split("/") if part not in {"", "."}][::-1]
-
-
-def _changeable(folder: os.stat_result, found: os.stat_result | None, trusted: frozenset[int]) -> bool:
-    """Whether another could have a name in that folder mean another file, this one now (None: one of ours)."""
-    if folder.st_uid not in trusted:
-        return True
-    if not (folder.st_mode & stat.S_IWOTH or (folder.st_mode & stat.S_IWGRP and folder.st_gid != _ROOT)):
-        return False
-    if not folder.st_mode & stat.S_ISVTX:
-        return True
-    return found is not None and found.st_uid not in trusted
 
 
 def _trusted() -> frozenset[int]:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import stat
+import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from prefork.config.address import Address
 from prefork.errors import ListenError
 from prefork.net.options import SocketOptions
 from prefork.net.unixpath import give_up, take
-from prefork.system import guarded_path, natives
+from prefork.system import custody, guarded_path, natives
 from prefork.system.guarded_path import reach
 from prefork.system.logfile import append
 from tests.support.figures import count
@@ -27,6 +28,7 @@ from tests.support.figures import count
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has files that others would like to have")
 NOBODY = 65534
 OWNER = (NOBODY, NOBODY)
+NOBODY_IN_PARTICULAR = 2**32 - 1  # of an entry that is the owner's, the group's, the mask or all others'
 
 
 @pytest.fixture
@@ -48,6 +50,17 @@ def top() -> Iterator[Path]:
 def link(path: Path, target: str | Path, owner: int) -> None:
     path.symlink_to(target)
     os.chown(path, owner, owner, follow_symlinks=False)
+
+
+def share(folder: Path, uid: int) -> None:
+    """Let a user write to a folder by its access control list, as setfacl(1) would."""
+    entries = [(0x01, 7, NOBODY_IN_PARTICULAR), (0x02, 7, uid)]
+    entries += [(tag, bits, NOBODY_IN_PARTICULAR) for tag, bits in ((0x04, 5), (0x10, 7), (0x20, 5))]
+    packed = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    try:
+        os.setxattr(folder, "system.posix_acl_access", packed)
+    except OSError as error:
+        pytest.skip(f"no access control lists in {folder}: {error.strerror}")
 
 
 def opened(path: Path, owner: tuple[int, int] | None = OWNER) -> str:
@@ -154,6 +167,30 @@ def test_who_may_write_to_a_folder(top: Path, mode: int, group: int, exposed: bo
     os.chown(top / "ours", 0, group)
     with reach(str(top / "ours" / "log")) as found:
         assert found.exposed is exposed
+
+
+@as_root
+def test_an_access_control_list_lets_others_in_whatever_the_group_is(top: Path) -> None:
+    folder, log = top / "ours", top / "ours" / "log"
+    share(folder, NOBODY)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o775
+    assert folder.stat().st_gid == 0
+    log.symlink_to(top / "secret")
+    os.chown(log, *OWNER, follow_symlinks=False)
+    assert opened(log).startswith(f"on its way is a symbolic link of uid {NOBODY}'s, who could change it")
+    assert untouched(top / "secret")
+    assert custody.stranger(str(folder)) == f"{folder} has an access control list, by which others may write it"
+    folder.chmod(0o755)  # the list's mask, by which nobody named in it may write any more
+    with reach(str(folder / "none")) as found:
+        assert not found.exposed
+
+
+@as_root
+def test_a_second_name_is_not_believed_in_a_folder_where_all_may_make_names(top: Path) -> None:
+    (top / "ours").chmod(0o1777)
+    os.link(top / "secret", top / "ours" / "log")  # as anybody may where fs.protected_hardlinks is 0 (proc(5))
+    assert opened(top / "ours" / "log") == "others may write to its folder, and the file has another name as well"
+    assert untouched(top / "secret")
 
 
 def test_a_device_keeps_its_owner_and_a_name_of_a_descriptor_is_that_descriptor(tmp_path: Path) -> None:
