@@ -72,7 +72,9 @@ class Resources(Record):
         """All of them, but the scoreboards of earlier images."""
         sockets = [sock.fileno() for listener in self.listeners for sock in listener.sockets]
         bell = [self.bell] if self.bell >= 0 else []
-        return [*sockets, self.board.fd, self.events.reader, self.events.writer, self.go, self.inert.fileno(), *bell]
+        ends = [] if self.queue is None else self.queue.ends
+        lines = [self.events.reader, self.events.writer, *ends]
+        return [*sockets, self.board.fd, *lines, self.go, self.inert.fileno(), *bell]
 
 
 def socket_options(settings: Settings) -> SocketOptions:
