@@ -203,10 +203,21 @@ class Molds:
         except OSError:
             said = b""
         if not said:
-            self._hang_up(mold)  # its exit tells the rest
+            self._wait_for_its_end(mold)
         elif mold is self.coming:
             mold.code = said.removeprefix(READY)
             self._take(mold)
+
+    def _wait_for_its_end(self, mold: Mold) -> None:
+        """It has closed its line, as a process that ends does: its exit tells the rest. Without it it is no mold."""
+        self._hang_up(mold)
+        if mold.deadline is not None:
+            mold.deadline.cancel()
+        mold.deadline = self._loop.call_later(ENDING, lambda: self._is_deaf(mold))
+
+    def _is_deaf(self, mold: Mold) -> None:
+        log.error("%s has closed its line to the master, and lives on; it is killed", mold)
+        process.kill(mold.pid, signal.SIGKILL)
 
     def _take(self, mold: Mold) -> None:
         """Use ``mold`` from now on."""
@@ -310,7 +321,9 @@ class Molds:
         self._deaths = 0
 
     def hung(self, mold: Mold) -> None:
-        """It does not do what it was asked for."""
+        """It does not do what it was asked for; one that has ended meanwhile has told the reason."""
+        if mold not in self._all():
+            return  # its pid may be another's by now
         log.error("%s does not fork workers; it is killed", mold)
         process.kill(mold.pid, signal.SIGKILL)
 
@@ -335,6 +348,11 @@ class Molds:
                 mold.deadline.cancel()
             self.former.remove(mold)
             mold.child.put_down()
+
+    def go_on(self) -> None:
+        """What the one that loads, or waits to be made, was given up for has come to nothing. Idempotent."""
+        if self.current is None and self.coming is None and self._again is None:
+            self._make_anew(self._goal.generation)
 
     def let_go(self) -> None:
         """End those whose last worker has gone."""

@@ -169,6 +169,11 @@ class Nursery:
             self._generations.fail(loading, "it was given up for an upgrade")
         return True
 
+    def go_on(self) -> None:
+        """There was no exec: make a mold if there is none. Idempotent."""
+        if self.molded:
+            self.molds.go_on()
+
     def passing(self, hook: Callable[[], object]) -> None:
         """Call a hook of the master's."""
         self._adoption.passing(hook)

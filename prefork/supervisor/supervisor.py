@@ -10,7 +10,6 @@ documented as the master's own, and never blocks.
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 from collections.abc import Iterable
 
@@ -136,7 +135,7 @@ class Supervisor:
         self._drain = Drain(loop, goal, roster, settings, listeners, spawner.accepts)
         self._readiness = ReadinessJudge(held.board, goal, self._drain, settings, notifier, self._fate)
         if settings.preload and not nursery.molded:
-            _freeze(stack)
+            environment.freeze(stack)
         looks = Isolated(loop, "a look at the workers")
         self._autoscaler = None
         if smallest < largest:
@@ -229,6 +228,7 @@ class Supervisor:
         on(Died, lambda told: call("child_exit", told.death))
         on(Died, lambda told: self._nursery.bereaved(told.death))
         on(Exhausted, lambda told: call("on_pressure", told.exhaustion))
+        on(UpgradeFailed, lambda _: self._nursery.go_on())
         on(Stopping, lambda _: self._upgrade.cancel())
         on(Stopping, lambda _: self._nursery.stop())
         on(Stopping, lambda _: self._spare.give())  # the end has files to remove and to look at, whatever the limit
@@ -310,10 +310,13 @@ class Supervisor:
         """
         if self.stopping:
             return False
-        if self._plan.settings.preload and not self._nursery.molded:
+        if not self._plan.settings.preload or self._nursery.molded:
+            self._roll("reload")
+        elif self._goal.ready:
             self._upgrade.rehearse()  # what the program has loaded by itself is renewed only with the master
         else:
-            self._roll("reload")
+            log.info("reload: begins when the server serves")  # of which the next image would not tell anybody
+            self._notifier.subscribe(Serving, lambda _: self._upgrade.rehearse())
         return True
 
     def upgrade(self) -> bool:
@@ -487,14 +490,3 @@ def _loop(stack: contextlib.ExitStack) -> Loop:
 
 def _nothing_to_reopen() -> None:
     """For SIGUSR1 where no log is opened by name, or not yet: rotation means no harm, the signal's default does."""
-
-
-def _freeze(stack: contextlib.ExitStack) -> None:
-    """What is loaded now stays where it is in every worker's memory.
-
-    A full collection there would otherwise write to each object's header, and so copy its page.
-    """
-    if not gc.get_freeze_count():
-        gc.collect()
-        gc.freeze()
-        stack.callback(gc.unfreeze)

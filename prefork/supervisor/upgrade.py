@@ -183,8 +183,12 @@ class Upgrade:
 
     def _become(self, mask: Iterable[int]) -> None:
         record = self._record(mask)
-        folder = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # it may have no name any more
         memory = _write(record.encode())
+        try:
+            folder = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # it may have no name any more
+        except OSError:
+            os.close(memory)
+            raise
         passed = [*record.descriptors, *self._kept(), memory]
         try:
             for fd in passed:

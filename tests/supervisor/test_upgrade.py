@@ -158,6 +158,36 @@ def test_with_preload_a_reload_brings_new_code(prefork_server: ServerFactory, co
     assert server.stop() == 0
 
 
+BOOTING = """
+import logging, pathlib, sys, time
+import prefork
+
+class Slow(prefork.Worker):
+    def init(self):
+        logging.info("it boots")
+        while not pathlib.Path(sys.argv[1]).exists():
+            time.sleep(0.02)
+
+    def handle(self, connection, address):
+        connection.sendall(b"ok")
+
+logging.basicConfig(level=logging.INFO)
+settings = prefork.Settings(bind="127.0.0.1:0", workers=1, preload=True, control="off")
+prefork.Master(Slow, settings, hooks=prefork.Hooks(when_ready=lambda server: logging.info("it is told"))).run()
+"""
+
+
+def test_a_reload_by_an_upgrade_waits_for_a_start_to_be_told(prefork_server: ServerFactory, tmp_path: Path) -> None:
+    """The next image would take the server for one that has been READY long ago: nobody would ever hear that it is."""
+    server = prefork_server.script(BOOTING, str(tmp_path / "go"), ready="it boots")
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("reload: begins when the server serves")
+    (tmp_path / "go").touch()
+    server.wait_for_log("it is told")
+    server.wait_for_log("generation 1 serves")
+    assert server.stop() == 0
+
+
 def test_ten_at_once_are_as_good_as_one(prefork_server: ServerFactory, code: Code) -> None:
     server = serve(prefork_server, code)
     with Load(server.address, clients=8) as load:
