@@ -71,6 +71,32 @@ def test_what_a_worker_is_refused_is_one_line(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["app.py"]
 
 
+@pytest.mark.parametrize("option", ["--threads=1", "--preload"])
+def test_where_nobody_may_ask_for_a_limit_a_server_serves(tmp_path: Path, option: str) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    with Injector("prlimit") as injector:
+        injector.fail("prlimit", always(errno.EPERM))
+        command = [sys.executable, "-m", "prefork", "serve", "app:handle", "-b", "unix:s", "-w", "1", "--control=off"]
+        with subprocess.Popen(
+            injector.command([*command, "--keepalive=5", option]),
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+            pass_fds=injector.pass_fds,
+        ) as server:
+            injector.started()
+            assert server.stderr is not None
+            said = ""
+            for line in server.stderr:
+                said += line
+                if "serving on" in line:
+                    break
+            server.terminate()
+            said += server.communicate(timeout=60)[1]
+    assert (server.returncode, "Traceback" in said) == (0, False), said
+    assert "serving on" in said
+
+
 @pytest.mark.parametrize(
     ("number", "remedy"),
     [

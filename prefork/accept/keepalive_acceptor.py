@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Generator, Iterator
 from itertools import islice
-from resource import RLIMIT_NOFILE, getrlimit
 from typing import Final
 
 from prefork.accept.acceptor import Accepted, Exclusive
@@ -29,7 +28,7 @@ from prefork.accept.worker_context import WorkerContext
 from prefork.scoreboard.layout import Fate, Order
 from prefork.system.descriptors import held, readable
 from prefork.system.forks import HERE
-from prefork.system.limits import room_for
+from prefork.system.limits import nofile, nofile_limits, room_for
 from prefork.system.natives import select, socket, time
 
 IN_A_GO: Final = 0.001
@@ -193,7 +192,7 @@ class KeepaliveAcceptor(Exclusive):
 
         Those who are in it may speak, and nobody else may have more room. False where the hard limit has none either.
         """
-        soft, hard = getrlimit(RLIMIT_NOFILE)
+        soft, hard = nofile_limits()
         if hard - soft < missing:
             return False
         with room_for(soft - 1 + missing):
@@ -204,7 +203,7 @@ class KeepaliveAcceptor(Exclusive):
     def _missing() -> int:
         """How many descriptors are missing for a whole message (count)."""
         try:
-            return IN_A_MESSAGE - getrlimit(RLIMIT_NOFILE)[0] + held()
+            return IN_A_MESSAGE - nofile() + held()
         except OSError as error:
             return IN_A_MESSAGE if error.errno in _FOR_WANT else 0  # without /proc nobody can say
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, takewhile
-from resource import RLIMIT_NOFILE, getrlimit
 from typing import Any, Final
 
 from prefork.config.keepalive import Keepalive
 from prefork.net.lingering import ours
 from prefork.net.proxy_protocol import ProxyHeader
 from prefork.scoreboard.layout import EVICTED, EXPIRED, HANDED_OVER, LEFT, PARKED, REUSED
+from prefork.system.limits import nofile
 from prefork.system.natives import select, socket, time
 
 AT_ONCE: Final = 16
@@ -133,7 +133,7 @@ class ParkedConnections:
         self.turn: OrderedDict[int, ParkedConnection] = OrderedDict()
         self.seconds = settings.keepalive
         self._requests = settings.keepalive_requests
-        self.most = settings.max_parked or max(1, getrlimit(RLIMIT_NOFILE)[0] // _SHARE)
+        self.most = settings.max_parked or max(1, nofile() // _SHARE)
         self._again = self._ghosts = False
         self._due = 0.0
         self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)

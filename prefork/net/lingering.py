@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable
-from resource import RLIMIT_NOFILE, getrlimit
 from typing import Final
 
 from prefork.system.fork_safe_thread import ForkSafeThread
+from prefork.system.limits import nofile
 from prefork.system.natives import select, socket, time
 
 EPOLL_CLOEXEC = select.EPOLL_CLOEXEC
@@ -162,7 +162,7 @@ class Lingerers:
         watched = self._opened()
         if not self._members:
             # Numbers are given out from the lowest: this one tells how many are in use.
-            self._most = max(1, min(MOST, (getrlimit(RLIMIT_NOFILE)[0] - fd) // _SHARE))
+            self._most = max(1, min(MOST, (nofile() - fd) // _SHARE))
         while len(self._members) >= self._most:
             self._drop(next(iter(self._members)))
         watched.register(fd, one.events)

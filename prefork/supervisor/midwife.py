@@ -153,7 +153,7 @@ def deliver(control: socket.socket, family: Family, mold: int) -> int:
     process.die_with_parent(signal.SIGKILL, mold)
     disable()  # a collection here would copy the mold's pages, and each worker begins with its own setting
     process.call_itself(process.BIRTH.encode())
-    nofile, _ = limits.raise_nofile()  # for as many descriptors as come; workers have the mold's limit again
+    nofile, _ = limits.raise_nofile(quietly=True)  # for all that come; workers have the mold's limit again
     data, descriptors = _taken(control)
     try:
         request = codec.read(BirthRequest, codec.parsed_object(data), exact=True)

@@ -21,8 +21,11 @@ UNKNOWN_NOFILE = 1024
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def raise_nofile() -> tuple[int, int]:
-    """MASTER. Raise the soft limit of descriptors to the hard one (getrlimit(2), RLIMIT_NOFILE).
+def raise_nofile(*, quietly: bool = False) -> tuple[int, int]:
+    """MASTER, MIDWIFE. Raise the soft limit of descriptors to the hard one (getrlimit(2), RLIMIT_NOFILE).
+
+    Args:
+        quietly: whether somebody has told in the log already that it can't be done, if so.
 
     Returns:
         The soft limit before and after.
@@ -30,13 +33,15 @@ def raise_nofile() -> tuple[int, int]:
     try:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     except OSError as error:
-        log.warning("can't see the limit of descriptors: %s", error)
+        if not quietly:
+            log.warning("can't see the limit of descriptors: %s", error)
         return UNKNOWN_NOFILE, UNKNOWN_NOFILE
     if soft != hard:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (OSError, ValueError) as error:
-            log.warning("can't raise the limit of descriptors from %d to %d: %s", soft, hard, error)
+            if not quietly:
+                log.warning("can't raise the limit of descriptors from %d to %d: %s", soft, hard, error)
             return soft, soft
     return soft, hard
 
@@ -50,28 +55,37 @@ def lower_nofile(soft: int) -> None:
     Args:
         soft: as :func:`raise_nofile` found it.
     """
-    now, hard = getrlimit(RLIMIT_NOFILE)
-    if soft < now:  # it may have been lowered from outside meanwhile
-        setrlimit(RLIMIT_NOFILE, (soft, hard))
+    try:
+        now, hard = getrlimit(RLIMIT_NOFILE)
+        if soft < now:  # it may have been lowered from outside meanwhile
+            setrlimit(RLIMIT_NOFILE, (soft, hard))
+    except OSError:
+        pass  # forbidden by a sandbox, where it could not be raised either: the master has told of it
 
 
 @contextlib.contextmanager
 def lowered_nofile(soft: int) -> Iterator[None]:
     """As :func:`lower_nofile`, for a block."""
-    before = getrlimit(RLIMIT_NOFILE)
+    before = nofile_limits()
     lower_nofile(soft)
     try:
         yield
     finally:
-        setrlimit(RLIMIT_NOFILE, before)
+        if nofile_limits() != before:
+            setrlimit(RLIMIT_NOFILE, before)
 
 
 def nofile() -> int:
     """How many descriptors this process may have open (the soft limit); `UNKNOWN_NOFILE` where nobody says."""
+    return nofile_limits()[0]
+
+
+def nofile_limits() -> tuple[int, int]:
+    """That and how far it may be raised (the hard limit), likewise."""
     try:
-        return getrlimit(RLIMIT_NOFILE)[0]
+        return getrlimit(RLIMIT_NOFILE)
     except OSError:
-        return UNKNOWN_NOFILE
+        return UNKNOWN_NOFILE, UNKNOWN_NOFILE
 
 
 @contextlib.contextmanager
@@ -81,12 +95,14 @@ def room_for(fd: int) -> Iterator[None]:
     Raises:
         ValueError: the hard limit is too low as well.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, fd + 1), hard))
+    soft, hard = nofile_limits()
+    if fd >= soft:
+        setrlimit(RLIMIT_NOFILE, (fd + 1, hard))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if fd >= soft:
+            setrlimit(RLIMIT_NOFILE, (soft, hard))
 
 
 def shortfall(limit: int, *, master: int, worker: int) -> str:
