@@ -91,7 +91,7 @@ def broken_down(seconds: float, zone: tzinfo | None) -> tuple[time.struct_time, 
         return time.gmtime(seconds), "+0000"
     from datetime import datetime
 
-    at = datetime.fromtimestamp(seconds, zone)
+    at = datetime.fromtimestamp(seconds // 1, zone)  # which would round what is all but a second up
     return at.timetuple(), f"{at:%z}"[:5]
 
 

@@ -34,6 +34,10 @@ def test_zones(name: str, tz: str, summer: str, winter: str) -> None:
     assert (timestamp(SUMMER, zone), timestamp(WINTER, zone)) == (summer, winter)
 
 
+def test_what_is_all_but_a_second_is_not_one() -> None:
+    assert timestamp(1795184645.9999998, find("Europe/Berlin", None)) == "2026-11-20T15:24:05.999+01:00"
+
+
 def test_the_machines_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without TZ it is what the C library finds, whatever the application sets afterwards."""
     monkeypatch.delenv("TZ", raising=False)
