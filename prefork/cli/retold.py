@@ -17,10 +17,14 @@ from prefork.config import launch
 from prefork.config.load import Configuration
 from prefork.errors import SettingsError, printable
 from prefork.migration.retelling import Retelling
+from prefork.services import log as logs
 from prefork.system import custody, signals
 from prefork.system.natives import os
 
 _log = logging.getLogger("prefork")
+
+_LOGGERS: Final = {"gunicorn": ("gunicorn.error",)}
+"""Where an application looks for the log of its server; Flask's are often told to log there."""
 
 _PRINTING: Final = {"--explain", "--print-config"}
 
@@ -157,7 +161,9 @@ def _refuse_strangers() -> None:
 
 
 def tell(retelling: Retelling) -> None:
-    """Log what has no equal. The log has been set up."""
+    """Log what has no equal, by whatever name an application calls the log. It has been set up."""
+    for name in _LOGGERS.get(retelling.source, ()):
+        logs.lend(name)
     for remark in retelling.remarks:
         level = logging.WARNING if remark.differs else logging.INFO
         _log.log(level, "%s: %s", retelling.source, remark.text)
@@ -179,6 +185,8 @@ def explanation(retelling: Retelling, configuration: Configuration, command: str
         lines.append(
             f'# hooks = "MODULE"  # a module of yours with {", ".join(retelling.hooks)}, which this file can not hold'
         )
+    if retelling.logging:
+        lines.append('# logconfig = "FILE"  # a file of TOML or JSON with logconfig_dict, which this one can not hold')
     lines += ["", *configuration.toml(given=True).splitlines()]
     if retelling.remarks:
         lines.append(f"# What {retelling.source} has and prefork has not (!: something behaves otherwise):")

@@ -106,7 +106,7 @@ def serving(command: ServingCommand, argv: Sequence[str], retelling: Retelling |
     settled = configuration.settings
     who = identity.resolve(settled.user, settled.group, "no")
     send_log = configured.check_log if line.check else configured.configure_log
-    send_log(settled, identity.owner(who), os.environ.get("TZ"))
+    send_log(settled, identity.owner(who), os.environ.get("TZ"), configuration.logging)
     if line.check:
         command.run(line.target, configuration, folder, server.check)
         write(f"{line.target} can be served\n")
@@ -140,9 +140,10 @@ def _settled(command: ServingCommand, line: CommandLine, retelling: Retelling | 
     )
     if command.refuse is not None:
         command.refuse(configuration)
-    if retelling is None or not retelling.hooks:
+    if retelling is None:
         return configuration
-    return changed(configuration, hooks=Hooks(**retelling.hooks))
+    hooks = Hooks(**retelling.hooks) if retelling.hooks else configuration.hooks
+    return changed(configuration, hooks=hooks, logging=retelling.logging)
 
 
 def _located(command: ServingCommand, configuration: Configuration, begin: str) -> Configuration:

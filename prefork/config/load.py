@@ -74,6 +74,7 @@ class Configuration(Record, kw_only=True):
         fields: All settings there are, in that order.
         groups: All headings, in order.
         hooks: Functions that came with the settings, where these were told in Python; None leaves them to the setting.
+        logging: What Python's logging is configured by, where that was told likewise.
     """
 
     settings: Settings
@@ -82,6 +83,7 @@ class Configuration(Record, kw_only=True):
     fields: tuple[Field, ...]
     groups: tuple[str, ...]
     hooks: Any = None
+    logging: Mapping[str, Any] | None = None
 
     def toml(self, *, given: bool = False) -> str:
         """All of it as a file that gives the same settings when it is read, each with its origin in a comment.

@@ -117,6 +117,7 @@ def retell(argv: Sequence[str], environ: Mapping[str, str]) -> Retelling:
         values=teller.values,
         remarks=tuple(teller.remarks),
         hooks=_hooks(given, shown),
+        logging=teller.logging,
         environment=teller.environment,
         path=tuple(teller.path),
         asks=frozenset(asks),

@@ -261,8 +261,10 @@ LOGGING: Final = (
         f"the log has no class of one's own: {_LOG}; handlers of one's own go on logging.getLogger('prefork')",
         "gunicorn.glogging.Logger",
     ),
-    _same("logconfig", "--log-config", note="ini, or TOML or JSON; the loggers are prefork and prefork.access"),
-    _none("logconfig_dict", "", "dict", "warning", "write it into a file of TOML or JSON for --logconfig"),
+    _same(
+        "logconfig", "--log-config", note="ini, or TOML or JSON; the loggers prefork and prefork.access, or gunicorn's"
+    ),
+    _none("logconfig_dict", "", "dict", "same", "elsewhere it is a file of TOML or JSON for --logconfig"),
     _same("logconfig_json", "--log-config-json", ours="logconfig"),
     _same("syslog_addr", "--log-syslog-to", note="unix:///dev/log unless it is given", default="udp://localhost:514"),
     _same("syslog", "--log-syslog", "true", note="requests too, with --access-log logger"),

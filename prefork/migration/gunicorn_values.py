@@ -19,6 +19,27 @@ from prefork.system.natives import os
 _DEFAULT_PORT: Final = "8000"
 _SECURE: Final = {"X-FORWARDED-PROTOCOL": "ssl", "X-FORWARDED-PROTO": "https", "X-FORWARDED-SSL": "on"}
 _PLAIN_LOGGERS: Final = ("gunicorn.glogging.Logger", "gunicorn.instrument.statsd.Statsd")
+_LOGGING: Final[Mapping[str, Any]] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "root": {"level": "INFO", "handlers": ["console"]},
+    "loggers": {
+        "gunicorn.error": {"level": "INFO", "handlers": ["error_console"], "propagate": True},
+        "gunicorn.access": {"level": "INFO", "handlers": ["console"], "propagate": True},
+    },
+    "handlers": {
+        name: {"class": "logging.StreamHandler", "formatter": "generic", "stream": f"ext://sys.{stream}"}
+        for name, stream in (("console", "stdout"), ("error_console", "stderr"))
+    },
+    "formatters": {
+        "generic": {
+            "format": "%(asctime)s [%(process)d] [%(levelname)s] %(message)s",
+            "datefmt": "[%Y-%m-%d %H:%M:%S %z]",
+        }
+    },
+}
+"""What stands in a logconfig_dict beside what is given: whichever of these a configuration names takes its place."""
+
 _LEVELS: Final = {"warn": "warning", "fatal": "critical"}
 
 SYNC: Final = {"sync", "gunicorn.workers.sync.SyncWorker"}
@@ -259,13 +280,21 @@ def _syslog(teller: Teller, row: ForeignSetting) -> None:
 
 def _logconfig(teller: Teller, row: ForeignSetting) -> None:
     value, origin = teller.given[row.name]
+    if not value or teller.value("logconfig_dict"):
+        return
+    teller.put("logconfig", str(value), origin)
+    if teller.value("accesslog"):
+        teller.tell(row.name, "requests go to accesslog alone", differs=True)
+    else:
+        teller.put("access_log", "logger", origin)
+
+
+def _logconfig_dict(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
     if value:
-        teller.put("logconfig", str(value), origin)
-        teller.tell(
-            row.name,
-            "the loggers are called prefork and prefork.access, which --access-log logger writes to",
-            differs=True,
-        )
+        teller.logging = {**_LOGGING, **value}
+        if "gunicorn.access" in teller.logging["loggers"] or not teller.value("accesslog"):
+            teller.put("access_log", "logger", origin)
 
 
 def _ca_certs(teller: Teller, row: ForeignSetting) -> None:
@@ -359,6 +388,7 @@ SPECIAL: Final[Mapping[str, Callable[[Teller, ForeignSetting], Any]]] = {
     "disable_redirect_access_to_syslog": _none,
     "logconfig": _logconfig,
     "logconfig_json": _logconfig,
+    "logconfig_dict": _logconfig_dict,
     "ca_certs": _ca_certs,
     "cert_reqs": _none,
     "max_requests_jitter": _jitter,

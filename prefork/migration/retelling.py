@@ -67,6 +67,7 @@ class Retelling:
         values: Settings of ours by name, with their origins.
         remarks: What has no equal.
         hooks: Functions by the names of hooks.
+        logging: What Python's logging is to be configured by, as dictConfig takes it; None for nothing.
         environment: Variables to set, and those to take away (None).
         path: Folders for the import path.
         asks: What is asked for beside serving: "check", "print-config", "explain".
@@ -78,6 +79,7 @@ class Retelling:
     values: Mapping[str, Origin]
     remarks: tuple[Remark, ...]
     hooks: Mapping[str, Callable[..., object]] = field(default_factory=dict)
+    logging: Mapping[str, Any] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     path: tuple[str, ...] = ()
     asks: frozenset[str] = frozenset()
@@ -96,6 +98,7 @@ class Teller:
         complaints: What can't be served at all, a line each.
         environment: Variables to set.
         path: Folders for the import path.
+        logging: What Python's logging is to be configured by.
     """
 
     def __init__(self, given: Mapping[str, Origin]) -> None:
@@ -106,6 +109,7 @@ class Teller:
         self.complaints: list[str] = []
         self.environment: dict[str, str] = {}
         self.path: list[str] = []
+        self.logging: Mapping[str, Any] | None = None
 
     def put(self, name: str, value: object, origin: str) -> None:
         """A setting of ours is to have a value."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from prefork.config import receiver
 from prefork.config.settings import Settings
@@ -20,13 +21,16 @@ from prefork.system.natives import os
 from prefork.system.zone import find as find_zone
 
 
-def configure_log(settings: Settings, owner: Owner | None = None, tz: str | None = None) -> None:
+def configure_log(
+    settings: Settings, owner: Owner | None = None, tz: str | None = None, told: Mapping[str, Any] | None = None
+) -> None:
     """Send the log where the settings say. For commands only.
 
     Args:
         settings: the settings.
         owner: whose the file of the log is to be; None leaves it.
         tz: what TZ is in the environment.
+        told: what is configured as by the file that ``logconfig`` names, where that names none.
 
     Raises:
         SettingsError: it can't be sent there.
@@ -34,10 +38,10 @@ def configure_log(settings: Settings, owner: Owner | None = None, tz: str | None
     zone = find_zone(settings.log_timezone, tz)
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     access: LogTarget | None = None
-    if settings.logconfig:
+    if source := settings.logconfig or told:
         from prefork.services import logconfig
 
-        found = logconfig.applied(settings.logconfig)
+        found = logconfig.applied(source)
         target, access, level = found.target, found.access, found.level or level
     else:
         target = logs.opened(settings.log_file, settings.log_format, owner, zone)
@@ -48,22 +52,25 @@ def configure_log(settings: Settings, owner: Owner | None = None, tz: str | None
     logs.install(level, target, access)
 
 
-def check_log(settings: Settings, owner: Owner | None = None, tz: str | None = None) -> None:
+def check_log(
+    settings: Settings, owner: Owner | None = None, tz: str | None = None, told: Mapping[str, Any] | None = None
+) -> None:
     """Find out whether the log could be sent where the settings say; nothing is opened, made or configured.
 
     Args:
         settings: the settings.
         owner: as for :func:`configure_log`.
         tz: as for :func:`configure_log`.
+        told: as for :func:`configure_log`.
 
     Raises:
         SettingsError: it can't be sent there.
     """
     find_zone(settings.log_timezone, tz)
-    if settings.logconfig:
+    if source := settings.logconfig or told:
         from prefork.services import logconfig
 
-        logconfig.check(settings.logconfig)
+        logconfig.check(source)
     else:
         logs.check(settings.log_file, owner)
     for target in _beside(settings):

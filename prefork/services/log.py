@@ -427,6 +427,19 @@ def install(level: int, target: LogTarget, access: LogTarget | None = None) -> N
     log.addHandler(FromChildren(cast("Journal", log)))
 
 
+def lend(name: str) -> None:
+    """Let what is told to another logger go where the log goes, while it has no handlers of its own. For commands only.
+
+    Args:
+        name: the logger's: one at which applications find the log of another server.
+    """
+    logger = logging.getLogger(name)
+    if not logger.handlers:
+        logger.addHandler(FromChildren(cast("Journal", log)))
+        logger.setLevel(log.level)
+        logger.propagate = False
+
+
 def _take(logger: logging.Logger, target: LogTarget, level: int) -> None:
     for handler in logger.handlers[:]:
         logger.removeHandler(handler)

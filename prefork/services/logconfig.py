@@ -3,7 +3,7 @@
 The file is read once, by the master, before the application runs. What it gives the logger ``prefork`` - its handlers,
 and while it propagates those of the root logger - is what the command's log goes to, whatever the application does to
 logging later. Such handlers are other people's code: each record is a call of each, in the master too, which waits for
-it.
+it. A file that was written for gunicorn serves as well: it gives them to loggers of gunicorn's names.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import logging
 import logging.config
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from io import TextIOWrapper
 from typing import Any, Final, NamedTuple
 
@@ -25,6 +25,10 @@ from prefork.system.natives import os
 from prefork.system.need import READABLE, told
 
 _INI: Final = (".ini", ".conf", ".cfg")
+_OF_GUNICORN: Final = {LOGGER: "gunicorn.error", ACCESS_LOGGER: "gunicorn.access"}
+
+LogSource = str | Mapping[str, Any]
+"""The name of a file, whose end says what it is, or what dictConfig takes."""
 
 
 class Configured(LogTarget):
@@ -96,11 +100,11 @@ class LogConfiguration(NamedTuple):
     access: LogTarget | None
 
 
-def check(path: str) -> None:
+def check(source: LogSource) -> None:
     """Find out whether :func:`applied` would do it, in a process of its own, in which no log is opened.
 
     Args:
-        path: As for `applied`.
+        source: As for `applied`.
 
     Raises:
         SettingsError: It wouldn't.
@@ -109,7 +113,7 @@ def check(path: str) -> None:
     def attempt(writer: int) -> int:
         logging.FileHandler._open = _unopened  # type: ignore[assignment,method-assign]  # noqa: SLF001  # what handlers of files override
         try:
-            applied(path)
+            applied(source)
         except SettingsError as error:
             os.write(writer, str(error).encode(errors="backslashreplace"))
             return error.exit_code
@@ -117,7 +121,11 @@ def check(path: str) -> None:
 
     said, ended = child.ask(attempt)
     if not ended.clean:
-        raise SettingsError(said or f"logconfig: {path!r} can't be used: the process that tried {ended}")
+        raise SettingsError(said or f"logconfig: {_shown(source)} can't be used: the process that tried {ended}")
+
+
+def _shown(source: LogSource) -> str:
+    return repr(source) if isinstance(source, str) else "the dictionary"
 
 
 def _unopened(handler: logging.FileHandler) -> TextIOWrapper:
@@ -129,39 +137,55 @@ def _unopened(handler: logging.FileHandler) -> TextIOWrapper:
     return open(os.devnull, "w", encoding="utf-8")  # it is the handler's to close
 
 
-def applied(path: str) -> LogConfiguration:
-    """Configure the logging of this process by a file.
+def applied(source: LogSource) -> LogConfiguration:
+    """Configure the logging of this process.
 
     Args:
-        path: Its name; what it ends with says what it is.
+        source: By what.
 
     Raises:
         SettingsError: It can't be read or used, or gives nothing to the logger ``prefork``.
     """
+    shown = _shown(source)
     try:
-        _apply(path)
+        _apply(source)
     except OSError as error:
-        raise SettingsError(f"logconfig: {path!r} can't be read: {told(error, READABLE)}") from None
+        raise SettingsError(f"logconfig: {shown} can't be read: {told(error, READABLE)}") from None
     except Exception as error:  # noqa: BLE001  # what it names is found and called, and may raise anything
         said = " ".join(f"{error}".split()) or type(error).__name__
         if isinstance(error, KeyError):  # whose text is but the key
             said = f"it has no {said}"
         cause = "" if error.__cause__ is None else f": {' '.join(str(error.__cause__).split())}"
-        raise SettingsError(f"logconfig: {path!r} can't be used: {said}{cause}; correct it") from None
-    handlers = list(_handlers(logging.getLogger(LOGGER)))
+        raise SettingsError(f"logconfig: {shown} can't be used: {said}{cause}; correct it") from None
+    speaker = _meant(LOGGER)
+    handlers = list(_handlers(speaker))
     if not handlers:
         raise SettingsError(
-            f"logconfig: {path!r} has no handler for the logger {LOGGER!r} nor for the root logger; give it one"
+            f"logconfig: {shown} has no handler for the logger {LOGGER!r} nor for the root logger; give it one"
         )
-    of_access = logging.getLogger(ACCESS_LOGGER).handlers
+    of_access = _meant(ACCESS_LOGGER).handlers
     return LogConfiguration(
         target=Configured(handlers),
-        level=logging.getLogger(LOGGER).level or None,
+        level=speaker.level or None,
         access=Configured(of_access) if of_access else None,
     )
 
 
-def _apply(path: str) -> None:
+def _meant(name: str) -> logging.Logger:
+    """The logger of that name; the one that gunicorn has for it, where that alone was given handlers."""
+    ours = logging.getLogger(name)
+    theirs = logging.getLogger(_OF_GUNICORN[name])
+    return theirs if theirs.handlers and not ours.handlers else ours
+
+
+def _apply(source: LogSource) -> None:
+    if isinstance(source, str):
+        _apply_file(source)
+    else:
+        logging.config.dictConfig(dict(source))
+
+
+def _apply_file(path: str) -> None:
     kind = os.path.splitext(path)[1].lower()
     if kind in _INI:
         parser = configparser.ConfigParser()  # fileConfig names the file's object where it can't be parsed

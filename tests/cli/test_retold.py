@@ -157,11 +157,8 @@ CASES = {
         "logconfig_dict = {'version': 1}\nlogger_class = 'shop.logs.Quiet'\nstatsd_host = 'localhost:8125'\n"
         "statsd_prefix = 'shop'",
         "shop:app",
-        {**SYNC, "statsd_host": "localhost:8125", "statsd_prefix": "shop.gunicorn"},
-        (
-            "! logger_class = 'shop.logs.Quiet' (gu",
-            "! logconfig_dict = {'version': 1} (gu",
-        ),
+        {**SYNC, "statsd_host": "localhost:8125", "statsd_prefix": "shop.gunicorn", "access_log": "logger"},
+        ("! logger_class = 'shop.logs.Quiet' (gu",),
     ),
     "syslog, and loggers of a file": Case(
         "syslog = True\nlogconfig = 'logging.ini'\nproc_name = 'a:b'\nsyslog_facility = 'daemon'",
@@ -176,7 +173,17 @@ CASES = {
             "access_log": "logger",
             "logconfig": "logging.ini",
         },
-        ("! logconfig = 'logging.ini' (gunicorn.conf.py): the loggers are called prefork",),
+    ),
+    "loggers of a file, and requests elsewhere": Case(
+        "logconfig = 'logging.ini'\naccesslog = 'access.log'",
+        "shop:app",
+        {**SYNC, "access_log": "access.log", "logconfig": "logging.ini"},
+        ("! logconfig = 'logging.ini' (gunicorn.conf.py): requests go to accesslog alone",),
+    ),
+    "loggers without one of requests": Case(
+        "logconfig_dict = {'loggers': {}}\naccesslog = '-'\nlogconfig = 'logging.ini'",
+        "shop:app",
+        {**SYNC, "access_log": "-"},
     ),
     "an empty log configuration": Case("logconfig_dict = {}\nlogconfig = None", "shop:app", SYNC),
     "the service of a distribution": Case(
@@ -332,6 +339,13 @@ def test_what_proxies_say_is_told_whole(folder: Path) -> None:
     assert told("").endswith("where gunicorn leaves the proxy's")
     assert told("forwarded_allow_ips = '10.0.0.1'").endswith("reach the application unless PREFORK_FORWARDED=keep")
     assert told("forwarded_allow_ips = '*'").endswith("so name the proxies, or private")
+
+
+def test_a_dictionary_for_logging_stands_over_gunicorn_s_own(folder: Path) -> None:
+    found = retold("shop:app", "logconfig_dict = {'loggers': {'a': {}}, 'version': 1}").logging
+    assert found is not None
+    assert (found["loggers"], sorted(found["handlers"])) == ({"a": {}}, ["console", "error_console"])
+    assert retold("shop:app", "logconfig_dict = {}").logging is None
 
 
 def test_each_value_has_its_origin(folder: Path) -> None:
@@ -496,7 +510,8 @@ def test_explain_writes_toml_that_is_ours_and_starts_nothing(
 
 
 def test_it_serves(tmp_path: Path) -> None:
-    (tmp_path / "shop.py").write_text(APPLICATION)
+    said = "import logging\nlogging.getLogger('gunicorn.error').info('said by a name of gunicorn\\'s')\n"
+    (tmp_path / "shop.py").write_text(APPLICATION + said)
     (tmp_path / "gunicorn.conf.py").write_text(
         textwrap.dedent(
             """
@@ -520,6 +535,7 @@ def test_it_serves(tmp_path: Path) -> None:
             line for line in log.splitlines() if "gunicorn: spew = True (gunicorn.conf.py)" in line
         )
         assert "INFO" in next(line for line in log.splitlines() if "gunicorn: worker_tmp_dir = '/dev/shm'" in line)
+        assert "INFO" in next(line for line in log.splitlines() if "said by a name of gunicorn's" in line)
         assert server.stop() == 0
         assert f"pid {pid} of 1 is gone, shop:application" in server.log()
 
@@ -530,3 +546,6 @@ def test_what_gunicorn_checks_is_checked(folder: Path, capsys: pytest.CaptureFix
     assert "prefork: error: shop:app is an ASGI application; prefork asgi shop:app serves it" in capsys.readouterr().err
     assert main(["gunicorn", "--print-config", "-w", "2"]) == 0
     assert "workers = 2  # --workers" in capsys.readouterr().out
+    (folder / "gunicorn.conf.py").write_text("logconfig_dict = {'handlers': {'a': {'class': 'no.such'}}}\n")
+    assert main(["gunicorn", "shop:app", "--check-config"]) == 2
+    assert "error: logconfig: the dictionary can't be used: Unable to configure handler" in capsys.readouterr().err

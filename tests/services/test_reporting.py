@@ -350,6 +350,48 @@ def test_forms_of_a_file(tmp_path: Path, name: str, text: str) -> None:
     assert (tmp_path / "conf.log").read_text() == "hello\nfrom below\n"
 
 
+OF_GUNICORN = """
+[handlers.log]
+class = "logging.FileHandler"
+filename = "conf.log"
+[handlers.requests]
+class = "logging.FileHandler"
+filename = "requests.log"
+[loggers]
+"gunicorn.error" = {handlers = ["log"], propagate = false}
+"gunicorn.access" = {handlers = ["requests"], propagate = false}
+"""
+LENDS = """
+import logging, sys
+from prefork.config.settings import Settings
+from prefork.services import configured, log
+configured.configure_log(Settings(log_level="warning"))
+log.lend("gunicorn.error")
+theirs, shop = logging.getLogger("gunicorn.error"), logging.getLogger("shop")
+shop.handlers, shop.level = theirs.handlers, theirs.level  # as applications have it
+theirs.warning("by its name")
+shop.warning("by its handlers")
+shop.info("less than is wanted")
+"""
+
+
+def test_a_file_for_gunicorn(tmp_path: Path) -> None:
+    (tmp_path / "log.toml").write_text(OF_GUNICORN)
+    done = run_program(USES + 'logging.getLogger("prefork.access").info("GET /")\n', "log.toml", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "conf.log").read_text() == "hello\nfrom below\n"
+    assert (tmp_path / "requests.log").read_text() == "GET /\n"
+
+
+def test_the_log_by_the_name_that_gunicorn_has_for_it() -> None:
+    done = run_program(LENDS)
+    assert done.returncode == 0
+    assert [line.split(maxsplit=3)[1::2] for line in done.stderr.splitlines()] == [
+        ["WARNING", "by its name"],
+        ["WARNING", "by its handlers"],
+    ]
+
+
 ROTATES = (
     USES
     + """
