@@ -14,6 +14,7 @@ import functools
 import importlib
 import shlex
 import sys
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
 
@@ -32,6 +33,7 @@ ARGUMENTS: Final = "GUNICORN_CMD_ARGS"
 DEFAULT_FILE: Final = "gunicorn.conf.py"
 
 _OWN: Final = ("explain", "help")
+_CONFIG: Final = "__config__"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -227,12 +229,14 @@ def _executed(name: str) -> dict[str, Any]:
     except OSError as error:
         raise SettingsError(f"config: {name!r} can't be read: {told(error, READABLE)}") from None
     _on_the_path(os.getcwd())
-    namespace: dict[str, Any] = {"__name__": "__config__", "__file__": path, "__builtins__": __builtins__}
+    # A module that is there, as with gunicorn: dataclasses, for one, look up what an annotation names (PEP 563).
+    module = sys.modules[_CONFIG] = types.ModuleType(_CONFIG)
+    module.__file__ = path
     try:
-        exec(compile(source, path, "exec"), namespace)
+        exec(compile(source, path, "exec"), vars(module))
     except (Exception, SystemExit) as error:  # the operator's code, whatever it raises
         raise _failed(name, error) from error
-    return namespace
+    return vars(module)
 
 
 def _on_the_path(folder: str) -> None:
@@ -245,7 +249,7 @@ def _failed(name: str, error: BaseException) -> SettingsError:
     line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None
     traceback = error.__traceback__
     while line is None and traceback is not None:
-        if traceback.tb_frame.f_globals.get("__name__") == "__config__":
+        if traceback.tb_frame.f_globals.get("__name__") == _CONFIG:
             line = traceback.tb_lineno
         traceback = traceback.tb_next
     place = f"{name}:{line}" if line else name

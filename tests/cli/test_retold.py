@@ -408,6 +408,22 @@ def test_the_file_may_import_what_lies_beside_it(folder: Path) -> None:
     assert retold("shop:app -c python:sizes_of_shop", "workers = 3").values["workers"].value == 1
 
 
+def test_the_file_is_a_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "__config__", sys)  # so that it is as before afterwards
+    file = """
+        from __future__ import annotations
+        import sys
+        from dataclasses import dataclass
+
+        @dataclass
+        class Sizes:
+            many: int = 7
+
+        workers = Sizes().many if sys.modules[__name__].Sizes is Sizes else 0
+        """
+    assert retold("shop:app", file).values["workers"].value == 7
+
+
 @pytest.mark.parametrize(
     ("text", "ours"),
     [
