@@ -33,6 +33,8 @@ class CommandParser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        # CPython 3.14 colours a help by itself; `write` escapes what would move a cursor, and completion reads it.
+        self.color = False
         self.add_argument(
             "--control",
             metavar="PATH",

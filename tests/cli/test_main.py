@@ -16,6 +16,7 @@ import pytest
 
 import prefork
 from prefork.cli import main as cli
+from prefork.cli.commands import CommandParser
 from prefork.config import settings
 from prefork.config.fields import GROUPS
 from prefork.testing import call_until, request, running_target
@@ -101,6 +102,14 @@ def test_every_command_can_be_found() -> None:
 def test_the_help_fits_the_terminal(columns: str, width: int) -> None:
     body = run("serve", "--help", COLUMNS=columns).stdout.partition("Signals to the master")[0]
     assert max(map(len, body.splitlines())) <= width
+
+
+def test_no_help_is_coloured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As argparse of CPython 3.14 has it at a terminal, or where this variable asks for it."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert cli.main(["status", "--help"]) == 0
+    assert "x1b" not in capsys.readouterr().out
+    assert CommandParser("status", "").color is False
 
 
 def test_the_help_tells_of_every_setting() -> None:
