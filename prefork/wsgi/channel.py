@@ -47,6 +47,7 @@ _TCP_LAST_RECEIVED_AT: Final = 52
 _TCP_ESTABLISHED: Final = 1
 _TCP_CLOSE_WAIT: Final = 8
 _HALF_CLOSE_MS: Final = 100
+_RESET, _NO_RESET = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 
 
 class Pace(Record):
@@ -276,9 +277,17 @@ class Channel:
         ours.take(self._connection)
 
     def abort(self) -> None:
-        """Let the coming close send RST, so that a response cut short is not taken for a whole one (SO_LINGER)."""
+        """Close at once, by RST, so that a response cut short is not taken for a whole one.
+
+        Here, because whoever closes it later may end it for copies first (shutdown(2)): that sends FIN.
+        """
         self.gone = True
-        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.reset_on_close(True)
+        self._connection.close()
+
+    def reset_on_close(self, on: bool) -> None:
+        """Have any close send RST in place of FIN (SO_LINGER, socket(7)), the kernel's at this process's death too."""
+        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET if on else _NO_RESET)
 
     def close(self) -> None:
         """Release what this object added to the socket; a plain connection has nothing of the kind."""

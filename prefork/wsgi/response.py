@@ -100,7 +100,7 @@ class Response:
 
     @property
     def cut(self) -> bool:
-        """Whether it was cut short and the end of the connection is what ends the body, so that it would look whole."""
+        """Whether it has begun and not ended, and the end of the connection is what ends it: it would look whole."""
         return self.begun and not self.whole and not self._mute and not self._chunked and self._length is None
 
     def field(self, name: str) -> str | None:
@@ -246,6 +246,7 @@ class Response:
             self._send_piece(head, data, more=known is not None and not self._channel.keep)
         elif head:
             self._channel.send(head)
+            self.whole = True
 
     def _send_piece(self, head: bytes, data: bytes, *, more: bool) -> None:
         piece = data
@@ -281,6 +282,8 @@ class Response:
             self._channel.send(self._head(0))
         elif self._chunked:
             self._channel.send(b"0\r\n\r\n")
+        elif self.cut:
+            self._channel.reset_on_close(False)  # now its end says that it is whole
         if self._left and not self._mute:
             raise ValueError(f"the response is shorter than its Content-Length, by {self._left} bytes")
 
@@ -308,6 +311,8 @@ class Response:
         else:  # among others where the end of the connection is what ends the body
             channel.keep = False
             end = _CLOSE
+            if self.cut:
+                channel.reset_on_close(True)  # whatever it is that comes between, this process's death too
         return b"%b%b%b%b" % (self._lines, framing, b"" if self._dated else date_line(), end)
 
     def _send_blocks(self, wrapper: Iterable[bytes]) -> None:

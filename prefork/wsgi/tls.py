@@ -110,11 +110,6 @@ class TLSChannel(Channel):
         """Whether something waits that was received, and that the socket will not show again."""
         return bool(self.rest) or self._tls.pending() > 0
 
-    def abort(self) -> None:
-        """Close at once, by RST, and without the close_notify that would call a response whole."""
-        super().abort()
-        self._tls.close()
-
     def close(self) -> None:
         """Tell the client that this is the end and no cut, and close."""
         close_secured(self._tls, whole=True)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from prefork.system.forks import end_for_all
+from prefork.system.peer import format_peer
 from prefork.testing.client import connect
 from prefork.testing.server import Server
 from prefork.wsgi.channel import Channel, Pace
@@ -243,6 +245,25 @@ def test_a_failure_after_the_first_piece_cuts_the_response() -> None:
             with pytest.raises(ConnectionResetError):
                 read_all(client)
         assert server.log().count("the iterable was closed") == 3
+
+
+def test_a_cut_answer_is_reset_though_others_may_have_copies_of_its_connection() -> None:
+    """As after a fork of the application's: who closes it ends it for them."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, connect(format_peer(listener.getsockname())) as client:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"cut")
+            Channel(connection, Pace()).abort()
+            end_for_all(connection)
+        with pytest.raises(ConnectionResetError):
+            read_all(client)
+
+
+def test_a_worker_that_dies_leaves_no_answer_that_looks_whole() -> None:
+    with serving("dies", validate=False) as server, connect(server.address, timeout=WITHIN) as client:
+        client.sendall(_one_dot_zero())
+        with pytest.raises(ConnectionResetError):
+            read_all(client)
 
 
 def test_an_application_that_leaves_nothing_of_the_environ() -> None:

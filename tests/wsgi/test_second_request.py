@@ -163,6 +163,18 @@ def test_what_fails_within_an_answer_ends_the_connection() -> None:
     gateway.close()
 
 
+@pytest.mark.parametrize("status", ["200 OK", "204 No Content", "304 Not Modified"])
+def test_what_fails_behind_the_head_of_an_answer_without_a_body(status: str) -> None:
+    def app(_: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response(status, [])(b"hello")
+        raise ValueError("behind the head")
+
+    gateway = Gateway(app, OPTIONS, keepalive=75.0)
+    found = answers(gateway, get("/", method="HEAD") * 2)
+    assert [answer[9:12] for answer in found] == [status[:3].encode()] * 2
+    gateway.close()
+
+
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 def test_nothing_is_written_behind_an_answer(version: str) -> None:
     """It would be taken for the beginning of the next."""

@@ -9,6 +9,7 @@ import importlib
 import io
 import json
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -124,6 +125,12 @@ def pieces(environ: Environ, start: Start) -> Iterator[bytes]:
     yield b""
     yield b"two,"
     yield b"x" * 100_000
+
+
+def dies(environ: Environ, start: Start) -> Iterator[bytes]:
+    start("200 OK", [TEXT])
+    yield b"begun,"
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def nothing(environ: Environ, start: Start) -> list[bytes]:
