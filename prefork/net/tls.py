@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,7 @@ DEPARTED: Final = "the client has gone"
 _RECORD: Final = b"\x16"
 _CLIENT_HELLO: Final = b"\x01"
 _BEGINNING: Final = 6
+_SOURCE: Final = re.compile(r"^\[[A-Z0-9_: ]+\] | \(_ssl\.c:[0-9]+\)$")
 
 
 class TLSOptions(Protocol):
@@ -162,11 +164,11 @@ def reason(error: Exception) -> str:
     said = getattr(error, "reason", None)
     if isinstance(said, str) and said:
         return said.lower().replace("_", " ")
-    return getattr(error, "strerror", None) or str(error)
+    return _SOURCE.sub("", getattr(error, "strerror", None) or str(error))
 
 
 def _told(error: Exception, otherwise: str) -> str:
-    if isinstance(error, OSError) and not getattr(error, "reason", None):
+    if isinstance(error, OSError) and not hasattr(error, "reason"):  # as OpenSSL's have, be it None
         return told(error, otherwise)
     return f"{reason(error)}; {otherwise}"
 

@@ -21,6 +21,7 @@ from prefork.wsgi.refusal import RequestError
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,15}")
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]++)(.*+)", re.DOTALL)
+_AT_ONCE: Final = 1 << 18  # bytes; memory for all that is asked for is taken at each receive, however little comes
 _DIGITS: Final = 15  # of a chunk's size, leading zeros aside: more bytes than anybody stores
 # RFC 9112, 7.1.1, with RFC 9110, 5.6.2 to 5.6.4; each part takes what it can and gives nothing back.
 _EXTENSIONS: Final = re.compile(
@@ -82,7 +83,7 @@ class Body(io.RawIOBase):
         if self._expected:
             self._expected = False
             self._channel.send(_CONTINUE)
-        data = self._channel.receive(size)
+        data = self._channel.receive(min(size, _AT_ONCE))
         self._channel.progress()
         if not data:
             raise RequestError(400, "the request ended within its body")

@@ -45,6 +45,7 @@ _TCP_INFO_BYTES: Final = 60
 _TCP_LAST_RECEIVED: Final = struct.Struct("=II")
 _TCP_LAST_RECEIVED_AT: Final = 52
 _TCP_ESTABLISHED: Final = 1
+_TCP_SYN_RECV: Final = 3
 _TCP_CLOSE_WAIT: Final = 8
 _HALF_CLOSE_MS: Final = 100
 _RESET, _NO_RESET = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
@@ -242,7 +243,7 @@ class Channel:
         if state == _TCP_ESTABLISHED:
             return False
         if state != _TCP_CLOSE_WAIT:
-            return True
+            return state != _TCP_SYN_RECV  # with fast_open a request is here before its handshake is done
         # Who ends his side together with the request is there: that saves the question.
         return data_ms - segment_ms > _HALF_CLOSE_MS and self._abandoned()
 

@@ -273,7 +273,8 @@ class Gateway:
                 peer = peer or ELSEWHERE
         channel.standing = self._standing(peer)
         if not self._named:
-            environ |= server_name(connection.getsockname(), tls=self._tls is not None)
+            own = channel.secured or connection  # whose descriptor the other has taken
+            environ |= server_name(own.getsockname(), tls=self._tls is not None)
         return channel
 
     def _before_keys(self, connection: socket.socket) -> int:

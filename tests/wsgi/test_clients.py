@@ -6,6 +6,8 @@ import contextlib
 import io
 import socket
 import struct
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -23,6 +25,7 @@ from prefork.wsgi.channel import Channel, Pace
 from prefork.wsgi.options import WSGIOptions
 from prefork.wsgi.parser import CHUNKED as CHUNKED_BODY
 from tests.support.wsgi.harness import (
+    ROOT,
     WITHIN,
     Reply,
     Steadiness,
@@ -297,6 +300,38 @@ def test_who_reset_the_connection_is_skipped(fifo: str) -> None:
         assert ask(server, get("/last")).body == b"told"
         assert "application ran: /gone" not in server.log()
         assert_clean(server)
+
+
+_FAST_OPEN = """
+import socket, sys
+from pathlib import Path
+from prefork.net import bpf
+from prefork.wsgi.channel import Channel, Pace
+
+TCP_SYN_RECV, SO_ATTACH_FILTER, ALL_WITHOUT_COOKIES = 3, 26, 0x607
+Path("/proc/sys/net/ipv4/tcp_fastopen").write_text(str(ALL_WITHOUT_COOKIES))
+with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 5)
+    client.setblocking(False)
+    bpf.attach(client, SO_ATTACH_FILTER, ((bpf.RETURN, 0, 0, 0),))  # it hears nothing, so it acknowledges nothing
+    client.sendto(b"request", socket.MSG_FASTOPEN, listener.getsockname())
+    connection, _ = listener.accept()
+    with connection:
+        channel = Channel(connection, Pace())
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_SYN_RECV
+        assert channel.receive(100) == b"request"
+        print("gone" if channel.hung_up() else "there")
+"""
+
+
+def test_a_request_that_came_before_its_handshake_was_done() -> None:
+    """With ``fast_open``: the last segment of the handshake may be as far away as its client."""
+    network = ["unshare", "--user", "--map-root-user", "--net"]
+    if subprocess.run([*network, "ip", "link", "set", "lo", "up"], capture_output=True, check=False).returncode:
+        pytest.skip("this system lets nobody here make networks (unshare(1), ip(8))")
+    command = [*network, "sh", "-c", 'ip link set lo up && exec "$0" -c "$1"', sys.executable, _FAST_OPEN]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=WITHIN, cwd=ROOT)
+    assert (found.stdout, found.returncode) == ("there\n", 0), found.stderr
 
 
 def test_a_second_request_on_the_connection_does_not_cost_the_first_answer(fifo: str) -> None:

@@ -71,6 +71,15 @@ def test_environ(show: Server) -> None:
     assert "SSL_CLIENT_VERIFY" not in environ
 
 
+def test_a_listener_on_every_address() -> None:
+    """Which of them a client has come to is asked of each connection."""
+    with serving("show", options=KEYS, bind="0.0.0.0:0", named=False) as server:
+        _, _, port = server.address.rpartition(":")
+        environ = parse(exchange(server, get())).json()
+        assert (environ["SERVER_NAME"], environ["SERVER_PORT"]) == ("127.0.0.1", port)
+        assert_clean(server)
+
+
 def test_bodies_both_ways() -> None:
     body = CONTENT * 8
     with serving("echo", options=KEYS) as server:
