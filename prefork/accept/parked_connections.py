@@ -133,7 +133,8 @@ class ParkedConnections:
         self.turn: OrderedDict[int, ParkedConnection] = OrderedDict()
         self.seconds = settings.keepalive
         self._requests = settings.keepalive_requests
-        self.most = settings.max_parked or max(1, nofile() // _SHARE)
+        self._max_parked = settings.max_parked
+        self.most = self._limit()
         self._again = self._ghosts = False
         self._due = 0.0
         self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
@@ -220,7 +221,10 @@ class ParkedConnections:
                 self.forget(one)
                 return False
             if len(members) >= self.most and fd not in members:
-                self.evict(len(members) - self.most + 1)
+                # The limit of descriptors may be another one by now: a worker's is its master's of that moment.
+                self.most = self._limit()
+                if len(members) >= self.most:
+                    self.evict(len(members) - self.most + 1)
             while not _watch(self._epoll, fd):
                 if not self.evict(1):
                     self.forget(one)
@@ -233,6 +237,9 @@ class ParkedConnections:
             self.turn[fd] = one
         one.since = time.monotonic()
         return True
+
+    def _limit(self) -> int:
+        return self._max_parked or max(1, nofile() // _SHARE)
 
     def look_away(self, one: ParkedConnection) -> None:
         """Wait no more for this one, until it is parked again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import struct
@@ -20,7 +21,8 @@ from prefork.accept.parking_thread import ParkingThread
 from prefork.accept.return_queue import AT_ONCE, ReturnQueue
 from prefork.config.settings import Settings
 from prefork.net.proxy_protocol import read_header
-from prefork.testing import call_until, connect
+from prefork.scoreboard.layout import EVICTED
+from prefork.testing import connect
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import freeze, limited_descriptors, thaw
 from tests.support.proxy_headers import inet, tlv, v2
@@ -82,6 +84,28 @@ def test_what_a_proxy_has_said_goes_with_a_connection(queue: ReturnQueue, listen
         one.connection.close()
     for one in taken:
         one.connection.close()
+
+
+def test_a_limit_of_descriptors_that_has_been_raised_since_counts(listener: socket.socket) -> None:
+    """A worker that is forked while its master has few has few at first."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    words = memoryview(array("q", bytes(8 * 256)))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 2, hard))
+    try:
+        parking = ParkedConnections(Settings(keepalive=60), words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    few = (free + 2) // 2
+    assert parking.most == few
+    with contextlib.ExitStack() as stack:
+        for _ in range(few + 5):
+            client, one = pair(listener)
+            stack.enter_context(client)
+            stack.enter_context(one.connection)
+            assert parking.admit(one)
+        assert (len(parking), words[EVICTED]) == (few + 5, 0)
 
 
 def test_who_is_closed_while_somebody_else_looks_is_no_error(listener: socket.socket) -> None:
@@ -293,34 +317,36 @@ def test_at_the_limit_of_descriptors_only_the_silent_are_closed(prefork_server: 
     """recvmsg(2) closes what it finds no descriptors for, and who is closed to make room for others may be speaking."""
     server = prefork_server("counting:Counting", app_dir=APPS, workers=2, keepalive=60, control="off")
     with contextlib.ExitStack() as stack:
-        clients: list[socket.socket] = []
-        served: dict[int, list[socket.socket]] = {}
-
-        def come() -> None:
-            client = stack.enter_context(connect(server.address))
-            client.sendall(b"next\n")
-            served.setdefault(int(client.recv(100).split()[1]), []).append(client)
-            clients.append(client)
-
-        for _ in range(40):
-            come()
-        call_until(come, lambda _: len(served) == 2, message="each worker to keep some")
+        clients = [stack.enter_context(connect(server.address)) for _ in range(40)]
         stays, leaves = server.workers()  # the master's children, the eldest first, and the last slot goes first
+
+        def kept_by_who_leaves() -> list[socket.socket]:
+            """Where each is may change: who keeps more passes some on."""
+            for client in clients:
+                client.sendall(b"next\n")
+            return [client for client in clients if int(client.recv(100).split()[1]) == leaves]
+
+        while not 0 < len(few := kept_by_who_leaves()) <= AT_ONCE // 2:  # those go in one message of the queue
+            for client in few[AT_ONCE // 2 :]:
+                clients.remove(client)
+                client.close()
+            if not few:
+                clients.append(stack.enter_context(connect(server.address)))
         freeze([stays])
         server.signal(signal.SIGTTOU)
         server.wait_for(lambda: server.workers() == [stays])  # and all that it had is in the queue
-        for client in served[leaves]:
+        for client in few:
             client.sendall(b"next\n")
         # Not the lowest that is free: it has shared some, and numbers above the limit are of no use when they are free.
         with limited_descriptors([stays], 1 + max(map(int, os.listdir(f"/proc/{stays}/fd")))):
             thaw([stays])
-            for client in served[leaves]:
-                assert client.recv(100).split() == [b"2", b"%d" % stays]
+            for client in few:
+                assert int(client.recv(100).split()[1]) == stays
         for client in clients:
             with contextlib.suppress(ConnectionError):
                 client.sendall(b"next\n")
         left = [client for client in clients if said(client)]
-        assert len(left) >= len(clients) - len(served[leaves]) - AT_ONCE
+        assert len(left) >= len(clients) - len(few) - AT_ONCE
 
 
 def said(client: socket.socket) -> bytes:
