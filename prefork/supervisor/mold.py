@@ -95,11 +95,25 @@ class MoldStart(NamedTuple):
 
 
 class _Signals:
-    """What signals mean to a mold: an order to leave ends a load, and nothing else does anything."""
+    """What signals mean to a mold: an order to leave ends a load, and nothing else does anything.
+
+    One that comes before the load ends it as it begins: what is the server's own until then is not broken off, for some
+    of it outlives whatever is raised there.
+    """
 
     def __init__(self) -> None:
-        self.loading = True
+        self.loading = self._ordered_before = False
         self.pid = os.getpid()
+
+    def begin_loading(self) -> None:
+        """The application's code is next.
+
+        Raises:
+            OrderedEndError: there is an order to leave.
+        """
+        self.loading = True
+        if self._ordered_before:
+            ending.break_off()
 
     @property
     def dispositions(self) -> signals.Dispositions:
@@ -107,8 +121,11 @@ class _Signals:
         return signals.of_worker({signals.WAKE_UP: self._ordered})
 
     def _ordered(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a handler is given both
-        if self.loading and os.getpid() == self.pid:
+        if os.getpid() != self.pid:
+            return
+        if self.loading:
             ending.break_off()
+        self._ordered_before = True
 
 
 class _ForksOfLoad:
@@ -174,6 +191,7 @@ def live_as_mold(start: MoldStart, private: process.Runs) -> int:
         signals.become_worker(meanings.dispositions)
         gc.enable()
         drill(common.settings, start.held)
+        meanings.begin_loading()
         build = start.load()
         if not HERE.foreign:
             code = _census(start.repeat.code)

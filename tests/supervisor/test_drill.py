@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
+
 from tests.support.programs import facts
 
 PROGRAM = """
@@ -75,3 +77,48 @@ def test_threads_are_not_drilled() -> None:
     found = drilled(100, keepalive=5, threads=2)
     assert found["same"]
     assert "Worker._accepted" in found["not"]
+
+
+ORDERED = """
+import contextlib, json, os, sys
+from prefork.config.settings import Settings
+from prefork.supervisor import resources
+from prefork.supervisor.drill import drill
+from prefork.supervisor.mold import _Signals
+from prefork.system import ending, signals
+from prefork.system.descriptors import descriptors
+
+settings = Settings.of({"bind": ["127.0.0.1:0"], "keepalive": int(sys.argv[1])})
+found = []
+with contextlib.ExitStack() as stack:
+    held = resources.make(settings, os.getcwd(), 2, 4, stack)
+    before = descriptors()
+    for moment in range(0, 2000, 97):
+        meanings = _Signals()
+        signals.become_worker(meanings.dispositions)
+        calls = 0
+
+        def order(frame, event, arg):
+            global calls
+            calls += 1
+            if calls == moment:
+                os.kill(os.getpid(), signals.WAKE_UP)
+
+        sys.setprofile(order)
+        drill(settings, held)
+        sys.setprofile(None)
+        try:
+            meanings.begin_loading()
+        except ending.OrderedEndError:
+            found.append(moment)
+        assert descriptors() == before
+print(json.dumps([found, calls]))
+"""
+
+
+@pytest.mark.parametrize("keepalive", [0, 5])
+def test_an_order_to_leave_meanwhile_is_obeyed_when_the_application_would_be_loaded(keepalive: int) -> None:
+    """What is drilled outlives whatever is raised in it, as a worker does."""
+    found, calls = facts(ORDERED, str(keepalive))
+    assert calls > 2000
+    assert found == [*range(97, 2000, 97)]
