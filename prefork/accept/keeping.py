@@ -18,7 +18,14 @@ class Keeping:
     _given: WorkerContext
     _parking: ParkedConnections | None = None
 
-    def park(self, connection: socket.socket, address: Any, state: bytes = b"", *, ready: bool = False) -> bool:
+    def park(
+        self,
+        connection: socket.socket,
+        address: Any,
+        state: bytes | bytearray | memoryview = b"",
+        *,
+        ready: bool = False,
+    ) -> bool:
         """Keep the connection in hand after :meth:`handle` has returned, instead of closing it.
 
         It belongs to the server then. When its client speaks, :meth:`handle` is called with it again, in this worker or
@@ -34,12 +41,16 @@ class Keeping:
         Returns:
             Whether it is kept. If not, it is closed as always: ``keepalive`` is 0, the server stops, the connection has
             brought ``keepalive_requests``, or TLS is spoken on it, which knows one process alone.
+
+        Raises:
+            TypeError: ``state`` is nothing of the kind, and could not be passed on.
         """
+        told = state if type(state) is bytes else bytes(memoryview(state))
         if self._parking is None or (self.handshakes and self._given.tls is not None):
             return False
         if HERE.copied and self._given.offspring.keeps:
             return False  # a process that the handler has forked has it, too
-        return not self._parking.last() and self._parking.park(connection, address, state, ready=ready)
+        return not self._parking.last() and self._parking.park(connection, address, told, ready=ready)
 
     @property
     def parked(self) -> ParkedConnection | None:

@@ -52,7 +52,8 @@ class AiohttpWorker(AsyncioWorker):
             application = await application
         options = self.options
         tls = options.pop("ssl_context", None)
-        application.middlewares.insert(0, web.middleware(_contained))
+        if not application.frozen:
+            application.middlewares.insert(0, web.middleware(_contained))
         with self.options_tried():
             self._runner_of_sites = web.AppRunner(application, **options)
         await self._runner_of_sites.setup()

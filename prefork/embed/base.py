@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
 
+from prefork.accept.offspring import leave
 from prefork.config import target
 from prefork.config.settings import Settings
 from prefork.embed.connections import Connections
@@ -22,6 +24,7 @@ from prefork.errors import PreforkError, SettingsError, TargetError, did_you_mea
 from prefork.scoreboard.layout import Readiness
 from prefork.system import limits
 from prefork.system.natives import os, socket
+from prefork.system.throttle import Throttle
 from prefork.worker import Worker
 
 NO_OPTIONS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -67,6 +70,7 @@ class Embedded(Worker):
     one_address: ClassVar[bool] = False
     needs: ClassVar[tuple[str, str]] = ("", "")
     connections: Connections
+    _throttle: Throttle | None = None
 
     @classmethod
     def of(cls, application: object, options: Mapping[str, Any]) -> type[Self]:
@@ -141,6 +145,19 @@ class Embedded(Worker):
             said = ", ".join(f"{name}={value!r}" for name, value in meant or given)
             told = f"worker_options: {self.server} can't be made with {said}: {why}; correct it"
             raise SettingsError(told) from error
+
+    def outlive(self, error: BaseException) -> None:
+        """Something of the application's that is no request has ended the loop: to be run on until we are replaced.
+
+        Args:
+            error: SystemExit or KeyboardInterrupt; a process that was forked ends by it.
+        """
+        leave(error)
+        kind = type(error).__name__
+        self._throttle = self._throttle or Throttle(self.log)
+        told = "%s was raised in the loop; this worker serves on until it is replaced"
+        self._throttle.tell(logging.ERROR, kind, told, kind, error=error)
+        self.recycle()
 
     def _check_options(self) -> None:
         if not self.given.options:

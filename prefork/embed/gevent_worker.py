@@ -79,7 +79,12 @@ class GeventWorker(Embedded):
         self._mark()
         for server in self._servers:
             server.start()
-        self.installed("gevent.socket").wait_read(self.stop_fd)
+        wait_read = self.installed("gevent.socket").wait_read
+        while not self.stopping:
+            try:
+                wait_read(self.stop_fd)
+            except (SystemExit, KeyboardInterrupt) as error:  # of a greenlet that is no request's
+                self.outlive(error)
         for waiting in (self.connections.unread, self.connections.hang_up):
             for pause in waiting():
                 self._gevent.sleep(pause)

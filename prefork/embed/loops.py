@@ -10,7 +10,6 @@ import asyncio
 import collections
 import functools
 import importlib.util
-import logging
 import selectors
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -23,7 +22,6 @@ from prefork.embed.base import Embedded
 from prefork.errors import TargetError
 from prefork.net.proxy_reader import ProxiedSocket
 from prefork.system.natives import socket, threading
-from prefork.system.throttle import Throttle
 
 BEATS = 4
 """Under uvloop: how many times in ``timeout`` seconds a loop says that it lives."""
@@ -64,7 +62,6 @@ class AsyncioWorker(Embedded):
         there is not to be lost: it is run on, until there is a replacement.
         """
         serving = self._runner.get_loop().create_task(self.serve())
-        throttle = Throttle(self.log)
         while True:
             try:
                 self._runner.run(_end_of(serving))
@@ -73,9 +70,7 @@ class AsyncioWorker(Embedded):
                 leave(error)
                 if serving.done():
                     break
-                kind = type(error).__name__
-                throttle.tell(logging.ERROR, kind, "a task has raised %s: this worker is replaced", kind, error=error)
-                self.recycle()
+                self.outlive(error)
         serving.result()
 
     def exit(self) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from prefork.accept.keepalive_acceptor import KeepaliveAcceptor
+from prefork.accept.keeping import Keeping
 from prefork.accept.laned_parking import LanedParking
 from prefork.accept.parked_connections import NEW, ParkedConnection, ParkedConnections
 from prefork.accept.parking_thread import ParkingThread
@@ -206,6 +207,22 @@ def test_who_begins_anew_is_not_stuck(listener: socket.socket) -> None:
         thread.began, thread.active, parking.in_hand = 12345, True, one
         assert next(acceptor.connections()) == (one.connection, one.address)
         assert (thread.began, thread.active) == (0, False)
+
+
+def test_state_that_can_not_be_passed_on_is_refused_at_once(listener: socket.socket) -> None:
+    class Kept(Keeping):
+        handshakes = False
+
+    kept, (client, one) = Kept(), pair(listener)
+    parking = kept._parking = ParkedConnections(Settings(keepalive=60), memoryview(array("q", bytes(8 * 256))))
+    with client, one.connection:
+        parking.in_hand = NEW
+        with pytest.raises(TypeError):
+            kept.park(one.connection, one.address, "a text")  # type: ignore[arg-type]  # what users do
+        state = bytearray(b"x")
+        assert kept.park(one.connection, one.address, state)
+        state += b"y"
+        assert parking.in_hand.state == b"x"
 
 
 @pytest.mark.parametrize("ready", [False, True])

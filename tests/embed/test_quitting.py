@@ -12,7 +12,7 @@ import pytest
 from prefork.embed.marks import Marked, Quit, among_others, contained_asgi
 from prefork.testing import connect, request
 from prefork.testing.plugin import ServerFactory
-from tests.support.embed.servers import Subject, each, serve_app
+from tests.support.embed.servers import SUBJECTS, Subject, each, serve_app
 
 ANSWERED = ("wsgiref", "werkzeug", "waitress", "cheroot", "bjoern", "gevent", "uvicorn", "hypercorn", "aiohttp")
 """Those who are told of a request that fails; to others a connection is all there is."""
@@ -83,4 +83,18 @@ def test_others_are_answered_and_the_worker_lives(prefork_server: ServerFactory,
         server.wait_for(lambda: len(server.workers()) == 1 and server.workers() != before)
     else:
         assert server.workers() == before
+    assert server.stop() == 0
+
+
+@each(subject for subject in SUBJECTS if subject.name in {"gevent", "asyncio"})
+def test_what_quits_beside_requests_has_the_worker_replaced(prefork_server: ServerFactory, subject: Subject) -> None:
+    server = serve_app(prefork_server, f"quitting:{subject.name}", workers=1)
+    before = server.workers()
+    with connect(server.address) as slow, connect(server.address) as quitter:
+        slow.sendall(SLOW)
+        quitter.sendall(QUITS.replace(b"quit", b"beside"))
+        assert b" 200 " in quitter.recv(4096)
+        assert b" 200 " in slow.recv(4096)
+    server.wait_for(lambda: len(server.workers()) == 1 and server.workers() != before)
+    assert "SystemExit was raised in the loop" in server.log()
     assert server.stop() == 0

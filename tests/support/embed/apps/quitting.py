@@ -1,9 +1,13 @@
-"""The examples' servers with an application that calls sys.exit for ``?quit``: ``quitting:uvicorn`` and so on."""
+"""The examples' servers with an application that calls sys.exit for ``?quit``: ``quitting:uvicorn`` and so on.
+
+For ``?beside`` that is done by something of the application's that is no request.
+"""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from asyncio import get_running_loop
 from typing import Any
 
 import application  # type: ignore[import-not-found]  # on PYTHONPATH when this is served
@@ -15,7 +19,17 @@ def seconds(query: str) -> float:
     """Quit, or say what the query asks to wait."""
     if "quit" in query:
         sys.exit(3)
+    if "beside" in query:
+        beside()
     return float(_seconds(query))
+
+
+def beside() -> None:
+    """Have the loop quit."""
+    try:
+        get_running_loop().call_soon(sys.exit, 3)
+    except RuntimeError:
+        importlib.import_module("gevent").spawn(sys.exit, 3)
 
 
 application.seconds = seconds
