@@ -21,6 +21,7 @@ shared; it has to be imported before the first is made, which the setting sees t
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -198,7 +199,11 @@ def metrics_of(counted: Iterable[Counted]) -> list[Metric]:
         name = ValueName.read(one.name)
         if name is None:
             continue
-        found.setdefault(name.metric, Metric(name.metric, name.help, name.type))
+        if name.metric not in found:
+            try:
+                found[name.metric] = Metric(name.metric, name.help, name.type)
+            except ValueError:
+                continue
         labels = name.labels if name.how != OF_EACH else {**name.labels, "pid": str(name.pid or one.pid)}
         key = name.name, tuple(sorted(labels.items()))
         values, value = sums[name.metric], (one.value, one.at)
@@ -214,7 +219,9 @@ def _fill(metric: Metric, samples: Mapping[tuple[str, Labels], float]) -> None:
     for (name, labels), value in samples.items():
         bound = dict(labels).get("le")
         if metric.type == "histogram" and bound is not None:
-            buckets[tuple(label for label in labels if label[0] != "le")][float(bound)] = value
+            with contextlib.suppress(ValueError):
+                edge = float(bound)
+                buckets[tuple(label for label in labels if label[0] != "le")][edge] = value
         else:
             metric.add_sample(name, dict(labels), value)
     for labels, values in buckets.items():

@@ -474,12 +474,12 @@ class Worker(WorkerFacts, WorkerMarks, Dialogue, Keeping):
         if self._acceptor is not None:
             self._acceptor.obey()
         eventfd_write(entry.stop_fd, 1)
-        self._run_callbacks()
         entry.say_state(_STOPPING)
+        self._run_callbacks()  # last: one may end the application's loop by an exception
 
     def _run_callbacks(self) -> None:
         while self._callbacks:
-            callback = self._callbacks.pop(0)
+            callback, *self._callbacks = self._callbacks  # no call: a greater order may come in it, and take them all
             try:
                 callback()
             except Exception:  # an exception here would fly out of a signal handler, anywhere

@@ -7,10 +7,15 @@ import os
 import re
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 
+import prefork
+from prefork.scoreboard.entry import Entry
+from prefork.scoreboard.events import EventsPipe
+from prefork.scoreboard.layout import Order, Scoreboard, State
 from prefork.testing import Load, Outcome, Server, burst, connect, request
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import frozen
@@ -682,3 +687,18 @@ except prefork.PreforkError as error:
     )
     assert server.stop() == 0
     assert told(server, "^REFUSED .*once.*")
+
+
+def test_an_order_counts_as_seen_whatever_is_to_be_called_for_it_raises() -> None:
+    """Else the master would wake the worker again and again."""
+    board, events = Scoreboard.create(1), EventsPipe()
+    worker = prefork.Worker()
+    entry = worker._entry = Entry(board, 0, events, go=-1, master=os.getppid())
+    entry.stop_fd = os.eventfd(0)
+    worker._callbacks = [sys.exit]
+    with pytest.raises(SystemExit):
+        worker._obey(Order.SEAL)
+    assert board.view(0).state is State.STOPPING
+    os.close(entry.stop_fd)
+    events.close()
+    board.close()

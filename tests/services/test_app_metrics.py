@@ -144,3 +144,21 @@ def test_who_counts_may_be_interrupted_by_who_counts() -> None:
         print(json.dumps([registry.get_sample_value(f"{name}_total") for name in ("outer", "inner")]))
         """
     assert facts(program) == [1, 1]
+
+
+def test_what_a_process_has_written_that_is_no_metric_costs_no_other() -> None:
+    program = """
+        import json
+        from prefork.prometheus import metrics_of
+        from prefork.scoreboard.app_metrics import Counted
+        from prefork.scoreboard.value_name import ValueName
+
+        names = [
+            ValueName("nothing", "", "first", "first", {}, ""),
+            ValueName("histogram", "", "second", "second_bucket", {"le": "wide"}, ""),
+            ValueName("gauge", "sum", "third", "third", {}, ""),
+        ]
+        found = metrics_of(Counted(name.text, 1, 1.5, 0.0) for name in names)
+        print(json.dumps([sample.value for metric in found for sample in metric.samples]))
+        """
+    assert facts(program) == [1.5]
