@@ -148,6 +148,10 @@ class LanedKeepaliveAcceptor(ForLanes, KeepaliveAcceptor):
         self.laned = LanedParking(given.settings, given.entry.words)
         return self.laned
 
+    def waiting(self) -> bool:
+        """As `ForLanes.waiting`, or to be taken out of the return queue."""
+        return super().waiting() or readable(self._queue.outward.fileno())
+
     def _serve(self) -> Iterator[Accepted]:
         parking, since, one_round = self.laned, 0, self._leaks.round
         kept, looks = len(parking), True

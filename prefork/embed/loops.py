@@ -11,7 +11,7 @@ import collections
 import functools
 import importlib.util
 import selectors
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -61,7 +61,7 @@ class AsyncioWorker(Embedded):
         A task that raises SystemExit or KeyboardInterrupt ends the run of a loop of asyncio, and what else is in hand
         there is not to be lost: it is run on, until there is a replacement.
         """
-        serving = self._runner.get_loop().create_task(self.serve())
+        serving = self._runner.run(_begun(self.serve()))
         while True:
             try:
                 self._runner.run(_end_of(serving))
@@ -151,6 +151,11 @@ def _end_loop(runner: asyncio.Runner, thread: int) -> None:
         ready = getattr(loop, "_ready", None)
         if isinstance(ready, collections.deque):
             ready.rotate(1)
+
+
+async def _begun(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task for it, with the context variables that the boot has set."""
+    return asyncio.create_task(coroutine)
 
 
 async def _end_of(task: asyncio.Task[None]) -> None:

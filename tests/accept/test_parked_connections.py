@@ -16,6 +16,7 @@ import pytest
 
 from prefork.accept.keepalive_acceptor import KeepaliveAcceptor
 from prefork.accept.keeping import Keeping
+from prefork.accept.laned_acceptor import LanedKeepaliveAcceptor
 from prefork.accept.laned_parking import LanedParking
 from prefork.accept.parked_connections import NEW, ParkedConnection, ParkedConnections
 from prefork.accept.parking_thread import ParkingThread
@@ -194,6 +195,20 @@ def test_a_number_whose_connection_was_closed_is_not_passed_on(queue: ReturnQueu
         assert taken.address == client.getsockname()
         taken.connection.close()
         assert len(parking) == 0
+
+
+def test_who_stands_by_sees_what_nobody_takes_out_of_the_queue(queue: ReturnQueue, listener: socket.socket) -> None:
+    """Whoever seems to be idle may be stopped, and the client on whose connection that was passed on waits."""
+    acceptor = LanedKeepaliveAcceptor.__new__(LanedKeepaliveAcceptor)
+    acceptor._sockets, acceptor._queue = (listener,), queue
+    assert not acceptor.waiting()
+    client, one = pair(listener)
+    with client, one.connection:
+        assert queue.put([one]) == 1
+        assert acceptor.waiting()
+        for taken in queue.take() or ():
+            taken.connection.close()
+        assert not acceptor.waiting()
 
 
 def test_who_begins_anew_is_not_stuck(listener: socket.socket) -> None:
