@@ -283,17 +283,29 @@ def _logconfig(teller: Teller, row: ForeignSetting) -> None:
     if not value or teller.value("logconfig_dict"):
         return
     teller.put("logconfig", str(value), origin)
+    if not _names_requests(os.path.join(str(teller.value("chdir") or ""), str(value))):
+        return
     if teller.value("accesslog"):
         teller.tell(row.name, "requests go to accesslog alone", differs=True)
     else:
         teller.put("access_log", "logger", origin)
 
 
+def _names_requests(path: str) -> bool:
+    """Whether a file configures the logger of requests, of which gunicorn says nothing otherwise."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read()
+    except OSError:
+        return True  # whoever reads it says so
+    return any(name in text for name in (b"gunicorn.access", b"prefork.access"))
+
+
 def _logconfig_dict(teller: Teller, row: ForeignSetting) -> None:
     value, origin = teller.given[row.name]
     if value:
         teller.logging = {**_LOGGING, **value}
-        if "gunicorn.access" in teller.logging["loggers"] or not teller.value("accesslog"):
+        if "gunicorn.access" in (teller.logging["loggers"] or ()):
             teller.put("access_log", "logger", origin)
 
 

@@ -341,6 +341,14 @@ def test_what_proxies_say_is_told_whole(folder: Path) -> None:
     assert told("forwarded_allow_ips = '*'").endswith("so name the proxies, or private")
 
 
+@pytest.mark.parametrize(("logger", "told"), [("gunicorn.access", "logger"), ("gunicorn.error", None)])
+def test_requests_are_logged_where_a_file_says_so(logger: str, told: str | None, folder: Path) -> None:
+    (folder / "srv").mkdir()
+    (folder / "srv" / "logging.ini").write_text(f"[logger_it]\nqualname = {logger}\n")
+    found = retold("shop:app", "logconfig = 'logging.ini'\nchdir = 'srv'")
+    assert found.values.get("access_log", (None,))[0] == told
+
+
 def test_a_dictionary_for_logging_stands_over_gunicorn_s_own(folder: Path) -> None:
     found = retold("shop:app", "logconfig_dict = {'loggers': {'a': {}}, 'version': 1}").logging
     assert found is not None
