@@ -40,7 +40,9 @@ _LOGGING: Final[Mapping[str, Any]] = {
 }
 """What stands in a logconfig_dict beside what is given: whichever of these a configuration names takes its place."""
 
-_LEVELS: Final = {"warn": "warning", "fatal": "critical"}
+_LEVELS: Final = {"warn": "warning", "fatal": "critical"} | {
+    word: word for word in ("debug", "info", "warning", "error", "critical")
+}
 
 SYNC: Final = {"sync", "gunicorn.workers.sync.SyncWorker"}
 THREADS: Final = {"gthread", "gunicorn.workers.gthread.ThreadWorker"}
@@ -237,7 +239,11 @@ def _errorlog(teller: Teller, row: ForeignSetting) -> None:
 def _loglevel(teller: Teller, row: ForeignSetting) -> None:
     value, origin = teller.given[row.name]
     word = str(value).strip().lower()
-    teller.put("log_level", _LEVELS.get(word, word), origin)
+    level = _LEVELS.get(word, word)
+    if level not in _LEVELS.values():
+        teller.tell(row.name, "there is no such level, so it is info, as with gunicorn", differs=False)
+        level = "info"
+    teller.put("log_level", level, origin)
 
 
 def _logger(teller: Teller, row: ForeignSetting) -> None:

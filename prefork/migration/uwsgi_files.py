@@ -26,7 +26,8 @@ from prefork.system.need import READABLE, told
 _LOGIC: Final = re.compile(r"(if|for|endif|endfor|else|end)(-|$)")
 _TEST: Final = re.compile(r"if-(not-)?(env|opt|exists|file|dir)")
 _FILES: Final = {"exists": os.path.exists, "file": os.path.isfile, "dir": os.path.isdir}
-_SUM: Final = re.compile(r"([\w.-]+) +([-+*/]) +([\w.-]+|%k) *")  # the spaces make it one
+_SUM: Final = re.compile(r"([\w.-]+) +([-+*/]) +([\w.-]+) *")  # the spaces make it one
+_SIGN: Final = re.compile(r"%(.)")
 _OF_LOGS: Final = re.compile(
     r"log-?format.*|log-?date|log-.*|.*logger|.*encoder"
 )  # they have placeholders of their own
@@ -142,7 +143,9 @@ class ForeignFile:
                 if letter in _STRANGE and letter and not of_logs:
                     self.unfilled.append(FileOption(key, found[0], origin))
                 return self._letter(letter, origin, of_logs=bool(of_logs))
-            if (known := self._known(named)) is not None:
+            # What stands for one letter is filled in before anything else is looked at: %(%k * 2).
+            name = _SIGN.sub(lambda sign: self._letter(sign[1], origin, of_logs=bool(of_logs)), named)
+            if (known := self._known(name)) is not None:
                 return known
             if not of_logs:
                 raise SettingsError(f"{origin}: %({named}) is not known; define it before")
@@ -170,7 +173,7 @@ class ForeignFile:
         if found is None:
             return None
         first, sign, second = found.groups()
-        first, second = self._known(first) or first, str(cpus()) if second == "%k" else self._known(second) or second
+        first, second = self._known(first) or first, self._known(second) or second
         try:
             a, b = int(first), int(second)
             return str({"+": a + b, "-": a - b, "*": a * b}[sign] if sign != "/" else int(a / b))  # as in C

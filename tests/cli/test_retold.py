@@ -185,6 +185,12 @@ CASES = {
         "shop:app",
         {**SYNC, "access_log": "-"},
     ),
+    "a level that there is not": Case(
+        "loglevel = 'trace'",
+        "shop:app",
+        {**SYNC, "log_level": "info"},
+        ("loglevel = 'trace' (gunicorn.conf.py): there is no such level, so it is info",),
+    ),
     "an empty log configuration": Case("logconfig_dict = {}\nlogconfig = None", "shop:app", SYNC),
     "the service of a distribution": Case(
         "daemon = True\npidfile = 'shop.pid'\nproc_name = 'shop'\nchdir = '/srv'\nraw_env = ['STAGE=live', 'A=b=c']",

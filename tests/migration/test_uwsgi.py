@@ -16,6 +16,7 @@ from prefork.errors import SettingsError
 from prefork.migration.foreign_setting import ForeignSetting, by_name
 from prefork.migration.uwsgi import retell
 from prefork.migration.uwsgi_settings import ROWS
+from prefork.system.limits import cpus
 from prefork.testing import request, running
 from prefork.wsgi.command import CommandOptions
 
@@ -314,6 +315,9 @@ def test_variables_are_options_and_placeholders() -> None:
         ("%(open", "%(open"),
         ("%(x) %(x + 2) %(x * x )", "3 5 9"),
         ("%(y / 2)", "-3"),
+        ("%(%k * 2)", str(2 * cpus())),
+        ("%(x + %k)", str(3 + cpus())),
+        ("%(%nname)", "by the file"),
         ("%0", "AT"),
         ("%9", ""),
     ],
@@ -322,7 +326,7 @@ def test_what_a_value_becomes(value: str, filled: str, tmp_path: Path, monkeypat
     """As `uwsgi --show-config` (2.0.30) has it."""
     monkeypatch.chdir(tmp_path)
     lines = ["[uwsgi] ; another section", "module = no:no", "[uwsgi]", "module = a:b", "x = 3", "y = -7", "x = 4"]
-    lines += ["pidfile", "set = z=1", "set = z=2", f"env = A={value}", "env = Z=%(x)%(y)%(z)"]
+    lines += ["set = appname=by the file", "pidfile", "set = z=1", "set = z=2", f"env = A={value}", "env = Z=%(x)%(y)%(z)"]
     Path("app.ini").write_text("\n".join(lines))
     found = retell(["app.ini"], {})
     assert found.environment == {"A": filled.replace("AT", tmp_path.parts[1]), "Z": "3-71"}
