@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -67,8 +69,13 @@ def serve(factory: ServerFactory, source: Path, **settings: object) -> Server:
 
 
 def watchers(server: Server) -> list[int]:
-    found = [process for process in psutil.Process(server.pid).children() if file_watcher.__name__ in process.cmdline()]
-    return [process.pid for process in found if process.status() != psutil.STATUS_ZOMBIE]
+    return [process.pid for process in psutil.Process(server.pid).children() if watches(process)]
+
+
+def watches(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+        return file_watcher.__name__ in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def test_edits_are_served_and_broken_ones_are_not(prefork_server: ServerFactory, source: Path) -> None:
@@ -131,6 +138,118 @@ def test_a_program_that_serves_is_executed_anew(prefork_server: ServerFactory) -
     program.write_text(program.read_text().replace("one", "two"))
     server.wait_for(lambda: said(server) == "two")
     assert server.stop() == 0
+
+
+PROGRAM = """\
+import logging
+import os
+import time
+from pathlib import Path
+
+import prefork
+from words import WORD
+
+
+def hold(name):
+    Path(f"at-{name}").touch()
+    while Path(f"hold-{name}").exists():
+        time.sleep(0.01)
+
+
+class Shop(prefork.Worker):
+    def init(self):
+        hold("boot")
+        self.log.info("has %s", WORD)
+
+    def handle(self, connection, address):
+        pass
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    for name in ("REHEARSAL", "HANDOVER"):
+        if f"_PREFORK_{name}" in os.environ:
+            hold(name)
+    assert len(WORD) == 3
+    prefork.Master(Shop, prefork.Settings(bind="127.0.0.1:0", workers=1, reload=True)).run()
+"""
+
+
+class Program:
+    """A program that serves, and whose master has imported what is edited: it is renewed by upgrades.
+
+    Args:
+        factory: Runs it.
+        folder: Where it is.
+        held: What waits from its beginning.
+    """
+
+    def __init__(self, factory: ServerFactory, folder: Path, held: str = "") -> None:
+        self.folder = folder
+        (folder / "program.py").write_text(PROGRAM)
+        self.say("one")
+        if held:
+            self.hold(held)
+        self.server = factory.command([sys.executable, "program.py"], cwd=folder, ready="reload: watching")
+
+    def say(self, word: str) -> None:
+        """Edit."""
+        (self.folder / "words.py").write_text(f"WORD = {word!r}\n")
+
+    def hold(self, name: str) -> None:
+        """Have whoever comes there wait."""
+        (self.folder / f"hold-{name}").touch()
+
+    def wait_until_held(self, name: str) -> None:
+        """Somebody has come there."""
+        self.server.wait_for((self.folder / f"at-{name}").exists)
+
+    def release(self, name: str) -> None:
+        """Let them go on."""
+        (self.folder / f"hold-{name}").unlink()
+
+
+@pytest.mark.long
+def test_an_edit_while_the_server_starts_comes_when_it_serves(prefork_server: ServerFactory, tmp_path: Path) -> None:
+    program = Program(prefork_server, tmp_path, "boot")
+    program.wait_until_held("boot")
+    program.say("two")
+    program.server.wait_for_log("reload: changed: .*words.py")
+    program.release("boot")
+    program.server.wait_for_log("has two")
+    assert program.server.stop() == 0
+
+
+@pytest.mark.long
+def test_an_edit_while_a_rehearsal_is_about_to_fail_is_tried_next(
+    prefork_server: ServerFactory, tmp_path: Path
+) -> None:
+    program = Program(prefork_server, tmp_path)
+    program.server.wait_for_log("has one")
+    program.hold("REHEARSAL")
+    program.say("broken")
+    program.wait_until_held("REHEARSAL")
+    program.say("two")
+    program.server.wait_for(lambda: program.server.log().count("reload: changed: ") > 1)
+    program.release("REHEARSAL")
+    program.server.wait_for_log("has two")
+    assert program.server.stop() == 0
+
+
+@pytest.mark.long
+def test_an_edit_between_an_exec_and_the_next_watch_is_seen(prefork_server: ServerFactory, tmp_path: Path) -> None:
+    """The image after an upgrade has imported what it serves before it has a watcher of its own."""
+    program = Program(prefork_server, tmp_path)
+    program.server.wait_for_log("has one")
+    program.hold("HANDOVER")
+    program.say("two")
+    program.wait_until_held("HANDOVER")
+    program.say("six")
+    time.sleep(0.5)  # whoever watches tells of it within that time, and to nobody yet
+    program.release("HANDOVER")
+    program.server.wait_for_log("has six")
+    program.server.wait_for(lambda: len(watchers(program.server)) == 1, message="the others have been dismissed")
+    assert program.server.stop() == 0
 
 
 def test_the_watcher_dies_with_the_master(prefork_server: ServerFactory, source: Path) -> None:
