@@ -156,11 +156,21 @@ def _undeferred(teller: Teller, row: ForeignSetting) -> None:
     teller.put(row.ours, 0, teller.given[row.name].origin)
 
 
+def _before_chdir(teller: Teller, path: str) -> str:
+    """A path that uWSGI opens before it changes the folder, where ours begin in the one that is changed to."""
+    return os.path.abspath(path) if path and "chdir" in teller.given else path
+
+
+def _early(teller: Teller, row: ForeignSetting) -> None:
+    value, origin = teller.given[row.name]
+    teller.put(row.ours, _before_chdir(teller, str(value)), origin)
+
+
 def _daemon(teller: Teller, row: ForeignSetting) -> None:
     value, origin = teller.given[row.name]
     teller.tell(row.name, row.note, differs=True)
     if str(value).startswith("/") or "." in str(value):
-        teller.put("log_file", str(value), origin)
+        teller.put("log_file", _before_chdir(teller, str(value)), origin)
 
 
 def _home(teller: Teller, row: ForeignSetting) -> None:
@@ -249,6 +259,7 @@ SPECIAL: Final[Mapping[str, Callable[[Teller, ForeignSetting], Any]]] = {
     "env": _env,
     "shared-socket": _shared,
     "abstract-socket": _none,
+    **dict.fromkeys(("logto", "logto2", "pidfile"), _early),
     "no-defer-accept": _undeferred,
     **dict.fromkeys(("log-4xx", "log-5xx", "log-slow", "log-zero", "log-big"), _quietly),
     **dict.fromkeys(("daemonize", "daemonize2"), _daemon),

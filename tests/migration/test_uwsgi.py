@@ -296,6 +296,18 @@ def test_what_stands_behind_a_flag_is_its_value_or_not(line: str, values: dict[s
     assert told == expected
 
 
+def test_what_is_opened_before_the_folder_is_changed(folder: Path) -> None:
+    """The log and the pidfile; sockets come later, and so do pidfile2 and safe-pidfile (uWSGI 2.0, core/uwsgi.c)."""
+    file = "[uwsgi]\nmodule = a:b\nchdir = srv\nlogto = a.log\nhttp-socket = a.sock\n"
+    for name, begins in (("pidfile", str(folder / "a.pid")), ("pidfile2", "a.pid"), ("safe-pidfile", "a.pid")):
+        Path("app.ini").write_text(f"{file}{name} = a.pid\n")
+        found = {name: value for name, (value, _) in retell(["app.ini"], {}).values.items()}
+        assert (found["log_file"], found["pidfile"]) == (str(folder / "a.log"), begins)
+        assert (found["access_log"], found["bind"]) == (str(folder / "a.log"), ("unix:a.sock",))
+    Path("app.ini").write_text("[uwsgi]\nmodule = a:b\nlogto = a.log\n")
+    assert retell(["app.ini"], {}).values["log_file"].value == "a.log"
+
+
 def test_variables_are_options_and_placeholders() -> None:
     Path("app.ini").write_text("[uwsgi]\nmodule = shop:app\nprocname = %(stage)\nprocesses = 2\n")
     environ = {"UWSGI_STAGE": "live", "UWSGI_PROCESSES": "4", "UWSGI_VERSION": "2.0", "UWSGI_CACHE2": "name=a"}
@@ -326,7 +338,14 @@ def test_what_a_value_becomes(value: str, filled: str, tmp_path: Path, monkeypat
     """As `uwsgi --show-config` (2.0.30) has it."""
     monkeypatch.chdir(tmp_path)
     lines = ["[uwsgi] ; another section", "module = no:no", "[uwsgi]", "module = a:b", "x = 3", "y = -7", "x = 4"]
-    lines += ["set = appname=by the file", "pidfile", "set = z=1", "set = z=2", f"env = A={value}", "env = Z=%(x)%(y)%(z)"]
+    lines += [
+        "set = appname=by the file",
+        "pidfile",
+        "set = z=1",
+        "set = z=2",
+        f"env = A={value}",
+        "env = Z=%(x)%(y)%(z)",
+    ]
     Path("app.ini").write_text("\n".join(lines))
     found = retell(["app.ini"], {})
     assert found.environment == {"A": filled.replace("AT", tmp_path.parts[1]), "Z": "3-71"}
