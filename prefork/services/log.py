@@ -305,8 +305,8 @@ class Journal(logging.Logger):
                 pass
 
 
-class FromChildren(logging.Handler):
-    """Takes what loggers below "prefork" say (an application's ``prefork.shop``) to the output of the command's log.
+class Relay(logging.Handler):
+    """Takes what other loggers say to the output of the log: those below "prefork", and those that are lent it.
 
     Args:
         journal: Whose output; what it is told itself has gone there already.
@@ -424,7 +424,7 @@ def install(level: int, target: LogTarget, access: LogTarget | None = None) -> N
     """
     _take(log, target, level)
     _take(logging.getLogger(ACCESS_LOGGER), access or target, logging.INFO)
-    log.addHandler(FromChildren(cast("Journal", log)))
+    log.addHandler(Relay(cast("Journal", log)))
 
 
 def lend(name: str) -> None:
@@ -435,7 +435,7 @@ def lend(name: str) -> None:
     """
     logger = logging.getLogger(name)
     if not logger.handlers:
-        logger.addHandler(FromChildren(cast("Journal", log)))
+        logger.addHandler(Relay(cast("Journal", log)))
         logger.setLevel(log.level)
         logger.propagate = False
 
