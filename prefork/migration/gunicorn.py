@@ -34,6 +34,9 @@ DEFAULT_FILE: Final = "gunicorn.conf.py"
 
 _OWN: Final = ("explain", "help")
 _CONFIG: Final = "__config__"
+_NOT_READ: Final = (
+    "a reload (SIGHUP) brings new code, and does not read it anew where gunicorn's does; prefork upgrade does"
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -93,9 +96,10 @@ def retell(argv: Sequence[str], environ: Mapping[str, str]) -> Retelling:
     variable.pop("target", None)
     asks = {name for name in _OWN if line.pop(name, None) is not None}
     given: dict[str, Origin] = {}
+    config = _config(line.get("config") or variable.get("config"))
     for said, is_file in (
         (_of_environment(environ), False),
-        (_of_file(line.get("config") or variable.get("config")), True),
+        (_of_file(config), True),
         (variable | line, False),
     ):
         settled, wrong = _validated(said, line=not is_file)
@@ -107,6 +111,8 @@ def retell(argv: Sequence[str], environ: Mapping[str, str]) -> Retelling:
     teller = Teller(given)
     teller.complaints += complaints
     _tell(teller, environ)
+    if config is not None:
+        teller.remark(f"{printable(str(config.value))}: {_NOT_READ}", differs=False)
     if len(targets) > 1:
         teller.complaints.append(f"{targets[1]!r} is one argument too many beside {targets[0]!r}; give one target")
     teller.raise_if_wrong()
@@ -189,19 +195,24 @@ def _of_environment(environ: Mapping[str, str]) -> dict[str, Origin]:
     return given
 
 
+def _config(named: Origin | None) -> Origin | None:
+    """The name of the file in Python, as ``-c`` gives it, else of the usual one, if that is there."""
+    if named is None and os.path.exists(DEFAULT_FILE):
+        return Origin(DEFAULT_FILE, "default")
+    return named
+
+
 def _of_file(config: Origin | None) -> dict[str, Origin]:
     """What the file in Python says, which is executed.
 
     Args:
-        config: Its name, as ``-c`` gives it; None for the usual file, which need not be there.
+        config: Its name; None for none.
 
     Raises:
         SettingsError: It is not there, or fails.
     """
     if config is None:
-        if not os.path.exists(DEFAULT_FILE):
-            return {}
-        config = Origin(DEFAULT_FILE, "default")
+        return {}
     name = str(config.value)
     if name.startswith("python:"):
         namespace = _module(name.removeprefix("python:"))
