@@ -204,7 +204,7 @@ def judge(goal: Goal, roster: Roster, death: Death) -> None:
     """Let a death count: a young one holds its slot back, that of a worker that had proved itself clears the record.
 
     A boot that was exhausted says nothing of the application, once that has booted: all forks are held instead. That
-    of a successor in a reload is the reload's affair and part of no crash loop: whoever it was to replace serves on.
+    of a successor is part of no crash loop: whoever it was to replace serves on.
     """
     member, slot = death.member, roster.slot(death.member.slot)
     proved = member.ready_at is not None and member.ready_at >= slot.not_before
@@ -213,7 +213,7 @@ def judge(goal: Goal, roster: Roster, death: Death) -> None:
     if death.exhausted and goal.ready:
         goal.forks.boot_exhausted(death.at)
     elif death.young:
-        if not (goal.rolling and death.successor):
+        if not death.successor:
             goal.failures.died_young(death.at)
         roster.died_young(slot, death.at + RESPAWN.delay(slot.young_deaths, 0.0))
     elif proved or member.order is Order.RUN:

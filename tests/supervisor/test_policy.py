@@ -526,6 +526,26 @@ def test_reloads_that_fail_are_no_crash_loop() -> None:
     assert (made.judge.crashes, made.judge.failure) == (Crashes.NONE, None)
 
 
+def test_successors_that_fail_together_are_no_crash_loop() -> None:
+    """The first of them ends the reload; those it had beside it are the reload's affair as well, and so are others."""
+    made = serving(8, crash_limit=3, on_crash_loop="exit", reload_surge=8, max_recycling=8)
+    made.reload()
+    made.turn()
+    for process in made.booting:
+        process.end(4)
+    assert len(made.reap()) == 8
+    assert made.failed_reloads == 1
+    assert (made.judge.crashes, made.judge.failure) == (Crashes.NONE, None)
+    for slot in range(8):
+        made.roster.wanted(incumbent(made, slot).member, Reason(Cause.MAX_REQUESTS))
+    made.advance(1.0)
+    for process in made.booting:
+        process.end(4)
+    made.reap()
+    assert (made.judge.crashes, made.judge.failure) == (Crashes.NONE, None)
+    assert len(made.serving) == 8
+
+
 def test_a_reload_is_tried_at_once_where_workers_died_young() -> None:
     made = serving(1)
     for _ in range(5):
