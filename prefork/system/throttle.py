@@ -175,5 +175,5 @@ class Excerpts:
         if len(text) > most:
             end = int(most * rest)
             text = f"{text[: most - end]}\n[{len(text) - most} characters left out]\n{text[-end:]}"
-        self._room -= len(text)
+        self._room = max(0.0, self._room - len(text))  # a flood is paid for when it is over, and not for as long again
         return text

@@ -108,6 +108,14 @@ def test_of_frames_the_innermost_are_kept(clock: FakeClock) -> None:
     assert Excerpts(clock).of_frames(frames[:100]) == frames[:100]
 
 
+def test_after_a_long_flood_of_texts_the_next_one_is_whole_soon(clock: FakeClock) -> None:
+    excerpts = Excerpts(clock)
+    for _ in range(10_000):
+        excerpts.of("x" * 100_000)
+    clock.advance(2 * LONGEST / EXCERPTS_PACE)
+    assert len(excerpts.of("y" * LONGEST)) == LONGEST
+
+
 def test_a_flood_of_texts_is_told_in_part(clock: FakeClock) -> None:
     excerpts = Excerpts(clock)
     traceback = "Traceback\n" + "  frame\n" * 500 + "ValueError: why"
