@@ -94,20 +94,16 @@ class Drain:
         """Begin, or go on with, a stop that loses nobody; asked again, without what is left of drain_delay."""
         if self.phase is Phase.DELAY:
             log.info("stopping: asked again, so no more delay")
-            self._gate()
+            self._begin()
         if self.phase is not Phase.NONE:
             return
         self._goal.rolled()
-        if self._settings.stop == "close":
-            log.info("stopping: new connections are refused, those accepted are finished")
-            self._leave(Order.SEAL, self._loop.clock.monotonic() + self._settings.graceful_timeout)
-            self._loop.call_later(0, self._close_ours)
-        elif self._settings.drain_delay:
+        if self._settings.drain_delay:
             log.info("stopping in %g s", self._settings.drain_delay)
             self.phase = Phase.DELAY
-            self._loop.call_later(self._settings.drain_delay, self._gate)
+            self._loop.call_later(self._settings.drain_delay, self._begin)
         else:
-            self._gate()
+            self._begin()
 
     def quickly(self) -> None:
         """Finish only what is in hand, and soon; the second time, not even that."""
@@ -124,9 +120,18 @@ class Drain:
         """The master was frozen, for ``seconds`` at the most: the queues have that much longer to be emptied."""
         self._deadline += seconds
 
-    def _gate(self) -> None:
+    def _begin(self) -> None:
+        """Begin with what the setting ``stop`` says, unless another order has come meanwhile."""
         if self.phase not in {Phase.NONE, Phase.DELAY}:
             return
+        if self._settings.stop == "close":
+            log.info("stopping: new connections are refused, those accepted are finished")
+            self._leave(Order.SEAL, self._loop.clock.monotonic() + self._settings.graceful_timeout)
+            self._loop.call_later(0, self._close_ours)
+        else:
+            self._gate()
+
+    def _gate(self) -> None:
         self.phase = Phase.GATED
         self._deadline = self._loop.clock.monotonic() + self._settings.graceful_timeout
         for listener in self._listeners:

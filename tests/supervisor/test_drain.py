@@ -162,6 +162,17 @@ def test_a_stop_that_closes_refuses_at_once_and_finishes_what_is_in_hand(prefork
     assert server.wait(SOON) == 0
 
 
+def test_a_stop_that_closes_is_put_off_by_drain_delay_as_well(prefork_server: ServerFactory) -> None:
+    server = probe(prefork_server, workers=1, stop="close", drain_delay=60)
+    server.signal(signal.SIGTERM)
+    server.wait_for_log("stopping in 60 s")
+    ask(server)
+    assert told(server, "refused") == []
+    server.signal(signal.SIGTERM)
+    server.wait_for_log("new connections are refused")
+    assert server.wait(SOON) == 0
+
+
 def test_an_inherited_listener_keeps_its_queue_for_the_next_server(prefork_server: ServerFactory) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         fd = listener.fileno()
