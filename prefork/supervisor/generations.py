@@ -55,9 +55,13 @@ class Generations:
         policy.roll(self._goal, self._roster)
 
     def fail(self, generation: int, reason: str) -> None:
-        """It can't be made: the generation before it goes on."""
-        self._goal.loaded()
-        why = self._goal.loads
+        """It can't be made, or no workers of it can: the generation before it goes on."""
+        if generation == self._goal.generation:
+            why = self._goal.rolls
+            self._goal.rolled()
+        else:
+            why = self._goal.loads
+            self._goal.loaded()
         log.error("%s: generation %d failed to boot; the old one goes on", why.value, generation)
         self._notifier.notify(not_renewed(why, generation, reason))
 

@@ -199,6 +199,8 @@ class Goal(MutableRecord):
     draining: set[int] = fresh(factory=set)
     """Slots beyond the size whose own accept queue is not empty yet: they are kept as if they counted."""
     generation: int = 0
+    highest: int = 0
+    """The highest generation of which there have been workers: more than that, when it was given up."""
     rolling: bool = False
     """Whether workers of an older generation are being replaced."""
     loading: int | None = None
@@ -221,6 +223,11 @@ class Goal(MutableRecord):
         return sorted({*own, *self.draining}) if self.draining else own
 
     @property
+    def next(self) -> int:
+        """The number of the generation after all that have had workers."""
+        return max(self.generation, self.highest) + 1
+
+    @property
     def coming(self) -> int:
         """The generation that there is to be, by all that has been asked for."""
         return self.generation if self.loading is None else self.loading
@@ -239,7 +246,7 @@ class Goal(MutableRecord):
 
     def load(self, why: Renewal) -> int:
         """A mold of the next generation is to be made; returns which that is."""
-        self.loading, self.loads = self.generation + 1, why
+        self.loading, self.loads = self.next, why
         return self.loading
 
     def loaded(self) -> None:
@@ -260,7 +267,7 @@ class Goal(MutableRecord):
 
     def roll(self) -> None:
         """Every worker is to be of the next generation."""
-        self.generation += 1
+        self.generation = self.highest = self.next
         self.rolling, self.rolls = True, self.loads
         self.failures.booted()
 
@@ -268,13 +275,18 @@ class Goal(MutableRecord):
         """Nobody is to be replaced for its generation any more: it is done, or given up."""
         self.rolling = False
 
+    def retreat(self, generation: int) -> None:
+        """Workers to come are of that generation again, as those are who serve."""
+        self.generation = generation
+
     def completed(self) -> None:
         """The first generation is complete."""
         self.ready = True
 
-    def took_over(self, size: int, generation: int, draining: Iterable[int]) -> None:
-        """The workers of an earlier image of this process live on."""
+    def took_over(self, size: int, generation: int, draining: Iterable[int], lived: Iterable[int] = ()) -> None:
+        """The workers of an earlier image of this process live on, of the generations ``lived``."""
         self.size, self.generation, self.ready = size, generation, True
+        self.highest = max((generation, *lived))
         self.keep(draining)
 
     def booted(self) -> None:

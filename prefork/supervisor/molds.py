@@ -2,6 +2,7 @@
 
     forge -> loading -> READY: current, and with it a new generation -> no worker of it is left -> ended
                      -> failed, hung, killed: what was before goes on
+    current, and its workers fail to boot -> what was before is current again
 
 With one that serves as a pattern there is no need to execute the master anew for new code: a reload is a mold of new
 code beside the one before, whose workers are replaced when it is READY. Nothing has changed if it never is.
@@ -64,6 +65,7 @@ class Mold(MutableRecord):
         late: whether it was.
         paths: what it was warmed with beside what the settings say.
         code: what it has loaded, as it says; b"" when nobody asks.
+        adopted: whether an earlier image has made it, so that it is not to be asked for anything.
     """
 
     generation: int
@@ -76,6 +78,7 @@ class Mold(MutableRecord):
     late: bool = False
     paths: tuple[str, ...] = ()
     code: bytes = b""
+    adopted: bool = False
 
     @property
     def pid(self) -> int:
@@ -233,6 +236,30 @@ class Molds:
         self._ready()
         self.let_go()
 
+    def retreat(self, generation: int) -> int | None:
+        """Workers of a generation can't be had. If the mold of those before is still there, use that again.
+
+        Returns:
+            Its generation; None when there is no such mold, or that generation has never had one.
+        """
+        failing = self.current
+        current = self._goal.generation if failing is None else failing.generation
+        usable = [
+            one for one in self.former if one.ready_at is not None and one.control is not None and not one.adopted
+        ]
+        if current != generation or not usable:
+            return None
+        if failing is None and (self.coming is None or self.coming.generation == generation):
+            self.abandon()
+        self.current = max(usable, key=lambda one: one.generation)
+        self.former.remove(self.current)
+        if failing is not None:
+            self.former.append(failing)
+        self._deaths = 0
+        self._goal.forks.mold_ready()
+        self.let_go()
+        return self.current.generation
+
     # Ends.
 
     def _ended(self, mold: Mold, ended: process.Exit) -> None:
@@ -295,8 +322,18 @@ class Molds:
             ended,
             f": {self._excerpts.of(report)}" if report else "",
         )
-        if self.coming is None:
+        if self._deaths >= self._settings.crash_limit:
+            self._barren(mold, ended, report)
+        if self.coming is None and self.current is None:
             self._make_anew(mold.generation, mold.paths)
+
+    def _barren(self, mold: Mold, ended: process.Exit, report: str) -> None:
+        """It loads, and so many in a row have died before a worker was made of them: as a boot that fails is that."""
+        how = f"the mold ended ({ended}), as {self._deaths} in a row did, before a worker was made of it"
+        if not self._goal.ready:
+            self._fatal(boot_error(ended.code or 0, report, how))
+        elif self._goal.rolling and mold.generation == self._goal.generation:
+            self._failed(mold.generation, report or how)
 
     def _make_anew(self, generation: int, paths: tuple[str, ...] = ()) -> None:
         if self._goal.stop.begun:
@@ -439,7 +476,7 @@ class Molds:
         for life in lives:
             control = None if life.control is None else socket.socket(fileno=life.control)
             pipe = ReportPipe(self._loop, -1 if life.report is None else life.report, _REPORT_BYTES)
-            mold = Mold(life.generation, control, life.born, pipe, ready_at=life.born)
+            mold = Mold(life.generation, control, life.born, pipe, ready_at=life.born, adopted=True)
             if life.pidfd is not None:
                 os.close(life.pidfd)
             if control is not None:

@@ -21,6 +21,7 @@ from prefork.supervisor.generations import Generations
 from prefork.supervisor.goal import Goal, Renewal
 from prefork.supervisor.mold import MoldStart, Repeat, live_as_mold
 from prefork.supervisor.molds import Molds
+from prefork.supervisor.notifications import ReforkFailed, ReloadFailed
 from prefork.supervisor.resources import Resources
 from prefork.supervisor.roster import Roster
 from prefork.supervisor.service import Services
@@ -168,6 +169,13 @@ class Nursery:
         if loading is not None:
             self._generations.fail(loading, "it was given up for an upgrade")
         return True
+
+    def retreat(self, failed: ReloadFailed | ReforkFailed) -> None:
+        """Workers of a generation fail to boot, or there is none: those to come are made as those before."""
+        before = self.molds.retreat(failed.generation)
+        if before is not None:
+            self._goal.retreat(before)
+            log.info("workers to come are of generation %d, by its mold", before)
 
     def go_on(self) -> None:
         """There was no exec: make a mold if there is none. Idempotent."""

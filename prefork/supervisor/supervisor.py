@@ -38,6 +38,8 @@ from prefork.supervisor.notifications import (
     Notifier,
     PressureTold,
     RecycleRequested,
+    ReforkFailed,
+    ReloadFailed,
     Scaled,
     Serving,
     Stopping,
@@ -228,6 +230,8 @@ class Supervisor:
         on(Died, lambda told: call("child_exit", told.death))
         on(Died, lambda told: self._nursery.bereaved(told.death))
         on(Exhausted, lambda told: call("on_pressure", told.exhaustion))
+        on(ReloadFailed, self._nursery.retreat)
+        on(ReforkFailed, self._nursery.retreat)
         on(UpgradeFailed, lambda _: self._nursery.go_on())
         on(Stopping, lambda _: self._upgrade.cancel())
         on(Stopping, lambda _: self._nursery.stop())

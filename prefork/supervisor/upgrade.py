@@ -323,7 +323,8 @@ def record_of(
 
 def take_over(record: Handover, goal: Goal, roster: Roster, spawner: Spawner, held: Resources, molds: Molds) -> None:
     """Take over the workers that an earlier image of this process forked, and their molds."""
-    goal.took_over(record.size, record.generation, record.draining)
+    lived = (life.generation for life in record.workers)
+    goal.took_over(record.size, record.generation, record.draining, lived)
     for life in record.workers:
         native = life.board == held.board.fd
         member = Member(

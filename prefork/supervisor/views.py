@@ -52,6 +52,10 @@ class GoalView(Protocol):
         """Of which generation."""
 
     @property
+    def next(self) -> int:
+        """The number of the generation after all that have had workers."""
+
+    @property
     def coming(self) -> int:
         """The generation that there is to be, by all that has been asked for."""
 

@@ -10,7 +10,7 @@ import prefork
 from prefork.scoreboard.layout import Order
 from prefork.supervisor import goal
 from prefork.supervisor.death import Death
-from prefork.supervisor.goal import FailureRecord, ForkGate, Goal, Stop, Timing
+from prefork.supervisor.goal import FailureRecord, ForkGate, Goal, Renewal, Stop, Timing
 from prefork.supervisor.member import Member, Slot
 from prefork.system.record import fields_of
 
@@ -121,3 +121,17 @@ def test_who_is_taken_over_is_of_a_server_that_serves() -> None:
     wanted = Goal(size=1, smallest=1, largest=4)
     wanted.took_over(3, 7, (5,))
     assert (wanted.size, wanted.generation, wanted.ready, wanted.slots) == (3, 7, True, [0, 1, 2, 5])
+    assert wanted.next == 8
+    wanted.took_over(3, 7, (), (7, 9, 6))  # the ninth was given up, and some of it serve
+    assert wanted.load(Renewal.RELOAD) == wanted.next == 10
+
+
+def test_a_generation_that_was_given_up_has_had_its_number() -> None:
+    wanted = Goal(size=1, smallest=1, largest=1)
+    wanted.roll()
+    wanted.rolled()
+    wanted.retreat(0)
+    assert (wanted.generation, wanted.coming, wanted.load(Renewal.RELOAD), wanted.coming) == (0, 0, 2, 2)
+    wanted.loaded()
+    wanted.roll()
+    assert (wanted.generation, wanted.next) == (2, 3)

@@ -224,6 +224,30 @@ def test_a_mold_that_fails_leaves_the_old_generation_serving(
     assert server.survivors() == []
 
 
+def test_workers_that_fail_in_a_reload_leave_the_old_mold_making_them(
+    prefork_server: ServerFactory, code: Code
+) -> None:
+    server = molded(prefork_server, options=code.options)
+    molds, workers = server.molds(), server.workers()
+    code.write("from prefork import Worker; Worker.init = lambda self: int('broken on purpose')")
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("reload: generation 1 failed to boot; the old one goes on")
+    call_until(server.molds, lambda now: now == molds)  # the other one is of no use to anybody
+    assert server.workers() == workers
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+    replaced(server, workers)
+    assert {said(server).loaded for _ in range(4)} == set(molds)
+    code.write("VERSION = 'good'")
+    workers = server.workers()
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("reload: generation 2 serves")
+    replaced(server, workers)
+    assert said(server).version == "good"
+    anew(server, molds)
+    assert server.stop() == 0
+
+
 def test_a_reload_that_overtakes_another_loads_what_is_there_then(prefork_server: ServerFactory, code: Code) -> None:
     server = molded(prefork_server, options=code.options)
     workers = server.workers()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from prefork.config.settings import Settings
+from prefork.errors import PreforkError
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.goal import Goal
 from prefork.supervisor.mold import READY
@@ -23,6 +24,7 @@ from prefork.system.child import Children
 
 PATIENCE = 20.0
 STAY = "import sys; sys.stdin.read()"
+BARREN = "the mold ended (killed by SIGKILL), as 2 in a row did, before a worker was made of it"
 
 
 class Forge:
@@ -33,14 +35,17 @@ class Forge:
         stack.callback(self.loop.close)
         self.goal = Goal(size=1, smallest=1, largest=1)
         self.goal.completed()
+        self.roster = Roster()
         self.lines: list[socket.socket] = []
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.failed: list[tuple[int, str]] = []
+        self.fatal: list[PreforkError] = []
         self.molds = Molds(
-            *(self.loop, Children(self.loop), Settings(boot_timeout=0), self.goal, Roster()),
+            *(self.loop, Children(self.loop), Settings(boot_timeout=0, crash_limit=2), self.goal, self.roster),
             fork=lambda generation, control, report, repeat: self.fork(control),  # noqa: ARG005  # called with all four
             ready=lambda: None,
-            failed=lambda *_: None,
-            fatal=lambda error: pytest.fail(str(error)),
+            failed=lambda generation, reason: self.failed.append((generation, reason)),
+            fatal=self.fatal.append,
         )
         stack.callback(self.close)
 
@@ -65,13 +70,14 @@ class Forge:
             assert time.monotonic() < deadline
             self.loop.poll(min(deadline, time.monotonic() + 0.5))
 
-    def ready(self) -> Mold:
+    def ready(self, generation: int = 0) -> Mold:
         """One that is READY."""
-        self.molds.forge(0)
+        self.molds.forge(generation)
+        made = self.molds.coming
         self.lines[-1].send(READY)
-        self.until(lambda: self.molds.current)
-        assert self.molds.current is not None
-        return self.molds.current
+        self.until(lambda: self.molds.current is made)
+        assert made is not None
+        return made
 
 
 @pytest.fixture
@@ -91,6 +97,63 @@ def test_what_was_given_up_for_an_upgrade_is_made_after_all_when_that_fails(forg
     forge.until(lambda: forge.molds.current)
     assert not forge.goal.forks.shut
     assert len(forge.processes) == 3
+
+
+def test_the_mold_before_is_used_again_when_workers_fail_to_boot(forge: Forge) -> None:
+    before = forge.ready()
+    forge.roster.forked(slot=0, entry=0, pid=1, generation=0, now=0.0)  # for whom it stays
+    failing = forge.ready(1)
+    assert forge.molds.retreat(2) is None  # of whom nobody has been made
+    assert forge.molds.retreat(1) == 0
+    assert (forge.molds.current, forge.molds.former) == (before, [failing])
+    forge.until(lambda: not forge.molds.former or failing.control is None)
+    assert before.control is not None
+    assert forge.molds.retreat(0) is None
+
+
+def die(forge: Forge) -> None:
+    """The current one dies before it has made a worker, as one whose forks crash does."""
+    forge.until(lambda: forge.molds.coming or forge.molds.current)
+    if forge.molds.coming is not None:
+        forge.lines[-1].send(READY)
+        forge.until(lambda: forge.molds.current)
+    assert forge.molds.current is not None
+    os.kill(forge.molds.current.pid, signal.SIGKILL)
+    forge.until(lambda: forge.molds.current is None or forge.failed)
+
+
+def test_a_reload_whose_molds_die_before_a_worker_is_made_fails(forge: Forge) -> None:
+    before = forge.ready()
+    forge.roster.forked(slot=0, entry=0, pid=1, generation=0, now=0.0)
+    forge.ready(1)
+    forge.goal.roll()
+    die(forge)
+    assert forge.failed == []
+    die(forge)
+    assert forge.failed == [(1, BARREN)]
+    assert forge.molds.retreat(1) == 0
+    assert (forge.molds.current, forge.molds.coming, forge.goal.forks.shut) == (before, None, False)
+    made = len(forge.processes)
+    forge.loop.poll(time.monotonic() + 1)
+    assert len(forge.processes) == made, "another one of the code that can't be used"
+
+
+def test_a_start_whose_molds_die_before_a_worker_is_made_fails(forge: Forge) -> None:
+    forge.goal.ready = False
+    forge.ready()
+    die(forge)
+    assert forge.fatal == []
+    die(forge)
+    assert [str(error) for error in forge.fatal] == [f"the application failed to boot: {BARREN}"]
+
+
+def test_a_mold_of_an_earlier_image_is_not_used_again(forge: Forge) -> None:
+    before = forge.ready()
+    forge.roster.forked(slot=0, entry=0, pid=1, generation=0, now=0.0)
+    before.adopted = True
+    failing = forge.ready(1)
+    assert forge.molds.retreat(1) is None
+    assert forge.molds.current is failing
 
 
 def test_a_mold_that_has_closed_its_line_and_lives_on_is_ended(forge: Forge, caplog: pytest.LogCaptureFixture) -> None:

@@ -150,7 +150,7 @@ class Operations:
         if wait:
             self._waits.append(_Wait(hears, failed))
         else:
-            done({"generation": self._server.goal.generation + 1})
+            done({"generation": self._server.goal.next})
 
     def _recycle(self, done: Done, failed: Failed, slot: int, wait: bool) -> None:
         member = self._server.roster.incumbent(slot)
