@@ -11,12 +11,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Final
 
-from prefork.accept.parked_connections import AT_ONCE, SPEAKS, ParkedConnection, ParkedConnections
+from prefork.accept.parked_connections import AT_ONCE, READ, SPEAKS, ParkedConnection, ParkedConnections
 from prefork.config.keepalive import Keepalive
 from prefork.scoreboard.layout import PARKED
 from prefork.system.descriptors import readable
-from prefork.system.natives import socket, threading
+from prefork.system.natives import select, socket, threading
+
+_WRITABLE: Final = int(select.EPOLLOUT)
 
 
 class _HandOfThread(threading.local):
@@ -86,7 +90,7 @@ class LanedParking(ParkedConnections):
             silent: until when none of them had spoken, as far as it is known (monotonic seconds).
         """
         with self.lock:
-            for fd, events in self.look(0, AT_ONCE) if self.members else ():
+            for fd, told in self.look(0, AT_ONCE) if self.members else ():
                 one = self.members.get(fd)
                 if one is None:
                     super().stranger(fd)
@@ -94,6 +98,11 @@ class LanedParking(ParkedConnections):
                 if one.serving:
                     self.look_away(one)
                     continue
+                events = told & ~_WRITABLE
+                if events != told:
+                    self._wait_for(fd, READ)
+                    if not (events or one.ready):
+                        continue  # it has been served since
                 if events == SPEAKS:
                     one.seen = silent
                 elif super().gone(one):
@@ -160,9 +169,20 @@ class LanedParking(ParkedConnections):
             return super().over(given, failed=failed)
 
     def admit(self, one: ParkedConnection) -> bool:
-        """As `ParkedConnections.admit`."""
+        """As `ParkedConnections.admit`.
+
+        Who is ready by himself has said all already, and the leader may sleep in another thread: it is waited for until
+        he can be written to, which is now, or when his client has taken what he was sent.
+        """
         with self.lock:
-            return super().admit(one)
+            admitted = super().admit(one)
+            if admitted and one.ready:
+                self._wait_for(one.fd, READ | _WRITABLE)
+            return admitted
+
+    def _wait_for(self, fd: int, events: int) -> None:
+        with suppress(OSError):  # closed meanwhile
+            self._epoll.modify(fd, events)
 
     def expire(self) -> float | None:
         """As `ParkedConnections.expire`."""

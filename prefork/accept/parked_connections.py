@@ -33,7 +33,9 @@ _SHARE: Final = 2  # of the descriptors that a worker may have, one part may be 
 _PEEK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 _TOGETHER: Final = 1.0  # seconds
 _EVICTED: Final = 16  # connections closed at once for want of descriptors
-_READ: Final = int(select.EPOLLIN | select.EPOLLRDHUP)
+READ: Final = int(select.EPOLLIN | select.EPOLLRDHUP)
+"""What is waited for on each of them."""
+
 SPEAKS: Final = int(select.EPOLLIN)
 """The event of a connection that speaks, and does no more."""
 
@@ -394,7 +396,7 @@ def _watch(epoll: select.epoll, fd: int) -> bool:
     """Put a connection into an epoll; False when the kernel has no room for it, or it is closed."""
     while True:
         try:
-            epoll.register(fd, _READ)
+            epoll.register(fd, READ)
         except InterruptedError:
             continue  # a signal came while a supervisor of system calls was asked (seccomp_unotify(2))
         except OSError:

@@ -229,6 +229,17 @@ def room_for(pid: int, connections: int) -> int:
     return free[connections]
 
 
+def test_requests_that_came_together_are_all_served_while_another_lane_waits() -> None:
+    """It waits for what comes: the first is slow enough for that, and all others are here already."""
+    with threaded("nap", workers=1, threads=2) as server:
+        client = Client(server.address)
+        try:
+            client.send(get("/0.05") * 4)
+            assert [client.answer() for _ in range(4)] == [b"awake"] * 4
+        finally:
+            client.close()
+
+
 def test_the_main_thread_sleeps_while_a_lane_waits() -> None:
     with threaded("nap", workers=1, threads=2) as server, ExitStack() as stack:
         (pid,) = server.workers()
