@@ -89,6 +89,7 @@ class Nursery:
             failed=generations.fail,
             fatal=fatal,
         )
+        self._loop = loop
         self._goal = goal
         self._generations = generations
         self._adoption = Adoption(children)
@@ -158,7 +159,13 @@ class Nursery:
 
     def ended(self) -> bool:
         """Nobody is wanted any more: end the molds; whether none is left. To be asked again and again."""
-        return not self._births.under_way and self.molds.end()
+        if not self._births.under_way:
+            return self.molds.end()
+        deadline = self._goal.stop.deadline
+        if deadline is not None and self._loop.clock.monotonic() >= deadline and self.molds.current is not None:
+            log.warning("%s is killed: it was still to make workers", self.molds.current)
+            self.molds.close()
+        return False
 
     def pause(self) -> bool:
         """Right before an exec: the next image makes a mold of its own; whether no births are under way."""

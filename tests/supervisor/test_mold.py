@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from prefork.system.immortal import lack
 from prefork.testing import Load, Server, call_until, hold_port, running_target
 from prefork.testing.plugin import ServerFactory
 from tests.support.figures import count
-from tests.support.probing import APPS, ask, complaints, replaced, steady, talk, told, wait_ended, wait_gone
+from tests.support.probing import APPS, PATIENCE, ask, complaints, replaced, steady, talk, told, wait_ended, wait_gone
 
 
 class Said(NamedTuple):
@@ -246,6 +247,30 @@ def test_workers_that_fail_in_a_reload_leave_the_old_mold_making_them(
     assert said(server).version == "good"
     anew(server, molds)
     assert server.stop() == 0
+
+
+def lines(server: Server) -> set[str]:
+    """The pipes and sockets that the master has open."""
+    found = set()
+    for entry in os.scandir(f"/proc/{server.pid}/fd"):
+        with suppress(FileNotFoundError):
+            found.add(os.readlink(entry.path))
+    return {name for name in found if name.startswith(("pipe:", "socket:"))}
+
+
+def test_a_stop_at_once_waits_for_no_mold_that_is_frozen(prefork_server: ServerFactory) -> None:
+    server = molded(prefork_server, workers=1)
+    (mold,) = server.molds()
+    before = lines(server)
+    os.kill(mold, signal.SIGSTOP)
+    server.signal(signal.SIGTTIN)
+    server.wait_for(lambda: len(lines(server) - before) > 1, message="the two lines to a worker that was asked for")
+    for said in ("the connections in hand have", "stopping at once"):
+        server.signal(signal.SIGINT)
+        server.wait_for_log(said)
+    assert server.wait(PATIENCE) == 0
+    assert told(server, "it was still to make workers") != []
+    assert server.survivors() == []
 
 
 def test_a_reload_that_overtakes_another_loads_what_is_there_then(prefork_server: ServerFactory, code: Code) -> None:
