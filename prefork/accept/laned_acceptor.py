@@ -192,10 +192,18 @@ class LanedKeepaliveAcceptor(ForLanes, KeepaliveAcceptor):
         """
         parking = self.laned
         waits = not (parking.turn or (spoke and time.monotonic() - self._silent > JUST_NOW))
-        found = self._epoll.poll(parking.expire() if waits else 0, 1)
+        found = self._epoll.poll(self._next_due() if waits else 0, 1)
         if waits:
             self._silent = time.monotonic()
         return [fd for fd, _ in found]
+
+    def _next_due(self) -> float | None:
+        """Seconds until a parked connection may be due; what another lane has in hand may be parked meanwhile."""
+        seconds = self.laned.expire()
+        if seconds is not None:
+            return seconds
+        # Asked for once more where nothing is in hand by now: it may just have been parked.
+        return self.laned.seconds if self._lead.in_hand else self.laned.expire()
 
     def _pass_one(self) -> None:
         self._pass(self.laned.last_served())

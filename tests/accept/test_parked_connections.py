@@ -11,6 +11,8 @@ import struct
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -18,6 +20,7 @@ from prefork.accept.keepalive_acceptor import KeepaliveAcceptor
 from prefork.accept.keeping import Keeping
 from prefork.accept.laned_acceptor import LanedKeepaliveAcceptor
 from prefork.accept.laned_parking import LanedParking
+from prefork.accept.lead import Lead
 from prefork.accept.parked_connections import NEW, ParkedConnection, ParkedConnections
 from prefork.accept.parking_thread import ParkingThread
 from prefork.accept.return_queue import AT_ONCE, ReturnQueue
@@ -209,6 +212,21 @@ def test_who_stands_by_sees_what_nobody_takes_out_of_the_queue(queue: ReturnQueu
         for taken in queue.take() or ():
             taken.connection.close()
         assert not acceptor.waiting()
+
+
+def test_what_a_lane_parks_while_another_waits_is_due_in_time(listener: socket.socket) -> None:
+    acceptor, lead = LanedKeepaliveAcceptor.__new__(LanedKeepaliveAcceptor), SimpleNamespace(in_hand=0)
+    parking = LanedParking(Settings(keepalive=60), memoryview(array("q", bytes(8 * 256))))
+    acceptor.laned, acceptor._lead = parking, cast("Lead", lead)
+    assert acceptor._next_due() is None  # nobody is kept, nor will be by anybody but who waits
+    lead.in_hand = 1
+    assert acceptor._next_due() == 60
+    client, one = pair(listener)
+    with client, one.connection:
+        assert parking.admit(one)
+        lead.in_hand = 0
+        assert 0 < (acceptor._next_due() or 0) <= 61
+        parking.forget(one)
 
 
 def test_who_begins_anew_is_not_stuck(listener: socket.socket) -> None:
