@@ -116,8 +116,10 @@ class ParkingThread:
         if self.began != began:
             self.active = before
         self._thread.lock.release()
+        done = False  # those who are ready say nothing that could be waited for
         while self._looks():
-            self._sleep(self._parking.fileno())
+            if done:
+                self._sleep(self._parking.fileno())
             if not self._thread.enter():
                 return
             try:
@@ -133,9 +135,9 @@ class ParkingThread:
         return self.active and not self._thread.leaving
 
     def _pass_some(self) -> bool:
-        """Pass on who speaks; whether all that can be done is done."""
+        """Pass on who speaks, and who is ready by himself; whether all that can be done is done."""
         parking = self._parking
-        some = []
+        some = [one for one in parking.turn.values() if not one.bound and one is not parking.in_hand]
         for fd, _ in parking.look(0, AT_ONCE):
             one = parking.members.get(fd)
             if one is None:
@@ -145,7 +147,7 @@ class ParkingThread:
             elif one.bound:
                 parking.look_away(one)
                 self._aside.append(one)
-            else:
+            elif fd not in parking.turn:
                 some.append(one)
         long = time.monotonic_ns() - self.began >= _LONG * 1e9
         return not some or self._pass_on(some if long else some[: self._idle()]) == len(some)

@@ -60,6 +60,14 @@ assert os.waitpid(child, 0)[1] == 0
 assert one.watched
 assert [fd for fd, _ in parking.look(0, 16)] == [one.fd]
 """,
+    "who is ready is passed on though no epoll tells of him": """
+one.ready = True
+assert parking.admit(one)
+begin()
+until(lambda: passed)
+assert passed == [one]
+end()
+""",
     "a new epoll is waited for in place of the first": """
 begin()
 until(lambda: thread.active)
