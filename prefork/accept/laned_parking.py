@@ -166,7 +166,10 @@ class LanedParking(ParkedConnections):
     def over(self, given: socket.socket, *, failed: bool) -> bool:
         """As `ParkedConnections.over`."""
         with self.lock:
-            return super().over(given, failed=failed)
+            kept = super().over(given, failed=failed)
+            if kept and self.leaving:  # before its lane is idle: a worker that hangs is ended when nobody is left
+                self.tell_who_is_left()
+            return kept
 
     def admit(self, one: ParkedConnection) -> bool:
         """As `ParkedConnections.admit`.

@@ -26,7 +26,7 @@ from prefork.accept.parking_thread import ParkingThread
 from prefork.accept.return_queue import AT_ONCE, ReturnQueue
 from prefork.config.settings import Settings
 from prefork.net.proxy_protocol import read_header
-from prefork.scoreboard.layout import EVICTED
+from prefork.scoreboard.layout import EVICTED, PARKED
 from prefork.testing import connect
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import freeze, limited_descriptors, thaw
@@ -226,6 +226,21 @@ def test_what_a_lane_parks_while_another_waits_is_due_in_time(listener: socket.s
         assert parking.admit(one)
         lead.in_hand = 0
         assert 0 < (acceptor._next_due() or 0) <= 61
+        parking.forget(one)
+
+
+def test_what_is_parked_again_while_its_worker_leaves_is_still_to_be_passed_on(listener: socket.socket) -> None:
+    """The master ends a worker with a lane that hangs once it sees nothing of the kind."""
+    parking = LanedParking(Settings(keepalive=60), memoryview(array("q", bytes(8 * 256))))
+    client, one = pair(listener)
+    with client, one.connection:
+        assert parking.admit(one)
+        parking.leaving, parking.in_hand = True, one
+        parking.tell_who_is_left()
+        assert parking.words[PARKED] == 0
+        assert parking.park(one.connection, one.address, b"", ready=False)
+        assert parking.over(one.connection, failed=False)
+        assert parking.words[PARKED] == 1
         parking.forget(one)
 
 
