@@ -77,7 +77,8 @@ def test_process_1(server: Server, folder: Path) -> None:
     assert done.returncode == 1
     log = [json.loads(line) for line in server.log().splitlines() if line.startswith("{")]
     assert {line["pid"] for line in log} == {1}
-    assert [line["level"] for line in log] == ["info"] * len(log)
+    # A busy machine may do to any master what is warned of.
+    assert {line["level"] for line in log if "frozen, or held up" not in line["message"]} == {"info"}
 
 
 def test_health_follows_the_workers(server: Server, folder: Path) -> None:

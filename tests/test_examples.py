@@ -36,13 +36,16 @@ def test_echo(prefork_server: ServerFactory) -> None:
 def test_own_loop(prefork_server: ServerFactory) -> None:
     server = prefork_server("own_loop:Wsgiref", app_dir=EXAMPLES, workers=2)
     pids = set()
-    for _ in range(40):
+
+    def all_have_answered() -> bool:
         answer = request(server.address)
         assert answer.status == 200
         found = re.search(rb"prefork\.pid = '(\d+)'", answer.body)
         assert found is not None, answer.body
         pids.add(int(found[1]))
-    assert pids == set(server.workers())
+        return pids == set(server.workers())
+
+    server.wait_for(all_have_answered)
     assert server.stop() == 0
 
 

@@ -6,7 +6,6 @@ status, harms no process that is not its child, and has its workers back in the 
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
@@ -21,7 +20,8 @@ from prefork.services.control import Client
 from prefork.status.text import page
 from prefork.testing import Load, Server, request
 from prefork.testing.plugin import ServerFactory
-from tests.support.figures import count
+from prefork.testing.processes import kill
+from tests.support.figures import count, full
 from tests.support.probing import APPS, get, steady, told
 
 
@@ -40,7 +40,7 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
 def test_a_worker_that_writes_at_random(
     prefork_server: ServerFactory, bystander: subprocess.Popen[bytes], tmp_path: Path, what: str
 ) -> None:
-    control, seed = tmp_path / "control", random.randrange(1 << 32)
+    control, seed = tmp_path / "control", random.randrange(1 << 32) if full() else 1
     server = prefork_server(
         "spoiler:Spoiler",
         app_dir=APPS,
@@ -66,8 +66,7 @@ def test_a_worker_that_writes_at_random(
     assert server.process.poll() is None, seed
     if what != "all":  # whoever reads the words of another's order from it may stumble
         assert told(server, "Traceback|a defect of the server") == [], seed
-    for pid in server.workers():
-        os.kill(pid, signal.SIGKILL)
+    kill(*server.workers())
     healed(server, control, seed)
 
 

@@ -31,8 +31,11 @@ def start(folder: Path, name: str, pattern: Pattern) -> subprocess.CompletedProc
             text=True,
             pass_fds=injector.pass_fds,
         ) as server:
-            injector.started()
-            out, said = server.communicate(timeout=60)
+            try:
+                injector.started()
+                out, said = server.communicate(timeout=60)
+            finally:
+                server.kill()
     return subprocess.CompletedProcess(command, server.returncode, out, said)
 
 
@@ -84,15 +87,18 @@ def test_where_nobody_may_ask_for_a_limit_a_server_serves(tmp_path: Path, option
             text=True,
             pass_fds=injector.pass_fds,
         ) as server:
-            injector.started()
-            assert server.stderr is not None
-            said = ""
-            for line in server.stderr:
-                said += line
-                if "serving on" in line:
-                    break
-            server.terminate()
-            said += server.communicate(timeout=60)[1]
+            try:
+                injector.started()
+                assert server.stderr is not None
+                said = ""
+                for line in server.stderr:
+                    said += line
+                    if "serving on" in line:
+                        break
+                server.terminate()
+                said += server.communicate(timeout=60)[1]
+            finally:
+                server.kill()
     assert (server.returncode, "Traceback" in said) == (0, False), said
     assert "serving on" in said
 

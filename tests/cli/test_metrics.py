@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
@@ -255,7 +254,7 @@ def test_counters_never_go_down_while_workers_are_killed_under_load(
         for goal in range(100, 500, 100):
             load.wait_for(lambda tally, goal=goal: tally.answered > goal)  # type: ignore[misc]  # mypy can't infer a lambda with a default
             look()
-            os.kill(server.workers()[0], signal.SIGKILL)
+            kill(server.workers()[0])
             kills += 1
             look()
             look()

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from prefork.status.model import Ended, Listening, Process, RunningRequest, Status, Totals, Working
-from prefork.testing import Server, wait_for
+from prefork.testing import Server, call_until, wait_for
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
 from tests.support.probing import ask, held, probe, steady
@@ -450,12 +450,14 @@ def test_it_follows_the_terminal_s_size(terminal: Terminal) -> None:
     terminal.until("R reload")
     terminal.resize(40, 10)
     terminal.process.send_signal(signal.SIGWINCH)
-    for _ in range(3):
-        terminal.until("q quit")  # the frame that was being drawn is of the old size
-    drawn = plain(terminal.text)
-    frame = drawn[drawn.rindex("prefork 0.1.0", 0, drawn.rindex("q quit")) :]
-    assert len(frame.splitlines()) <= 10
-    assert max(map(len, frame.splitlines())) <= 40
+
+    def frame() -> list[str]:
+        terminal.until("q quit")
+        drawn = plain(terminal.text)
+        return drawn[drawn.rindex("prefork 0.1.0", 0, drawn.rindex("q quit")) :].splitlines()
+
+    # Those that were drawn before are of the old size.
+    call_until(frame, lambda drawn: len(drawn) <= 10 and max(map(len, drawn)) <= 40, message="a frame that fits")
 
 
 def test_its_keys_steer_the_server(server: Server, terminal: Terminal) -> None:

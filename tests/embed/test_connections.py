@@ -58,10 +58,10 @@ def test_who_has_spoken_last(listener: socket.socket) -> None:
         client.sendall(b"hello")
         wait_for(lambda: look(accepted).unread == 5)
         accepted.recv(5)
-        time.sleep(0.01)  # two jiffies, in which the kernel counts who spoke last
         if knows_words(listener):
             assert look(accepted).last is Last.CLIENT
-            assert 0 < look(accepted).ago < 10
+            wait_for(lambda: look(accepted).ago > 0)  # a jiffy, in which the kernel counts who spoke last
+            assert look(accepted).ago < 10
         accepted.sendall(b"hello")
         assert look(accepted).last is (Last.SERVER if knows_words(listener) else Last.UNKNOWN)
 
@@ -131,6 +131,7 @@ def test_unread_waits_no_longer_than_the_grace(listener: socket.socket, monkeypa
 def test_hang_up_ends_what_is_idle_and_leaves_what_is_in_hand(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(connections, "GRACE", 60.0)  # after which it is hung up on whoever there is
     monkeypatch.setattr(connections, "QUIET", 0.05)
     monkeypatch.setattr(connections, "PATIENCE", 0.05)
     with connected(listener) as (client, accepted), connected(listener) as (_, idle):

@@ -83,8 +83,8 @@ def test_reloads_and_a_stop_lose_nobody(prefork_server: ServerFactory, subject: 
         with Load(server.address, clients=8) as load:
             for _ in range(count("embedded-reloads")):
                 reload(server)  # graceful_timeout would be 30 s, and end with a kill
+            load.wait_for(lambda tally: tally.answered > 50)
         assert load.tally.lost == 0, load.tally
-        assert load.tally.answered > 50
         assert int(body(asking))
         assert idle.recv(1) == b""
     waiting = burst(server.address, 2, payload=SLOW)

@@ -47,7 +47,9 @@ def test_requests_over_tls_and_a_client_that_speaks_none(prefork_server: ServerF
                 secured.sendall(ASK)
                 data = b""
                 while b"\r\n\r\n" not in data or not data.split(b"\r\n\r\n", 1)[1]:
-                    data += secured.recv(65536)
+                    piece = secured.recv(65536)
+                    assert piece, data
+                    data += piece
             assert data.startswith(b"HTTP/1.1 200"), data
             bodies.add(data.split(b"\r\n\r\n", 1)[1])
             return len(bodies)

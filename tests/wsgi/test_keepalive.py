@@ -197,10 +197,10 @@ def test_workers_come_and_go_and_connections_stay(echo: Server) -> None:
     echo.wait_for(lambda: len(echo.workers()) == 1)
     echo.signal(signal.SIGTTIN)
     echo.wait_for(lambda: len(echo.workers()) == 2)
+    echo.wait_for(lambda: crowd.counts["answered"] > 100)
     crowd.stop()
     assert crowd.counts["connections"] == 12
     assert (crowd.counts["lost"], crowd.counts["closed"], crowd.losses) == (0, 0, [])
-    assert crowd.counts["answered"] > 100
 
 
 def test_a_stop_answers_whoever_speaks_in_time_and_loses_nobody() -> None:

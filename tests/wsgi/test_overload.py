@@ -124,11 +124,12 @@ def test_a_server_sheds_by_age(tmp_path: Path) -> None:
         assert codes[0] == "200"
         assert codes[2:] == ["503"] * 7 + ["200"]
         assert all("Retry-After: 7" in head for head in heads if head[0].endswith("503 Service Unavailable"))
-        assert "overload: requests wait for more than 0.1 s; those that have are answered 503" in server.log()
+        server.wait_for_log("overload: requests wait for more than 0.1 s; those that have are answered 503")
+        refused = codes.count("503")  # the second is one of them when the first has taken longer than it says
         with Client(str(tmp_path / "control")) as control:
             call_until(
                 lambda: control.status(processes=False).totals,  # a client is answered before it is counted
-                lambda found: (found.refused, found.served) == (7, 4),
+                lambda found: (found.refused, found.served) == (refused, 1 + len(codes) - refused),
             )
 
 

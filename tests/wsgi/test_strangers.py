@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from prefork.system.throttle import SharedThrottle
 from prefork.testing.clock import FakeClock
 from prefork.testing.server import Server
 from prefork.wsgi.forwarded import BELIEVED, KEPT, LEFT_OUT, standings
+from tests.support.probing import complaints
 from tests.support.wsgi.harness import WITHIN, ask, get, parse, read_all, serving
 from tests.wsgi.test_worker import serving as serving_workers
 
@@ -195,7 +195,7 @@ def test_one_line_of_a_whole_server(options: list[str], fate: str) -> None:
             pids.add(ask_from(UNNAMED, server, *fields("Fly"), target=f"/{number}")["pid"])
             if len(pids) == 2 and number > 20:
                 break
-        said = re.findall(r"WARNING .*", server.log())
+        said = complaints(server)
     assert len(said) == 1, said
     assert said[0].endswith(
         f"{UNNAMED} is not in forwarded_allow_ips and sends Fly-Client-IP, Fly-Forwarded-Port, Fly-Forwarded-Proto, "

@@ -23,6 +23,7 @@ from prefork.testing.waiting import call_until
 from prefork.wsgi.channel import Channel, Pace
 from prefork.wsgi.gateway import Gateway
 from prefork.wsgi.tls import TLSChannel, _distinguished_name
+from tests.support.held_up import unless_held_up
 from tests.support.tls_clients import CERTS, KEYS, client_context, greeted, received, secured
 from tests.support.wsgi.apps import CONTENT
 from tests.support.wsgi.harness import WITHIN, Steadiness, assert_clean, get, parse, post, read_all, release, serving
@@ -191,7 +192,7 @@ def test_who_sends_steadily_is_not_cut() -> None:
                 turn(lambda: session.write(request[:-4000]))
                 session.write(body)
                 record = outgoing.read()
-                steadiness = Steadiness()
+                steadiness = Steadiness(each=40 / 1000)
                 received = [b""]
                 with contextlib.suppress(ConnectionError):  # it was cut
                     for at in range(0, len(record), 40):
@@ -202,7 +203,7 @@ def test_who_sends_steadily_is_not_cut() -> None:
                         pass
                 return b"".join(received), steadiness
 
-        answer, _ = call_until(send, lambda seen: seen[1].longest < 0.25, message="a client that nothing holds up")
+        answer, _ = call_until(send, lambda seen: seen[1].steady, message="a client that nothing holds up")
         assert parse(answer).body == body
         assert_clean(server)
 
@@ -264,6 +265,11 @@ def test_who_does_not_speak_tls_costs_a_log_line(sent: bytes) -> None:
         assert_clean(server)
 
 
+def said_hello(server: Server) -> None:
+    """Others are served."""
+    assert parse(exchange(server, get(), client_context())).body == b"hello"
+
+
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01"])
 def test_a_handshake_that_does_not_go_on(sent: bytes) -> None:
     with serving("hello", options={**KEYS, "header_timeout": 0.4}) as server:
@@ -271,7 +277,7 @@ def test_a_handshake_that_does_not_go_on(sent: bytes) -> None:
             client.sendall(sent)
             assert read_all(client) == b""
         server.wait_for_log("INFO no TLS with .*: the client was too slow")
-        assert parse(exchange(server, get())).body == b"hello"
+        unless_held_up(0.4, lambda: said_hello(server))
         assert_clean(server)
 
 
@@ -292,7 +298,7 @@ def test_who_reset_the_connection_before_the_handshake(sent: bytes) -> None:
             gone.close()
             assert read_all(first) == b""
         server.wait_for(lambda: server.log().count("INFO no TLS with") == 2)
-        assert parse(exchange(server, get())).body == b"hello"
+        unless_held_up(0.5, lambda: said_hello(server))
         assert_clean(server)
 
 
@@ -316,10 +322,24 @@ def test_nothing_is_said_to_who_ends_his_side_before_his_part_is_whole(caplog: p
 
 def test_who_is_silent_after_the_handshake() -> None:
     with serving("hello", options={**KEYS, "header_timeout": 0.5}) as server:
-        with secured(server) as client:
+
+        def in_time(sent: bytes) -> ssl.SSLSocket:
+            """A client that has shaken hands, and sent this, before his time was over."""
+
+            def connected() -> ssl.SSLSocket:
+                began = time.monotonic()
+                client = secured(server)
+                client.sendall(sent)
+                if time.monotonic() - began >= 0.5:
+                    client.close()
+                    raise TimeoutError("the machine has held it up")
+                return client
+
+            return unless_held_up(0.5, connected)
+
+        with in_time(b"") as client:
             assert read_all(client) == b""
-        with secured(server) as client:
-            client.sendall(get()[:-1])
+        with in_time(get()[:-1]) as client:
             assert parse(read_all(client)).status == 408
         assert_clean(server)
 

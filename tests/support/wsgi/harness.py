@@ -6,6 +6,7 @@ Answers are read by h11, which refuses what is not HTTP/1.1 to the letter.
 from __future__ import annotations
 
 import json
+import math
 import re
 import socket
 import sys
@@ -51,18 +52,26 @@ class Reply(NamedTuple):
 class Steadiness:
     """How steady a client was that is to be slow and steady: a machine that holds it up makes it another one.
 
-    Attributes:
-        longest: The longest pause between two of its moves, in seconds.
+    It is judged as `prefork.wsgi.channel` has it, by half the patience that its server has.
+
+    Args:
+        patience: The server's io_timeout, in seconds.
+        each: Seconds that a move gives back: its bytes, by min_rate. Without one any move gives back all.
     """
 
-    def __init__(self) -> None:
-        self.longest = 0.0
+    def __init__(self, patience: float = 0.5, each: float = math.inf) -> None:
+        self._full = self._left = patience / 2
+        self._each = each
         self._last = time.monotonic()
+        self.steady = True
+        """Whether a server has no reason to lose patience."""
 
     def moved(self) -> None:
         """The client moves."""
         now = time.monotonic()
-        self.longest = max(self.longest, now - self._last)
+        self._left -= now - self._last
+        self.steady &= self._left > 0
+        self._left = min(self._full, self._left + self._each)
         self._last = now
 
 
