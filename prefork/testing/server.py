@@ -192,7 +192,8 @@ class Server:
         """Wait until the log matches.
 
         Args:
-            pattern: A regular expression, searched for; ``^`` and ``$`` are those of a line.
+            pattern: A regular expression, searched for; ``^`` and ``$`` are those of a line. What is written of a line
+                that has not ended yet is found, too, if the match ends before it does: the rest is still to come.
             timeout: Seconds.
             after: Where to begin, in characters: ``match.end()`` of an earlier match, or ``len(server.log())``.
 
@@ -206,7 +207,8 @@ class Server:
         found: list[re.Match[str]] = []
 
         def look() -> bool:
-            found.extend(compiled.finditer(self.log(), after))
+            log = self.log()
+            found.extend(match for match in compiled.finditer(log, after) if match.end() < len(log) or log[-1:] == "\n")
             return bool(found)
 
         self.wait_for(look, timeout, f"{pattern!r} in the log")

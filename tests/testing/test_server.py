@@ -316,6 +316,19 @@ def test_a_ready_line_is_a_whole_line(ready: str) -> None:
         assert server.address == "127.0.0.1:1"
 
 
+def test_what_is_found_in_the_log_is_not_half_of_what_will_be_there() -> None:
+    source = """
+    import signal, time
+    print("it is of one", end="", flush=True)
+    time.sleep(0.3)  # the test looks more often than that
+    print(" piece", flush=True)
+    signal.pause()
+    """
+    with running_script(source, ready="") as server:
+        assert server.wait_for_log("is of")[0] == "is of"
+        assert server.wait_for_log("of (.*)")[1] == "one piece"
+
+
 def test_a_server_that_the_test_has_no_descriptor_for_is_not_left(monkeypatch: pytest.MonkeyPatch) -> None:
     before = psutil.Process().children()
 
