@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -30,6 +31,8 @@ import prefork
 class Echo(prefork.Worker):
     def handle(self, connection, address):
         for line in self.lines(connection):
+            if line == b"wait\\n":
+                connection.sendall(b"waits\\n")
             while line == b"wait\\n" and not self.stopping:
                 time.sleep(0.01)
             connection.sendall(line)
@@ -112,7 +115,10 @@ def test_an_order_ends_the_wait(side: Side, pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_who_has_just_connected_may_be_about_to_speak(side: Side, pair: Pair, ordered: bool) -> None:
+def test_who_has_just_connected_may_be_about_to_speak(
+    side: Side, pair: Pair, ordered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialogue, "REST", WITHIN)  # whatever holds this process up
     timers = [threading.Timer(0.1, pair[1].sendall, (b"1\n",))]
     if ordered:
         side.order()
@@ -128,6 +134,7 @@ def test_who_has_just_connected_may_be_about_to_speak(side: Side, pair: Pair, or
 def test_half_a_line_is_waited_for(side: Side, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = pair
     theirs.sendall(b"1\nha")
+    monkeypatch.setattr(dialogue, "REST", WITHIN)  # whatever holds this process up
     found = side.lines(ours)
     assert next(found) == b"1\n"
     side.order()
@@ -165,11 +172,10 @@ def test_three_lines_at_once_during_a_reload(prefork_server: ServerFactory, app:
     server = prefork_server("echoes:Echo", app_dir=app, workers=1)
     with connect(server.address, timeout=WITHIN) as client:
         client.sendall(b"wait\nsecond\nthird\n")
-        server.signal(signal.SIGHUP)
-        got = b""
-        while piece := client.recv(100):
-            got += piece
-        assert got == b"wait\nsecond\nthird\n"
+        with client.makefile("rb") as answers:
+            assert answers.readline() == b"waits\n"
+            server.signal(signal.SIGHUP)
+            assert answers.read() == b"wait\nsecond\nthird\n"
     server.wait_for_log("generation 1 serves")
     assert "Traceback" not in server.log()
 
@@ -181,25 +187,27 @@ def test_reloads_lose_nobody(prefork_server: ServerFactory, app: Path) -> None:
     until = time.monotonic() + 1.0
     answered = 0
     server.signal(signal.SIGHUP)
-    while time.monotonic() < until:
+    while not answered or time.monotonic() < until:
+        began = time.monotonic()
         with connect(server.address, timeout=WITHIN) as client:
             client.sendall(lines)  # with the connection: all of it is there when the worker comes to look
+            late = time.monotonic() - began > dialogue.REST / 2  # held up between the two, it may not be waited for
             got = b""
-            while len(got) < len(lines):
-                piece = client.recv(100)
-                assert piece, f"the conversation ended behind {got!r}"
-                got += piece
-            answered += 1
+            with contextlib.suppress(*[ConnectionError] if late else []):
+                while len(got) < len(lines) and (piece := client.recv(100)):
+                    got += piece
+            assert got == lines or (late and not got), f"the conversation ended behind {got!r}"
+            answered += got == lines
     server.wait_for_log("generation 1 serves")
     assert answered
 
 
 def test_an_idle_client_does_not_hold_a_stop_up(prefork_server: ServerFactory, app: Path) -> None:
-    server = prefork_server("echoes:Echo", app_dir=app, workers=1, graceful_timeout=WITHIN, timeout=0.5)
+    server = prefork_server("echoes:Echo", app_dir=app, workers=1, graceful_timeout=WITHIN, timeout=2)
     with connect(server.address, timeout=WITHIN) as idle:
         idle.sendall(b"a\n")
         assert idle.recv(100) == b"a\n"
-        time.sleep(1.0)  # beyond timeout: it is the client who is silent, and the worker does not hang
+        time.sleep(2.5)  # beyond timeout: it is the client who is silent, and the worker does not hang
         before = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - before < WITHIN - 5  # it is not killed at the end of its grace
@@ -224,8 +232,8 @@ def test_a_line_that_crosses_the_end_of_its_conversation_resets_nobody(
             try:
                 client.sendall(b"b\n")
                 client.sendall(b"c\n")
+                return client.recv(100) == b""
             except ConnectionError:
                 return False
-            return client.recv(100) == b""
 
     assert any(crosses() for _ in range(3))  # one that stands still for two seconds is too late

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 
+from prefork.accept.keepalive_acceptor import IN_A_GO
 from prefork.testing import connect
 from prefork.testing.plugin import ServerFactory
 from tests.support.probing import APPS, PATIENCE
@@ -18,6 +20,8 @@ def test_who_keeps_nobody_accepts_on_without_a_look(prefork_server: ServerFactor
         first.sendall(b"w")
         for client in others:
             client.sendall(b"x")
+        assert first.recv(1) == b"w"  # it is in hand
+        time.sleep(2 * IN_A_GO)  # the go in which it was accepted is over
         first.sendall(b"g")
         looks = [int(client.recv(16)) for client in (first, *others)]
         assert looks == sorted(looks)

@@ -103,11 +103,11 @@ def test_reloads_recycling_and_scaling_lose_nobody(prefork_server: ServerFactory
 
 
 def test_a_lane_that_hangs_is_named_and_its_siblings_finish(prefork_server: ServerFactory) -> None:
-    server = probe(prefork_server, workers=1, threads=LANES, timeout=1, graceful_timeout=20)
-    with talk(server, "/extend/60/2") as first, talk(server, "/extend/60/3") as second:
+    server = probe(prefork_server, workers=1, threads=LANES, timeout=2, graceful_timeout=20)
+    with talk(server, "/extend/60/4") as first, talk(server, "/extend/60/5") as second:
         with talk(server, "/recv") as hangs:
             assert line(hangs) == "receiving"
-            lane = server.wait_for_log(r"busy with one connection in lane (\d) for 1\.\d s")[1]
+            lane = server.wait_for_log(r"busy with one connection in lane (\d) for [\d.]+ s")[1]
             hung = server.wait_for_log(rf"hangs in lane {lane}; the others have 20 s to finish: ")
             (pid,) = server.wait_for_log(r"^init 0 (\d+)$", after=hung.end()).groups()
             server.wait_for(lambda: ask(server) == pid, message="who has taken its place serves")
@@ -164,6 +164,7 @@ def test_processes_of_an_application_hold_no_connection_of_another_lane(prefork_
 def test_want_of_descriptors_is_waited_out(prefork_server: ServerFactory) -> None:
     server = probe(prefork_server, workers=1, threads=LANES)
     (pid,) = server.workers()
+    wait_until_idle(server, 1)  # it opens nothing more
     opened = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
     _, second = sorted(set(range(len(opened) + 2)) - opened)[:2]
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)

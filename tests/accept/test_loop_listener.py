@@ -138,10 +138,10 @@ def test_a_loop_that_blocks_is_found_and_its_siblings_serve(prefork_server: Serv
 
 
 def test_an_idle_loop_is_no_hang(prefork_server: ServerFactory) -> None:
-    server = serve(prefork_server, timeout=0.3)
+    server = serve(prefork_server, timeout=1.5)
     assert request(server.address).status == 200
     before = server.workers()
-    time.sleep(1.2)  # what is proven is that nothing happens meanwhile
+    time.sleep(2.2)  # what is proven is that nothing happens meanwhile
     assert server.workers() == before
     assert "has been busy" not in server.log()
 
@@ -213,6 +213,7 @@ def test_an_inlet_that_is_made_after_an_order_takes_nothing(listener: socket.soc
     for order, takes in ((Order.RUN, True), (Order.SEAL, False)):
         given.entry.obeyed = order
         with intake_on(listener, given) as intake, socket.create_connection(listener.getsockname()):
+            assert readable(listener.fileno(), seconds=10)
             if takes:
                 os.close(intake.take()[0])
             else:

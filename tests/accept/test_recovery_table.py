@@ -20,7 +20,7 @@ from prefork.scoreboard.entry import Entry
 from prefork.scoreboard.events import EventKind, EventsPipe
 from prefork.scoreboard.layout import STATE, Order, Scoreboard, State
 from prefork.system.backoff import Backoff
-from prefork.system.descriptors import SpareDescriptor
+from prefork.system.descriptors import SpareDescriptor, readable
 
 PLAIN = Backoff(initial=0.05, factor=2.0, maximum=0.25, jitter=0.0)
 
@@ -84,6 +84,7 @@ class Place:
 
     def connects(self) -> None:
         self._stack.enter_context(socket.create_connection(self.listener.getsockname()))
+        assert readable(self.listener.fileno(), seconds=30)  # the kernel may have its last ACK to deal with yet
 
     def told(self) -> list[tuple[EventKind, int]]:
         return [(event.kind, event.value) for event in self.events.read()[0]]

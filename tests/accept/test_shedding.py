@@ -63,7 +63,7 @@ def test_who_is_shed_is_told_so_and_who_comes_later_is_served(prefork_server: Se
         began = time.monotonic()
         before = refused(server)
         with Load(server.addresses, clients=20, timeout=PATIENCE) as load:
-            load.wait_for(lambda _: time.monotonic() - began >= seconds)
+            load.wait_for(lambda _: time.monotonic() - began >= seconds and refused(server) - before >= 5)
             shed = refused(server) - before
             took = time.monotonic() - began
         print(f"{shed} of at most {RATE} a second shed in {took:.2f} s")
@@ -71,7 +71,6 @@ def test_who_is_shed_is_told_so_and_who_comes_later_is_served(prefork_server: Se
         assert {answer.status for answer in load.tally.losses} == {503}
         # Each worker may begin with one that it had saved up.
         assert shed <= RATE * took + WORKERS
-        assert shed >= min(5.0, RATE * took / 4)
         waiting = burst(server.addresses, 10, timeout=PATIENCE)
     tally = waiting.wait()
     assert tally.total == tally.answered + tally[Outcome.FAILED], tally

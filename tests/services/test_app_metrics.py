@@ -12,7 +12,7 @@ import pytest
 
 from prefork.scoreboard.app_metrics import AppMetrics
 from prefork.testing import Server, request, running_target
-from tests.support.probing import APPS, PATIENCE, get, replaced, steady
+from tests.support.probing import APPS, PATIENCE, get, opened, replaced, steady
 from tests.support.programs import facts
 
 pytest.importorskip("prometheus_client", reason="prefork[prometheus] is not installed")
@@ -113,12 +113,16 @@ def test_a_mold_takes_no_room() -> None:
         server.signal(signal.SIGHUP)
         replaced(server, before)
         counted(server, "book", [1] * 4)
-        numbers = os.listdir(f"/proc/{server.pid}/fd")
-        opened = (f"/proc/{server.pid}/fd/{number}" for number in numbers)
-        memory = AppMetrics(os.open(next(path for path in opened if "prefork-metrics" in os.readlink(path)), os.O_RDWR))
-        taken = {region.words[0] for region in memory.regions[1:]} - {0}
-        memory.close()
-        assert taken <= set(server.workers())
+        number = next(number for number, name in opened(server.pid).items() if "prefork-metrics" in name)
+        memory = AppMetrics(os.open(f"/proc/{server.pid}/fd/{number}", os.O_RDWR))
+        try:
+            # The master takes the room of the dead back when it has heard of their ends.
+            server.wait_for(
+                lambda: {region.words[0] for region in memory.regions[1:]} - {0} <= set(server.workers()),
+                message="nobody but the workers to have room",
+            )
+        finally:
+            memory.close()
 
 
 def test_who_counts_may_be_interrupted_by_who_counts() -> None:

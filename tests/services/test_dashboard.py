@@ -237,7 +237,7 @@ def test_an_upgrade_is_seen_as_the_same_server() -> None:
         server.wait_for_log(r"generation 1 serves|reloaded")
         after = json.loads(asked(address, "/status.json"))
         assert (after["pid"], after["started"]) == (before["pid"], before["started"])
-        assert after["totals"]["served"] == 1
+        wait_for(lambda: json.loads(asked(address, "/status.json"))["totals"]["served"] == 1)
 
 
 # In a browser.

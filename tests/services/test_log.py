@@ -33,7 +33,7 @@ from tests.support.probing import steady
 from tests.support.programs import command, run_program
 from tests.support.sockets import ROOT
 
-TIMEOUT = 30.0
+TIMEOUT = 60.0
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 APP = """\
 import os
@@ -64,6 +64,15 @@ def record(message: str = "hello", **more: object) -> logging.LogRecord:
     made.created = 1795184645.678
     made.__dict__.update(more)
     return made
+
+
+@contextlib.contextmanager
+def killed(process: subprocess.Popen[str]) -> Iterator[None]:
+    """What is left of it at the end of the block is killed, so that nobody waits for it who has failed."""
+    try:
+        yield
+    finally:
+        process.kill()
 
 
 # Form.
@@ -230,22 +239,25 @@ def test_the_log_of_a_server_in_a_file(prefork_server: ServerFactory, app: Path)
 
 
 def test_standard_output(app: Path) -> None:
-    with subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "prefork",
-            "serve",
-            "app:handle",
-            "--bind=127.0.0.1:0",
-            "--log-file=-",
-            "--log-format=json",
-        ],
-        cwd=app,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with (
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "prefork",
+                "serve",
+                "app:handle",
+                "--bind=127.0.0.1:0",
+                "--log-file=-",
+                "--log-format=json",
+            ],
+            cwd=app,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+        killed(process),
+    ):
         assert process.stdout is not None
         assert process.stderr is not None
         line = json.loads(process.stdout.readline())
@@ -263,7 +275,7 @@ def test_a_worker_s_record_says_whose_it_is(prefork_server: ServerFactory, app: 
     server.wait_for_log("generation 1 serves")
     (worker,) = steady(server, 1)  # its predecessor would answer too
     request(server.address, get("/fail"))
-    server.wait_for_log("it failed")
+    server.wait_for_log(r"it failed.*\n")  # to the end of it
     found = [json.loads(line) for line in server.log().splitlines() if "it failed" in line]
     assert [(line["pid"], line["slot"], line["generation"]) for line in found] == [(worker, 0, 1)]
     assert "RuntimeError: it failed" in found[0]["traceback"]
@@ -312,7 +324,7 @@ def test_a_rotated_file_is_opened_anew_on_sigusr1_by_master_and_workers(
         server.signal(signal.SIGUSR1)
         wait_for(path.exists, message="the new file")
         if user:
-            assert path.stat().st_uid == pwd.getpwnam(user).pw_uid
+            wait_for(lambda: path.stat().st_uid == pwd.getpwnam(user).pw_uid, message="its owner")
         size = old.stat().st_size
 
         def fails() -> bool:
@@ -491,12 +503,15 @@ def test_prints_of_several_workers_do_not_mix_within_lines(
 
 def test_tracebacks_of_several_workers_do_not_mix_within_lines_in_a_pipe(app: Path) -> None:
     """Each is longer than a pipe takes in one piece."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "prefork", "serve", "app:handle", "--bind=127.0.0.1:0", "--workers=4"],
-        cwd=app,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with (
+        subprocess.Popen(
+            [sys.executable, "-m", "prefork", "serve", "app:handle", "--bind=127.0.0.1:0", "--workers=4"],
+            cwd=app,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+        killed(process),
+    ):
         assert process.stderr is not None
         first = process.stderr.readline()
         match = re.search(r"serving on (\S+) ", first)

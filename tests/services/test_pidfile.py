@@ -21,7 +21,7 @@ from prefork.system.need import WRITABLE
 from prefork.testing import Server, call_until, hold_port
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
-from tests.support.probing import APPS, ask, probe
+from tests.support.probing import APPS, ask, opened, probe
 
 
 def start(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -54,7 +54,7 @@ def test_the_file_has_the_master_s_pid_as_long_as_it_lives(prefork_server: Serve
     server = probe(prefork_server, workers=2, pidfile=path)
     assert path.read_text() == f"{server.pid}\n"
     for pid in server.workers():
-        assert str(path) not in [os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")]
+        assert str(path) not in opened(pid).values()
     assert server.stop() == 0
     assert not path.exists()
 
@@ -251,7 +251,7 @@ def test_nobody_can_have_it_within_an_upgrade(prefork_server: ServerFactory, pat
     assert path.read_text() == f"{server.pid}\n"
     server.wait_for(lambda: len(server.workers()) == 1, message="the older worker is gone")
     for pid in server.workers():
-        assert str(path) not in [os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")]
+        assert str(path) not in opened(pid).values()
     assert server.stop() == 0
     assert not path.exists()
 

@@ -15,7 +15,7 @@ from prefork.services.control import Client
 from prefork.supervisor.cause import Cause
 from prefork.testing import call_until, connect, wait_for
 from prefork.testing.plugin import ServerFactory
-from tests.support.probing import APPS, LOGGING, PATIENCE, ask, get, held, importing, steady
+from tests.support.probing import APPS, LOGGING, PATIENCE, ask, get, held, importing, steady, talk
 
 REWORDED = """
 import json, os, socket, sys
@@ -91,6 +91,11 @@ class Counted:
         except ControlError:
             return {}
 
+    def wait_until_busy(self) -> None:
+        """Wait until its only worker has a connection in hand."""
+        with Client(self.control) as client:
+            call_until(lambda: client.status(processes=False).workers[0].state, lambda state: state == "busy")
+
     def count(self, cause: Cause) -> None:
         """Wait until one more has ended for ``cause``, and none for another."""
         self.expected[cause] = self.expected.get(cause, 0) + 1
@@ -141,7 +146,7 @@ def test_who_is_told_to_leave_is_counted_by_what_for(prefork_server: ServerFacto
 
 
 def test_who_ends_otherwise_is_counted_by_how(prefork_server: ServerFactory, tmp_path: Path) -> None:
-    counted = Counted(prefork_server, tmp_path, nofile=64, workers=1, timeout=2, graceful_timeout=0.5)
+    counted = Counted(prefork_server, tmp_path, nofile=64, workers=1, timeout=2, graceful_timeout=3)
     server = counted.server
 
     ask(server, "/descriptors/46")
@@ -156,7 +161,8 @@ def test_who_ends_otherwise_is_counted_by_how(prefork_server: ServerFactory, tmp
         counted.count(Cause.CRASH)
     with held(server):
         counted.count(Cause.TIMEOUT)
-    with held(server):
+    with talk(server, "/extend/60/60"):  # else it may be a hang before its successor has booted
+        counted.wait_until_busy()
         server.signal(signal.SIGHUP)
         counted.count(Cause.GRACEFUL_TIMEOUT)
     broken = tmp_path / "control.broken"

@@ -267,7 +267,9 @@ def test_the_sleep_ends_at_the_sooner_of_the_caller_s_moment_and_the_next_timer(
     try:
         seen: list[str] = []
         loop.call_later(0.02, note(seen, "timer"))
-        loop.poll(loop.clock.monotonic() + 3600)
+        for _ in range(3):  # a machine that stands still in one of them makes it a freeze, which moves the timer
+            if not seen:
+                loop.poll(loop.clock.monotonic() + 3600)
         assert seen == ["timer"]
         loop.call_later(3600, note(seen, "an hour"))
         before = loop.clock.monotonic()
@@ -445,9 +447,9 @@ SLEEPER = """
             signal.setitimer(signal.ITIMER_REAL, 0)
             os.kill(os.getpid(), signal.SIGSTOP)
 
+    print("asleep", flush=True)  # nearly: whoever hears it may have the processor first
     loop.poll(0.0)
     before = loop.clock.monotonic()
-    print("asleep", flush=True)
     if stops:
         signal.signal(signal.SIGALRM, stop)
         signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
@@ -491,11 +493,11 @@ def continue_after(program: subprocess.Popen[str], seconds: float) -> None:
 
 def test_a_process_that_was_frozen_in_its_sleep_finds_out() -> None:
     """All of the sleep counts as frozen, since nobody knows when the freeze began."""
-    program = asleep(0.2, stops=True)
-    continue_after(program, 0.2 + FROZEN + 0.3)
+    program = asleep(0.5, stops=True)
+    continue_after(program, 0.5 + FROZEN + 0.3)
     passed, thaws = result(program)
     assert len(thaws) == 1
-    assert 0.2 + FROZEN + 0.3 <= thaws[0] <= passed
+    assert 0.5 + FROZEN + 0.3 <= thaws[0] <= passed
 
 
 def test_a_sleep_without_a_deadline_may_last_for_ever() -> None:

@@ -50,7 +50,7 @@ def test_who_waits_is_served_by_the_next_master(prefork_server: ServerFactory, t
     with Manager(tmp_path) as manager:
         server = manager.start(prefork_server, [*SERVE, "--bind", "127.0.0.1:0"])
         address = server.address
-        assert len(manager.store) == 1
+        wait_for(lambda: len(manager.store) == 1, message="the store to have the listener")
         kill(server)
         with burst(address, 30, payload=get("/pid")) as load:
             server = manager.start(prefork_server, [*SERVE, "--bind", "127.0.0.1:0"])
@@ -76,6 +76,7 @@ def test_sockets_made_with_another_reuse_port_are_one_clear_line(prefork_server:
 def test_an_address_that_is_not_bound_any_more_is_let_go(prefork_server: ServerFactory, tmp_path: Path) -> None:
     with Manager(tmp_path) as manager:
         server = manager.start(prefork_server, [*SERVE, "--bind", "127.0.0.1:0"])
+        wait_for(lambda: manager.store, message="the store to have the listener")
         before, address = set(manager.store), server.address
         assert server.stop() == 0
         connect(address).close()  # the store has it, and it listens

@@ -86,7 +86,11 @@ def test_a_hang_and_its_end_name_the_request() -> None:
 def test_what_runs_now_is_shown(server: Server) -> None:
     steady(server, 2)
     with Client(server.control) as control:  # type: ignore[attr-defined]  # of the fixture above
-        assert all(not worker.requests for worker in control.status(processes=False).workers)
+        call_until(
+            lambda: control.status(processes=False).workers,
+            lambda workers: not any(worker.requests for worker in workers),
+            message="nothing to be in hand",
+        )
         client, pid = in_hand(server, "/report?year=2026")
         with client:
             status = control.status(processes=False)

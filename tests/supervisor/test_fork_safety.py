@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from tests.support.probing import APPS, PATIENCE
+from tests.support.probing import APPS
+from tests.support.programs import TIMEOUT
 
 LOOK = """
 import os, sys
@@ -27,7 +28,7 @@ def looked(unsafe: str) -> list[str]:
         env={"UNSAFE": unsafe},
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=True,
     )
     return done.stdout.splitlines()
@@ -95,7 +96,7 @@ assert loaded_code.census()
 
 
 def test_nothing_of_the_application_is_asked_what_it_is() -> None:
-    done = subprocess.run([sys.executable, "-c", LAZY], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run([sys.executable, "-c", LAZY], capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert done.stderr == ""
     assert [line.partition(" (")[0].partition(",")[0] for line in done.stdout.splitlines()] == [
         "socket AF_INET not connected",
@@ -112,7 +113,7 @@ def test_it_can_be_refused() -> None:
         env={"UNSAFE": "1"},
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
     assert done.returncode == 4

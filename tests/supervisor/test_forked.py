@@ -133,7 +133,8 @@ class Taking(prefork.Worker):
     def handle(self, connection, address):
         handle(connection, address)
 
-prefork.Master(Taking, prefork.Settings(bind="127.0.0.1:0", workers=1, graceful_timeout=1)).run()
+grace = 1 if os.environ["WHEN"] == "later" else 60  # it is killed at the end of that
+prefork.Master(Taking, prefork.Settings(bind="127.0.0.1:0", workers=1, graceful_timeout=grace)).run()
 """
 )
 

@@ -31,13 +31,13 @@ class Handing:
         stack.callback(self.bequest.close)
         inward, self.heir = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         stack.callback(self.heir.close)
-        self.heir.settimeout(5)
+        self.heir.settimeout(30)
         with inward, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as offer:
             inward.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 while True:
                     inward.send(FULL)
-            offer.settimeout(5)
+            offer.settimeout(30)
             offer.connect(_name(os.getpid()))
             socket.send_fds(offer, [_OFFER], [inward.fileno()])
             self.turn(0)
@@ -77,7 +77,7 @@ def test_what_waits_for_room_is_carried_over_when_there_is_some(handing: Handing
     handing.keep(b"one")
     handing.turn(0)  # it is taken, and the queue is empty from now on
     got = []
-    end = time.monotonic() + 5
+    end = time.monotonic() + 30
     while b"one" not in got and time.monotonic() < end:
         with contextlib.suppress(TimeoutError):
             data, fds, _, _ = socket.recv_fds(handing.heir, 8192, 1)

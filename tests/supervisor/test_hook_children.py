@@ -11,6 +11,7 @@ from pathlib import Path
 from prefork.testing import Outcome, hold_port, request, wait_for
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import is_gone, kill
+from tests.support.probing import opened
 
 FORKING = """
 import logging, os, sys, time
@@ -42,7 +43,7 @@ prefork.Master(Quiet, settings, hooks=prefork.Hooks(when_ready=when_ready)).run(
 
 def files(pid: int) -> set[str]:
     """What a process has open beside the standard streams."""
-    return {os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd") if int(entry.name) > 2}
+    return {name for number, name in opened(pid).items() if number > 2}
 
 
 def inode_listens(name: str, address: str) -> bool:

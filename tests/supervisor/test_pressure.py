@@ -19,7 +19,7 @@ from psutil import STATUS_SLEEPING, Process
 from prefork.scoreboard.layout import EntryView, State
 from prefork.services.control import Client
 from prefork.testing import READY, Load, Server, burst, call_until, connect
-from prefork.testing.faults import Injector, always, first, lasting, unavailable
+from prefork.testing.faults import Call, Injector, always, first, lasting, unavailable
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import freeze, frozen, kill, limited_descriptors, thaw
 from tests.support import figures
@@ -33,8 +33,8 @@ CPU: Final = 0.01
 """Cores that a whole server at its limit may use."""
 LOG: Final = 2000
 """Bytes that it may write to its log meanwhile, from the first to the last word about it."""
-RECOVERY: Final = 0.3
-"""Seconds within which all who wait are answered after the limit is lifted."""
+RECOVERY: Final = 0.3 if figures.full() else 15.0
+"""Seconds within which all who wait are answered after the limit is lifted; in CI those that only a defect takes."""
 
 
 def serving(factory: ServerFactory, **settings: Any) -> Server:
@@ -105,7 +105,7 @@ def relieved(server: Server, waiting: Load, lifted: float) -> None:
     took = time.monotonic() - lifted
     print(f"all {CLIENTS} answered after {took:.3f} s")
     assert waiting.wait().lost == 0
-    assert took <= figures.bound(RECOVERY)
+    assert took <= RECOVERY
 
 
 def views(server: Server) -> list[EntryView]:
@@ -194,18 +194,25 @@ def test_many_workers_hold_while_one_probes_and_recover_together(prefork_server:
     began = time.monotonic()
     with board_of(server) as board:
         prober = board.view(board.prober).pid
-        time.sleep(2.5)  # long enough for a rate
-        calls = [call for call in faults.calls("accept") if call.time > began + 0.5]
+        begin = began + 0.5
+
+        def later() -> list[Call]:
+            return [call for call in faults.calls("accept") if call.time > begin]
+
+        # Long enough for a rate; whatever holds up who counts makes the time longer, never shorter.
+        server.wait_for(lambda: time.monotonic() - begin >= 2 and len(later()) >= 4, message="four probes")
+        calls, took = later(), time.monotonic() - begin
         assert {call.pid for call in calls} == {prober}
-        print(f"{len(calls) / 2:.0f} probes a second by one of {workers} workers")
-        assert 2 <= len(calls) / 2 <= 50
+        print(f"{len(calls) / took:.0f} probes a second by one of {workers} workers")
+        assert len(calls) / took <= 50
         lifted = time.monotonic()
         faults.release()
         server.wait_for(lambda: all(view.state is State.SERVING for view in living(board)), message="all to serve")
         took = time.monotonic() - lifted
         print(f"all {workers} recovered after {took:.3f} s")
-        assert took <= figures.bound(RECOVERY)
+        assert took <= RECOVERY
         assert not board.all_exhausted
+    server.wait_for_log("workers and forks go on")
     assert len(told(server, "the system is exhausted|workers and forks go on")) == 2
     assert burst(server.address, 2 * workers).wait().answered == 2 * workers
     assert server.stop() == 0
@@ -456,6 +463,7 @@ def test_a_master_that_cannot_fork_tries_again_and_says_so_once(
         faults.release()
         steady(server, 4)
         server.wait_for(lambda: not board.exhaustion.errno, message="the end of the pressure")
+    server.wait_for_log("workers are forked again after")
     assert set(others) < set(server.workers())
     assert len(told(server, f"ERROR .*can't fork worker .*{re.escape(os.strerror(number))}")) == 1
     assert len(told(server, "workers are forked again after")) == 1

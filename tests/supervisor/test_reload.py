@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 from pathlib import Path
@@ -11,11 +10,11 @@ import pytest
 
 from prefork.testing import Load, Server
 from prefork.testing.plugin import ServerFactory
-from prefork.testing.processes import frozen
+from prefork.testing.processes import frozen, kill
 from tests.support.figures import count
 from tests.support.probing import APPS, ask, complaints, held, probe, replaced, steady, told, wait_gone
 
-SOON = 10.0
+SOON = 20.0
 
 
 def reload(server: Server, generation: int) -> None:
@@ -101,6 +100,10 @@ def test_a_reload_to_broken_code_changes_nothing_until_a_good_one(
     assert server.stop() == 0
 
 
+SUCCESSOR = r"worker \d \(pid (\d+), generation 1\) forked"
+"""Logged with ``log_level="debug"``."""
+
+
 def most_at_once(server: Server) -> int:
     """The most workers that there have been, as its log of every fork and end has it (``log_level="debug"``)."""
     now = most = 0
@@ -145,22 +148,20 @@ def test_reloads_that_overtake_each_other_end_with_the_last(prefork_server: Serv
 
 
 def test_a_successor_that_is_killed_in_its_boot_does_not_end_the_reload(prefork_server: ServerFactory) -> None:
-    server = prefork_server("slow:Slowly", app_dir=APPS, workers=2)
+    server = prefork_server("slow:Slowly", app_dir=APPS, workers=2, log_level="debug")
     before = server.workers()
     server.signal(signal.SIGHUP)
-    server.wait_for(lambda: len(server.workers()) > 2, message="a successor")
-    os.kill((set(server.workers()) - set(before)).pop(), signal.SIGKILL)
+    kill(int(server.wait_for_log(SUCCESSOR)[1]))
     server.wait_for_log("generation 1 serves")
     replaced(server, before)
 
 
 def test_an_incumbent_that_dies_during_a_reload_is_not_missed(prefork_server: ServerFactory) -> None:
-    server = prefork_server("slow:Slowly", app_dir=APPS, workers=2)
+    server = prefork_server("slow:Slowly", app_dir=APPS, workers=2, log_level="debug")
     before = server.workers()
     server.signal(signal.SIGHUP)
-    server.wait_for(lambda: len(server.workers()) > 2, message="a successor")
-    for pid in before:
-        os.kill(pid, signal.SIGKILL)
+    server.wait_for_log(SUCCESSOR)
+    kill(*before)
     server.wait_for_log("generation 1 serves")
     replaced(server, before)
 

@@ -24,7 +24,7 @@ from tests.support.figures import count
 from tests.support.probing import APPS, LOGGING, ask, held, line, probe, steady, talk, told, wait_gone
 from tests.support.tracing import traced
 
-SOON = 10.0
+SOON = 20.0
 
 no_injection = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
 
@@ -57,7 +57,7 @@ def test_kills_under_load_cost_what_is_in_hand_and_refuse_nobody(prefork_server:
         lambda: len(told(server, "killed by SIGKILL after")) == len(killed), message=f"the end of {len(killed)} workers"
     )
     assert told(server, "crash loop") == []
-    server.wait_for(lambda: server.descriptors() == descriptors, message=f"{descriptors} descriptors in the master")
+    server.wait_for(lambda: server.descriptors() <= descriptors, message=f"{descriptors} descriptors in the master")
     assert server.stop() == 0
 
 
@@ -212,7 +212,7 @@ def test_a_fork_that_fails_ends_nothing_and_costs_no_slot(prefork_server: Server
     steady(server, 3)
     assert {int(ask(server, "/slot")) for _ in range(60)} <= {0, 1, 2}
     server.wait_for(lambda: len(told(server, "^init [012] ")) == 6)
-    server.wait_for(lambda: server.descriptors() == descriptors, message=f"{descriptors} descriptors in the master")
+    server.wait_for(lambda: server.descriptors() <= descriptors, message=f"{descriptors} descriptors in the master")
     assert server.stop() == 0
 
 
@@ -423,6 +423,7 @@ def test_each_hook_runs_where_it_says(prefork_server: ServerFactory) -> None:
     with talk(server, "/hang"):
         server.wait_for(lambda: len(hook_lines(server, "child_exit")) == 3)
     (last,) = set(steady(server, 2)) - set(later)
+    server.wait_for_log(rf"INFO {last}:\S+ worker [01]: number \d is ready")  # the end of its boot
     assert server.stop() == 0
     everybody = sorted([*pids, *later, last])
     master = server.pid
@@ -487,8 +488,7 @@ def test_hooks_that_raise_harm_nobody(prefork_server: ServerFactory) -> None:
 
 def test_a_hook_that_holds_the_master_up_is_told(prefork_server: ServerFactory) -> None:
     server = prefork_server("hooked:Hooked", app_dir=APPS, workers=1, hooks="dawdling")
-    assert told(server, r"WARNING .*hook when_ready kept the master from its work for 1\.\d s") == []
-    server.wait_for_log(r"WARNING .*hook when_ready kept the master from its work for \d\.\d s")
+    server.wait_for_log(r"serving on (.*\n)+.*WARNING .*hook when_ready kept the master from its work for \d+\.\d s")
     ask(server)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from prefork.testing import Server
 from prefork.testing.plugin import ServerFactory
+from tests.support.probing import PATIENCE
 
 _LAUNCH = """
 import os, sys
@@ -35,35 +36,60 @@ class Manager:
         self.path = str(folder / "notify")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(self.path)
-        self.messages: list[str] = []
-        self.store: dict[str, int] = {}
+        self._messages: list[str] = []
+        self._store: dict[str, int] = {}
+        self._settled = threading.Semaphore(0)
         self._thread = threading.Thread(target=self._listen)
         self._thread.start()
+
+    @property
+    def messages(self) -> list[str]:
+        """What it has been told."""
+        self._settle()
+        return self._messages
+
+    @property
+    def store(self) -> dict[str, int]:
+        """The descriptors that it keeps."""
+        self._settle()
+        return self._store
+
+    def _settle(self) -> None:
+        """Have it take in all that it has been sent."""
+        self._send(b"what was before?")
+        assert self._settled.acquire(timeout=PATIENCE)
+
+    def _send(self, word: bytes) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as own:
+            own.sendto(word, self.path)
 
     def _listen(self) -> None:
         while True:
             data, descriptors, _, _ = socket.recv_fds(self._socket, 65536, 16)
             if data == b"the test is over":
                 return
+            if data == b"what was before?":
+                self._settled.release()
+                continue
             lines = dict(line.split("=", 1) for line in data.decode().splitlines())
-            self.messages.append(data.decode())
+            self._messages.append(data.decode())
             if lines.get("FDSTORE") == "1":
                 [descriptor] = descriptors
-                previous = self.store.pop(lines["FDNAME"], None)
-                self.store[lines["FDNAME"]] = descriptor
+                previous = self._store.pop(lines["FDNAME"], None)
+                self._store[lines["FDNAME"]] = descriptor
                 if previous is not None:
                     os.close(previous)
             elif lines.get("FDSTOREREMOVE") == "1":
-                os.close(self.store.pop(lines["FDNAME"]))
+                os.close(self._store.pop(lines["FDNAME"]))
 
     def start(self, factory: ServerFactory, arguments: Sequence[str], **options: Any) -> Server:
         """Run ``python -m prefork`` with these arguments as the service, with what the store holds."""
         environ = {
             "NOTIFY_SOCKET": self.path,
             "FDSTORE": "64",
-            "LISTEN_FDNAMES": ":".join(self.store) if self.store else None,
+            "LISTEN_FDNAMES": ":".join(store) if (store := self.store) else None,
         }
-        descriptors = list(self.store.values())
+        descriptors = list(store.values())
         command = [sys.executable, "-c", _LAUNCH, str(len(descriptors)), ",".join(map(str, descriptors))]
         command += ["-m", "prefork", *arguments]
         return factory.command(command, env=environ, pass_fds=descriptors, **options)
@@ -72,9 +98,8 @@ class Manager:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
-            last.sendto(b"the test is over", self.path)
+        self._send(b"the test is over")
         self._thread.join()
         self._socket.close()
-        for descriptor in self.store.values():
+        for descriptor in self._store.values():
             os.close(descriptor)

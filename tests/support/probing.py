@@ -6,7 +6,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -129,14 +129,24 @@ def importing(folder: Path) -> dict[str, str]:
 
 
 def told(server: Server, pattern: str) -> list[str]:
-    """Every match of ``pattern`` in the log."""
-    return [match.group() for match in re.finditer(pattern, server.log(), re.MULTILINE)]
+    """Every match of ``pattern`` in the lines of the log that are whole."""
+    log = server.log()
+    return [match.group() for match in re.compile(pattern, re.MULTILINE).finditer(log, 0, log.rfind("\n") + 1)]
 
 
 def complaints(server: Server) -> list[str]:
     """What it has warned of, but for what a busy machine does to any master."""
     found = told(server, r"^.*\b(WARNING|ERROR|CRITICAL)\b.*$")
     return [text for text in found if "frozen, or held up" not in text]
+
+
+def opened(pid: int) -> dict[int, str]:
+    """What a process has open, by its number: what it closes meanwhile is left out."""
+    found = {}
+    for entry in os.scandir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):
+            found[int(entry.name)] = os.readlink(entry.path)
+    return found
 
 
 def wait_gone(*pids: int) -> None:

@@ -164,8 +164,8 @@ def child(writer):
     return 0
 
 # As a signal that comes just before read(2): noted by the interpreter, and no system call is interrupted.
-threading.Timer(0.5, _thread.interrupt_main).start()
 try:
+    threading.Timer(0.5, _thread.interrupt_main).start()
     ask(child)
 except KeyboardInterrupt:
     print("heard", flush=True)

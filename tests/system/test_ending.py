@@ -46,7 +46,7 @@ def test_what_hangs_in_the_end_is_shown_and_killed(prefork_server: ServerFactory
     pid = int(ask(server, "/hang"))
     server.signal(signal.SIGHUP)
     server.wait_for_log(rf"worker 0 \(pid {pid}\) is past its loop and doesn't end")
-    assert told(server, r'^  File ".*ending.py", line \d+ in end')
+    server.wait_for_log(r'^  File ".*ending.py", line \d+ in end')
     server.wait_for_log(rf"pid {pid}, generation 0\) killed by SIGKILL")
     assert server.stop() == 0
 

@@ -630,8 +630,10 @@ def test_one_worker_is_recycled_and_nobody_lost(server: Server, client: Client) 
         pid = client.recycle(1, timeout=TIMEOUT)
         load.wait_for(lambda tally: tally.answered > 20)
     assert load.tally.lost == 0, load.tally
-    now = {worker.slot: worker.pid for worker in client.status().workers if worker.state != "leaving"}
-    assert now == {0: before[0], 1: pid}
+    call_until(
+        lambda: {worker.slot: worker.pid for worker in client.status().workers if worker.state != "leaving"},
+        lambda now: now == {0: before[0], 1: pid},
+    )
     assert pid != before[1]
     found = call_until(client.status, lambda found: found.totals.deaths)
     assert found.totals.deaths == {"recycled": 1}
@@ -658,7 +660,7 @@ def test_a_dump_shows_what_a_worker_is_doing(server: Server, client: Client) -> 
             assert "in do_hold" in text
             assert text.count("most recent call first") == 1
         one.finish()
-    assert "in connections" in client.dump(slot)
+    call_until(lambda: client.dump(slot), lambda text: "in connections" in text, message="it to wait for the next one")
     with pytest.raises(ControlError, match="slot 9 has no worker"):
         client.dump(9)
 

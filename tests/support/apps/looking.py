@@ -1,4 +1,4 @@
-"""A protocol that keeps nobody: each byte is answered with how often its worker has looked for work, but w waits."""
+"""A protocol that keeps nobody: each byte is answered with how often its worker has looked for work; a w with a w."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class Looking(Worker):
         super().ready()
 
     def handle(self, connection: socket.socket, _: object) -> None:
-        """Answer one byte; a w when the next one comes."""
+        """Answer one byte; a w by a w, and when the next one comes."""
         if connection.recv(1) == b"w":
+            connection.sendall(b"w")
             connection.recv(1)
         connection.sendall(b"%d" % self._looks.count)
