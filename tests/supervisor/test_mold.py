@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,19 @@ from prefork.system.immortal import lack
 from prefork.testing import Load, Server, call_until, hold_port, running_target
 from prefork.testing.plugin import ServerFactory
 from tests.support.figures import count
-from tests.support.probing import APPS, PATIENCE, ask, complaints, replaced, steady, talk, told, wait_ended, wait_gone
+from tests.support.probing import (
+    APPS,
+    PATIENCE,
+    ask,
+    complaints,
+    opened,
+    replaced,
+    steady,
+    talk,
+    told,
+    wait_ended,
+    wait_gone,
+)
 
 
 class Said(NamedTuple):
@@ -118,10 +129,10 @@ def test_a_mold_has_no_listening_socket_and_workers_have_nothing_of_the_mold(sha
     own = {name for name in own if "/libffi." not in name}  # which Debian's keeps open for its trampolines
     assert len(own) <= 1
     assert all("/dev/" in name for name in own)
-    ends = {os.readlink(entry.path) for entry in os.scandir(f"/proc/{mold}/fd")}
+    ends = set(opened(mold).values())
     pipes = {end for end in ends if end.startswith("pipe:")}
     for pid in shared.workers():
-        theirs = {os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")}
+        theirs = set(opened(pid).values())
         assert len(pipes & theirs) <= 1, "the events pipe is everybody's, the mold's report is not"
 
 
@@ -251,11 +262,7 @@ def test_workers_that_fail_in_a_reload_leave_the_old_mold_making_them(
 
 def lines(server: Server) -> set[str]:
     """The pipes and sockets that the master has open."""
-    found = set()
-    for entry in os.scandir(f"/proc/{server.pid}/fd"):
-        with suppress(FileNotFoundError):
-            found.add(os.readlink(entry.path))
-    return {name for name in found if name.startswith(("pipe:", "socket:"))}
+    return {name for name in opened(server.pid).values() if name.startswith(("pipe:", "socket:"))}
 
 
 def test_a_stop_at_once_waits_for_no_mold_that_is_frozen(prefork_server: ServerFactory) -> None:

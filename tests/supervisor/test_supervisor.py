@@ -109,11 +109,11 @@ def test_a_slot_that_dies_young_holds_back_and_the_others_do_not(prefork_server:
 
 def test_a_crash_loop_degrades_the_server_until_it_is_over(prefork_server: ServerFactory, tmp_path: Path) -> None:
     server = prefork_server(
-        "mayfly:Mayfly", app_dir=APPS, workers=2, crash_limit=4, crash_window=3, options={"cwd": tmp_path}
+        "mayfly:Mayfly", app_dir=APPS, workers=2, crash_limit=4, crash_window=5, options={"cwd": tmp_path}
     )
     (tmp_path / "die").touch()
     kill(*server.workers())
-    server.wait_for_log(r"CRITICAL .*crash loop: \d+ workers died young within 3 s; the server is degraded")
+    server.wait_for_log(r"CRITICAL .*crash loop: \d+ workers died young within 5 s; the server is degraded")
     (tmp_path / "die").unlink()
     steady(server, 2)
     server.wait_for_log("WARNING .*the crash loop is over")

@@ -10,15 +10,15 @@ from prefork.net.accept_errors import place
 from prefork.scoreboard.lanes import Stance
 from prefork.scoreboard.layout import PID, STANCE, EntryView, Scoreboard
 from prefork.testing import Server
+from tests.support.probing import opened
 
 
 @contextmanager
 def board_of(server: Server) -> Iterator[Scoreboard]:
     """The server's scoreboard, mapped here too; to be read."""
-    descriptors = f"/proc/{server.pid}/fd"
-    for name in os.listdir(descriptors):
-        if os.readlink(f"{descriptors}/{name}").startswith("/memfd:prefork-scoreboard"):
-            board = Scoreboard.attach(os.open(f"{descriptors}/{name}", os.O_RDWR | os.O_CLOEXEC))
+    for number, name in opened(server.pid).items():
+        if name.startswith("/memfd:prefork-scoreboard"):
+            board = Scoreboard.attach(os.open(f"/proc/{server.pid}/fd/{number}", os.O_RDWR | os.O_CLOEXEC))
             break
     else:
         raise AssertionError("the master has no scoreboard")
