@@ -54,13 +54,15 @@ def trickling(client: socket.socket, data: bytes, interval: float, *, each: floa
 
     def send() -> None:
         for byte in data:
-            if stopped.wait(interval):
-                return
+            over = stopped.wait(interval)
             try:
-                client.send(bytes([byte]))
+                if not over:
+                    client.send(bytes([byte]))
             except OSError:
+                over = True
+            steadiness.moved()  # or would have, had it not been cut
+            if over:
                 return
-            steadiness.moved()
 
     thread = threading.Thread(target=send)
     thread.start()
@@ -140,7 +142,7 @@ def test_a_body_that_is_merely_slow(min_rate: int, size: int, interval: float) -
                 with trickling(client, request[-size:], interval, each=each) as steadiness:
                     return parse(read_all(client)), steadiness
 
-        reply, _ = call_until(send, lambda seen: seen[1].steady, message="a client that nothing holds up")
+        reply, _ = call_until(send, lambda seen: seen[1].steady, timeout=120, message="a client that nothing holds up")
         assert reply.body == b"a" * size
         assert_clean(server)
 
@@ -205,7 +207,7 @@ def test_who_reads_slowly_but_steadily_is_not_cut(response: str) -> None:
             assert_clean(server)
             return log, steadiness
 
-    log, _ = call_until(read, lambda seen: seen[1].steady, message="a client that nothing holds up")
+    log, _ = call_until(read, lambda seen: seen[1].steady, timeout=120, message="a client that nothing holds up")
     assert "too slow" not in log
 
 
