@@ -171,6 +171,11 @@ class LanedParking(ParkedConnections):
                 self.tell_who_is_left()
             return kept
 
+    def unasked(self) -> None:
+        """As `ParkedConnections.unasked`."""
+        with self.lock:
+            super().unasked()
+
     def admit(self, one: ParkedConnection) -> bool:
         """As `ParkedConnections.admit`.
 

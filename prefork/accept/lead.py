@@ -28,9 +28,9 @@ from _thread import allocate_lock  # bound now: gevent's patches put theirs in p
 from collections.abc import Callable
 from typing import Any, Final
 
-from prefork.scoreboard.entry import Entry, Lane, Stances
-from prefork.scoreboard.lanes import Stance
+from prefork.scoreboard.entry import Entry, Lane
 from prefork.scoreboard.layout import Order
+from prefork.scoreboard.stances import Stance, Stances
 
 QUICK: Final = 200_000
 """Nanoseconds that a request may take and still count as quick: ten times what it costs to wake another lane."""

@@ -184,6 +184,13 @@ class ParkedConnections:
         one = self.in_hand
         return self.closing or one is None or one.requests + 1 >= self._requests
 
+    def unasked(self) -> None:
+        """What has been parked since :meth:`over` has asked for nothing yet: this is not counted as a request of it."""
+        one = self.in_hand
+        if one is not None and one is not NEW:
+            self._reused -= one.requests != 1  # which `over` adds again
+            one.requests -= 1
+
     # What the loop asks for.
 
     def over(self, given: socket.socket, *, failed: bool) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from prefork.scoreboard import layout
 from prefork.scoreboard.events import EventKind, EventsPipe, Why
-from prefork.scoreboard.lanes import Stance, busy, full
+from prefork.scoreboard.lanes import busy, full
 from prefork.scoreboard.layout import (
     ACCEPTS,
     BUCKET_SHIFT,
@@ -25,7 +25,6 @@ from prefork.scoreboard.layout import (
     IDLE_SINCE,
     ORDER,
     SERVED,
-    STANCE,
     STATE,
     STATE_SINCE,
     THREAD,
@@ -39,6 +38,7 @@ from prefork.scoreboard.layout import (
     State,
 )
 from prefork.scoreboard.recorder import FlightRecorder
+from prefork.scoreboard.stances import Stances
 from prefork.system.natives import os, threading, time
 
 eventfd_write = os.eventfd_write
@@ -53,7 +53,6 @@ _LAST_BUCKET = BUCKETS - 1
 _LAST_WAIT = WAIT_BUCKETS - 1
 _TELL_INTERVAL = 100_000_000  # ns
 _EVER = 1e9  # seconds, some thirty years
-_IDLE, _STANDING_BY = bytes([Stance.IDLE]), bytes([Stance.STANDING_BY])
 
 
 class Lane:
@@ -69,7 +68,7 @@ class Lane:
 
     __slots__ = (
         *("words", "recorder", "served", "failed", "total", "longest", "histogram", "waited", "waited_total"),
-        "extended",
+        *("extended", "asked"),
     )
 
     def __init__(self, words: memoryview[int], recorder: FlightRecorder | None = None) -> None:
@@ -83,7 +82,9 @@ class Lane:
         self.waited = [0] * WAIT_BUCKETS
         self.waited_total = 0
         self.extended = False
-        """Whether the handler has asked for a deadline of its own."""
+        """Whether the handler has asked for a deadline of its own, or nothing has been asked for."""
+        self.asked = True
+        """Whether what is in hand is to be counted."""
 
     def begin(self) -> int:
         """Mark this lane busy from now on; returns the moment (monotonic ns), to be given to :meth:`end`."""
@@ -114,8 +115,16 @@ class Lane:
         if self.extended:
             self.extended = False
             words[DEADLINE] = 0
+            if not self.asked:
+                self.asked = True
+                self.served = words[SERVED] = self.served - 1
+                self.histogram[bucket] = words[HISTOGRAM + bucket] = self.histogram[bucket] - 1
         words[BUSY_SINCE] = 0
         return took
+
+    def unasked(self) -> None:
+        """Nothing has been asked for by what is in hand: it is not counted when it ends well."""
+        self.extended, self.asked = True, False
 
     def say_waited(self, milliseconds: int) -> None:
         """Count how long what is in hand had waited for this lane."""
@@ -151,32 +160,6 @@ class LaneOfThread(threading.local):
     """The lane whose thread asks; None in a thread that is nobody's."""
 
     lane: Lane | None = None
-
-
-class Stances:
-    """What the processes of a server have to do with the next connection, where they have several lanes.
-
-    A stance is of a process, and its lanes write it under a lock of theirs; all others look. All of them are one copy
-    of so many words, and a search in that.
-
-    Args:
-        board: the scoreboard.
-        words: this worker's own.
-        shared: whether processes accept from the same queue; else nobody waits for another to do it.
-    """
-
-    def __init__(self, board: Scoreboard, words: memoryview[int], *, shared: bool) -> None:
-        self._column = board.column(STANCE) if shared else memoryview(b"")
-        self._words = words
-
-    def assume(self, stance: Stance) -> None:
-        """Say what this process has to do with it."""
-        self._words[STANCE] = stance
-
-    def look(self) -> tuple[bool, bool]:
-        """Whether a process is idle, and whether one stands by."""
-        column = self._column.tobytes()
-        return _IDLE in column, _STANDING_BY in column
 
 
 class RecorderOfThread(FlightRecorder):
@@ -318,6 +301,12 @@ class Entry:
     def here(self) -> Lane | None:
         """The lane of this thread: the only one there is, or None in a thread that is nobody's."""
         return self.lane if self._of_thread is None else self._of_thread.lane
+
+    def unasked(self) -> None:
+        """Nothing has been asked for by what this thread has in hand."""
+        lane = self.here
+        if lane is not None:
+            lane.unasked()
 
     def enter(self, lane: Lane) -> None:
         """This thread is that lane's from now on."""

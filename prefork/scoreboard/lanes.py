@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-import enum
-
 from prefork.scoreboard.bounds import counts, moment, most
 from prefork.scoreboard.layout import BUSY_SINCE, DEADLINE, FAILED, LANE, LANE_WORDS, SERVED, THREAD
 from prefork.system.natives import time
-
-
-class Stance(enum.IntEnum):
-    """What a worker's process has to do with the next connection, where workers have several lanes."""
-
-    NONE = 0
-    """It may take it with another lane, or has no room."""
-    IDLE = 1
-    """Nothing is in hand in it, and a lane waits."""
-    STANDING_BY = 2
-    """Something is in hand, a lane is free, and its main thread waits for the word that no process is idle."""
 
 
 def lane_words(words: memoryview[int], word: int) -> memoryview[int]:

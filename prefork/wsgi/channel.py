@@ -26,7 +26,7 @@ from prefork.net.lingering import ours
 from prefork.net.queue import Diag
 from prefork.system.natives import os, select, socket, time
 from prefork.system.record import Record
-from prefork.wsgi.refusal import ClientGoneError, RequestError
+from prefork.wsgi.refusal import ClientGoneError, NothingYetError, RequestError
 
 RECEIVE: Final = 1 << 16  # bytes asked for in one receive
 
@@ -135,6 +135,9 @@ class Channel:
         self.last = self.gone = self.keep = False
         self.waited = 0
 
+    def unasked(self) -> None:
+        """No request has come, and the next to come is the first."""
+
     @property
     def secured(self) -> socket.socket | None:
         """The socket that has taken the place of the one that was given, if one has."""
@@ -145,10 +148,15 @@ class Channel:
         """Whether something waits that was received, and that the socket will not show again."""
         return bool(self.rest)
 
-    def receive(self, size: int) -> bytes:
+    def receive(self, size: int, *, elsewhere: bool = False) -> bytes:
         """Up to ``size`` bytes, as soon as there are any; b"" when the client has ended its side.
 
+        Args:
+            size: How many.
+            elsewhere: Whether the client can be waited for elsewhere, when there are none now.
+
         Raises:
+            NothingYetError: ``elsewhere``, and there are none.
             RequestError: 408, the client was too slow.
             ClientGoneError: The connection is lost.
         """
@@ -156,7 +164,7 @@ class Channel:
             try:
                 data = self._connection.recv(size, self._flags)
             except OSError as error:
-                self._block(error, select.POLLIN)
+                self._block(error, select.POLLIN, elsewhere=elsewhere)
             else:
                 if self._patience != self._pace.io_timeout:
                     self._moved(len(data))
@@ -293,12 +301,12 @@ class Channel:
     def close(self) -> None:
         """Release what this object added to the socket; a plain connection has nothing of the kind."""
 
-    def _block(self, error: OSError, event: int) -> None:
+    def _block(self, error: OSError, event: int, *, elsewhere: bool = False) -> None:
         """Wait when ``error`` only says that the call would block; else the connection is lost."""
         if not isinstance(error, BlockingIOError):
             self.gone = True
             raise ClientGoneError(str(error)) from error
-        self._wait(event)
+        self._wait(event, elsewhere=elsewhere)
 
     def progress(self) -> None:
         """Say that the client is being served by the server itself, in a loop that need not wait.
@@ -312,13 +320,15 @@ class Channel:
                 self._told = now
                 waiting(0.0)
 
-    def _wait(self, event: int) -> None:
+    def _wait(self, event: int, *, elsewhere: bool = False) -> None:
         longest = min(self._patience, self.deadline - time.monotonic())
         if self._unheard:
             self._unheard = False
             if self._pace.silence is not None:
                 longest = min(longest, self._pace.silence(self._connection))
         if longest > 0:
+            if elsewhere:
+                raise NothingYetError
             waiting = self._pace.waiting
             if waiting is not None:
                 waiting(longest)

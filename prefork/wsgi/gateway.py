@@ -32,8 +32,8 @@ from prefork.wsgi.heads import HeadFields, Heads
 from prefork.wsgi.health import UNLOGGED, HealthCheck
 from prefork.wsgi.options import WSGIOptions
 from prefork.wsgi.overload import Overload
-from prefork.wsgi.parser import CHUNKED, NothingYetError, check_strictness, read_head, without_empty_lines
-from prefork.wsgi.refusal import ClientGoneError, RequestError, answer
+from prefork.wsgi.parser import CHUNKED, check_strictness, read_head, without_empty_lines
+from prefork.wsgi.refusal import ClientGoneError, NothingYetError, RequestError, answer
 from prefork.wsgi.response import Response
 from prefork.wsgi.silence import Silence
 from prefork.wsgi.strangers import Strangers
@@ -178,6 +178,7 @@ class Gateway:
             connection at once: the end of the response may leave with that.
 
         Raises:
+            NothingYetError: ``keeps``, and nothing has come: who calls can wait for it with others. It has the channel.
             BaseException: What a signal's handler or another thread raises outside of the application.
         """
         began = time.monotonic()
@@ -199,6 +200,8 @@ class Gateway:
         except NothingYetError:  # it waits where those wait who are silent
             channel.rest = b""
             channel.keep = response.whole = True
+            channel.unasked()
+            raise NothingYetError(channel) from None
         except RequestError as refusal:
             log.debug("refused %s: %d, %s", format_peer(address), refusal.status, refusal)
             _refuse(channel, response, refusal.status, refusal.why, refusal.fields)

@@ -22,7 +22,7 @@ from prefork.wsgi.channel import RECEIVE, Channel
 from prefork.wsgi.forwarded import proxys_own
 from prefork.wsgi.host import valid_host
 from prefork.wsgi.options import WSGIOptions
-from prefork.wsgi.refusal import ClientGoneError, RequestError
+from prefork.wsgi.refusal import ClientGoneError, NothingYetError, RequestError
 
 try:
     import httptools
@@ -109,10 +109,6 @@ def check_strictness() -> None:
             )
 
 
-class NothingYetError(Exception):
-    """Nothing but empty lines has come, and whoever sent them can be waited for elsewhere."""
-
-
 def without_empty_lines(rest: bytes) -> bytes:
     """What has come behind a request, or nothing when it is but CRLF and again CRLF: those begin no other request."""
     return b"" if rest == b"\r\n" * (len(rest) // 2) else rest
@@ -127,7 +123,7 @@ def read_head(
         channel: The connection.
         options: The limits.
         received: What came behind the request before.
-        keeps: Whether a client who has sent nothing but empty lines can be waited for elsewhere.
+        keeps: Whether a client who has sent nothing, or nothing but empty lines, can be waited for elsewhere.
 
     Returns:
         The head, the empty line included, and what came behind it.
@@ -135,10 +131,10 @@ def read_head(
     Raises:
         RequestError: It is too long, too slow, or can't become a request any more.
         ClientGoneError: The client closed the connection before it sent anything.
-        NothingYetError: ``keeps``, and nothing but empty lines is there.
+        NothingYetError: ``keeps``, and nothing else is there.
     """
     try:
-        data = received or channel.receive(_FIRST_RECEIVE)
+        data = received or channel.receive(_FIRST_RECEIVE, elsewhere=keeps)
     except RequestError as refusal:
         # Browsers connect ahead of need; an answer here would be taken for that to their next request.
         raise ClientGoneError("no request came") from refusal

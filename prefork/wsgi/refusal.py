@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from prefork.system.natives import time
 
@@ -29,6 +29,18 @@ class RequestError(OSError):
 
 class ClientGoneError(ConnectionError):
     """The client can't be answered any more: it has closed the connection, or it was lost."""
+
+
+class NothingYetError(Exception):
+    """Nothing of a request has come, and who may send one can be waited for elsewhere, with others.
+
+    Args:
+        channel: What he would send it through, as far as that is known.
+    """
+
+    def __init__(self, channel: Any = None) -> None:
+        super().__init__("no request has come yet")
+        self.channel = channel
 
 
 _date: tuple[int, bytes] = (0, b"")  # a pure cache: any thread may replace it by one that is as right

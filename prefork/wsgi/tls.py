@@ -52,7 +52,7 @@ class TLSChannel(Channel):
         HandshakeError: The connection is gone already.
     """
 
-    __slots__ = ("_tls",)
+    __slots__ = ("_before", "_tls")
 
     can_sendfile: ClassVar[bool] = False
     _flags: ClassVar[int] = 0  # a TLS socket takes none; it is made non-blocking
@@ -66,6 +66,7 @@ class TLSChannel(Channel):
         except OSError as error:
             raise HandshakeError(reason(error)) from error
         super().__init__(self._tls, pace)
+        self._before = 0  # milliseconds that the handshake had waited for us, for which no request has come yet
 
     def handshake(self) -> None:
         """Agree on keys, before `deadline`. `environ` has what mod_ssl tells an application of it, in the same names.
@@ -100,6 +101,15 @@ class TLSChannel(Channel):
             environ["SSL_CLIENT_S_DN"] = _distinguished_name(self._tls.getpeercert() or {})
         self.environ |= environ
 
+    def resume(self) -> None:
+        """As `Channel.resume`; the first request has waited with the handshake before it."""
+        super().resume()
+        self.waited, self._before = self._before, 0
+
+    def unasked(self) -> None:
+        """As `Channel.unasked`."""
+        self._before = self.waited
+
     @property
     def secured(self) -> socket.socket | None:
         """The socket that has taken the place of the one that was given."""
@@ -130,17 +140,17 @@ class TLSChannel(Channel):
             plain_http.send(self._tls, plain)
         ours.take(self._tls)
 
-    def _block(self, error: OSError, event: int) -> None:
+    def _block(self, error: OSError, event: int, *, elsewhere: bool = False) -> None:
         import ssl
 
         if isinstance(error, ssl.SSLWantReadError):
-            self._wait(select.POLLIN)
+            self._wait(select.POLLIN, elsewhere=elsewhere)
         elif isinstance(error, ssl.SSLWantWriteError):
             self._wait(select.POLLOUT)
         elif isinstance(error, ssl.SSLError):
             raise ClientGoneError(reason(error)) from error
         else:
-            super()._block(error, event)
+            super()._block(error, event, elsewhere=elsewhere)
 
 
 def _distinguished_name(certificate: Any) -> str:

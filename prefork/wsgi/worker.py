@@ -24,6 +24,7 @@ from prefork.wsgi.common import Common
 from prefork.wsgi.gateway import Application, Gateway
 from prefork.wsgi.health import HealthCheck
 from prefork.wsgi.options import DEFAULTS, WSGIOptions
+from prefork.wsgi.refusal import NothingYetError
 
 if TYPE_CHECKING:
     from prefork.accept.worker_context import MoldContext
@@ -163,13 +164,22 @@ class WSGIWorker(Worker):
         assert one is not None  # see prefork.accept.keepalive_handle
         proxy, ahead = self._introduction(connection) if one is NEW else (one.proxy, one.state)
         keeps = not parking.last() and self._header[READINESS] != _DELAYED
-        channel = serve(connection, address, keeps=keeps, before=one.local, received=ahead, seen=one.seen, proxy=proxy)
+        asked = True
+        try:
+            channel = serve(
+                connection, address, keeps=keeps, before=one.local, received=ahead, seen=one.seen, proxy=proxy
+            )
+        except NothingYetError as nothing:
+            channel, asked = nothing.channel, False
         if channel is not None:
             secured = channel.secured
             bound = secured is not None
             parking.park(
                 secured or connection, address, channel.rest, ready=channel.buffered, local=channel, bound=bound
             )
+            if not asked:
+                parking.unasked()
+                self._entry.unasked()
 
     def refuse(self, connection: socket.socket) -> None:
         """Answer 503 to a connection that is shed."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from prefork.net.accept_errors import place
-from prefork.scoreboard.lanes import Stance
 from prefork.scoreboard.layout import PID, STANCE, EntryView, Scoreboard
+from prefork.scoreboard.stances import Stance
 from prefork.testing import Server
 from tests.support.probing import opened
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from prefork.services.control.client import Client as ControlClient
+from prefork.testing.client import connect
 from prefork.testing.server import Server, running
 from prefork.testing.waiting import call_until
 from tests.support.kept import Client, Crowd, readable
+from tests.support.proxy_headers import v1
 from tests.support.tls_clients import KEYS, secured
 from tests.support.wsgi.harness import ROOT, WITHIN, get, post
 
@@ -273,6 +275,52 @@ def test_kept_under_tls_until_the_worker_goes() -> None:
         server.signal(signal.SIGHUP)
         assert client.over()
         client.close()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("flags", "begin"),
+    [
+        (["--bind=unix:{folder}/s"], lambda server: connect(server.address)),
+        (["--defer-accept=0"], lambda server: connect(server.address)),
+        ([f"--{name}={value}" for name, value in KEYS.items()], secured),
+        (["--proxy-protocol=v1"], lambda server: introduced(server, v1())),
+    ],
+    ids=["unix", "not deferred", "tls", "proxy"],
+)
+def test_who_connects_and_says_nothing_holds_nobody_up(
+    flags: list[str], begin: Callable[[Server], socket.socket], threads: int, tmp_path: Path
+) -> None:
+    """Were a lane to wait for him, his time (``header_timeout``) would be over before another is served."""
+    control = f"{tmp_path}/control"
+    given = [flag.format(folder=tmp_path) for flag in flags]
+    given += [] if any(flag.startswith("--bind") for flag in given) else ["--bind=127.0.0.1:0"]
+    what = ["tests.support.wsgi.apps:echo", "--workers=1", f"--threads={threads}", f"--control={control}"]
+    with running([sys.executable, "-m", "prefork", "wsgi", *what, *given], cwd=ROOT, within=WITHIN) as server:
+        silent = [Client(begin(server)) for _ in range(threads)]
+        other = Client(begin(server))
+        assert other.ask(post(b"other", "Connection: close")) == b"other"
+        for client in silent:
+            for said in (b"at last", b"and again"):
+                assert client.ask(post(said)) == said
+        with ControlClient(control) as operator:
+            call_until(  # a client has its answer before it is counted
+                operator.status,
+                lambda status: (
+                    (status.workers[0].served, status.totals.kept["reused"], status.workers[0].parked)
+                    == (2 * threads + 1, threads, threads)
+                ),
+                message="each request to be counted, and nothing else",
+            )
+        for client in (other, *silent):
+            client.close()
+
+
+def introduced(server: Server, header: bytes) -> socket.socket:
+    """A client of whom a proxy has said who he is."""
+    client = connect(server.address)
+    client.sendall(header)
+    return client
 
 
 def test_a_process_that_the_application_forks_holds_no_connection() -> None:

@@ -514,6 +514,15 @@ def nap(environ: Environ, start: Start) -> list[bytes]:
     return [b"awake"]
 
 
+def peer_and_body(environ: Environ, start: Start) -> list[bytes]:
+    """Sleeps for as many seconds as the path says, and tells how the request came."""
+    length = len(environ["wsgi.input"].read())
+    time.sleep(float(environ["PATH_INFO"][1:]))
+    start("200 OK", [("Content-Type", "application/json")])
+    told = {"peer": environ["REMOTE_ADDR"], "scheme": environ["wsgi.url_scheme"], "body": length}
+    return [json.dumps(told).encode()]
+
+
 def forking(environ: Environ, start: Start) -> list[bytes]:
     """Leaves a process behind that sleeps for a while."""
     if os.fork() == 0:
