@@ -2,6 +2,7 @@
 
 bodies: wsgi.input, whatever way a body comes.
 clients: those that are slow, gone, early or greedy.
+combinations: any two settings that say where and how connections come.
 keeping: what is lost and closed of kept connections, by the thousand.
 keepalive: what is kept, what is closed, and what outlives a worker.
 mutations: requests that nobody wrote.
