@@ -429,7 +429,9 @@ class Listener:
             beside=self._group.any,
             listen=False,
         )
+        blocking = os.get_blocking(self._group.any.fileno())
         for slot, sock in zip(missing, made, strict=True):
+            os.set_blocking(sock.fileno(), blocking)
             if not self._silent:
                 sock.listen(self._backlog)
             self._group.add(slot, sock)

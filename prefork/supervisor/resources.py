@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import mmap
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 
 from prefork.accept.fd_leak import HEADROOM
 from prefork.accept.return_queue import ReturnQueue
@@ -142,9 +142,7 @@ def make(
     listeners = listen(addresses, passed=passed, kept=kept, patience=patience, **how)
     _close_at_the_end(listeners, stack)
     fdstore.keep(listeners)
-    if len(listeners) > 1 or _in_epoll(settings):
-        for listener in listeners:
-            listener.nonblocking()
+    _have_waited_for(listeners, settings)
     with needed("the scoreboard's shared memory", "memfd_create(2), ftruncate(2), fcntl(2), mmap(2)"):
         board = Scoreboard.create(entries, settings.threads)
     stack.callback(board.close)
@@ -211,11 +209,16 @@ def adopt(settings: Settings, folder: str, record: Handover, entries: int, stack
     stack.callback(board.close)
     stack.callback(events.close)
     others = {life.board: _words(life.board) for life in record.workers if life.board != board.fd}
-    if _in_epoll(settings):
-        for listener in listeners:
-            listener.nonblocking()
+    _have_waited_for(listeners, settings)
     queue, bell = _queue(settings, record.queue, stack), _bell(settings, stack)
     return Resources(listeners, board, events, record.go, _inert(listeners[0], stack), queue, bell, others)
+
+
+def _have_waited_for(listeners: Sequence[Listener], settings: Settings) -> None:
+    """Make them non-blocking where workers wait in an epoll: none may stand still in an accept."""
+    if len(listeners) > 1 or _in_epoll(settings):
+        for listener in listeners:
+            listener.nonblocking()
 
 
 def _in_epoll(settings: Settings) -> bool:

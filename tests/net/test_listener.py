@@ -844,6 +844,13 @@ def test_steering_away_from_a_slot_and_back(group: Listener) -> None:
     assert all(spread(group, 90).values())
 
 
+@pytest.mark.parametrize("on", [True, False])
+def test_a_new_member_blocks_as_the_others_do(group: Listener, on: bool) -> None:
+    group.nonblocking(on)
+    group.grow(5)
+    assert [os.get_blocking(sock.fileno()) for sock in group.sockets] == [not on] * 5
+
+
 @both_ways
 def test_growing_and_shrinking_keep_the_order(group: Listener) -> None:
     assert group.gate(1)

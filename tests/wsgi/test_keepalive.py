@@ -6,13 +6,13 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from prefork.services.control.client import Client as ControlClient
-from prefork.testing.client import connect
+from prefork.testing.client import burst, connect
 from prefork.testing.server import Server, running
 from prefork.testing.waiting import call_until
 from tests.support.kept import Client, Crowd, readable
@@ -275,6 +275,24 @@ def test_kept_under_tls_until_the_worker_goes() -> None:
         server.signal(signal.SIGHUP)
         assert client.over()
         client.close()
+
+
+def test_a_worker_that_has_come_later_waits_for_its_kept_connections_too() -> None:
+    """In a group each has a listener of its own. One that blocks would have its worker stand still in accept(2)."""
+    with keeping("tests.support.wsgi.apps:echo", "--reuse-port", workers=1) as server:
+        (first,) = server.workers()
+        server.signal(signal.SIGTTIN)
+        server.wait_for(lambda: len(server.workers()) == 2)
+        with ExitStack() as stack:
+            clients = [Client(server.address) for _ in range(30)]
+            for client in clients:
+                stack.callback(client.close)
+            for said in (b"one", b"two", b"three"):
+                burst(server.address, 60).wait()  # who accepts several in a row has not looked in between
+                assert [client.ask(post(said)) for client in clients] == [said] * 30
+            server.signal(signal.SIGTTOU)
+            server.wait_for(lambda: server.workers() == [first])
+            assert [client.ask(post(b"four")) for client in clients] == [b"four"] * 30
 
 
 @pytest.mark.parametrize("threads", [1, 2])
