@@ -30,7 +30,7 @@ from prefork.scoreboard.entry import Entry
 from prefork.system import ending, process
 from prefork.system.forks import HERE
 from prefork.system.natives import os, signal, socket, threading
-from prefork.system.signals import Dispositions
+from prefork.system.signals import DUMP_ANYHOW, Dispositions
 
 register_at_fork = os.register_at_fork
 get_ident = threading.get_ident
@@ -52,6 +52,7 @@ class Offspring:
         application's part of it
             goes on in a loop that waits for that. Else it is readable, as after an order to leave.
         parted: called in each child, at the end.
+        report: the writing end of the pipe to the master.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Offspring:
         self._entry = entry
         self._dispositions = dispositions
         self._dump = dump
-        self._report = report
+        self.report = report
         self._sockets = sockets
         # Taken now: a listener that is sealed has another socket in its place.
         self._listeners = frozenset(os.fstat(listener.fileno()).st_ino for listener in sockets)
@@ -99,7 +100,7 @@ class Offspring:
         try:
             self._reset_signals()
             self._entry.part()
-            os.close(self._report)
+            os.close(self.report)
             self._close()
             ending.forget()
             for call in self.parted:
@@ -112,6 +113,9 @@ class Offspring:
             if signal.getsignal(signum) == handler:
                 signal.signal(signum, _DEFAULTS.get(signum, signal.SIG_DFL))
         unregister(self._dump)
+        unregister(DUMP_ANYHOW)
+        if callable(signal.getsignal(self._dump)):
+            signal.signal(self._dump, signal.SIG_DFL)
 
     def _close(self) -> None:
         """Take away what the worker accepts on and, unless they are kept, what it has accepted."""

@@ -12,7 +12,6 @@ from prefork.scoreboard.layout import Order
 from prefork.supervisor import policy
 from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.event_loop import Loop
-from prefork.supervisor.forked import DUMP_SIGNAL
 from prefork.supervisor.goal import Goal
 from prefork.supervisor.member import Member
 from prefork.supervisor.pressure import Pressure
@@ -105,7 +104,7 @@ class Executor:
                     log.warning("worker %d (pid %d) is slow: %s", member.slot, member.pid, told)
                     if more := self._slow.passed_over():
                         log.warning("%d more were slow since the one before, of which nothing was said", more)
-                    process.kill(member.pid, DUMP_SIGNAL)
+                    self._spawner.ask_for_tracebacks(member.pid)
                 else:
                     self._roster.slowness_told(member)
             case policy.TellWhy(member):
@@ -120,7 +119,7 @@ class Executor:
                 text = f": {told}" if told and not member.starting else ""
                 log.error("worker %d (pid %d) has been %s for %.1f s%s", member.slot, member.pid, what, seconds, text)
                 self._roster.dumped(member, now)
-                process.kill(member.pid, DUMP_SIGNAL)
+                self._spawner.ask_for_tracebacks(member.pid)
             case policy.Spare(member):
                 log.info("worker %d (pid %d) has finished after all", member.slot, member.pid)
                 self._log_report(member)
@@ -150,7 +149,7 @@ class Executor:
                     log.error("worker %d (pid %d) can't be killed: it is another user's now", member.slot, member.pid)
             case policy.Question(member):
                 self._roster.questioned(member)
-                process.kill(member.pid, DUMP_SIGNAL)
+                self._spawner.ask_for_tracebacks(member.pid)
             case policy.Replace(member, reason):
                 self._roster.wanted(member, reason)
 

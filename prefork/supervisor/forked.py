@@ -43,7 +43,7 @@ from prefork.system.limits import lower_nofile
 from prefork.system.natives import os, signal, time
 from prefork.system.orphans import await_adoption
 from prefork.system.process import announce_hangup, call_itself, close, die_with_parent
-from prefork.system.signals import WAKE_UP, become_worker
+from prefork.system.signals import DUMP_ANYHOW, WAKE_UP, become_worker
 from prefork.system.throttle import Log
 from prefork.worker import Worker
 
@@ -51,7 +51,7 @@ close_one = os.close
 getpid = os.getpid
 write = os.write
 
-DUMP_SIGNAL = int(signal.SIGRTMIN) + 1
+DUMP_SIGNAL = signals.DUMP
 """Makes a worker write the tracebacks of all its threads to its report pipe (faulthandler)."""
 
 _RUN, _STARTING, _LEAVING = Order.RUN, State.STARTING, State.LEAVING
@@ -237,7 +237,7 @@ def live(start: Start, private: process.Runs) -> int:
     lower_nofile(nofile)
     entry.say_state(_STARTING)
     handlers.pid = getpid()
-    register(DUMP_SIGNAL, report)
+    _tell_tracebacks(report, several=given.settings.threads > 1)
     watch_forks()
     try:
         if identity is not None:
@@ -270,6 +270,13 @@ def live(start: Start, private: process.Runs) -> int:
         ending.bound(max(given.settings.graceful_timeout, 1.0), report)
     ending.end()
     return code
+
+
+def _tell_tracebacks(report: int, *, several: bool) -> None:
+    """Have the process tell the tracebacks of its threads when it is asked, whatever it is at."""
+    register(DUMP_SIGNAL, report)
+    if several:
+        register(DUMP_ANYHOW, report)  # the other one is the lanes' from when they run
 
 
 def _begins(adopted: Adopted | None, master: int) -> bool:

@@ -43,6 +43,9 @@ log = logging.getLogger("prefork")
 REPORT_BYTES = 64 * 1024
 """What is kept of a worker's reports: the latest bytes."""
 
+INSIST = 0.25
+"""Seconds in which a worker with several lanes tells its tracebacks by itself, if Python runs there."""
+
 
 class Spawner:
     """Forks workers, keeps the line to each, takes their exits.
@@ -321,6 +324,17 @@ class Spawner:
     def finished(self, member: Member) -> int:
         """How many connections a worker has finished so far."""
         return self._lines[member.pid].finished
+
+    def ask_for_tracebacks(self, pid: int) -> None:
+        """Have a worker report the tracebacks of its threads."""
+        process.kill(pid, signals.DUMP)
+        if self._board.lanes > 1:
+            line = self._lines[pid]
+            self._loop.call_later(INSIST, lambda: self._insist(pid, line))
+
+    def _insist(self, pid: int, line: WorkerLine) -> None:
+        if self._lines.get(pid) is line and not line.tracebacks():
+            process.kill(pid, signals.DUMP_ANYHOW)
 
     def report(self, pid: int, lanes: Collection[int] = ()) -> str:
         """What a worker has reported and nobody has taken yet; of threads, those of some lanes first, which hang."""

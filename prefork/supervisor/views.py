@@ -135,6 +135,9 @@ class SpawnerView(Protocol):
     def in_hand(self, member: MemberView) -> tuple[InHand, ...]:
         """What a worker has in hand now."""
 
+    def ask_for_tracebacks(self, pid: int) -> None:
+        """Have a worker report the tracebacks of its threads."""
+
     def report(self, pid: int) -> str:
         """What it has reported and nobody has taken yet."""
 

@@ -25,6 +25,15 @@ WAKE_UP = int(signal.SIGRTMIN) + 2
 """By which a master tells a worker to look at its order. A real-time signal (signal(7)), because applications and the
 servers that they embed take SIGTERM for themselves, and some give it back its default action."""
 
+DUMP = int(signal.SIGRTMIN) + 1
+"""By which a process is asked for the tracebacks of its threads."""
+
+DUMP_ANYHOW = int(signal.SIGRTMIN) + 3
+"""By which a worker with several lanes is asked that has not answered. It runs no Python then, or is frozen.
+
+Tracebacks that are taken without the interpreter's lock, from threads that run, may end the process (faulthandler reads
+frames that change meanwhile)."""
+
 MASTER = (
     signal.SIGTERM,
     signal.SIGINT,

@@ -198,7 +198,10 @@ class Operations:
             return spawner.report(pid) if self._server.roster.get(pid) is member else None
 
         answer: dict[str, object] = {"slot": slot, "pid": pid}
-        self._ask_for_tracebacks(f"worker {slot} (pid {pid})", answer, report, take, (done, failed))
+        self._ask_for_tracebacks(
+            *(f"worker {slot} (pid {pid})", answer, lambda: spawner.ask_for_tracebacks(pid), report, take),
+            asked=(done, failed),
+        )
 
     def _dump_mold(self, done: Done, failed: Failed) -> None:
         molds = self._server.molds
@@ -210,17 +213,20 @@ class Operations:
         self._ask_for_tracebacks(
             f"the mold (pid {pid})",
             {"generation": mold.generation, "pid": pid},
+            lambda: process.kill(pid, DUMP_SIGNAL),
             lambda: molds.report(pid),
             lambda: molds.take_report(pid),
-            (done, failed),
+            asked=(done, failed),
         )
 
     def _ask_for_tracebacks(
         self,
         who: str,
         answer: dict[str, object],
+        ask: Callable[[], object],
         report: Callable[[], str | None],
         take: Callable[[], None],
+        *,
         asked: tuple[Done, Failed],
     ) -> None:
         """Have somebody answered who asks for the tracebacks of a process, with all who ask meanwhile."""
@@ -228,8 +234,8 @@ class Operations:
         assert isinstance(pid, int)  # as it was put there
         under_way = self._dumps.get(pid)
         if under_way is None:
-            under_way = self._dumps[pid] = _Tracebacks(self._server.loop, pid, who, answer, report, take)
-            under_way.request(self._dumps.pop)
+            under_way = self._dumps[pid] = _Tracebacks(self._server.loop, who, answer, ask, report, take)
+            under_way.request(lambda: self._dumps.pop(pid))
         under_way.asked.append(asked)
 
 
@@ -238,9 +244,9 @@ class _Tracebacks:
 
     Args:
         loop: for looks at what it reports.
-        pid: the process.
         who: what it is called where it gives none.
         answer: what is answered beside the text.
+        ask: asks it for them.
         report: what it has reported and nobody has taken yet; None when it has ended.
         take: takes it.
 
@@ -251,28 +257,28 @@ class _Tracebacks:
     def __init__(
         self,
         loop: Loop,
-        pid: int,
         who: str,
         answer: dict[str, object],
+        ask: Callable[[], object],
         report: Callable[[], str | None],
         take: Callable[[], None],
     ) -> None:
         self.asked: list[tuple[Done, Failed]] = []
         self._loop = loop
-        self._pid = pid
+        self._ask = ask
         self._who = who
         self._answer = answer
         self._report = report
         self._take = take
         self._late = False
 
-    def request(self, on_end: Callable[[int], object]) -> None:
-        """Ask for them; ``on_end`` is called with the pid before those who have asked are answered."""
+    def request(self, on_end: Callable[[], object]) -> None:
+        """Ask for them; ``on_end`` is called before those who have asked are answered."""
         self._on_end = on_end
         self._deadline = self._loop.call_later(DUMP_TIME, self._is_late)  # a timer: the master may be frozen meanwhile
         self._take()
         self._before = len(self._report() or "")  # the report of a hang is on its way, and the log's to take
-        process.kill(self._pid, DUMP_SIGNAL)
+        self._ask()
         self._look_again(self._before)
 
     def _is_late(self) -> None:
@@ -289,7 +295,7 @@ class _Tracebacks:
             self._take()
             text = report[self._before :]
             self._deadline.cancel()
-            self._on_end(self._pid)
+            self._on_end()
             for done, _ in self.asked:
                 done({**self._answer, "text": text})
         elif self._late:
@@ -299,6 +305,6 @@ class _Tracebacks:
 
     def _fail(self, why: str) -> None:
         self._deadline.cancel()
-        self._on_end(self._pid)
+        self._on_end()
         for _, failed in self.asked:
             failed(f"{self._who} {why}")
