@@ -61,6 +61,11 @@ class Arrangement:
         return self.listening == "inherited"
 
     @property
+    def parks_newcomers(self) -> bool:
+        """Whether a connection may be parked before its first request: it is accepted before that has come."""
+        return self.keeps and self.listening in {"inherited", "unix"}
+
+    @property
     def impatient(self) -> bool:
         """Whether a worker that hangs is ended soon enough to wait for it."""
         return bool(self.settings["timeout"] == _SHORT)

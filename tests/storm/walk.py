@@ -120,7 +120,7 @@ def walk(
                 judged += len(losses)
                 explained *= arrangement.in_hand
                 if arrangement.keeps:
-                    explained += _explained(step, losses, explained)
+                    explained += _explained(step, losses, explained, newcomers=arrangement.parks_newcomers)
                 account.lost += len(losses)
                 account.explained += explained
                 if len(losses) > explained:
@@ -148,10 +148,11 @@ def walk(
             account.growth = max(account.growth, truths.growth)
 
 
-def _explained(step: Step, losses: Sequence[Loss], killed: int) -> int:
+def _explained(step: Step, losses: Sequence[Loss], killed: int, *, newcomers: bool) -> int:
     """How many losses on kept connections a step explains, beside those in the hand of who was killed.
 
     A killed worker's parked connections end with it, and so do requests that are on their way to it. Where descriptors
-    run out, the oldest parked connections are closed, and that may meet a request, too.
+    run out, the oldest parked connections are closed, and that may meet a request, too. Parked are those as well that
+    have not asked for anything yet, where the kernel does not wait for that.
     """
-    return sum(loss.kept for loss in losses) if killed or step in LOSE else 0
+    return sum(loss.kept or newcomers for loss in losses) if killed or step in LOSE else 0

@@ -21,7 +21,7 @@ from prefork.testing.faults import always, every, first, unavailable
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
 from tests.support.figures import count
-from tests.support.probing import APPS, LOGGING, ask, held, line, probe, steady, talk, told, wait_gone
+from tests.support.probing import APPS, LOGGING, ask, held, line, probe, steady, talk, told, wait_for_rest, wait_gone
 from tests.support.tracing import traced
 
 SOON = 20.0
@@ -88,6 +88,7 @@ def test_a_death_is_told_in_one_line(prefork_server: ServerFactory, way: str, sa
 
 def test_a_slot_that_dies_young_holds_back_and_the_others_do_not(prefork_server: ServerFactory, tmp_path: Path) -> None:
     server = prefork_server("mayfly:Mayfly", app_dir=APPS, workers=2, crash_limit=1000, options={"cwd": tmp_path})
+    wait_for_rest(server)  # READY is said before a worker looks whether it is to die
     first_worker, second = server.workers()
     ask(server)
     (tmp_path / "die").touch()
