@@ -254,9 +254,11 @@ def test_counters_never_go_down_while_workers_are_killed_under_load(
         for goal in range(100, 500, 100):
             load.wait_for(lambda tally, goal=goal: tally.answered > goal)  # type: ignore[misc]  # mypy can't infer a lambda with a default
             look()
-            kill(server.workers()[0])
+            victim = server.workers()[0]
+            kill(victim)
             kills += 1
             look()
+            server.wait_for(lambda victim=victim: victim not in server.workers())  # type: ignore[misc]  # as above
             look()
         tally = load.stop()
     wait_for(lambda: scrape(exporter)["prefork_worker_deaths_total{cause=crash}"] == kills)
