@@ -6,11 +6,13 @@ import errno
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from prefork.system.need import refused
 from prefork.testing.faults import Injector, Pattern, always, unavailable
+from prefork.testing.plugin import ServerFactory
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
 
@@ -74,33 +76,19 @@ def test_what_a_worker_is_refused_is_one_line(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["app.py"]
 
 
-@pytest.mark.parametrize("option", ["--threads=1", "--preload"])
-def test_where_nobody_may_ask_for_a_limit_a_server_serves(tmp_path: Path, option: str) -> None:
+@pytest.mark.parametrize("option", [{"threads": 1}, {"preload": True}], ids=["plain", "preload"])
+def test_where_nobody_may_ask_for_a_limit_a_server_serves(
+    prefork_server: ServerFactory, tmp_path: Path, option: dict[str, Any]
+) -> None:
     (tmp_path / "app.py").write_text(APP)
-    with Injector("prlimit") as injector:
-        injector.fail("prlimit", always(errno.EPERM))
-        command = [sys.executable, "-m", "prefork", "serve", "app:handle", "-b", "unix:s", "-w", "1", "--control=off"]
-        with subprocess.Popen(
-            injector.command([*command, "--keepalive=5", option]),
-            cwd=tmp_path,
-            stderr=subprocess.PIPE,
-            text=True,
-            pass_fds=injector.pass_fds,
-        ) as server:
-            try:
-                injector.started()
-                assert server.stderr is not None
-                said = ""
-                for line in server.stderr:
-                    said += line
-                    if "serving on" in line:
-                        break
-                server.terminate()
-                said += server.communicate(timeout=60)[1]
-            finally:
-                server.kill()
-    assert (server.returncode, "Traceback" in said) == (0, False), said
-    assert "serving on" in said
+    faults = prefork_server.faults("prlimit")
+    faults.fail("prlimit", always(errno.EPERM))
+    given = {"control": "off", "keepalive": 5, "bind": f"unix:{tmp_path}/s", "workers": 1, **option}
+    server = prefork_server("app:handle", app_dir=tmp_path, options={"faults": faults}, **given)
+    assert server.stop() == 0
+    assert "Traceback" not in server.log()
+    assert "serving on" in server.log()
+    assert faults.failed("prlimit")
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from prefork.scoreboard.entry import Entry
 from prefork.system import ending, process
 from prefork.system.forks import HERE
 from prefork.system.natives import os, signal, socket, threading
-from prefork.system.signals import DUMP_ANYHOW, Dispositions
+from prefork.system.signals import DUMP, DUMP_ANYHOW, Dispositions
 
 register_at_fork = os.register_at_fork
 get_ident = threading.get_ident
@@ -42,7 +42,6 @@ class Offspring:
     Args:
         entry: the worker's entry.
         dispositions: the handlers that the worker installs, by signal.
-        dump: the signal that faulthandler writes tracebacks for.
         report: the writing end of the pipe to the master.
         sockets: what the worker accepts on.
 
@@ -56,14 +55,13 @@ class Offspring:
     """
 
     def __init__(
-        self, entry: Entry, dispositions: Dispositions, dump: int, report: int, sockets: tuple[socket.socket, ...]
+        self, entry: Entry, dispositions: Dispositions, report: int, sockets: tuple[socket.socket, ...]
     ) -> None:
         self.keeps = True
         self.silent = False
         self.parted: list[Callable[[], object]] = []
         self._entry = entry
         self._dispositions = dispositions
-        self._dump = dump
         self.report = report
         self._sockets = sockets
         # Taken now: a listener that is sealed has another socket in its place.
@@ -112,10 +110,10 @@ class Offspring:
         for signum, handler in self._dispositions:
             if signal.getsignal(signum) == handler:
                 signal.signal(signum, _DEFAULTS.get(signum, signal.SIG_DFL))
-        unregister(self._dump)
+        unregister(DUMP)
         unregister(DUMP_ANYHOW)
-        if callable(signal.getsignal(self._dump)):
-            signal.signal(self._dump, signal.SIG_DFL)
+        if callable(signal.getsignal(DUMP)):
+            signal.signal(DUMP, signal.SIG_DFL)
 
     def _close(self) -> None:
         """Take away what the worker accepts on and, unless they are kept, what it has accepted."""

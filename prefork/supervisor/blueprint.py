@@ -17,7 +17,7 @@ from prefork.accept.worker_context import WorkerContext, WorkerLog
 from prefork.config.settings import Settings
 from prefork.hooks import Hooks
 from prefork.scoreboard.entry import Entry
-from prefork.supervisor.forked import DUMP_SIGNAL, Adopted, SignalHandlers, Start
+from prefork.supervisor.forked import Adopted, SignalHandlers, Start
 from prefork.supervisor.resources import Resources
 from prefork.system.descriptors import SpareDescriptor
 from prefork.system.identity import Identity
@@ -127,7 +127,7 @@ def start_of(
         tls=tls,
         server=common.server,
         waits=one.waits,
-        offspring=Offspring(entry, dispositions, DUMP_SIGNAL, report, sockets),
+        offspring=Offspring(entry, dispositions, report, sockets),
         ppid=common.master,
         age=one.age,
     )

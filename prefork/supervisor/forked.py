@@ -43,16 +43,13 @@ from prefork.system.limits import lower_nofile
 from prefork.system.natives import os, signal, time
 from prefork.system.orphans import await_adoption
 from prefork.system.process import announce_hangup, call_itself, close, die_with_parent
-from prefork.system.signals import DUMP_ANYHOW, WAKE_UP, become_worker
+from prefork.system.signals import DUMP, DUMP_ANYHOW, WAKE_UP, become_worker
 from prefork.system.throttle import Log
 from prefork.worker import Worker
 
 close_one = os.close
 getpid = os.getpid
 write = os.write
-
-DUMP_SIGNAL = signals.DUMP
-"""Makes a worker write the tracebacks of all its threads to its report pipe (faulthandler)."""
 
 _RUN, _STARTING, _LEAVING = Order.RUN, State.STARTING, State.LEAVING
 _BLOCK, _UNBLOCK = int(signal.SIG_BLOCK), int(signal.SIG_UNBLOCK)
@@ -114,8 +111,8 @@ class SignalHandlers:
                 "the application has blocked signal %d, by which workers are told to leave; it is let in", WAKE_UP
             )
             pthread_sigmask(_UNBLOCK, (WAKE_UP,))
-        if callable(getsignal(DUMP_SIGNAL)):
-            log.warning("the application has taken signal %d; tracebacks of a hang will be missing", DUMP_SIGNAL)
+        if callable(getsignal(DUMP)):
+            log.warning("the application has taken signal %d; tracebacks of a hang will be missing", DUMP)
 
     def _ordered(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a handler is given both
         if getpid() != self.pid:
@@ -274,7 +271,7 @@ def live(start: Start, private: process.Runs) -> int:
 
 def _tell_tracebacks(report: int, *, several: bool) -> None:
     """Have the process tell the tracebacks of its threads when it is asked, whatever it is at."""
-    register(DUMP_SIGNAL, report)
+    register(DUMP, report)
     if several:
         register(DUMP_ANYHOW, report)  # the other one is the lanes' from when they run
 

@@ -27,7 +27,7 @@ from prefork.errors import BootError
 from prefork.supervisor import fork_safety, loaded_code
 from prefork.supervisor.blueprint import Blueprint
 from prefork.supervisor.drill import drill
-from prefork.supervisor.forked import DUMP_SIGNAL, tell_failure
+from prefork.supervisor.forked import tell_failure
 from prefork.supervisor.midwife import Family, deliver, refuse
 from prefork.supervisor.resources import Resources
 from prefork.system import ending, identity, process, signals
@@ -147,7 +147,7 @@ class _ForksOfLoad:
         for signum, handler in self._dispositions:
             if signal.getsignal(signum) == handler:
                 signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
-        unregister(DUMP_SIGNAL)
+        unregister(signals.DUMP)
         start = self._start
         start.control.close()
         os.close(start.report)
@@ -177,7 +177,7 @@ def live_as_mold(start: MoldStart, private: process.Runs) -> int:
     for call in start.after_fork:
         call(NO_SLOT, start.generation)
     lower_nofile(common.nofile)
-    register(DUMP_SIGNAL, start.report)
+    register(signals.DUMP, start.report)
     ending.forget()
     HERE.foreign = HERE.copied = False
     before = frozenset(descriptors())

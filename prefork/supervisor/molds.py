@@ -24,7 +24,6 @@ from prefork.config.settings import Settings
 from prefork.errors import PreforkError
 from prefork.supervisor.event_loop import Loop, Timer
 from prefork.supervisor.exits import boot_error
-from prefork.supervisor.forked import DUMP_SIGNAL
 from prefork.supervisor.goal import Goal
 from prefork.supervisor.handover import MoldLife
 from prefork.supervisor.mold import READY, Repeat
@@ -345,7 +344,7 @@ class Molds:
         """It has been loading for too long: have it say where, and end it."""
         log.error("%s has been loading the application for %.1f s", mold, self._settings.boot_timeout)
         mold.late = True
-        process.kill(mold.pid, DUMP_SIGNAL)
+        process.kill(mold.pid, signals.DUMP)
         mold.deadline = self._loop.call_later(_DUMP_TIME, lambda: self._put_down(mold))
 
     def _put_down(self, mold: Mold) -> None:

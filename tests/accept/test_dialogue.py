@@ -34,7 +34,7 @@ class Echo(prefork.Worker):
             if line == b"wait\\n":
                 connection.sendall(b"waits\\n")
             while line == b"wait\\n" and not self.stopping:
-                time.sleep(0.01)
+                time.sleep(0.01)  # it waits for the order to leave
             connection.sendall(line)
 """
 

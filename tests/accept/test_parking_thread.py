@@ -24,7 +24,7 @@ def pass_on(some):
 
 def until(what):
     while not what():
-        time.sleep(0.001)
+        time.sleep(0.001)  # the thread tells nobody
 
 def parked(bound=False):
     ours, theirs = socket.socketpair()

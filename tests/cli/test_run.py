@@ -32,7 +32,7 @@ told = "hi"
 def handle(connection, address):
     asked = connection.recv(65536)
     if b"/slow" in asked:
-        time.sleep(30)
+        time.sleep(30)  # longer than the test
     body = told.encode()
     connection.sendall(b"HTTP/1.0 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
 """

@@ -151,7 +151,7 @@ import prefork
 class Worker(prefork.Worker):
     def init(self):
         while not os.path.exists("gate"):
-            time.sleep(0.01)
+            time.sleep(0.01)  # until the test makes the file
 
     def handle(self, connection, address):
         connection.sendall(b"served")

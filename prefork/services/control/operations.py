@@ -16,10 +16,9 @@ from prefork.supervisor import notifications, resources
 from prefork.supervisor.cause import Cause, Reason
 from prefork.supervisor.death import Death
 from prefork.supervisor.event_loop import Loop
-from prefork.supervisor.forked import DUMP_SIGNAL
 from prefork.supervisor.notifications import Notification
 from prefork.supervisor.service import ServerView
-from prefork.system import process
+from prefork.system import process, signals
 from prefork.system.record import MutableRecord
 
 log = logging.getLogger("prefork")
@@ -213,7 +212,7 @@ class Operations:
         self._ask_for_tracebacks(
             f"the mold (pid {pid})",
             {"generation": mold.generation, "pid": pid},
-            lambda: process.kill(pid, DUMP_SIGNAL),
+            lambda: process.kill(pid, signals.DUMP),
             lambda: molds.report(pid),
             lambda: molds.take_report(pid),
             asked=(done, failed),
