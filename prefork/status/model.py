@@ -140,9 +140,10 @@ class Totals(Record, kw_only=True):
     waited_bounds: tuple[float, ...] = ()
     waiting: float = 0.0
     """Seconds that all of it had waited."""
-    kept: dict[str, int] = fresh(factory=dict)
-    """Of kept connections: how often one was served again (``reused``), passed on to another worker (``handed_over``),
-    closed because its time was over (``expired``) or to make room (``evicted``), closed by its client (``left``)."""
+    kept: dict[str, int] = fresh(factory=lambda: dict.fromkeys(KEPT, 0))
+    """Of kept connections, each of these even at 0: how often one was served again (``reused``), passed on to a
+    sibling (``handed_over``), closed because its time was over (``expired``) or to make room (``evicted``), by its
+    client (``left``)."""
     accept_errors: dict[str, int] = fresh(factory=dict)
     """Failed accepts by errno."""
     deaths: dict[str, int] = fresh(factory=dict)

@@ -145,9 +145,7 @@ class Counters:
             waited=tuple(map(sum, zip(self._waited, *(lane.waited for lane in lanes), strict=True))),
             waited_bounds=WAIT_BOUNDS,
             waiting=(self._waiting + sum(lane.waited_total for lane in lanes)) / 1000,
-            kept={
-                name: count for name in KEPT if (count := self._kept[name] + sum(getattr(view, name) for view in views))
-            },
+            kept={name: self._kept[name] + sum(getattr(view, name) for view in views) for name in KEPT},
             accept_errors={name: count for name, count in zip(COUNTED, errors, strict=True) if count},
             deaths=dict(self._deaths),
             forks=self._forks,

@@ -203,13 +203,13 @@ def test_kept_connections_pass_to_siblings_before_a_collection(tmp_path: Path) -
                     piece = client.recv(1 << 16)
                     assert piece, "it was closed"
                     answer += piece
-            return control.status(processes=False).totals.kept.get("handed_over", 0)
+            return control.status(processes=False).totals.kept["handed_over"]
 
         assert call_until(ask_all, lambda passed: passed > 0, timeout=PATIENCE)
         ask_all()
         totals = control.status(processes=False).totals
-        assert not totals.kept.get("evicted")
-        assert not totals.kept.get("expired")
+        assert not totals.kept["evicted"]
+        assert not totals.kept["expired"]
 
 
 def test_without_the_setting_requests_meet_them() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from prefork.services.control.client import Client as ControlClient
+from prefork.status.model import KEPT
 from prefork.testing.client import burst, connect
 from prefork.testing.server import Server, running
 from prefork.testing.waiting import call_until
@@ -94,7 +95,7 @@ def test_what_is_counted(tmp_path: Path) -> None:
                 status = asked.status()
                 return [working.parked for working in status.workers], status.totals.served, status.totals.kept
 
-            kept = {"reused": 3, "left": 1}
+            kept = dict.fromkeys(KEPT, 0) | {"reused": 3, "left": 1}
             call_until(counted, lambda now: now == ([1], 5, kept), message="all to be counted")
             reload(server)  # which is over when the queue has it, and the new worker is still to take it
             kept["handed_over"] = 1
