@@ -2,7 +2,9 @@
 
 It comes from the command line, from ``GUNICORN_CMD_ARGS`` and from a file in Python, which is the operator's own code
 and is executed; a flag beats the variable, and that the file. Where gunicorn's defaults are the environment's
-(``WEB_CONCURRENCY``, ``PORT``, ``FORWARDED_ALLOW_IPS``, ``SCRIPT_NAME``), they are here.
+(``WEB_CONCURRENCY``, ``PORT``, ``FORWARDED_ALLOW_IPS``, ``SCRIPT_NAME``), they are here. And as gunicorn does, the
+environment says who serves (``SERVER_SOFTWARE``): applications ask whether "gunicorn" is in it before they start their
+scheduler or make their tables.
 
 Runs in the command's process, before there is a server.
 """
@@ -18,6 +20,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
 
+from prefork._version import __version__
 from prefork.errors import SettingsError, did_you_mean, printable
 from prefork.migration import gunicorn_values, gunicorn_whole
 from prefork.migration.foreign_setting import by_flag, by_name
@@ -31,6 +34,9 @@ from prefork.system.need import READABLE, told
 
 ARGUMENTS: Final = "GUNICORN_CMD_ARGS"
 DEFAULT_FILE: Final = "gunicorn.conf.py"
+
+SOFTWARE: Final = {"SERVER_SOFTWARE": f"gunicorn/27.0 (prefork/{__version__})"}
+"""The variable by which applications know that gunicorn serves them: whose settings hold, and who keeps to them."""
 
 _OWN: Final = ("explain", "help")
 _CONFIG: Final = "__config__"
@@ -126,7 +132,7 @@ def retell(argv: Sequence[str], environ: Mapping[str, str]) -> Retelling:
         remarks=tuple(teller.remarks),
         hooks=_hooks(given, shown),
         logging=teller.logging,
-        environment=teller.environment,
+        environment=SOFTWARE | teller.environment,
         path=tuple(teller.path),
         asks=frozenset(asks),
     )

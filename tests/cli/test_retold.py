@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from prefork._version import __version__
 from prefork.cli.main import main
 from prefork.errors import SettingsError
 from prefork.migration.gunicorn import retell, target_of
@@ -517,6 +518,7 @@ def test_explain_writes_toml_that_is_ours_and_starts_nothing(
     folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STAGE", "none")
+    monkeypatch.setenv("SERVER_SOFTWARE", "none")
     (folder / "gunicorn.conf.py").write_text(
         "import os\nprint('my = own')\nos.system('echo and = of another')\n"
         "bind = 'unix:shop.sock'\nthreads = 2\nspew = True\nraw_env = ['STAGE=live']\ndef on_exit(server): ...\n"
@@ -534,7 +536,9 @@ def test_explain_writes_toml_that_is_ours_and_starts_nothing(
     }
     assert "workers = 2  # --workers\n" in text
     assert text.startswith(
-        '# prefork wsgi shop:application --config THIS-FILE\n# in the environment: STAGE=live\n# hooks = "MODULE"  # '
+        "# prefork wsgi shop:application --config THIS-FILE\n"
+        f"# in the environment: SERVER_SOFTWARE=gunicorn/27.0 (prefork/{__version__})\n"
+        '# in the environment: STAGE=live\n# hooks = "MODULE"  # '
     )
     assert "\n# ! spew = True (gunicorn.conf.py): no line is traced" in text
     (folder / "shop.toml").write_text(text)
@@ -573,7 +577,23 @@ def test_it_serves(tmp_path: Path) -> None:
         assert f"pid {pid} of 1 is gone, shop:application" in server.log()
 
 
-def test_what_gunicorn_checks_is_checked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_application_that_asks_whether_gunicorn_serves_it_hears_yes(tmp_path: Path) -> None:
+    asks = 'import os\nos.environ["STAGE"] = "gunicorn" in os.environ.get("SERVER_SOFTWARE", "") and "begun" or "not"\n'
+    (tmp_path / "shop.py").write_text(asks + APPLICATION)
+    command = [sys.executable, "-m", "prefork", "gunicorn", "shop", "--bind", "127.0.0.1:0"]
+    with running(command, cwd=tmp_path) as server:
+        assert request(server.address).body == b"begun"
+
+
+def test_what_raw_env_says_of_that_holds(folder: Path) -> None:
+    assert retold("shop:app").environment == {"SERVER_SOFTWARE": f"gunicorn/27.0 (prefork/{__version__})"}
+    assert retold("shop:app -e SERVER_SOFTWARE=mine").environment == {"SERVER_SOFTWARE": "mine"}
+
+
+def test_what_gunicorn_checks_is_checked(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVER_SOFTWARE", "none")
     (folder / "shop.py").write_text("async def app(scope, receive, send): ...\n")
     assert main(["gunicorn", "shop:app", "--check-config"]) == 2
     assert "prefork: error: shop:app is an ASGI application; prefork asgi shop:app serves it" in capsys.readouterr().err
