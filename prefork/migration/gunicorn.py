@@ -27,7 +27,7 @@ from prefork.migration.foreign_setting import by_flag, by_name
 from prefork.migration.gunicorn_cfg import Cfg
 from prefork.migration.gunicorn_kinds import validated
 from prefork.migration.gunicorn_settings import HOOKS, ROWS
-from prefork.migration.hook_faces import faced
+from prefork.migration.hook_faces import HookMemory, faced
 from prefork.migration.retelling import Origin, Retelling, Teller
 from prefork.system.natives import os
 from prefork.system.need import READABLE, told
@@ -301,4 +301,9 @@ def _hooks(given: Mapping[str, Origin], target: str | None) -> dict[str, Any]:
         return {name: hook for name, hook in found.items() if hook is not None}
     values = {name: value for name, (value, _) in given.items()}
     cfg = Cfg({"default_proc_name": target} | values)
-    return {name: faced(hook, cfg) if callable(hook) else hook for name, hook in found.items() if hook is not None}
+    memory = HookMemory()
+    return {
+        name: faced(name, hook, cfg, memory) if callable(hook) else hook
+        for name, hook in found.items()
+        if hook is not None
+    }

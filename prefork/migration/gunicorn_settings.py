@@ -368,7 +368,7 @@ HOOKS: Final = (
     _hook("post_request", "a WSGI middleware is called after each request; --access-log writes of it"),
     _hook("child_exit"),
     _hook("worker_exit"),
-    _hook("nworkers_changed", "prefork status and the metrics tell how many workers there are"),
+    _hook("nworkers_changed", "prefork status and the metrics tell how many there are, worker.slot which one this is"),
     _hook("on_exit"),
     _hook("ssl_context", "give --certfile, --keyfile, --ca-certs and --ssl-minimum-version"),
     _hook("on_dirty_starting", _DIRTY),

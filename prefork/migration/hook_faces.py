@@ -2,15 +2,24 @@
 
 A hook that asks for ``server.cfg.bind`` or ``worker.cfg.timeout`` finds the value that the configuration gave, under
 gunicorn's name. All other attributes are those of our own object.
+
+gunicorn has one object for a worker, from ``pre_fork`` on, so what one hook sets on it the next one finds: a number of
+its own, say, that ``pre_fork`` gives and ``post_fork`` puts into the environment. We have several, one after the other
+and in two processes; what hooks set on them is kept beside them (`HookMemory`).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
 
 from prefork.migration.gunicorn_cfg import Cfg
+
+_log = logging.getLogger("prefork")
+
+_PRE_FORK: Final = "pre_fork"
 
 
 class App:
@@ -28,40 +37,131 @@ class App:
         return self.callable
 
 
+class SetByHooks:
+    """What hooks have set on one object, or on all those that gunicorn has one for.
+
+    Args:
+        age: How many workers had been forked when this one was; None where it is not known.
+
+    Attributes:
+        values: By the attributes' names.
+        pid: Its pid, as soon as the master knows it.
+        coming: What it is given, from ``pre_fork`` on; of the server, who is about to be forked.
+    """
+
+    __slots__ = ("age", "coming", "pid", "values")
+
+    def __init__(self, age: int | None = None) -> None:
+        self.age = age
+        self.pid: int | None = None
+        self.coming: Any = None
+        self.values: dict[str, Any] = {}
+
+
+class HookMemory:
+    """What hooks have set, by the object. Any process: one that is forked has what was set in the other before.
+
+    Attributes:
+        server: On the server.
+        told: Whether it was said that with a mold a worker does not have it.
+    """
+
+    def __init__(self) -> None:
+        self.server = SetByHooks()
+        self.told = False
+        self._by_age: dict[int, SetByHooks] = {}
+        self._by_entry: dict[int, SetByHooks] = {}
+
+    def of(self, worker: Any) -> SetByHooks:
+        """What is kept of a worker.
+
+        Args:
+            worker: What it will be given (`pre_fork`, `post_fork`), the worker itself, or in the master what that knows
+                of it, or how it ended.
+        """
+        member = getattr(worker, "member", worker)
+        entry = getattr(member, "entry", None)
+        if not isinstance(entry, int):
+            age = getattr(worker, "age", 0)
+            return self._by_age.setdefault(age, SetByHooks(age))
+        kept = self._by_entry.get(entry)
+        if kept is None or kept.pid not in {None, member.pid}:  # of one that had the entry before
+            kept = self._by_entry[entry] = SetByHooks()
+        kept.pid = member.pid
+        return kept
+
+    def expect(self, worker: Any, living: Iterable[Any]) -> None:
+        """MASTER. A worker is about to be forked.
+
+        Args:
+            worker: What it will be given.
+            living: Those that live.
+        """
+        for member in living:
+            self.of(member)
+        # Who had been announced, and is none of them, was not forked, or has died before anybody asked for it.
+        for entry, kept in list(self._by_entry.items()):
+            nobody = kept.pid is None and kept.coming.slot == worker.slot
+            if nobody or entry == worker.entry.index:
+                del self._by_entry[entry]
+                self._by_age.pop(kept.age or 0, None)
+        kept = self.of(worker)
+        kept.coming = worker
+        self._by_entry[worker.entry.index] = kept
+
+    def coming(self, but: object) -> Iterator[SetByHooks]:
+        """Those that were announced, several at once perhaps, and have not been told of since.
+
+        Args:
+            but: Not what is kept of this one.
+        """
+        return (kept for kept in self._by_entry.values() if kept.pid is None and kept is not but)
+
+
 class Face:
     """An object of ours, with what gunicorn's has beside it.
 
     Args:
         subject: The object.
         cfg: gunicorn's settings.
+        kept: What hooks have set on it.
+        memory: What they have set on all.
     """
 
     cfg: Cfg
 
-    def __init__(self, subject: object, cfg: Cfg) -> None:
-        self.__dict__["_subject"] = subject
-        self.__dict__["cfg"] = cfg
+    def __init__(self, subject: object, cfg: Cfg, kept: SetByHooks, memory: HookMemory) -> None:
+        self.__dict__.update(_subject=subject, cfg=cfg, _kept=kept, _memory=memory)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_subject"], name)
+        kept = self.__dict__["_kept"].values
+        return kept[name] if name in kept else getattr(self.__dict__["_subject"], name)
 
     def __setattr__(self, name: str, value: object) -> None:
         if isinstance(getattr(type(self), name, None), property):
             super().__setattr__(name, value)
             return
-        try:
-            setattr(self.__dict__["_subject"], name, value)
-        except AttributeError:
-            self.__dict__[name] = value
+        subject = self.__dict__["_subject"]
+        if hasattr(subject, name):
+            try:
+                setattr(subject, name, value)
+            except AttributeError:
+                pass  # it is not to be changed: a hook sees what it has set all the same
+            else:
+                return
+        self.__dict__["_kept"].values[name] = value
 
 
 class ServerFace(Face):
     """The master as gunicorn's arbiter."""
 
     @property
-    def WORKERS(self) -> dict[int, Any]:  # noqa: N802  # gunicorn's name of it
-        """Workers by their pids."""
-        return {member.pid: member for member in self.roster}
+    def WORKERS(self) -> dict[int | str, Any]:  # noqa: N802  # gunicorn's name of it
+        """Workers by their pids; one that is being forked has none yet, and a text in its place."""
+        memory = self.__dict__["_memory"]
+        living = {member.pid: WorkerFace(member, self.cfg, memory.of(member), memory) for member in self.roster}
+        coming = memory.coming(self.__dict__["_kept"].coming)
+        return living | {f"[booting {kept.age}]": WorkerFace(kept.coming, self.cfg, kept, memory) for kept in coming}
 
     @property
     def LISTENERS(self) -> list[Any]:  # noqa: N802  # gunicorn's name of it
@@ -103,6 +203,14 @@ class WorkerFace(Face):
         return App(self.wsgi)
 
     @property
+    def age(self) -> int:
+        """How many workers had been forked when it was, itself included; in the master as ``pre_fork`` was told it."""
+        kept, subject = self.__dict__["_kept"], self.__dict__["_subject"]
+        if kept.age is None:
+            raise AttributeError(f"the age of worker {subject.pid} is not known here; a file with pre_fork makes it so")
+        return int(kept.age)
+
+    @property
     def timeout(self) -> float:
         """Half of the setting, as gunicorn has it."""
         return float(self.cfg.timeout) / 2
@@ -118,17 +226,46 @@ class WorkerFace(Face):
             self.recycle()
 
 
-def faced(hook: Callable[..., object], cfg: Cfg) -> Callable[..., object]:
+def faced(name: str, hook: Callable[..., object], cfg: Cfg, memory: HookMemory) -> Callable[..., object]:
     """A hook of gunicorn's as one of ours.
 
     Args:
+        name: Its name.
         hook: The function; whether it can be called with its arguments is seen as of any hook (`inspect` follows it).
         cfg: gunicorn's settings.
+        memory: What hooks have set so far; one for all of a configuration.
     """
 
     @functools.wraps(hook)
-    def called(*given: object) -> object:
-        kinds = [ServerFace if hasattr(one, "roster") else WorkerFace for one in given]
-        return hook(*(kind(one, cfg) for kind, one in zip(kinds, given, strict=True)))
+    def called(*given: Any) -> object:
+        faces: list[Face] = []
+        for one in given:
+            of_server = hasattr(one, "roster")
+            kept = memory.server if of_server else memory.of(one)
+            faces.append((ServerFace if of_server else WorkerFace)(one, cfg, kept, memory))
+        return hook(*faces)
 
-    return called
+    @functools.wraps(hook)
+    def announced(server: Any, worker: Any) -> object:
+        memory.expect(worker, server.roster)
+        memory.server.coming = memory.of(worker)
+        try:
+            return called(server, worker)
+        finally:
+            memory.server.coming = None
+            if server.settings.preload and not memory.told:
+                memory.told = _tell_of_mold(memory.of(worker))
+
+    return announced if name == _PRE_FORK else called
+
+
+def _tell_of_mold(kept: SetByHooks) -> bool:
+    """Say that a worker will not have what was set on it; whether there was anything."""
+    if kept.values:
+        _log.warning(
+            "gunicorn: %s sets %s on a worker, which does not reach it: with preload it is forked of the mold, beside "
+            "the master; worker.slot is a number that each has",
+            _PRE_FORK,
+            ", ".join(kept.values),
+        )
+    return bool(kept.values)

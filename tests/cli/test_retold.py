@@ -6,6 +6,7 @@ Which settings they have is what public ones have; the configurations themselves
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import sys
 import textwrap
@@ -575,6 +576,58 @@ def test_it_serves(tmp_path: Path) -> None:
         assert "INFO" in next(line for line in log.splitlines() if "said by a name of gunicorn's" in line)
         assert server.stop() == 0
         assert f"pid {pid} of 1 is gone, shop:application" in server.log()
+
+
+NUMBERING = """
+import os
+bind = "127.0.0.1:0"
+preload_app = bool(os.environ.get("PRELOADED"))
+def on_starting(server):
+    server.given = set()
+def pre_fork(server, worker):
+    taken = {other.number for other in server.WORKERS.values() if other.alive}
+    worker.number = min(set(range(9)) - taken)
+    server.given.add(worker.number)
+def post_fork(server, worker):
+    os.environ["STAGE"] = str(getattr(worker, "number", "none"))
+    worker.since = 7
+def post_worker_init(worker):
+    worker.log.info("age %d is complete", worker.age)
+def worker_exit(server, worker):
+    server.log.info("worker %d of age %d leaves, %s", getattr(worker, "number", -1), worker.age, worker.since)
+def child_exit(server, worker):
+    ages = sorted(other.age for other in server.WORKERS.values())
+    server.log.info("worker %d of age %d is gone: %s, %s", worker.number, worker.age, server.given, ages)
+"""
+"""A number of its own for each worker, as public configurations give it."""
+
+
+def test_what_a_hook_sets_on_a_worker_the_next_one_finds(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(APPLICATION)
+    (tmp_path / "gunicorn.conf.py").write_text(NUMBERING)
+    with running([sys.executable, "-m", "prefork", "gunicorn", "shop", "-w", "2"], cwd=tmp_path) as server:
+        assert request(server.address).body in {b"0", b"1"}
+        server.wait_for_log("age 2 is complete")
+        os.kill(server.workers()[0], signal.SIGKILL)
+        server.wait_for_log("age 3 is complete")
+        assert server.stop() == 0
+        lines = server.log().splitlines()
+    told = [line.partition(" worker ")[2] for line in lines if " leaves, 7" in line or " is gone: " in line]
+    gone = [text for text in told if "gone" in text]
+    assert sorted(text[0] for text in told if "leaves" in text) == ["0", "1"], told  # the third has the first's number
+    assert sorted(text.split()[3] for text in gone) == ["1", "2", "3"], told
+    assert all("{0, 1}" in text for text in gone), told
+
+
+def test_what_does_not_reach_a_worker_of_a_mold_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(APPLICATION)
+    (tmp_path / "gunicorn.conf.py").write_text(NUMBERING)
+    command = [sys.executable, "-m", "prefork", "gunicorn", "shop", "-w", "2"]
+    with running(command, cwd=tmp_path, env={"PRELOADED": "1"}) as server:
+        assert request(server.address).body == b"none"
+        assert server.stop() == 0
+        assert server.log().count("gunicorn: pre_fork sets number on a worker, which does not reach it") == 1
+        assert "worker -1 of age 1 leaves, 7" in server.log()
 
 
 def test_an_application_that_asks_whether_gunicorn_serves_it_hears_yes(tmp_path: Path) -> None:
