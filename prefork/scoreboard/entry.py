@@ -68,7 +68,7 @@ class Lane:
 
     __slots__ = (
         *("words", "recorder", "served", "failed", "total", "longest", "histogram", "waited", "waited_total"),
-        *("extended", "asked"),
+        *("unusual", "asked"),
     )
 
     def __init__(self, words: memoryview[int], recorder: FlightRecorder | None = None) -> None:
@@ -81,8 +81,8 @@ class Lane:
         self.histogram = [0] * BUCKETS
         self.waited = [0] * WAIT_BUCKETS
         self.waited_total = 0
-        self.extended = False
-        """Whether the handler has asked for a deadline of its own, or nothing has been asked for."""
+        self.unusual = False
+        """Whether what is in hand has a deadline of its own, or is not to be counted: one look for what is rare."""
         self.asked = True
         """Whether what is in hand is to be counted."""
 
@@ -101,6 +101,9 @@ class Lane:
         words = self.words
         now = words[IDLE_SINCE] = time.monotonic_ns()
         took = now - began
+        if self.unusual and self._forgets(failed):
+            words[BUSY_SINCE] = 0
+            return took
         if failed:
             self.failed = words[FAILED] = self.failed + 1
         else:
@@ -112,19 +115,19 @@ class Lane:
         if bucket > _LAST_BUCKET:  # min() would cost as much as the stores
             bucket = _LAST_BUCKET
         self.histogram[bucket] = words[HISTOGRAM + bucket] = self.histogram[bucket] + 1
-        if self.extended:
-            self.extended = False
-            words[DEADLINE] = 0
-            if not self.asked:
-                self.asked = True
-                self.served = words[SERVED] = self.served - 1
-                self.histogram[bucket] = words[HISTOGRAM + bucket] = self.histogram[bucket] - 1
         words[BUSY_SINCE] = 0
         return took
 
     def unasked(self) -> None:
         """Nothing has been asked for by what is in hand: it is not counted when it ends well."""
-        self.extended, self.asked = True, False
+        self.unusual, self.asked = True, False
+
+    def _forgets(self, failed: bool) -> bool:
+        """What is in hand is no more, nor what was unusual about it; whether it is not to be counted."""
+        uncounted = not (self.asked or failed)
+        self.unusual, self.asked = False, True
+        self.words[DEADLINE] = 0
+        return uncounted
 
     def say_waited(self, milliseconds: int) -> None:
         """Count how long what is in hand had waited for this lane."""
@@ -138,7 +141,7 @@ class Lane:
     def extend_deadline(self, seconds: float) -> None:
         """Ask for a deadline of one's own; see :meth:`Entry.extend_deadline`."""
         self.words[DEADLINE] = time.monotonic_ns() + int(max(0.0, min(seconds, _EVER)) * 1e9)
-        self.extended = True
+        self.unusual = True
 
     @contextlib.contextmanager
     def busy_with(self, label: str) -> Iterator[None]:
@@ -207,9 +210,9 @@ class Crowd:
         with self._lock:
             began = self._begun.pop(token)
             # A deadline that was asked for holds for all, until the last of them is done.
-            extended, lane.extended = lane.extended, lane.extended and not self._begun
+            unusual, lane.unusual = lane.unusual, lane.unusual and not self._begun
             lane.end(began, failed)
-            lane.extended = extended and bool(self._begun)
+            lane.unusual = unusual and bool(self._begun)
             self._mark()
 
     def _mark(self) -> None:
@@ -233,8 +236,8 @@ class Pause:
 
     def __enter__(self) -> None:
         lane = self._lane
-        if lane.extended:
-            lane.extended = False
+        if lane.unusual:
+            lane.unusual = False
             lane.words[DEADLINE] = 0
         lane.words[BUSY_SINCE] = 0
 

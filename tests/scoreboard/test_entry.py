@@ -228,6 +228,19 @@ def test_every_connection_is_in_the_histogram_once(connections: list[tuple[int, 
     assert words[base + layout.BUSY_LONGEST] == max((took for took, _ in connections), default=0)
 
 
+def test_what_has_asked_for_nothing_is_counted_only_when_it_fails(board: Scoreboard, entry: Entry) -> None:
+    for failed, counted in ((False, (0, 0)), (True, (0, 1)), (False, (0, 1))):
+        began = entry.lane.begin()
+        entry.lane.unasked()
+        entry.lane.end(began, failed)
+        (lane,) = board.view(1).lanes
+        assert (lane.served, lane.failed) == counted
+        assert sum(lane.histogram) == sum(counted)
+        assert lane.busy_since == 0
+    entry.lane.end(entry.lane.begin(), failed=False)
+    assert board.view(1).lanes[0].served == 1
+
+
 def test_counters_are_stored_and_never_read_back(board: Scoreboard, entry: Entry) -> None:
     entry.lane.end(entry.lane.begin(), failed=False)
     for word in range(layout.LANE, layout.LANE + layout.LANE_WORDS):
