@@ -473,7 +473,7 @@ def test_its_keys_steer_the_server(server: Server, terminal: Terminal) -> None:
     wait_for(lambda: len(set(server.workers()) - set(before)) == 1 and len(server.workers()) == 2)
     terminal.key("d")
     terminal.until("slot 1, tracebacks")
-    terminal.until("connections")
+    terminal.until(r"forked\.py.* in live")  # who is READY needs not have come to its loop
     terminal.key("x")
     terminal.until("PID")
     terminal.key("R")
