@@ -28,6 +28,7 @@ defaults
     timeout connect 5s
     timeout client 30s
     timeout server 30s
+    timeout check 30s
     default-server inter 200ms fall 1 rise 1
 frontend requests
     mode http

@@ -9,7 +9,6 @@ import re
 import signal
 import time
 
-import psutil
 import pytest
 
 from prefork.testing import Load, Outcome, Server
@@ -19,7 +18,7 @@ from tests.storm.odds import Step
 from tests.storm.steps import Steps
 from tests.storm.walk import Account, walk
 from tests.support.figures import count, full
-from tests.support.probing import probe, steady, told
+from tests.support.probing import probe, steady, told, zombies
 
 FEWEST, MOST = 2, 8
 RARE: tuple[Step, ...] = (
@@ -108,7 +107,7 @@ def test_a_storm_costs_no_more_than_its_kills(prefork_server: ServerFactory) -> 
     assert load.tally.lost <= storm.kills, context
     server.wait_for(lambda: server.tree() == [server.pid, *server.workers()], message="nobody else")
     assert len(steady(server, storm.size)) == len(workers)
-    assert all(child.status() != psutil.STATUS_ZOMBIE for child in psutil.Process(server.pid).children())
+    assert zombies(server.pid) == []
     expected = per_worker + storm.size * DESCRIPTORS_OF_A_WORKER
     server.wait_for(lambda: server.descriptors() == expected, message=f"{expected} descriptors in the master")
     assert told(server, "Traceback|is killed: the server") == [], context

@@ -94,7 +94,10 @@ class Counted:
     def wait_until_busy(self) -> None:
         """Wait until its only worker has a connection in hand."""
         with Client(self.control) as client:
-            call_until(lambda: client.status(processes=False).workers[0].state, lambda state: state == "busy")
+            call_until(  # it may just have ended, and its successor be put off
+                lambda: [worker.state for worker in client.status(processes=False).workers],
+                lambda states: states == ["busy"],
+            )
 
     def count(self, cause: Cause) -> None:
         """Wait until one more has ended for ``cause``, and none for another."""

@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from contextlib import suppress
 
-import psutil
 import pytest
 
 from prefork.testing import Load, Outcome, Server, hold_port, request, wait_for
@@ -23,7 +22,7 @@ from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import is_gone
 from tests.support.figures import count
 from tests.support.midwives import await_midwife
-from tests.support.probing import APPS, PATIENCE, get
+from tests.support.probing import APPS, PATIENCE, get, zombies
 
 SIZE = 4
 KINDS = ("mold", "midwife", "master")
@@ -108,14 +107,14 @@ class Site:
             wait_for(lambda: not self.server.tree(), PATIENCE, "the end of the orphans")
             self.server.close()
             self.server = self._start()
-        server, master = self.server, psutil.Process(self.server.pid)
+        server = self.server
         server.wait_for(self._renewed, PATIENCE, "the end of the last reload")
         server.wait_for(
             lambda: (len(server.workers()), len(server.molds()), len(server.tree())) == (SIZE, 1, SIZE + 2),
             PATIENCE,
             "as many workers as before, one mold, and nobody else",
         )
-        server.wait_for(lambda: not _zombies(master), PATIENCE, "no zombie")
+        server.wait_for(lambda: not zombies(server.pid), PATIENCE, "no zombie")
         for address in self._own:
             answer = request(address, get("/pid"), timeout=PATIENCE)
             assert (answer.status, int(answer.body) in server.tree()) == (200, True), answer
@@ -124,15 +123,6 @@ class Site:
         """Whether the last reload has come to an end; of several that overtake each other one does."""
         _, begun, after = self.server.log().rpartition("reload: generation ")
         return not begun or any(word in after for word in (" serves", " failed to boot"))
-
-
-def _zombies(master: psutil.Process) -> list[int]:
-    found = []
-    for child in master.children():
-        with suppress(psutil.NoSuchProcess):
-            if child.status() == psutil.STATUS_ZOMBIE:
-                found.append(child.pid)
-    return found
 
 
 @pytest.mark.long

@@ -21,7 +21,20 @@ from prefork.testing.faults import always, every, first, unavailable
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
 from tests.support.figures import count
-from tests.support.probing import APPS, LOGGING, ask, held, line, probe, steady, talk, told, wait_for_rest, wait_gone
+from tests.support.probing import (
+    APPS,
+    LOGGING,
+    ask,
+    held,
+    line,
+    probe,
+    steady,
+    talk,
+    told,
+    wait_for_rest,
+    wait_gone,
+    zombies,
+)
 from tests.support.tracing import traced
 
 SOON = 20.0
@@ -346,10 +359,8 @@ def test_process_1_reaps_strangers_and_stops_as_asked(prefork_server: ServerFact
     for number in range(1, 11):
         assert ask(server, "/orphan") == "left"
         server.wait_for_log("(?s)" + "orphan of 1 ends.*" * number)
-    call_until(
-        lambda: [child.status() for child in master.children()],
-        lambda states: len(states) == 2 and psutil.STATUS_ZOMBIE not in states,
-        message="two workers and no zombie",
+    server.wait_for(
+        lambda: len(master.children()) == 2 and not zombies(master.pid), message="two workers and no zombie"
     )
     before = master.children()
     for child in before:

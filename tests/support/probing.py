@@ -10,9 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
+
 from prefork.testing import Server, call_until, connect, request, wait_for
 from prefork.testing.plugin import ServerFactory
-from prefork.testing.processes import is_gone
+from prefork.testing.processes import children, is_gone
 
 APPS: Final = Path(__file__).resolve().parent / "apps"
 PATIENCE: Final = 30.0
@@ -45,9 +47,15 @@ def ask(server: Server, path: str = "/") -> str:
 def wait_for_rest(server: Server) -> None:
     """Wait until each worker waits in the kernel for a connection: READY is said just before the first accept."""
     waits = {"inet_csk_accept", "do_epoll_wait", "ep_poll"}
+
+    def waits_in_kernel(pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/wchan").read_text() in waits
+        except (FileNotFoundError, ProcessLookupError):
+            return False  # it has just ended: its replacement is to wait, too
+
     server.wait_for(
-        lambda: all(Path(f"/proc/{pid}/wchan").read_text() in waits for pid in server.workers()),
-        message="every worker to wait for a connection",
+        lambda: all(map(waits_in_kernel, server.workers())), message="every worker to wait for a connection"
     )
 
 
@@ -121,6 +129,16 @@ def replaced(server: Server, before: list[int], timeout: float = PATIENCE) -> li
 def steady(server: Server, count: int, timeout: float = PATIENCE) -> list[int]:
     """The workers, once there are ``count``."""
     return call_until(server.workers, lambda now: len(now) == count, timeout=timeout, message=f"{count} workers")
+
+
+def zombies(parent: int) -> list[int]:
+    """A process's children that have ended, and nobody has waited for yet."""
+    found = []
+    for pid in children(parent):
+        with suppress(psutil.NoSuchProcess):  # somebody has just waited for it
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                found.append(pid)
+    return found
 
 
 def importing(folder: Path) -> dict[str, str]:

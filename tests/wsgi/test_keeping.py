@@ -104,7 +104,7 @@ def test_stops_lose_nobody_who_speaks_in_time() -> None:
     for _ in range(count("kept-stops", part=25)):
         with keeping("--keepalive-min-timeout=10") as server:  # whoever thinks for 40 ms, however busy the machine is
             crowd = Crowd(server.address, clients=32, think=0.04, reconnects=False)
-            server.wait_for(lambda: crowd.counts["answered"] > 200)  # noqa: B023  # it is waited for here
+            server.wait_for(lambda: crowd.counts["connections"] == 32 and crowd.counts["answered"] > 200)  # noqa: B023  # it is waited for here
             server.signal(signal.SIGTERM)
             assert server.wait(WITHIN) == 0
             crowd.stop()

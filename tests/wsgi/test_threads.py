@@ -87,7 +87,7 @@ def test_a_stop_answers_whoever_speaks_in_time() -> None:
             silent = Client(server.address)
             assert silent.ask(get()) == b""
             crowd = Crowd(server.address, clients=8, think=0.04, reconnects=False)
-            server.wait_for(lambda: crowd.counts["answered"] > 100)  # noqa: B023  # it is waited for here
+            server.wait_for(lambda: crowd.counts["connections"] == 8 and crowd.counts["answered"] > 100)  # noqa: B023  # it is waited for here
             server.signal(signal.SIGTERM)
             assert server.wait() == 0
             crowd.stop()
