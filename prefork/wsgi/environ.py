@@ -59,13 +59,16 @@ def set_proxy(environ: dict[str, Any], proxy: ProxyHeader) -> None:
         environ["wsgi.url_scheme"] = "https"
 
 
-def set_target(environ: dict[str, Any], target: bytes, script_name: str = "") -> None:
+def set_target(environ: dict[str, Any], target: bytes, script_name: str = "") -> str:
     """PATH_INFO, QUERY_STRING, SCRIPT_NAME and, as they came, RAW_URI and REQUEST_URI.
 
     Args:
         environ: Has the request line and header fields already.
         target: ASCII without controls and spaces.
         script_name: From `spelled`; the path where the application is mounted, or "".
+
+    Returns:
+        The whole path, the mount included, as PATH_INFO has its part of it.
 
     Raises:
         RequestError: The target has none of the forms of RFC 9112, 3.2 that a server takes.
@@ -77,10 +80,11 @@ def set_target(environ: dict[str, Any], target: bytes, script_name: str = "") ->
     path, _, environ["QUERY_STRING"] = text.partition("?")
     if "%" in path:
         path = spelled(path)
+    environ["PATH_INFO"] = path
     if script_name and (path == script_name or path.startswith(script_name + "/")):
         environ["SCRIPT_NAME"] = script_name
-        path = path[len(script_name) :]
-    environ["PATH_INFO"] = path
+        environ["PATH_INFO"] = path[len(script_name) :]
+    return path
 
 
 def spelled(path: str) -> str:

@@ -305,9 +305,9 @@ class Gateway:
         standing = channel.standing
         target, fields = self._heads.read(head, environ, proxied=standing > 0)
         response.http11 = fields.http11
-        set_target(environ, target, self._script_name)
+        path = set_target(environ, target, self._script_name)
         application = self._application
-        if self._health is not None and self._health.asked_for(target):
+        if self._health is not None and self._health.asked_by(path):
             application = self._health
         if standing != BELIEVED:
             self._strangers.look(environ, head, standing)

@@ -31,22 +31,16 @@ class HealthCheck:
     """WORKER. The application of one path, for GET and HEAD: 200, or 503 with the reason.
 
     Args:
-        path: The path; with a query, too.
+        path: The path; any query, any form of the target and any escapes mean the same.
         readiness: Whether the server is fit.
     """
 
     def __init__(self, path: str, readiness: Callable[[], Readiness]) -> None:
-        self._targets = path.encode(), f"{path}?".encode()
         self._spelled = spelled(path)
         self._readiness = readiness
 
-    def asked_for(self, target: bytes) -> bool:
-        """Whether a request's target is this path."""
-        path, with_query = self._targets
-        return target == path or target.startswith(with_query)
-
     def asked_by(self, path: str) -> bool:
-        """Whether that of a request is this path, where another server has read it: as PEP 3333 has PATH_INFO."""
+        """Whether that of a request is this path: as PEP 3333 has PATH_INFO, before any mount is taken off."""
         return path == self._spelled
 
     def told(self, method: str) -> Told:

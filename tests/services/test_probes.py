@@ -75,7 +75,8 @@ def test_a_server_that_is_fit_says_so_in_three_places(fit: Server) -> None:
     assert health(by_master, b"POST / HTTP/1.1\r\n\r\n")[0] == 405
     client = Client(fit.address)
     assert (client.ask(GET), client.status, client.fields["cache-control"]) == (b"ready\n", 200, "no-store")
-    assert (client.ask(GET.replace(b"z ", b"z?x=1 ")), client.status) == (b"ready\n", 200)
+    for other in (b"/healthz?x=1", b"http://shop.test/healthz", b"HTTP://shop.test/healthz?", b"/%68ealthz"):
+        assert (client.ask(GET.replace(b"/healthz", other)), client.status) == (b"ready\n", 200), other
     assert (client.ask(GET.replace(b"GET", b"PUT")), client.status) == (b"GET and HEAD alone\n", 405)
     client.ask(GET.replace(b"z ", b"zz "))
     assert client.status == 200  # the application's, which answers everything
