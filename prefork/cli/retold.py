@@ -186,7 +186,10 @@ def explanation(retelling: Retelling, configuration: Configuration, command: str
             f'# hooks = "MODULE"  # a module of yours with {", ".join(retelling.hooks)}, which this file can not hold'
         )
     if retelling.logging:
-        lines.append('# logconfig = "FILE"  # a file of TOML or JSON with logconfig_dict, which this one can not hold')
+        lines.append(
+            '# logconfig = "FILE"  # a file of TOML or JSON with all that logconfig_dict or logconfig_json and '
+            "gunicorn's own say, which this one can not hold"
+        )
     lines += ["", *configuration.toml(given=True).splitlines()]
     if retelling.remarks:
         lines.append(f"# What {retelling.source} has and prefork has not (!: something behaves otherwise):")

@@ -265,7 +265,12 @@ LOGGING: Final = (
         "logconfig", "--log-config", note="ini, or TOML or JSON; the loggers prefork and prefork.access, or gunicorn's"
     ),
     _none("logconfig_dict", "", "dict", "same", "elsewhere it is a file of TOML or JSON for --logconfig"),
-    _same("logconfig_json", "--log-config-json", ours="logconfig"),
+    _same(
+        "logconfig_json",
+        "--log-config-json",
+        ours="logconfig",
+        note="gunicorn's own stands beside what it says, which elsewhere the file has to say itself",
+    ),
     _same("syslog_addr", "--log-syslog-to", note="unix:///dev/log unless it is given", default="udp://localhost:514"),
     _same("syslog", "--log-syslog", "true", note="requests too, with --access-log logger"),
     _same("syslog_prefix", "--log-syslog-prefix", note="NAME and NAME.access are the programs' names"),

@@ -7,6 +7,7 @@ as of 27.0 (gunicorn/config.py, sock.py, util.py; https://docs.gunicorn.org).
 from __future__ import annotations
 
 import grp
+import json
 import pwd
 import re
 from collections.abc import Callable, Mapping
@@ -38,7 +39,10 @@ _LOGGING: Final[Mapping[str, Any]] = {
         }
     },
 }
-"""What stands in a logconfig_dict beside what is given: whichever of these a configuration names takes its place."""
+"""What stands in logconfig_dict and logconfig_json beside what is given: which of these that names takes its place."""
+
+_JSON: Final = "logconfig_json"
+_PARTS: Final = ("root", "loggers", "handlers", "formatters")  # of those, what a file has to have to stand alone
 
 _LEVELS: Final = {"warn": "warning", "fatal": "critical"} | {
     word: word for word in ("debug", "info", "warning", "error", "critical")
@@ -288,13 +292,40 @@ def _logconfig(teller: Teller, row: ForeignSetting) -> None:
     value, origin = teller.given[row.name]
     if not value or teller.value("logconfig_dict"):
         return
+    path = os.path.join(str(teller.value("chdir") or ""), str(value))
+    if row.name == _JSON:
+        if lacking := _completed(teller, path):
+            teller.tell(row.name, f"with gunicorn's own {', '.join(lacking)} beside it", differs=False)
+            return
+    elif teller.value(_JSON):  # which beats it
+        return
     teller.put("logconfig", str(value), origin)
-    if not _names_requests(os.path.join(str(teller.value("chdir") or ""), str(value))):
+    if not _names_requests(path):
         return
     if teller.value("accesslog"):
         teller.tell(row.name, "requests go to accesslog alone", differs=True)
     else:
         teller.put("access_log", "logger", origin)
+
+
+def _completed(teller: Teller, path: str) -> list[str]:
+    """Put gunicorn's own beside what a file of JSON says, where that says only some; what those are."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        return []  # whoever reads it says so
+    lacking = [name for name in _PARTS if name not in found] if isinstance(found, dict) else []
+    if lacking:
+        _log_by(teller, found, _JSON)
+    return lacking
+
+
+def _log_by(teller: Teller, told: Mapping[str, Any], name: str) -> None:
+    """Logging is to be configured by what a dictionary says, and by gunicorn's own beside it."""
+    teller.logging = {**_LOGGING, **told}
+    if "gunicorn.access" in (teller.logging["loggers"] or ()):
+        teller.put("access_log", "logger", teller.given[name].origin)
 
 
 def _names_requests(path: str) -> bool:
@@ -308,11 +339,8 @@ def _names_requests(path: str) -> bool:
 
 
 def _logconfig_dict(teller: Teller, row: ForeignSetting) -> None:
-    value, origin = teller.given[row.name]
-    if value:
-        teller.logging = {**_LOGGING, **value}
-        if "gunicorn.access" in (teller.logging["loggers"] or ()):
-            teller.put("access_log", "logger", origin)
+    if told := teller.value(row.name):
+        _log_by(teller, told, row.name)
 
 
 def _ca_certs(teller: Teller, row: ForeignSetting) -> None:

@@ -188,7 +188,10 @@ def _apply(source: LogSource) -> None:
 def _apply_file(path: str) -> None:
     kind = os.path.splitext(path)[1].lower()
     if kind in _INI:
-        parser = configparser.ConfigParser()  # fileConfig names the file's object where it can't be parsed
+        # Files that are written for gunicorn, or by Paste's custom, say where they are by these names.
+        own = {"here": os.path.dirname(path), "__file__": path}
+        # A parser of ours, for fileConfig names the file's object where it can't be parsed.
+        parser = configparser.ConfigParser({name: text.replace("%", "%%") for name, text in own.items()})
         with open(path, encoding="utf-8-sig") as file:
             parser.read_file(file, path)
         logging.config.fileConfig(parser, disable_existing_loggers=False)

@@ -367,6 +367,18 @@ def test_a_dictionary_for_logging_stands_over_gunicorn_s_own(folder: Path) -> No
     assert retold("shop:app", "logconfig_dict = {}").logging is None
 
 
+def test_a_file_of_json_stands_over_gunicorn_s_own(folder: Path) -> None:
+    (folder / "log.json").write_text('{"loggers": {"gunicorn.access": {"handlers": ["console"]}}}')
+    found = retold("shop:app --log-config-json log.json --log-config log.ini --access-logfile -")
+    assert found.logging is not None
+    assert found.logging["loggers"] == {"gunicorn.access": {"handlers": ["console"]}}
+    assert sorted(found.logging["handlers"]) == ["console", "error_console"]
+    assert {name: value for name, (value, _) in found.values.items()} == {**LOCAL, **SYNC, "access_log": "logger"}
+    assert "with gunicorn's own root, handlers, formatters beside it" in found.remarks[0].text
+    (folder / "log.json").write_text('{"root": {}, "loggers": {}, "handlers": {}, "formatters": {}}')
+    assert retold("shop:app --log-config-json log.json").values["logconfig"].value == "log.json"
+
+
 def test_each_value_has_its_origin(folder: Path) -> None:
     found = retold("shop:app --timeout 5", "keepalive = 3", {"GUNICORN_CMD_ARGS": "-w 2", "PORT": "80"})
     assert {name: origin for name, (_, origin) in found.values.items()} == {
@@ -636,6 +648,18 @@ def test_an_application_that_asks_whether_gunicorn_serves_it_hears_yes(tmp_path:
     command = [sys.executable, "-m", "prefork", "gunicorn", "shop", "--bind", "127.0.0.1:0"]
     with running(command, cwd=tmp_path) as server:
         assert request(server.address).body == b"begun"
+
+
+def test_a_log_that_json_says_some_of_is_as_with_gunicorn(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text("import logging\nlogging.getLogger('shop').info('by the root')\n" + APPLICATION)
+    (tmp_path / "log.json").write_text(
+        '{"loggers": {"gunicorn.access": {"handlers": ["console"], "propagate": false}}}'
+    )
+    command = [sys.executable, "-m", "prefork", "gunicorn", "shop", "-b", "127.0.0.1:0", "-e", "STAGE=live"]
+    with running([*command, "--log-config-json", "log.json"], cwd=tmp_path) as server:
+        assert request(server.address).body == b"live"
+        server.wait_for_log(r"\] \[INFO\] by the root\n")
+        server.wait_for_log(r'\] \[INFO\] 127.0.0.1 - - .*"GET / HTTP/1.1" 200 4')
 
 
 def test_what_raw_env_says_of_that_holds(folder: Path) -> None:

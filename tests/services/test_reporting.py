@@ -352,6 +352,15 @@ def test_forms_of_a_file(tmp_path: Path, name: str, text: str) -> None:
     assert (tmp_path / "conf.log").read_text() == "hello\nfrom below\n"
 
 
+def test_an_ini_says_where_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "100%"
+    folder.mkdir()
+    (folder / "log.ini").write_text(INI.replace('"conf.log"', '"%(here)s/conf.log"'))
+    done = run_program(USES, str(folder / "log.ini"), str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (folder / "conf.log").read_text() == "hello\nfrom below\n"
+
+
 OF_GUNICORN = """
 [handlers.log]
 class = "logging.FileHandler"
