@@ -122,6 +122,8 @@ def retell(argv: Sequence[str], environ: Mapping[str, str]) -> Retelling:
     if len(targets) > 1:
         teller.complaints.append(f"{targets[1]!r} is one argument too many beside {targets[0]!r}; give one target")
     teller.raise_if_wrong()
+    if teller.value("chdir"):
+        _on_the_path(os.getcwd())  # the folder that is left stays on it with gunicorn
     target = targets[0] if targets else teller.value("wsgi_app")
     shown = None if target is None else str(target)
     return Retelling(

@@ -662,6 +662,19 @@ def test_a_log_that_json_says_some_of_is_as_with_gunicorn(tmp_path: Path) -> Non
         server.wait_for_log(r'\] \[INFO\] 127.0.0.1 - - .*"GET / HTTP/1.1" 200 4')
 
 
+def test_the_folder_that_is_left_stays_on_the_import_path(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("STAGE = 'live'\n")
+    (tmp_path / "srv").mkdir()
+    (tmp_path / "srv" / "shop.py").write_text(
+        "import os\ndef application(environ, start_response):\n    import beside\n"
+        "    os.environ['STAGE'] = beside.STAGE\n    return answer(environ, start_response)\n"
+        + APPLICATION.replace("def application", "def answer")
+    )
+    command = [sys.executable, "-P", "-m", "prefork", "gunicorn", "shop", "-b", "127.0.0.1:0", "--chdir", "srv"]
+    with running(command, cwd=tmp_path) as server:
+        assert request(server.address).body == b"live"
+
+
 def test_what_raw_env_says_of_that_holds(folder: Path) -> None:
     assert retold("shop:app").environment == {"SERVER_SOFTWARE": f"gunicorn/27.0 (prefork/{__version__})"}
     assert retold("shop:app -e SERVER_SOFTWARE=mine").environment == {"SERVER_SOFTWARE": "mine"}
