@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from prefork.migration.foreign_setting import ForeignSetting
-from prefork.migration.retelling import Teller, converted, listed, whole, yes
+from prefork.migration.retelling import Teller, converted, is_stream, listed, whole, yes
 from prefork.system.natives import os
 
 _DEFAULT_PORT: Final = "8000"
@@ -238,6 +238,22 @@ def _joined(teller: Teller, row: ForeignSetting) -> None:
 def _errorlog(teller: Teller, row: ForeignSetting) -> None:
     value, origin = teller.given[row.name]
     teller.put("log_file", "" if value in ("-", None) else str(value), origin)
+    if _takes_all(teller) and teller.command == "wsgi":
+        teller.tell(
+            row.name,
+            "what the application writes to wsgi.errors, Flask's log say, is not in it but on standard error",
+            differs=True,
+        )
+
+
+def _capture(teller: Teller, row: ForeignSetting) -> None:
+    if yes(teller.value(row.name) or False):
+        teller.tell(row.name, row.note, differs=_takes_all(teller))
+
+
+def _takes_all(teller: Teller) -> bool:
+    """Whether gunicorn's log is a file, into which more goes than what the server says."""
+    return not is_stream(str(teller.value("errorlog") or "-"))
 
 
 def _loglevel(teller: Teller, row: ForeignSetting) -> None:
@@ -423,6 +439,7 @@ SPECIAL: Final[Mapping[str, Callable[[Teller, ForeignSetting], Any]]] = {
     "forwarded_allow_ips": _joined,
     "proxy_allow_ips": _joined,
     "errorlog": _errorlog,
+    "capture_output": _capture,
     "loglevel": _loglevel,
     "logger_class": _logger,
     "access_log_format": _format,

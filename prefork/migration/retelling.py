@@ -207,6 +207,11 @@ class Teller:
         return f"{shown[:_SHOWN]} ({origin})"
 
 
+def is_stream(name: str) -> bool:
+    """Whether a log goes to a stream of the command's, or a device, and not into a file of its own."""
+    return name == "-" or name.startswith(("/dev/", "/proc/"))
+
+
 def converted(row: ForeignSetting, value: Any) -> Any:
     """A value as the row takes it; None stays None.
 

@@ -181,6 +181,7 @@ def _tell(teller: Teller) -> None:
             teller.complaints.append(f"{row.name}: {error} (from {teller.given[row.name].origin})")
     if not teller.complaints:
         uwsgi_values.settle_log(teller)
+        uwsgi_values.settle_proxies(teller)
         uwsgi_values.settle_application(teller)
 
 

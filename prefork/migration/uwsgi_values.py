@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from prefork.migration.foreign_setting import ForeignSetting
-from prefork.migration.retelling import Teller, whole, yes
+from prefork.migration.retelling import Teller, is_stream, whole, yes
 from prefork.system.natives import os
 
 _USUAL_FIELD: Final = 8190  # bytes; what prefork allows a field of a request's head
 _USUAL_LINE: Final = 4094
+_PRINTED: Final = (
+    "what the application prints, and writes to wsgi.errors, is not in it but on standard output and error"
+)
+_LOCAL: Final = re.compile(r"unix:|fd://|127\.|localhost:|\[::1\]:")  # addresses that others don't reach
 _LISTENING: Final = ("http", "http-socket", "http11-socket", "socket", "uwsgi-socket", "https", "https-socket")
 
 
@@ -164,6 +169,8 @@ def _before_chdir(teller: Teller, path: str) -> str:
 def _early(teller: Teller, row: ForeignSetting) -> None:
     value, origin = teller.given[row.name]
     teller.put(row.ours, _before_chdir(teller, str(value)), origin)
+    if row.ours == "log_file" and not is_stream(str(value)):
+        teller.tell(row.name, _PRINTED, differs=True)
 
 
 def _daemon(teller: Teller, row: ForeignSetting) -> None:
@@ -171,6 +178,7 @@ def _daemon(teller: Teller, row: ForeignSetting) -> None:
     teller.tell(row.name, row.note, differs=True)
     if str(value).startswith("/") or "." in str(value):
         teller.put("log_file", _before_chdir(teller, str(value)), origin)
+        teller.tell(row.name, _PRINTED, differs=True)
 
 
 def _home(teller: Teller, row: ForeignSetting) -> None:
@@ -224,6 +232,18 @@ def settle_log(teller: Teller) -> None:
         return
     log = teller.values.get("log_file")
     teller.put("access_log", log.value if log else "-", log.origin if log else "uWSGI's default")
+
+
+def settle_proxies(teller: Teller) -> None:
+    """UWSGI believes everybody what the scheme is, and nobody who the client is."""
+    bind = teller.values.get("bind")
+    alone = bind is None or all(_LOCAL.match(text) for text in bind.value)
+    teller.remark(
+        "X-Forwarded-Proto is believed of the proxies in PREFORK_FORWARDED_ALLOW_IPS alone, this machine's unless it "
+        "is given, where uWSGI believes everybody; from these REMOTE_ADDR is the address in X-Forwarded-For, where "
+        "uWSGI leaves the proxy's",
+        differs=not alone,
+    )
 
 
 def settle_application(teller: Teller) -> None:

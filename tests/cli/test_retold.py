@@ -154,6 +154,22 @@ CASES = {
         "accesslog = 'logs/access.log'\nerrorlog = 'logs/error.log'\nloglevel = 'debug'",
         "shop:app",
         {**SYNC, "access_log": "logs/access.log", "log_file": "logs/error.log", "log_level": "debug"},
+        ("! errorlog = 'logs/error.log' (gunicorn.conf.py): what the application writes to wsgi.errors",),
+    ),
+    "a file for all that is said": Case(
+        "errorlog = 'error.log'\ncapture_output = True",
+        "shop:app",
+        {**SYNC, "log_file": "error.log"},
+        (
+            "! errorlog = 'error.log' (gunicorn.conf.py): what the application writes to wsgi.errors",
+            "! capture_output = True (gunicorn.conf.py): what the application prints",
+        ),
+    ),
+    "a log that is a stream": Case(
+        "errorlog = '/dev/stdout'\ncapture_output = True",
+        "shop:app",
+        {**SYNC, "log_file": "/dev/stdout"},
+        ("capture_output = True (gunicorn.conf.py): what the application prints",),
     ),
     "a log of one's own": Case(
         "logconfig_dict = {'version': 1}\nlogger_class = 'shop.logs.Quiet'\nstatsd_host = 'localhost:8125'\n"

@@ -23,6 +23,7 @@ from prefork.wsgi.command import CommandOptions
 OURS = {field.name for field in settings.fields() + table(CommandOptions)}
 QUIETLY = {"workers": 1, "timeout": 0, "graceful_timeout": 60, "log_timezone": "local"}
 ALWAYS = {**QUIETLY, "access_log": "-"}
+PROXIES = "X-Forwarded-Proto is believed of the proxies in PREFORK_FORWARDED_ALLOW_IPS alone"
 QUIET = ("vacuum", "master", "enable-threads", "die-on-term", "thunder-lock", "need-app", "lazy-apps")
 
 
@@ -77,7 +78,10 @@ CASES = {
             "log_file": "/var/log/shop.log",
             "access_log": "/var/log/shop.log",
         },
-        ("daemonize = '/var/log/shop.log' (app.ini): it stays in the foreground",),
+        (
+            "daemonize = '/var/log/shop.log' (app.ini): it stays in the foreground",
+            "daemonize = '/var/log/shop.log' (app.ini): what the application prints",
+        ),
     ),
     "placeholders": Case(
         "base = /srv/%n\nuser = %(base)-$(STAGE)\nchdir = %(base)\nmodule = shop:app\nlogto = %(user).log\n"
@@ -90,6 +94,12 @@ CASES = {
             "log_file": "/srv/app-live.log",
             "access_log": "/srv/app-live.log",
         },
+        ("logto = '/srv/app-live.log' (app.ini): what the application prints, and writes to wsgi.errors",),
+    ),
+    "logs of a container": Case(
+        "module = shop:app\nlogto = /dev/stdout",
+        "shop:app",
+        {**ALWAYS, "log_file": "/dev/stdout", "access_log": "/dev/stdout"},
     ),
     "grows and shrinks": Case(
         "module = shop:app\nprocesses = 10\ncheaper = 2\ncheaper-initial = 4\ncheaper-step = 1\ncheaper-algo = spare",
@@ -242,11 +252,21 @@ def test_a_configuration_is_retold(case: Case) -> None:
     found = retell(["app.ini", *case.line.split()], {"STAGE": "live"})
     assert found.target == case.target
     assert {name: value for name, (value, _) in found.values.items()} == case.values
-    said = [remark.text for remark in found.remarks if remark.differs]
+    assert sum(remark.text.startswith(PROXIES) for remark in found.remarks) == 1
+    said = [remark.text for remark in found.remarks if remark.differs and not remark.text.startswith(PROXIES)]
     assert len(said) == len(case.remarks), said
     for text, beginning in zip(said, case.remarks, strict=True):
         assert text.startswith(beginning)
     assert all(name in by_name(ROWS) for name in QUIET)
+
+
+@pytest.mark.parametrize(
+    ("address", "differs"),
+    [(":80", True), ("10.0.0.1:80", True), ("127.0.0.1:80", False), ("localhost:80", False), ("a.sock", False)],
+)
+def test_who_is_believed_matters_where_others_can_connect(address: str, differs: bool) -> None:
+    found = retell(["--module", "a", "--http-socket", address], {})
+    assert [remark.differs for remark in found.remarks if remark.text.startswith(PROXIES)] == [differs]
 
 
 def test_the_environment_and_the_path() -> None:
