@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from psutil import STATUS_SLEEPING, Process
 
 from prefork.scoreboard.layout import EntryView, State
 from prefork.services.control import Client
@@ -24,7 +23,7 @@ from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import freeze, frozen, kill, limited_descriptors, thaw
 from tests.support import figures
 from tests.support.boards import board_of, living
-from tests.support.probing import LOGGING, ask, get, held, probe, replaced, steady, told
+from tests.support.probing import LOGGING, ask, get, held, probe, replaced, steady, told, wait_for_rest
 
 injected = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
 
@@ -40,13 +39,7 @@ RECOVERY: Final = 0.3 if figures.full() else 15.0
 def serving(factory: ServerFactory, **settings: Any) -> Server:
     """The probe, once each of its workers waits in accept."""
     server = probe(factory, **{"workers": 4, **settings})
-    with board_of(server) as board:
-        server.wait_for(
-            lambda: all(
-                view.state is State.SERVING and Process(view.pid).status() == STATUS_SLEEPING for view in living(board)
-            ),
-            message="every worker to wait in accept",
-        )
+    wait_for_rest(server)
     return server
 
 
@@ -211,7 +204,7 @@ def test_many_workers_hold_while_one_probes_and_recover_together(prefork_server:
         took = time.monotonic() - lifted
         print(f"all {workers} recovered after {took:.3f} s")
         assert took <= RECOVERY
-        assert not board.all_exhausted
+        server.wait_for(lambda: not board.all_exhausted, message="the master to have heard of it")
     server.wait_for_log("workers and forks go on")
     assert len(told(server, "the system is exhausted|workers and forks go on")) == 2
     assert burst(server.address, 2 * workers).wait().answered == 2 * workers
