@@ -114,6 +114,8 @@ def retell(argv: Sequence[str], environ: Mapping[str, str]) -> Retelling:
     for name in ("check_config", "print_config"):
         if name in given and given[name].value:
             asks.add({"check_config": "check", "print_config": "print-config"}[name])
+    if targets:
+        given.setdefault("default_proc_name", Origin(targets[0], ""))
     teller = Teller(given)
     teller.complaints += complaints
     _tell(teller, environ)

@@ -19,7 +19,7 @@ from prefork.system.natives import os
 
 _DEFAULT_PORT: Final = "8000"
 _SECURE: Final = {"X-FORWARDED-PROTOCOL": "ssl", "X-FORWARDED-PROTO": "https", "X-FORWARDED-SSL": "on"}
-_PLAIN_LOGGERS: Final = ("gunicorn.glogging.Logger", "gunicorn.instrument.statsd.Statsd")
+_PLAIN_LOGGERS: Final = ("simple", "gunicorn.glogging.Logger", "gunicorn.instrument.statsd.Statsd")
 _LOGGING: Final[Mapping[str, Any]] = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -41,6 +41,7 @@ _LOGGING: Final[Mapping[str, Any]] = {
 }
 """What stands in logconfig_dict and logconfig_json beside what is given: which of these that names takes its place."""
 
+_LONGEST_NAME: Final = 64  # characters of a program's name in syslog
 _JSON: Final = "logconfig_json"
 _PARTS: Final = ("root", "loggers", "handlers", "formatters")  # of those, what a file has to have to stand alone
 
@@ -292,16 +293,27 @@ def _syslog(teller: Teller, row: ForeignSetting) -> None:
     value, origin = teller.given[row.name]
     if not value:
         return
-    name = teller.value("syslog_prefix") or teller.value("proc_name") or "prefork"
+    # As gunicorn calls itself where nobody says otherwise: by what it was told to serve.
+    called = teller.value("proc_name") or teller.value("default_proc_name") or "gunicorn"
+    text = re.sub(r"[\s:\[\]]", ".", str(teller.value("syslog_prefix") or called))  # what ends a program's name
+    name = f"gunicorn.{text}"[:_LONGEST_NAME]
     teller.put("syslog", True, origin)
     teller.put("syslog_addr", teller.value("syslog_addr") or "udp://localhost:514", origin)
-    teller.put("syslog_prefix", f"gunicorn.{str(name).replace(':', '.')}", origin)
+    teller.put("syslog_prefix", name, origin)
+    teller.tell(
+        row.name, f"what the server says is of the program {name}, where gunicorn has {name}.error", differs=True
+    )
     if teller.value("disable_redirect_access_to_syslog"):
         return
     if teller.value("accesslog"):
         teller.tell(row.name, "requests go to accesslog alone", differs=True)
     else:
         teller.put("access_log", "logger", origin)
+
+
+def _default_name(teller: Teller, row: ForeignSetting) -> None:
+    if teller.given[row.name].origin:  # else it is the target
+        teller.plainly(row)
 
 
 def _logconfig(teller: Teller, row: ForeignSetting) -> None:
@@ -447,6 +459,7 @@ SPECIAL: Final[Mapping[str, Callable[[Teller, ForeignSetting], Any]]] = {
     "statsd_prefix": _none,
     "syslog": _syslog,
     "syslog_addr": _none,
+    "default_proc_name": _default_name,
     "syslog_prefix": _none,
     "disable_redirect_access_to_syslog": _none,
     "logconfig": _logconfig,

@@ -191,6 +191,7 @@ CASES = {
             "access_log": "logger",
             "logconfig": "logging.ini",
         },
+        ("! syslog = True (gunicorn.conf.py): what the server says is of the program gunicorn.a.b, where",),
     ),
     "loggers of a file, and requests elsewhere": Case(
         "logconfig = 'logging.ini'\naccesslog = 'access.log'",
@@ -393,6 +394,22 @@ def test_a_file_of_json_stands_over_gunicorn_s_own(folder: Path) -> None:
     assert "with gunicorn's own root, handlers, formatters beside it" in found.remarks[0].text
     (folder / "log.json").write_text('{"root": {}, "loggers": {}, "handlers": {}, "formatters": {}}')
     assert retold("shop:app --log-config-json log.json").values["logconfig"].value == "log.json"
+
+
+@pytest.mark.parametrize(
+    ("line", "file", "name"),
+    [
+        ("shop.wsgi:app", "", "gunicorn.shop.wsgi.app"),
+        ("shop:app -n name", "", "gunicorn.name"),
+        ("shop:app -n name --log-syslog-prefix mine", "", "gunicorn.mine"),
+        ("shop:make()", "", "gunicorn.shop.make()"),
+        ("", "wsgi_app = 'shop:app'", "gunicorn.gunicorn"),
+    ],
+)
+def test_a_server_has_gunicorn_s_name_for_it_in_syslog(line: str, file: str, name: str, folder: Path) -> None:
+    found = retold(f"{line} --log-syslog --check-config", file)
+    assert found.values["syslog_prefix"].value == name
+    assert not any("default_proc_name" in remark.text for remark in found.remarks)
 
 
 def test_each_value_has_its_origin(folder: Path) -> None:
