@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
-from faulthandler import dump_traceback
-from types import FrameType
 from typing import Any, Final
 
 from prefork.accept.acceptor import Accepted
@@ -38,7 +36,6 @@ from prefork.system.descriptors import readable
 from prefork.system.forks import HERE
 from prefork.system.natives import os, select, signal, socket, threading, time
 from prefork.system.peer import format_peer
-from prefork.system.signals import DUMP
 
 STUCK: Final = 0.005
 """Seconds that the lead may be vacant, with something in hand, until the main thread looks after it."""
@@ -141,7 +138,6 @@ class Lanes:
         self._connections = self.acceptor.connections()
         # A signal may come to any thread, and its handler is the main thread's, which has to hear of it in its sleep.
         signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
-        signal.signal(DUMP, self._dump)
         self._lead.open()
         while True:
             try:
@@ -157,10 +153,6 @@ class Lanes:
                 self._lead.heal()
         if self._failure is not None:
             raise self._failure
-
-    def _dump(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a handler is given both
-        """Tell the tracebacks of all threads, none of which runs meanwhile: this one has the interpreter's lock."""
-        dump_traceback(self._given.offspring.report)
 
     def _watch(self) -> None:
         """Look after the lead until nothing more is to be waited for."""

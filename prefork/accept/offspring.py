@@ -30,7 +30,7 @@ from prefork.scoreboard.entry import Entry
 from prefork.system import ending, process
 from prefork.system.forks import HERE
 from prefork.system.natives import os, signal, socket, threading
-from prefork.system.signals import DUMP, DUMP_ANYHOW, Dispositions
+from prefork.system.signals import DUMP_ANYHOW, Dispositions
 
 register_at_fork = os.register_at_fork
 get_ident = threading.get_ident
@@ -51,7 +51,6 @@ class Offspring:
         application's part of it
             goes on in a loop that waits for that. Else it is readable, as after an order to leave.
         parted: called in each child, at the end.
-        report: the writing end of the pipe to the master.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class Offspring:
         self.parted: list[Callable[[], object]] = []
         self._entry = entry
         self._dispositions = dispositions
-        self.report = report
+        self._report = report
         self._sockets = sockets
         # Taken now: a listener that is sealed has another socket in its place.
         self._listeners = frozenset(os.fstat(listener.fileno()).st_ino for listener in sockets)
@@ -98,7 +97,7 @@ class Offspring:
         try:
             self._reset_signals()
             self._entry.part()
-            os.close(self.report)
+            os.close(self._report)
             self._close()
             ending.forget()
             for call in self.parted:
@@ -110,10 +109,7 @@ class Offspring:
         for signum, handler in self._dispositions:
             if signal.getsignal(signum) == handler:
                 signal.signal(signum, _DEFAULTS.get(signum, signal.SIG_DFL))
-        unregister(DUMP)
         unregister(DUMP_ANYHOW)
-        if callable(signal.getsignal(DUMP)):
-            signal.signal(DUMP, signal.SIG_DFL)
 
     def _close(self) -> None:
         """Take away what the worker accepts on and, unless they are kept, what it has accepted."""

@@ -20,7 +20,7 @@ import traceback
 from _signal import getsignal, pthread_sigmask  # type: ignore[import-not-found]  # typeshed has no CPython internals
 from _signal import signal as install
 from collections.abc import Callable
-from faulthandler import register
+from faulthandler import dump_traceback, register, unregister
 from gc import enable, freeze
 from types import FrameType
 from typing import Final, NamedTuple
@@ -34,7 +34,7 @@ from prefork.net import accept_errors as table
 from prefork.net.lingering import SECONDS, ours
 from prefork.net.listener import Listener
 from prefork.scoreboard.entry import Entry
-from prefork.scoreboard.layout import Order, State
+from prefork.scoreboard.layout import ACCEPTS, Accepts, Order, State
 from prefork.system import ending, process, signals
 from prefork.system.ending import forget
 from prefork.system.forks import HERE
@@ -51,6 +51,7 @@ close_one = os.close
 getpid = os.getpid
 write = os.write
 
+_USUAL = Accepts.USUAL
 _RUN, _STARTING, _LEAVING = Order.RUN, State.STARTING, State.LEAVING
 _BLOCK, _UNBLOCK = int(signal.SIG_BLOCK), int(signal.SIG_UNBLOCK)
 
@@ -87,6 +88,7 @@ class SignalHandlers:
         return signals.of_worker(
             {
                 signals.WAKE_UP: self._ordered,
+                DUMP: self.asked,
                 signal.SIGTERM: self._ordered,
                 signal.SIGINT: self._ordered,
                 signal.SIGQUIT: self._ordered,
@@ -111,8 +113,17 @@ class SignalHandlers:
                 "the application has blocked signal %d, by which workers are told to leave; it is let in", WAKE_UP
             )
             pthread_sigmask(_UNBLOCK, (WAKE_UP,))
-        if callable(getsignal(DUMP)):
+        if getsignal(DUMP) != self.asked:
             log.warning("the application has taken signal %d; tracebacks of a hang will be missing", DUMP)
+            unregister(DUMP_ANYHOW)  # who is asked by that is not to run
+        elif self._entry.words[ACCEPTS] != _USUAL or len(self._entry.lanes) > 1:
+            # Others serve, and while this thread is silent one may hold the interpreter's lock, in a call into C.
+            register(DUMP_ANYHOW, self._report)
+
+    def asked(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a handler is given both
+        """Tell the tracebacks of all threads, none of which runs meanwhile: this one has the interpreter's lock."""
+        if getpid() == self.pid:
+            dump_traceback(self._report)
 
     def _ordered(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a handler is given both
         if getpid() != self.pid:
@@ -234,7 +245,8 @@ def live(start: Start, private: process.Runs) -> int:
     lower_nofile(nofile)
     entry.say_state(_STARTING)
     handlers.pid = getpid()
-    _tell_tracebacks(report, several=given.settings.threads > 1)
+    install(DUMP, handlers.asked)
+    register(DUMP_ANYHOW, report, all_threads=False)
     watch_forks()
     try:
         if identity is not None:
@@ -267,13 +279,6 @@ def live(start: Start, private: process.Runs) -> int:
         ending.bound(max(given.settings.graceful_timeout, 1.0), report)
     ending.end()
     return code
-
-
-def _tell_tracebacks(report: int, *, several: bool) -> None:
-    """Have the process tell the tracebacks of its threads when it is asked, whatever it is at."""
-    register(DUMP, report)
-    if several:
-        register(DUMP_ANYHOW, report)  # the other one is the lanes' from when they run
 
 
 def _begins(adopted: Adopted | None, master: int) -> bool:

@@ -17,7 +17,7 @@ import errno
 import gc
 import logging
 from collections.abc import Callable, Collection
-from faulthandler import register, unregister
+from faulthandler import dump_traceback, register, unregister
 from types import FrameType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -94,16 +94,17 @@ class MoldStart(NamedTuple):
     name: str
 
 
-class _Signals:
+class MoldSignals:
     """What signals mean to a mold: an order to leave ends a load, and nothing else does anything.
 
     One that comes before the load ends it as it begins: what is the server's own until then is not broken off, for some
     of it outlives whatever is raised there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, report: int) -> None:
         self.loading = self._ordered_before = False
         self.pid = os.getpid()
+        self._report = report
 
     def begin_loading(self) -> None:
         """The application's code is next.
@@ -118,7 +119,12 @@ class _Signals:
     @property
     def dispositions(self) -> signals.Dispositions:
         """What each signal means."""
-        return signals.of_worker({signals.WAKE_UP: self._ordered})
+        return signals.of_worker({signals.WAKE_UP: self._ordered, signals.DUMP: self.asked})
+
+    def asked(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a handler is given both
+        """Tell the tracebacks of all threads, with the interpreter's lock."""
+        if os.getpid() == self.pid:
+            dump_traceback(self._report)
 
     def _ordered(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a handler is given both
         if os.getpid() != self.pid:
@@ -147,7 +153,7 @@ class _ForksOfLoad:
         for signum, handler in self._dispositions:
             if signal.getsignal(signum) == handler:
                 signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
-        unregister(signals.DUMP)
+        unregister(signals.DUMP_ANYHOW)
         start = self._start
         start.control.close()
         os.close(start.report)
@@ -177,11 +183,11 @@ def live_as_mold(start: MoldStart, private: process.Runs) -> int:
     for call in start.after_fork:
         call(NO_SLOT, start.generation)
     lower_nofile(common.nofile)
-    register(signals.DUMP, start.report)
+    register(signals.DUMP_ANYHOW, start.report, all_threads=False)
     ending.forget()
     HERE.foreign = HERE.copied = False
     before = frozenset(descriptors())
-    meanings = _Signals()
+    meanings = MoldSignals(start.report)
     children = _ForksOfLoad(start, meanings.dispositions)
     children.watch()
     exit_code, code = 0, b""

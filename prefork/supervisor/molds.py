@@ -22,6 +22,7 @@ from typing import Final
 
 from prefork.config.settings import Settings
 from prefork.errors import PreforkError
+from prefork.supervisor import tracebacks
 from prefork.supervisor.event_loop import Loop, Timer
 from prefork.supervisor.exits import boot_error
 from prefork.supervisor.goal import Goal
@@ -344,7 +345,7 @@ class Molds:
         """It has been loading for too long: have it say where, and end it."""
         log.error("%s has been loading the application for %.1f s", mold, self._settings.boot_timeout)
         mold.late = True
-        process.kill(mold.pid, signals.DUMP)
+        self._ask(mold)
         mold.deadline = self._loop.call_later(_DUMP_TIME, lambda: self._put_down(mold))
 
     def _put_down(self, mold: Mold) -> None:
@@ -443,6 +444,15 @@ class Molds:
             if mold.pid == pid:
                 return mold.frames()
         return None
+
+    def ask_for_tracebacks(self, pid: int) -> None:
+        """Have one report the tracebacks of its threads."""
+        for mold in self._all():
+            if mold.pid == pid:
+                self._ask(mold)
+
+    def _ask(self, mold: Mold) -> None:
+        tracebacks.ask(self._loop, mold.pid, mold.pipe, lambda: mold in self._all())
 
     def take_report(self, pid: int) -> None:
         """Forget it, unless it is what the log is going to have."""

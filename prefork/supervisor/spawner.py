@@ -21,6 +21,7 @@ from prefork.scoreboard.layout import (
     Order,
 )
 from prefork.scoreboard.recorder import InHand, Noted, last_noted
+from prefork.supervisor import tracebacks
 from prefork.supervisor.blueprint import Blueprint, Newborn, start_of
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.forked import live
@@ -42,9 +43,6 @@ log = logging.getLogger("prefork")
 
 REPORT_BYTES = 64 * 1024
 """What is kept of a worker's reports: the latest bytes."""
-
-INSIST = 0.25
-"""Seconds in which a worker with several lanes tells its tracebacks by itself, if Python runs there."""
 
 
 class Spawner:
@@ -327,14 +325,8 @@ class Spawner:
 
     def ask_for_tracebacks(self, pid: int) -> None:
         """Have a worker report the tracebacks of its threads."""
-        process.kill(pid, signals.DUMP)
-        if self._board.lanes > 1:
-            line = self._lines[pid]
-            self._loop.call_later(INSIST, lambda: self._insist(pid, line))
-
-    def _insist(self, pid: int, line: WorkerLine) -> None:
-        if self._lines.get(pid) is line and not line.tracebacks():
-            process.kill(pid, signals.DUMP_ANYHOW)
+        line = self._lines[pid]
+        tracebacks.ask(self._loop, pid, line.report, lambda: self._lines.get(pid) is line)
 
     def report(self, pid: int, lanes: Collection[int] = ()) -> str:
         """What a worker has reported and nobody has taken yet; of threads, those of some lanes first, which hang."""

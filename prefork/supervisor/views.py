@@ -183,6 +183,9 @@ class MoldsView(Protocol):
     def report(self, pid: int) -> str | None:
         """What one has reported and nobody has taken yet; None when there is no such one."""
 
+    def ask_for_tracebacks(self, pid: int) -> None:
+        """Have one report the tracebacks of its threads."""
+
     def take_report(self, pid: int) -> None:
         """Forget it."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
+from types import CodeType
 
 from prefork.accept.lanes import BOTTOM
 from prefork.accept.worker_context import WorkerContext
@@ -15,8 +16,8 @@ from prefork.scoreboard.lanes import busy_lanes, finished, threads
 from prefork.scoreboard.layout import ACCEPTS, PARKED, RECYCLE_WHY, STATE, Accepts, EntryView, State
 from prefork.scoreboard.recorder import InHand, in_hand
 from prefork.supervisor.blueprint import Newborn
-from prefork.supervisor.forked import Start, live
-from prefork.supervisor.mold import live_as_mold
+from prefork.supervisor.forked import SignalHandlers, Start, live
+from prefork.supervisor.mold import MoldSignals, live_as_mold
 from prefork.supervisor.policy import Burden, Vital
 from prefork.system import process
 from prefork.system.child import Child, ReportPipe
@@ -149,11 +150,11 @@ def _lanes_named(text: str, known: Sequence[int], first: Collection[int]) -> str
 
 
 def own_frames(text: str) -> str:
-    """Tracebacks without what lies below the first function of a process or lane: how that came to be is no news."""
+    """Tracebacks without what asks for them, and what lies below the first function of a process or lane."""
     lines, ours = [], True
     for line in text.splitlines(keepends=True):
         ours = ours or not line.startswith("  File ")
-        if ours:
+        if ours and not _FIRST_FRAME.search(line):
             lines.append(line)
         ours = ours and not _LAST_FRAME.search(line)
     return "".join(lines)
@@ -163,9 +164,13 @@ _OURS = {Accepts.ASKED, Accepts.USUAL}
 _THREAD = re.compile(r"(^(?:Current thread|Thread) (0x[0-9a-f]+))", re.MULTILINE)
 """How faulthandler begins what it tells of one thread."""
 
-_LAST_FRAME = re.compile(
-    "|".join(
-        rf'^  File "{re.escape(first.co_filename)}", line \d+ in {first.co_name}$'
-        for first in (live.__code__, live_as_mold.__code__, BOTTOM)
+
+def _frames_of(*functions: CodeType) -> re.Pattern[str]:
+    """How faulthandler tells of any of these."""
+    return re.compile(
+        "|".join(rf'^  File "{re.escape(code.co_filename)}", line \d+ in {code.co_name}$' for code in functions)
     )
-)
+
+
+_FIRST_FRAME = _frames_of(SignalHandlers.asked.__code__, MoldSignals.asked.__code__)
+_LAST_FRAME = _frames_of(live.__code__, live_as_mold.__code__, BOTTOM)

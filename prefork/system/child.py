@@ -60,12 +60,13 @@ class ReportPipe:
     Attributes:
         reader: the reading end; -1 when there is nothing more to come.
         text: what has come. Whoever has read it may clear it.
+        heard: how many bytes have come so far.
 
     Raises:
         OSError: it can't be watched; it is closed then.
     """
 
-    __slots__ = ("_loop", "_most", "_on_text", "reader", "text")
+    __slots__ = ("_loop", "_most", "_on_text", "heard", "reader", "text")
 
     def __init__(self, loop: Watching, reader: int, most: int, on_text: Callable[[], object] | None = None) -> None:
         self._loop = loop
@@ -73,6 +74,7 @@ class ReportPipe:
         self._on_text = on_text
         self.reader = reader
         self.text = bytearray()
+        self.heard = 0
         if reader >= 0:
             try:
                 loop.register(reader, self.read)
@@ -113,6 +115,7 @@ class ReportPipe:
         if not data:
             self.close()  # the child has closed its end, with or without dying
             return
+        self.heard += len(data)
         self.text += data
         del self.text[: -self._most]
         if self._on_text is not None:

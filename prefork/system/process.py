@@ -309,17 +309,34 @@ def kill(pid: int, signum: int) -> bool:
     return True
 
 
+def _masks(pid: int) -> dict[str, int]:
+    """Any process. What the kernel has of the signals of ``pid`` (proc_pid_status(5)); nothing when nobody knows."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
+            return {
+                line[:6]: int(line[8:], 16) for line in status if line.startswith(("Sig", "Shd")) and line[6] == ":"
+            }
+    except (OSError, ValueError):
+        return {}
+
+
+def has_taken(pid: int, signum: int, *, and_catches: int) -> bool:
+    """Any process. Whether a signal that ``pid`` was sent waits for it no longer, and another one would be caught.
+
+    One that waits has not been met: the process is stopped, or blocks it.
+    """
+    masks = _masks(pid)
+    waiting, caught = masks.get("ShdPnd", 0) | masks.get("SigPnd", 0), masks.get("SigCgt", 0)
+    return not waiting >> (signum - 1) & 1 and bool(caught >> (and_catches - 1) & 1)
+
+
 def deaf(pid: int, signum: int) -> str:
-    """Any process. Why ``pid`` does nothing about a signal, as the kernel has it (proc_pid_status(5)).
+    """Any process. Why ``pid`` does nothing about a signal, as the kernel has it.
 
     Returns:
         What follows a sentence; empty when it is caught, or when nobody knows.
     """
-    try:
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
-            masks = {line[:6]: int(line[8:], 16) for line in status if line.startswith(("SigBlk", "SigIgn", "SigCgt"))}
-    except (OSError, ValueError):
-        return ""
+    masks = _masks(pid)
     bit = 1 << (signum - 1)
     if masks.get("SigBlk", 0) & bit:
         return f"; the application has blocked signal {signum}, by which it is told to leave"

@@ -26,13 +26,10 @@ WAKE_UP = int(signal.SIGRTMIN) + 2
 servers that they embed take SIGTERM for themselves, and some give it back its default action."""
 
 DUMP = int(signal.SIGRTMIN) + 1
-"""By which a process is asked for the tracebacks of its threads."""
+"""By which a worker or mold is asked for the tracebacks of its threads, for Python to answer."""
 
 DUMP_ANYHOW = int(signal.SIGRTMIN) + 3
-"""By which a worker with several lanes is asked that has not answered. It runs no Python then, or is frozen.
-
-Tracebacks that are taken without the interpreter's lock, from threads that run, may end the process (faulthandler reads
-frames that change meanwhile)."""
+"""By which one is asked that has not answered, for it runs no Python (`prefork.supervisor.tracebacks`)."""
 
 MASTER = (
     signal.SIGTERM,

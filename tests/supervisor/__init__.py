@@ -7,6 +7,5 @@ inherited_memory: what was loaded before the fork stays shared.
 lossless: the promise, counted in every arrangement.
 reload: workers replaced on purpose.
 size: how many there are: by signal, by load.
-tracebacks: of a worker whose lanes run meanwhile, or one of them alone.
 watches: the kernel has no room for one more.
 """

@@ -84,7 +84,7 @@ import contextlib, json, os, sys
 from prefork.config.settings import Settings
 from prefork.supervisor import resources
 from prefork.supervisor.drill import drill
-from prefork.supervisor.mold import _Signals
+from prefork.supervisor.mold import MoldSignals
 from prefork.system import ending, signals
 from prefork.system.descriptors import descriptors
 
@@ -94,7 +94,7 @@ with contextlib.ExitStack() as stack:
     held = resources.make(settings, os.getcwd(), 2, 4, stack)
     before = descriptors()
     for moment in range(0, 2000, 97):
-        meanings = _Signals()
+        meanings = MoldSignals(-1)
         signals.become_worker(meanings.dispositions)
         calls = 0
 

@@ -18,7 +18,6 @@ from prefork.supervisor.death import Death
 from prefork.supervisor.event_loop import Loop
 from prefork.supervisor.notifications import Notification
 from prefork.supervisor.service import ServerView
-from prefork.system import process, signals
 from prefork.system.record import MutableRecord
 
 log = logging.getLogger("prefork")
@@ -212,7 +211,7 @@ class Operations:
         self._ask_for_tracebacks(
             f"the mold (pid {pid})",
             {"generation": mold.generation, "pid": pid},
-            lambda: process.kill(pid, signals.DUMP),
+            lambda: molds.ask_for_tracebacks(pid),
             lambda: molds.report(pid),
             lambda: molds.take_report(pid),
             asked=(done, failed),

@@ -114,7 +114,7 @@ class Hostile(prefork.Worker):
 
     def by_reporting(self) -> None:
         with suppress(BlockingIOError):
-            os.write(self._given.offspring.report, b"\x1b[31mFATAL\n" * 1000)
+            os.write(self._given.offspring._report, b"\x1b[31mFATAL\n" * 1000)
 
     def by_signals(self) -> None:
         for pid in (os.getppid(), *(pid for _, pid in self.siblings())):
