@@ -85,9 +85,9 @@ class Dialogue:
                     self._parts = True
                     return
             elif not self.readable(connection):
-                if greeted:
+                if greeted and not begun:
                     return
-                continue  # who has just connected may be about to speak
+                continue  # who has just connected may be about to speak, and half a line has a rest
             greeted = True
             data = connection.recv(_RECEIVE)
             if not data:

@@ -131,17 +131,24 @@ def test_who_has_just_connected_may_be_about_to_speak(
         timer.join()
 
 
-def test_half_a_line_is_waited_for(side: Side, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("waits", [False, True])
+def test_half_a_line_is_waited_for(side: Side, pair: Pair, waits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the order is there when the wait for the rest begins, or comes in it."""
     ours, theirs = pair
     theirs.sendall(b"1\nha")
     monkeypatch.setattr(dialogue, "REST", WITHIN)  # whatever holds this process up
     found = side.lines(ours)
     assert next(found) == b"1\n"
-    side.order()
-    timer = threading.Timer(0.05, theirs.sendall, (b"lf\n",))
-    timer.start()
+    timers = [threading.Timer(0.1, theirs.sendall, (b"lf\n",))]
+    if waits:
+        timers.append(threading.Timer(0.05, side.order))
+    else:
+        side.order()
+    for timer in timers:
+        timer.start()
     assert next(found) == b"half\n"
-    timer.join()
+    for timer in timers:
+        timer.join()
     theirs.sendall(b"never")
     monkeypatch.setattr(dialogue, "REST", 0.05)
     assert list(found) == []
