@@ -6,6 +6,7 @@ What it becomes is settled by `prefork.migration`; from there on all is as with 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import logging
 import sys
@@ -16,9 +17,10 @@ from prefork.cli.main import COMMANDS, write
 from prefork.config import launch
 from prefork.config.load import Configuration
 from prefork.errors import SettingsError, printable
-from prefork.migration.retelling import Retelling
+from prefork.migration.retelling import BIND, PASSED, Remark, Retelling
 from prefork.services import log as logs
-from prefork.system import custody, signals
+from prefork.supervisor import fdstore
+from prefork.system import custody, signals, systemd
 from prefork.system.natives import os
 
 _log = logging.getLogger("prefork")
@@ -106,10 +108,14 @@ def _run(argv: Sequence[str], help_text: str, retell: Callable[[Sequence[str], M
     if "-h" in argv or "--help" in argv:
         write(help_text)
         return 0
-    _begin()
+    passed = _begin()
     # What a configuration prints is not to stand in the TOML that is asked for.
     with _to_standard_error() if _PRINTING.intersection(argv) else contextlib.nullcontext():
         retelling = retell(argv, os.environ)
+    if passed:
+        text = f"it listens on the sockets that the service manager has passed, and nowhere else ({BIND}={PASSED})"
+        remark = Remark(retelling.source != "gunicorn", text)
+        retelling = dataclasses.replace(retelling, remarks=(*retelling.remarks, remark))
     return _served(retelling)
 
 
@@ -128,12 +134,29 @@ def _to_standard_error() -> Iterator[None]:
         os.close(kept)
 
 
-def _begin() -> None:
-    """What has to be done before a configuration is executed, whose code may change this process."""
+def _begin() -> bool:
+    """What has to be done before a configuration is executed, whose code may change this process.
+
+    Returns:
+        Whether the server is to listen on sockets that a service manager has passed.
+    """
     if not launch.begin():
         signals.let_in()
+    passed = _takes_passed()
     launch.Launch.keep()
     launch.name_the_path()
+    return passed
+
+
+def _takes_passed() -> bool:
+    """Have the server listen on what a service manager passes, as gunicorn and uWSGI do without being told.
+
+    By a variable, for the next image of this process is passed nothing, and is to listen there as well.
+    """
+    if os.environ.get(BIND) or not fdstore.split(systemd.listen_fds(dict(os.environ)))[1]:
+        return False
+    os.environ[BIND] = PASSED
+    return True
 
 
 def _served(retelling: Retelling) -> int:

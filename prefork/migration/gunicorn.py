@@ -28,7 +28,7 @@ from prefork.migration.gunicorn_cfg import Cfg
 from prefork.migration.gunicorn_kinds import validated
 from prefork.migration.gunicorn_settings import HOOKS, ROWS
 from prefork.migration.hook_faces import HookMemory, faced
-from prefork.migration.retelling import Origin, Retelling, Teller
+from prefork.migration.retelling import BIND, PASSED, Origin, Retelling, Teller
 from prefork.system.natives import os
 from prefork.system.need import READABLE, told
 
@@ -116,7 +116,7 @@ def retell(argv: Sequence[str], environ: Mapping[str, str]) -> Retelling:
             asks.add({"check_config": "check", "print_config": "print-config"}[name])
     if targets:
         given.setdefault("default_proc_name", Origin(targets[0], ""))
-    teller = Teller(given)
+    teller = Teller(given if environ.get(BIND) != PASSED else {n: told for n, told in given.items() if n != "bind"})
     teller.complaints += complaints
     _tell(teller, environ)
     if config is not None:

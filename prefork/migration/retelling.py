@@ -21,6 +21,12 @@ _WORDS: Final = {
     "0": False,
 }
 
+BIND: Final = "PREFORK_BIND"
+"""The variable that says where to listen, whatever another server's configuration says."""
+
+PASSED: Final = "systemd:"
+"""What it says where a service manager has passed sockets."""
+
 ServingName = Literal["wsgi", "asgi", "serve"]
 """The command of ours that serves it."""
 

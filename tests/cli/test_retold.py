@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import sys
 import textwrap
@@ -706,6 +707,44 @@ def test_the_folder_that_is_left_stays_on_the_import_path(tmp_path: Path) -> Non
     command = [sys.executable, "-P", "-m", "prefork", "gunicorn", "shop", "-b", "127.0.0.1:0", "--chdir", "srv"]
     with running(command, cwd=tmp_path) as server:
         assert request(server.address).body == b"live"
+
+
+ACTIVATES = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="shop.socket", STAGE="live")
+os.execv(sys.executable, [sys.executable, "-m", "prefork", *sys.argv[2:]])
+"""
+"""A service manager with a socket of its own."""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "gunicorn shop",
+        "gunicorn shop --bind unix:{path} --umask 7",
+        "gunicorn shop --preload --bind 127.0.0.1:0",
+        "uwsgi --module shop",
+        "uwsgi --module shop --socket {path} --chmod-socket=660",
+    ],
+)
+def test_it_listens_on_what_a_service_manager_passes(tmp_path: Path, line: str) -> None:
+    (tmp_path / "shop.py").write_text(APPLICATION)
+    path = str(tmp_path / "shop.sock")
+    with socket.socket(socket.AF_UNIX) as passed:
+        passed.bind(path)
+        os.chmod(path, 0o660)
+        passed.listen()
+        command = [sys.executable, "-c", ACTIVATES, str(passed.fileno()), *line.format(path=path).split()]
+        with running(command, cwd=tmp_path, pass_fds=[passed.fileno()]) as server:
+            assert server.address == f"unix:{path}"
+            assert request(server.address).body == b"live"
+            assert server.log().count("it listens on the sockets that the service manager has passed") == 1
+            server.signal(signal.SIGUSR2)  # the next image is passed nothing
+            server.wait_for_log("generation 1 serves")
+            assert request(server.address).body == b"live"
+            assert server.stop() == 0
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o660
 
 
 def test_what_raw_env_says_of_that_holds(folder: Path) -> None:
