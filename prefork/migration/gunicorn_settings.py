@@ -219,7 +219,7 @@ MECHANICS: Final = (
         "root_path",
         "--root-path",
         ours="script_name",
-        note="the path under which the application is mounted",
+        note="the path under which an ASGI application is mounted; SCRIPT_NAME is for WSGI, in both",
         default="",
     ),
 )

@@ -401,8 +401,14 @@ def _control_off(teller: Teller, row: ForeignSetting) -> None:
 
 def _root_path(teller: Teller, row: ForeignSetting) -> None:
     value, origin = teller.given[row.name]
-    if value and value != "/":
+    if not value or value == "/":
+        return
+    if teller.command == "asgi":
         teller.put("script_name", str(value).rstrip("/"), origin)
+    else:
+        teller.tell(
+            row.name, "it is for ASGI workers alone, so it is left out; SCRIPT_NAME is for others", differs=False
+        )
 
 
 def _of_asgi(name: str) -> Callable[[Teller, ForeignSetting], None]:

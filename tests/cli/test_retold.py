@@ -319,6 +319,12 @@ CASES = {
         SYNC,
         ("! worker_int (gunicorn.conf.py): SIGINT", "! pre_request (gunicorn.conf.py): a WSGI middleware"),
     ),
+    "a path for another kind of worker": Case(
+        "root_path = '/shop'",
+        "shop:app",
+        SYNC,
+        ("root_path = '/shop' (gunicorn.conf.py): it is for ASGI workers alone, so it is left out",),
+    ),
     "what is gunicorn 25's and later": Case(
         "http_protocols = 'h2,h1'\ndirty_apps = ['a:b']\ncontrol_socket_disable = True\nhttp_parser = 'fast'",
         "shop:app",
