@@ -9,10 +9,12 @@ from typing import Final
 from prefork.migration import gunicorn_settings as gunicorn
 from prefork.migration import uvicorn_settings as uvicorn
 from prefork.migration import uwsgi_settings as uwsgi
+from prefork.migration import waitress_settings as waitress
 from prefork.migration.foreign_setting import ForeignSetting, by_flag, by_name, flag_of
 
 _SERVERS: Final = (("gunicorn", gunicorn.ROWS), ("uWSGI", uwsgi.ROWS), ("uvicorn", uvicorn.ROWS))
 _OF_ASGI: Final = "--lifespan"  # who has this flag is asked by users of uvicorn
+_OF_WSGI: Final = "--script-name"  # and by users of waitress, where it is not that one
 _NEARLY: Final = 0.8  # how much of a name has to be that of a hook, for a function that is none to look like one
 _SEVERAL: Final = 2  # names of settings that a module has by no chance
 
@@ -24,7 +26,9 @@ def to_flag(flag: str, known: Collection[str]) -> str:
         flag: What was given, with its hyphens.
         known: The flags that the command has.
     """
-    return _answer(known, lambda rows: by_flag(rows).get(flag))
+    # A listener of uWSGI's is none of waitress's, and --listen is typed by whoever comes from the latter.
+    servers = _SERVERS[:1] + ((("waitress", waitress.ROWS),) if _OF_WSGI in known else ()) + _SERVERS[1:]
+    return _answer(known, servers, lambda rows: by_flag(rows).get(flag))
 
 
 def to_name(name: str, known: Collection[str]) -> str:
@@ -34,11 +38,15 @@ def to_name(name: str, known: Collection[str]) -> str:
         name: What was given.
         known: The names of the settings that the command has.
     """
-    return _answer([flag_of(known_name) for known_name in known], lambda rows: by_name(rows).get(name))
+    return _answer([flag_of(known_name) for known_name in known], _SERVERS, lambda rows: by_name(rows).get(name))
 
 
-def _answer(known: Collection[str], find: Callable[[tuple[ForeignSetting, ...]], ForeignSetting | None]) -> str:
-    for server, rows in (_SERVERS[-1:] if _OF_ASGI in known else ()) + _SERVERS:
+def _answer(
+    known: Collection[str],
+    servers: tuple[tuple[str, tuple[ForeignSetting, ...]], ...],
+    find: Callable[[tuple[ForeignSetting, ...]], ForeignSetting | None],
+) -> str:
+    for server, rows in (servers[-1:] if _OF_ASGI in known else ()) + servers:
         row = find(rows)
         if row is None or not (row.ours or row.note):
             continue

@@ -6,6 +6,7 @@ import types
 
 import pytest
 from uvicorn.main import main as uvicorn_main
+from waitress.adjustments import Adjustments  # type: ignore[import-untyped]  # it has no types
 
 from prefork import hooks
 from prefork.cli import flags
@@ -14,7 +15,7 @@ from prefork.config import settings
 from prefork.config.fields import table
 from prefork.embed.command import ASGIOptions
 from prefork.errors import SettingsError
-from prefork.migration import answers, uvicorn_settings
+from prefork.migration import answers, uvicorn_settings, waitress_settings
 from prefork.migration.foreign_setting import flag_of
 from prefork.wsgi import options
 
@@ -68,6 +69,34 @@ def test_every_flag_of_the_installed_uvicorn_is_ours_or_has_an_answer() -> None:
     assert not ours & answered
     assert all(row.note or row.ours for row in uvicorn_settings.ROWS)
     assert {flag_of(row.ours) for row in uvicorn_settings.ROWS if row.ours} <= ours
+
+
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("--listen", "it is waitress's, and called --bind here: HOST:PORT, and :PORT where the host is *"),
+        ("--call", "it is waitress's: name it as MODULE:FACTORY()"),
+        ("--url-prefix", "it is waitress's, and called --script-name here"),
+        ("--trusted-proxy", "it is waitress's, and called --forwarded-allow-ips here"),
+        ("--processes", "it is uWSGI's, and called --workers here"),
+    ],
+)
+def test_a_flag_of_waitress_is_answered(flag: str, told: str) -> None:
+    assert complaint(f"{flag}=5").startswith(f"{flag!r} is not a flag; {told}")
+
+
+def test_every_flag_of_the_installed_waitress_is_ours_or_has_an_answer() -> None:
+    ours = {field.flag for field in WSGI} | {"--help", "--app-dir"}
+    theirs = {"--call"}
+    for name, cast in Adjustments._params:  # its flags are made of these, and of nothing public
+        flag = f"--{name.replace('_', '-')}"
+        theirs |= {flag, flag.replace("--", "--no-")} if cast.__name__ == "asbool" else {flag}
+    answered = {flag for row in waitress_settings.ROWS for flag in row.flags}
+    assert theirs <= ours | answered
+    assert not ours & answered
+    assert answered <= theirs
+    assert all(row.note or row.ours for row in waitress_settings.ROWS)
+    assert {flag_of(row.ours) for row in waitress_settings.ROWS if row.ours} <= ours
 
 
 def test_a_setting_that_this_command_has_not_is_told_as_one_of_the_other() -> None:
