@@ -78,6 +78,7 @@ class Sizer:
         self._spare = 0
         self._finished = 0
         self._resting = False
+        self._watched = False  # whether this window is looked at all the time, though nothing may happen in it
 
     def observe(self, sample: Sample, now: float) -> tuple[int, float | None]:
         """Take a sample.
@@ -94,22 +95,25 @@ class Sizer:
         self._finished = sample.finished
         size = self._grown(sample, now)
         spare = 0 if sample.waiting else sample.size - sample.busy
-        if size > sample.size or spare == 0 or (active and self._resting):
-            # Nobody was idle, or something has happened since nobody looked: what was seen before proves nothing.
+        if active and self._resting:
+            # It may be so again, in every window of a load that comes now and then: the next one is watched.
+            self._window, self._watched = None, True
+        if size > sample.size or spare == 0:
             self._window = None
         if self._window is None and spare:
             self._window, self._spare = now, spare
         self._spare = min(self._spare, spare)
         if self._window is not None and now - self._window >= self._idle_timeout:
             size = max(self._smallest, sample.size - self._spare)
-            self._window, self._spare = now, max(size - sample.busy, 0)
-        self._resting = not active
-        if active and (size > self._smallest or sample.full >= sample.size):
+            self._window, self._spare, self._watched = now, max(size - sample.busy, 0), False
+        looks_on = active or self._watched
+        self._resting = not looks_on
+        if looks_on and (size > self._smallest or sample.full >= sample.size):
             return size, now + LOOK
         if size > self._smallest and self._window is not None:
             # Nothing happens: no need to look before the window closes.
             return size, self._window + self._idle_timeout
-        self._window = None
+        self._window, self._watched = None, False
         return size, None
 
     def _presses(self, sample: Sample, now: float) -> bool:

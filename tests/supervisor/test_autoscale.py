@@ -151,6 +151,16 @@ def test_what_happened_unobserved_restarts_the_window() -> None:
     assert again < IDLE + 1
 
 
+@pytest.mark.parametrize("pause", [0.15, 0.3, IDLE / 2, 0.9 * IDLE])
+def test_a_load_that_comes_now_and_then_keeps_no_worker_that_it_does_not_need(pause: float) -> None:
+    """Nothing happens between two looks, and something in every time that nobody looks for."""
+    sizer, size, now = Sizer(1, 8, IDLE), 8, 0.0
+    while size > 1:
+        assert now < 3 * IDLE, "it should have shrunk by now"
+        size, again = sizer.observe(Sample(size, size, 0, 0, finished=int(now / pause)), now)
+        now = max(again or 0.0, now + LOOK)
+
+
 @pytest.mark.long
 def test_a_simulated_day_of_traffic_does_not_flap() -> None:
     # Two humps a day, noise in every minute, bursts now and then; 5 requests/s to 400/s, 50 ms each.

@@ -118,12 +118,15 @@ def test_it_grows_with_the_load_and_shrinks_again_and_loses_nobody(prefork_serve
     assert server.stop() == 0
 
 
-def test_a_load_that_one_worker_bears_adds_none(prefork_server: ServerFactory) -> None:
+@pytest.mark.parametrize("rhythm", [0.02, 0.2])
+def test_a_load_that_one_worker_bears_keeps_no_other_and_adds_none(
+    prefork_server: ServerFactory, rhythm: float
+) -> None:
     server = probe(prefork_server, workers=2, min_workers=1, max_workers=8, idle_timeout=0.5)
 
     def one_more() -> int:
         ask(server)
-        time.sleep(0.02)  # the rhythm of the load, which no hold-up of the machine makes a crowd
+        time.sleep(rhythm)  # which no hold-up of the machine makes a crowd
         return len(server.workers())
 
     call_until(one_more, lambda size: size == 1, message="one worker")
