@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections import deque
 from pathlib import Path
 from wsgiref.simple_server import demo_app
@@ -107,8 +108,10 @@ def test_a_server_sheds_by_age(tmp_path: Path) -> None:
         control=tmp_path / "control",
     ) as server:
         # The worker is busy until all others have come, who have waited for too long then.
+        began = time.monotonic()
         clients = [sent(server, "/begin/2")]
         assert line(clients[0]).endswith("200 OK")
+        late = time.monotonic() - began > TARGET  # by the machine: it may be the first of the burst itself
         clients += [sent(server, "/healthz" if number == 9 else "/begin/0.06") for number in range(10)]
         heads = []
         for client in clients:
@@ -121,7 +124,7 @@ def test_a_server_sheds_by_age(tmp_path: Path) -> None:
             client.close()
         codes = [head[0].split()[1] for head in heads[1:]]
         # The first are a burst, for all that one knows; the check of health is not the application's.
-        assert codes[0] == "200"
+        assert codes[0] == "200" or late
         assert codes[2:] == ["503"] * 7 + ["200"]
         assert all("Retry-After: 7" in head for head in heads if head[0].endswith("503 Service Unavailable"))
         server.wait_for_log("overload: requests wait for more than 0.1 s; those that have are answered 503")
