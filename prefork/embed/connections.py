@@ -18,7 +18,8 @@ that has its answer; so the server must have spoken `PATIENCE` seconds ago. Afte
 that asks again and again without a pause would keep its worker for good.
 
 The connections are found among this process's descriptors: whatever has the listener's address, and a peer.
-AF_UNIX counts unread bytes only: there a connection is idle that had none for `QUIET` seconds.
+AF_UNIX counts unread bytes only: there a connection is idle that had none for `QUIET` seconds, and until then its
+client may be about to speak.
 
 Both give pauses, in seconds, because only the caller knows how its loop sleeps::
 
@@ -123,6 +124,7 @@ class Connections:
 
     def __init__(self, listeners: Iterable[socket.socket]) -> None:
         self._names = frozenset(map(name_of, listeners))
+        self._quiet: dict[int, float] = {}
 
     def unread(self) -> Iterator[float]:
         """Wait, for `GRACE` seconds at the most, until every client has been heard out and everything was read.
@@ -133,9 +135,18 @@ class Connections:
         end = time.monotonic() + GRACE
 
         def something_is() -> bool:
-            return time.monotonic() < end and any(facts.unheard for facts in self._facts())
+            if time.monotonic() >= end:
+                return False
+            return True in [self._unheard(connection) for _, connection in accepted(self._names)]  # each has its time
 
         return _while(something_is)
+
+    def _unheard(self, connection: socket.socket) -> bool:
+        try:
+            facts = look(connection)
+        except OSError:
+            return False  # it has ended meanwhile
+        return facts.unheard if facts.last is not Last.UNKNOWN else not self._is_quiet(connection, facts)
 
     def hang_up(self, end: Callable[[socket.socket], object] = _shut_for_reading) -> Iterator[float]:
         """Wait until no connection is left, and end those that become idle meanwhile.
@@ -147,7 +158,6 @@ class Connections:
         Returns:
             Seconds to sleep, again and again.
         """
-        quiet: dict[int, float] = {}
         patient_until = time.monotonic() + GRACE
 
         def some_are_left() -> bool:
@@ -156,7 +166,7 @@ class Connections:
             for _, connection in accepted(self._names):
                 left += 1
                 try:
-                    if _is_idle(connection, patience, quiet):
+                    if self._is_idle(connection, patience):
                         end(connection)
                 except OSError:
                     continue  # it has ended by itself
@@ -164,12 +174,17 @@ class Connections:
 
         return _while(some_are_left)
 
-    def _facts(self) -> Iterator[Facts]:
-        for _, connection in accepted(self._names):
-            try:
-                yield look(connection)
-            except OSError:
-                continue  # it has ended meanwhile
+    def _is_idle(self, connection: socket.socket, patience: float) -> bool:
+        """Whether a connection is idle; where that can't be seen, whether it has been quiet for long enough."""
+        facts = look(connection)
+        return self._is_quiet(connection, facts) if facts.last is Last.UNKNOWN else facts.idle(patience)
+
+    def _is_quiet(self, connection: socket.socket, facts: Facts) -> bool:
+        """Whether nothing of it has been seen unread for `QUIET` seconds, in which it was looked at."""
+        inode, now = os.fstat(connection.fileno()).st_ino, time.monotonic()
+        if facts.unread:
+            self._quiet[inode] = now
+        return now - self._quiet.setdefault(inode, now) >= QUIET
 
 
 def look(connection: socket.socket) -> Facts:
@@ -206,14 +221,3 @@ def _while(fact: Callable[[], bool]) -> Iterator[float]:
             return
         yield max(pause, _SHARE * (time.monotonic() - began))
         pause = min(1.5 * pause, _LOOK_MOST)
-
-
-def _is_idle(connection: socket.socket, patience: float, quiet: dict[int, float]) -> bool:
-    """Whether a connection is idle; where that can't be seen, whether it has been quiet for long enough."""
-    facts = look(connection)
-    if facts.last is not Last.UNKNOWN:
-        return facts.idle(patience)
-    if facts.unread:
-        return False
-    now = time.monotonic()
-    return now - quiet.setdefault(os.fstat(connection.fileno()).st_ino, now) >= QUIET

@@ -115,7 +115,33 @@ def test_unread_waits_for_clients_to_speak_and_for_the_server_to_read(listener: 
         assert next(pauses) > 0
         accepted.recv(1)
         accepted.sendall(b"x")
+        assert (list(pauses) == []) is knows_words(listener)
+
+
+def test_unread_waits_for_who_may_speak_where_nobody_tells(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as who is idle can't be told from a client who is new, he is waited for."""
+    if knows_words(listener):
+        pytest.skip("who has spoken last is known")
+    clock = FakeClock()
+    monkeypatch.setattr(connections, "time", clock)
+    monkeypatch.setattr(connections, "GRACE", 60.0)
+    ours = Connections([listener])
+    with connected(listener) as (client, accepted):
+        pauses = ours.unread()
+        assert next(pauses) > 0
+        clock.advance(0.9 * connections.QUIET)
+        client.sendall(b"x")
+        assert next(pauses) > 0
+        accepted.recv(1)
+        clock.advance(0.9 * connections.QUIET)
+        assert next(pauses) > 0
+        clock.advance(0.2 * connections.QUIET)
         assert list(pauses) == []
+        hanging_up = ours.hang_up()
+        next(hanging_up)  # no time begins anew
+        assert accepted.recv(1) == b""
 
 
 def test_unread_waits_no_longer_than_the_grace(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
