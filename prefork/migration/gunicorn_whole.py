@@ -63,6 +63,22 @@ def settle_forwarded(teller: Teller) -> None:
         )
 
 
+def settle_hooks(teller: Teller) -> None:
+    """Two hooks are called at another moment, or as somebody else."""
+    if "when_ready" in teller.given:
+        teller.remark(
+            f"when_ready ({teller.given['when_ready'].origin}): it is called when the first workers serve, where "
+            "gunicorn calls it before it forks them; what they are to inherit belongs into on_starting",
+            differs=True,
+        )
+    if "post_fork" in teller.given and "user" in teller.values:
+        teller.remark(
+            f"post_fork ({teller.given['post_fork'].origin}): it is called as the user of the workers, where gunicorn "
+            "calls it before it changes to that",
+            differs=True,
+        )
+
+
 def settle(teller: Teller, script_name: str) -> None:
     """Do all of it.
 
@@ -74,5 +90,6 @@ def settle(teller: Teller, script_name: str) -> None:
     settle_script_name(teller, script_name)
     settle_times(teller)
     settle_forwarded(teller)
+    settle_hooks(teller)
     teller.settle_use()
     teller.settle_reach()

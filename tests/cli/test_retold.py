@@ -317,7 +317,17 @@ CASES = {
         "def pre_request(worker, req): ...\ndef worker_int(worker): ...\ndef when_ready(server): ...",
         "shop:app",
         SYNC,
-        ("! worker_int (gunicorn.conf.py): SIGINT", "! pre_request (gunicorn.conf.py): a WSGI middleware"),
+        (
+            "! worker_int (gunicorn.conf.py): SIGINT",
+            "! pre_request (gunicorn.conf.py): a WSGI middleware",
+            "! when_ready (gunicorn.conf.py): it is called when the first workers serve",
+        ),
+    ),
+    "a hook as somebody else": Case(
+        "user = 'nobody'\ndef post_fork(server, worker): ...",
+        "shop:app",
+        {**SYNC, "user": "nobody"},
+        ("! post_fork (gunicorn.conf.py): it is called as the user of the workers",),
     ),
     "a path for another kind of worker": Case(
         "root_path = '/shop'",
