@@ -15,7 +15,7 @@ from prefork.supervisor.goal import Crashes, Goal
 from prefork.supervisor.member import Member
 from prefork.supervisor.notifications import Notifier, not_renewed
 from prefork.supervisor.roster import Roster
-from prefork.system import limits
+from prefork.system import ending, limits
 from prefork.system.natives import signal
 from prefork.system.throttle import Excerpts, Throttle, TokenBucket
 
@@ -85,8 +85,9 @@ class Exits:
             self._exhausted.tell(logging.WARNING, "boot", "worker %d can't boot for now: %s", death.member.slot, why)
             return
         self._log(death)
-        if death.member.ready_at is not None and report.strip():
-            said = self.excerpts.of(report.strip())
+        _, bounded, frames = report.strip().rpartition(ending.BOUNDED)  # else it is what somebody has asked for
+        if death.member.ready_at is not None and bounded:
+            said = self.excerpts.of(bounded + frames)
             self._tell(logging.ERROR, "worker %d (pid %d) did not end: %s", death.member.slot, death.member.pid, said)
         if self._goal.failures.boot_failed(self._settings, death):
             self._boot_failed(death, report)

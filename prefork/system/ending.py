@@ -62,6 +62,10 @@ def forget() -> None:
         _of_the_parent = next(finalize._index_iter)  # type: ignore[attr-defined]  # noqa: SLF001  # they are numbered
 
 
+BOUNDED = "Timeout ("
+"""How that begins which :func:`bound` has faulthandler say."""
+
+
 def bound(seconds: float, report: int) -> None:
     """In a child's main thread: let the end last no longer than this, and say then what lasts so long.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -131,6 +132,18 @@ def test_who_is_stopped_is_not_asked_twice(prefork_server: ServerFactory, folder
         thaw([worker])
         assert "in go_on" in told.result(10)
     assert server.workers() == [worker]
+
+
+def test_what_nobody_has_taken_is_no_news_at_the_end(prefork_server: ServerFactory, folder: Path) -> None:
+    """The log says of who ends by himself that he did, and has no tracebacks that somebody else had asked for."""
+    server = prefork_server("shop:quick", app_dir=folder, workers=1)
+    (worker,) = server.workers()
+    os.kill(worker, DUMP)
+    wait_for(lambda: not waits(worker, DUMP))
+    server.signal(signal.SIGHUP)
+    server.wait_for_log(rf"worker 0 \(pid {worker}, generation 0\) exited with code 0")
+    assert server.stop() == 0
+    assert "most recent call first" not in server.log()
 
 
 def waits(pid: int, signum: int) -> bool:
