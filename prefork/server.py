@@ -211,7 +211,6 @@ def _tried(load: Callable[[], object], parent: int) -> None:
     """Call ``load`` in a process of its own; what it raises is raised here."""
 
     def attempt(writer: int) -> int:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is no failure of the application's, to be shown as one
         try:
             process.die_with_parent(signal.SIGKILL, parent)
             load()

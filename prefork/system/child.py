@@ -17,10 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
-from prefork.system import process
-from prefork.system.natives import os
+from prefork.system import process, signals
+from prefork.system.natives import os, signal
 from prefork.system.process import Exit
-from prefork.system.signals import alert
 
 log = logging.getLogger("prefork")
 
@@ -311,7 +310,8 @@ def ask(child: Callable[[int], int]) -> tuple[str, Exit]:
     """Fork a child, and block until it has ended.
 
     Args:
-        child: called in the child with the writing end of a pipe; what it returns is the exit code.
+        child: called in the child with the writing end of a pipe; what it returns is the exit code. Ctrl-C ends it,
+            without a word.
 
     Returns:
         What it wrote there, and how it ended.
@@ -320,13 +320,21 @@ def ask(child: Callable[[int], int]) -> tuple[str, Exit]:
         OSError: no pipe or no process is to be had (pipe(2), fork(2)).
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
+
+    def begin() -> int:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return child(writer)
+
     try:
         try:
-            pid = process.fork(child, writer)
+            # What a handler raises within os.fork() is lost in its hooks (logging has some).
+            with signals.blocked() as mask:
+                pid = process.fork(begin)
         finally:
             os.close(writer)
         said = bytearray()
-        with alert() as wait:
+        with signals.alert() as wait:
             while data := _read(reader, wait):
                 said += data
     finally:

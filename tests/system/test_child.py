@@ -182,3 +182,23 @@ def test_a_signal_just_before_the_wait_for_a_child_is_heard() -> None:
             assert process.stdout.readline() == b"heard\n"
         finally:
             process.stdin.close()
+
+
+def test_ctrl_c_within_the_fork_is_heard() -> None:
+    """Python swallows what is raised in the hooks of os.fork(), and logging has one."""
+    body = """
+os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGINT))
+try:
+    print(json.dumps([*map(str, child.ask(lambda writer: 0))]))
+except KeyboardInterrupt:
+    print(json.dumps("heard"))
+"""
+    assert run(body) == "heard"
+
+
+def test_ctrl_c_ends_who_is_asked_too_and_quietly() -> None:
+    body = """
+os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGINT))
+print(json.dumps([*map(str, child.ask(lambda writer: 0))]))
+"""
+    assert run(body) == ["", "killed by SIGINT"]
