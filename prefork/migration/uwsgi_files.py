@@ -2,10 +2,10 @@
 
 A file has sections, of which ``[uwsgi]`` is read, or the one that ``FILE:SECTION`` names. Keys may be there several
 times, and one without a value is true, where that is what it can be. In values ``%(name)`` is what a key before said
-first, ``%(name + 1)`` a sum of such, ``$(NAME)`` a variable of the environment, ``@(FILE)`` what is in a file, and
-``%d`` and its like speak of the file and the machine. Between ``if-env = NAME`` and ``endif`` stands what holds only
-then, between ``for = A B`` and ``endfor`` what holds for each; ``%(_)`` is the value, or the item
-(https://uwsgi-docs.readthedocs.io, Configuration and Configuration logic).
+first, or where there is none one behind it, ``%(name + 1)`` a sum of such, ``$(NAME)`` a variable of the environment,
+``@(FILE)`` what is in a file, and ``%d`` and its like speak of the file and the machine. Between ``if-env = NAME`` and
+``endif`` stands what holds only then, between ``for = A B`` and ``endfor`` what holds for each; ``%(_)`` is the value,
+or the item (https://uwsgi-docs.readthedocs.io, Configuration and Configuration logic).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import importlib
 import json
 import pwd
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from prefork.errors import SettingsError
@@ -64,6 +64,7 @@ class ForeignFile:
         self.unfilled: list[FileOption] = []
         self._block: list[str] | None = None
         self._first = ""
+        self._behind: dict[str, str] = {}
         self._environ = environ
         self._count = 0
 
@@ -78,8 +79,11 @@ class ForeignFile:
         self._count += 1
         if self._count > _MOST:
             raise SettingsError(f"{name!r} includes itself; leave that out")
-        for key, value in _pairs(name, _read(name), section or "uwsgi"):
+        pairs = list(_pairs(name, _read(name), section or "uwsgi"))
+        before, self._behind = self._behind, _first(pairs)
+        for key, value in pairs:
             self.take_option(key, value, name)
+        self._behind = before
 
     def take_option(self, key: str, value: str, origin: str) -> None:
         """Take one option; one that names a file includes it.
@@ -145,7 +149,11 @@ class ForeignFile:
                 return self._letter(letter, origin, of_logs=bool(of_logs))
             # What stands for one letter is filled in before anything else is looked at: %(%k * 2).
             name = _SIGN.sub(lambda sign: self._letter(sign[1], origin, of_logs=bool(of_logs)), named)
-            if (known := self._known(name)) is not None:
+            known = self._known(name)
+            if known is None and (later := name.replace("_", "-")) in self._behind:
+                known = self.variables[later] = self._filled(later, self._behind.pop(later), origin)
+                self.used.add(later)
+            if known is not None:
                 return known
             if not of_logs:
                 raise SettingsError(f"{origin}: %({named}) is not known; define it before")
@@ -189,6 +197,19 @@ def _read(name: str) -> str:
         raise SettingsError(f"{name!r} can't be read: it is not UTF-8 text; save it as such") from None
     except OSError as error:
         raise SettingsError(f"{name!r} can't be read: {told(error, READABLE)}") from None
+
+
+def _first(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """What each key of a file says first, but for what holds only somewhere."""
+    found: dict[str, str] = {}
+    within = False
+    for key, value in pairs:
+        name = key.strip().replace("_", "-")
+        if _LOGIC.match(name):
+            within = not name.startswith("end")
+        elif not within:
+            found.setdefault(name, value)
+    return found
 
 
 def _content(name: str) -> str:

@@ -380,6 +380,21 @@ def test_a_placeholder_that_stands_for_nothing_is_refused(placeholder: str) -> N
         retell(["app.ini"], {})
 
 
+def test_a_placeholder_may_stand_before_what_it_stands_for() -> None:
+    Path("app.ini").write_text(
+        "[uwsgi]\nhttp-socket = %(where):%(port)\nwhere = %(_host_)\n_host_ = 127.0.0.1\nport = 80\nport = 81\n"
+        "module = a\nenv = A=%(port)\nif-env = NONE\nenv = B=1\nendif =\n"
+    )
+    found = retell(["app.ini"], {})
+    assert found.values["bind"].value == ("127.0.0.1:80",)
+    assert found.environment == {"A": "80"}
+    assert not any("no such option" in remark.text for remark in found.remarks)
+    for circle in ("a = %(a)", "a = %(b)\nb = %(a)", "if-env = NONE\nc = 1\nendif =\na = %(c)"):
+        Path("app.ini").write_text(f"[uwsgi]\nmodule = shop\nprocname = %(a)\n{circle}\n")
+        with pytest.raises(SettingsError, match="is not known"):
+            retell(["app.ini"], {})
+
+
 def test_yaml_json_sections_and_files_within_files() -> None:
     Path("app.yaml").write_text("uwsgi:\n  module: shop:app\n  master: true\n  env: [A=1, B=2]\n  http: ':80'\n")
     Path("app.json").write_text(json.dumps({"uwsgi": {"module": "shop:app", "env": ["A=1", "B=2"], "http": ":80"}}))
