@@ -8,6 +8,7 @@ connection ends it.
 from __future__ import annotations
 
 import functools
+import logging
 import re
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -42,6 +43,8 @@ _BODILESS: Final = frozenset({"204", "205", "304"})  # 1xx is no answer, and not
 _LENGTHS: Final[dict[str, int | None]] = {"204": None, "205": 0}
 _COPIED: Final = 1 << 16  # bytes; a body piece up to this size is joined to what goes before it
 _CLOSE: Final = b"Connection: close\r\n\r\n"
+
+log = logging.getLogger("prefork")
 
 
 class Response:
@@ -122,6 +125,9 @@ class Response:
     ) -> Callable[[bytes], None]:
         """``start_response``, as PEP 3333 defines it.
 
+        Hop-by-hop fields are the server's to say: they are left out, and the log says so, but that what asks to close
+        the connection closes it.
+
         Args:
             status: Such as "200 OK".
             headers: Names and values.
@@ -131,8 +137,7 @@ class Response:
             ``write(data)``.
 
         Raises:
-            ValueError: Something would not be one status line and one line for each field, or is the server's to say
-                (hop-by-hop fields).
+            ValueError: Something would not be one status line and one line for each field.
             TypeError: Something is not a str.
             RuntimeError: It was called before, and there is no ``exc_info``.
             BaseException: That of ``exc_info``, when the head has been sent already.
@@ -150,7 +155,9 @@ class Response:
             found = _known_lines(status, given)
         except TypeError:  # something is not a str, or a pair is a list
             found = None
-        self._lines, self._length, self._dated, self._bodiless = found or _lines(status, given)
+        self._lines, self._length, self._dated, self._bodiless, closes = found or _lines(status, given)
+        if closes:
+            self._channel.keep = False
         self.status = status
         return self.write
 
@@ -346,12 +353,12 @@ class Response:
         return True
 
 
-def _lines(status: str, headers: tuple[tuple[str, str], ...]) -> tuple[bytes, int | None, bool, bool]:
+def _lines(status: str, headers: tuple[tuple[str, str], ...]) -> tuple[bytes, int | None, bool, bool, bool]:
     """What is sent of a status and header fields, and what they say.
 
     Returns:
         Their lines, with Content-Length once and as the last; that length, or None; whether Date is among them; whether
-        such a status allows no body.
+        such a status allows no body; whether the connection is to be closed.
 
     Raises:
         ValueError: As `Response.start`.
@@ -360,23 +367,27 @@ def _lines(status: str, headers: tuple[tuple[str, str], ...]) -> tuple[bytes, in
     line = _status_line(status)
     lines = []
     length = None
-    dated = False
+    dated = closes = False
     for name, value in headers:
         special = _special(name)
         if special == "content-length":
             length = _parse_length(value, length)
             continue
-        if special:
-            dated = True
-        lines.append(name + ": " + value + "\r\n")  # a value that is no str raises TypeError here
+        field = name + ": " + value + "\r\n"  # a value that is no str raises TypeError here
         if not value.isprintable() and _CONTROL.search(value):
             raise ValueError(f"the value of {name} holds a control character: {value!r}")
+        if special in _HOP_BY_HOP:
+            closes |= special == "connection" and "close" in value.lower()
+            _say_left_out(special)
+            continue
+        dated |= special == "date"
+        lines.append(field)
     code = status[:3]
     if code in _LENGTHS:
         length = _LENGTHS[code]
     if length is not None:
         lines.append(f"Content-Length: {length}\r\n")
-    return line + "".join(lines).encode("latin-1"), length, dated, code in _BODILESS
+    return line + "".join(lines).encode("latin-1"), length, dated, code in _BODILESS, closes
 
 
 _known_lines = functools.lru_cache(maxsize=256)(_lines)
@@ -399,9 +410,14 @@ def _special(name: str) -> str:
     if not _TOKEN.fullmatch(name):
         raise ValueError(f"the name of a header field is not a token: {name!r}")
     lowered = name.lower()
-    if lowered in _HOP_BY_HOP:
-        raise ValueError(f"{name} is a hop-by-hop field, which PEP 3333 leaves to the server")
-    return lowered if lowered in {"content-length", "date"} else ""
+    return lowered if lowered in _HOP_BY_HOP or lowered in {"content-length", "date"} else ""
+
+
+@functools.cache
+def _say_left_out(name: str) -> None:
+    """Once for each name in a process."""
+    told = "the application answers with %s, which is left out: hop-by-hop fields are the server's (PEP 3333)"
+    log.warning(told, name)
 
 
 def _parse_length(value: str, before: int | None) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,19 @@ def test_what_is_counted(tmp_path: Path) -> None:
             kept["handed_over"] = 1
             call_until(counted, lambda now: now == ([1], 5, kept), message="it to be handed over")
         stays.close()
+
+
+@pytest.mark.parametrize(("said", "kept"), [("keep-alive", True), ("Close", False), ("upgrade,close", False)])
+def test_what_the_application_says_of_the_connection_is_left_out_but_for_close(said: str, kept: bool) -> None:
+    with keeping("tests.support.wsgi.apps:hop_by_hop", workers=1) as server, closing(Client(server.address)) as client:
+        for _ in range(2 if kept else 1):
+            assert client.ask(get(f"/?{said}")) == b"data"
+            assert client.fields["connection"] == ("keep-alive" if kept else "close")
+            assert client.fields.get("keep-alive") == ("timeout=70" if kept else None)
+            assert client.fields.keys().isdisjoint({"transfer-encoding", "trailer"})
+            assert client.fields["x-accel-buffering"] == "no"
+        names = re.findall(r"WARNING .*the application answers with (\S+), which is left out", server.log())
+        assert names == ["connection", "keep-alive", "transfer-encoding", "trailer"]
 
 
 def test_pipelined_requests_are_answered_in_order(client: Client) -> None:

@@ -289,8 +289,8 @@ _HEADERS: dict[str, Any] = {
     "not-latin-1": [("X-A", "\N{SNOWMAN}")],
     "not-str": [("X-A", 5)],
     "name-not-str": [(b"X-A", "5")],
-    "connection": [("Connection", "keep-alive")],
-    "transfer-encoding": [("Transfer-Encoding", "chunked")],
+    "connection-crlf": [("Connection", "close\r\nX-A: b")],
+    "connection-not-str": [("Connection", 5)],
     "length-word": [("Content-Length", "five")],
     "length-negative": [("Content-Length", "-5")],
     "length-twice": [("Content-Length", "5"), ("Content-Length", "6")],
@@ -311,6 +311,13 @@ def bad_start(environ: Environ, start: Start) -> list[bytes]:
     name = environ["PATH_INFO"][1:]
     start(_STATUSES.get(name, "200 OK"), _HEADERS.get(name, []))
     return [b"hello"]
+
+
+def hop_by_hop(environ: Environ, start: Start) -> list[bytes]:
+    """Fields that its author has seen elsewhere; the query is the value of Connection."""
+    said = [("connection", environ["QUERY_STRING"]), ("Keep-Alive", "timeout=9"), ("Transfer-Encoding", "chunked")]
+    start("200 OK", [TEXT, *said, ("Trailer", "X-A"), ("X-Accel-Buffering", "no")])
+    return [b"data"]
 
 
 def not_bytes(environ: Environ, start: Start) -> list[Any]:
