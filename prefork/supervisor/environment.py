@@ -147,22 +147,25 @@ class Hearing:
     Args:
         loop: whose handlers are in place.
         stack: puts the mask back that was there.
+
+    Attributes:
+        before: that mask.
     """
 
     def __init__(self, loop: Loop, stack: contextlib.ExitStack) -> None:
         self._loop = loop
-        self._before: set[int] = set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-        stack.callback(lambda: signal.pthread_sigmask(signal.SIG_SETMASK, self._before))
-        self._mask = (self._before - set(signals.ACROSS_FORKS)) | set(signals.stops())
+        self.before: set[int] = set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        stack.callback(lambda: signal.pthread_sigmask(signal.SIG_SETMASK, self.before))
+        self._mask = (self.before - set(signals.ACROSS_FORKS)) | set(signals.stops())
 
     def let_in(self, before: Iterable[int] | None = None) -> None:
         """Let them in; what has waited comes now.
 
         Args:
-            before: the mask of the image before this one, before it blocked all that we handle; None without one.
+            before: the mask that the image before this one was to put back; None without one.
         """
         if before is not None:
-            self._before = set(before)
+            self.before = set(before)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def call(self, hooks: Hooks, name: str, *given: object) -> None:

@@ -89,7 +89,7 @@ class Handover(Record):
         queue: the ends of the return queue; None when no connections are kept.
         generation size: of the workers.
         draining: slots that go.
-        mask: the signal mask that the process had before it blocked what it handles.
+        mask: the signal mask that the process had before its master ran, and has again in the end.
         services: what services pass on, for them alone to read.
         workers: who lives.
         molds: those of which they were made.

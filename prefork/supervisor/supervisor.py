@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable
 
 from prefork.errors import ListenerLostError, ListenError, PreforkError
 from prefork.net import tls
@@ -441,12 +440,12 @@ class Supervisor:
             self._exits.end_server(failure, self._loop.clock.monotonic(), order=Order.SEAL)
         return bool(lost)
 
-    def _record(self, mask: Iterable[int]) -> Handover:
+    def _record(self) -> Handover:
         """What the next image of this process is given."""
         saved = self._services.save()
         return upgrade.record_of(
             *(self._plan.settings, self._goal, self.roster, self._spawner, self._held, self._nursery.molds),
-            mask=mask,
+            mask=self._hearing.before,
             services=saved,
         )
 

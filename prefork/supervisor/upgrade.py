@@ -53,7 +53,7 @@ class Upgrade:
         loop: for the rehearsal and its deadline.
         children: tells of the rehearsal's end.
         launch: how the process was started.
-        record: makes the hand-over record, given the signal mask to be restored.
+        record: makes the hand-over record.
         kept: tells what services keep open over the exec.
         stopping: whether the server is going to end, so that there is nothing to upgrade any more.
         failed: called with the reason when the old code goes on.
@@ -66,7 +66,7 @@ class Upgrade:
         loop: Loop,
         children: Children,
         launch: Launch,
-        record: Callable[[Iterable[int]], Handover],
+        record: Callable[[], Handover],
         kept: Callable[[], Iterable[int]],
         stopping: Callable[[], bool],
         failed: Callable[[str], None],
@@ -113,7 +113,7 @@ class Upgrade:
     def _rehearse(self) -> Child:
         log.info("upgrade: rehearsing %s", " ".join(self._launch.arguments))
         with contextlib.ExitStack() as stack:
-            record = _write(self._record(()).encode())
+            record = _write(self._record().encode())
             stack.callback(os.close, record)
             said, writer = ReportPipe.made(self._loop, _SAID_BYTES)
             stack.callback(os.close, writer)
@@ -171,18 +171,18 @@ class Upgrade:
             self._turn = self._loop.call_later(_LOOK, self._execute)
             return
         try:
-            with signals.blocked() as mask:
+            with signals.blocked():
                 if self._loop.noted:
                     # A signal that has been noted and not acted on would be forgotten by the next image; one that
                     # comes from here on waits in the mask. Act on it first, it may be the end.
                     self._turn = self._loop.call_later(0, self._execute)
                     return
-                self._become(mask)
+                self._become()
         except OSError as error:
             self._give_up(f"can't execute the new code: {error}")
 
-    def _become(self, mask: Iterable[int]) -> None:
-        record = self._record(mask)
+    def _become(self) -> None:
+        record = self._record()
         memory = _write(record.encode())
         try:
             folder = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # it may have no name any more

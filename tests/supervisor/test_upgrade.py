@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,17 @@ def test_a_stop_at_any_moment_of_an_upgrade_loses_nobody(prefork_server: ServerF
         # The loop goes on after the stop: who comes then is refused, or waits for a retry that nobody answers.
         assert all(answer.phase.value == "connecting" for answer in tally.losses), tally
         assert server.survivors() == []
+
+
+def test_whoever_says_stop_again_and_again_ends_nothing_before_its_end(prefork_server: ServerFactory) -> None:
+    """What was kept from the first image when its master had ended is kept from this one as well."""
+    server = probe(prefork_server, workers=1)
+    server.signal(signal.SIGUSR2)
+    server.wait_for_log("generation 1 serves")
+    with suppress(ProcessLookupError):
+        while server.process.poll() is None:
+            server.signal(signal.SIGTERM)
+    assert server.wait() == 0
 
 
 def test_workers_get_no_record_and_a_child_of_theirs_none_either(prefork_server: ServerFactory, code: Code) -> None:
