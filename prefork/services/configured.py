@@ -28,7 +28,7 @@ def configure_log(
 
     Args:
         settings: the settings.
-        owner: whose the file of the log is to be; None leaves it.
+        owner: whose the files of the log are to be; None leaves them.
         tz: what TZ is in the environment.
         told: what is configured as by the file that ``logconfig`` names, where that names none.
 
@@ -41,7 +41,7 @@ def configure_log(
     if source := settings.logconfig or told:
         from prefork.services import logconfig
 
-        found = logconfig.applied(source)
+        found = logconfig.applied(source, owner)
         target, access, level = found.target, found.access, found.level or level
     else:
         target = logs.opened(settings.log_file, settings.log_format, owner, zone)
@@ -70,7 +70,7 @@ def check_log(
     if source := settings.logconfig or told:
         from prefork.services import logconfig
 
-        logconfig.check(source)
+        logconfig.check(source, owner)
     else:
         logs.check(settings.log_file, owner)
     for target in _beside(settings):

@@ -3,24 +3,31 @@
 The file is read once, by the master, before the application runs. What it gives the logger ``prefork`` - its handlers,
 and while it propagates those of the root logger - is what the command's log goes to, whatever the application does to
 logging later. Such handlers are other people's code: each record is a call of each, in the master too, which waits for
-it. A file that was written for gunicorn serves as well: it gives them to loggers of gunicorn's names.
+it. What one raises is told on standard error, and costs the record there and nothing else. A file that was written for
+gunicorn serves as well: it gives them to loggers of gunicorn's names.
+
+A handler of a file (`logging.FileHandler`) opens it as ``log_file`` is opened (`prefork.system.logfile`): the master
+may be root, and the folder another's.
 """
 
 from __future__ import annotations
 
+import atexit
 import configparser
 import contextlib
+import functools
 import json
 import logging
 import logging.config
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import TextIOWrapper
 from typing import Any, Final, NamedTuple
 
 from prefork.errors import SettingsError
 from prefork.services.log import ACCESS_LOGGER, LOGGER, LogTarget
 from prefork.system import child, logfile
+from prefork.system.guarded_path import Owner
 from prefork.system.natives import os
 from prefork.system.need import READABLE, told
 
@@ -30,60 +37,123 @@ _OF_GUNICORN: Final = {LOGGER: "gunicorn.error", ACCESS_LOGGER: "gunicorn.access
 LogSource = str | Mapping[str, Any]
 """The name of a file, whose end says what it is, or what dictConfig takes."""
 
+Opening = Callable[[logging.FileHandler, Owner | None], TextIOWrapper]
+"""How a handler's file is opened, and whose it is to be."""
+
+_open_anyhow: Final = logging.FileHandler._open  # noqa: SLF001  # what handlers of files override
+
 
 class Configured(LogTarget):
     """Handlers that a file has configured.
 
     Args:
         handlers: Which.
+        owner: Whose their files are to be; None leaves them.
     """
 
-    def __init__(self, handlers: Iterable[logging.Handler]) -> None:
+    def __init__(self, handlers: Iterable[logging.Handler], owner: Owner | None = None) -> None:
         super().__init__()
         self._handlers = tuple(handlers)
         self._files = [handler for handler in self._handlers if isinstance(handler, logging.FileHandler)]
+        for file in self._files:
+            if type(file)._open is _open_anyhow:  # noqa: SLF001  # another has a way of its own
+                file._open = functools.partial(_opened, file, owner)  # type: ignore[method-assign]  # noqa: SLF001
+        _claim(self._handlers)
         self._looked = 0
         self._who: tuple[int | None, int | None] = (None, None)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Give ``record`` to each, which a formatter may ask for ``slot`` and ``generation``."""
+        """Give ``record`` to each, which a formatter may ask for ``slot`` and ``generation``. Never raises."""
         record.slot, record.generation = self._who
         if self._files and int(record.created) != self._looked:
             self._looked = int(record.created)
-            for file in self._files:
-                _follow(file)
+            self.reopen()
         for handler in self._handlers:
             if record.levelno >= handler.level:
-                handler.handle(record)
+                try:
+                    handler.handle(record)
+                except Exception:  # noqa: BLE001  # whatever it is, a server does not end for its log
+                    _tell(handler, record)
 
     def reopen(self) -> None:
-        """MASTER. Have those that write into a file open it anew."""
+        """Have those that write into a file open it anew."""
         for file in self._files:
-            _follow(file)
+            with contextlib.suppress(Exception):  # the file that is open goes on
+                _follow(file)
 
     def after_fork(self, slot: int, generation: int) -> None:
-        """WORKER. From now on records are this worker's."""
+        """WORKER. From now on records are this worker's, and are written when it ends."""
         self._who = (slot, generation)
+        atexit.register(self.flush)
+
+    def flush(self) -> None:
+        """Have each write what it has held back."""
+        for handler in self._handlers:
+            with contextlib.suppress(Exception):  # what it raises is its own affair here, too
+                handler.flush()
 
     def end(self) -> None:
         """Flush and close them."""
+        self.flush()
         for handler in self._handlers:
-            handler.flush()
-            handler.close()
+            with contextlib.suppress(Exception):
+                handler.close()
+
+
+def _claim(handlers: Iterable[logging.Handler]) -> None:
+    """Have nobody else close them: the next configuration of this process would (logging.config), an application's too.
+
+    Some open again with the next record; others (a file of mode "w", a `logging.handlers.MemoryHandler`) never do.
+    """
+    for name in (LOGGER, ACCESS_LOGGER):
+        logger = logging.getLogger(name)
+        for handler in handlers:
+            logger.removeHandler(handler)
+    ours = {id(handler) for handler in handlers}
+    logging._handlerList[:] = [ref for ref in logging._handlerList if id(ref()) not in ours]  # type: ignore[attr-defined]  # noqa: SLF001  # what shutdown() goes through
+
+
+def _tell(handler: logging.Handler, record: logging.LogRecord) -> None:
+    """Say what a handler has raised, as logging does where they see to that themselves: on standard error."""
+    with contextlib.suppress(Exception):  # it may be closed
+        logging.Handler.handleError(handler, record)
 
 
 def _follow(handler: logging.FileHandler) -> None:
     """Have a handler open its file anew if the name does not lead to it any more, and can be opened by us."""
     if handler.stream is None or handler.mode != "a":
         return
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.stat(handler.baseFilename), os.fstat(handler.stream.fileno())):
+            return
+    before = handler.setStream(handler._open())  # noqa: SLF001  # as logging's own handlers do that follow a name
+    if before is not None:
+        before.close()
+
+
+def _opened(handler: logging.FileHandler, owner: Owner | None) -> TextIOWrapper:
+    """A handler's file, where others may have changed what its name means."""
+    if handler.mode not in {"a", "w"}:
+        return _open_anyhow(handler)  # to make it, and fail if it is there
+    fd = logfile.append(handler.baseFilename, owner, waits=True)
     try:
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(handler.baseFilename), os.fstat(handler.stream.fileno())):
-                return
-        os.close(os.open(handler.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644))
-    except (OSError, ValueError):  # the file that is open goes on
-        return
-    handler.close()  # it opens it with the next record
+        if handler.mode == "w":
+            with contextlib.suppress(OSError):  # a device has no length
+                os.ftruncate(fd, 0)
+        return TextIOWrapper(open(fd, handler.mode + "b"), handler.encoding, handler.errors)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+@contextlib.contextmanager
+def _opening(way: Opening, owner: Owner | None) -> Iterator[None]:
+    """Have handlers that are made meanwhile open their files so."""
+    logging.FileHandler._open = lambda handler: way(handler, owner)  # type: ignore[assignment,method-assign]  # noqa: SLF001
+    try:
+        yield
+    finally:
+        logging.FileHandler._open = _open_anyhow  # type: ignore[method-assign]  # noqa: SLF001
 
 
 class LogConfiguration(NamedTuple):
@@ -100,20 +170,20 @@ class LogConfiguration(NamedTuple):
     access: LogTarget | None
 
 
-def check(source: LogSource) -> None:
+def check(source: LogSource, owner: Owner | None = None) -> None:
     """Find out whether :func:`applied` would do it, in a process of its own, in which no log is opened.
 
     Args:
         source: As for `applied`.
+        owner: As for `applied`.
 
     Raises:
         SettingsError: It wouldn't.
     """
 
     def attempt(writer: int) -> int:
-        logging.FileHandler._open = _unopened  # type: ignore[assignment,method-assign]  # noqa: SLF001  # what handlers of files override
         try:
-            applied(source)
+            applied(source, owner, _unopened)
         except SettingsError as error:
             os.write(writer, str(error).encode(errors="backslashreplace"))
             return error.exit_code
@@ -128,27 +198,30 @@ def _shown(source: LogSource) -> str:
     return repr(source) if isinstance(source, str) else "the dictionary"
 
 
-def _unopened(handler: logging.FileHandler) -> TextIOWrapper:
+def _unopened(handler: logging.FileHandler, owner: Owner | None) -> TextIOWrapper:
     """In place of a handler's file, if that could be opened."""
     try:
-        logfile.check(handler.baseFilename)
+        logfile.check(handler.baseFilename, owner)
     except OSError as error:
         raise OSError(error.errno, error.strerror, handler.baseFilename) from None  # as open() tells it
     return open(os.devnull, "w", encoding="utf-8")  # it is the handler's to close
 
 
-def applied(source: LogSource) -> LogConfiguration:
+def applied(source: LogSource, owner: Owner | None = None, way: Opening = _opened) -> LogConfiguration:
     """Configure the logging of this process.
 
     Args:
         source: By what.
+        owner: Whose the files of handlers are to be; None leaves them.
+        way: How these are opened.
 
     Raises:
         SettingsError: It can't be read or used, or gives nothing to the logger ``prefork``.
     """
     shown = _shown(source)
     try:
-        _apply(source)
+        with _opening(way, owner):
+            _apply(source)
     except OSError as error:
         raise SettingsError(f"logconfig: {shown} can't be read: {told(error, READABLE)}") from None
     except Exception as error:  # noqa: BLE001  # what it names is found and called, and may raise anything
@@ -165,9 +238,9 @@ def applied(source: LogSource) -> LogConfiguration:
         )
     of_access = _meant(ACCESS_LOGGER).handlers
     return LogConfiguration(
-        target=Configured(handlers),
+        target=Configured(handlers, owner),
         level=speaker.level or None,
-        access=Configured(of_access) if of_access else None,
+        access=Configured(of_access, owner) if of_access else None,
     )
 
 
