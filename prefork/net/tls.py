@@ -10,16 +10,18 @@ Who wants no TLS pays nothing for it: `ssl` is imported when a certificate is as
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
+import math
 import re
 import stat
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from prefork.errors import SettingsError
 from prefork.net.lingering import ours
+from prefork.system import content
 from prefork.system.forks import HERE, end_for_all
 from prefork.system.natives import os, select, socket
 from prefork.system.need import told
@@ -34,6 +36,8 @@ logger = logging.getLogger("prefork")
 HANDSHAKE: Final = 10.0
 """Seconds that a whole handshake may take when ``io_timeout`` sets no limit: no client needs a worker for longer."""
 
+
+_PATIENCE: Final = 1.0  # seconds for which a reload waits for who writes into a FIFO, and all else in the master too
 
 DEPARTED: Final = "the client has gone"
 """Why there is no TLS with who did not wait for it, for the log."""
@@ -80,11 +84,12 @@ class HandshakeError(ConnectionError):
     """There is no TLS with a client."""
 
 
-def context_of(options: TLSOptions) -> ssl.SSLContext | None:
+def context_of(options: TLSOptions, patience: float = math.inf) -> ssl.SSLContext | None:
     """The context for ``certfile``, ``keyfile``, ``ca_certs`` and ``ssl_minimum_version``. MASTER.
 
     Args:
         options: Where these are.
+        patience: For how many seconds who writes into one that is a FIFO is waited for.
 
     Returns:
         The context; None without a ``certfile``.
@@ -98,26 +103,27 @@ def context_of(options: TLSOptions) -> ssl.SSLContext | None:
 
     from prefork.net.plain_http import LoopContext
 
-    before = _contents(options)
+    contents = _Contents(options, patience)
     context = LoopContext(ssl.PROTOCOL_TLS_SERVER)
     versions = {"tlsv1.2": ssl.TLSVersion.TLSv1_2, "tlsv1.3": ssl.TLSVersion.TLSv1_3}
     context.minimum_version = versions[options.ssl_minimum_version]
     try:
-        # A key with a passphrase would make OpenSSL ask on the terminal, where nobody may be.
-        context.load_cert_chain(options.certfile, options.keyfile or None, password=lambda: "")
+        with contents.named("certfile") as certfile, contents.named("keyfile") as keyfile:
+            # A key with a passphrase would make OpenSSL ask on the terminal, where nobody may be.
+            context.load_cert_chain(certfile, keyfile or None, password=lambda: "")
     except (OSError, ValueError) as error:
         names = " and ".join(filter(None, (options.certfile, options.keyfile)))
         raise SettingsError(f"certfile: {names}: {_told(error, 'give a PEM certificate and its key')}") from error
     if options.ca_certs:
         try:
-            context.load_verify_locations(options.ca_certs)
+            with contents.named("ca_certs") as ca_certs:
+                context.load_verify_locations(ca_certs)
         except (OSError, ValueError) as error:
             raise SettingsError(
                 f"ca_certs: {options.ca_certs}: {_told(error, 'give a file of PEM certificates')}"
             ) from error
         context.verify_mode = ssl.CERT_REQUIRED
-    if before == _contents(options):
-        context.made_of = before
+    context.made_of = contents.digest()
     return context
 
 
@@ -133,7 +139,7 @@ def renewed(context: ssl.SSLContext | None, options: TLSOptions) -> ssl.SSLConte
     a new one of RSA an old one of ECDSA would go on being shown.
     """
     try:
-        made = context_of(options)
+        made = context_of(options, _PATIENCE)
     except SettingsError as error:
         logger.error("the certificate in use stays: %s", error)
         return context
@@ -141,20 +147,55 @@ def renewed(context: ssl.SSLContext | None, options: TLSOptions) -> ssl.SSLConte
     return context if known and known == getattr(made, "made_of", b"") else made
 
 
-def _contents(options: TLSOptions) -> bytes:
-    """What the files hold, as a digest that tells nothing of the key; b"" where a second look would find nothing."""
-    import hashlib
+class _Contents:
+    """What the files of a context hold. Each is read once, and OpenSSL is given what was read.
 
-    found = hashlib.sha256()
-    for path in (options.certfile, options.keyfile, options.ca_certs):
+    Args:
+        options: Where they are.
+        patience: As for `context_of`.
+    """
+
+    def __init__(self, options: TLSOptions, patience: float) -> None:
+        self._options = options
+        self._patience = patience
+        self._held: dict[str, bytes] = {}
+
+    @contextlib.contextmanager
+    def named(self, setting: str) -> Iterator[str]:
+        """A name by which OpenSSL reads what the file of a setting holds, during the block; "" for none.
+
+        Raises:
+            OSError: It can't be read.
+        """
+        path: str = getattr(self._options, setting)
+        if not path:
+            yield ""
+            return
+        held = self._held[setting] = content.read(path, self._patience)
+        copy = os.memfd_create("prefork-tls", os.MFD_CLOEXEC)
         try:
-            if path and not stat.S_ISREG(os.stat(path).st_mode):
+            view = memoryview(held)
+            while view:
+                view = view[os.write(copy, view) :]
+            own = f"/proc/self/fd/{copy}"
+            yield own if os.path.exists(own) else path
+        finally:
+            os.close(copy)
+
+    def digest(self) -> bytes:
+        """Of all, which tells nothing of the key; b"" where a second look would find nothing."""
+        import hashlib
+
+        found = hashlib.sha256()
+        for setting in ("certfile", "keyfile", "ca_certs"):
+            path: str = getattr(self._options, setting)
+            try:
+                if path and not stat.S_ISREG(os.stat(path).st_mode):
+                    return b""
+            except OSError:
                 return b""
-            data = Path(path).read_bytes() if path else b""
-        except OSError:
-            return b""
-        found.update(hashlib.sha256(data).digest())
-    return found.digest()
+            found.update(hashlib.sha256(self._held.get(setting, b"")).digest())
+        return found.digest()
 
 
 def reason(error: Exception) -> str:

@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import struct
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 from prefork.config.settings import Settings
 from prefork.errors import SettingsError
+from prefork.net import tls
 from prefork.net.tls import HandshakeError, context_of, departed, renewed, shake_hands
 from prefork.services.control import Client
 from prefork.testing import NotServingError, Server, connect, wait_for
@@ -282,6 +284,59 @@ def test_what_can_be_read_once_is_taken_for_another(tmp_path: Path) -> None:
     first = written(settings)
     assert first is not None
     assert written(settings) is not first
+
+
+@pytest.mark.parametrize("setting", ["certfile", "keyfile", "ca_certs"])
+def test_a_reload_waits_for_nobody_who_writes_into_a_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.setattr(tls, "_PATIENCE", 0.1)
+    first = context_of(Settings.of(KEYS))
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    settings = Settings.of({**KEYS, setting: str(pipe)})
+    assert renewed(first, settings) is first
+    writer = os.open(pipe, os.O_RDWR)
+    os.write(writer, b"no end")
+    assert renewed(first, settings) is first
+    os.close(writer)
+    assert caplog.text.count("it is a FIFO, and who writes into it does not come to an end") == 2
+    pipe.unlink()
+    pipe.symlink_to("/dev/zero")
+    assert renewed(first, settings) is first
+    assert "File too large" in caplog.text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has files that others would like to have")
+@pytest.mark.parametrize("way", ["symlink", "link"])
+def test_root_is_not_led_to_a_key_of_its_own(way: str) -> None:
+    nobody = 65534
+    with tempfile.TemporaryDirectory(prefix="prefork-test-") as top:
+        ours, theirs = Path(top, "ours.key"), Path(top, "theirs")
+        Path(top).chmod(0o755)
+        ours.write_bytes((CERTS / "server.key").read_bytes())
+        theirs.mkdir()
+        settings = Settings.of({**KEYS, "keyfile": str(theirs / "key")})
+        getattr(os, way)(ours, theirs / "key")
+        os.chown(theirs / "key", nobody, nobody, follow_symlinks=False)
+        os.chown(ours, 0, 0)
+        assert context_of(settings) is not None
+        os.chown(theirs, nobody, nobody)
+        with pytest.raises(SettingsError, match=r"who could change it|has another name as well"):
+            context_of(settings)
+
+
+def test_what_a_descriptor_brings_is_read(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, (CERTS / "server.key").read_bytes())
+        os.close(writer)
+        settings = Settings.of({**KEYS, "keyfile": f"/dev/fd/{reader}"})
+        assert context_of(settings) is not None
+        with pytest.raises(SettingsError):
+            context_of(settings)
+    finally:
+        os.close(reader)
 
 
 @pytest.fixture
