@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import shutil
+import stat
 import struct
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ FIRST: Final = (3, 14)
 
 _CALLS: Final = Backoff(initial=0.01, factor=2.0, maximum=1.0, jitter=0.0)
 _PLACES: Final = ("tmp", "var/tmp", "dev/shm", "run")
+_ANSWER, _SCRIPT = "answer", "script.py"
 _MOST: Final = 16 << 20  # bytes of an answer
 _CREDENTIALS: Final = struct.Struct("=iII")
 
@@ -64,6 +64,24 @@ class RunWorker:
 
     def __str__(self) -> str:
         return f"worker {self.slot} (pid {self.pid})"
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlace:
+    """A folder for what goes to and fro.
+
+    Attributes:
+        name: What we and the worker call it.
+        folder: Its descriptor (O_PATH).
+    """
+
+    name: str
+    folder: int
+
+    @property
+    def own(self) -> str:
+        """The way to it that is nobody's to change."""
+        return f"/proc/self/fd/{self.folder}"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -149,41 +167,68 @@ def _worker(client: Client, slot: int) -> RunWorker:
 
 def _run(worker: RunWorker, source: bytes, name: str, seconds: float) -> dict[str, str]:
     deadline = time.monotonic() + seconds
-    with _place(worker) as folder, socket.socket(socket.AF_UNIX) as answers:
-        here = Path(folder)
-        answers.bind(str(here / "answer"))
+    with _place(worker) as place, socket.socket(socket.AF_UNIX) as answers:
+        answers.bind(f"{place.own}/{_ANSWER}")
         answers.listen(4)
-        text = _BROUGHT.format(code=inspect.getsource(remote), source=source, name=name, address=str(here / "answer"))
-        (here / "script.py").write_text(text, encoding="utf-8")
+        address, script = f"{place.name}/{_ANSWER}", f"{place.name}/{_SCRIPT}"
+        text = _BROUGHT.format(code=inspect.getsource(remote), source=source, name=name, address=address)
+        fd = os.open(_SCRIPT, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=place.folder)
+        with open(fd, "w", encoding="utf-8") as file:
+            file.write(text)
         if worker.uid != os.geteuid():
-            for path in (here / "answer", here / "script.py", here):  # the folder last: from then on it is the worker's
-                os.chown(path, worker.uid, worker.gid)
-        _execute(worker, str(here / "script.py"))
+            for made in (_ANSWER, _SCRIPT):
+                os.chown(made, worker.uid, worker.gid, dir_fd=place.folder, follow_symlinks=False)
+            os.chown(place.own, worker.uid, worker.gid)  # the last: from then on it is the worker's
+        _execute(worker, script)
         return _answered(worker, answers, deadline)
 
 
 @contextlib.contextmanager
-def _place(worker: RunWorker) -> Iterator[str]:
-    """A folder of one name for us and for the worker, whatever the worker sees as its root (PrivateTmp, chroot)."""
+def _place(worker: RunWorker) -> Iterator[RunPlace]:
+    """A folder of one name for us and for the worker, whatever the worker sees as its root (PrivateTmp, chroot).
+
+    What is below that root may be the worker's to change, at any moment. So no link there is followed, the folder is
+    held by a descriptor from when it is seen to be ours, and what is made in it is removed, and nothing else.
+    """
     root = f"/proc/{worker.pid}/root"
     for place in _PLACES:
-        try:
-            parent = os.open(f"{root}/{place}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            made = tempfile.mkdtemp(prefix="prefork-run-", dir=f"{root}/{place}")
-        except OSError:
-            os.close(parent)
-            continue
-        try:
-            yield made
-        finally:
-            # By the descriptor: the worker may have ended, and its root with it.
-            shutil.rmtree(f"/proc/self/fd/{parent}/{os.path.basename(made)}", ignore_errors=True)
-            os.close(parent)
-        return
+        with contextlib.ExitStack() as stack:
+            name = f"prefork-run-{os.urandom(8).hex()}"
+            try:
+                parent = _entered(stack, root)
+                for part in place.split("/"):
+                    parent = _entered(stack, part, parent)
+                os.mkdir(name, 0o700, dir_fd=parent)
+                stack.callback(_removed, name, parent)
+                folder = _entered(stack, name, parent)
+            except OSError:
+                continue
+            found = os.fstat(folder)
+            if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) != 0o700:
+                continue  # another was put in its place
+            for file in (_ANSWER, _SCRIPT):
+                stack.callback(_unlinked, file, folder)
+            yield RunPlace(f"{root}/{place}/{name}", folder)
+            return
     raise RefusedError(f"{worker}: there is no place for a file that it could read ({', '.join(_PLACES)} below {root})")
+
+
+def _entered(stack: contextlib.ExitStack, name: str, parent: int | None = None) -> int:
+    """A folder, open until the stack is unwound; ``name`` is a link only where it is the kernel's, a process's root."""
+    follow = 0 if parent is None else os.O_NOFOLLOW
+    fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | follow, dir_fd=parent)
+    stack.callback(os.close, fd)
+    return fd
+
+
+def _unlinked(name: str, folder: int) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(name, dir_fd=folder)
+
+
+def _removed(name: str, parent: int) -> None:
+    with contextlib.suppress(OSError):  # the worker has left something in it
+        os.rmdir(name, dir_fd=parent)
 
 
 def _execute(worker: RunWorker, path: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from prefork.cli import remote
-from prefork.cli.run import FIRST
+from prefork.cli.run import FIRST, RunWorker, _place
 from prefork.services.control import Client
 from prefork.testing import Server, connect, request, running_target, wait_for
 
@@ -111,6 +112,65 @@ def test_what_other_threads_print_goes_where_it_went(asked: socket.socket, capsy
 
 def test_nobody_is_there_any_more(tmp_path: Path) -> None:
     remote.run(b"raise SystemError('it was run')", "look.py", str(tmp_path / "gone"))
+
+
+# Where it goes on its way.
+
+IN_A_ROOT = """
+import os, sys
+if sys.argv[1:]:
+    os.chroot(sys.argv[1])
+    os.chdir("/")
+    os.setgid(65534)
+    os.setuid(65534)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def in_a_root(*root: str) -> Iterator[RunWorker]:
+    """A process, in a root of its own if one is given."""
+    command = [sys.executable, "-c", IN_A_ROOT, *root]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "ready\n"
+            who = 65534 if root else os.geteuid()
+            yield RunWorker(0, process.pid, who, who)
+        finally:
+            process.stdin.close()
+
+
+def test_the_place_has_one_name_and_nothing_is_left_of_it() -> None:
+    with in_a_root() as worker:
+        with _place(worker) as place:
+            Path(place.own, "script.py").write_text("a")
+            assert Path(place.name, "script.py").read_text() == "a"
+            assert Path(place.name).stat().st_mode & 0o777 == 0o700
+        assert not Path(place.name).exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root goes where others don't")
+def test_a_worker_does_not_lead_root_out_of_its_root(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    ours.mkdir()
+    (theirs / "dev" / "shm").mkdir(parents=True)
+    for name in ("tmp", "var"):
+        (theirs / name).symlink_to(ours)
+    (ours / "tmp").mkdir()
+    with in_a_root(str(theirs)) as worker:
+        with _place(worker) as place:
+            assert place.name.startswith(f"/proc/{worker.pid}/root/dev/shm/")
+            assert len(list((theirs / "dev" / "shm").iterdir())) == 1
+            assert [path.name for path in ours.rglob("*")] == ["tmp"]
+            # The name may lead elsewhere by now, and what is there is not ours to remove.
+            made = Path(theirs, "dev", "shm", Path(place.name).name)
+            made.rename(theirs / "moved")
+            made.mkdir()
+            (made / "script.py").write_text("")
+        assert (made / "script.py").exists()
 
 
 # The command.
