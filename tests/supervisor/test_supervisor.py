@@ -45,17 +45,18 @@ no_injection = pytest.mark.skipif(unavailable() is not None, reason=str(unavaila
 
 
 @pytest.mark.long
-def test_kills_under_load_cost_what_is_in_hand_and_refuse_nobody(prefork_server: ServerFactory) -> None:
-    server = probe(prefork_server, workers=4)
+def test_kills_under_load_cost_what_is_in_hand_and_refuse_nobody(prefork_server: ServerFactory, tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    server = probe(prefork_server, workers=4, control=control)
     descriptors = server.descriptors()
     killed: set[int] = set()
     end = time.monotonic() + count("seconds-of-kills", least=4)
-    with Load(server.address, clients=8, bodies=False) as load:
+    with Load(server.address, clients=8, bodies=False) as load, Client(control) as operator:
         while time.monotonic() < end:
             # Those that have booted: on a busy machine a boot takes longer than the pause, and to be killed in it again
             # and again is to die young, for which a slot holds back.
-            booted = {int(text.split()[2]) for text in told(server, r"^init \d \d+$")}
-            victims = list(booted.intersection(server.workers()) - killed)
+            living = operator.status(processes=False).workers
+            victims = [one.pid for one in living if one.state in {"idle", "busy"} and one.pid not in killed]
             if victims:
                 victim = random.choice(victims)
                 os.kill(victim, signal.SIGKILL)
@@ -63,6 +64,7 @@ def test_kills_under_load_cost_what_is_in_hand_and_refuse_nobody(prefork_server:
             time.sleep(0.1)  # the rhythm of the kills, which the figure names
         load.wait_for(lambda tally, so_far=load.tally.answered: tally.answered > so_far + 100)  # type: ignore[misc]  # mypy can't infer a lambda with a default
         steady(server, 4, SOON)
+    assert killed
     assert load.tally[Outcome.REFUSED] == 0, load.tally
     print(f"{len(killed)} kills: {load.tally}")
     assert load.tally.lost <= len(killed), (len(killed), load.tally)
