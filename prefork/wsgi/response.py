@@ -20,7 +20,7 @@ from prefork.wsgi.refusal import answer, date_line
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
-_STATUS: Final = re.compile(r"[2-9][0-9]{2} [\t -~\x80-\xff]*")
+_STATUS: Final = re.compile(r"[2-9][0-9]{2}(?: [\t -~\x80-\xff]*)?")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _LENGTH_DIGITS: Final = 18
@@ -399,7 +399,8 @@ def _status_line(status: str) -> bytes:
         raise TypeError(f"the status is a str, not {type(status).__name__}")
     if not _STATUS.fullmatch(status):
         raise ValueError(f'the status is not of the form "200 OK": {status!r}')
-    return f"HTTP/1.1 {status}\r\n".encode("latin-1")
+    # PEP 3333 wants a reason, and other servers do without; the blank before it has to be there (RFC 9112, 4).
+    return f"HTTP/1.1 {status[:3]} {status[4:]}\r\n".encode("latin-1")
 
 
 @functools.lru_cache(maxsize=512)

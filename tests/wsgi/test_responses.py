@@ -173,6 +173,13 @@ def test_text_beyond_ascii_and_a_date_of_its_own() -> None:
         assert parse(raw)["date"] == "Thu, 01 Jan 1970 00:00:00 GMT"
 
 
+def test_a_status_needs_no_reason() -> None:
+    with serving("reasonless", validate=False) as server:
+        raw = exchange(server.address, get())
+        assert raw.startswith(b"HTTP/1.1 404 \r\n")
+        assert parse(raw).body == b"hello"
+
+
 def test_fields_that_repeat_stay_apart() -> None:
     with serving("repeats") as server:
         reply = ask(server, get())

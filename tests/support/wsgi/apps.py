@@ -298,7 +298,8 @@ _HEADERS: dict[str, Any] = {
 _STATUSES: dict[str, Any] = {
     "status-crlf": "200 OK\r\nX-A: b",
     "status-lf": "200 O\nK",
-    "status-short": "200",
+    "status-short": "20",
+    "status-no-blank": "200OK",
     "status-word": "fine OK",
     "status-1xx": "101 Switching Protocols",
     "status-bytes": b"200 OK",
@@ -327,6 +328,11 @@ def not_bytes(environ: Environ, start: Start) -> list[Any]:
 
 def latin(environ: Environ, start: Start) -> list[bytes]:
     start("200 Sch\xf6n", [TEXT, ("X-Name", 'J\xf6rg\t"x"'), ("Date", "Thu, 01 Jan 1970 00:00:00 GMT")])
+    return [b"hello"]
+
+
+def reasonless(environ: Environ, start: Start) -> list[bytes]:
+    start("404", [TEXT])
     return [b"hello"]
 
 
