@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import random
 import threading
 import time
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class Clients:
         rate: Requests a second.
         keep: Whether connections are kept for a next request.
         patience: Seconds after which a client gives up.
+        at_random: Whether they come at random moments, as clients do who know nothing of each other.
 
     Attributes:
         answered: How many were answered by 200.
@@ -49,13 +51,22 @@ class Clients:
         times: Seconds that the latest answers have taken, from the tick on.
     """
 
-    def __init__(self, address: tuple[str, int], rate: float, *, keep: bool = True, patience: float = 30.0) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        rate: float,
+        *,
+        keep: bool = True,
+        patience: float = 30.0,
+        at_random: bool = False,
+    ) -> None:
         self.answered = 0
         self.lost: list[str] = []
         self.by: collections.Counter[str] = collections.Counter()
         self.times: collections.deque[float] = collections.deque(maxlen=max(100, int(10 * rate)))
         self._address = address
-        self._pause = 1 / rate
+        self._rate = rate
+        self._at_random = at_random
         self._keep = keep
         self._patience = patience
         self._idle: list[Connection] = []
@@ -80,6 +91,12 @@ class Clients:
         times = sorted(self.times)
         return times[min(len(times) - 1, int(share * len(times)))] if times else 0.0
 
+    def forget(self) -> None:
+        """Count and time from now on, all that come."""
+        self.answered = 0
+        self.by.clear()
+        self.times = collections.deque()
+
     async def _run(self) -> None:
         tick = self._began = time.monotonic()
         asking: set[asyncio.Task[None]] = set()
@@ -87,7 +104,7 @@ class Clients:
             task = asyncio.create_task(self._ask(tick))
             asking.add(task)
             task.add_done_callback(asking.discard)
-            tick += self._pause
+            tick += random.expovariate(self._rate) if self._at_random else 1 / self._rate
             await asyncio.sleep(max(0.0, tick - time.monotonic()))
         if asking:
             await asyncio.wait(asking)

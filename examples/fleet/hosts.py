@@ -121,6 +121,7 @@ class Host:
 
     Attributes:
         process: The server's master; None when there is none.
+        work: Seconds that a request takes, from the next start on.
     """
 
     server = "prefork"
@@ -144,6 +145,7 @@ class Host:
         self._into = network.into(name)
         self._settings = settings
         self.process: subprocess.Popen[bytes] | None = None
+        self.work = 0.002
         folder.mkdir()
 
     @property
@@ -230,3 +232,4 @@ class Host:
 
     def _bring(self, version: str) -> None:
         (self.folder / "version").write_text(version, encoding="utf-8")
+        (self.folder / "work").write_text(str(self.work), encoding="utf-8")

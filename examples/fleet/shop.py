@@ -1,11 +1,11 @@
 """The application of the fleet: it says which version of it has answered, and where; /?work=2 takes 2 seconds.
 
-Each host has a folder of its own, in which it is started, with the name of the version in the file ``version``.
+Each host has a folder of its own, in which it is started, with the name of the version in the file ``version``, and the
+seconds that a request takes in ``work``: what a database is waited for.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +14,7 @@ from urllib.parse import parse_qsl
 
 VERSION = Path("version").read_text(encoding="utf-8").strip()
 HOST = Path.cwd().name
-WORK = float(os.environ.get("SHOP_WORK", "0.002"))
-"""Seconds that a request takes: what a database is waited for."""
+WORK = float(Path("work").read_text(encoding="utf-8"))
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:

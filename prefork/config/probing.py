@@ -56,7 +56,7 @@ class Probing(SettingsTable, kw_only=True):
         PROBING,
         kinds.number("a number of seconds", most=3600.0),
         "Seconds that a request takes at the most while all is well, the same for all servers of a fleet: one whose "
-        "requests take longer lately has a weight that is less by the square of it. 0 leaves the time out.",
+        "requests take longer lately has a weight that is less by the fourth power of it. 0 leaves the time out.",
     )
 
     @property

@@ -3,11 +3,8 @@
 Together, because a line that has only one of them leaves the other as some earlier line or an operator has set it
 (haproxy issue 2039). HAProxy's documentation has the words (configuration manual, 5.2, agent-check).
 
-The weight is what the workers can take, times the square of the pace: the part of a request's time that it should
-take. leastconn sends a request to whom (in hand + 1) / weight is least for, but to those with nothing in hand first,
-whatever they weigh. Two workers at a fifth of their pace, with a fifth of the weight, would have one in hand at least
-all the time, and more as soon as all others have five of their eight places in use. With the square they have one, and
-none waits behind it. A server can't know how fast others are, and need not: all measure by the same seconds
+The weight is what the workers can take, times a power of the pace (`STEEPNESS`), which is the part of a request's time
+that it should take. A server can't know how fast others are, and need not: all measure by the same seconds
 (agent_request_time), so that they lose weight alike when their database is slow, and who has just been started is soon
 one of them. Who compared with his own past would have all clients sent to that one. It is never 0, for a fleet of which
 all are slow has to serve.
@@ -45,6 +42,15 @@ more for each request that could be served meanwhile: four where one takes up to
 What is sent beyond that waits at one server while another is free, and most of all at one that has become slow; what is
 not sent yet, HAProxy gives to whoever has a place first. Never less than two: with one, behind three servers at seven
 tenths of what they can do, half of the requests took 380 ms in place of 26, once CPUs were busy."""
+
+STEEPNESS: Final = 4
+"""By which power of its pace a server loses weight.
+
+By the first, everybody would have in hand what he gets through in the same time: a fifth of the requests for who needs
+five times as long, each of which is five times as late. What the clients notice is the hundredth that is slowest, so
+fewer than that may meet such a host. Of three it has to weigh less than a fiftieth of each of the others, which have
+half of their weight at half of their load: the fourth power is 1/625. roundrobin gives to each what its weight says;
+leastconn gives to who has nothing in hand first, whatever it weighs, and what it is spared then is the queue."""
 
 FORGOTTEN: Final = 10.0
 """Seconds without work in which a server forgets two thirds of how slow it was, as its weight has it."""
@@ -169,6 +175,6 @@ class Agent:
         if readiness is not Readiness.READY:
             return f"down #{reason_of(readiness)}\n"
         self._lately.take_in(load, now)
-        percent = max(1, min(100, round(100 * self._weight * self._lately.pace(now) ** 2)))
+        percent = max(1, min(100, round(100 * self._weight * self._lately.pace(now) ** STEEPNESS)))
         most = f" maxconn:{round(self._lately.places() * load.at_once)}" if load.at_once else ""
         return f"up ready {percent}%{most}\n"
