@@ -142,7 +142,7 @@ import prefork
 from probe import Probe
 from prefork.supervisor import policy
 
-policy.DUMP_TIME = {PATIENCE}
+policy.DUMP_TIME = 10.0  # in which a busy machine finishes, and much less than is waited for then
 prefork.Master(Probe, prefork.Settings(bind="127.0.0.1:0", workers=1, timeout={TIMEOUT}, control="off")).run()
 """
 )
