@@ -135,7 +135,8 @@ def _opened(handler: logging.FileHandler, owner: Owner | None) -> TextIOWrapper:
     """A handler's file, where others may have changed what its name means."""
     if handler.mode not in {"a", "w"}:
         return _open_anyhow(handler)  # to make it, and fail if it is there
-    fd = logfile.append(handler.baseFilename, owner, waits=True)
+    with _named(handler):
+        fd = logfile.append(handler.baseFilename, owner, waits=True)
     try:
         if handler.mode == "w":
             with contextlib.suppress(OSError):  # a device has no length
@@ -144,6 +145,15 @@ def _opened(handler: logging.FileHandler, owner: Owner | None) -> TextIOWrapper:
     except BaseException:
         os.close(fd)
         raise
+
+
+@contextlib.contextmanager
+def _named(handler: logging.FileHandler) -> Iterator[None]:
+    """Have an error name the file as open() would: whole, and not the part of the way that was walked last."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, handler.baseFilename) from None
 
 
 @contextlib.contextmanager
@@ -200,10 +210,8 @@ def _shown(source: LogSource) -> str:
 
 def _unopened(handler: logging.FileHandler, owner: Owner | None) -> TextIOWrapper:
     """In place of a handler's file, if that could be opened."""
-    try:
+    with _named(handler):
         logfile.check(handler.baseFilename, owner)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, handler.baseFilename) from None  # as open() tells it
     return open(os.devnull, "w", encoding="utf-8")  # it is the handler's to close
 
 

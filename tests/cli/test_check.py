@@ -137,6 +137,7 @@ import prefork.wsgi.command, prefork.wsgi.worker, prefork.wsgi.access
 import prefork.services.probes, prefork.services.dashboard, prefork.services.logconfig, prefork.hooks
 
 os.chdir(sys.argv[1])
+os.environ["PREFORK_BIND"] = "127.0.0.1:0"  # this program may run several times at once
 refused, served = map(json.loads, sys.argv[2:])
 for name, kept in ("dead", False), ("socket", False), ("alive", True):
     one = socket.socket(socket.AF_UNIX)
