@@ -7,11 +7,13 @@ from types import MappingProxyType
 from typing import Any, Final, Unpack
 
 from prefork.config.address import Address
-from prefork.errors import ListenError, OrphansError
+from prefork.errors import InUseError, ListenError, OrphansError
 from prefork.net import binding
 from prefork.net.listener import Listener, Snapshot
 from prefork.net.options import ListenOptions, SocketOptions
+from prefork.system.natives import time
 
+_MOMENT: Final = 0.1  # seconds until an address that is in use is tried once more
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -93,9 +95,16 @@ def _once(found: Iterable[tuple[Address, int | None]]) -> Iterator[tuple[Address
 
 
 def _opened(address: Address, patience: Callable[[OrphansError], bool] | None, how: ListenOptions) -> Listener:
+    sure = False
     while True:
         try:
             return Listener.open(address, **how)
         except OrphansError as error:
             if patience is None or not patience(error):
                 raise
+        except InUseError:
+            # Who is about to end holds an address at one moment, and is no orphan, or not to be found, at the next.
+            if sure:
+                raise
+            sure = True
+            time.sleep(_MOMENT)

@@ -18,6 +18,7 @@ from prefork.testing.processes import limited_descriptors
 from tests.support.boards import board_of, living
 from tests.support.figures import count
 from tests.support.probing import APPS, LOGGING, ask, get, line, probe, replaced
+from tests.support.programs import facts
 
 
 def greet(address: str) -> int:
@@ -202,3 +203,37 @@ def test_no_room_for_another_registration_costs_nobody(prefork_server: ServerFac
         assert faults.failed("epoll_add") >= 12
         assert server.workers() == workers
         assert server.stop() == 0
+
+
+def test_who_ends_while_he_is_looked_for_has_nothing_any_more() -> None:
+    """As a worker does whose master was killed, when a hash that it was at has come to its end."""
+    body = """
+import json, socket, sys
+from prefork.config.address import parse
+from prefork.errors import InUseError
+from prefork.net.listeners import listen
+from prefork.net.options import SocketOptions
+
+held = socket.create_server(("127.0.0.1", 0))
+port = held.getsockname()[1]
+address = parse(f"127.0.0.1:{port}")
+
+def look(event, given):
+    if event == "os.listdir" and given[0] == "/proc" and ends:
+        held.close()
+
+def told():
+    try:
+        (made,) = listen([address], backlog=5, options=SocketOptions())
+    except InUseError as error:
+        return str(error).partition(": ")[2]
+    made.close()
+    return "listens"
+
+ends = False
+sys.addaudithook(look)
+found = [told()]
+ends = True
+print(json.dumps([found[0].endswith("which is this process; choose another port"), told()]))
+"""
+    assert facts(body) == [True, "listens"]
