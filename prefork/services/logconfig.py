@@ -57,7 +57,7 @@ class Configured(LogTarget):
         self._files = [handler for handler in self._handlers if isinstance(handler, logging.FileHandler)]
         for file in self._files:
             if type(file)._open is _open_anyhow:  # noqa: SLF001  # another has a way of its own
-                file._open = functools.partial(_opened, file, owner)  # type: ignore[method-assign]  # noqa: SLF001
+                file._open = functools.partial(_opened, file, owner)  # type: ignore[method-assign]  # noqa: SLF001  # as above
         _claim(self._handlers)
         self._looked = 0
         self._who: tuple[int | None, int | None] = (None, None)
@@ -159,11 +159,11 @@ def _named(handler: logging.FileHandler) -> Iterator[None]:
 @contextlib.contextmanager
 def _opening(way: Opening, owner: Owner | None) -> Iterator[None]:
     """Have handlers that are made meanwhile open their files so."""
-    logging.FileHandler._open = lambda handler: way(handler, owner)  # type: ignore[assignment,method-assign]  # noqa: SLF001
+    logging.FileHandler._open = lambda handler: way(handler, owner)  # type: ignore[assignment,method-assign]  # noqa: SLF001  # as above
     try:
         yield
     finally:
-        logging.FileHandler._open = _open_anyhow  # type: ignore[method-assign]  # noqa: SLF001
+        logging.FileHandler._open = _open_anyhow  # type: ignore[method-assign]  # noqa: SLF001  # as above
 
 
 class LogConfiguration(NamedTuple):
