@@ -137,14 +137,11 @@ def _opened(handler: logging.FileHandler, owner: Owner | None) -> TextIOWrapper:
         return _open_anyhow(handler)  # to make it, and fail if it is there
     with _named(handler):
         fd = logfile.append(handler.baseFilename, owner, waits=True)
-    try:
-        if handler.mode == "w":
-            with contextlib.suppress(OSError):  # a device has no length
-                os.ftruncate(fd, 0)
-        return TextIOWrapper(open(fd, handler.mode + "b"), handler.encoding, handler.errors)
-    except BaseException:
-        os.close(fd)
-        raise
+    file = open(fd, handler.mode + "b")  # noqa: SIM115  # the handler closes it, or its end does
+    if handler.mode == "w":
+        with contextlib.suppress(OSError):  # a device has no length
+            os.ftruncate(fd, 0)
+    return TextIOWrapper(file, handler.encoding, handler.errors)
 
 
 @contextlib.contextmanager
