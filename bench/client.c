@@ -4,7 +4,8 @@
  *                                             SLOW asks for /slow (0: none). Prints how they ended, then one line for
  *                                             each answered request: microseconds, and an s when it was a slow one.
  *   client PORT kept RATE SECONDS SEED SLOW   the same on connections that are kept: whoever comes takes the one that was
- *                                             used last and is free, or makes another.
+ *                                             used last and is free, or makes another; with POOL of them he waits,
+ *                                             and that counts, too.
  *   client PORT echo MESSAGES CLIENTS SECONDS closed loop: each connection sends so many messages and reads them back.
  *                                             Prints connections, messages, errors, seconds.
  *   client AT load CLIENTS SECONDS HOW PATH [HEAD]
@@ -31,6 +32,7 @@
 
 #define PATIENCE 5000000000 /* ns that a request may take before it counts as timed out */
 #define MESSAGE 64          /* bytes of an echoed message */
+#define POOL 1000           /* connections that are kept at a time */
 
 enum { CONNECTING, TALKING, FREE };
 enum { ANSWERED, REFUSED, RESET, EMPTY, TIMED_OUT, SHED, FAILED, OUTCOMES };
@@ -51,7 +53,7 @@ static union {
 } server = {.inet = {.sin_family = AF_INET}};
 static char first[1024], next[1024]; /* what a connection begins with, and each later request on it; of load alone */
 static struct client *is_free; /* kept, the one that was used last first */
-static int epoll, kept, resting, count[OUTCOMES];
+static int epoll, kept, resting, connections, count[OUTCOMES];
 static char buffer[65536];
 
 static socklen_t size_of_server(void)
@@ -98,12 +100,13 @@ static struct client *start(int64_t due, int slow, int left)
     if (epoll_ctl(epoll, EPOLL_CTL_ADD, c->fd, &event))
         die("epoll_ctl");
     enlist(c);
+    connections++;
     return c;
 }
 
 static void end(struct client *c, int outcome)
 {
-    count[outcome]++;
+    count[outcome]++, connections--;
     close(c->fd);
     c->previous->next = c->next, c->next->previous = c->previous;
     free(c);
@@ -199,9 +202,15 @@ static void part(struct client *c)
     struct client **at = &is_free;
     while (*at != c)
         at = &(*at)->next;
-    *at = c->next;
+    *at = c->next, connections--;
     close(c->fd);
     free(c);
+}
+
+/* Whether a request can be sent now. A server that can't keep up is not to be sent ever more connections. */
+static int may_come(void)
+{
+    return !kept || is_free || connections < POOL;
 }
 
 /* The next request: on a connection that is free, or on another. */
@@ -229,14 +238,14 @@ static int open_loop(double rate, double seconds, long seed, int slow_every)
     srand48(seed);
     while (due < last || under_way.next != &under_way) {
         int64_t at = now();
-        while (due <= at && due < last && sent < most) {
+        while (due <= at && due < last && sent < most && may_come()) {
             sent++;
             come(due, slow_every && sent % slow_every == 0);
             due += -log1p(-drand48()) * 1e9 / rate;
         }
         while (under_way.next != &under_way && at - under_way.next->due > PATIENCE)
             end(under_way.next, TIMED_OUT);
-        int64_t wait = due >= last ? 100000000 : due > at ? due - at : 0;
+        int64_t wait = due >= last || !may_come() ? 100000000 : due > at ? due - at : 0;
         struct timespec until = {.tv_sec = wait / 1000000000, .tv_nsec = wait % 1000000000};
         int ready = epoll_pwait2(epoll, events, 256, &until, NULL);
         for (int n = 0; n < ready; n++) {
