@@ -10,8 +10,9 @@ it, by an access control list as well (acl(5)), and no sticky bit (unlink(2)) ke
 little is believed:
 
 * Root follows a link there when it is root's, and no second name leads to it. Another's it follows only into a folder
-  of that other's own, where it gives him nothing that he has not. Who is not root follows what the kernel lets him
-  (proc(5), protected_symlinks).
+  of that other's own, where it gives him nothing that he has not; and no link of proc(5) that stands for a descriptor
+  of another's process, which opens anew, as root, what that other could only name (open(2), O_PATH). Who is not root
+  follows what the kernel lets him (proc(5), protected_symlinks).
 * What lies there already must be a plain file with one name (or a FIFO). For root it must be root's, the folder's
   owner's or the workers' user's; and root's only if it is empty, when it is to be given to the latter. So no hard link
   is written to, and no file of root's that was moved there is given away.
@@ -207,6 +208,12 @@ class _Walk:
                 self._judge(found, changeable=changeable)
                 if not _is_descriptor(around, name):
                     self._turn(os.readlink("", dir_fd=thing))
+                elif os.geteuid() == _ROOT and around.st_uid not in self._trusted:
+                    raise OSError(
+                        errno.ELOOP,
+                        f"on its way is a descriptor of a process of uid {around.st_uid}'s, of any file that he could "
+                        "name; name the file that it leads to",
+                    )
                 elif last:
                     return Spot(self.folder, name, self._exposed, found, descriptor=True)
                 else:

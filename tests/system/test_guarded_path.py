@@ -10,6 +10,7 @@ import signal
 import socket
 import stat
 import struct
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from prefork.config.address import Address
 from prefork.errors import ListenError
 from prefork.net.options import SocketOptions
 from prefork.net.unixpath import give_up, take
-from prefork.system import custody, guarded_path, natives
+from prefork.system import content, custody, guarded_path, lockfile, natives
 from prefork.system.guarded_path import reach
 from prefork.system.logfile import append
 from tests.support.figures import count
@@ -105,6 +106,22 @@ def test_a_link_of_another_s_is_not_followed_out_of_his_folder(top: Path, what: 
     assert not (top / "missing").exists()
     assert not list((top / "ours").iterdir())
     assert os.stat("/dev/null").st_uid == before.st_uid
+
+
+@as_root
+@pytest.mark.parametrize("use", [lambda path: append(path, OWNER), content.read, lockfile.read])
+def test_a_descriptor_of_another_s_process_is_not_opened_anew(top: Path, use: Callable[[str], object]) -> None:
+    """He could have there what he may only name, not open (O_PATH); and root would open it anew, as root."""
+    held = os.open(top / "secret", os.O_PATH)
+    with subprocess.Popen(["sleep", "60"], stdin=held, user=NOBODY, group=NOBODY, extra_groups=[]) as process:
+        try:
+            os.close(held)
+            link(top / "theirs" / "log", f"/proc/{process.pid}/fd/0", NOBODY)
+            with pytest.raises(OSError, match=f"on its way is a descriptor of a process of uid {NOBODY}'s"):
+                use(str(top / "theirs" / "log"))
+        finally:
+            process.kill()
+    assert untouched(top / "secret")
 
 
 @as_root
