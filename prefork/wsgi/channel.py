@@ -80,7 +80,7 @@ class Channel:
     Attributes:
         deadline: On the clock of `time.monotonic`: when a wait ends whatever the patience.
         stray: Whether the client may still send, or has sent, what nobody will receive.
-        last: Whether the client has announced to send no more requests on the connection.
+        last: Whether the client has announced to send no more on the connection.
         keep: Whether the connection is to be kept after the response.
         rest: What was received behind the request: it belongs to the next.
         gone: Whether the client can't be answered, or is not to be.
@@ -274,7 +274,7 @@ class Channel:
 
         A socket that is closed while unread bytes are in its buffer sends RST in place of FIN, and drops what the
         client has not acknowledged yet: the answer would be lost to just the client that is still sending (RFC 9112,
-        9.6). Who has announced to close sends no second request, which saves the system call of looking for one.
+        9.6). Who has announced to close, and has sent no body, sends nothing more: that saves a system call.
         """
         if not self.gone and (self.stray or (not self.last and self.unread())):
             self.linger()

@@ -318,7 +318,7 @@ class Gateway:
         self._account(channel.waited, environ, head, target)
         if self._overload is not None and application is self._application:
             self._judge(self._overload, channel.waited / 1000)
-        channel.last = fields.last
+        channel.last = fields.last and not fields.length  # some end a body with an empty line too many, and even then
         channel.keep = keeps and fields.persists
         if fields.length:
             self._serve_body(application, channel, environ, response, rest, fields)

@@ -366,6 +366,20 @@ def test_a_second_request_on_the_connection_does_not_cost_the_first_answer(fifo:
         assert_clean(server)
 
 
+@pytest.mark.parametrize("framing", ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"])
+def test_an_empty_line_too_many_behind_a_body_does_not_cost_the_answer(fifo: str, framing: str) -> None:
+    """RFC 9112, 2.2: old clients send one, also those that say at once that they will close."""
+    with serving("tell") as server:
+        with connect(server.address, timeout=WITHIN) as client:
+            head = get(f"/posted?{fifo}", "Connection: close", method="POST").removesuffix(b"\r\n")
+            client.sendall(head + framing.encode())
+            server.wait_for_log("application ran: /posted")
+            client.sendall(b"\r\n")
+            release(fifo)
+            assert parse(read_all(client)).body == b"told"
+        assert_clean(server)
+
+
 def still_heard(client: socket.socket) -> bool:
     """Whether the server takes what is sent behind its answer; when it has closed, that is answered by RST."""
     try:
