@@ -17,6 +17,7 @@ from prefork.errors import SettingsError
 from prefork.system import logfile
 from prefork.system.natives import os, time
 from prefork.system.need import told
+from prefork.system.throttle import Throttle
 from prefork.wsgi.access_format import AccessRecord, Answered, compiled
 
 if TYPE_CHECKING:
@@ -63,6 +64,29 @@ def _named(path: str) -> Iterator[None]:
         raise SettingsError(f"access_log: {path!r} can't be opened by uid {os.geteuid()}: {said}") from error
 
 
+class _Lines:
+    """Makes the lines. What the application leaves in the environ may be anything, and raise when it is asked for text.
+
+    Args:
+        form: The setting ``access_log_format``.
+        zone: Whose time of day they have.
+    """
+
+    def __init__(self, form: str, zone: tzinfo | None) -> None:
+        self._render = compiled(form)
+        self._zone = zone
+        self._missing = Throttle(log)
+
+    def line(self, environ: Mapping[str, Any], response: Answered, seconds: float, now: float) -> str | None:
+        """The line of one request; None where there can't be one, which is told."""
+        try:
+            return self._render(AccessRecord(environ, response, seconds, now, self._zone))
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is told, and no client is to suffer for it
+            told = "a request has no line in the access log: what the application has left in its environ is no text"
+            self._missing.tell(logging.ERROR, type(error).__name__, told, error=error)
+            return None
+
+
 class AccessLog:
     """Where the lines go, and their form. One for each worker.
 
@@ -77,8 +101,7 @@ class AccessLog:
 
     def __init__(self, path: str, form: str, zone: tzinfo | None = None) -> None:
         self._path = None if path == "-" else path
-        self._render = compiled(form)
-        self._zone = zone
+        self._lines = _Lines(form, zone)
         self._second = 0
         self._failed = False
         self._cut = False  # a line of ours is there without its end
@@ -95,11 +118,13 @@ class AccessLog:
             seconds: From the accepted connection to the end of the response.
         """
         now = time.time()
+        line = self._lines.line(environ, response, seconds, now)
+        if line is None:
+            return
         try:
             if self._path is not None and int(now) != self._second:
                 self._second = int(now)
                 self._follow(self._path)
-            line = self._render(AccessRecord(environ, response, seconds, now, self._zone))
             data = f"{line}\n".encode("utf-8", "replace")
             if self._cut:
                 data = b"\n" + data
@@ -153,13 +178,14 @@ class LoggedAccess:
     """
 
     def __init__(self, form: str, zone: tzinfo | None = None) -> None:
-        self._render = compiled(form)
-        self._zone = zone
+        self._lines = _Lines(form, zone)
         self._logger = logging.getLogger("prefork.access")
 
     def write(self, environ: Mapping[str, Any], response: Answered, seconds: float) -> None:
         """Log the line of one request, as `AccessLog.write`."""
-        self._logger.info("%s", self._render(AccessRecord(environ, response, seconds, time.time(), self._zone)))
+        line = self._lines.line(environ, response, seconds, time.time())
+        if line is not None:
+            self._logger.info("%s", line)
 
     def close(self) -> None:
         """A logger is nobody's to close."""

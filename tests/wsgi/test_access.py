@@ -18,6 +18,7 @@ from prefork.errors import SettingsError
 from prefork.testing.server import Server, running
 from prefork.testing.waiting import wait_for
 from prefork.wsgi.access import AccessLog
+from tests.support.kept import Client
 from tests.support.wsgi.apps import CONTENT
 from tests.support.wsgi.harness import ROOT, WITHIN, ask, assert_clean, exchange, get, post, serving
 from tests.wsgi.test_access_format import Answer
@@ -163,6 +164,22 @@ def test_what_the_application_leaves_of_the_environ(tmp_path: Path, form: str) -
         assert ask(server, get()).body == b"hello"
         assert str(uuid.UUID(int=5)) in lines(path, 1)[0]
         assert_clean(server)
+
+
+@pytest.mark.parametrize("form", ["combined", "json"])
+@pytest.mark.parametrize("where", ["file", "logger"])
+def test_what_is_no_text_in_the_environ_costs_a_line_alone(tmp_path: Path, form: str, where: str) -> None:
+    """The client has been told that its connection is kept, and may have asked again."""
+    path = str(tmp_path / "access") if where == "file" else "logger"
+    app = ["tests.support.wsgi.apps:leaves_no_text", "--bind=127.0.0.1:0", "--workers=1"]
+    flags = [f"--access-log={path}", f"--access-log-format={form}"]
+    with running([sys.executable, "-m", "prefork", "wsgi", *app, *flags], cwd=ROOT, within=WITHIN) as server:
+        client = Client(server.address)
+        assert [client.ask(get()) for _ in range(3)] == [b"hello"] * 3
+        assert not client.closes
+        client.close()
+        server.wait_for_log("has no line in the access log")
+        assert server.log().count("RuntimeError: out of its context") == 1
 
 
 def test_an_application_that_failed(tmp_path: Path) -> None:

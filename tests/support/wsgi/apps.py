@@ -93,6 +93,20 @@ def digest(environ: Environ, start: Start) -> list[bytes]:
     return [json.dumps({"sha256": seen.hexdigest(), "length": length, "peak": peak}).encode()]
 
 
+class _NoText:
+    """As an object of a framework's that stands for something which is there no more."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("out of its context")
+
+    __repr__ = __str__
+
+
+def leaves_no_text(environ: Environ, start: Start) -> list[bytes]:
+    environ["REMOTE_USER"] = _NoText()
+    return hello(environ, start)
+
+
 def ignore_body(environ: Environ, start: Start) -> list[bytes]:
     start("200 OK", [TEXT, ("Content-Length", "7")])
     return [b"ignored"]
