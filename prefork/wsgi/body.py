@@ -16,7 +16,7 @@ from typing import IO, Any, Final
 from prefork.wsgi.channel import RECEIVE, Channel
 from prefork.wsgi.options import WSGIOptions
 from prefork.wsgi.parser import CHUNKED
-from prefork.wsgi.refusal import RequestError
+from prefork.wsgi.refusal import ClientGoneError, NothingYetError, RequestError
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,15}")
@@ -64,6 +64,13 @@ class Body(io.RawIOBase):
         """How many bytes of it are still to be read; None when that can't be told, or should not be tried."""
         return 0 if self.ended else None
 
+    def arrived(self) -> bool:
+        """Whether all of it that is still to be read has come; what has is kept for who reads on. Never waits."""
+        return self.ended
+
+    def discard(self) -> None:
+        """End it, all of which has arrived: whoever reads on finds its end."""
+
     def readable(self) -> bool:
         """Always."""
         return True
@@ -108,6 +115,22 @@ class LengthBody(Body):
     def left(self) -> int | None:
         """How many bytes of it are still to be read; None while the client waits to be asked for them."""
         return None if self._expected else self._left
+
+    def arrived(self) -> bool:
+        """As `Body.arrived`."""
+        try:
+            while len(self._received) < self._left:
+                data = self._channel.receive(self._left - len(self._received), elsewhere=True)
+                if not data:
+                    return False
+                self._received += data
+        except (NothingYetError, RequestError, ClientGoneError):
+            return False
+        return True
+
+    def discard(self) -> None:
+        """As `Body.discard`."""
+        self._received, self._left, self.ended = b"", 0, True
 
     def readinto(self, buffer: Any) -> int:
         """Fill ``buffer`` as far as one receive does."""

@@ -55,7 +55,6 @@ DRAINED: Final = 1 << 16
 
 _LATELY: Final = 0.004  # seconds for which nobody asks again whether a client is there, nor for how long it waits
 _UNKNOWN: Final = -1  # milliseconds
-_DRAIN_TIME: Final = 1.0  # seconds until the last of them has to be there
 _MARGIN: Final = 5.0  # seconds that clients are told less than for how long a connection is kept
 
 log = logging.getLogger("prefork")
@@ -357,8 +356,8 @@ class Gateway:
             else:
                 environ["wsgi.input"] = io.BufferedReader(body, RECEIVE)
                 self._run(application, channel, environ, response)
-            if channel.keep and not body.ended:
-                _drain(channel, body)
+            if channel.keep:
+                body.discard()
         finally:
             channel.rest = without_empty_lines(body.surplus)
             channel.stray = not body.ended or bool(channel.rest)
@@ -426,23 +425,14 @@ class Gateway:
 
 
 def _answer_early(channel: Channel, body: Body) -> None:
-    """The response begins: the connection is kept if what the application has not read yet is little."""
+    """The response begins: the connection is kept if what the application has not read yet is little, and is here.
+
+    Nobody waits for the rest of it, which may never come, and the next request can't be found before it.
+    """
     left = body.left
-    if left is None or left > DRAINED:
+    if left is None or left > DRAINED or not (channel.keep and body.arrived()):
         channel.keep = False
     body.forgo_continue()
-
-
-def _drain(channel: Channel, body: Body) -> None:
-    """Read what the application has left of a body, so that the next request can be found behind it."""
-    channel.deadline = time.monotonic() + _DRAIN_TIME
-    try:
-        while body.read(RECEIVE):
-            pass
-    except (RequestError, ClientGoneError):
-        channel.keep = False
-    if not body.ended:
-        channel.keep = False
 
 
 def _persistence(keepalive: float) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -20,7 +21,7 @@ from prefork.testing.waiting import call_until
 from tests.support.kept import Client, Crowd, readable
 from tests.support.proxy_headers import v1
 from tests.support.tls_clients import KEYS, secured
-from tests.support.wsgi.harness import ROOT, WITHIN, get, post
+from tests.support.wsgi.harness import ROOT, WITHIN, exchange, get, parse, post, read_all
 
 FIVE_IN_CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n5\r\naaaaa\r\n0\r\n\r\n"
 
@@ -153,7 +154,8 @@ def test_a_request_in_pieces_behind_another(client: Client) -> None:
 def test_a_body_that_the_application_leaves_unread() -> None:
     with keeping("tests.support.wsgi.apps:ignore_body", "--spool", "none", workers=1) as server:
         client = Client(server.address)
-        client.send(post(b"x" * 60_000) + get())  # little: it is read, and the next request is found behind it
+        # Little, and in one segment: all of it is there, and the next request is found behind it.
+        client.send(post(b"x" * 30_000) + get())
         assert (client.answer(), client.closes) == (b"ignored", False)
         assert (client.answer(), client.closes) == (b"ignored", False)
         client.send(post(b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n" * 10_000))  # much
@@ -165,6 +167,36 @@ def test_a_body_that_the_application_leaves_unread() -> None:
             client.send(get("/", *lines, method="POST"))  # what follows may be the body, or not
             assert (client.answer(), client.closes) == (b"ignored", True)
             assert client.over()
+            client.close()
+
+
+@pytest.mark.parametrize("secure", [False, True])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_nobody_waits_for_a_body_that_is_left_unread(secure: bool, threads: int) -> None:
+    """What of it is still to come may never come, and the next request can't be found before it: that is said."""
+    flags = [f"--threads={threads}"] + [f"--{name}={value}" for name, value in KEYS.items()] * secure
+    with keeping("tests.support.wsgi.apps:ignore_body", *flags, workers=1) as server, ExitStack() as stack:
+        for sent in (0, 1, 59_999):
+            client = Client(secured(server) if secure else server.address)
+            stack.callback(client.close)
+            client.send(post(b"x" * 60_000)[: sent - 60_000])
+            assert (client.answer(), client.closes) == (b"ignored", True)
+            assert client.over()
+
+
+def test_an_application_may_read_on_while_it_answers() -> None:
+    """What has come of a body, and was looked at when the answer began, is still there for it."""
+    with keeping("tests.support.wsgi.apps:begin_then_read", workers=1) as server:
+        for size in (20_000, 30_000, 60_000, 300_000):
+            body = os.urandom(size)
+            assert parse(exchange(server.address, post(body, "Connection: close"))).body == b"begun," + body
+            client = connect(server.address, timeout=WITHIN)
+            client.sendall(post(body)[:-100])
+            raw = b""
+            while not raw.endswith(b"begun,\r\n"):
+                raw += client.recv(1 << 16)
+            client.sendall(body[-100:])
+            assert parse(raw + read_all(client)).body == b"begun," + body
             client.close()
 
 
