@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from prefork.config.networks import truster
 from prefork.system.natives import time
@@ -195,7 +195,7 @@ class AroundASGI:
         self._application = application
         self._health = health
         self._proxies = _Proxies(options, proxied=proxied)
-        self._script_name = options.script_name
+        self._mount = unquote(options.script_name)
         self._log = AccessLog(options.access_log, options.access_log_format, zone) if options.access_log else None
 
     async def __call__(self, scope: Scope, receive: Callable[[], Awaitable[Any]], send: Send) -> None:
@@ -213,9 +213,8 @@ class AroundASGI:
                 scope["client"] = (environ["REMOTE_ADDR"], 0)
             secure = environ["wsgi.url_scheme"] == "https"
             scope["scheme"] = ("wss" if secure else "ws") if kind == "websocket" else environ["wsgi.url_scheme"]
-        path, mount = scope["path"], self._script_name
-        if mount and (path == mount or path.startswith(f"{mount}/")):
-            scope["root_path"] = scope.get("root_path", "") + mount
+        if self._mount:
+            _mounted(scope, self._mount)
         if self._log is None:
             return await self._application(scope, receive, send)
         return await self._logged(self._log, environ, scope, receive, send)
@@ -240,6 +239,20 @@ class AroundASGI:
             await self._application(scope, receive, counting)
         finally:
             log.write(environ, answer, time.monotonic() - began)
+
+
+def _mounted(scope: Scope, mount: str) -> None:
+    """Have a scope say where the application is mounted, which its path begins with (ASGI).
+
+    A proxy that leads a path to an application passes it on as it came, or without the mount; so it is put back where
+    it is missing, as uvicorn does it with its ``root_path``.
+    """
+    path = scope["path"]
+    if path != mount and not path.startswith(f"{mount}/"):
+        scope["path"] = mount + path
+        if scope.get("raw_path") is not None:
+            scope["raw_path"] = quote(mount, safe=_SAFE).encode() + scope["raw_path"]
+    scope["root_path"] = scope.get("root_path", "") + mount
 
 
 async def _tell(told: Told, send: Send) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -43,18 +44,18 @@ def ask_wsgi(options: WSGIOptions, peer: str, path: str = "/shop/a") -> list[Any
 
 async def asgi(scope: Any, receive: Any, send: Any) -> None:
     fields = {name.decode(): value.decode() for name, value in scope["headers"]}
-    told = [scope["client"], scope["scheme"], scope["root_path"], scope["path"], fields]
+    told = [scope["client"], scope["scheme"], scope["root_path"], scope["path"], fields, scope["raw_path"].decode()]
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": json.dumps(told).encode()})
 
 
-def ask_asgi(options: ASGIOptions, peer: str | None, *, kind: str = "http") -> list[Any]:
+def ask_asgi(options: ASGIOptions, peer: str | None, *, kind: str = "http", path: str = "/shop/a b") -> list[Any]:
     scope = {
         "type": kind,
         "client": None if peer is None else (peer, 5),
         "scheme": "http" if kind == "http" else "ws",
-        "path": "/shop/a b",
-        "raw_path": b"/shop/a%20b",
+        "path": path,
+        "raw_path": quote(path).encode(),
         "root_path": "",
         "query_string": b"q=1",
         "http_version": "1.1",
@@ -77,7 +78,7 @@ async def _nothing() -> dict[str, Any]:
 
 def test_a_trusted_proxy_is_believed() -> None:
     assert ask_wsgi(WSGIOptions(), "127.0.0.1") == ["9.9.9.9", "https", None, "/shop/a", "9.9.9.9", "kept"]
-    client, scheme, root, path, fields = ask_asgi(ASGIOptions(), "127.0.0.1")
+    client, scheme, root, path, fields, _ = ask_asgi(ASGIOptions(), "127.0.0.1")
     assert (client, scheme, root, path) == (["9.9.9.9", 0], "https", "", "/shop/a b")
     assert set(fields) == {"x-forwarded-for", "x-forwarded-proto", "x-mine"}
     assert ask_asgi(ASGIOptions(), "127.0.0.1", kind="websocket")[1] == "wss"
@@ -86,7 +87,7 @@ def test_a_trusted_proxy_is_believed() -> None:
 
 def test_nobody_else_is_and_his_fields_are_left_out() -> None:
     assert ask_wsgi(WSGIOptions(), "8.8.8.8") == ["8.8.8.8", "http", None, "/shop/a", None, "kept"]
-    client, scheme, _, _, fields = ask_asgi(ASGIOptions(), "8.8.8.8")
+    client, scheme, _, _, fields, _ = ask_asgi(ASGIOptions(), "8.8.8.8")
     assert (client, scheme, set(fields)) == (["8.8.8.8", 5], "http", {"x-mine"})
     assert ask_wsgi(WSGIOptions(forwarded="keep"), "8.8.8.8")[4] == "9.9.9.9"
 
@@ -95,7 +96,24 @@ def test_the_path_of_the_mount() -> None:
     options = WSGIOptions(script_name="/shop")
     assert ask_wsgi(options, "8.8.8.8")[2:4] == ["/shop", "/a"]
     assert ask_wsgi(options, "8.8.8.8", "/shopping")[2:4] == [None, "/shopping"]
-    assert ask_asgi(ASGIOptions(script_name="/shop"), "8.8.8.8")[2:4] == ["/shop", "/shop/a b"]
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize(
+    ("mount", "path", "root", "whole"),
+    [
+        ("/shop", "/shop/a b", "/shop", "/shop/a b"),
+        ("/shop", "/shop", "/shop", "/shop"),
+        ("/shop", "/a b", "/shop", "/shop/a b"),  # of a proxy that leaves the mount out
+        ("/shop", "/", "/shop", "/shop/"),
+        ("/shop", "/shopping", "/shop", "/shop/shopping"),
+        ("/caf%C3%A9", "/caf\xe9/a b", "/caf\xe9", "/caf\xe9/a b"),
+        ("/caf\xe9", "/a b", "/caf\xe9", "/caf\xe9/a b"),
+    ],
+)
+def test_the_path_of_the_mount_of_an_asgi_application(kind: str, mount: str, path: str, root: str, whole: str) -> None:
+    told = ask_asgi(ASGIOptions(script_name=mount), "8.8.8.8", kind=kind, path=path)
+    assert (told[2], told[3], told[5]) == (root, whole, quote(whole))
 
 
 @pytest.mark.parametrize("kind", ["wsgi", "asgi"])
