@@ -2,8 +2,8 @@
 
 The names are gunicorn's where the meaning is, and so are the attributes `pid`, `ppid`, `age` and `log` of a worker,
 `pid` and `log` of the server. A hook runs in the process that its description names, in the main thread. One
-that raises is logged and harms nobody. The master does nothing else while one of its hooks runs, so one that takes more
-than `SLOW` seconds there is logged as well.
+that raises is logged and harms nobody, unless it is one of `REFUSING` and raises a `BootError`. The master does nothing
+else while one of its hooks runs, so one that takes more than `SLOW` seconds there is logged as well.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final, Literal, NamedTuple
 
-from prefork.errors import SettingsError
+from prefork.errors import BootError, SettingsError
 from prefork.system.clock import SYSTEM
+from prefork.system.ending import OrderedEndError
 from prefork.system.forks import HERE
 from prefork.system.record import Described, Record, descriptions
 
 SLOW: Final = 1.0
 """Seconds that a hook of the master's may take before that is worth a warning."""
+
+REFUSING: Final = frozenset({"on_starting", "post_fork", "post_worker_init"})
+"""Those that come before anything is served: by a `BootError` they refuse the start, or their worker's boot."""
 
 RunsIn = Literal["master", "worker", "mold"]
 
@@ -142,6 +146,10 @@ class Hooks(Record, kw_only=True):
         Args:
             name: Which.
             arguments: What it is given, as described.
+
+        Raises:
+            BootError: It refuses what is about to begin; one of `REFUSING` alone.
+            OrderedEndError: The process was told to end meanwhile.
         """
         function = getattr(self, name)
         if function is None:
@@ -149,9 +157,11 @@ class Hooks(Record, kw_only=True):
         began = SYSTEM.monotonic()
         try:
             function(*arguments)
-        except BaseException:  # sys.exit() in a hook must not end the server either
-            if HERE.foreign:
-                raise  # out of a process that the hook has forked
+        except BaseException as error:  # sys.exit() in a hook must not end the server either
+            if HERE.foreign or isinstance(error, OrderedEndError):
+                raise  # out of a process that the hook has forked, or that is to end
+            if name in REFUSING and isinstance(error, BootError):
+                raise
             _log.exception("hook %s failed", name)
         took = SYSTEM.monotonic() - began
         if took > SLOW and _by_name()[name].runs_in == "master":

@@ -15,7 +15,7 @@ from prefork.config.fields import located
 from prefork.config.launch import Launch
 from prefork.config.preloading import OF_MOLD
 from prefork.config.settings import Settings
-from prefork.errors import PreforkError, SettingsError
+from prefork.errors import BootError, PreforkError, SettingsError
 from prefork.hooks import Hooks
 from prefork.net import tls
 from prefork.net.listener import Listener
@@ -120,7 +120,7 @@ class Master:
             if self.hooks.for_master:
                 plan.hook_children.watch()
             with guarded():
-                self.hooks.call("on_starting", self)
+                self._call_on_starting()
             stack.callback(self.hooks.call, "on_exit", self)
             try:
                 with needed("what a server begins with"):
@@ -132,6 +132,19 @@ class Master:
         if supervisor.failure is not None:
             raise supervisor.failure
         return 0
+
+    def _call_on_starting(self) -> None:
+        """Call the hook. What it refuses is a start: in an image that is executed in another's place it is too late.
+
+        Raises:
+            BootError: it refuses.
+        """
+        try:
+            self.hooks.call("on_starting", self)
+        except BootError as error:
+            if not upgrade.inherits():
+                raise
+            self.log.error("%s; it goes on all the same, in the place of the image before", error)
 
     def _settle(self, stack: contextlib.ExitStack) -> Plan:
         """Settle what depends on this process; ``stack`` puts back what is changed. A rehearsal ends here."""

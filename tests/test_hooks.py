@@ -6,8 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from prefork import hooks
-from prefork.errors import SettingsError
+from prefork.errors import BootError, SettingsError
 from prefork.hooks import Hooks
+from prefork.system.ending import OrderedEndError
 from prefork.testing.clock import FakeClock
 
 NAMES = [hook.name for hook in hooks.described()]
@@ -69,6 +70,30 @@ def test_what_a_hook_raises_is_logged_and_goes_no_further(
     assert record.getMessage() == "hook post_fork failed"
     assert record.exc_info is not None
     assert record.exc_info[1] is error
+
+
+@pytest.mark.parametrize("name", ["on_starting", "post_fork", "post_worker_init", "pre_fork", "worker_exit"])
+def test_what_is_about_to_begin_may_be_refused(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    def refuses(*_given: object) -> None:
+        raise BootError("no database")
+
+    given = Hooks.from_namespace(types.SimpleNamespace(**{name: lambda *_: refuses()}))
+    if name in hooks.REFUSING:
+        with pytest.raises(BootError, match="no database"):
+            given.call(name)
+        assert not caplog.records
+    else:
+        given.call(name)
+        assert caplog.records[0].getMessage() == f"hook {name} failed"
+
+
+def test_an_order_to_end_is_no_failure_of_a_hook(caplog: pytest.LogCaptureFixture) -> None:
+    def told_to_end(*_given: object) -> None:
+        raise OrderedEndError(0)
+
+    with pytest.raises(OrderedEndError):
+        Hooks(post_fork=told_to_end).call("post_fork", None, None)
+    assert not caplog.records
 
 
 def test_only_the_masters_slow_hooks_are_logged(

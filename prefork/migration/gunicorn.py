@@ -304,7 +304,7 @@ def _hooks(given: Mapping[str, Origin], target: str | None) -> dict[str, Any]:
     if not any(callable(hook) for hook in found.values()):
         return {name: hook for name, hook in found.items() if hook is not None}
     values = {name: value for name, (value, _) in given.items()}
-    cfg = Cfg({"default_proc_name": target} | values)
+    cfg = Cfg({"default_proc_name": target} | values, target or "")
     memory = HookMemory()
     return {
         name: faced(name, hook, cfg, memory) if callable(hook) else hook

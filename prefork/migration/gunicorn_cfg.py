@@ -6,8 +6,9 @@ Pure but for the defaults that are the process's own: its folder, its user and g
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
+from prefork.errors import SettingsError
 from prefork.migration.gunicorn_settings import ROWS
 from prefork.migration.gunicorn_values import parsed_address
 from prefork.system.natives import os
@@ -18,13 +19,16 @@ class Cfg:
 
     Args:
         given: What was given, by gunicorn's names.
+        target: What is served, as MODULE:ATTRIBUTE; "" where nothing says it.
 
     Attributes:
         settings: All values.
+        target: As given.
         env_orig: The environment before ``raw_env``.
     """
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
+    def __init__(self, given: Mapping[str, Any], target: str = "") -> None:
+        self.target = target
         own = {"chdir": os.getcwd(), "user": os.geteuid(), "group": os.getegid()}
         self.settings: dict[str, Any] = {row.name: row.default for row in ROWS} | own | dict(given)
         self.env_orig = dict(os.environ)
@@ -34,6 +38,16 @@ class Cfg:
             return self.__dict__["settings"][name]
         except KeyError:
             raise AttributeError(f"gunicorn has no setting {name!r}, or prefork does not make one of it") from None
+
+    def set(self, name: str, value: object) -> NoReturn:  # noqa: ARG002  # it may be a secret
+        """What gunicorn changes a setting by.
+
+        Raises:
+            SettingsError: Always.
+        """
+        raise SettingsError(
+            f"cfg.set({name!r}) comes too late: settings hold before hooks are called; say it in the file"
+        )
 
     @property
     def address(self) -> list[Any]:

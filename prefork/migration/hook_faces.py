@@ -6,35 +6,76 @@ gunicorn's name. All other attributes are those of our own object.
 gunicorn has one object for a worker, from ``pre_fork`` on, so what one hook sets on it the next one finds: a number of
 its own, say, that ``pre_fork`` gives and ``post_fork`` puts into the environment. We have several, one after the other
 and in two processes; what hooks set on them is kept beside them (`HookMemory`).
+
+And a hook that fails before anything is served ends the start with gunicorn: that there is no database, or that a
+setting is a wrong one, is what some are for. So it does here, where a hook of ours would be logged and no more.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
+from prefork.errors import BootError, SettingsError
 from prefork.migration.gunicorn_cfg import Cfg
+from prefork.system.ending import OrderedEndError
+from prefork.system.forks import HERE
 
 _log = logging.getLogger("prefork")
 
 _PRE_FORK: Final = "pre_fork"
+_ON_STARTING: Final = "on_starting"
+_REFUSING: Final = frozenset({_ON_STARTING, "post_fork", "post_worker_init"})
 
 
 class App:
-    """The application as gunicorn's hooks find it at ``worker.app``.
+    """The application as gunicorn's hooks find it at ``worker.app`` and ``server.app``.
 
     Args:
-        callable: The application.
+        cfg: gunicorn's settings.
+        subject: The server, or the worker.
+
+    Attributes:
+        cfg: As given.
+        app_uri: What is served, as MODULE:ATTRIBUTE.
     """
 
-    def __init__(self, callable: Any) -> None:  # noqa: A002  # gunicorn's name of it
-        self.callable = callable
+    def __init__(self, cfg: Cfg, subject: object) -> None:
+        self.cfg = cfg
+        self.app_uri = cfg.target
+        self._subject = subject
+
+    @property
+    def callable(self) -> Any:
+        """The application, where this process has loaded it, else None."""
+        found = getattr(self._subject, "wsgi", None)
+        return _loaded(self.app_uri) if found is None else found
 
     def wsgi(self) -> Any:
-        """The application."""
-        return self.callable
+        """The application.
+
+        Raises:
+            SettingsError: This process has not loaded it.
+        """
+        if (found := self.callable) is None:
+            raise SettingsError(
+                "app.wsgi(): the application is not loaded here; the master never loads it, and a worker does before "
+                "post_worker_init, or with preload before post_fork, where it is named and no factory's"
+            )
+        return found
+
+
+def _loaded(target: str) -> Any:
+    """What a target names, where its module has been imported and nothing has to be called; else None."""
+    module, _, attribute = target.partition(":")
+    found: Any = None if attribute.endswith(")") else sys.modules.get(module)
+    for name in (attribute or "application").split("."):
+        found = getattr(found, name, None)
+    return found
 
 
 class SetByHooks:
@@ -169,6 +210,11 @@ class ServerFace(Face):
         return list(self.listeners)
 
     @property
+    def app(self) -> App:
+        """The application, in gunicorn's cover."""
+        return App(self.cfg, self.__dict__["_subject"])
+
+    @property
     def num_workers(self) -> int:
         """How many workers there are."""
         return len(self.roster)
@@ -199,8 +245,8 @@ class WorkerFace(Face):
 
     @property
     def app(self) -> App:
-        """The application, where `prefork wsgi` has loaded it, in gunicorn's cover."""
-        return App(self.wsgi)
+        """The application, in gunicorn's cover."""
+        return App(self.cfg, self.__dict__["_subject"])
 
     @property
     def age(self) -> int:
@@ -256,7 +302,28 @@ def faced(name: str, hook: Callable[..., object], cfg: Cfg, memory: HookMemory) 
             if server.settings.preload and not memory.told:
                 memory.told = _tell_of_mold(memory.of(worker))
 
-    return announced if name == _PRE_FORK else called
+    @functools.wraps(hook)
+    def refusing(*given: Any) -> object:
+        try:
+            return called(*given)
+        except BaseException as error:
+            if HERE.foreign or isinstance(error, OrderedEndError):
+                raise
+            raise _refusal(name, error) from None
+
+    if name == _PRE_FORK:
+        return announced
+    return refusing if name in _REFUSING else called
+
+
+def _refusal(name: str, error: BaseException) -> BootError:
+    """Why there is no start, or no worker. The master tells of a worker's once for all; of its own it tells here."""
+    whole = "".join(traceback.format_exception(error)).rstrip()
+    if name != _ON_STARTING:
+        return BootError(f"hook {name} failed:\n{whole}")
+    _log.error("hook %s failed:\n%s", name, whole)
+    last = "".join(traceback.format_exception_only(error)).strip().rpartition("\n")[2]
+    return BootError(f"hook {name} failed: {last}")
 
 
 def _tell_of_mold(kept: SetByHooks) -> bool:

@@ -202,6 +202,15 @@ class Upgrade:
             os.close(folder)
 
 
+def inherits() -> bool:
+    """Whether an earlier image of this process has left a record, which :func:`received` has still to take."""
+    value = os.environ.get(HANDOVER)
+    try:
+        return value is not None and locate(value)[1] == os.getpid()
+    except HandoverError:
+        return True  # who takes it says what is wrong with it
+
+
 def received() -> Handover | None:
     """The record that an earlier image of this process left, if there is one; taken from the environment.
 

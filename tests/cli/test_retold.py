@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import textwrap
 import tomllib
@@ -690,6 +691,110 @@ def test_what_does_not_reach_a_worker_of_a_mold_is_told_once(tmp_path: Path) -> 
         assert server.stop() == 0
         assert server.log().count("gunicorn: pre_fork sets number on a worker, which does not reach it") == 1
         assert "worker -1 of age 1 leaves, 7" in server.log()
+
+
+FAILING = """
+import os, sys
+bind = "127.0.0.1:0"
+def HOOK(GIVEN):
+    if os.path.exists("wrong"):
+        BODY
+"""
+GIVEN = {"on_starting": "server", "post_fork": "server, worker", "post_worker_init": "worker"}
+
+
+def failing(hook: str, body: str) -> str:
+    """A configuration whose hook fails when there is a file."""
+    return FAILING.replace("HOOK", hook).replace("GIVEN", GIVEN[hook]).replace("BODY", body)
+
+
+@pytest.mark.parametrize("hook", ["on_starting", "post_fork", "post_worker_init"])
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("raise RuntimeError('no database')", "RuntimeError: no database"),
+        ("sys.exit(1)", "SystemExit: 1"),
+        ("GIVEN.cfg.set('certfile', 'a.pem')", "cfg.set('certfile') comes too late"),
+    ],
+    ids=["raises", "exits", "sets"],
+)
+def test_a_hook_that_fails_ends_the_start(hook: str, body: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(APPLICATION)
+    (tmp_path / "gunicorn.conf.py").write_text(failing(hook, body.replace("GIVEN", GIVEN[hook][:6])))
+    (tmp_path / "wrong").touch()
+    command = [sys.executable, "-m", "prefork", "gunicorn", "shop"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 4, ended.stderr
+    assert f"hook {hook} failed:\n" in ended.stderr
+    assert told in ended.stderr
+    assert "serving on" not in ended.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--preload"]], ids=["", "preload"])
+def test_a_hook_that_fails_in_a_reload_leaves_the_old_workers(options: list[str], tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(APPLICATION)
+    (tmp_path / "gunicorn.conf.py").write_text(failing("post_fork", "raise RuntimeError('no database')"))
+    command = [sys.executable, "-m", "prefork", "gunicorn", "shop", "-e", "STAGE=live", *options]
+    with running(command, cwd=tmp_path) as server:
+        (worker,) = server.workers()
+        (tmp_path / "wrong").touch()
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("RuntimeError: no database")
+        server.wait_for_log("generation 1 failed to boot; the old one goes on")
+        assert server.workers() == [worker]
+        assert request(server.address).body == b"live"
+        assert server.stop() == 0
+
+
+def test_a_hook_that_fails_in_an_upgrade_ends_no_server(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(APPLICATION)
+    (tmp_path / "gunicorn.conf.py").write_text(failing("on_starting", "raise RuntimeError('no database')"))
+    command = [sys.executable, "-m", "prefork", "gunicorn", "shop", "-e", "STAGE=live"]
+    with running(command, cwd=tmp_path) as server:
+        (tmp_path / "wrong").touch()
+        server.signal(signal.SIGUSR2)
+        server.wait_for_log("hook on_starting failed: RuntimeError: no database; it goes on all the same")
+        server.wait_for_log("generation 1 serves")
+        assert request(server.address).body == b"live"
+        assert server.stop() == 0
+
+
+ASKING = """
+bind = "127.0.0.1:0"
+def told(app):
+    try:
+        return getattr(app.wsgi(), "__name__", "?")
+    except Exception as error:
+        return type(error).__name__
+def ask(log, when, app):
+    log.info("%s %s %s %s %s", when, app.app_uri, app.cfg.workers, getattr(app.callable, "__name__", None), told(app))
+def pre_fork(server, worker):
+    ask(server.log, "pre_fork", server.app)
+def post_fork(server, worker):
+    ask(server.log, "post_fork", worker.app)
+    ask(server.log, "post_fork of server", server.app)
+def post_worker_init(worker):
+    ask(worker.log, "post_worker_init", worker.app)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "forked"),
+    [([], "None SettingsError"), (["--preload"], "application application"), (["-k", "uvicorn"], "None SettingsError")],
+    ids=["", "preload", "uvicorn"],
+)
+def test_a_hook_finds_the_application_where_it_is_loaded(options: list[str], forked: str, tmp_path: Path) -> None:
+    asgi = "uvicorn" in options
+    (tmp_path / "shop.py").write_text("async def application(scope, receive, send): ...\n" if asgi else APPLICATION)
+    (tmp_path / "gunicorn.conf.py").write_text(ASKING)
+    if asgi:
+        options = ["-k", "uvicorn.workers.UvicornWorker"]
+    with running([sys.executable, "-m", "prefork", "gunicorn", "shop", *options], cwd=tmp_path) as server:
+        server.wait_for_log("pre_fork shop 1 None SettingsError")
+        server.wait_for_log(f"post_fork shop 1 {forked}")
+        server.wait_for_log(f"post_fork of server shop 1 {forked}")
+        server.wait_for_log("post_worker_init shop 1 application application")
+        assert server.stop() == 0
 
 
 def test_an_application_that_asks_whether_gunicorn_serves_it_hears_yes(tmp_path: Path) -> None:
