@@ -2,7 +2,8 @@
 
 ``%(h)s "%(r)s" %(D)d`` and so on, as `ATOMS` lists them; ``%({x-request-id}i)s`` is a field of the request,
 ``%({content-type}o)s`` one of the response, ``%({wsgi.url_scheme}e)s`` an entry of the environ. A template asks for
-nothing that it doesn't show. What comes from clients can end neither quotes nor lines: it is escaped.
+nothing that it doesn't show. What comes from clients can end neither quotes nor lines: it is escaped, and in a template
+that is an object of JSON as JSON has it, so that each line is one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ COMBINED: Final = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
 
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _ESCAPED: Final = re.compile(r"[^ !#-\[\]-~]")
+_ESCAPE: Final = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))")
 _PLACE: Final = re.compile(
     r"%(?:%|\((?:(?P<atom>[A-Za-z])|\{(?P<name>[^{}]+)\}(?P<source>[ieo]))\)"
     r"(?P<form>[-#0 +]*[0-9]{0,3}(?:\.[0-9]{1,3})?[sdirfgexX]))"
@@ -79,6 +81,7 @@ def compiled(form: str) -> Render:
 
 def _template(form: str) -> Render:
     getters: list[Callable[[AccessRecord], object]] = []
+    of_json = form.lstrip().startswith("{")
     parts: list[str] = []
     at = 0
     for place in _PLACE.finditer(form):
@@ -87,7 +90,8 @@ def _template(form: str) -> Render:
         if place[0] == "%%":
             parts.append("%%")
             continue
-        getters.append(_getter(place))
+        getter = _getter(place)
+        getters.append(_in_json(getter) if of_json else getter)
         parts.append("%" + place["form"])
     parts.append(_literal(form[at:]))
     template = "".join(parts)
@@ -102,6 +106,21 @@ def _template(form: str) -> Render:
     except (TypeError, ValueError) as error:
         raise ValueError(f"writes an atom in a form that it does not have ({error}); give s for each") from None
     return render
+
+
+def _in_json(getter: Callable[[AccessRecord], object]) -> Callable[[AccessRecord], object]:
+    """The same, with escapes of JSON's: each backslash that :func:`escaped` leaves begins one of its own."""
+
+    def get(record: AccessRecord) -> object:
+        shown = getter(record)
+        return _ESCAPE.sub(_escape_of_json, shown) if isinstance(shown, str) and "\\" in shown else shown
+
+    return get
+
+
+def _escape_of_json(match: re.Match[str]) -> str:
+    units = chr(int(match[1] or match[2] or match[3], 16)).encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 def _literal(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import importlib
+import json
 import os
 from datetime import timedelta
 from types import SimpleNamespace
@@ -96,6 +97,21 @@ def test_nothing_ends_quotes_or_lines(atom: str) -> None:
     assert text.isprintable()
     assert text.isascii()
     assert text.count('"') == 2
+
+
+@pytest.mark.parametrize("atom", ["u", "m", "U", "q", "f", "a", "r", "{x-request-id}i", "{evil}e", "{evil}o"])
+@pytest.mark.parametrize(
+    "evil", ['a" \\ \n\x1b\x7f', "\xc3\xa9", "\u2028\u20ac", "\U0001f600", "\udc80", "\\x41\\u0041"]
+)
+def test_a_template_of_json_gives_json(atom: str, evil: str) -> None:
+    environ = dict.fromkeys((*ENVIRON, "REMOTE_USER", "evil"), evil)
+    text = line(f' {{"told": "%({atom})s", "bytes": %(B)s, "at": "%(t)s"}}', environ, Answer(evil=evil))
+    assert text.isascii()
+    assert text.isprintable()
+    assert text.count('"') == line('{"told": "%(h)s", "bytes": %(B)s, "at": "%(t)s"}').count('"')
+    told = json.loads(text)
+    assert told["told"] == (" ".join([evil] * 3) if atom == "r" else evil)
+    assert told["bytes"] == 5
 
 
 @pytest.mark.parametrize(
