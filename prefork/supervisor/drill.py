@@ -103,7 +103,7 @@ def _live(common: Blueprint, held: Resources, sockets: list[socket.socket]) -> N
         controls.obey(Order.QUIT)
 
     worker.ready = ready  # type: ignore[method-assign]  # this one's alone
-    serve(worker, controls, start.entry, start.context)
+    serve(worker, controls, start.entry, start.context, None)
 
 
 def _nobody(connection: socket.socket, address: Any) -> None:

@@ -270,15 +270,25 @@ def live(start: Start, private: process.Runs) -> int:
         handlers.check(given.log)
         handlers.controls = controls
     except BaseException as error:  # noqa: BLE001  # whatever it is, the boot has failed and the master is told why
-        code = code_of(error) if HERE.foreign else _boot_ended(error, entry, report)
+        if HERE.foreign:
+            code = code_of(error)
+        else:
+            code = _boot_ended(error, entry, report)
+            _bound(entry, given, report)
     else:
-        code = 0 if HERE.foreign else serve(booting, controls, entry, given)
+        code = 0 if HERE.foreign else serve(booting, controls, entry, given, report)
     handlers.over = True
-    if entry.order is _RUN:
-        # Nobody has ordered the end, so no deadline of the master's bounds it. This does, and says what lasts so long.
-        ending.bound(max(given.settings.graceful_timeout, 1.0), report)
     ending.end()
     return code
+
+
+def _bound(entry: Entry, given: WorkerContext, report: int) -> None:
+    """Where no deadline of a master's bounds the end, since nobody has ordered it or the master is gone, do it here.
+
+    What is still to come is the application's: exit(), hooks, threads, atexit. What of it lasts so long is told.
+    """
+    if entry.order is _RUN or entry.orphaned:
+        ending.bound(max(given.settings.graceful_timeout, 1.0), report)
 
 
 def _begins(adopted: Adopted | None, master: int) -> bool:
@@ -305,7 +315,7 @@ def _begins(adopted: Adopted | None, master: int) -> bool:
     return True
 
 
-def serve(worker: Worker, controls: WorkerControls, entry: Entry, given: WorkerContext) -> int:
+def serve(worker: Worker, controls: WorkerControls, entry: Entry, given: WorkerContext, report: int | None) -> int:
     """WORKER. From READY to the exit code.
 
     Args:
@@ -313,6 +323,7 @@ def serve(worker: Worker, controls: WorkerControls, entry: Entry, given: WorkerC
         controls: what its process asks of it.
         entry: its entry.
         given: what it was given.
+        report: where what lasts too long in the end is told; None lets it last.
     """
     failure: BaseException | None = None
     try:
@@ -328,9 +339,11 @@ def serve(worker: Worker, controls: WorkerControls, entry: Entry, given: WorkerC
         return code_of(failure)
     code = 0 if failure is None else _failed(failure, worker)
     entry.say_state(_LEAVING)
+    if report is not None:
+        _bound(entry, given, report)
     try:
         worker.exit()
-    except Exception as error:  # logged; the exit code stays that of the loop
+    except BaseException as error:  # logged, whatever it is; the exit code stays that of the loop
         leave(error)
         worker.log.exception("exit() failed")
     leave()

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from prefork.testing import NotServingError, Server
+from prefork.testing import NotServingError, Server, request
 from prefork.testing.plugin import ServerFactory
-from tests.support.probing import APPS, ask, told, wait_ended
+from prefork.testing.processes import kill
+from tests.support.probing import APPS, LOGGING, ask, told, wait_ended
 
 
 def said(server: Server, pid: int) -> set[str]:
@@ -49,6 +50,67 @@ def test_what_hangs_in_the_end_is_shown_and_killed(prefork_server: ServerFactory
     server.wait_for_log(r'^  File ".*ending.py", line \d+ in end')
     server.wait_for_log(rf"pid {pid}, generation 0\) killed by SIGKILL")
     assert server.stop() == 0
+
+
+LEAVING = (
+    LOGGING
+    + """
+import asyncio, atexit, sys, time
+import prefork
+
+HOW, WHERE = sys.argv[1:]
+
+def at(place):
+    print("AT", place, flush=True)
+    if place == WHERE == "exit" and HOW != "hangs":
+        raise {"exits": SystemExit(3), "breaks off": KeyboardInterrupt(), "cancels": asyncio.CancelledError()}[HOW]
+    if place == WHERE:
+        time.sleep(600)
+
+class Leaving(prefork.Worker):
+    def init(self):
+        atexit.register(at, "atexit")
+
+    def run(self):
+        accepted = self.accept()
+        if accepted is not None:
+            with accepted[0] as connection:
+                connection.sendall(connection.recv(1000) and b"HTTP/1.1 204 No Content\\r\\n\\r\\n")
+            raise RuntimeError("it goes no further")
+
+    def exit(self):
+        at("exit")
+
+hooks = prefork.Hooks(worker_exit=lambda server, worker: at("worker_exit"))
+prefork.Master(Leaving, prefork.Settings(bind="127.0.0.1:0", workers=1, graceful_timeout=1), hooks=hooks).run()
+"""
+)
+
+
+@pytest.mark.parametrize("how", ["exits", "breaks off", "cancels"])
+def test_whatever_exit_raises_the_rest_of_the_end_is_done(prefork_server: ServerFactory, how: str) -> None:
+    server = prefork_server.script(LEAVING, how, "exit")
+    assert server.stop() == 0
+    assert told(server, "^AT .*") == ["AT exit", "AT worker_exit", "AT atexit"]
+    assert told(server, r"exit\(\) failed")
+    assert "exited with code 0" in server.log()
+
+
+@pytest.mark.parametrize("where", ["exit", "worker_exit", "atexit"])
+def test_an_end_that_nobody_has_ordered_is_bounded_too(prefork_server: ServerFactory, where: str) -> None:
+    server = prefork_server.script(LEAVING, "hangs", where)
+    assert request(server.address).status == 204
+    server.wait_for_log(rf"^AT {where}$")
+    assert request(server.address, timeout=30).status == 204  # of the next one
+    server.wait_for_log(r"worker 0 \(pid \d+\) did not end: Timeout")
+
+
+def test_the_end_of_an_orphan_is_bounded_too(prefork_server: ServerFactory) -> None:
+    server = prefork_server.script(LEAVING, "hangs", "exit")
+    workers = server.workers()
+    kill(server.pid)
+    server.wait_for_log("^AT exit$")
+    wait_ended(*workers)
 
 
 @pytest.mark.parametrize("room", [None, 1 << 20], ids=["", "no-thread-to-be-had"])
