@@ -131,7 +131,7 @@ class Dialogue:
         if HERE.copied:
             end_for_all(connection)
             HERE.copied = False
-        if self._parts:
+        if self._parts and not HERE.foreign:  # else the parent has the connection as well
             linger(connection)
 
 

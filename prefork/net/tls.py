@@ -261,7 +261,8 @@ class Behind:
             self._handle(secured, address)
             whole = True
         finally:
-            close(secured, whole=whole)
+            if not HERE.foreign:  # else the parent has the connection as well, and a goodbye would be said for both
+                close(secured, whole=whole)
 
 
 def shake_hands(connection: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:

@@ -187,6 +187,34 @@ def test_three_lines_at_once_during_a_reload(prefork_server: ServerFactory, app:
     assert "Traceback" not in server.log()
 
 
+FORKING = """\
+import os
+import prefork
+
+
+class Forking(prefork.Worker):
+    def handle(self, connection, address):
+        for line in self.lines(connection):
+            if (child := os.fork()) == 0:
+                continue  # its own way to the end
+            os.waitpid(child, 0)
+            connection.sendall(line)
+"""
+
+
+@pytest.mark.parametrize("lanes", [{}, {"threads": 2}, {"keepalive": 5}], ids=str)
+def test_a_child_that_goes_on_ends_nothing_of_its_parent_s(
+    prefork_server: ServerFactory, tmp_path: Path, lanes: dict[str, Any]
+) -> None:
+    (tmp_path / "forks.py").write_text(FORKING)
+    server = prefork_server("forks:Forking", app_dir=tmp_path, workers=1, **lanes)
+    with connect(server.address, timeout=WITHIN) as client:
+        for line in (b"first\n", b"second\n"):
+            client.sendall(line)
+            assert client.recv(100) == line
+    assert server.stop() == 0
+
+
 def test_reloads_lose_nobody(prefork_server: ServerFactory, app: Path) -> None:
     """Conversations of three lines at a time, again and again: one ends between two lines, or it is whole."""
     server = prefork_server("echoes:Echo", app_dir=app, workers=2)

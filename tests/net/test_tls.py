@@ -202,6 +202,17 @@ def test_the_end_comes_whatever_the_handler_does(prefork_server: ServerFactory, 
     assert "Traceback" not in server.log()
 
 
+@pytest.mark.parametrize("lanes", [{}, {"threads": 2}, {"keepalive": 5}], ids=str)
+def test_a_child_that_comes_back_says_no_goodbye_for_its_parent(
+    prefork_server: ServerFactory, lanes: dict[str, Any]
+) -> None:
+    server = serve(prefork_server, "forks", **lanes)
+    for _ in range(2):
+        with secured(server) as client:
+            assert read_all(client) == b"of the parent"
+    assert server.stop() == 0
+
+
 def test_a_handler_may_part_from_tls(prefork_server: ServerFactory) -> None:
     server = serve(prefork_server, "unwraps")
     with secured(server) as client:

@@ -46,6 +46,13 @@ def timeout(connection: socket.socket, address: object) -> None:
     connection.sendall(str(connection.gettimeout()).encode())
 
 
+def forks(connection: socket.socket, address: object) -> None:
+    """Have a child that comes back before its parent answers."""
+    if child := os.fork():
+        os.waitpid(child, 0)
+        connection.sendall(b"of the parent")
+
+
 def subject(connection: socket.socket, address: object) -> None:
     assert isinstance(connection, ssl.SSLSocket)
     connection.sendall(repr(connection.getpeercert()).encode())
