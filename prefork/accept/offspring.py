@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from faulthandler import unregister
 
@@ -66,7 +66,7 @@ class Offspring:
         # Taken now: a listener that is sealed has another socket in its place.
         self._listeners = frozenset(os.fstat(listener.fileno()).st_ino for listener in sockets)
         self._names = frozenset(map(accepted.name_of, sockets))
-        self._masks: dict[int, object] = {}
+        self._blocked = BlockedAcrossForks(dispositions)
         self._over = False
 
     def watch_forks(self) -> None:
@@ -76,18 +76,12 @@ class Offspring:
 
     def _before(self) -> None:
         if not self._over:
-            handled = [signum for signum, _ in self._dispositions]
-            self._masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, handled)
+            self._blocked.block()
 
     def _in_the_parent(self) -> None:
         if not self._over:
             HERE.copied = True
-            self._unblock()
-
-    def _unblock(self) -> None:
-        mask = self._masks.pop(get_ident(), None)
-        if mask is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # type: ignore[arg-type]  # what the same call has given
+            self._blocked.unblock()
 
     def _in_the_child(self) -> None:
         if self._over:
@@ -95,7 +89,7 @@ class Offspring:
         self._over = HERE.foreign = True
         HERE.copied = False
         try:
-            self._reset_signals()
+            reset_signals(self._dispositions)
             self._entry.part()
             os.close(self._report)
             self._close()
@@ -103,13 +97,7 @@ class Offspring:
             for call in self.parted:
                 call()
         finally:
-            self._unblock()
-
-    def _reset_signals(self) -> None:
-        for signum, handler in self._dispositions:
-            if signal.getsignal(signum) == handler:
-                signal.signal(signum, _DEFAULTS.get(signum, signal.SIG_DFL))
-        unregister(DUMP_ANYHOW)
+            self._blocked.unblock_child()
 
     def _close(self) -> None:
         """Take away what the worker accepts on and, unless they are kept, what it has accepted."""
@@ -125,6 +113,54 @@ class Offspring:
             for number, found in accepted.sockets(self._names):
                 if os.fstat(number).st_ino in self._listeners or (not self.keeps and _has_peer(found)):
                     replace_descriptor(dead.fileno(), number)
+
+
+class BlockedAcrossForks:
+    """What a process of ours handles, blocked while the application forks, in the thread that does.
+
+    The child would forget what comes to it at first, or take it as one of ours does.
+
+    Args:
+        dispositions: what is handled.
+    """
+
+    def __init__(self, dispositions: Dispositions) -> None:
+        self._signals = [signum for signum, _ in dispositions]
+        self._masks: dict[int, list[Iterable[int] | None]] = {}  # of each thread; several where a handler forks
+
+    def block(self) -> None:
+        """Before a fork.
+
+        Each call that changes a mask runs handlers of the application's, which may raise, or fork themselves. So what is
+        to be put back is noted before anything is changed.
+        """
+        masks = self._masks.setdefault(get_ident(), [])
+        masks.append(None)
+        masks[-1] = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
+
+    def unblock(self) -> None:
+        """In the parent, after it: put back what was there before."""
+        masks = self._masks.get(get_ident())
+        _put_back(masks.pop() if masks else None)
+
+    def unblock_child(self) -> None:
+        """In a child; one that was forked by a handler in the midst of another fork has what was before that."""
+        masks = self._masks.get(get_ident())
+        _put_back(masks[0] if masks else None)
+
+
+def _put_back(mask: Iterable[int] | None) -> None:
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def reset_signals(dispositions: Dispositions) -> None:
+    """In a child of the application's: give what is handled its default again, unless the application handles it."""
+    for signum, handler in dispositions:
+        if signal.getsignal(signum) == handler:
+            signal.signal(signum, _DEFAULTS.get(signum, signal.SIG_DFL))
+    unregister(DUMP_ANYHOW)
 
 
 def replace_descriptor(other: int, number: int) -> None:

@@ -45,7 +45,7 @@ class HookChildren:
         self._master = -1
 
     def _in_the_child(self) -> None:
-        if HERE.ours or os.getppid() != self._master:
+        if HERE.forks_ours or os.getppid() != self._master:
             return
         HERE.foreign = True
         self._master = -1

@@ -17,11 +17,11 @@ import errno
 import gc
 import logging
 from collections.abc import Callable, Collection
-from faulthandler import dump_traceback, register, unregister
+from faulthandler import dump_traceback, register
 from types import FrameType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from prefork.accept.offspring import code_of, guarded
+from prefork.accept.offspring import BlockedAcrossForks, code_of, guarded, reset_signals
 from prefork.accept.worker_context import MoldContext, MoldLog
 from prefork.errors import BootError
 from prefork.supervisor import fork_safety, loaded_code
@@ -134,26 +134,44 @@ class MoldSignals:
         self._ordered_before = True
 
 
-class _ForksOfLoad:
-    """What becomes of the processes that the application forks while it is loaded: plain ones, as a worker's are."""
+class _MoldChildren:
+    """What becomes of the processes that the application forks in the mold: plain ones, as a worker's are.
+
+    It does so while it is loaded, and where a thread of its own goes on after that, for as long as there is the mold.
+    """
 
     def __init__(self, start: MoldStart, dispositions: signals.Dispositions) -> None:
         self._start = start
         self._dispositions = dispositions
-        self.over = False
+        self._blocked = BlockedAcrossForks(dispositions)
+        self._mold = os.getpid()
 
     def watch(self) -> None:
         """Be there at each fork from now on; for good, since Python has no way to take it back."""
-        os.register_at_fork(after_in_child=self._in_the_child)
+        os.register_at_fork(before=self._before, after_in_child=self._in_the_child, after_in_parent=self._in_the_parent)
+
+    def _before(self) -> None:
+        if self._forks(os.getpid()):
+            self._blocked.block()
+
+    def _in_the_parent(self) -> None:
+        if self._forks(os.getpid()):
+            self._blocked.unblock()
 
     def _in_the_child(self) -> None:
-        if self.over or HERE.ours:
-            return
-        self.over = HERE.foreign = True
-        for signum, handler in self._dispositions:
-            if signal.getsignal(signum) == handler:
-                signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
-        unregister(signals.DUMP_ANYHOW)
+        if self._forks(os.getppid()):
+            try:
+                self._part()
+            finally:
+                self._blocked.unblock_child()
+
+    def _forks(self, pid: int) -> bool:
+        """Whether the application does, in the mold: not we, nor a worker's, nor a child's."""
+        return not HERE.forks_ours and not HERE.foreign and pid == self._mold
+
+    def _part(self) -> None:
+        HERE.foreign = True
+        reset_signals(self._dispositions)
         start = self._start
         start.control.close()
         os.close(start.report)
@@ -188,8 +206,7 @@ def live_as_mold(start: MoldStart, private: process.Runs) -> int:
     HERE.foreign = HERE.copied = False
     before = frozenset(descriptors())
     meanings = MoldSignals(start.report)
-    children = _ForksOfLoad(start, meanings.dispositions)
-    children.watch()
+    _MoldChildren(start, meanings.dispositions).watch()
     exit_code, code = 0, b""
     try:
         identity.assume(common.identity)
@@ -204,7 +221,7 @@ def live_as_mold(start: MoldStart, private: process.Runs) -> int:
             _warm(build, common, start.repeat.paths)
         if not HERE.foreign:
             _look(common, before)
-            meanings.loading, children.over = False, True
+            meanings.loading = False
             _settle(common)
             control.send(READY + code)
             _stand_by(start, build)

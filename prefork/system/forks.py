@@ -10,6 +10,8 @@ import contextlib
 
 from prefork.system.natives import socket, threading
 
+get_ident = threading.get_ident
+
 
 class Here:
     """What this process knows of itself.
@@ -18,7 +20,8 @@ class Here:
         foreign: Whether it was forked by a worker's application: then nothing of ours is to be done in it any more.
         copied: Whether a process was forked that may hold copies of this one's connections; who ends a connection by
             shutdown(2) because of that takes it back.
-        ours: Whether a process is forked this very moment that is the server's own.
+        ours: The thread that forks a process of the server's own this very moment, by its ident; 0 for none. What
+            another one forks meanwhile is the application's.
     """
 
     __slots__ = ("copied", "foreign", "ours")
@@ -26,7 +29,12 @@ class Here:
     def __init__(self) -> None:
         self.foreign = False
         self.copied = False
-        self.ours = False
+        self.ours = 0
+
+    @property
+    def forks_ours(self) -> bool:
+        """Whether it is this thread."""
+        return self.ours == get_ident()
 
     def spread(self) -> None:
         """Several threads have connections in hand from now on: `copied` is what each of them has to know."""

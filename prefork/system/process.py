@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from fcntl import F_SETFL, F_SETOWN, fcntl
 from typing import NoReturn
 
-from prefork.system.forks import HERE
+from prefork.system.forks import HERE, get_ident
 from prefork.system.natives import os, select, signal, time
 from prefork.system.record import Record
 
@@ -118,11 +118,11 @@ def fork_flushed(child: Callable[..., int], *given: object) -> int:
     The child never returns from here, whatever ``child`` raises: ``os._exit`` stands in a ``finally``, so that no
     handler, no ``atexit`` and no test framework of the parent's runs twice.
     """
-    HERE.ours = True
+    HERE.ours = get_ident()
     try:
         pid = fork_process()
     finally:
-        HERE.ours = False
+        HERE.ours = 0
     if pid:
         return pid
     code = SOFTWARE

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from prefork.testing import Server, connect, hold_port
+from prefork.testing import Server, connect, hold_port, request
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
 from tests.support.apps.forking import HELD
-from tests.support.probing import APPS, get, told, wait_ended
+from tests.support.probing import APPS, LOGGING, get, told, wait_ended
 
 WAYS: dict[str, dict[str, Any]] = {
     "handle": {},
@@ -79,6 +79,50 @@ def test_a_client_does_not_wait_for_a_child_to_end(server: Server) -> None:
     assert os.path.exists(f"/proc/{child}")  # so it was not waited for
     assert time.monotonic() - began < HELD
     kill(child)
+
+
+NESTED = (
+    LOGGING
+    + """
+import os, signal
+import prefork
+
+forks = []
+
+def within():
+    if forks.pop() if forks else False:
+        os.kill(os.getpid(), signal.SIGALRM)
+
+def fork(*_):
+    if not os.fork():
+        status = open("/proc/self/status").read()
+        os.write(1, b"CHILD %b\\n" % status.partition("SigBlk:")[2].split()[0].encode())
+        os._exit(0)
+    os.wait()
+
+os.register_at_fork(before=within)  # so it runs behind what is registered later
+
+class Nested(prefork.Worker):
+    def init(self):
+        signal.signal(signal.SIGALRM, fork)
+
+    def handle(self, connection, address):
+        connection.recv(1000)
+        forks.append(True)
+        fork()
+        connection.sendall(b"HTTP/1.1 204 No Content\\r\\n\\r\\n")
+
+prefork.Master(Nested, prefork.Settings(bind="127.0.0.1:0", workers=1)).run()
+"""
+)
+
+
+def test_a_worker_hears_orders_though_a_handler_has_forked_within_a_fork(prefork_server: ServerFactory) -> None:
+    server = prefork_server.script(NESTED)
+    assert request(server.address).status == 204
+    assert server.stop() == 0
+    assert told(server, "^CHILD .*") == ["CHILD 0000000000000000"] * 2
+    assert "killed by SIGKILL" not in server.log()
 
 
 def test_a_child_does_not_keep_the_port(prefork_server: ServerFactory) -> None:

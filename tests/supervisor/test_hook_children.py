@@ -11,7 +11,7 @@ from pathlib import Path
 from prefork.testing import Outcome, hold_port, request, wait_for
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import is_gone, kill
-from tests.support.probing import opened
+from tests.support.probing import LOGGING, opened
 
 FORKING = """
 import logging, os, sys, time
@@ -76,6 +76,52 @@ def test_what_a_hook_forks_is_a_plain_process(prefork_server: ServerFactory, tmp
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         finally:
             os.kill(child, signal.SIGKILL)
+
+
+BESIDE = (
+    LOGGING
+    + """
+import os, socket, threading
+import prefork
+
+main = threading.main_thread()
+waits, forks, over = threading.Event(), threading.Event(), threading.Event()
+
+def before():
+    if threading.current_thread() is not main:
+        waits.set()
+        forks.wait()
+    elif waits.is_set() and not over.is_set():  # the master forks a worker
+        forks.set()
+        over.wait()
+
+def fork():
+    if not os.fork():
+        names = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd") if int(fd) > 2]
+        os.write(1, f"CHILD has {[os.readlink(name) for name in names if os.path.lexists(name)]}\\n".encode())
+        os._exit(0)
+    over.set()
+    os.wait()
+
+def when_ready(server):
+    threading.Thread(target=fork, daemon=True).start()
+    waits.wait()
+    server.reload()
+
+os.register_at_fork(before=before)
+hooks = prefork.Hooks(when_ready=when_ready)
+prefork.serve(lambda connection, address: None, bind="127.0.0.1:0", workers=1, hooks=hooks)
+"""
+)
+
+
+def test_what_a_thread_forks_while_the_master_forks_is_a_plain_process(prefork_server: ServerFactory) -> None:
+    server = prefork_server.script(BESIDE)
+    server.wait_for_log("CHILD has")
+    server.wait_for_log("generation 1 serves")
+    (found,) = re.findall(r"CHILD has (.*)", server.log())
+    ours = {name for number, name in opened(server.pid).items() if number > 2}
+    assert not {name for name in ours if name.startswith("socket:") and name in found}
 
 
 EVERYWHERE = """

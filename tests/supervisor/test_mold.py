@@ -388,6 +388,43 @@ def test_a_mold_that_does_not_end_is_killed(prefork_server: ServerFactory, code:
     assert server.survivors() == []
 
 
+FORKING_LATER = """
+import multiprocessing, threading
+
+def fork_later():
+    while not os.path.exists(os.environ["MOLDED"] + ".go"):
+        time.sleep(0.01)  # until workers are made of this mold
+    codes = []
+    for _ in range(10):
+        child = multiprocessing.get_context("fork").Process(target=live, daemon=True)
+        child.start()
+        child.terminate()
+        child.join(20)
+        codes.append(child.exitcode)
+    print("TERMINATED", codes, flush=True)
+    multiprocessing.get_context("fork").Process(target=look).start()
+
+def live():
+    time.sleep(600)
+
+def look():
+    names = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    print("CHILD has", [os.readlink(name) for name in names if os.path.lexists(name)], flush=True)
+
+threading.Thread(target=fork_later, daemon=True).start()
+"""
+
+
+def test_what_a_thread_of_a_mold_forks_is_a_plain_process(prefork_server: ServerFactory, code: Code) -> None:
+    code.write(FORKING_LATER)
+    server = molded(prefork_server, options=code.options, workers=1)
+    Path(f"{code.options['env']['MOLDED']}.go").touch()
+    server.wait_for_log("CHILD has")
+    assert told(server, r"TERMINATED .*") == [f"TERMINATED {[-signal.SIGTERM.value] * 10}"]
+    assert told(server, "CHILD has.*")[0].count("socket:") == 1  # that which all have, and on which nobody listens
+    assert server.stop() == 0
+
+
 # What workers are given.
 
 
