@@ -150,7 +150,8 @@ class Embedded(Worker):
         """Something of the application's that is no request has ended the loop: to be run on until we are replaced.
 
         Args:
-            error: SystemExit or KeyboardInterrupt; a process that was forked ends by it.
+            error: SystemExit, KeyboardInterrupt, or what a loop raises that was stopped; a process that was forked ends
+                by it.
         """
         leave(error)
         kind = type(error).__name__

@@ -8,7 +8,7 @@ when it is idle.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final, Literal
 
 from prefork.accept.offspring import guarded
@@ -81,15 +81,22 @@ class GeventWorker(Embedded):
             server.start()
         wait_read = self.installed("gevent.socket").wait_read
         while not self.stopping:
-            try:
-                wait_read(self.stop_fd)
-            except (SystemExit, KeyboardInterrupt) as error:  # of a greenlet that is no request's
-                self.outlive(error)
+            self._outlasting(wait_read, self.stop_fd)
         for waiting in (self.connections.unread, self.connections.hang_up):
             for pause in waiting():
-                self._gevent.sleep(pause)
+                self._outlasting(self._gevent.sleep, pause)
         for server in self._servers:
-            server.stop(timeout=self.settings.graceful_timeout)
+            while not self._outlasting(server.stop, self.settings.graceful_timeout):
+                pass
+
+    def _outlasting(self, wait: Callable[..., object], *given: object) -> bool:
+        """Wait, whatever a greenlet raises meanwhile that is no request's; whether the wait has come to its end."""
+        try:
+            wait(*given)
+        except (SystemExit, KeyboardInterrupt) as error:
+            self.outlive(error)
+            return False
+        return True
 
     def _mark(self) -> None:
         """The hub's loop is idle while it waits; last before that, and first after, whatever else is to be done."""

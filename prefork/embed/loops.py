@@ -58,18 +58,20 @@ class AsyncioWorker(Embedded):
     def run(self) -> None:
         """Run the loop until the server has ended.
 
-        A task that raises SystemExit or KeyboardInterrupt ends the run of a loop of asyncio, and what else is in hand
-        there is not to be lost: it is run on, until there is a replacement.
+        A task that raises SystemExit or KeyboardInterrupt ends the run of a loop of asyncio, and so does whoever calls
+        its stop(). What else is in hand there is not to be lost: it is run on, until there is a replacement.
         """
         serving = self._runner.run(_begun(self.serve()))
         while True:
             try:
                 self._runner.run(_end_of(serving))
                 break
-            except (SystemExit, KeyboardInterrupt) as error:
+            except (SystemExit, KeyboardInterrupt, RuntimeError) as error:
                 leave(error)
                 if serving.done():
                     break
+                if self._runner.get_loop().is_closed():
+                    raise
                 self.outlive(error)
         serving.result()
 

@@ -98,3 +98,32 @@ def test_what_quits_beside_requests_has_the_worker_replaced(prefork_server: Serv
     server.wait_for(lambda: len(server.workers()) == 1 and server.workers() != before)
     assert "SystemExit was raised in the loop" in server.log()
     assert server.stop() == 0
+
+
+@each(subject for subject in SUBJECTS if subject.name in {"gevent", "asyncio"})
+def test_what_quits_beside_requests_while_a_worker_leaves_costs_none_of_them(
+    prefork_server: ServerFactory, subject: Subject
+) -> None:
+    server = serve_app(prefork_server, f"quitting:{subject.name}", workers=1)
+    with connect(server.address) as slow:
+        slow.sendall(SLOW.replace(b"wait=1", b"wait=1&later"))
+        server.wait_for_log("QUITS later")
+        assert server.stop() == 0
+        assert b" 200 " in slow.recv(4096)
+
+
+ON_LOOPS = {"asyncio", "uvicorn", "hypercorn", "aiohttp", "tornado"}
+
+
+@each(subject for subject in SUBJECTS if subject.name in ON_LOOPS)
+def test_who_stops_the_loop_costs_nobody_else_an_answer(prefork_server: ServerFactory, subject: Subject) -> None:
+    server = serve_app(prefork_server, f"quitting:{subject.name}", workers=1)
+    before = server.workers()
+    with connect(server.address) as slow, connect(server.address) as halting:
+        slow.sendall(SLOW)
+        halting.sendall(QUITS.replace(b"quit", b"halt"))
+        assert b" 200 " in halting.recv(4096)
+        assert b" 200 " in slow.recv(4096)
+    server.wait_for(lambda: len(server.workers()) == 1 and server.workers() != before)
+    assert "RuntimeError was raised in the loop" in server.log()
+    assert server.stop() == 0

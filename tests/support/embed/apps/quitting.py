@@ -1,6 +1,7 @@
 """The examples' servers with an application that calls sys.exit for ``?quit``: ``quitting:uvicorn`` and so on.
 
-For ``?beside`` that is done by something of the application's that is no request.
+For ``?beside`` that is done by something of the application's that is no request, for ``?later`` so half a second later;
+``?halt`` stops the loop.
 """
 
 from __future__ import annotations
@@ -20,16 +21,21 @@ def seconds(query: str) -> float:
     if "quit" in query:
         sys.exit(3)
     if "beside" in query:
-        beside()
+        beside(0.0)
+    if "later" in query:
+        beside(0.5)
+        print("QUITS later", flush=True)
+    if "halt" in query:
+        get_running_loop().stop()
     return float(_seconds(query))
 
 
-def beside() -> None:
+def beside(wait: float) -> None:
     """Have the loop quit."""
     try:
-        get_running_loop().call_soon(sys.exit, 3)
+        get_running_loop().call_later(wait, sys.exit, 3)
     except RuntimeError:
-        importlib.import_module("gevent").spawn(sys.exit, 3)
+        importlib.import_module("gevent").spawn_later(wait, sys.exit, 3)
 
 
 application.seconds = seconds
