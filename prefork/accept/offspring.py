@@ -131,8 +131,8 @@ class BlockedAcrossForks:
     def block(self) -> None:
         """Before a fork.
 
-        Each call that changes a mask runs handlers of the application's, which may raise, or fork themselves. So what is
-        to be put back is noted before anything is changed.
+        Each call that changes a mask runs handlers of the application's, which may raise, or fork themselves. So what
+        is to be put back is noted before anything is changed.
         """
         masks = self._masks.setdefault(get_ident(), [])
         masks.append(None)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapp
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from urllib.parse import quote, unquote
 
+from prefork.accept.offspring import guarded, leave
 from prefork.config.networks import truster
 from prefork.system.natives import time
 from prefork.wsgi.access import AccessLog
@@ -162,6 +163,9 @@ class AroundWSGI:
             for part in result:
                 answer.sent += len(part)
                 yield part
+        except BaseException as error:
+            leave(error)  # a process that the application has forked has nothing to log
+            raise
         finally:
             close = getattr(result, "close", None)
             if close is not None:
@@ -192,7 +196,7 @@ class AroundASGI:
         proxied: bool = False,
         health: HealthCheck | None = None,
     ) -> None:
-        self._application = application
+        self._application = _guarded(application)
         self._health = health
         self._proxies = _Proxies(options, proxied=proxied)
         self._mount = unquote(options.script_name)
@@ -253,6 +257,16 @@ def _mounted(scope: Scope, mount: str) -> None:
         if scope.get("raw_path") is not None:
             scope["raw_path"] = quote(mount, safe=_SAFE).encode() + scope["raw_path"]
     scope["root_path"] = scope.get("root_path", "") + mount
+
+
+def _guarded(application: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """An ASGI application out of which a process that it has forked doesn't come: to the loop, to the access log."""
+
+    async def guard(scope: Scope, receive: Callable[[], Awaitable[Any]], send: Send) -> None:
+        with guarded():
+            await application(scope, receive, send)
+
+    return guard
 
 
 async def _tell(told: Told, send: Send) -> None:

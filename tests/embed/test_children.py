@@ -6,9 +6,12 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
-from prefork.testing import Server, connect
+import pytest
+
+from prefork.testing import Server, connect, request
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
 from tests.support.embed.servers import APPS, Subject, each
@@ -56,3 +59,40 @@ def test_a_server_that_forks_serves_in_the_child(prefork_server: ServerFactory) 
     assert answer(server, "/pid") not in server.workers()
     assert answer(server, "/terminated") == [-signal.SIGTERM] * 10
     assert server.stop() == 0
+
+
+FORKS = """
+import os
+
+def forks():
+    if child := os.fork():
+        os.waitpid(child, 0)
+    else:
+        raise RuntimeError("in the child")
+
+def wsgi(environ, start_response):
+    forks()
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+
+async def asgi(scope, receive, send):
+    if scope["type"] != "http":
+        raise NotImplementedError
+    forks()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+"""
+
+
+@pytest.mark.parametrize(("target", "other"), [("wsgi", {"worker_class": "waitress"}), ("asgi", {})])
+def test_the_access_log_has_what_was_answered_alone(
+    prefork_server: ServerFactory, tmp_path: Path, target: str, other: dict[str, Any]
+) -> None:
+    (tmp_path / "forks.py").write_text(FORKS)
+    log = tmp_path / "access.log"
+    server = prefork_server(
+        f"forks:{target}", app_dir=tmp_path, subcommand=target, workers=1, access_log=log, control="off", **other
+    )
+    assert request(server.address).status == 200
+    assert server.stop() == 0
+    assert [line.split()[8] for line in log.read_text().splitlines()] == ["200"]

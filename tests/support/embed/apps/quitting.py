@@ -1,6 +1,6 @@
 """The examples' servers with an application that calls sys.exit for ``?quit``: ``quitting:uvicorn`` and so on.
 
-For ``?beside`` that is done by something of the application's that is no request, for ``?later`` so half a second later;
+For ``?beside`` that is done by something of the application's that is no request, for ``?later`` in half a second;
 ``?halt`` stops the loop.
 """
 
