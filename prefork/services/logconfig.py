@@ -48,16 +48,12 @@ class Configured(LogTarget):
 
     Args:
         handlers: Which.
-        owner: Whose their files are to be; None leaves them.
     """
 
-    def __init__(self, handlers: Iterable[logging.Handler], owner: Owner | None = None) -> None:
+    def __init__(self, handlers: Iterable[logging.Handler]) -> None:
         super().__init__()
         self._handlers = tuple(handlers)
         self._files = [handler for handler in self._handlers if isinstance(handler, logging.FileHandler)]
-        for file in self._files:
-            if type(file)._open is _open_anyhow:  # noqa: SLF001  # another has a way of its own
-                file._open = functools.partial(_opened, file, owner)  # type: ignore[method-assign]  # noqa: SLF001  # as above
         _claim(self._handlers)
         self._looked = 0
         self._who: tuple[int | None, int | None] = (None, None)
@@ -155,12 +151,25 @@ def _named(handler: logging.FileHandler) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _opening(way: Opening, owner: Owner | None) -> Iterator[None]:
-    """Have handlers that are made meanwhile open their files so."""
+    """Have handlers that are made meanwhile open their files so, then and later: with a first record, after a rotation.
+
+    All of them, for one may stand behind another (`logging.handlers.MemoryHandler`), and be none of a logger's.
+    """
+    before = _all_files()
     logging.FileHandler._open = lambda handler: way(handler, owner)  # type: ignore[assignment,method-assign]  # noqa: SLF001  # as above
     try:
         yield
     finally:
         logging.FileHandler._open = _open_anyhow  # type: ignore[method-assign]  # noqa: SLF001  # as above
+        for file in _all_files():
+            if not any(file is one for one in before) and type(file)._open is _open_anyhow:  # noqa: SLF001  # another has a way of its own
+                file._open = functools.partial(way, file, owner)  # type: ignore[method-assign]  # noqa: SLF001  # as above
+
+
+def _all_files() -> list[logging.FileHandler]:
+    """The handlers of files that there are in this process."""
+    handlers = [ref() for ref in logging._handlerList]  # type: ignore[attr-defined]  # noqa: SLF001  # as in _claim
+    return [handler for handler in handlers if isinstance(handler, logging.FileHandler)]
 
 
 class LogConfiguration(NamedTuple):
@@ -243,9 +252,9 @@ def applied(source: LogSource, owner: Owner | None = None, way: Opening = _opene
         )
     of_access = _meant(ACCESS_LOGGER).handlers
     return LogConfiguration(
-        target=Configured(handlers, owner),
+        target=Configured(handlers),
         level=speaker.level or None,
-        access=Configured(of_access, owner) if of_access else None,
+        access=Configured(of_access) if of_access else None,
     )
 
 

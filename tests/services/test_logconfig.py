@@ -145,6 +145,41 @@ def test_root_is_not_led_out_of_the_folder_of_another(top: Path, target: str, wh
     assert (secret.stat().st_uid, stat.S_IMODE(secret.stat().st_mode)) == (0, 0o600)
 
 
+BEHIND = """
+import logging, os, sys
+from prefork.config.settings import Settings
+from prefork.services import configured
+file, target, *sources = sys.argv[1:]
+log = logging.getLogger("prefork")
+for source in sources:
+    if os.path.lexists(file):
+        os.unlink(file)
+    configured.configure_log(Settings(logconfig=source), (65534, 65534))
+    if os.path.lexists(file):
+        os.unlink(file)
+    os.symlink(target, file)
+    os.lchown(file, 65534, 65534)
+    log.info("is held back")
+    log.info("goes on to a handler of a file")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has files that others would like to have")
+def test_nor_is_a_handler_that_stands_behind_another(top: Path) -> None:
+    """It opens its file with its first record, or anew by itself: when nothing of the configuration runs any more."""
+    file, secret, sources = top / "theirs" / "log", top / "secret", []
+    for number, handler in enumerate([*KINDS, {"class": "logging.FileHandler", "delay": True}]):
+        told = configuration(file, **handler)
+        told["handlers"]["held"] = {"class": "logging.handlers.MemoryHandler", "capacity": 2, "target": "log"}
+        told["loggers"]["prefork"]["handlers"] = ["held"]
+        sources.append(top / f"{number}.json")
+        sources[-1].write_text(json.dumps(told))
+    done = run_program(BEHIND, str(file), str(secret), *map(str, sources))
+    assert done.returncode == 0, done
+    assert secret.read_text() == "root's"
+    assert (secret.stat().st_uid, stat.S_IMODE(secret.stat().st_mode)) == (0, 0o600)
+
+
 CLOSED = """
 import logging, logging.config, sys
 from prefork.config.settings import Settings
