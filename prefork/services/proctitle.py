@@ -27,6 +27,7 @@ EVERY: Final = 1.0
 
 _ARG_START: Final = 47  # places in /proc/PID/stat (proc(5)), counted from 0
 _ARG_END: Final = 48
+_MOST: Final = 4096  # bytes; no title of ours is nearly as long
 
 
 class Titles(Service):
@@ -111,7 +112,8 @@ def write(pid: int, title: str) -> None:
     start, end = int(fields[_ARG_START - 2]), int(fields[_ARG_END - 2])
     # Up to the end of what were the arguments, so that nothing of the title before is left. A longer title goes on
     # into what was the environment, which the process has moved away when it set its first title.
-    data = title.encode().ljust(end - start, b"\0") + b"\0"
+    # Where its arguments lie a process may say of itself (prctl(2), PR_SET_MM_MAP): as long as it likes.
+    data = title.encode().ljust(min(end - start, _MOST), b"\0") + b"\0"
     memory = os.open(f"/proc/{pid}/mem", os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.pwrite(memory, data, start)

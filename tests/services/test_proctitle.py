@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import signal
 from pathlib import Path
@@ -111,6 +113,40 @@ def test_a_title_may_be_shorter_or_longer_than_the_one_before(length: int) -> No
         )
         is True
     )
+
+
+def test_a_worker_that_lies_about_its_arguments_costs_the_master_no_memory() -> None:
+    """A process may say of itself where they lie (prctl(2), PR_SET_MM_MAP): here, that they are a terabyte."""
+    assert facts(
+        """
+        import ctypes, json, os, resource, signal, struct
+        from prefork.services import proctitle
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            libc = ctypes.CDLL(None, use_errno=True)
+            libc.sbrk.restype = ctypes.c_void_p
+            with open("/proc/self/stat") as file:
+                fields = [0, 0, *map(int, file.read().rpartition(")")[2].split()[1:])]
+            code, stack, data = fields[24:26], fields[26], fields[43:46]
+            told = [*code, *data, libc.sbrk(0), stack, 1 << 40, 1 << 41, *fields[48:50], 0]
+            map_ = struct.pack("=12QII", *told, 0, 0xffffffff)
+            done = libc.prctl(35, 14, map_, len(map_), 0)  # PR_SET_MM, PR_SET_MM_MAP
+            os.write(writer, b"y" if done == 0 else os.strerror(ctypes.get_errno()).encode())
+            signal.pause()
+        lied = os.read(reader, 100).decode()
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 31, 1 << 31))
+        try:
+            proctitle.write(pid, "prefork: worker 3")
+        except OSError as error:
+            said = error.strerror
+        except MemoryError:
+            said = "MemoryError"
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+        print(json.dumps([lied, said]))
+        """
+    ) == ["y", os.strerror(errno.EIO)]
 
 
 def test_without_setproctitle_there_are_no_titles(monkeypatch: pytest.MonkeyPatch) -> None:
