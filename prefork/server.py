@@ -256,7 +256,7 @@ def hooks_of(settings: Settings, app_dir: str, who: Identity | None = None) -> H
 
 def _refuse_strangers(settings: Settings, app_dir: str) -> None:
     try:
-        stranger = custody.stranger(app_dir)
+        stranger = next(filter(None, map(custody.stranger, target.folders(settings.hooks, app_dir))), "")
     except OSError as error:
         stranger = f"{error.filename} can't be looked at: {error.strerror}"
     if stranger:

@@ -16,7 +16,7 @@ import importlib.util
 import pkgutil
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.machinery import PathFinder
 from types import TracebackType
 from typing import Final, NamedTuple
@@ -101,6 +101,21 @@ def lies_in(text: str, app_dir: str) -> bool:
     """
     top = parse(text).module.partition(".")[0]
     return PathFinder.find_spec(top, [_folder(app_dir)]) is not None
+
+
+def folders(text: str, app_dir: str) -> Iterator[str]:
+    """``app_dir``, and the folders of the packages in it that a target's module is in, or is. Nothing is imported.
+
+    Raises:
+        TargetError: the text is no target, or there is no such folder.
+    """
+    folder = _folder(app_dir)
+    yield folder
+    for part in parse(text).module.split("."):
+        folder = os.path.join(folder, part)
+        if not os.path.isdir(folder):
+            return
+        yield folder
 
 
 def _known(top: str) -> bool:

@@ -131,6 +131,24 @@ def test_hooks_that_others_could_change_don_t_run_as_root(folder: Path, command:
 
 
 @as_root
+def test_nor_do_those_of_a_package_that_others_could_change(folder: Path) -> None:
+    """Where the folder of the application is root's alone, and the package in it is the workers' user's."""
+    own = folder.with_name(f"{folder.name}-own")
+    own.mkdir(mode=0o755)
+    try:
+        shutil.copy(folder / "app.py", own)
+        folder.rename(own / "shop")
+        for hooks in ("shop.hooks", "shop"):
+            asked = ["check", "app:handle", "--hooks", hooks, "--user", "nobody", "--bind", "127.0.0.1:0"]
+            done = run(*asked, cwd=own, env={})
+            assert done.returncode == 2
+            assert f"({own}/shop belongs to uid {NOBODY.pw_uid})" in done.stderr
+    finally:
+        (own / "shop").rename(folder)
+        shutil.rmtree(own)
+
+
+@as_root
 def test_hooks_of_root_s_own_run_as_root(prefork_server: ServerFactory, folder: Path) -> None:
     """Found beside the application where all of it is root's, or on the import path, which then stays as it is."""
     own = folder.with_name(f"{folder.name}-own")
