@@ -3,6 +3,7 @@
 import _signal  # type: ignore[import-not-found]  # typeshed has no stub of a module that signal wraps
 import sys
 
+from prefork.system import ending
 from prefork.system.importing import Importing
 from prefork.system.natives import os
 
@@ -15,6 +16,7 @@ def main() -> int:
     """
     # Nor is a server ended by an order that comes before it can obey; see `prefork.system.signals.EARLY`.
     _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGUSR1, _signal.SIGUSR2))
+    ending.begin()
     _fill_standard_numbers()
     try:
         with Importing():

@@ -8,6 +8,10 @@ inherited of that; and in the end does what is left, as the interpreter would.
 What the standard library registers once in a process is called in the end whether or not it stood before the fork:
 ``multiprocessing``, ``logging``. What is of an object's own (``weakref.finalize``, a temporary folder for one) is left
 to the process that made the object.
+
+And what was registered before the command began is every process's of the server: by a module sitecustomize, that is,
+as opentelemetry-instrument, ddtrace-run and newrelic-admin have one, or by coverage, which executes the command. They
+measure whoever serves, and send or write in the end what they still hold.
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ from __future__ import annotations
 import math
 import sys
 import traceback
-from atexit import _clear, _run_exitfuncs
+from atexit import _clear, _run_exitfuncs, unregister
+from collections.abc import Callable
 from faulthandler import dump_traceback_later
 from sys import modules
 from types import ModuleType
@@ -25,6 +30,7 @@ from weakref import finalize
 from prefork.system.natives import signal, threading
 
 _of_the_parent = 0
+_everybodys: tuple[object, ...] = ()
 
 
 class OrderedEndError(SystemExit):
@@ -50,10 +56,43 @@ def break_off() -> NoReturn:
     raise OrderedEndError(0)
 
 
+class _Asked:
+    """Is compared with each function that is registered, which is all that atexit tells of them.
+
+    Args:
+        removes: Whether one is to be removed.
+    """
+
+    __slots__ = ("_removes",)
+    __hash__ = None  # type: ignore[assignment]  # as of anything that has an equality of its own
+
+    def __init__(self, removes: Callable[[object], bool]) -> None:
+        self._removes = removes
+
+    def __eq__(self, registered: object) -> bool:
+        return self._removes(registered)
+
+
+def begin() -> None:
+    """For a command, before it has registered anything: what stands there is everybody's whom it forks."""
+    global _everybodys  # it is the process's, as the registry is
+    found: list[object] = []
+
+    def note(registered: object) -> bool:
+        found.append(registered)
+        return False
+
+    unregister(_Asked(note))  # type: ignore[arg-type]  # it is compared, and never called
+    _everybodys = tuple(found)
+
+
 def forget() -> None:
-    """Right after a fork, in the child: what was registered before is the parent's."""
+    """Right after a fork, in the child: what was registered before is the parent's, but for what is everybody's."""
     global _of_the_parent  # it is the process's, as the registries are
-    _clear()
+    if _everybodys:
+        unregister(_Asked(lambda registered: all(registered is not one for one in _everybodys)))  # type: ignore[arg-type]  # see above
+    else:
+        _clear()
     processes = modules.get("multiprocessing.process")
     if processes is not None:
         processes._children = set()  # type: ignore[attr-defined]  # noqa: SLF001  # what its own children do after a fork

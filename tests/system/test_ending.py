@@ -42,6 +42,43 @@ def test_a_worker_ends_what_began_in_it(prefork_server: ServerFactory, preload: 
     assert f"(pid {pid}, generation 0) exited with code 0" in server.log()
 
 
+STARTER = """
+import atexit, os
+def say(what):
+    print("SAID", what, "in", os.getpid(), flush=True)
+atexit.register(say, "starter's atexit")
+"""
+
+
+@pytest.mark.executed
+@pytest.mark.parametrize("preload", [False, True])
+def test_what_starts_the_command_is_told_of_each_end(
+    prefork_server: ServerFactory, preload: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(STARTER)
+    server = prefork_server(
+        "ending:handle",
+        app_dir=APPS,
+        workers=1,
+        preload=preload,
+        control="off",
+        options={"env": {"PYTHONPATH": str(tmp_path)}},
+    )
+    first = int(ask(server))
+    ask(server, "/register")
+    molds = server.molds()
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("generation 1 serves")
+    wait_ended(first)
+    assert said(server, first) == {"starter's atexit"} | OF_WORKERS | (set() if preload else LOADED)
+    (second,) = server.workers()
+    assert server.stop() == 0
+    assert "starter's atexit" in said(server, second)
+    assert [said(server, mold) for mold in molds] == [{"starter's atexit"} | LOADED] * preload
+    assert said(server, server.process.pid) == {"starter's atexit"}
+    assert server.log().count("SAID starter's atexit") == 3 + 2 * preload
+
+
 def test_what_hangs_in_the_end_is_shown_and_killed(prefork_server: ServerFactory) -> None:
     server = prefork_server("ending:handle", app_dir=APPS, workers=1, graceful_timeout=1, control="off")
     pid = int(ask(server, "/hang"))
