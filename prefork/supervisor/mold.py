@@ -35,6 +35,7 @@ from prefork.system.descriptors import descriptors
 from prefork.system.forks import HERE
 from prefork.system.limits import lower_nofile
 from prefork.system.natives import os, select, signal, socket
+from prefork.system.orphans import leave_orphans_to_others
 
 if TYPE_CHECKING:
     import ssl
@@ -320,6 +321,7 @@ def _have_delivered(control: socket.socket, family: Family) -> int:
     Returns:
         0; the errno of a fork that failed; ECHILD when it was killed, and has perhaps done nothing.
     """
+    leave_orphans_to_others()
     with signals.blocked():
         try:
             pid = process.fork(deliver, control, family, os.getpid())

@@ -119,6 +119,14 @@ def await_adoption(between: int, signum: int) -> int:
     return parent
 
 
+def leave_orphans_to_others() -> None:
+    """MOLD, before each birth: be given none, whatever the application has asked for. They are to be the master's."""
+    try:
+        _set_subreaper(False)
+    except OSError:
+        pass  # who may not be asked has not been
+
+
 def acquaint() -> None:
     """PROCESS BETWEEN, once for all its children: have the linker look up what they wait by (ld.so(8), LD_BIND_NOW).
 

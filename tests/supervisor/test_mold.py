@@ -425,6 +425,14 @@ def test_what_a_thread_of_a_mold_forks_is_a_plain_process(prefork_server: Server
     assert server.stop() == 0
 
 
+def test_an_application_that_takes_orphans_takes_no_workers(prefork_server: ServerFactory, code: Code) -> None:
+    code.write("import ctypes; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)")  # PR_SET_CHILD_SUBREAPER
+    server = molded(prefork_server, options={**code.options, "within": 15})
+    assert len(server.workers()) == 2
+    assert server.stop() == 0
+    assert complaints(server) == []
+
+
 # What workers are given.
 
 
