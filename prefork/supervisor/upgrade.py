@@ -256,6 +256,7 @@ def rehearse(settings: Settings, load: Callable[[], object] | None, who: Identit
         raise SettingsError(difference)
     if load is not None:
         identity.assume(who)
+        process.die_with_parent(signal.SIGKILL, record.pid)  # which a change of user has cleared
         load()
     process.flush()
     # Not sys.exit(): threads that the application has started must not keep the rehearsal alive.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -14,15 +15,17 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from prefork.system import custody, identity
-from prefork.testing import request
+from prefork.testing import request, wait_for
 from prefork.testing.plugin import ServerFactory
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has something that others lack")
 
 NOBODY = pwd.getpwnam("nobody")
+TIMEOUT = 30.0
 
 APP = """\
 import os, sys
@@ -247,6 +250,25 @@ def test_what_workers_inherit_of_root(prefork_server: ServerFactory, folder: Pat
         found = json.loads(request(server.address).body)
         assert found == [["500", "2000"], False, True, {**theirs, "XDG_RUNTIME_DIR": None}]
     assert server.stop() == 0
+
+
+@as_root
+def test_a_rehearsal_as_another_user_ends_with_its_master(prefork_server: ServerFactory, folder: Path) -> None:
+    """Whatever it is at: what the kernel was asked for is forgotten with the user."""
+    server = prefork_server("app:handle", user="nobody", workers=1, options={"cwd": folder})
+    (folder / "app.py").write_text(
+        "import os, time\nwith open('rehearses', 'w') as file:\n    print(os.getpid(), file=file)\ntime.sleep(600)\n"
+    )
+    server.signal(signal.SIGUSR2)
+    wait_for(lambda: (folder / "rehearses").exists() and (folder / "rehearses").read_text().endswith("\n"))
+    rehearsal = psutil.Process(int((folder / "rehearses").read_text()))
+    assert rehearsal.uids().effective == NOBODY.pw_uid
+    try:
+        server.signal(signal.SIGKILL)
+        rehearsal.wait(TIMEOUT)
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            rehearsal.kill()
 
 
 def test_the_environment_of_a_user() -> None:
