@@ -19,7 +19,7 @@ from prefork.master import Master
 from prefork.net import tls
 from prefork.services import configured
 from prefork.supervisor import environment, fork_safety, resources, takeover
-from prefork.system import child, custody, identity, process
+from prefork.system import child, custody, identity, process, systemd
 from prefork.system.descriptors import descriptors
 from prefork.system.ending import OrderedEndError
 from prefork.system.identity import Identity
@@ -197,6 +197,7 @@ def check(
                 hooks_of(settings, app_dir, who)  # as the master would load them
             identity.assume(who)
             process.die_with_parent(signal.SIGKILL, parent)  # which the change of user has cleared
+            systemd.be_silent(os.environ)
             before = descriptors() if settings.preload and settings.fork_safety == "refuse" else None
             worker = make(target.load(text, app_dir, names), text)()
             worker.__prefork_check__(settings)

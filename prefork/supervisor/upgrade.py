@@ -32,7 +32,7 @@ from prefork.supervisor.molds import Molds
 from prefork.supervisor.resources import Resources
 from prefork.supervisor.roster import Roster
 from prefork.supervisor.spawner import Spawner
-from prefork.system import identity, process, signals
+from prefork.system import identity, process, signals, systemd
 from prefork.system.child import Child, Children, ReportPipe
 from prefork.system.identity import Identity
 from prefork.system.natives import os, signal
@@ -257,6 +257,7 @@ def rehearse(settings: Settings, load: Callable[[], object] | None, who: Identit
     if load is not None:
         identity.assume(who)
         process.die_with_parent(signal.SIGKILL, record.pid)  # which a change of user has cleared
+        systemd.be_silent(os.environ)
         load()
     process.flush()
     # Not sys.exit(): threads that the application has started must not keep the rehearsal alive.

@@ -85,6 +85,16 @@ def notify_address(environ: Mapping[str, str]) -> str | None:
     return name if name.startswith("/") else None
 
 
+def be_silent(environ: MutableMapping[str, str]) -> None:
+    """Take the manager's variables away: nothing that this process loads or starts speaks for the service.
+
+    Args:
+        environ: The environment.
+    """
+    for name in (NOTIFY, *WATCHDOG):
+        environ.pop(name, None)
+
+
 class NotifySocket:
     """The way to the manager. Nothing here blocks.
 

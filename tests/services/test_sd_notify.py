@@ -6,6 +6,8 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 import types
 from collections.abc import Iterator
@@ -140,11 +142,14 @@ def test_an_address_of_another_kind_is_told_of(prefork_server: ServerFactory) ->
 
 
 def test_nothing_of_it_reaches_the_workers(manager: Manager, prefork_server: ServerFactory, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
     (tmp_path / "app.py").write_text(
         "import os\n"
+        "found = [name for name in os.environ if name.startswith(('NOTIFY', 'WATCHDOG'))]\n"
+        f"with open({str(seen)!r}, 'a') as file:\n"
+        "    print(found, file=file)\n"
         "def handle(connection, address):\n"
         "    connection.recv(1000)\n"
-        "    found = [name for name in os.environ if name.startswith(('NOTIFY', 'WATCHDOG'))]\n"
         "    connection.sendall(b'HTTP/1.1 200 OK\\r\\nConnection: close\\r\\n\\r\\n' + repr(found).encode())\n"
     )
     env = manager.env | {"WATCHDOG_USEC": "20000000", "WATCHDOG_PID": None}
@@ -152,6 +157,11 @@ def test_nothing_of_it_reaches_the_workers(manager: Manager, prefork_server: Ser
     assert ask(server) == "[]"
     (worker,) = server.workers()
     assert psutil.Process(worker).net_connections("unix") == []
+    server.signal(signal.SIGUSR2)  # nor who only tries whether it can be loaded
+    server.wait_for_log("generation 1 serves")
+    command = [sys.executable, "-m", "prefork", "check", "app:handle", "--app-dir", str(tmp_path)]
+    subprocess.run(command, env=dict(os.environ) | {"NOTIFY_SOCKET": manager.path}, check=True)
+    assert seen.read_text() == "[]\n" * 4
 
 
 def test_the_watchdog_is_fed(manager: Manager, prefork_server: ServerFactory) -> None:
