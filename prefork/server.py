@@ -71,6 +71,7 @@ def run(
     names: Sequence[str] = (),
     own: Callable[[], Worker] | None = None,
     hooks: Hooks | None = None,
+    path: Sequence[str] = (),
 ) -> int:
     """Serve what ``module:attribute`` names: a handle function or a Worker subclass. MASTER.
 
@@ -82,6 +83,7 @@ def run(
         names: the attributes that a module alone stands for.
         own: makes a worker that loads the target by itself, for when no mold does; by ``make`` when None.
         hooks: the hooks; those that the settings name when None.
+        path: folders that are put on the import path behind that one, where the target is loaded and nowhere else.
 
     Returns:
         0, after a stop that was asked for.
@@ -96,7 +98,7 @@ def run(
     make = worker_of if make is None else make
 
     def imported() -> Callable[[], Worker]:
-        return make(target.load(text, app_dir, names), text)
+        return make(target.load(text, app_dir, names, path), text)
 
     def load() -> Callable[[], Worker]:
         return _loaded(imported, "the application failed to boot")
@@ -109,7 +111,7 @@ def run(
         who = identity.resolve(settings.user, settings.group, settings.no_new_privs)
         if hooks is None or settings.hooks:
             hooks = _loaded(lambda: hooks_of(settings, app_dir, who), f"hooks: {settings.hooks!r} failed to load")
-    target.check(text, app_dir, names)
+    target.check(text, app_dir, names, path)
     if not identity.reaches(who, os.__file__):
         _lend()
 
@@ -117,7 +119,7 @@ def run(
         return imported()()
 
     build = build if own is None else own
-    services = configured.services_of(settings, sources=(app_dir,))
+    services = configured.services_of(settings, sources=(app_dir, *path))
     return Master(build, settings, hooks=hooks, services=services, load=load, folder=folder).run()
 
 
@@ -151,6 +153,7 @@ def check(
     names: Sequence[str] = (),
     own: Callable[[], Worker] | None = None,  # noqa: ARG001  # as `run` takes it: here the target is loaded by us
     hooks: Hooks | None = None,
+    path: Sequence[str] = (),
 ) -> int:
     """Find out whether :func:`run` would start, given the same; nothing listens, and no file is made.
 
@@ -165,6 +168,7 @@ def check(
         names: as for :func:`run`.
         own: as for :func:`run`.
         hooks: as for :func:`run`.
+        path: as for :func:`run`.
 
     Returns:
         0.
@@ -188,7 +192,7 @@ def check(
         if settings.takeover:
             takeover.check(settings.takeover)
         resources.check(settings, folder)
-        for service in configured.services_of(settings, sources=(app_dir,)):
+        for service in configured.services_of(settings, sources=(app_dir, *path)):
             service.check(settings)
         parent = os.getpid()
 
@@ -199,7 +203,7 @@ def check(
             process.die_with_parent(signal.SIGKILL, parent)  # which the change of user has cleared
             systemd.be_silent(os.environ)
             before = descriptors() if settings.preload and settings.fork_safety == "refuse" else None
-            worker = make(target.load(text, app_dir, names), text)()
+            worker = make(target.load(text, app_dir, names, path), text)()
             worker.__prefork_check__(settings)
             if before is not None:
                 fork_safety.judged(settings, before)

@@ -10,7 +10,7 @@ import dataclasses
 import importlib
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from prefork.cli.main import COMMANDS, write
@@ -109,6 +109,7 @@ def _run(argv: Sequence[str], help_text: str, retell: Callable[[Sequence[str], M
         write(help_text)
         return 0
     passed = _begin()
+    own = frozenset(sys.path)
     # What a configuration prints is not to stand in the TOML that is asked for.
     with _to_standard_error() if _PRINTING.intersection(argv) else contextlib.nullcontext():
         retelling = retell(argv, os.environ)
@@ -116,7 +117,7 @@ def _run(argv: Sequence[str], help_text: str, retell: Callable[[Sequence[str], M
         text = f"it listens on the sockets that the service manager has passed, and nowhere else ({BIND}={PASSED})"
         remark = Remark(retelling.source != "gunicorn", text)
         retelling = dataclasses.replace(retelling, remarks=(*retelling.remarks, remark))
-    return _served(retelling)
+    return _served(retelling, own)
 
 
 @contextlib.contextmanager
@@ -159,18 +160,38 @@ def _takes_passed() -> bool:
     return True
 
 
-def _served(retelling: Retelling) -> int:
-    """Serve what was retold, by the command of ours that does."""
+def _served(retelling: Retelling, own: Collection[str]) -> int:
+    """Serve what was retold, by the command of ours that does.
+
+    Args:
+        retelling: It.
+        own: What had been on the import path before there was any configuration.
+    """
     os.environ.update(retelling.environment)
-    sys.path[:0] = [launch.absolute(folder) for folder in retelling.path]
-    if "user" in retelling.values and retelling.hooks and os.geteuid() == 0:
+    user = "user" in retelling.values
+    if user and retelling.hooks and os.geteuid() == 0:
         _refuse_strangers()
+    path = [launch.absolute(folder) for folder in retelling.path]
+    added = [folder for folder in sys.path if folder not in own]
+    # As root this process imports nothing from a folder that is another's. Hooks that do can't be told from those that
+    # don't; without a user they run as the application does.
+    lent = [*filter(_is_foreign, [*path, *added])] if os.geteuid() == 0 and (user or not retelling.hooks) else []
+    sys.path[:] = [folder for folder in [*path, *sys.path] if folder not in lent or folder in own]
+    retelling = dataclasses.replace(retelling, lent=tuple(lent))
     argv = [] if retelling.target is None else [retelling.target]
     argv += [f"--{name}" for name in ("check", "print-config") if name in retelling.asks]
     named = next(command.function for command in COMMANDS if command.name == retelling.command)
     module, _, attribute = named.partition(":")
     function: Callable[[Sequence[str], Retelling], int] = getattr(importlib.import_module(module), attribute)
     return function(argv, retelling)
+
+
+def _is_foreign(folder: str) -> bool:
+    """Whether others than root could have a module imported from a folder; so it is where that can't be told."""
+    try:
+        return bool(custody.stranger(folder))
+    except OSError:
+        return True
 
 
 def _refuse_strangers() -> None:

@@ -135,7 +135,7 @@ def _settled(command: ServingCommand, line: CommandLine, retelling: Retelling | 
         retold=None if retelling is None else retelling.values,
         table=command.table,
         complaints=complaints,
-        checks=lambda values: _problems_of_the_target(line, values, command.names),
+        checks=lambda values: _problems_of_the_target(line, values, command.names, retelling),
         siblings=lambda name: _of_sibling(name, command.name),
     )
     if command.refuse is not None:
@@ -143,7 +143,7 @@ def _settled(command: ServingCommand, line: CommandLine, retelling: Retelling | 
     if retelling is None:
         return configuration
     hooks = Hooks(**retelling.hooks) if retelling.hooks else configuration.hooks
-    return changed(configuration, hooks=hooks, logging=retelling.logging)
+    return changed(configuration, hooks=hooks, logging=retelling.logging, path=retelling.lent)
 
 
 def _located(command: ServingCommand, configuration: Configuration, begin: str) -> Configuration:
@@ -164,14 +164,17 @@ def _retold() -> Any:
     return importlib.import_module("prefork.cli.retold")
 
 
-def _problems_of_the_target(line: CommandLine, values: Mapping[str, object], names: tuple[str, ...]) -> Iterator[str]:
+def _problems_of_the_target(
+    line: CommandLine, values: Mapping[str, object], names: tuple[str, ...], retelling: Retelling | None
+) -> Iterator[str]:
     """What can be seen to be wrong with the target before anything runs."""
     folder = str(values.get("chdir", ""))
     if folder and not os.path.isdir(folder):
         yield f"chdir: {folder!r} is not a folder; name one"
     elif line.target is not None:
         try:
-            target.check(line.target, os.path.join(folder, line.app_dir), names)
+            lent = () if retelling is None else retelling.lent
+            target.check(line.target, os.path.join(folder, line.app_dir), names, lent)
         except PreforkError as error:
             yield str(error)
 
@@ -250,4 +253,4 @@ def _run(text: str, configuration: Configuration, app_dir: str, start: Starter) 
     if configuration.extra.worker_class != SYNC:
         run: Callable[..., int] = importlib.import_module("prefork.embed.command").run_any
         return run(text, configuration, app_dir, start)
-    return start(text, configuration.settings, app_dir=app_dir, hooks=configuration.hooks)
+    return start(text, configuration.settings, app_dir=app_dir, hooks=configuration.hooks, path=configuration.path)

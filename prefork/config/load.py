@@ -75,6 +75,7 @@ class Configuration(Record, kw_only=True):
         groups: All headings, in order.
         hooks: Functions that came with the settings, where these were told in Python; None leaves them to the setting.
         logging: What Python's logging is configured by, where that was told likewise.
+        path: Folders for the import path of whoever loads the application, behind its own, and of nobody else.
     """
 
     settings: Settings
@@ -84,6 +85,7 @@ class Configuration(Record, kw_only=True):
     groups: tuple[str, ...]
     hooks: Any = None
     logging: Mapping[str, Any] | None = None
+    path: tuple[str, ...] = ()
 
     def toml(self, *, given: bool = False) -> str:
         """All of it as a file that gives the same settings when it is read, each with its origin in a comment.

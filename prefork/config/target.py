@@ -67,7 +67,7 @@ def parse(text: str) -> Target:
     raise TargetError(f"{text!r} does not name a target; {remedy}")
 
 
-def check(text: str, app_dir: str, names: Sequence[str] = ()) -> None:
+def check(text: str, app_dir: str, names: Sequence[str] = (), path: Sequence[str] = ()) -> None:
     """Find what is wrong with a target before the application's code runs.
 
     A server that doesn't preload imports its application in the workers; the master looks here first, so that a
@@ -78,6 +78,7 @@ def check(text: str, app_dir: str, names: Sequence[str] = ()) -> None:
         app_dir: The folder that is looked into first. It doesn't go on the import path: what this process itself has
             yet to import would be taken from there, and it may be root, while the folder is somebody else's.
         names: The attributes that a module alone stands for.
+        path: Folders that are looked into then, likewise.
 
     Raises:
         TargetError: The text is not ``module:attribute``, there is no such folder, or no such module. Only the first
@@ -89,7 +90,7 @@ def check(text: str, app_dir: str, names: Sequence[str] = ()) -> None:
         raise TargetError(f"{text!r} has no attribute; give {text}:NAME, with the name of what is to be served")
     folder = _folder(app_dir)
     top = target.module.partition(".")[0]
-    if not lies_in(text, folder) and not _known(top):
+    if PathFinder.find_spec(top, [folder, *path]) is None and not _known(top):
         raise _no_module(target, top, folder)
 
 
@@ -126,13 +127,14 @@ def _known(top: str) -> bool:
         return True  # it is loaded already, but not by the import system
 
 
-def load(text: str, app_dir: str = "", names: Sequence[str] = ()) -> object:
+def load(text: str, app_dir: str = "", names: Sequence[str] = (), path: Sequence[str] = ()) -> object:
     """Import what a target names. Runs in the process that will use it: the worker, or the master with preload.
 
     Args:
         text: The target.
         app_dir: The folder that goes first on the import path, and stays there; "" leaves the path as it is.
         names: Of a module alone the first attribute of these that it has is meant; without them, the module.
+        path: Folders that go there behind it.
 
     Returns:
         The object, or what the factory returned.
@@ -142,7 +144,7 @@ def load(text: str, app_dir: str = "", names: Sequence[str] = ()) -> object:
     """
     sources.by_content()
     target = parse(text)
-    folder = _put_first(app_dir) if app_dir else os.getcwd()
+    folder = _put_first(app_dir, path) if app_dir else os.getcwd()
     try:
         found: object = importlib.import_module(target.module)
         if names and not target.attribute:
@@ -177,10 +179,11 @@ def _hidden(target: Target, folder: str) -> str:
     )
 
 
-def _put_first(app_dir: str) -> str:
+def _put_first(app_dir: str, path: Sequence[str]) -> str:
     folder = _folder(app_dir)
     if sys.path[:1] != [folder]:
         sys.path.insert(0, folder)
+    sys.path[1:1] = [other for other in path if other not in sys.path]
     return folder
 
 

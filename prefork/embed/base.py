@@ -42,6 +42,7 @@ class EmbeddedApplication:
         around: Makes what the server is given of the application and of what tells whether the server is fit; None for
             the application itself.
         check: Raises what that would raise, given the application, and makes nothing; None when there is nothing.
+        path: Folders that go on the import path behind that one.
     """
 
     application: object = None
@@ -50,6 +51,7 @@ class EmbeddedApplication:
     names: tuple[str, ...] = ()
     around: Callable[[Any, Callable[[], Readiness]], Any] | None = None
     check: Callable[[Any], object] | None = None
+    path: tuple[str, ...] = ()
 
 
 class Embedded(Worker):
@@ -177,7 +179,7 @@ class Embedded(Worker):
         if not isinstance(found, str):
             return found
         first = self.given.folder or (sys.path[0] if sys.path else "")
-        return target.load(found, first if os.path.isdir(first) else ".", self.given.names)
+        return target.load(found, first if os.path.isdir(first) else ".", self.given.names, self.given.path)
 
     def init(self) -> None:
         """Look at the listeners before anything is made of them.

@@ -289,7 +289,9 @@ def _run(
             kind: type[Embedded] = getattr(embed, name)(application, **options)
         except TypeError as error:
             raise SettingsError(f"worker_options: {error}") from None
-        kind.given = dataclasses.replace(kind.given, folder=app_dir, names=names, around=around, check=check)
+        kind.given = dataclasses.replace(
+            kind.given, folder=app_dir, names=names, around=around, check=check, path=configuration.path
+        )
         return kind
 
     by_name = worker(text)
@@ -301,4 +303,5 @@ def _run(
         names=names,
         own=by_name,
         hooks=configuration.hooks,
+        path=configuration.path,
     )

@@ -76,6 +76,7 @@ class Retelling:
         logging: What Python's logging is to be configured by, as dictConfig takes it; None for nothing.
         environment: Variables to set, and those to take away (None).
         path: Folders for the import path.
+        lent: Folders for that of whoever loads the application alone; the command says which.
         asks: What is asked for beside serving: "check", "print-config", "explain".
     """
 
@@ -88,6 +89,7 @@ class Retelling:
     logging: Mapping[str, Any] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     path: tuple[str, ...] = ()
+    lent: tuple[str, ...] = ()
     asks: frozenset[str] = frozenset()
 
 

@@ -129,4 +129,12 @@ def _run(text: str, configuration: Configuration, app_dir: str, start: Starter) 
         _suits(found, name)
         return serving(cast("Application", found), configuration.extra, common)
 
-    return start(text, configuration.settings, app_dir=app_dir, make=make, names=NAMES, hooks=configuration.hooks)
+    return start(
+        text,
+        configuration.settings,
+        app_dir=app_dir,
+        make=make,
+        names=NAMES,
+        hooks=configuration.hooks,
+        path=configuration.path,
+    )

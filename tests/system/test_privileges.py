@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from prefork.system import custody, identity
-from prefork.testing import request, wait_for
+from prefork.testing import request, running, wait_for
 from prefork.testing.plugin import ServerFactory
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has something that others lack")
@@ -51,7 +51,7 @@ def audit(event, arguments):
     begun = sys.flags.safe_path or hasattr(sys.modules.get("prefork.system.safepath"), "LEFT")
     if event == "import" and os.geteuid() == 0 and begun:
         name, _, path, *_ = arguments
-        foreign = [entry for entry in path or () if entry in ("", {folder!r})]
+        foreign = [entry for entry in path or () if not entry or entry.startswith({folder!r})]
         with open({log!r}, "a") as log:
             log.write(f"{{name}} {{' '.join(sys.orig_argv[1:5])}} {{foreign}}\\n")
 
@@ -119,6 +119,54 @@ def test_root_has_nobody_else_s_folder_on_its_import_path(
     ):
         assert any(started in line for line in seen), started
     assert [line for line in seen if not line.endswith(" []")] == []
+
+
+WEB = """\
+import os
+
+def application(environ, start_response):
+    import beside
+    answer = f"{os.getuid()} {os.path.dirname(beside.__file__)}".encode()
+    start_response("200 OK", [("Content-Length", str(len(answer)))])
+    return [answer]
+"""
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("line", "where"),
+    [
+        ("uwsgi --http 127.0.0.1:0 --wsgi-file web/shop.py --uid nobody", "web"),
+        ("uwsgi --http 127.0.0.1:0 --module shop --chdir web --pythonpath {folder}/lib --uid nobody", "lib"),
+        ("gunicorn -b 127.0.0.1:0 -u nobody --chdir web shop", ""),
+        ("gunicorn -b 127.0.0.1:0 -u nobody --pythonpath lib web.shop", "lib"),
+        ("gunicorn -b 127.0.0.1:0 -u nobody -c {config} web.shop", "lib"),
+    ],
+)
+def test_nor_has_it_one_of_another_server_s_configuration(folder: Path, tmp_path: Path, line: str, where: str) -> None:
+    """Workers have it all the same, and so has a check."""
+    (folder / "web").mkdir()
+    (folder / "web" / "shop.py").write_text(WEB)
+    (folder / where).mkdir(exist_ok=True)
+    (folder / where / "beside.py").touch()
+    log, config = tmp_path / "imports", tmp_path / "gunicorn.conf.py"
+    config.write_text(f"import sys\nsys.path.insert(0, {str(folder / 'lib')!r})\n")
+    (tmp_path / "sitecustomize.py").write_text(AUDIT.format(folder=str(folder), log=str(log)))
+    arguments = line.format(folder=folder, config=config).split()
+    env = {"PYTHONPATH": str(tmp_path)}
+    check = "--check" if arguments[0] == "uwsgi" else "--check-config"
+    done = run(*arguments, check, cwd=folder, env=env)
+    assert (done.returncode, "can be served" in done.stdout) == (0, True), done
+    with running([sys.executable, "-m", "prefork", *arguments], cwd=folder, env=env) as server:
+        answer = f"{NOBODY.pw_uid} {folder / where}"
+        assert request(server.address).body.decode() == answer
+        for signum, generation in ((signal.SIGHUP, 1), (signal.SIGUSR2, 2)):
+            server.signal(signum)
+            server.wait_for_log(rf"generation {generation} serves")
+            assert request(server.address).body.decode() == answer
+        assert server.stop() == 0
+    assert "PLANTED" not in server.log()
+    assert [line for line in log.read_text().splitlines() if not line.endswith(" []")] == []
 
 
 @as_root
