@@ -239,7 +239,7 @@ def test_the_header_comes_before_tls() -> None:
 
 
 def test_who_sends_no_header_before_tls_is_closed() -> None:
-    with secured(header_timeout=0.5, defer_accept=0) as server:
+    with secured(header_timeout=0.5, defer_accept=0, keepalive=0) as server:
         with connect(server.address) as plain, pytest.raises((ssl.SSLError, OSError)):
             client_context().wrap_socket(plain, server_hostname="localhost")
         began = time.monotonic()

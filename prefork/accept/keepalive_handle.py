@@ -7,7 +7,7 @@ from typing import Any
 
 from prefork.accept.keepalive_acceptor import KeepaliveAcceptor
 from prefork.accept.parked_connections import KEPT, NEW, ParkedConnection
-from prefork.net.proxy_reader import ProxyReader
+from prefork.net.proxy_reader import ProxyReader, ProxySilentError
 from prefork.scoreboard.entry import Lane
 from prefork.system.forks import HERE
 from prefork.system.natives import socket
@@ -61,6 +61,8 @@ class KeepaliveHandle:
         one = parking.in_hand
         if one is None:
             one = parking.in_hand = NEW
+        elif self._reader is not None and one.proxy is None and not one.requests:
+            one = parking.as_new(one)  # it had said nothing at all
         failed, kept = True, False
         try:
             if self._reader is not None:
@@ -69,6 +71,11 @@ class KeepaliveHandle:
                 connection.settimeout(self._timeout)
             self._handle(connection, address)
             failed = False
+        except ProxySilentError:
+            failed = False
+            parking.park(connection, address, b"", ready=False)
+            parking.unasked()
+            self._lane.unasked()
         finally:
             if not HERE.foreign:
                 thread.began = 0
@@ -80,7 +87,7 @@ class KeepaliveHandle:
     def _know(self, reader: ProxyReader, one: ParkedConnection, connection: socket.socket, address: Any) -> Any:
         """Whose connection it is: a header comes once, and travels with the connection."""
         if one is NEW:
-            return reader.read(connection, address, self._waiting)
+            return reader.read(connection, address, self._waiting, elsewhere=not self._parking.last())
         if one.proxy is not None:
             reader.headers[one.fd] = one.proxy
         else:  # it is older than the setting

@@ -171,6 +171,11 @@ class LanedParking(ParkedConnections):
                 self.tell_who_is_left()
             return kept
 
+    def as_new(self, one: ParkedConnection) -> ParkedConnection:
+        """As `ParkedConnections.as_new`."""
+        with self.lock:
+            return super().as_new(one)
+
     def unasked(self) -> None:
         """As `ParkedConnections.unasked`."""
         with self.lock:

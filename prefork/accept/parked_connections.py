@@ -184,6 +184,12 @@ class ParkedConnections:
         one = self.in_hand
         return self.closing or one is None or one.requests + 1 >= self._requests
 
+    def as_new(self, one: ParkedConnection) -> ParkedConnection:
+        """The one in hand, which has brought nothing so far, is to its handler as if it had just been accepted."""
+        self.forget(one)
+        self.in_hand = NEW
+        return NEW
+
     def unasked(self) -> None:
         """What has been parked since :meth:`over` has asked for nothing yet: this is not counted as a request of it."""
         one = self.in_hand

@@ -29,6 +29,10 @@ _DONTWAIT: Final = int(socket.MSG_DONTWAIT)
 _PEEK: Final = int(socket.MSG_PEEK) | _DONTWAIT
 
 
+class ProxySilentError(Exception):
+    """Nothing of a header has come yet, and who may send one can be waited for elsewhere, with others."""
+
+
 class ProxyReader:
     """WORKER. Reads the headers of one worker's connections.
 
@@ -62,7 +66,14 @@ class ProxyReader:
         self._throttle.tell(logging.WARNING, "unnamed", told, format_peer(address))
         return False
 
-    def read(self, connection: socket.socket, address: Any, waiting: Callable[[float], None] | None = None) -> Any:
+    def read(
+        self,
+        connection: socket.socket,
+        address: Any,
+        waiting: Callable[[float], None] | None = None,
+        *,
+        elsewhere: bool = False,
+    ) -> Any:
         """Read the header of a connection that was just accepted.
 
         Args:
@@ -70,11 +81,13 @@ class ProxyReader:
             address: Its peer's.
             waiting: Told before a wait how many seconds that may last at most, and 0 when it is over, so that a limit
                 of the handler's time can be put off.
+            elsewhere: Whether one on which nothing has come can be waited for elsewhere.
 
         Returns:
             The true peer's address: ``address`` itself where the proxy tells none.
 
         Raises:
+            ProxySilentError: ``elsewhere``, and nothing has come.
             ProxyProtocolError: The connection is to be closed; it has been told why.
             BaseException: What the application has had raised here; asked again, it goes on where it was.
         """
@@ -85,9 +98,9 @@ class ProxyReader:
             if self._half is None and not connection.gettimeout():
                 found = self.attempt(connection)
                 if isinstance(found, bytes):
-                    found = self._wait_for(connection, found, waiting)
+                    found = self._wait_for(connection, found, waiting, elsewhere=elsewhere)
             else:
-                found = self._read_on(connection, waiting)
+                found = self._read_on(connection, waiting, elsewhere=elsewhere)
         except ProxyProtocolError as error:
             self._half = None
             self.tell(error, address)
@@ -96,7 +109,9 @@ class ProxyReader:
         source = found.source
         return address if source is None else source
 
-    def _read_on(self, connection: socket.socket, waiting: Callable[[float], None] | None) -> ProxyHeader:
+    def _read_on(
+        self, connection: socket.socket, waiting: Callable[[float], None] | None, *, elsewhere: bool
+    ) -> ProxyHeader:
         """The header of a connection that has a timeout, or in which an exception has come between."""
         timeout = connection.gettimeout()
         if timeout:
@@ -105,7 +120,7 @@ class ProxyReader:
         try:
             found = self.attempt(connection, received if begun == connection.fileno() else b"")
             if isinstance(found, bytes):
-                return self._wait_for(connection, found, waiting)
+                return self._wait_for(connection, found, waiting, elsewhere=elsewhere)
             self._half = None
             return found
         finally:
@@ -113,9 +128,17 @@ class ProxyReader:
                 connection.settimeout(timeout)
 
     def _wait_for(
-        self, connection: socket.socket, received: bytes, waiting: Callable[[float], None] | None
+        self,
+        connection: socket.socket,
+        received: bytes,
+        waiting: Callable[[float], None] | None,
+        *,
+        elsewhere: bool,
     ) -> ProxyHeader:
         """The header of a connection on which it has not all come."""
+        if elsewhere and not received:
+            self._half = None
+            raise ProxySilentError
         deadline = time.monotonic() + self.patience
         found: ProxyHeader | bytes = received
         while not isinstance(found, ProxyHeader):

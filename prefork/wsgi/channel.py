@@ -69,6 +69,10 @@ class Pace(Record):
     waiting: Callable[[float], None] | None = None
     silence: Callable[[socket.socket], float] | None = None
 
+    def bears(self, connection: socket.socket) -> bool:
+        """Whether a connection on which nothing has come may go on to be silent."""
+        return self.silence is None or self.silence(connection) > 0
+
 
 class Channel:
     """A plain connection. Used by the thread that serves it; closing the socket is left to who accepted it.

@@ -19,6 +19,7 @@ from prefork.accept.offspring import leave
 from prefork.config.networks import truster
 from prefork.net.proxy_protocol import ProxyHeader
 from prefork.net.tls import DEPARTED, HandshakeError, departed
+from prefork.system.descriptors import readable
 from prefork.system.natives import socket, time
 from prefork.system.peer import format_peer
 from prefork.system.throttle import Throttle
@@ -177,13 +178,14 @@ class Gateway:
             connection at once: the end of the response may leave with that.
 
         Raises:
-            NothingYetError: ``keeps``, and nothing has come: who calls can wait for it with others. It has the channel.
+            NothingYetError: ``keeps``, and nothing has come: who calls can wait for it with others. It has the channel,
+                if there is one: under TLS there is none before the handshake.
             BaseException: What a signal's handler or another thread raises outside of the application.
         """
         began = time.monotonic()
         if before is None:
             try:
-                channel = self._channel(connection, address, began + self._header_timeout, proxy)
+                channel = self._channel(connection, address, began + self._header_timeout, proxy, keeps=keeps)
             except (HandshakeError, RequestError) as error:
                 self._no_tls.tell(logging.INFO, str(error), "no TLS with %s: %s", format_peer(address), error)
                 return None
@@ -245,13 +247,17 @@ class Gateway:
         if self._access is not None:
             self._access.close()
 
-    def _channel(self, connection: socket.socket, address: Any, deadline: float, proxy: ProxyHeader | None) -> Channel:
+    def _channel(
+        self, connection: socket.socket, address: Any, deadline: float, proxy: ProxyHeader | None, *, keeps: bool
+    ) -> Channel:
         """What requests come through; under TLS the handshake is done, and the environ says so."""
         if self._tls is None:
             channel = Channel(connection, self._pace)
             channel.deadline = deadline
             environ = channel.environ = self._base.copy()
         else:
+            if keeps and not readable(connection.fileno()) and self._pace.bears(connection):
+                raise NothingYetError
             waited = self._before_keys(connection)
             channel = secured = TLSChannel(connection, self._pace, self._tls)
             channel.deadline = deadline

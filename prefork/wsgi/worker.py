@@ -177,9 +177,11 @@ class WSGIWorker(Worker):
             parking.park(
                 secured or connection, address, channel.rest, ready=channel.buffered, local=channel, bound=bound
             )
-            if not asked:
-                parking.unasked()
-                self._entry.unasked()
+        elif not asked:  # it is to be TLS, and no hands were shaken
+            parking.park(connection, address, b"", ready=False)
+        if not asked:
+            parking.unasked()
+            self._entry.unasked()
 
     def refuse(self, connection: socket.socket) -> None:
         """Answer 503 to a connection that is shed."""

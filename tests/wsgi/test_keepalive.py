@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -20,9 +21,10 @@ from prefork.testing.server import Server, running
 from prefork.testing.waiting import call_until
 from tests.support.kept import Client, Crowd, readable
 from tests.support.proxy_headers import v1
-from tests.support.tls_clients import KEYS, secured
+from tests.support.tls_clients import KEYS, client_context, secured
 from tests.support.wsgi.harness import ROOT, WITHIN, exchange, get, parse, post, read_all
 
+TLS = [f"--{name}={value}" for name, value in KEYS.items()]
 FIVE_IN_CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n5\r\naaaaa\r\n0\r\n\r\n"
 
 
@@ -379,6 +381,55 @@ def test_who_connects_and_says_nothing_holds_nobody_up(
             )
         for client in (other, *silent):
             client.close()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("flags", "said", "speaks"),
+    [
+        (["--bind=unix:{folder}/s", *TLS], b"", b""),
+        (["--defer-accept=0", *TLS], b"", b""),
+        (["--proxy-protocol=v1", *TLS], v1(), b""),
+        (["--proxy-protocol=any", "--defer-accept=0", *TLS], b"", v1()),
+        (["--proxy-protocol=v1", "--defer-accept=0"], b"", v1()),
+        (["--proxy-protocol=v1", "--bind=unix:{folder}/s"], b"", v1()),
+    ],
+    ids=["tls on unix", "tls", "tls behind a header", "tls and a header", "header", "header on unix"],
+)
+def test_who_says_nothing_before_the_first_request_can_come_holds_nobody_up(
+    flags: list[str], said: bytes, speaks: bytes, threads: int, tmp_path: Path
+) -> None:
+    """Neither before a header of the PROXY protocol nor between that and a handshake."""
+    given = [flag.format(folder=tmp_path) for flag in flags]
+    given += [] if any(flag.startswith("--bind") for flag in given) else ["--bind=127.0.0.1:0"]
+    what = ["tests.support.wsgi.apps:show", "--workers=1", f"--threads={threads}", f"--control={tmp_path}/control"]
+
+    def introduce(connection: socket.socket) -> Client:
+        connection.sendall(speaks)
+        if TLS[0] not in given:
+            return Client(connection)
+        return Client(client_context().wrap_socket(connection, server_hostname="localhost"))
+
+    with (
+        running([sys.executable, "-m", "prefork", "wsgi", *what, *given], cwd=ROOT, within=WITHIN) as server,
+        ExitStack() as stack,
+    ):
+        connections = [connect(server.address, timeout=WITHIN) for _ in range(threads + 1)]
+        for connection in connections:
+            connection.sendall(said)
+        for connection in reversed(connections):
+            client = introduce(connection)
+            stack.callback(client.close)
+            for number in range(3):
+                shown = json.loads(client.ask(get(f"/{number}")) or "null")
+                assert shown["PATH_INFO"] == f"/{number}"
+                assert (shown["REMOTE_ADDR"] == "192.0.2.1") == bool(said or speaks)
+        with ControlClient(f"{tmp_path}/control") as operator:
+            call_until(
+                operator.status,
+                lambda status: status.workers[0].served == 3 * (threads + 1),
+                message="each request to be counted, and nothing else",
+            )
 
 
 def introduced(server: Server, header: bytes) -> socket.socket:
