@@ -97,6 +97,7 @@ def test_where_nobody_may_ask_for_a_limit_a_server_serves(
         (errno.ENOSYS, "allow it where it is forbidden"),
         (errno.ENOMEM, "free memory"),
         (errno.EMFILE, "raise the limit"),
+        (errno.EFBIG, "raise the limit of a file's size"),
         (errno.EIO, "the system is at fault"),
     ],
 )

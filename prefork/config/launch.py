@@ -36,15 +36,25 @@ def begin() -> bool:
         Whether the image before this one has blocked our signals for us, so that they stay so until they are handled.
 
     Raises:
-        SettingsError: there is no current folder any more.
+        SettingsError: as :func:`check_folder`.
     """
     masked = HANDOVER in os.environ
     signals.begin(masked=masked)
+    check_folder()
+    return masked
+
+
+def check_folder() -> None:
+    """See whether the current folder is one to serve from.
+
+    Raises:
+        SettingsError: there is none any more, or this user may not search it: another's, in which sudo(8) was called.
+    """
     try:
         os.getcwd()
+        os.stat(".")
     except OSError as error:
         raise SettingsError(f"the current folder can't be used: {error.strerror}; start in another") from None
-    return masked
 
 
 def here() -> str:

@@ -68,6 +68,8 @@ def refused(what: str, calls: str, error: OSError) -> str:
     through = f" ({calls})" if calls else ""
     if error.errno in _FORBIDDEN:
         remedy = "allow it where it is forbidden (seccomp, SystemCallFilter=, a container's profile)"
+    elif error.errno == errno.EFBIG:
+        remedy = "raise the limit of a file's size, which is one of shared memory, too (ulimit -f, LimitFSIZE=)"
     elif error.errno in _EXHAUSTED:
         remedy = "free memory, or raise what limits it (MemoryMax=, ulimit -v, fs.epoll.max_user_watches)"
     else:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from prefork.cli.commands import CommandParser
-from prefork.config import address
+from prefork.config import address, launch
 from prefork.errors import PreforkError
 from prefork.services import log as logs
 
@@ -46,6 +46,7 @@ def exporter(argv: Sequence[str]) -> int:
     for needed in ("prometheus_client", "httptools"):
         if importlib.util.find_spec(needed) is None:
             raise PreforkError(f"prefork exporter needs {needed}; pip install 'prefork[prometheus]'")
+    launch.check_folder()
     logs.configure("info")
     from prefork.wsgi import WSGIOptions, serve
 

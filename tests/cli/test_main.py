@@ -21,6 +21,7 @@ from prefork.config import settings
 from prefork.config.fields import GROUPS
 from prefork.testing import call_until, request, running_target
 from tests.support.forked import SERVERS
+from tests.support.programs import run_program
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PREFORK_")}
 
@@ -271,9 +272,32 @@ def test_too_few_descriptors_to_begin_with_are_one_line(folder: Path, limit: str
     assert sorted(os.listdir(folder)) == before
 
 
-def test_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
-    done = program(_IN_A_SHELL, f'mkdir {tmp_path}/gone; cd {tmp_path}/gone; rmdir ../gone; "$0" -m prefork serve a:b')
-    assert problems(done) == ["the current folder can't be used: No such file or directory; start in another"]
+@pytest.mark.parametrize("command", ["serve a:b", "exporter --listen 127.0.0.1:0"])
+def test_a_folder_that_is_gone_is_one_line(tmp_path: Path, command: str) -> None:
+    shell = f'mkdir {tmp_path}/gone; cd {tmp_path}/gone; rmdir ../gone; "$0" -m prefork {command}'
+    assert problems(program(_IN_A_SHELL, shell)) == [
+        "the current folder can't be used: No such file or directory; start in another"
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_folder_that_may_not_be_searched_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "ours").mkdir(mode=0o700)
+    done = run_program(
+        """
+        import os, sys
+        from prefork.config import launch
+        from prefork.errors import SettingsError
+        os.chdir(sys.argv[1])
+        os.setresuid(65534, 65534, 65534)
+        try:
+            launch.begin()
+        except SettingsError as error:
+            print(error)
+        """,
+        str(tmp_path / "ours"),
+    )
+    assert done.stdout == "the current folder can't be used: Permission denied; start in another\n"
 
 
 @contextlib.contextmanager
