@@ -49,7 +49,10 @@ class Hooks(Record, kw_only=True):
         "master", "server", "Before anything else: nothing listens yet and no worker runs."
     )
     when_ready: Callable[[Any], object] | None = _hook(
-        "master", "server", "Once, when the first generation of workers is ready and serves."
+        "master",
+        "server",
+        "When the first generation of workers is ready and serves; once more in each image of the master that an "
+        "upgrade executes, for threads and sockets of the one before are gone.",
     )
     pre_fork: Callable[[Any, Any], object] | None = _hook("master", "server, worker", "Just before a worker is forked.")
     post_fork: Callable[[Any, Any], object] | None = _hook(

@@ -368,7 +368,9 @@ HOOKS: Final = (
     _hook("post_worker_init"),
     _hook("worker_int", "SIGINT and SIGQUIT of a worker are the master's affair; worker_exit is called at its end"),
     _hook("worker_abort"),
-    _hook("pre_exec", "an upgrade executes the same command in the same process; on_starting is called in the new one"),
+    _hook(
+        "pre_exec", "an upgrade executes the command in the same process; on_starting and when_ready are called there"
+    ),
     _hook("pre_request", "a WSGI middleware is called before each request"),
     _hook("post_request", "a WSGI middleware is called after each request; --access-log writes of it"),
     _hook("child_exit"),

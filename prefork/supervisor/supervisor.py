@@ -269,6 +269,7 @@ class Supervisor:
             self.scale(size)
             self._roll("upgrade")
             self._hearing.let_in(before.mask)  # to what that image has blocked, so that none of it was lost
+            self._call_hook("when_ready")  # it serves; what that hook had begun in this process ended with the image
         else:
             self._nursery.load()
         resources.check_descriptors(self._plan.settings, self._goal, self.roster, self.listeners)

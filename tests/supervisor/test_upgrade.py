@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from prefork.testing import Load, Server, call_until, request
+from prefork.testing import Load, Server, call_until, request, running
 from prefork.testing.faults import always, unavailable
 from prefork.testing.plugin import ServerFactory
 from tests.support.figures import count
@@ -187,6 +188,46 @@ def test_a_reload_by_an_upgrade_waits_for_a_start_to_be_told(prefork_server: Ser
     server.wait_for_log("it is told")
     server.wait_for_log("generation 1 serves")
     assert server.stop() == 0
+
+
+TELLING = """
+import logging, os, socket, sys, threading
+import prefork
+
+def answer(listener):
+    while True:
+        listener.accept()[0].sendall(b"told by a thread of the master's")
+
+def when_ready(server):
+    if os.path.exists("told"):
+        os.unlink("told")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("told")
+    listener.listen()
+    threading.Thread(target=answer, args=(listener,), daemon=True).start()
+    logging.info("it is told")
+
+def handle(connection, address):
+    connection.sendall(b"ok")
+
+logging.basicConfig(level=logging.INFO)
+prefork.serve(handle, bind="127.0.0.1:0", workers=1, control="off", hooks=prefork.Hooks(when_ready=when_ready))
+"""
+
+
+def test_what_a_hook_has_begun_in_the_master_begins_again_with_the_next_image(tmp_path: Path) -> None:
+    """A server of metrics, say, which those who come from gunicorn start when it is ready."""
+    (tmp_path / "telling.py").write_text(TELLING)
+    with running([sys.executable, "telling.py"], cwd=tmp_path) as server:
+        for generation in range(3):
+            server.wait_for(lambda told=generation + 1: server.log().count("it is told") == told)  # type: ignore[misc]  # see above
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(tmp_path / "told"))
+                assert client.recv(100) == b"told by a thread of the master's"
+            server.signal(signal.SIGUSR2)
+            server.wait_for_log(f"generation {generation + 1} serves")
+        assert "has changed" not in server.log()
+        assert server.stop() == 0
 
 
 def test_ten_at_once_are_as_good_as_one(prefork_server: ServerFactory, code: Code) -> None:
