@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Final
 
 from prefork.system.natives import os, signal, time
+from prefork.system.signals import blocked
 
 eventfd = os.eventfd
 eventfd_read = os.eventfd_read
@@ -100,16 +101,17 @@ class ForkSafeThread:
 
     def _start(self) -> None:
         self._alive.acquire()
-        before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())  # the thread inherits it
+        started = False
         try:
-            self._runs = True
-            start_new_thread(self._run, ())
+            with blocked(signal.valid_signals()):  # the thread inherits it
+                self._runs = True
+                start_new_thread(self._run, ())
+                started = True
         except BaseException:
-            self._runs = False
-            self._alive.release()
+            if not started:
+                self._runs = False
+                self._alive.release()
             raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def wake(self) -> None:
         """Have it look up from what it waits for."""

@@ -102,8 +102,10 @@ def blocked(signals: Iterable[int] = ACROSS_FORKS, *, only: bool = False) -> Ite
         signals: which.
         only: whether all others are let in.
     """
-    before = signal.pthread_sigmask(signal.SIG_SETMASK if only else signal.SIG_BLOCK, signals)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        # It runs the handlers of what has come, and one of an application's may raise: the mask is known by then.
+        signal.pthread_sigmask(signal.SIG_SETMASK if only else signal.SIG_BLOCK, signals)
         yield before  # type: ignore[misc]  # typeshed allows numbers that are no Signals (real-time signals); ours are
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

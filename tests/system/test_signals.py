@@ -188,6 +188,26 @@ def test_what_was_blocked_before_stays_blocked_after() -> None:
     assert facts(program) == [[usr1], sorted([usr1, term]), [usr1], everything, [usr1]]
 
 
+def test_the_mask_is_put_back_where_a_handler_raises_when_it_is_changed() -> None:
+    program = """
+        import json, os, signal
+        from prefork.system import signals
+
+        def late(signum, frame):
+            raise TimeoutError
+
+        signal.signal(signal.SIGUSR1, late)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+        os.kill(os.getpid(), signal.SIGUSR1)
+        try:
+            with signals.blocked([signal.SIGTERM], only=True):
+                pass
+        except TimeoutError:
+            print(json.dumps(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))))
+    """
+    assert facts(program) == [signal.SIGUSR1]
+
+
 def test_within_a_block_all_others_can_be_let_in() -> None:
     """As a hook is called between two forks: what it executes inherits the mask (execve(2))."""
     program = """
