@@ -5,7 +5,6 @@ The same settings, with the same meaning, as in `prefork wsgi`. WORKER.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from urllib.parse import quote, unquote
@@ -13,6 +12,7 @@ from urllib.parse import quote, unquote
 from prefork.accept.offspring import guarded, leave
 from prefork.config.networks import truster
 from prefork.system.natives import time
+from prefork.system.remembered import Remembered
 from prefork.wsgi.access import AccessLog
 from prefork.wsgi.environ import spelled
 from prefork.wsgi.forwarded import BELIEVED, ELSEWHERE, LEFT_OUT, apply, proxys_own, standings
@@ -280,14 +280,16 @@ def _host(scope: Scope) -> str:
     return scope["client"][0] if scope.get("client") else ""
 
 
-@functools.lru_cache(maxsize=512)
-def _is_proxys_own(field: bytes) -> bool:
-    return proxys_own(_name(field))
-
-
-@functools.lru_cache(maxsize=512)
-def _name(field: bytes) -> str:
+def _named(field: bytes) -> str:
     return "HTTP_" + field.decode("latin-1").upper().replace("-", "_")
+
+
+def _of_a_proxy(field: bytes) -> bool:
+    return proxys_own(_named(field))
+
+
+_name: Final = Remembered(_named).__getitem__
+_is_proxys_own: Final = Remembered(_of_a_proxy).__getitem__
 
 
 def _environ_of(scope: Scope) -> dict[str, Any]:

@@ -12,11 +12,10 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 from prefork.system.natives import os, socket
-
-_T = TypeVar("_T")
+from prefork.system.remembered import Remembered
 
 V1: Final = 1
 V2: Final = 2
@@ -29,7 +28,7 @@ _SIGNATURE_V2: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _HEAD_V2: Final = struct.Struct("!12sBBH")
 _MOST_PORT: Final = 65535
 _ZERO: Final = ord("0")
-_MOST_REMEMBERED: Final = 1024  # of each kind; clear() at that many, since what is kept long is soon there again
+_MOST_REMEMBERED: Final = 1024  # of each kind
 _AF_INET, _AF_INET6 = int(socket.AF_INET), int(socket.AF_INET6)  # an enum's member costs as much as the call
 
 _LOCAL: Final = 0x20
@@ -242,20 +241,6 @@ def _parse_v1(line: bytes) -> ProxyHeader:
     return _new(ProxyHeader, (V1, source, (), line))
 
 
-class _Remembered(dict[bytes, _T]):
-    """What a function makes of bytes, worked out once for those that come again: clients do, and proxies always."""
-
-    def __init__(self, make: Callable[[bytes], _T]) -> None:
-        self._make = make
-
-    def __missing__(self, word: bytes) -> _T:
-        made = self._make(word)
-        if len(self) >= _MOST_REMEMBERED:
-            self.clear()
-        self[word] = made
-        return made
-
-
 def _host4(word: bytes) -> str:
     """An IPv4 address of a line; OSError or ValueError when it is none."""
     text = word.decode("ascii")
@@ -277,10 +262,12 @@ def _last_port(word: bytes) -> int:
     return port
 
 
-_HOSTS4, _HOSTS6, _LAST_PORTS = _Remembered(_host4), _Remembered(_host6), _Remembered(_last_port)
+_HOSTS4: Final = Remembered(_host4, most=_MOST_REMEMBERED)
+_HOSTS6: Final = Remembered(_host6, most=_MOST_REMEMBERED)
+_LAST_PORTS: Final = Remembered(_last_port, most=_MOST_REMEMBERED)
 _HOSTS: Final = {b"TCP4": _HOSTS4, b"TCP6": _HOSTS6}
-_PACKED4: Final = _Remembered(socket.inet_ntoa)
-_PACKED6: Final = _Remembered(functools.partial(socket.inet_ntop, _AF_INET6))
+_PACKED4: Final = Remembered[bytes, str](socket.inet_ntoa, most=_MOST_REMEMBERED)
+_PACKED6: Final = Remembered(functools.partial(socket.inet_ntop, _AF_INET6), most=_MOST_REMEMBERED)
 REMEMBERED: Final = (_HOSTS4, _HOSTS6, _LAST_PORTS, _PACKED4, _PACKED6)
 """What of earlier headers is known in this process."""
 

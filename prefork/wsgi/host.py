@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from ipaddress import AddressValueError, IPv6Address
 from typing import Final
+
+from prefork.system.remembered import Remembered
 
 # A host may not be empty (RFC 9110, 4.2.1), a port may.
 _HOST: Final = re.compile(
@@ -18,9 +19,12 @@ _PORT_DIGITS: Final = 5  # leading zeros aside
 _HIGHEST_PORT: Final = 65535
 
 
-@functools.lru_cache(maxsize=512)
 def valid_host(host: str) -> bool:
     """Whether ``host`` is a host with or without a port. Pure."""
+    return _VALID[host]
+
+
+def _valid(host: str) -> bool:
     match = _HOST.fullmatch(host)
     if match is None:
         return False
@@ -33,3 +37,6 @@ def valid_host(host: str) -> bool:
         except AddressValueError:
             return False
     return True
+
+
+_VALID: Final = Remembered(_valid)

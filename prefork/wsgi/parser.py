@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from prefork.errors import PreforkError
+from prefork.system.remembered import Remembered
 from prefork.wsgi.channel import RECEIVE, Channel
 from prefork.wsgi.forwarded import proxys_own
 from prefork.wsgi.host import valid_host
@@ -316,8 +317,7 @@ class _Fields:
         environ[key] = text
 
 
-@functools.lru_cache(maxsize=512)
-def _key(name: bytes) -> str:
+def _named(name: bytes) -> str:
     """The environ's name of a header field; "" for one that is left out."""
     if not _TOKEN.fullmatch(name):
         raise RequestError(400, "the name of a header field is not a token")
@@ -327,11 +327,14 @@ def _key(name: bytes) -> str:
     return key if key in _UNPREFIXED else f"HTTP_{key}"
 
 
-@functools.lru_cache(maxsize=512)
-def _key_of_a_stranger(name: bytes) -> str:
+def _named_by_a_stranger(name: bytes) -> str:
     """The same for a peer who is no trusted proxy."""
-    key = _key(name)
+    key = _named(name)
     return LEFT_OUT if proxys_own(key) else key
+
+
+_key: Final = Remembered(_named).__getitem__
+_key_of_a_stranger: Final = Remembered(_named_by_a_stranger).__getitem__
 
 
 def check_host(environ: dict[str, Any]) -> None:
@@ -344,7 +347,6 @@ def check_host(environ: dict[str, Any]) -> None:
         raise RequestError(400, "the Host can't be one")
 
 
-@functools.lru_cache(maxsize=64)
 def persists(connection: str, *, http11: bool) -> bool:
     """Whether the client wants the connection to be kept (RFC 9112, 9.3). Pure.
 
@@ -352,8 +354,15 @@ def persists(connection: str, *, http11: bool) -> bool:
         connection: The field Connection; "" when there is none.
         http11: Whether the request is of HTTP/1.1.
     """
-    options = {option.strip(" \t").lower() for option in connection.split(",")}
+    options = _OPTIONS[connection]
     return "close" not in options and (http11 or "keep-alive" in options)
+
+
+def _options(connection: str) -> frozenset[str]:
+    return frozenset(option.strip(" \t").lower() for option in connection.split(","))
+
+
+_OPTIONS: Final = Remembered(_options, most=64)
 
 
 def transfer_length(environ: dict[str, Any]) -> int:

@@ -41,6 +41,8 @@ _BODILESS: Final = frozenset({"204", "205", "304"})  # 1xx is no answer, and not
 # What these say of their length, whatever the application does: 204 nothing (RFC 9110, 8.6); 205 that there is nothing,
 # for unlike the others it does not end with its head (RFC 9110, 15.3.6; RFC 9112, 6.3).
 _LENGTHS: Final[dict[str, int | None]] = {"204": None, "205": 0}
+_REMEMBERED: Final = 256  # heads
+_LONGEST: Final = 2048  # bytes of one that is remembered
 _COPIED: Final = 1 << 16  # bytes; a body piece up to this size is joined to what goes before it
 _CLOSE: Final = b"Connection: close\r\n\r\n"
 
@@ -150,12 +152,7 @@ class Response:
                 exc_info = None  # it refers to the frame that refers to it
         elif self.status:
             raise RuntimeError("start_response() was called again without exc_info")
-        given = tuple(headers)
-        try:
-            found = _known_lines(status, given)
-        except TypeError:  # something is not a str, or a pair is a list
-            found = None
-        self._lines, self._length, self._dated, self._bodiless, closes = found or _lines(status, given)
+        self._lines, self._length, self._dated, self._bodiless, closes = _known_lines(status, tuple(headers))
         if closes:
             self._channel.keep = False
         self.status = status
@@ -353,7 +350,10 @@ class Response:
         return True
 
 
-def _lines(status: str, headers: tuple[tuple[str, str], ...]) -> tuple[bytes, int | None, bool, bool, bool]:
+_HeadLines = tuple[bytes, int | None, bool, bool, bool]
+
+
+def _lines(status: str, headers: tuple[tuple[str, str], ...]) -> _HeadLines:
     """What is sent of a status and header fields, and what they say.
 
     Returns:
@@ -390,7 +390,22 @@ def _lines(status: str, headers: tuple[tuple[str, str], ...]) -> tuple[bytes, in
     return line + "".join(lines).encode("latin-1"), length, dated, code in _BODILESS, closes
 
 
-_known_lines = functools.lru_cache(maxsize=256)(_lines)
+_remembered: dict[tuple[str, tuple[tuple[str, str], ...]], _HeadLines] = {}
+
+
+def _known_lines(status: str, headers: tuple[tuple[str, str], ...]) -> _HeadLines:
+    """As `_lines`, worked out once for what an application answers again and again. Long ones rarely are the same."""
+    try:
+        found = _remembered.get((status, headers))
+    except TypeError:  # something is not a str, or a pair is a list
+        return _lines(status, headers)
+    if found is None:
+        found = _lines(status, headers)
+        if len(found[0]) <= _LONGEST:
+            if len(_remembered) >= _REMEMBERED:
+                _remembered.clear()
+            _remembered[status, headers] = found
+    return found
 
 
 @functools.lru_cache(maxsize=256)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import socket
+import tracemalloc
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
@@ -262,6 +265,35 @@ def test_what_is_remembered_of_one_head_says_nothing_of_another() -> None:
         environ: dict[str, Any] = {}
         heads.read(stranger, environ, proxied=proxied)
         assert ("HTTP_X_FORWARDED_FOR" in environ) is proxied
+
+
+def test_nothing_long_is_remembered() -> None:
+    """Neither of what clients send nor of what an application answers, so that a worker stays as small as it is."""
+
+    def app(_: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("200 OK", [("X-Long", f"{uuid.uuid4()}" * 2000)])
+        return []
+
+    gateway = Gateway(app, OPTIONS, keepalive=75.0)
+
+    def ask(some: range) -> None:
+        for number in some:
+            long = f"{number:08}" + "n" * 8000
+            for lines in ([f"{long}: v"], [f"Host: {long}"], [f"Connection: {long}"]):
+                (only,) = answers(gateway, get("/", *lines))
+                assert only.startswith(b"HTTP/1.1 200 ")
+
+    ask(range(10))
+    gc.collect()
+    tracemalloc.start()
+    try:
+        ask(range(10, 300))
+        gc.collect()
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert grown < 1 << 20
+    gateway.close()
 
 
 def test_a_channel_goes_on_as_a_new_one() -> None:
