@@ -19,6 +19,7 @@ from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import kill
 from tests.support.probing import APPS
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 CONTAINER = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child"]
 ALLOWED = subprocess.run([*CONTAINER, "true"], capture_output=True, check=False).returncode == 0
 
@@ -128,3 +129,20 @@ def test_an_upgrade_of_process_1_is_told_of_its_rehearsal_s_end(prefork_server: 
         server.wait_for_log(f"reload: generation {generation} serves")
     os.kill(main_process(server), signal.SIGTERM)
     assert server.wait() == 0
+
+
+def test_a_root_without_devices(prefork_server: ServerFactory) -> None:
+    """As in a chroot of a few files: no /dev/null."""
+    bare = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        'mount -t tmpfs none /dev && exec "$@"',
+        "sh",
+    ]
+    server = prefork_server("hello:handle", app_dir=EXAMPLES, workers=1, options={"prefix": bare})
+    assert request(server.address).body == b"hello\n"
+    assert server.stop() == 0

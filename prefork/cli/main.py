@@ -222,9 +222,12 @@ def _leave() -> None:
 
 def _open_standard_streams() -> None:
     """Open what whoever started us has closed: else the next socket would get that number, and the log with it."""
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
-        os.set_inheritable(fd, True)  # the same holds for what the application executes
-    os.close(fd)
+    try:
+        while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+            os.set_inheritable(fd, True)  # the same holds for what the application executes
+        os.close(fd)
+    except OSError:
+        return  # a root of few files has no such device, and who starts us there has them open
     # Python has None where it found nothing open; an application writes there, to wsgi.errors for one (PEP 3333).
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
