@@ -13,6 +13,7 @@ import pytest
 from prefork.system.need import refused
 from prefork.testing.faults import Injector, Pattern, always, unavailable
 from prefork.testing.plugin import ServerFactory
+from tests.support.programs import run_program
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
 
@@ -74,6 +75,38 @@ def test_what_a_worker_is_refused_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("prefork: error: the system refuses a worker the word to stop")
     assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["app.py"]
+
+
+FORBIDDEN = """
+import sys
+from prefork.cli.main import main
+from tests.support import seccomp
+name, number, argument, *rest = sys.argv[1:]
+seccomp.deny(name, int(number), **({"argument": 0, "equal": int(argument)} if argument else {}))
+sys.exit(main(["serve", "app:handle", "--workers", "1", "--control", "off", *rest]))
+"""
+
+
+@pytest.mark.parametrize(("setting", "begin"), [("--bind=unix:{}/s", "bind: unix:"), ("--pidfile={}/pid", "pidfile: ")])
+def test_where_files_can_not_be_locked_none_is_left_behind(tmp_path: Path, setting: str, begin: str) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    rest = ["--app-dir", str(tmp_path), "--bind=127.0.0.1:0", setting.format(tmp_path)]
+    done = run_program(FORBIDDEN, "flock", str(errno.ENOLCK), "", *rest)
+    assert (done.returncode, done.stdout) == (3 if "bind" in begin else 2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"prefork: error: {begin}"), line
+    assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["app.py"]
+
+
+def test_a_worker_that_may_not_end_with_its_master_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    death_signal = "1"  # PR_SET_PDEATHSIG
+    rest = ["--app-dir", str(tmp_path), "--bind=127.0.0.1:0"]
+    done = run_program(FORBIDDEN, "prctl", str(errno.EPERM), death_signal, *rest)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    said = "prefork: error: the system refuses that a process ends with who has forked it (prctl(2))"
+    assert done.stderr.splitlines()[-1].startswith(said)
 
 
 @pytest.mark.parametrize("option", [{"threads": 1}, {"preload": True}], ids=["plain", "preload"])

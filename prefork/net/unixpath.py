@@ -213,7 +213,13 @@ def _locked(path: str) -> Iterator[Spot]:
             try:
                 found = os.fstat(lock)
                 _check_lock(found, path)
-                if not _lock_in_time(lock, deadline):
+                try:
+                    in_time = _lock_in_time(lock, deadline)
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        named.unlink()  # on a file system without locks, where nobody has it
+                    raise
+                if not in_time:
                     raise ListenError(
                         f"bind: unix:{path}: another process holds {path}.lock; "
                         "end it, or remove that file when none does"

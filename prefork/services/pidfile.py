@@ -159,6 +159,10 @@ class Pidfile(Service):
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     return os.pread(fd, 32, 0).split(b"\n")[0].decode(errors="replace")
+                except OSError:
+                    if made:
+                        spot.unlink()  # on a file system without locks, where nobody has it
+                    raise
                 if not spot.names(found):
                     continue  # its holder has removed it between our two steps
                 self._check_text(fd)

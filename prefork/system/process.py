@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterable
 from fcntl import F_SETFL, F_SETOWN, fcntl
 from typing import NoReturn
 
+from prefork.errors import RefusedError
 from prefork.system.forks import HERE, get_ident
 from prefork.system.natives import os, select, signal, time
+from prefork.system.need import refused
 from prefork.system.record import Record
 
 closerange = os.closerange
@@ -356,10 +358,14 @@ def die_with_parent(signum: int, parent: int) -> bool:
 
     Returns:
         False when the parent is gone already, so that the signal will never come.
+
+    Raises:
+        RefusedError: a sandbox forbids it.
     """
     if _prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
+        number = ctypes.get_errno()
+        error = OSError(number, os.strerror(number))
+        raise RefusedError(refused("that a process ends with who has forked it", "prctl(2)", error)) from error
     return getppid() == parent
 
 

@@ -9,8 +9,26 @@ from typing import Final
 
 _AUDIT_ARCH: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _NUMBERS: Final = {
-    "x86_64": {"accept4": 288, "fcntl": 72, "ioctl": 16, "membarrier": 324, "setsockopt": 54, "socket": 41},
-    "aarch64": {"accept4": 242, "fcntl": 25, "ioctl": 29, "membarrier": 283, "setsockopt": 208, "socket": 198},
+    "x86_64": {
+        "accept4": 288,
+        "fcntl": 72,
+        "flock": 73,
+        "ioctl": 16,
+        "membarrier": 324,
+        "prctl": 157,
+        "setsockopt": 54,
+        "socket": 41,
+    },
+    "aarch64": {
+        "accept4": 242,
+        "fcntl": 25,
+        "flock": 32,
+        "ioctl": 29,
+        "membarrier": 283,
+        "prctl": 167,
+        "setsockopt": 208,
+        "socket": 198,
+    },
 }
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _PR_SET_SECCOMP: Final = 22
