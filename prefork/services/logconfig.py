@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import configparser
 import contextlib
+import copy
 import functools
 import json
 import logging
@@ -24,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import TextIOWrapper
 from typing import Any, Final, NamedTuple
 
-from prefork.errors import SettingsError
+from prefork.errors import SettingsError, printable_lines
 from prefork.services.log import ACCESS_LOGGER, LOGGER, LogTarget
 from prefork.system import child, logfile
 from prefork.system.guarded_path import Owner
@@ -64,6 +65,7 @@ class Configured(LogTarget):
         if self._files and int(record.created) != self._looked:
             self._looked = int(record.created)
             self.reopen()
+        record = _harmless(record)
         for handler in self._handlers:
             if record.levelno >= handler.level:
                 try:
@@ -94,6 +96,30 @@ class Configured(LogTarget):
         for handler in self._handlers:
             with contextlib.suppress(Exception):
                 handler.close()
+
+
+def _harmless(record: logging.LogRecord) -> logging.LogRecord:
+    """The record; where what it says could be taken for further records, or steer a terminal, one that says it escaped.
+
+    Nobody knows here how a formatter of the user's lets a record begin, so that each further line is indented.
+    """
+    try:
+        text = _escaped(record.getMessage())
+    except Exception:  # noqa: BLE001  # a message whose arguments don't fit, which each handler tells of
+        return record
+    trace = _escaped(_PLAIN.formatException(record.exc_info)) if record.exc_info else record.exc_text
+    if text == record.getMessage() and trace is None:
+        return record
+    shown = copy.copy(record)
+    shown.msg, shown.args, shown.exc_text = text, (), trace
+    return shown
+
+
+def _escaped(text: str) -> str:
+    return printable_lines(text).replace("\n", "\n  ")
+
+
+_PLAIN: Final = logging.Formatter()
 
 
 def _claim(handlers: Iterable[logging.Handler]) -> None:

@@ -207,6 +207,40 @@ def test_a_file_is_opened_as_its_handler_says_and_closed_by_nobody_else(tmp_path
     assert file.read_text() == "first\nsecond\n" * (2 if mode == "a" else 1)
 
 
+HOSTILE = """
+import logging, sys
+from prefork.config.settings import Settings
+from prefork.services import configured
+configured.configure_log(Settings(logconfig=sys.argv[1]))
+log = logging.getLogger("prefork")
+forged = "failed\\n[root] says so \\x1b]0;title\\x07"
+log.error("%s, %d", forged, 7)
+try:
+    raise ValueError(forged)
+except ValueError:
+    log.exception("a request")
+log.info("%d", "no number")
+log.info("plain")
+"""
+
+
+def test_no_message_can_be_taken_for_a_record_or_steer_a_terminal(tmp_path: Path) -> None:
+    source, file = tmp_path / "log.json", tmp_path / "log"
+    told = configuration(file, **{"class": "logging.FileHandler"})
+    told["formatters"]["plain"] = {"format": "[%(name)s] %(message)s"}
+    source.write_text(json.dumps(told))
+    done = run_program(HOSTILE, str(source))
+    assert done.returncode == 0, done
+    assert "TypeError: %d format" in done.stderr  # as logging tells of it
+    said = "failed\n  [root] says so \\x1b]0;title\\x07"
+    first, *trace, last = file.read_text().split("\n[prefork] ")
+    assert first == f"[prefork] {said}, 7"
+    assert last == "plain\n"
+    (told_of,) = trace
+    assert told_of.startswith("a request\nTraceback (most recent call last):\n    File")
+    assert told_of.endswith(f"\n  ValueError: {said}")
+
+
 def test_what_is_held_back_is_written_in_the_end(tmp_path: Path) -> None:
     source, file = tmp_path / "log.json", tmp_path / "log"
     told = configuration(file, **{"class": "logging.FileHandler"})
