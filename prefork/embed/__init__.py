@@ -193,7 +193,7 @@ def aiohttp(application: object, /, **options: Any) -> type[Worker]:
 
 
 def tornado(application: object, /, **options: Any) -> type[Worker]:
-    """Serve a ``tornado.web.Application``, or a request callback.
+    """Serve a ``tornado.web.Application``, a request callback, or a WSGI application, one request at a time.
 
     Args:
         application: The object, or ``module:attribute``.

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from prefork.config.interface import interface_of
 from prefork.embed.loops import AsyncioWorker
 from prefork.embed.server_options import parameters
 
@@ -21,7 +22,7 @@ LOOK = 0.02
 class TornadoWorker(AsyncioWorker):
     """Serves a ``tornado.web.Application``, or any request callback, by ``tornado.httpserver.HTTPServer``. WORKER.
 
-    The options are those of the HTTPServer.
+    A WSGI application is served in its ``WSGIContainer``, one request at a time. The options are the HTTPServer's.
     """
 
     server = "tornado"
@@ -71,6 +72,8 @@ class TornadoWorker(AsyncioWorker):
         options = self.options
         self._at = at
         application = self.application()
+        if interface_of(application) == "wsgi":  # as with gunicorn; what has two arguments answers nobody here
+            application = self.installed("tornado.wsgi").WSGIContainer(application)
         with self.options_tried():
             self._server = FollowedServer(application, **options)
         self._server.add_sockets(self.open_inlets())

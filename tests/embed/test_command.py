@@ -128,6 +128,7 @@ def test_asgi_speaks_tls_and_tells_whoever_does_not(prefork_server: ServerFactor
         ("wsgi", "wsgi", "gevent", "9.9.9.9 "),
         pytest.param("wsgi", "wsgi", "waitress", "9.9.9.9 ", marks=pytest.mark.long),
         ("serve", "of_tornado()", "tornado", "tornado "),
+        ("serve", "wsgi", "tornado", "127.0.0.1 "),
         pytest.param("serve", "of_aiohttp()", "aiohttp", "aiohttp ", marks=pytest.mark.long),
         pytest.param("serve", "of_asyncio", "asyncio", "asyncio", marks=pytest.mark.long),
     ],
