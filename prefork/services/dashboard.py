@@ -15,9 +15,9 @@ import base64
 import functools
 import hashlib
 import ipaddress
+import pkgutil
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from prefork._version import __version__
@@ -29,7 +29,7 @@ from prefork.supervisor.notifications import Notification
 from prefork.supervisor.service import ServerView
 from prefork.system import codec
 
-_PAGE: Final = Path(__file__).with_name("dashboard.html")
+_PAGE: Final = "dashboard.html"
 _REQUEST: Final = re.compile(rb"([A-Z]+) (\S+) HTTP/1\.[01]\r?\n((?:[^\r\n]+\r?\n)*)\r?\n")
 _HOST: Final = re.compile(rb"^host:[ \t]*(\S*)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 _PORT: Final = re.compile(r":[0-9]*$")
@@ -136,7 +136,8 @@ def _at_home(hosts: list[bytes]) -> bool:
 @functools.cache
 def _page() -> tuple[bytes, str]:
     """The page, and the policy by which a browser runs what stands in it and nothing else (Content Security Policy)."""
-    text = _PAGE.read_bytes()
+    text = pkgutil.get_data(__package__, _PAGE)  # by whatever has loaded the package, from an archive (zipapp) as well
+    assert text is not None  # or it would have raised
     allowed = {
         tag: " ".join(
             f"'sha256-{base64.b64encode(hashlib.sha256(inside).digest()).decode()}'"

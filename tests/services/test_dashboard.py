@@ -6,11 +6,13 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +24,7 @@ from prefork.system import codec
 from prefork.testing import Server, connect, hold_port, request, running_target, wait_for
 from prefork.testing.exchange import parse_http
 from tests.support.browser import CHROMIUM, browser
+from tests.support.programs import run_program
 from tests.support.wsgi.harness import ROOT
 
 STATUS = b'{"version": "1"}'
@@ -35,6 +38,19 @@ def told(head: str, *, local: bool = False) -> tuple[int, dict[str, str], bytes]
     lines = reply.partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:]
     fields = dict(line.lower().split(": ", 1) for line in lines)
     return parsed.status, fields, parsed.body
+
+
+def test_the_page_is_found_in_an_archive(tmp_path: Path) -> None:
+    """Of a program that is one file (zipapp), or of which something else than a folder is on the import path."""
+    archive = shutil.make_archive(str(tmp_path / "all"), "zip", ROOT, "prefork")
+    program = """
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        from prefork.services import dashboard
+        assert dashboard.__file__.startswith(sys.argv[1])
+        print(dashboard.answer(b"GET / HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n", bytes)[:15].decode())
+    """
+    assert run_program(program, archive).stdout == "HTTP/1.1 200 OK\n"
 
 
 # Who is answered with what.
