@@ -244,12 +244,15 @@ def parse_head(head: bytes, environ: dict[str, Any], options: WSGIOptions, *, pr
 
 
 def _feed(head: bytes, environ: dict[str, Any], key: Callable[[bytes], str]) -> None:
+    fields = _Fields(environ, key)
     try:
-        httptools.HttpRequestParser(_Fields(environ, key)).feed_data(head)
+        httptools.HttpRequestParser(fields).feed_data(head)
     except httptools.HttpParserUpgrade:
         pass  # an upgrade is an offer; a server that does not take it answers as usual
     except httptools.HttpParserCallbackError as error:
         raise error.__context__ or error from None
+    if fields.repeated:
+        fields.join()
 
 
 def _refusal(error: Exception, environ: dict[str, Any]) -> RequestError:
@@ -291,9 +294,14 @@ def _split_request_line(line: bytes) -> tuple[str, bytes, str]:
 
 
 class _Fields:
-    """What httptools calls with each header field."""
+    """What httptools calls with each header field.
 
-    __slots__ = ("_environ", "_key")
+    Attributes:
+        repeated: The values, in their order, of those that are there several times. They are joined at the end: to join
+            each to all before it would take as long as the square of how many there are.
+    """
+
+    __slots__ = ("_environ", "_key", "repeated")
 
     # httptools looks for these; finding None is cheaper than finding nothing.
     on_message_begin = on_url = on_headers_complete = on_body = on_message_complete = None
@@ -302,6 +310,7 @@ class _Fields:
     def __init__(self, environ: dict[str, Any], key: Callable[[bytes], str]) -> None:
         self._environ = environ
         self._key = key
+        self.repeated: dict[str, list[str]] = {}
 
     def on_header(self, name: bytes, value: bytes) -> None:
         key = self._key(name)
@@ -312,9 +321,15 @@ class _Fields:
         if key in environ:
             if key in _SINGLE:
                 raise RequestError(400, f"{name.decode('ascii')} is there twice")
+            self.repeated.setdefault(key, [environ[key]]).append(text)
+        else:
+            environ[key] = text
+
+    def join(self) -> None:
+        """Make one of those that are there several times."""
+        for key, values in self.repeated.items():
             # RFC 9110, 5.3; cookies are told apart by another sign (RFC 6265, 5.4).
-            text = f"{environ[key]}{'; ' if key == 'HTTP_COOKIE' else ','}{text}"
-        environ[key] = text
+            self._environ[key] = ("; " if key == "HTTP_COOKIE" else ",").join(values)
 
 
 def _named(name: bytes) -> str:
