@@ -33,7 +33,8 @@ def ask(loop: Loop, pid: int, pipe: ReportPipe, lives: Callable[[], object]) -> 
     """
     pipe.read()
     heard = pipe.heard
-    process.kill(pid, DUMP)
+    if not process.would_end(pid, DUMP):  # the application has given it its default action, or the boot has just begun
+        process.kill(pid, DUMP)
     looks = _LOOKS
 
     def insist() -> None:

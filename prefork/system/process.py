@@ -332,6 +332,13 @@ def has_taken(pid: int, signum: int, *, and_catches: int) -> bool:
     return not waiting >> (signum - 1) & 1 and bool(caught >> (and_catches - 1) & 1)
 
 
+def would_end(pid: int, signum: int) -> bool:
+    """Any process. Whether a signal is known to meet its default action in ``pid``, whatever that is."""
+    masks = _masks(pid)
+    met = masks.get("SigCgt", -1) | masks.get("SigIgn", -1)
+    return not met >> (signum - 1) & 1
+
+
 def deaf(pid: int, signum: int) -> str:
     """Any process. Why ``pid`` does nothing about a signal, as the kernel has it.
 

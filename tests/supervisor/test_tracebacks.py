@@ -14,7 +14,7 @@ import pytest
 from prefork.services.control import Client
 from prefork.supervisor.tracebacks import INSIST
 from prefork.system.signals import DUMP, DUMP_ANYHOW
-from prefork.testing import Load, call_until, connect, wait_for
+from prefork.testing import Load, call_until, connect, request, wait_for
 from prefork.testing.plugin import ServerFactory
 from prefork.testing.processes import freeze, thaw
 
@@ -165,3 +165,25 @@ def test_who_runs_no_python_tells_his_all_the_same(
         text = call_until(lambda: operator.dump(0), lambda told: "in match" in told)
         assert "in stuck" in text
         assert "in asked" not in text
+
+
+FORGETFUL = """
+import signal
+import time
+
+def handle(connection, address):
+    connection.recv(1 << 16)
+    for signum in signal.valid_signals():
+        if signum > signal.SIGRTMIN and signum != signal.SIGRTMIN + 2:
+            signal.signal(signum, signal.SIG_DFL)
+    time.sleep(1)  # it is slow, and is asked where
+    connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok")
+"""
+
+
+def test_who_would_be_ended_by_the_question_is_not_asked(prefork_server: ServerFactory, tmp_path: Path) -> None:
+    (tmp_path / "forgetful.py").write_text(FORGETFUL)
+    server = prefork_server("forgetful:handle", app_dir=tmp_path, workers=1, timeout=20, slow_log=0.01)
+    assert request(server.address).status == 200
+    assert server.stop() == 0
+    assert "killed by" not in server.log()
