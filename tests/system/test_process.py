@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from prefork.errors import RefusedError
 from prefork.system import process
 from prefork.system.process import Exit
 from prefork.testing.processes import is_gone
@@ -404,7 +405,7 @@ def test_a_child_finds_out_that_its_parent_died_before_it_could_ask() -> None:
 
 def test_a_signal_that_there_is_not_is_refused() -> None:
     before = ctypes.c_int()
-    with pytest.raises(OSError, match="Invalid argument"):
+    with pytest.raises(RefusedError, match=r"prctl\(2\)\): Invalid argument"):
         process.die_with_parent(4000, os.getppid())
     libc = ctypes.CDLL(None)
     assert libc.prctl(2, ctypes.byref(before)) == 0  # PR_GET_PDEATHSIG
