@@ -16,6 +16,7 @@ the modules below, or made by the master; and what only a failure needs is made 
 from __future__ import annotations
 
 import struct
+import tokenize  # noqa: F401  # a traceback asks for it: since 3.13 at the first one, and there may be no descriptor then
 import traceback
 from _signal import getsignal, pthread_sigmask  # type: ignore[import-not-found]  # typeshed has no CPython internals
 from _signal import signal as install

@@ -300,11 +300,9 @@ def _trusted() -> frozenset[int]:
 def _outside() -> frozenset[int]:
     """The number that stands for all who have none here; nothing when it is a user's as well."""
     try:
-        overflow = int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
-        ranges = [
-            tuple(map(int, line.split()))
-            for line in Path("/proc/self/uid_map").read_text(encoding="ascii").splitlines()
-        ]
+        # As bytes: a codec may have to be imported, and who is not root may not be let to the standard library.
+        overflow = int(Path("/proc/sys/kernel/overflowuid").read_bytes())
+        ranges = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_bytes().splitlines()]
     except (OSError, ValueError):
         return frozenset()
     mapped = any(first <= overflow < first + count for first, _, count in ranges)
