@@ -190,7 +190,7 @@ class Acceptor:
                 return True
             case Do.NOTHING:
                 return self._nothing_waits(listener)
-        self._wait_for(QUARANTINE)
+        self._wait_for_a_successor()
         if self._recovery.leaving:
             return False
         raise ListenerLostError("this worker can't accept any more, and no replacement has come")
@@ -230,12 +230,16 @@ class Acceptor:
     def handler_exhausted(self) -> None:
         """A handler has met the limit of descriptors."""
         if self._leaks.leaks_at_the_limit():
-            self._wait_for(QUARANTINE)
+            self._wait_for_a_successor()
 
     def _after_a_round(self) -> None:
         """A worker that leaks takes no more connections while its replacement is on its way; its siblings serve."""
         if self._leaks.leaks():
-            self._wait_for(QUARANTINE)
+            self._wait_for_a_successor()
+
+    def _wait_for_a_successor(self) -> None:
+        """Accept nothing while a replacement is on its way. Not for one moment once there is an order to leave."""
+        self._wait_for(QUARANTINE, self._entry.stop_fd)
 
     def _wait_for(self, seconds: float | None, *descriptors: int) -> None:
         """Sleep until one of ``descriptors`` is readable, an order to leave comes, or ``seconds`` are over.

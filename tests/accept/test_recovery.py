@@ -11,7 +11,7 @@ import pytest
 
 from prefork.net.accept_errors import DEAD_IN_A_ROW, TABLE, Reaction, reaction
 from prefork.scoreboard.layout import Scoreboard, State
-from prefork.testing import Server, burst
+from prefork.testing import Server, burst, connect
 from prefork.testing.faults import Call, Injector, Pattern, always, every, first, lasting, once, unavailable
 from prefork.testing.plugin import ServerFactory
 from tests.support import figures
@@ -241,6 +241,45 @@ except prefork.PreforkError as error:
     sys.exit(error.exit_code)
 """
 )
+
+
+ORDERED = (
+    LOGGING
+    + """
+import os, signal, socket, sys, time
+import prefork
+
+class Ordered(logging.Filter):
+    def __init__(self, worker):
+        self.worker = worker
+
+    def filter(self, record):
+        if "accept fails for good" in record.getMessage():
+            os.kill(os.getppid(), signal.SIGTERM)
+            while not self.worker.stopping:
+                time.sleep(0.001)  # for the order; the test has a deadline
+        return True
+
+class Worker(prefork.Worker):
+    def init(self):
+        logging.getLogger("prefork").addFilter(Ordered(self))
+        logging.getLogger("prefork").setLevel(logging.DEBUG)
+
+    def handle(self, connection, address):
+        with socket.socket() as deaf:
+            os.dup2(deaf.fileno(), self.sockets[0].fileno())
+
+sys.exit(prefork.Master(Worker, prefork.Settings(bind="127.0.0.1:0", workers=1, graceful_timeout=4)).run())
+"""
+)
+
+
+def test_who_is_told_to_leave_does_not_wait_for_a_successor(prefork_server: ServerFactory) -> None:
+    """The order comes between a failure for good and the wait for whoever is to take over."""
+    server = prefork_server.script(ORDERED)
+    with connect(server.address):
+        assert server.wait() == 0
+    assert told(server, "killed") == []
 
 
 def test_a_listener_that_somebody_has_shut_down_ends_the_server(prefork_server: ServerFactory) -> None:
