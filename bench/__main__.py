@@ -32,7 +32,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[Effort], Table]]] = {
 
 MINUTES = {
     "cost": 4.5,
-    "latency": 4.5,
+    "latency": 6.5,
     "features": 5.5,
     "losses": 6.0,
     "memory": 1.5,

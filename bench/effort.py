@@ -24,6 +24,9 @@ class Effort:
     overload_seconds: float = 3.0
     latency_rounds: int = 5
     latency_seconds: float = 1.0
+    tail_rounds: int = 31
+    """Of the few that a p99 is judged of: what it is in one round, a scheduler decides."""
+    tail_seconds: float = 0.5
     waiting: int = 150
     """Clients that wait when a server is stopped."""
     reloads: int = 4
@@ -61,6 +64,7 @@ QUICK = Effort(
     overload_seconds=1.0,
     latency_rounds=1,
     latency_seconds=0.5,
+    tail_rounds=1,
     waiting=30,
     reloads=1,
     kill_seconds=1.0,
@@ -88,6 +92,8 @@ SMOKE = Effort(
     overload_seconds=0.5,
     latency_rounds=1,
     latency_seconds=0.3,
+    tail_rounds=1,
+    tail_seconds=0.3,
     waiting=10,
     reloads=1,
     kill_seconds=0.5,

@@ -84,7 +84,7 @@ def _kept_to_closing(parts: Parts) -> tuple[str, bool]:
 
 def _late(name: str, load: str) -> Callable[[Parts], tuple[str, bool]]:
     def look(parts: Parts) -> tuple[str, bool]:
-        rows = parts["latency"]["plain"]
+        rows = parts["latency"]["tail"]
         ratio = statistics.median(
             ours / max(1, theirs)
             for ours, theirs in zip(rows[name][load]["p99s"], rows["floor"][load]["p99s"], strict=True)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.long
 
 PARTS = {
     "cost": ("hello", "kept", "echo"),
-    "latency": ("plain", "kept", "slow"),
+    "latency": ("plain", "tail", "kept", "slow"),
     "features": ("lanes", "tls", "unix", "proxy", "log", "overload", "flask", "django", "asgi"),
     "losses": ("stop", "reload", "kept_stop", "kept_reload", "crash", "orphans", "limit", "restart", "renew"),
     "memory": ("held", "first"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 from bench.tables import Figures, Row, cheapest, missing, passage, prose, table
@@ -94,6 +95,12 @@ def latency(figures: Figures) -> list[str]:
     ]
     if figures.get("plain"):
         lines += [*_under_loads(figures["plain"]), ""]
+    if figures.get("tail"):
+        text = """
+            What a p99 is in one round, a scheduler decides, for the client and two workers share the processors. So
+            those that are compared below have many short rounds by turns, and as many requests a second:
+            """
+        lines += passage("", text, _beside_the_floor(figures["tail"]))
     if figures.get("kept"):
         text = "On connections that are kept, with the servers that do:"
         lines += passage("", text, _under_loads(figures["kept"]))
@@ -111,6 +118,19 @@ def latency(figures: Figures) -> list[str]:
             "",
         ]
     return [*lines, *missing(figures)]
+
+
+def _beside_the_floor(servers: Figures) -> list[str]:
+    floor = servers.get("floor", {})
+    rows = []
+    for loads in servers.values():
+        for load, row in loads.items():
+            ratio = "-"
+            if load in floor:
+                pairs = zip(row["p99s"], floor[load]["p99s"], strict=True)
+                ratio = f"{statistics.median(ours / max(1, theirs) for ours, theirs in pairs):.2f}"
+            rows.append([row["title"], f"{float(load):.0%}", f"{row['rate']:,.0f}", *_quantiles(row), ratio])
+    return table(("server", "load", "requests a second", *_QUANTILES, "p99 x C, by rounds"), rows)
 
 
 _QUANTILES = ("p50", "p99", "middle half", "p99.9")
