@@ -138,6 +138,7 @@ class ProxyReader:
         """The header of a connection on which it has not all come."""
         if elsewhere and not received:
             self._half = None
+            self.headers.pop(connection.fileno(), None)  # of one that had the same number, and is gone
             raise ProxySilentError
         deadline = time.monotonic() + self.patience
         found: ProxyHeader | bytes = received

@@ -248,12 +248,12 @@ def test_without_numbers_of_their_own_those_outside_are_believed(
 ) -> None:
     """In a user namespace the root of the machine has the number that stands for all who have none."""
     guarded_path._outside.cache_clear()
-    text = {"/proc/self/uid_map": "0 1000 1\n", "/proc/sys/kernel/overflowuid": "65534\n"}
+    content = {"/proc/self/uid_map": b"0 1000 1\n", "/proc/sys/kernel/overflowuid": b"65534\n"}
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "read_text", lambda path, **_: text[str(path)])
+        patched.setattr(Path, "read_bytes", lambda path: content[str(path)])
         assert guarded_path._outside() == {65534}
         guarded_path._outside.cache_clear()
-        text["/proc/self/uid_map"] = "0 0 4294967295\n"
+        content["/proc/self/uid_map"] = b"0 0 4294967295\n"
         assert not guarded_path._outside()
     guarded_path._outside.cache_clear()
 
