@@ -11,7 +11,6 @@ from signal import SIGCONT, SIGKILL, SIGSTOP
 
 import psutil
 
-from prefork.system.process import MOLD
 from prefork.testing.waiting import TIMEOUT, wait_for
 
 
@@ -71,36 +70,35 @@ def _descendants(ancestor: int) -> set[int]:
     return found
 
 
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended, reaped or not.
+def name_of_living(pid: int) -> str | None:
+    """What a process is called, by one look: it may end between two.
 
     Args:
         pid: Its id.
 
     Returns:
-        True when it is a zombie or no more. One whose first thread has ended before another is neither: it still has
-        all its descriptors open.
+        Its name (proc_pid_comm(5)); None when it has ended, reaped or not. One whose first thread has ended before
+        another has not: it still has all its descriptors open.
     """
     try:
         # proc_pid_stat(5): the state follows the name in parentheses, the number of threads seventeen fields behind.
         with open(f"/proc/{pid}/stat", "rb") as stat:
-            fields = stat.read().rpartition(b")")[2].split()
-        return fields[0] in (b"Z", b"X", b"x") and int(fields[17]) <= 1
+            begin, _, rest = stat.read().rpartition(b")")
     except (FileNotFoundError, ProcessLookupError):
-        return True
+        return None
+    fields = rest.split()
+    if fields[0] in (b"Z", b"X", b"x") and int(fields[17]) <= 1:
+        return None
+    return begin.partition(b"(")[2].decode(errors="replace")
 
 
-def is_mold(pid: int) -> bool:
-    """Whether a process is a mold, of which workers are made (with ``preload``).
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, reaped or not; see `name_of_living`.
 
     Args:
         pid: Its id.
     """
-    try:
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
-            return comm.read().rstrip("\n") == MOLD
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    return name_of_living(pid) is None
 
 
 def kill(*pids: int, timeout: float = TIMEOUT) -> None:

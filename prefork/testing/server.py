@@ -29,9 +29,10 @@ from typing import IO, Final, TypedDict, Unpack
 
 import psutil
 
+from prefork.system.process import MOLD
 from prefork.testing import measure
 from prefork.testing.faults import Injector
-from prefork.testing.processes import children, family, is_gone, is_mold, kill
+from prefork.testing.processes import children, family, is_gone, kill, name_of_living
 from prefork.testing.waiting import TIMEOUT, NotInTimeError, wait_for
 
 READY: Final = r"serving on (?P<addresses>.+) with (?P<workers>\d+) workers?, pid (?P<pid>\d+)"
@@ -118,11 +119,11 @@ class Server:
 
     def workers(self) -> list[int]:
         """The ids of the master's children that live, but its molds."""
-        return [pid for pid in children(self.pid) if not is_gone(pid) and not is_mold(pid)]
+        return [pid for pid in children(self.pid) if name_of_living(pid) not in (None, MOLD)]
 
     def molds(self) -> list[int]:
         """The ids of those of which workers are made, with ``preload``."""
-        return [pid for pid in children(self.pid) if not is_gone(pid) and is_mold(pid)]
+        return [pid for pid in children(self.pid) if name_of_living(pid) == MOLD]
 
     def survivors(self) -> list[str]:
         """What is left of it: each process as its id and command line. Empty after a clean stop."""

@@ -16,9 +16,10 @@ import psutil
 from prefork.errors import ControlError
 from prefork.services.control.client import Client
 from prefork.status.model import Status
+from prefork.system.process import MOLD
 from prefork.testing import Options, Server, hold_port, running
 from prefork.testing.faults import Injector
-from prefork.testing.processes import is_gone, is_mold
+from prefork.testing.processes import is_gone, name_of_living
 from tests.storm.arrangement import NOFILE, Arrangement
 
 PATIENCE: Final = 60.0
@@ -200,11 +201,10 @@ class Site:
         master = psutil.Process(self.server.pid)
         children = master.children()
         zombies = [child.pid for child in children if _is_zombie(child)]
-        living = {child.pid for child in children} - set(zombies)
-        molds = sorted(filter(is_mold, living))
+        names = {child.pid: name_of_living(child.pid) for child in children}
         return Facts(
-            children=sorted(living - set(molds)),
-            molds=molds,
+            children=sorted(pid for pid, name in names.items() if name not in (None, MOLD)),
+            molds=sorted(pid for pid, name in names.items() if name == MOLD),
             zombies=zombies,
             tree=self.server.tree(),
             descriptors=master.num_fds(),

@@ -21,6 +21,7 @@ from prefork.testing import (
     running_target,
 )
 from prefork.testing.processes import is_gone
+from tests.support.programs import facts
 from tests.support.testing_servers import FORKING, GOOD, PREAMBLE
 
 pytestmark = pytest.mark.executed
@@ -339,3 +340,30 @@ def test_a_server_that_the_test_has_no_descriptor_for_is_not_left(monkeypatch: p
     with pytest.raises(OSError, match="24"), running_script(GOOD):
         pytest.fail("it can't be watched")
     assert psutil.Process().children() == before
+
+
+def test_a_mold_that_ends_between_two_looks_is_no_worker() -> None:
+    body = """
+import ctypes, json, os, signal, sys, types
+from prefork.testing import Server
+
+said, saying = os.pipe()
+mold = os.fork()
+if not mold:
+    ctypes.CDLL(None).prctl(15, b"prefork: mold", 0, 0, 0)
+    os.write(saying, b".")
+    signal.pause()
+os.read(said, 1)
+begun = types.SimpleNamespace(pid=os.getpid())
+seen = [Server.molds(begun) == [mold], Server.workers(begun) == []]
+
+def end(event, given):
+    if event == "open" and given[0] == f"/proc/{mold}/comm":
+        os.kill(mold, signal.SIGKILL)
+        os.waitpid(mold, 0)
+
+sys.addaudithook(end)
+print(json.dumps([*seen, Server.workers(begun)]))
+os.kill(mold, signal.SIGKILL)
+"""
+    assert facts(body) == [True, True, []]
