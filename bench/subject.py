@@ -18,8 +18,9 @@ import psutil
 
 from bench.rounds import FAILURES, short
 from bench.workshop import APPS, HERE, PYTHON, SOCKETS, WORK, MissingError, environment, found
+from prefork.system.process import MOLD
 from prefork.testing import GET, NotServingError, Server, call_until, hold_port, request, running
-from prefork.testing.processes import is_gone, is_mold
+from prefork.testing.processes import is_gone, name_of_living
 
 WORKERS = 2
 
@@ -183,7 +184,7 @@ def workers_of(server: Server) -> list[int]:
 
 
 def _helps(pid: int) -> bool:
-    if is_mold(pid):
+    if name_of_living(pid) == MOLD:
         return True
     try:
         return any("resource_tracker" in word for word in psutil.Process(pid).cmdline())
