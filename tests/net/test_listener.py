@@ -167,10 +167,24 @@ def test_defer_accept_lets_a_silent_client_wait() -> None:
         arrived(listener, 1)
 
 
+def for_ipv6_alone() -> tuple[Listener, socket.socket]:
+    """A listener for IPv6 alone, and its port for IPv4, on which somebody else may be, held by who does not listen."""
+    for _ in range(100):
+        only, held = Listener.open(parse("[::]:0"), options=SocketOptions(v6only=True)), socket.socket()
+        try:
+            held.bind(("127.0.0.1", where(only)[1]))
+        except OSError:
+            only.close()
+            held.close()
+        else:
+            return only, held
+    raise AssertionError("each port is somebody's")
+
+
 def test_v6only_leaves_ipv4_clients_to_others() -> None:
     both = Listener.open(parse("[::]:0"))
-    only = Listener.open(parse("[::]:0"), options=SocketOptions(v6only=True))
-    with closing(both, only):
+    only, held = for_ipv6_alone()
+    with held, closing(both, only):
         connect(("127.0.0.1", where(both)[1])).close()
         with pytest.raises(ConnectionRefusedError):
             connect(("127.0.0.1", where(only)[1]))
