@@ -260,10 +260,7 @@ def hooks_of(settings: Settings, app_dir: str, who: Identity | None = None) -> H
 
 
 def _refuse_strangers(settings: Settings, app_dir: str) -> None:
-    try:
-        stranger = next(filter(None, map(custody.stranger, target.folders(settings.hooks, app_dir))), "")
-    except OSError as error:
-        stranger = f"{error.filename} can't be looked at: {error.strerror}"
+    stranger = next(filter(None, map(custody.stranger, target.folders(settings.hooks, app_dir))), "")
     if stranger:
         raise SettingsError(
             f"hooks: {settings.hooks!r} would run with the master's privileges, from a folder that is not root's alone "

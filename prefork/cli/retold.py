@@ -175,7 +175,7 @@ def _served(retelling: Retelling, own: Collection[str]) -> int:
     added = [folder for folder in sys.path if folder not in own]
     # As root this process imports nothing from a folder that is another's. Hooks that do can't be told from those that
     # don't; without a user they run as the application does.
-    lent = [*filter(_is_foreign, [*path, *added])] if os.geteuid() == 0 and (user or not retelling.hooks) else []
+    lent = [*filter(custody.stranger, [*path, *added])] if os.geteuid() == 0 and (user or not retelling.hooks) else []
     sys.path[:] = [folder for folder in [*path, *sys.path] if folder not in lent or folder in own]
     retelling = dataclasses.replace(retelling, lent=tuple(lent))
     argv = [] if retelling.target is None else [retelling.target]
@@ -184,14 +184,6 @@ def _served(retelling: Retelling, own: Collection[str]) -> int:
     module, _, attribute = named.partition(":")
     function: Callable[[Sequence[str], Retelling], int] = getattr(importlib.import_module(module), attribute)
     return function(argv, retelling)
-
-
-def _is_foreign(folder: str) -> bool:
-    """Whether others than root could have a module imported from a folder; so it is where that can't be told."""
-    try:
-        return bool(custody.stranger(folder))
-    except OSError:
-        return True
 
 
 def _refuse_strangers() -> None:

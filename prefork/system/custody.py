@@ -23,13 +23,19 @@ _CACHE: Final = "__pycache__"
 def stranger(folder: str) -> str:
     """Any process. Who but root could have a module imported from ``folder``, in a few words; "" for nobody.
 
+    A folder that can't be looked at is nobody's to trust: that is told instead.
+
     Args:
         folder: one that goes on the import path. The modules directly in it are looked at, and what packages it has
             are not: they are in it by root's doing.
-
-    Raises:
-        OSError: it can't be looked at.
     """
+    try:
+        return _stranger(folder)
+    except OSError as error:
+        return f"{error.filename} can't be looked at: {error.strerror}"
+
+
+def _stranger(folder: str) -> str:
     found = _on_the_way(os.path.abspath(folder)) or _writer(folder, shared=False)
     if found:
         return found

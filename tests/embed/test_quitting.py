@@ -86,18 +86,23 @@ def test_others_are_answered_and_the_worker_lives(prefork_server: ServerFactory,
     assert server.stop() == 0
 
 
-@each(subject for subject in SUBJECTS if subject.name in {"gevent", "asyncio"})
-def test_what_quits_beside_requests_has_the_worker_replaced(prefork_server: ServerFactory, subject: Subject) -> None:
-    server = serve_app(prefork_server, f"quitting:{subject.name}", workers=1)
+def costs_nobody_else(factory: ServerFactory, subject: Subject, path: bytes, raised: str) -> None:
+    """See that what a request for ``path`` does to the loop ends no other, and that the worker is replaced."""
+    server = serve_app(factory, f"quitting:{subject.name}", workers=1)
     before = server.workers()
-    with connect(server.address) as slow, connect(server.address) as quitter:
+    with connect(server.address) as slow, connect(server.address) as quick:
         slow.sendall(SLOW)
-        quitter.sendall(QUITS.replace(b"quit", b"beside"))
-        assert b" 200 " in quitter.recv(4096)
+        quick.sendall(QUITS.replace(b"quit", path))
+        assert b" 200 " in quick.recv(4096)
         assert b" 200 " in slow.recv(4096)
     server.wait_for(lambda: len(server.workers()) == 1 and server.workers() != before)
-    assert "SystemExit was raised in the loop" in server.log()
+    assert f"{raised} was raised in the loop" in server.log()
     assert server.stop() == 0
+
+
+@each(subject for subject in SUBJECTS if subject.name in {"gevent", "asyncio"})
+def test_what_quits_beside_requests_has_the_worker_replaced(prefork_server: ServerFactory, subject: Subject) -> None:
+    costs_nobody_else(prefork_server, subject, b"beside", "SystemExit")
 
 
 @each(subject for subject in SUBJECTS if subject.name in {"gevent", "asyncio"})
@@ -117,13 +122,4 @@ ON_LOOPS = {"asyncio", "uvicorn", "hypercorn", "aiohttp", "tornado"}
 
 @each(subject for subject in SUBJECTS if subject.name in ON_LOOPS)
 def test_who_stops_the_loop_costs_nobody_else_an_answer(prefork_server: ServerFactory, subject: Subject) -> None:
-    server = serve_app(prefork_server, f"quitting:{subject.name}", workers=1)
-    before = server.workers()
-    with connect(server.address) as slow, connect(server.address) as halting:
-        slow.sendall(SLOW)
-        halting.sendall(QUITS.replace(b"quit", b"halt"))
-        assert b" 200 " in halting.recv(4096)
-        assert b" 200 " in slow.recv(4096)
-    server.wait_for(lambda: len(server.workers()) == 1 and server.workers() != before)
-    assert "RuntimeError was raised in the loop" in server.log()
-    assert server.stop() == 0
+    costs_nobody_else(prefork_server, subject, b"halt", "RuntimeError")
