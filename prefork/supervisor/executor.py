@@ -133,10 +133,10 @@ class Executor:
                 if not self._evacuated(member):
                     self._log_report(member)
                 self._roster.aborted(member, now)
-                process.kill(member.pid, signal.SIGABRT)
+                process.kill_main_thread(member.pid, signal.SIGABRT)
             case policy.AbortAgain(member):
                 self._roster.aborted(member, now)
-                process.kill(member.pid, signal.SIGABRT)
+                process.kill_main_thread(member.pid, signal.SIGABRT)
             case policy.Kill(member):
                 why = str(member.reason or Reason(Cause.TIMEOUT))
                 if member.order is not Order.RUN and not self._spawner.vital(member).obeying:

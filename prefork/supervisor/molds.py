@@ -372,7 +372,7 @@ class Molds:
         mold, self.coming = self.coming, None
         if mold is not None:
             log.info("%s is given up", mold)
-            process.kill(mold.pid, signals.WAKE_UP)
+            process.kill_main_thread(mold.pid, signals.WAKE_UP)
             self.former.append(mold)
             self._tell_to_end(mold, ENDING)
 

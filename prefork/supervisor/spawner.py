@@ -284,7 +284,7 @@ class Spawner:
 
     def wake_up(self, member: Member) -> None:
         """Have the worker look at its order."""
-        process.kill(member.pid, self._lines[member.pid].wake_up)
+        process.kill_main_thread(member.pid, self._lines[member.pid].wake_up)
 
     def deaf(self, member: Member) -> str:
         """Why a worker can't hear what it is woken by; empty when it could, or when nobody knows."""

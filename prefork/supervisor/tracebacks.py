@@ -34,7 +34,7 @@ def ask(loop: Loop, pid: int, pipe: ReportPipe, lives: Callable[[], object]) -> 
     pipe.read()
     heard = pipe.heard
     if not process.would_end(pid, DUMP):  # the application has given it its default action, or the boot has just begun
-        process.kill(pid, DUMP)
+        process.kill_main_thread(pid, DUMP)
     looks = _LOOKS
 
     def insist() -> None:
@@ -46,7 +46,7 @@ def ask(loop: Loop, pid: int, pipe: ReportPipe, lives: Callable[[], object]) -> 
         if pipe.heard != heard:
             return
         if process.has_taken(pid, DUMP, and_catches=DUMP_ANYHOW):
-            process.kill(pid, DUMP_ANYHOW)
+            process.kill_main_thread(pid, DUMP_ANYHOW)
         elif looks:  # it is stopped, and will hear both questions at once
             loop.call_later(INSIST, insist)
 

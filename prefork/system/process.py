@@ -14,7 +14,8 @@ import ctypes
 import sys
 import traceback
 from collections.abc import Callable, Iterable
-from fcntl import F_SETFL, F_SETOWN, fcntl
+from fcntl import F_SETFL, fcntl
+from struct import pack
 from typing import NoReturn
 
 from prefork.errors import RefusedError
@@ -35,8 +36,11 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 
 _TOLD_OF_HANGUP = os.O_NONBLOCK | os.O_ASYNC
+_F_SETOWN_EX, _F_OWNER_TID = 15, 0
 
-_prctl = ctypes.CDLL(None, use_errno=True).prctl
+_libc = ctypes.CDLL(None, use_errno=True)
+_prctl = _libc.prctl
+_tgkill = getattr(_libc, "tgkill", None)  # glibc has it since 2.30
 
 MOLD = "prefork: mold"
 """What a mold is called, by which it is told from workers."""
@@ -311,6 +315,17 @@ def kill(pid: int, signum: int) -> bool:
     return True
 
 
+def kill_main_thread(pid: int, signum: int) -> bool:
+    """MASTER. As `kill`, but it is the main thread of ``pid`` that meets the signal, and Python calls its handler.
+
+    One that is for the process may be met by any thread: the kernel passes over one that was sent another and does not
+    run yet (signal(7)). Python only takes a note of it there, and the main thread sleeps on in accept(2).
+    """
+    # Where too many real-time signals wait for a user's processes (setrlimit(2), RLIMIT_SIGPENDING), this is refused
+    # and kill(2) is not, which tells all else, too.
+    return (_tgkill is not None and _tgkill(pid, pid, signum) == 0) or kill(pid, signum)
+
+
 def _masks(pid: int) -> dict[str, int]:
     """Any process. What the kernel has of the signals of ``pid`` (proc_pid_status(5)); nothing when nobody knows."""
     try:
@@ -411,14 +426,15 @@ def proportional_memory(pid: int) -> int | None:
 
 
 def announce_hangup(writer: int) -> None:
-    """WORKER. Have SIGIO sent to this process when nobody holds the reading end of a pipe any more (fcntl(2), O_ASYNC).
+    """WORKER. Have SIGIO sent when nobody holds the reading end of a pipe any more (fcntl(2), O_ASYNC).
 
-    It may come at other times as well: `hung_up` tells.
+    It may come at other times as well: `hung_up` tells. It is for the main thread alone (F_SETOWN_EX), since the
+    parent-death signal follows at once, and another thread would take both: see `kill_main_thread`.
 
     Args:
         writer: the writing end, which is non-blocking.
     """
-    fcntl(writer, F_SETOWN, getpid())
+    fcntl(writer, _F_SETOWN_EX, pack("ii", _F_OWNER_TID, getpid()))
     fcntl(writer, F_SETFL, _TOLD_OF_HANGUP)
 
 

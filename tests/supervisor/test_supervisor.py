@@ -19,7 +19,7 @@ from prefork.services.control import Client
 from prefork.testing import Load, Outcome, Server, call_until, hold_port, wait_for
 from prefork.testing.faults import always, every, first, unavailable
 from prefork.testing.plugin import ServerFactory
-from prefork.testing.processes import kill
+from prefork.testing.processes import freeze, kill, thaw
 from tests.support.figures import count
 from tests.support.probing import (
     APPS,
@@ -295,6 +295,20 @@ def test_an_orphan_leaves_when_it_has_not_heard_the_parent_death_signal(prefork_
         server.wait()
         connection.finish()
         wait_for(lambda: not server.tree(), SOON, "the orphan to leave")
+
+
+def test_an_orphan_with_threads_leaves(prefork_server: ServerFactory) -> None:
+    """It is told twice at once, and any thread may meet what is for the process, while the main one sleeps on.
+
+    Who was frozen meanwhile shows it best: all are woken together.
+    """
+    server = prefork_server("hooked:Surrounded", app_dir=APPS, workers=4)
+    workers = server.workers()
+    freeze(workers)
+    server.signal(signal.SIGKILL)
+    server.wait()
+    thaw(workers)
+    wait_for(lambda: not server.tree(), SOON, "the orphans to leave")
 
 
 def test_a_worker_whose_master_is_killed_in_its_boot_leaves(prefork_server: ServerFactory) -> None:

@@ -21,7 +21,6 @@ from prefork.testing.processes import freeze, thaw
 APP = """
 import re
 import threading
-import time
 
 import prefork
 
@@ -147,9 +146,9 @@ def test_what_nobody_has_taken_is_no_news_at_the_end(prefork_server: ServerFacto
 
 
 def waits(pid: int, signum: int) -> bool:
-    """Whether a process has been sent a signal that it has not met."""
-    (pending,) = re.findall(r"^ShdPnd:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    return bool(int(pending, 16) >> (signum - 1) & 1)
+    """Whether a process, or its main thread, has been sent a signal that it has not met."""
+    pending = re.findall(r"^S(?:hd|ig)Pnd:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return any(int(mask, 16) >> (signum - 1) & 1 for mask in pending)
 
 
 @pytest.mark.parametrize(("target", "threads"), [("stuck", 1), ("stuck", 2), ("StuckInAThread", 1)])

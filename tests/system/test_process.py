@@ -246,6 +246,43 @@ def test_signals_blocked_across_the_fork_wait_for_the_child_s_handlers() -> None
     assert facts(program) == [42, True]
 
 
+def test_the_main_thread_meets_what_is_sent_to_it() -> None:
+    """Among many that are woken with it, and where no more real-time signals are queued."""
+    program = """
+        import json, os, resource, select, signal, threading, time
+        from prefork.system import process
+        heard, say = os.pipe()
+
+        def child():
+            signal.signal(signal.SIGRTMIN + 1, lambda *_: os.write(say, b"."))
+            for _ in range(30):
+                threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+            os.write(say, b".")
+            while True:
+                time.sleep(600)
+
+        pid = process.fork(child)
+        answers = [os.read(heard, 9).decode()]
+        for most in (None, 0):
+            if most is not None:
+                resource.prlimit(pid, resource.RLIMIT_SIGPENDING, (most, most))
+            for _ in range(5):
+                if most is None:
+                    os.kill(pid, signal.SIGSTOP)
+                    os.waitpid(pid, os.WUNTRACED)
+                answers.append(process.kill_main_thread(pid, signal.SIGRTMIN + 1))
+                os.kill(pid, signal.SIGCONT)
+                answers.append(os.read(heard, 9).decode() if select.select([heard], [], [], 5)[0] else "")
+        os.kill(pid, 9)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        answers.append(process.kill_main_thread(pid, signal.SIGRTMIN + 1))
+        os.waitpid(pid, 0)
+        answers.append(process.kill_main_thread(pid, signal.SIGRTMIN + 1))
+        print(json.dumps(answers))
+    """
+    assert facts(program) == [".", *[True, "."] * 10, True, False]
+
+
 # Learning of a death.
 
 

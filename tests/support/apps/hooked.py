@@ -53,6 +53,17 @@ class Threaded(prefork.Worker):
         time.sleep(60)  # the hang
 
 
+class Surrounded(prefork.Worker):
+    """Has many threads that sleep."""
+
+    def init(self) -> None:
+        for _ in range(30):
+            threading.Thread(target=in_the_background, daemon=True).start()
+
+    def handle(self, connection: socket.socket, _: object) -> None:
+        _hello(connection)
+
+
 def in_the_background() -> None:
     """What the thread does."""
     time.sleep(600)  # longer than any test
