@@ -14,7 +14,7 @@ from prefork.config.networks import truster
 from prefork.system.natives import time
 from prefork.system.remembered import Remembered
 from prefork.wsgi.access import AccessLog
-from prefork.wsgi.environ import spelled
+from prefork.wsgi.environ import below, spelled
 from prefork.wsgi.forwarded import BELIEVED, ELSEWHERE, LEFT_OUT, apply, proxys_own, standings
 from prefork.wsgi.health import HealthCheck, Told
 
@@ -132,10 +132,13 @@ class AroundWSGI:
         if self._proxies.settle(environ):
             for name in [name for name in environ if proxys_own(name)]:
                 del environ[name]
-        path, mount = environ.get("PATH_INFO", ""), self._script_name
-        if mount and (path == mount or path.startswith(f"{mount}/")):
-            environ["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "") + mount
-            environ["PATH_INFO"] = path[len(mount) :]
+        if self._log is not None and "REQUEST_URI" not in environ:
+            path = (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1")
+            query = environ.get("QUERY_STRING", "")
+            environ["REQUEST_URI"] = quote(path, safe=_SAFE) + (f"?{query}" if query else "")
+        if self._script_name:
+            environ["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "") + self._script_name
+            environ["PATH_INFO"] = below(self._script_name, environ.get("PATH_INFO", ""))
         if self._log is None:
             return self._application(environ, start_response)
         return self._logged(self._log, environ, start_response)
@@ -153,10 +156,6 @@ class AroundWSGI:
 
             return counted
 
-        if "REQUEST_URI" not in environ:
-            path = (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1")
-            query = environ.get("QUERY_STRING", "")
-            environ["REQUEST_URI"] = quote(path, safe=_SAFE) + (f"?{query}" if query else "")
         result: Iterable[bytes] = ()
         try:
             result = self._application(environ, start)

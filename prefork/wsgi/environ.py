@@ -68,7 +68,7 @@ def set_target(environ: dict[str, Any], target: bytes, script_name: str = "") ->
         script_name: From `spelled`; the path where the application is mounted, or "".
 
     Returns:
-        The whole path, the mount included, as PATH_INFO has its part of it.
+        The path as it came, with the mount where that came as well; written as PATH_INFO is.
 
     Raises:
         RequestError: The target has none of the forms of RFC 9112, 3.2 that a server takes.
@@ -81,10 +81,22 @@ def set_target(environ: dict[str, Any], target: bytes, script_name: str = "") ->
     if "%" in path:
         path = spelled(path)
     environ["PATH_INFO"] = path
-    if script_name and (path == script_name or path.startswith(script_name + "/")):
+    if script_name:
         environ["SCRIPT_NAME"] = script_name
-        environ["PATH_INFO"] = path[len(script_name) :]
+        environ["PATH_INFO"] = below(script_name, path)
     return path
+
+
+def below(mount: str, path: str) -> str:
+    """What of a path is the application's. Pure.
+
+    A proxy that leads a path to an application passes it on as it came, or without the mount: then it is all of it.
+
+    Args:
+        mount: The path under which it is mounted.
+        path: The path that was asked for.
+    """
+    return path[len(mount) :] if path == mount or path.startswith(f"{mount}/") else path
 
 
 def spelled(path: str) -> str:

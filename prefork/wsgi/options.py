@@ -201,7 +201,8 @@ class WSGIOptions(SettingsTable, kw_only=True):
         "",
         PROXIES,
         kinds.text(r"(/[^/\s?#]+)+", "is not a path without its last slash; give one such as /shop", metavar="PATH"),
-        "The path under which the application is mounted; it becomes SCRIPT_NAME and leaves PATH_INFO.",
+        "The path under which the application is mounted: it is SCRIPT_NAME, and leaves PATH_INFO unless the proxy has "
+        "taken it away before.",
     )
 
     access_log: str = setting(

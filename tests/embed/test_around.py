@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,8 @@ def test_nobody_else_is_and_his_fields_are_left_out() -> None:
 def test_the_path_of_the_mount() -> None:
     options = WSGIOptions(script_name="/shop")
     assert ask_wsgi(options, "8.8.8.8")[2:4] == ["/shop", "/a"]
-    assert ask_wsgi(options, "8.8.8.8", "/shopping")[2:4] == [None, "/shopping"]
+    assert ask_wsgi(options, "8.8.8.8", "/shopping")[2:4] == ["/shop", "/shopping"]
+    assert ask_wsgi(options, "8.8.8.8", "/a")[2:4] == ["/shop", "/a"]  # of a proxy that leaves the mount out
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
@@ -114,6 +116,14 @@ def test_the_path_of_the_mount() -> None:
 def test_the_path_of_the_mount_of_an_asgi_application(kind: str, mount: str, path: str, root: str, whole: str) -> None:
     told = ask_asgi(ASGIOptions(script_name=mount), "8.8.8.8", kind=kind, path=path)
     assert (told[2], told[3], told[5]) == (root, whole, quote(whole))
+
+
+def test_the_access_log_has_the_path_as_it_came(tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    options = WSGIOptions(script_name="/shop", access_log=str(log))
+    ask_wsgi(options, "8.8.8.8", "/a")
+    ask_wsgi(options, "8.8.8.8", "/shop/a")
+    assert re.findall(r'"GET (\S+) ', log.read_text()) == ["/a?q=1", "/shop/a?q=1"]
 
 
 @pytest.mark.parametrize("kind", ["wsgi", "asgi"])
