@@ -20,7 +20,6 @@ from prefork.net import tls
 from prefork.services import configured
 from prefork.supervisor import environment, fork_safety, resources, takeover
 from prefork.system import child, custody, identity, process, systemd
-from prefork.system.descriptors import descriptors
 from prefork.system.ending import OrderedEndError
 from prefork.system.identity import Identity
 from prefork.system.natives import os, signal, socket
@@ -202,10 +201,11 @@ def check(
             identity.assume(who)
             process.die_with_parent(signal.SIGKILL, parent)  # which the change of user has cleared
             systemd.be_silent(os.environ)
-            before = descriptors() if settings.preload and settings.fork_safety == "refuse" else None
+            refuses = settings.preload and settings.fork_safety == "refuse"
+            before = fork_safety.open_before() if refuses else None
             worker = make(target.load(text, app_dir, names, path), text)()
             worker.__prefork_check__(settings)
-            if before is not None:
+            if refuses:
                 fork_safety.judged(settings, before)
 
         _tried(load, parent)

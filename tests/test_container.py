@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from prefork.errors import BootError
 from prefork.services.control import Client
 from prefork.testing import Server, call_until, request, wait_for
 from prefork.testing.faults import always, unavailable
@@ -131,18 +133,32 @@ def test_an_upgrade_of_process_1_is_told_of_its_rehearsal_s_end(prefork_server: 
     assert server.wait() == 0
 
 
-def test_a_root_without_devices(prefork_server: ServerFactory) -> None:
-    """As in a chroot of a few files: no /dev/null."""
-    bare = [
-        "unshare",
-        "--user",
-        "--map-root-user",
-        "--mount",
-        "sh",
-        "-c",
-        'mount -t tmpfs none /dev && exec "$@"',
-        "sh",
-    ]
-    server = prefork_server("hello:handle", app_dir=EXAMPLES, workers=1, options={"prefix": bare})
+def without(folder: str) -> list[str]:
+    """What executes a command where a folder of the system's is empty."""
+    script = f'mount -t tmpfs none {folder} && exec "$@"'
+    return ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
+
+
+@pytest.mark.parametrize("folder", ["/dev", "/proc"])
+@pytest.mark.parametrize("preload", [False, True])
+def test_a_root_of_a_few_files(prefork_server: ServerFactory, folder: str, preload: bool) -> None:
+    """As in a chroot: no /dev/null, or nothing of proc(5)."""
+    server = prefork_server(
+        "hello:handle", app_dir=EXAMPLES, workers=1, preload=preload, options={"prefix": without(folder)}
+    )
     assert request(server.address).body == b"hello\n"
     assert server.stop() == 0
+    assert "Traceback" not in server.log()
+
+
+def test_what_cannot_be_looked_at_is_refused_where_it_would_be(prefork_server: ServerFactory) -> None:
+    server = prefork_server(
+        "hello:handle",
+        app_dir=EXAMPLES,
+        workers=1,
+        preload=True,
+        fork_safety="refuse",
+        options={"prefix": without("/proc"), "ready": ""},
+    )
+    assert server.wait() == BootError.exit_code
+    assert re.fullmatch(r"prefork: error: fork_safety: without /proc nobody can tell [^\n]*\n", server.log())

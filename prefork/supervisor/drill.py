@@ -43,9 +43,12 @@ def drill(settings: Settings, held: Resources) -> None:
     """
     if settings.threads > 1:
         return  # their lanes are threads, and a mold has none
+    try:
+        before = set(descriptors())
+    except OSError:
+        return  # nobody could tell what it has opened
     collects = gc.isenabled()
     gc.disable()  # what is made here stays among the young, where it is soon found
-    before = set(descriptors())
     try:
         _play(settings, held)
     except (OSError, RefusedError):

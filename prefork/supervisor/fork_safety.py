@@ -36,16 +36,24 @@ _STANDARD: Final = frozenset({*sys.stdlib_module_names, "builtins", "__main__"})
 _CONTAINERS: Final = (dict, list, tuple, set, frozenset)
 
 
-def found(before: Collection[int]) -> list[str]:
+def open_before() -> frozenset[int] | None:
+    """The descriptors that are open, to be asked for before the application is loaded; None where there is no /proc."""
+    try:
+        return frozenset(descriptors())
+    except FileNotFoundError:
+        return None
+
+
+def found(before: Collection[int] | None) -> list[str]:
     """What there is, one line each.
 
     Args:
-        before: the descriptors that were open before the application was loaded.
+        before: from :func:`open_before`. With None, only what Python knows is found.
     """
-    return [*_threads(), *_descriptors(before), *_databases()]
+    return [*_threads(), *(() if before is None else _descriptors(before)), *_databases()]
 
 
-def judged(settings: Settings, before: Collection[int]) -> list[str]:
+def judged(settings: Settings, before: Collection[int] | None) -> list[str]:
     """What there is, where it is not refused.
 
     Args:
@@ -53,8 +61,13 @@ def judged(settings: Settings, before: Collection[int]) -> list[str]:
         before: as for :func:`found`.
 
     Raises:
-        BootError: there is something, and it is to be refused.
+        BootError: there is something, and it is to be refused; or nobody can tell.
     """
+    if before is None and settings.fork_safety == "refuse":
+        raise BootError(
+            "fork_safety: without /proc nobody can tell what the application opens where it is loaded; mount /proc, or "
+            "set fork_safety to warn"
+        )
     lines = found(before)
     if lines and settings.fork_safety == "refuse":
         raise BootError(
@@ -71,7 +84,11 @@ def _threads() -> Iterator[str]:
         if thread is not threading.main_thread() and thread.ident is not None:
             known.add(thread.native_id or 0)
             yield f"thread {thread.name!r}{_at(frames.get(thread.ident))}"
-    for task in os.listdir("/proc/self/task"):
+    try:
+        tasks = os.listdir("/proc/self/task")
+    except FileNotFoundError:
+        return
+    for task in tasks:
         if int(task) not in known:
             try:
                 name = Path(f"/proc/self/task/{task}/comm").read_text(errors="replace").rstrip()

@@ -31,7 +31,6 @@ from prefork.supervisor.forked import tell_failure
 from prefork.supervisor.midwife import Family, deliver, refuse
 from prefork.supervisor.resources import Resources
 from prefork.system import ending, identity, process, signals
-from prefork.system.descriptors import descriptors
 from prefork.system.forks import HERE
 from prefork.system.limits import lower_nofile
 from prefork.system.natives import os, select, signal, socket
@@ -205,7 +204,7 @@ def live_as_mold(start: MoldStart, private: process.Runs) -> int:
     register(signals.DUMP_ANYHOW, start.report, all_threads=False)
     ending.forget()
     HERE.foreign = HERE.copied = False
-    before = frozenset(descriptors())
+    before = fork_safety.open_before()
     meanings = MoldSignals(start.report)
     _MoldChildren(start, meanings.dispositions).watch()
     exit_code, code = 0, b""
@@ -266,7 +265,7 @@ def _warm(build: Callable[[], Worker], common: Blueprint, paths: tuple[str, ...]
             common.hooks.call("warm", worker)
 
 
-def _look(common: Blueprint, before: Collection[int]) -> None:
+def _look(common: Blueprint, before: Collection[int] | None) -> None:
     """Tell of what doesn't come through a fork.
 
     Raises:
