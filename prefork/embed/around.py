@@ -250,9 +250,9 @@ def _mounted(scope: Scope, mount: str) -> None:
     A proxy that leads a path to an application passes it on as it came, or without the mount; so it is put back where
     it is missing, as uvicorn does it with its ``root_path``.
     """
-    path = scope["path"]
-    if path != mount and not path.startswith(f"{mount}/"):
-        scope["path"] = mount + path
+    whole = mount + below(mount, scope["path"])
+    if whole != scope["path"]:
+        scope["path"] = whole
         if scope.get("raw_path") is not None:
             scope["raw_path"] = quote(mount, safe=_SAFE).encode() + scope["raw_path"]
     scope["root_path"] = scope.get("root_path", "") + mount
